@@ -1,0 +1,1 @@
+"""Programming the kernel: one backend per folder, all behind one protocol."""

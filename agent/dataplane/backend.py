@@ -1,0 +1,64 @@
+"""The protocol that every backend speaks: the one way into the kernel for the rest of the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from agent.kube.model import Direction
+from agent.policy.program import Delta, Program, SetId
+
+
+class Fault(NamedTuple):
+    """Something wrong that a person should know of.
+
+    ``what`` names the object and the trouble in one line, ``remedy`` what to do about it. A fault that is
+    ``blocking`` keeps the agent from being ready: something that should hold does not.
+    """
+
+    what: str
+    remedy: str = ""
+    blocking: bool = True
+
+
+class Report(NamedTuple):
+    """What one call did. ``seconds`` it took; ``writes`` made to the kernel; ``pending``: something failed or was
+    put off and another call is due."""
+
+    seconds: float
+    writes: int
+    pending: bool = False
+    faults: tuple[Fault, ...] = ()
+
+
+class KernelView(NamedTuple):
+    """What the backend has in the kernel, for people: names and sizes."""
+
+    chains: Mapping[str, int]
+    """Chain name to number of rules, over both families (``KUBE-…/4``)."""
+    sets: Mapping[SetId, tuple[str, int]]
+    """Set to its kernel name and number of members."""
+
+
+class Backend(Protocol):
+    """Moves the kernel from one correct state to the next. Not thread-safe: one thread calls it."""
+
+    def adopt(self) -> Mapping[Direction, set[bytes]]:
+        """Read what is in the kernel; return the addresses it holds isolated."""
+        ...
+
+    def sync(self, program: Program) -> Report:
+        """Read the kernel and move it to the program, whatever it holds: first apply, retry, drift."""
+        ...
+
+    def apply(self, program: Program, delta: Delta) -> Report:
+        """Move the kernel by one delta, from what the last call left there."""
+        ...
+
+    def tidy(self) -> Report:
+        """Remove what nothing needs any more. Called when nothing else is to be done."""
+        ...
+
+    def view(self) -> KernelView:
+        """Say what is in the kernel now. Safe to call from any thread."""
+        ...

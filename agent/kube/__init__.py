@@ -1,0 +1,1 @@
+"""Kubernetes objects: typed values, their decoding and their validation."""

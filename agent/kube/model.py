@@ -1,0 +1,249 @@
+"""Kubernetes objects as this agent sees them: only the fields used, in normal form.
+
+Every value here is immutable, hashable where it is used as a key, and already valid: decoding and
+validation happen in their own modules, so nothing downstream meets a half-read object.
+Field meanings follow the API reference of ``core/v1`` and ``networking.k8s.io/v1``.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from typing import NamedTuple
+
+import msgspec
+
+
+class Family(enum.IntEnum):
+    """An address family, numbered as people write it: 4 or 6."""
+
+    V4 = 4
+    V6 = 6
+
+
+class Protocol(enum.IntEnum):
+    """A transport protocol by its IANA number."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+
+
+class Direction(enum.StrEnum):
+    """The direction of a connection, seen from the selected pod."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+class Kind(enum.StrEnum):
+    """The kinds of object the agent reads."""
+
+    POD = "Pod"
+    NAMESPACE = "Namespace"
+    POLICY = "NetworkPolicy"
+    NODE = "Node"
+
+
+class Key(NamedTuple):
+    """Which object: its namespace (empty for cluster-scoped kinds) and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+def family_of(address: bytes) -> Family:
+    """Return the family of a packed address."""
+    return Family.V4 if len(address) == 4 else Family.V6
+
+
+def address_text(address: bytes) -> str:
+    """Return the canonical text of a packed address (RFC 5952 for IPv6)."""
+    return str(ipaddress.ip_address(address))
+
+
+class Network(NamedTuple):
+    """A CIDR: the packed network address, host bits zero, and the prefix length in bits."""
+
+    address: bytes
+    prefix: int
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.address)
+
+    def __str__(self) -> str:
+        return f"{address_text(self.address)}/{self.prefix}"
+
+
+class NamedPort(NamedTuple):
+    """A named container port."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class Pod(msgspec.Struct, frozen=True, gc=False):
+    """A pod.
+
+    ``ports`` holds each (name, protocol) once: the first in ``containers``, then in sidecars
+    (restartable init containers). ``started`` and ``created`` are RFC 3339 texts in UTC, empty when
+    unset, so that they compare as they are written.
+    """
+
+    namespace: str
+    name: str
+    uid: str = ""
+    labels: dict[str, str] = {}
+    node: str = ""
+    addresses: tuple[bytes, ...] = ()
+    ports: tuple[NamedPort, ...] = ()
+    host_network: bool = False
+    finished: bool = False
+    started: str = ""
+    created: str = ""
+
+    @property
+    def key(self) -> Key:
+        return Key(self.namespace, self.name)
+
+
+class Namespace(msgspec.Struct, frozen=True, gc=False):
+    """A namespace. ``ingress_isolated`` is the Kubernetes 1.6 annotation's DefaultDeny."""
+
+    name: str
+    labels: dict[str, str] = {}
+    ingress_isolated: bool = False
+
+    @property
+    def key(self) -> Key:
+        return Key("", self.name)
+
+
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """A node: every address it reports, and the ranges its pods are numbered from."""
+
+    name: str
+    addresses: tuple[bytes, ...] = ()
+    pod_cidrs: tuple[Network, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        return Key("", self.name)
+
+
+class Operator(enum.StrEnum):
+    """The operators of a label selector requirement."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+class Requirement(NamedTuple):
+    """One ``matchExpressions`` entry; ``values`` sorted and unique."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+
+class Selector(NamedTuple):
+    """A label selector: the AND of its requirements; none of them matches everything.
+
+    ``matchLabels`` entries are In requirements with one value. Requirements are sorted and unique,
+    so selectors that are written differently and mean the same are mostly equal.
+    """
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: dict[str, str]) -> bool:
+        """Whether labels satisfy every requirement (LabelSelector, meta/v1).
+
+        NotIn and DoesNotExist hold when the key is absent.
+        """
+        for key, operator, values in self.requirements:
+            value = labels.get(key)
+            if operator is Operator.IN:
+                if value is None or value not in values:
+                    return False
+            elif operator is Operator.NOT_IN:
+                if value is not None and value in values:
+                    return False
+            elif operator is Operator.EXISTS:
+                if value is None:
+                    return False
+            elif value is not None:
+                return False
+        return True
+
+    def __str__(self) -> str:
+        return ",".join(_requirement_text(r) for r in self.requirements)
+
+
+def _requirement_text(requirement: Requirement) -> str:
+    key, operator, values = requirement
+    if operator is Operator.IN:
+        return f"{key}={values[0]}" if len(values) == 1 else f"{key} in ({','.join(values)})"
+    if operator is Operator.NOT_IN:
+        return f"{key} notin ({','.join(values)})"
+    return key if operator is Operator.EXISTS else f"!{key}"
+
+
+class IPBlock(NamedTuple):
+    """An ipBlock: exactly ``cidr`` minus its ``excepts``, which lie strictly inside it."""
+
+    cidr: Network
+    excepts: tuple[Network, ...] = ()
+
+
+class Peer(NamedTuple):
+    """One entry of ``from`` or ``to``. All three absent: a field not known here; matches nothing."""
+
+    pod_selector: Selector | None = None
+    namespace_selector: Selector | None = None
+    block: IPBlock | None = None
+
+
+class Port(NamedTuple):
+    """One entry of ``ports``: a number, a name, or with ``end`` an inclusive range; or any."""
+
+    protocol: Protocol = Protocol.TCP
+    port: int | str | None = None
+    end: int | None = None
+
+
+class Rule(NamedTuple):
+    """One ingress or egress rule. No peers: any peer. No ports: any port of any protocol."""
+
+    peers: tuple[Peer, ...] = ()
+    ports: tuple[Port, ...] = ()
+
+
+class NetworkPolicy(msgspec.Struct, frozen=True):
+    """A NetworkPolicy with ``policyTypes`` resolved.
+
+    A direction that is None is not named by the policy; an empty tuple isolates and allows nothing.
+    """
+
+    namespace: str
+    name: str
+    pod_selector: Selector = Selector()
+    ingress: tuple[Rule, ...] | None = None
+    egress: tuple[Rule, ...] | None = None
+
+    @property
+    def key(self) -> Key:
+        return Key(self.namespace, self.name)
+
+    def rules(self, direction: Direction) -> tuple[Rule, ...] | None:
+        """Return the rules of a direction, or None when the policy does not name it."""
+        return self.ingress if direction is Direction.INGRESS else self.egress
+
+
+Object = Pod | Namespace | NetworkPolicy | Node
