@@ -1,0 +1,173 @@
+"""The command line: one short function per command.
+
+What a command needs is imported inside it, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from agent import __version__
+from agent.settings import SETTINGS, Setting, SettingError, Settings, given, resolve, value, warnings
+
+Flags = Mapping[str, str | bool | None]
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_KERNEL_SETTINGS = ("iptables_mode", "families", "state_dir", "log_format", "log_level")
+_RENDER_SETTINGS = (
+    "node_name",
+    "manifests",
+    "families",
+    "mark_ingress",
+    "mark_egress",
+    "allowed_packets",
+    "denied_packets",
+    "allow_nodes",
+)
+
+
+def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    variables = ", ".join(setting.environment)
+    default = f"; default: {setting.default_text}" if setting.default_text else ""
+    text = f"{setting.help}  [env: {variables}{default}]"
+    if setting.switch:
+        return click.option(
+            f"{setting.flag}/{setting.negative_flag}", setting.name, default=None, is_flag=True, help=text
+        )
+    return click.option(setting.flag, setting.name, default=None, metavar=setting.metavar, help=text)
+
+
+def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of these settings, in the table's order; of all without names."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for setting in reversed(SETTINGS):
+            if not names or setting.name in names:
+                command = _option(setting)(command)
+        return command
+
+    return decorate
+
+
+def _texts(flags: Flags) -> dict[str, str | None]:
+    return {
+        name: ("true" if flag else "false") if isinstance(flag, bool) else flag
+        for name, flag in flags.items()
+    }
+
+
+def _settings(flags: Flags) -> Settings:
+    """Return the settings; what cannot be used ends the command with exit code 2."""
+    try:
+        return resolve(_texts(flags), os.environ)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _value(name: str, flags: Flags) -> Any:
+    try:
+        return value(name, _texts(flags), os.environ)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="netpol-agent", message="%(prog)s %(version)s")
+def main() -> None:
+    """Enforce Kubernetes NetworkPolicy on this node, with iptables and ipset.
+
+    Every option can also be given in the environment, as its help says.
+    """
+
+
+@main.command()
+@_options()
+def run(**flags: Any) -> None:
+    """Enforce policies until stopped.
+
+    What is in the kernel stays there when the agent ends: `cleanup` removes it.
+
+    Exit codes: 0 stopped by a signal, 1 cannot go on, 2 wrong options.
+    """
+    settings = _settings(flags)
+    from agent import daemon, log
+
+    log.configure(settings.log_format, settings.log_level)
+    for warning in warnings(settings):
+        log.get(__name__).warning("setting may do harm", detail=warning)
+    sys.exit(daemon.run(settings))
+
+
+@main.command()
+@_options(*_RENDER_SETTINGS)
+@click.option("--json", "as_json", is_flag=True, help="Print the program and the texts as JSON.")
+def render(as_json: bool, **flags: Any) -> None:
+    """Print what would be programmed for a node from manifests; touch nothing.
+
+    The same manifests give the same text. Without a node's name, that of the only node that pods name.
+
+    Exit codes: 0 printed, 1 something in the manifests was refused (named on standard error; the
+    rest is printed), 2 wrong options, or no node to choose.
+    """
+    from agent import render as rendering
+
+    directory = _value("manifests", flags)
+    if directory is None:
+        raise click.UsageError("--manifests is missing: give the directory to render.")
+    manifests = rendering.read(directory)
+    for line in manifests.refused:
+        click.echo(f"refused: {line}", err=True)
+    if not given("node_name", _texts(flags), os.environ):
+        try:
+            flags["node_name"] = rendering.only_node(manifests)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    rendered = rendering.render(manifests, _settings(flags))
+    click.echo(rendering.as_json(rendered) if as_json else rendered.text, nl=False)
+    sys.exit(1 if manifests.refused else 0)
+
+
+@main.command()
+@_options(*_KERNEL_SETTINGS)
+def cleanup(**flags: Any) -> None:
+    """Remove everything the agent has put in this node's kernel.
+
+    Refused while an agent runs here, since it would put everything back.
+
+    Exit codes: 0 nothing of ours is left, 1 something is (named), 2 wrong options.
+    """
+    settings = _settings(flags)
+    from agent import daemon, log
+
+    log.configure(settings.log_format, settings.log_level)
+    sys.exit(daemon.cleanup(settings))
+
+
+@main.command()
+@_options("health_address", "health_port")
+@click.option("--url", metavar="URL", help="Where the agent serves, instead of the two above.")
+@click.option("--json", "as_json", is_flag=True, help="Print what the agent serves, as it is.")
+def status(url: str | None, as_json: bool, **flags: Any) -> None:
+    """Show what the agent on this node enforces, and why.
+
+    Exit codes: 0 ready, 1 not ready, 2 wrong options, or no agent to be reached.
+    """
+    from agent.status import client
+
+    if url is None:
+        url = client.url_of(_value("health_address", flags), _value("health_port", flags))
+    try:
+        body, snapshot = client.fetch(url)
+    except client.UnreachableError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    if as_json:
+        click.echo(body, nl=False)
+    else:
+        client.show(snapshot)
+    sys.exit(0 if snapshot.ready else 1)

@@ -1,0 +1,425 @@
+"""Every setting of the agent, once: its flag, environment variables, default, meaning and check.
+
+The table :data:`SETTINGS` makes the command line's options and the documentation's table;
+:func:`resolve` turns what a person gave into one typed, valid :class:`Settings`.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ENVIRONMENT_PREFIX = "NETPOL_AGENT_"
+KUBE_PROXY_MARKS = 0x4000 | 0x8000
+
+
+class IptablesMode(enum.StrEnum):
+    """Which of the two iptables programs to use."""
+
+    AUTO = "auto"
+    NFT = "nft"
+    LEGACY = "legacy"
+
+
+class AllowedPackets(enum.StrEnum):
+    """What becomes of a packet that policy allows."""
+
+    RETURN = "return"
+    ACCEPT = "accept"
+
+
+class DeniedPackets(enum.StrEnum):
+    """What becomes of a packet that no policy allows."""
+
+    DROP = "drop"
+    REJECT = "reject"
+
+
+class Families(enum.StrEnum):
+    """Which address families to enforce."""
+
+    AUTO = "auto"
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+    DUAL = "dual"
+
+
+class LogFormat(enum.StrEnum):
+    """How log events are written."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(enum.StrEnum):
+    """The least severe event that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The agent's settings, typed and valid. What each means is said once, in :data:`SETTINGS`.
+
+    ``kubeconfig`` may be a list of files, as ``KUBECONFIG`` may; empty means the usual places. Marks are
+    single bits; ``linger`` and ``drift_interval`` are seconds.
+    """
+
+    node_name: str
+    kubeconfig: str
+    context: str
+    manifests: Path | None
+    state_dir: Path
+    iptables_mode: IptablesMode
+    families: Families
+    mark_ingress: int
+    mark_egress: int
+    allowed_packets: AllowedPackets
+    denied_packets: DeniedPackets
+    allow_nodes: bool
+    linger: float
+    drift_interval: float
+    fix_host: bool
+    health_address: str
+    health_port: int
+    log_format: LogFormat
+    log_level: LogLevel
+
+
+class SettingError(ValueError):
+    """A setting has a value that cannot be used. Its text names the setting, the value and the remedy."""
+
+
+class _UnfitError(ValueError):
+    """A text that a setting's parser does not take; the text says what it would take."""
+
+
+class Setting(NamedTuple):
+    """One setting: the row of the table that options and documentation are made of.
+
+    ``default`` is text as a person would give it. ``parse`` returns the typed value of a text or raises
+    ValueError that says what is wanted. ``switch``: a flag with a negative form and no value.
+    """
+
+    name: str
+    default: str
+    metavar: str
+    help: str
+    parse: Callable[[str], Any]
+    also: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    switch: bool = False
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def negative_flag(self) -> str:
+        return "--no-" + self.name.replace("_", "-")
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """The environment variables that are read, the first that is set deciding."""
+        return (ENVIRONMENT_PREFIX + self.name.upper(), *self.also)
+
+    @property
+    def default_text(self) -> str:
+        """The default, as documentation shows it."""
+        return _DEFAULTS_IN_WORDS.get(self.name, self.default)
+
+
+_DEFAULTS_IN_WORDS = {
+    "node_name": "the host's name, in lower case",
+    "kubeconfig": "the pod's own account, else ~/.kube/config",
+    "context": "the current one",
+    "manifests": "none: an API server is read",
+}
+
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def _node_name(text: str) -> str:
+    if len(text) > 253 or not _SUBDOMAIN.fullmatch(text):
+        raise _UnfitError(
+            "give the name the node has in the cluster: lower-case letters, digits, '-' and '.'"
+        )
+    return text
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(text)
+
+
+def _directory(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text)
+    if not path.is_dir():
+        raise _UnfitError("give a directory that exists and holds manifests (.yaml, .yml, .json)")
+    return path
+
+
+def _mark(text: str) -> int:
+    try:
+        mark = int(text, 0)
+    except ValueError:
+        mark = 0
+    if not 0 < mark <= 0xFFFFFFFF or mark & (mark - 1):
+        raise _UnfitError("give one bit of the 32 of a packet's mark, such as 0x20000")
+    return mark
+
+
+def _seconds(least: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = float("nan")
+        if not least <= seconds <= 86_400:
+            raise _UnfitError(f"give a number of seconds from {least:g} to 86400")
+        return seconds
+
+    return parse
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise _UnfitError(
+            "give an IP address to listen on, such as 127.0.0.1, or 0.0.0.0 for every one"
+        ) from None
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65_535:
+        raise _UnfitError("give a TCP port from 1 to 65535, or 0 for any that is free")
+    return int(text)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise _UnfitError("give true or false")
+
+
+def _choice(name: str, kind: type[enum.StrEnum], default: enum.StrEnum, help_text: str) -> Setting:
+    choices = tuple(member.value for member in kind)
+
+    def parse(text: str) -> enum.StrEnum:
+        try:
+            return kind(text.lower())
+        except ValueError:
+            raise _UnfitError(f"give one of {', '.join(choices)}") from None
+
+    return Setting(name, default.value, "|".join(choices), help_text, parse, choices=choices)
+
+
+def _boolean(name: str, default: bool, help_text: str) -> Setting:
+    return Setting(name, "true" if default else "false", "", help_text, _switch, switch=True)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "node_name",
+        "",
+        "NAME",
+        "The node whose pods are enforced, as the cluster calls it.",
+        _node_name,
+        also=("NODE_NAME",),
+    ),
+    Setting(
+        "kubeconfig",
+        "",
+        "FILE",
+        "How to reach the API server. Without it: the pod's own account, then ~/.kube/config.",
+        _text,
+        also=("KUBECONFIG",),
+    ),
+    Setting("context", "", "NAME", "The kubeconfig's context to use.", _text),
+    Setting(
+        "manifests",
+        "",
+        "DIR",
+        "Read Pods, Namespaces and NetworkPolicies from this directory and no API server; changes are seen.",
+        _directory,
+    ),
+    Setting(
+        "state_dir",
+        "/var/lib/netpol-agent",
+        "DIR",
+        "Where the last good version of each policy is kept across restarts.",
+        _path,
+    ),
+    _choice(
+        "iptables_mode",
+        IptablesMode,
+        IptablesMode.AUTO,
+        "Which iptables to program; auto does as kubelet's hint chains and the rules already there do.",
+    ),
+    _choice(
+        "families", Families, Families.AUTO, "Address families to enforce; auto takes those the kernel has."
+    ),
+    Setting(
+        "mark_ingress",
+        "0x20000",
+        "BIT",
+        "The bit of a packet's mark that says its destination's policies allow it.",
+        _mark,
+    ),
+    Setting(
+        "mark_egress",
+        "0x10000",
+        "BIT",
+        "The bit of a packet's mark that says its source's policies allow it.",
+        _mark,
+    ),
+    _choice(
+        "allowed_packets",
+        AllowedPackets,
+        AllowedPackets.RETURN,
+        "What is allowed returns to the node's own rules, or is accepted there and then.",
+    ),
+    _choice(
+        "denied_packets",
+        DeniedPackets,
+        DeniedPackets.DROP,
+        "What is denied is dropped, or rejected: a TCP reset, else ICMP administratively prohibited.",
+    ),
+    _boolean("allow_nodes", False, "Let every node reach every pod; a pod's own node always can."),
+    Setting(
+        "linger",
+        "60",
+        "SECONDS",
+        "How long a deleted isolated pod's address stays closed unless a newer pod claims it.",
+        _seconds(0),
+    ),
+    Setting(
+        "drift_interval",
+        "10",
+        "SECONDS",
+        "How often the kernel is compared with what it should hold.",
+        _seconds(1),
+    ),
+    _boolean(
+        "fix_host",
+        True,
+        "Set the host right where enforcement needs it (kernel settings, modules); else only say so.",
+    ),
+    Setting(
+        "health_address", "127.0.0.1", "ADDRESS", "Where /healthz, /readyz and /status are served.", _address
+    ),
+    Setting("health_port", "20245", "PORT", "Their TCP port; 0 takes any that is free.", _port),
+    _choice(
+        "log_format",
+        LogFormat,
+        LogFormat.AUTO,
+        "How events are logged; auto is console on a terminal and json elsewhere.",
+    ),
+    _choice("log_level", LogLevel, LogLevel.INFO, "The least severe event that is logged."),
+)
+
+
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+class _Given(NamedTuple):
+    """A setting's text and where it came from: a flag, an environment variable or nowhere."""
+
+    text: str
+    origin: str
+
+
+def _given(setting: Setting, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> _Given:
+    flag = flags.get(setting.name)
+    if flag is not None:
+        return _Given(flag, setting.flag)
+    for variable in setting.environment:
+        # An empty variable is as good as none: manifests often set one from a value that is not there.
+        if environ.get(variable):
+            return _Given(environ[variable], variable)
+    return _Given(setting.default, "")
+
+
+def given(name: str, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> bool:
+    """Whether a person set the setting of this name, by a flag or in the environment."""
+    return bool(_given(_BY_NAME[name], flags, environ).origin)
+
+
+def value(name: str, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Any:
+    """Return one setting's typed value; raises :class:`SettingError` when its text cannot be used."""
+    setting = _BY_NAME[name]
+    return _parsed(setting, _given(setting, flags, environ))
+
+
+def resolve(
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    hostname: Callable[[], str] = socket.gethostname,
+) -> Settings:
+    """Return the settings that flags (by setting name), then environment variables, then defaults give.
+
+    Raises :class:`SettingError` at the first that cannot be used.
+    """
+    texts = {setting.name: _given(setting, flags, environ) for setting in SETTINGS}
+    if not texts["node_name"].origin:
+        texts["node_name"] = _Given(hostname().lower(), "--node-name (not given: the host's name)")
+    values = {setting.name: _parsed(setting, texts[setting.name]) for setting in SETTINGS}
+    _check_marks(values["mark_ingress"], values["mark_egress"])
+    if values["manifests"] is not None:
+        _check_one_source(texts)
+        values["kubeconfig"] = ""
+    return Settings(**values)
+
+
+def _parsed(setting: Setting, chosen: _Given) -> Any:
+    try:
+        return setting.parse(chosen.text)
+    except _UnfitError as unfit:
+        raise SettingError(f"{chosen.origin or setting.flag} is {chosen.text!r}: {unfit}.") from None
+
+
+def _check_marks(ingress: int, egress: int) -> None:
+    if ingress == egress:
+        raise SettingError(
+            f"--mark-ingress and --mark-egress are both {ingress:#x}: give each direction a bit of its own, "
+            "or what one direction allows would pass the other."
+        )
+
+
+def _check_one_source(texts: Mapping[str, _Given]) -> None:
+    # KUBECONFIG is often set for other programs and gives way; a setting of our own does not.
+    for name in ("kubeconfig", "context"):
+        text, origin = texts[name]
+        if origin and origin != "KUBECONFIG":
+            raise SettingError(
+                f"{origin} is {text!r} and {texts['manifests'].origin} is {texts['manifests'].text!r}: "
+                "objects come from one place; leave one of the two out."
+            )
+
+
+def warnings(settings: Settings) -> tuple[str, ...]:
+    """Return what a person should know of settings that are valid and yet may do harm, a line each."""
+    return tuple(
+        f"--{name} is {mark:#x}, a bit that kube-proxy uses unless told otherwise: "
+        "choose another, or give kube-proxy other masquerade and drop bits"
+        for name, mark in (("mark-ingress", settings.mark_ingress), ("mark-egress", settings.mark_egress))
+        if mark & KUBE_PROXY_MARKS
+    )

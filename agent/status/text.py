@@ -1,0 +1,161 @@
+"""What ``netpol-agent status`` prints for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agent.status.snapshot import KernelStatus, Moment, SourceStatus, StatusSnapshot
+
+_MANY_SETS = 20
+"""Sets shown; the rest are counted, and all are in ``--json``."""
+
+
+def show(snapshot: StatusSnapshot, console: Console) -> None:
+    """Print a snapshot: how the agent stands first, then what it enforces, then what is wrong."""
+    _heading(snapshot, console)
+    _sources(snapshot, console)
+    _kernel(snapshot.kernel, snapshot.at, console)
+    _pods(snapshot, console)
+    _policies(snapshot, console)
+    _sets(snapshot, console)
+    _faults(snapshot, console)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: ``450 ms``, ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
+    if seconds < 1:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    for limit, unit, size in ((120, "s", 1), (7_200, "min", 60), (172_800, "h", 3_600)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def _ago(moment: Moment | None, now: Moment) -> str:
+    return "never" if moment is None else f"{duration((now - moment).total_seconds())} ago"
+
+
+def _heading(snapshot: StatusSnapshot, console: Console) -> None:
+    ready = "[green]ready[/]" if snapshot.ready else "[red]not ready[/]"
+    families = ", ".join(f"IPv{family}" for family in snapshot.families) or "no family yet"
+    console.print(
+        f"[bold]{escape(snapshot.node)}[/]  {ready}  netpol-agent {escape(snapshot.version)}, "
+        f"up {duration(snapshot.uptime)}"
+    )
+    reason = f" ({escape(snapshot.iptables_mode_reason)})" if snapshot.iptables_mode_reason else ""
+    console.print(f"iptables {escape(snapshot.iptables_mode) or 'not chosen yet'}{reason}, {families}")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table, console: Console) -> None:
+    console.print()
+    console.print(table)
+
+
+def _sources(snapshot: StatusSnapshot, console: Console) -> None:
+    table = _table("Caches", "kind", "state", "objects", "last event", "last contact")
+    for source in snapshot.sources:
+        table.add_row(
+            source.kind,
+            _source_state(source),
+            str(source.objects),
+            _ago(source.last_event, snapshot.at),
+            _ago(source.last_contact, snapshot.at),
+        )
+    _print(table, console)
+    for source in snapshot.sources:
+        if source.fault:
+            console.print(f"  [yellow]{source.kind}:[/] {escape(source.fault)}")
+        for line in source.refused:
+            console.print(f"  [yellow]refused[/] {escape(line)}")
+
+
+def _source_state(source: SourceStatus) -> str:
+    if not source.synced:
+        return "[red]not synced[/]"
+    return "[yellow]synced, warning[/]" if source.fault or source.refused else "[green]synced[/]"
+
+
+def _kernel(kernel: KernelStatus, now: Moment, console: Console) -> None:
+    console.print()
+    console.print(f"[bold]Kernel[/] {kernel.chains} chains, {kernel.rules} rules, {kernel.sets} sets")
+    if kernel.last_apply is None:
+        console.print("  nothing applied yet")
+    else:
+        apply = kernel.last_apply
+        result = "[green]ok[/]" if apply.result == "ok" else f"[red]{escape(apply.result)}[/]"
+        took = f"took {duration(apply.seconds)}, {apply.writes} writes"
+        console.print(f"  last apply {_ago(apply.at, now)}, {took}: {result}")
+    if kernel.last_error is not None:
+        console.print(f"  last error {_ago(kernel.last_error.at, now)}: {escape(kernel.last_error.what)}")
+    if kernel.retry_pending:
+        console.print("  [yellow]a retry is pending[/]")
+    console.print(f"  drift checked {_ago(kernel.drift.last_check, now)}, {kernel.drift.repairs} repairs")
+
+
+def _pods(snapshot: StatusSnapshot, console: Console) -> None:
+    table = _table("Isolated pods of this node", "pod", "addresses", "ingress by", "egress by")
+    for pod in snapshot.pods:
+        table.add_row(
+            escape(pod.pod),
+            "\n".join(pod.addresses) or "none yet",
+            _direction(pod.ingress),
+            _direction(pod.egress),
+        )
+    for closed in snapshot.closed:
+        table.add_row("(deleted, still closed)", closed.address, "", ", ".join(closed.directions))
+    if table.row_count:
+        _print(table, console)
+    else:
+        console.print("\nNo pod of this node is isolated: every packet is allowed.")
+
+
+def _direction(policies: tuple[str, ...] | None) -> str:
+    if policies is None:
+        return "open"
+    return escape("\n".join(policies)) or "closed: no valid policy"
+
+
+def _policies(snapshot: StatusSnapshot, console: Console) -> None:
+    table = _table("Policies in force here", "policy", "direction", "pods", "rules v4", "rules v6", "sets")
+    for policy in snapshot.policies:
+        numbers = (policy.pods, policy.rules_v4, policy.rules_v6, policy.sets)
+        table.add_row(escape(policy.policy), policy.direction, *map(str, numbers))
+    if table.row_count:
+        _print(table, console)
+
+
+def _sets(snapshot: StatusSnapshot, console: Console) -> None:
+    table = _table("Sets", "name", "members", "what they are")
+    for one in snapshot.sets[:_MANY_SETS]:
+        table.add_row(escape(one.name) or "not there yet", str(one.size), escape(one.meaning))
+    if table.row_count:
+        _print(table, console)
+    if len(snapshot.sets) > _MANY_SETS:
+        console.print(f"  and {len(snapshot.sets) - _MANY_SETS} more: --json lists all")
+
+
+def _faults(snapshot: StatusSnapshot, console: Console) -> None:
+    if not snapshot.faults:
+        return
+    console.print("\n[bold]Faults[/]")
+    for line in _fault_lines(snapshot):
+        console.print(line)
+
+
+def _fault_lines(snapshot: StatusSnapshot) -> Iterable[str]:
+    for fault in snapshot.faults:
+        style = "red" if fault.blocking else "yellow"
+        yield f"  [{style}]{escape(fault.what)}[/]"
+        if fault.remedy:
+            yield f"    {escape(fault.remedy)}"
