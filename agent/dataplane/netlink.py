@@ -1,0 +1,186 @@
+"""A netfilter netlink socket for bytes that are encoded by hand: many messages a system call, few answers.
+
+pyroute2 builds and decodes each message as nested objects, which costs more than the kernel's own work; its
+constants are used, and its sockets where speed does not matter. The framing is that of ``linux/netlink.h``
+and ``linux/netfilter/nfnetlink.h``; the kernel works through a datagram's messages in order before ``send``
+returns, and a message that fails does not stop the next.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+NESTED = 0x8000
+"""NLA_F_NESTED."""
+NET_ORDER = 0x4000
+"""NLA_F_NET_BYTEORDER."""
+
+_NETLINK_NETFILTER = 12
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+
+_F_REQUEST, _F_ACK, _F_DUMP = 0x1, 0x4, 0x300
+F_EXCL = 0x200
+"""NLM_F_EXCL: fail where the thing is there (or is not) already."""
+_MSG_ERROR, _MSG_DONE = 2, 3
+
+_HEADER = struct.Struct("=IHHII")
+_GENERIC = struct.Struct("!BBH")
+_ATTRIBUTE = struct.Struct("=HH")
+_ERROR = struct.Struct("=i")
+
+_SEND_BYTES = 128 * 1024
+_SEND_MESSAGES = 64
+"""Per datagram: it must fit the send buffer, and its errors, should all fail, the receive buffer."""
+_TIMEOUT = struct.pack("@ll", 5, 0)
+_SEQUENCE_END = 0x7FFF0000
+
+
+class Message(NamedTuple):
+    """A request: its type (subsystem << 8 | command), address family, attributes, and extra flags."""
+
+    kind: int
+    family: int
+    attributes: bytes
+    flags: int = 0
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """Return one attribute, padded. ``kind`` carries NESTED or NET_ORDER where they are due."""
+    padding = -len(payload) % 4
+    return _ATTRIBUTE.pack(4 + len(payload), kind) + payload + bytes(padding)
+
+
+def attributes(data: memoryview | bytes) -> Iterator[tuple[int, memoryview]]:
+    """Yield the attributes in ``data``: the type without its flags, and the payload."""
+    view = memoryview(data)
+    at, end = 0, len(view)
+    while at + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(view, at)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, view[at + 4 : at + length]
+        at += (length + 3) & ~3
+
+
+class NetfilterSocket:
+    """A long-lived socket in the network namespace of the thread that makes it. Not thread-safe.
+
+    Raises OSError where the kernel has no netfilter netlink or the process may not use it.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+        )
+        try:
+            self._socket.bind((0, 0))
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
+        except OSError:
+            self._socket.close()
+            raise
+        self._sequence = 0
+        self._buffer = bytearray(1 << 18)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def request(self, messages: Sequence[Message]) -> list[tuple[int, int]]:
+        """Send messages and return what failed: (index in ``messages``, error number).
+
+        Each is carried out whatever happens to the others. Raises OSError when the socket itself fails; what
+        was carried out is then unknown.
+        """
+        failed: list[tuple[int, int]] = []
+        start = 0
+        while start < len(messages):
+            end, size = start, 0
+            while end < len(messages) and end - start < _SEND_MESSAGES:
+                size += 20 + len(messages[end].attributes)
+                if size > _SEND_BYTES and end > start:
+                    break
+                end += 1
+            failed += self._send(messages, start, end)
+            start = end
+        return failed
+
+    def _send(self, messages: Sequence[Message], start: int, end: int) -> list[tuple[int, int]]:
+        first = self._next_sequence()
+        parts: list[bytes] = []
+        for index in range(start, end):
+            message = messages[index]
+            # Only failures answer; the last message always does, and by then all are done.
+            flags = _F_REQUEST | message.flags | (_F_ACK if index == end - 1 else 0)
+            self._sequence = first + index - start
+            parts.append(self._frame(message, flags, self._sequence))
+        self._socket.send(b"".join(parts))
+        failed: list[tuple[int, int]] = []
+        while True:
+            for kind, sequence, body in self._receive():
+                index = start + sequence - first
+                if kind != _MSG_ERROR or not start <= index < end:
+                    continue
+                if code := -_ERROR.unpack_from(body)[0]:
+                    failed.append((index, code))
+                if index == end - 1:
+                    return failed
+
+    def dump(self, message: Message) -> Iterator[memoryview]:
+        """Yield the attributes of each message the kernel answers with; a view is valid until the next.
+
+        Read to the end, or the answers left over go to nobody. Raises OSError with the kernel's error number.
+        """
+        self._sequence = sequence = self._next_sequence()
+        self._socket.send(self._frame(message, _F_REQUEST | _F_DUMP | message.flags, sequence))
+        while True:
+            for kind, answered, body in self._receive():
+                if answered != sequence:
+                    continue
+                if kind in (_MSG_DONE, _MSG_ERROR):
+                    if len(body) >= 4 and (code := -_ERROR.unpack_from(body)[0]):
+                        raise OSError(code, os.strerror(code))
+                    return
+                yield body[4:]
+
+    def _next_sequence(self) -> int:
+        return self._sequence + 1 if self._sequence < _SEQUENCE_END else 1
+
+    def _frame(self, message: Message, flags: int, sequence: int) -> bytes:
+        length = 20 + len(message.attributes)
+        return (
+            _HEADER.pack(length, message.kind, flags, sequence, 0)
+            + _GENERIC.pack(message.family, 0, 0)
+            + message.attributes
+            + bytes(-length % 4)
+        )
+
+    def _receive(self) -> Iterator[tuple[int, int, memoryview]]:
+        try:
+            size = self._socket.recv_into(self._buffer)
+        except BlockingIOError:
+            raise TimeoutError(
+                errno.ETIMEDOUT, "the kernel does not answer on its netfilter socket"
+            ) from None
+        view = memoryview(self._buffer)[:size]
+        at = 0
+        while at + 16 <= size:
+            length, kind, _, sequence, _ = _HEADER.unpack_from(view, at)
+            if length < 16:
+                return
+            yield kind, sequence, view[at + 16 : at + length]
+            at += (length + 3) & ~3
