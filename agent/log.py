@@ -12,7 +12,7 @@ from agent.settings import LogFormat, LogLevel
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return the logger of a module: events are short fixed texts, what varies goes in fields."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
     return logger
 
 

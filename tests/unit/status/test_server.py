@@ -1,0 +1,187 @@
+"""The server, over real sockets."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from agent.kube.model import Kind
+from agent.sources.source import SyncState
+from agent.status.health import Health
+from agent.status.server import StatusServer
+from agent.status.snapshot import StatusSnapshot, decode
+
+
+class Agent:
+    """Stands in for the daemon: what the server asks, and how often."""
+
+    def __init__(self, snapshot: StatusSnapshot) -> None:
+        self.synced = True
+        self.snapshot = snapshot
+        self.asked = 0
+        self.block = threading.Event()
+        self.block.set()
+
+    def health(self) -> Health:
+        now = time.time()
+        return Health(now, now, {Kind.POD: SyncState(self.synced, 1, now, now)}, applied=True)
+
+    def status(self) -> StatusSnapshot:
+        self.asked += 1
+        self.block.wait(10)
+        if self.asked > 100:
+            raise RuntimeError("no snapshot today")
+        return self.snapshot
+
+
+Get = Callable[..., tuple[http.client.HTTPResponse, bytes]]
+
+
+@pytest.fixture
+def agent(snapshot: StatusSnapshot) -> Agent:
+    return Agent(snapshot)
+
+
+@pytest.fixture
+def server(agent: Agent) -> Iterator[StatusServer]:
+    server = StatusServer("127.0.0.1", 0, agent.health, agent.status)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def get(server: StatusServer) -> Get:
+    def get(path: str, method: str = "GET") -> tuple[http.client.HTTPResponse, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        try:
+            connection.request(method, path, headers={"Host": "anything.example"})
+            response = connection.getresponse()
+            return response, response.read()
+        finally:
+            connection.close()
+
+    return get
+
+
+def test_probes(get: Get, agent: Agent) -> None:
+    response, body = get("/readyz")
+    assert (response.status, body.splitlines()[1]) == (200, b"[+]cache/Pod ok")
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+    agent.synced = False
+    assert get("/readyz")[0].status == 503
+    assert get("/healthz")[0].status == 200
+    assert get("/healthz/")[0].status == 200
+
+
+def test_probes_in_json(get: Get) -> None:
+    response, body = get("/readyz?format=json")
+    assert response.headers["Content-Type"] == "application/json"
+    assert json.loads(body)["ok"] is True
+
+
+def test_status(get: Get, agent: Agent) -> None:
+    response, body = get("/status")
+    assert response.status == 200
+    assert decode(body) == agent.snapshot
+
+
+def test_nothing_is_built_unasked(get: Get, agent: Agent) -> None:
+    get("/healthz")
+    get("/readyz")
+    get("/")
+    assert agent.asked == 0
+
+
+def test_index_and_unknown_paths(get: Get) -> None:
+    assert b"/readyz" in get("/")[1]
+    response, body = get("/metricz")
+    assert (response.status, body) == (404, b"no such page: /metricz; / lists what there is\n")
+
+
+def test_head_has_the_length_and_no_body(get: Get) -> None:
+    response, body = get("/healthz", method="HEAD")
+    assert (response.status, body) == (200, b"")
+    assert int(response.headers["Content-Length"]) == len(get("/healthz")[1])
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "BREW"])
+def test_other_methods_are_refused(get: Get, method: str) -> None:
+    assert get("/status", method=method)[0].status == 501
+
+
+def test_a_failure_is_answered_and_the_server_goes_on(get: Get, agent: Agent) -> None:
+    agent.asked = 100
+    response, body = get("/status")
+    assert (response.status, body) == (500, b"RuntimeError: no snapshot today\n")
+    assert get("/healthz")[0].status == 200
+
+
+def test_a_slow_status_holds_up_no_probe(get: Get, agent: Agent) -> None:
+    agent.block.clear()
+    slow = threading.Thread(target=get, args=("/status",))
+    slow.start()
+    try:
+        started = time.monotonic()
+        assert get("/healthz")[0].status == 200
+        assert time.monotonic() - started < 5
+    finally:
+        agent.block.set()
+        slow.join()
+
+
+def test_a_connection_serves_many_requests(server: StatusServer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    for path in ("/healthz", "/nowhere", "/status"):
+        connection.request("GET", path)
+        connection.getresponse().read()
+    connection.close()
+
+
+def test_a_client_that_says_nothing_or_nonsense_harms_nobody(server: StatusServer, get: Get) -> None:
+    silent = socket.create_connection(("127.0.0.1", server.port))
+    nonsense = socket.create_connection(("127.0.0.1", server.port))
+    nonsense.sendall(b"\x16\x03\x01\x02\x00\r\n\r\n")
+    assert get("/healthz")[0].status == 200
+    silent.close()
+    nonsense.close()
+
+
+def ipv6_loopback() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        return probe.connect_ex(("::1", 9)) != errno.EADDRNOTAVAIL
+
+
+def test_over_ipv6_where_there_is_any(agent: Agent) -> None:
+    if not ipv6_loopback():
+        with pytest.raises(OSError, match="assign"):
+            StatusServer("::1", 0, agent.health, agent.status)
+        return
+    server = StatusServer("::1", 0, agent.health, agent.status)
+    server.start()
+    try:
+        with socket.create_connection(("::1", server.port), timeout=5) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        server.stop()
+
+
+def test_stop_gives_the_port_back(agent: Agent) -> None:
+    first = StatusServer("127.0.0.1", 0, agent.health, agent.status)
+    first.start()
+    first.stop()
+    second = StatusServer("127.0.0.1", first.port, agent.health, agent.status)
+    second.stop()
+
+
+def test_a_port_that_is_taken_is_an_error_at_once(server: StatusServer, agent: Agent) -> None:
+    with pytest.raises(OSError, match="in use"):
+        StatusServer("127.0.0.1", server.port, agent.health, agent.status)

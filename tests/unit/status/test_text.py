@@ -1,0 +1,73 @@
+"""What a person is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from agent.dataplane.backend import Fault, KernelView
+from agent.policy.program import Program
+from agent.status.snapshot import Facts, StatusSnapshot, take
+from agent.status.text import duration, show
+
+
+def shown(snapshot: StatusSnapshot, **options: bool) -> str:
+    console = Console(file=io.StringIO(), width=160, highlight=False, **options)  # type: ignore[arg-type]
+    show(snapshot, console)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def test_everything_is_there(snapshot: StatusSnapshot) -> None:
+    text = shown(snapshot)
+    assert text.startswith("worker-1  ready  netpol-agent 0.1.0, up 2 h\niptables nft (kubelet's hint chain")
+    assert "last apply 30 s ago, took 4 ms, 3 writes: ok" in text
+    assert "last error 10 min ago: iptables-restore: line 4 failed" in text
+    assert "drift checked 2 s ago, 1 repairs" in text
+    for words in ("shop/db-0", "fd00::5", "open", "KUBE-SRC-4-abc", "pods app=web in namespace shop"):
+        assert words in text
+    for words in (
+        "(deleted, still closed)",
+        "10.0.0.9",
+        "connection refused",
+        "refused shop/x: spec.ingres: no",
+    ):
+        assert words in text
+    assert "sysctl -w net.ipv6.conf.all.forwarding=1" in text
+
+
+def test_no_colour_but_on_a_terminal(snapshot: StatusSnapshot) -> None:
+    assert "\x1b[" not in shown(snapshot)
+    assert "\x1b[" in shown(snapshot, force_terminal=True)
+
+
+def test_nothing_enforced_is_said(facts: Facts) -> None:
+    text = shown(take(dataclasses.replace(facts, ready=False), Program(), KernelView({}, {})))
+    assert "not ready" in text
+    assert "No pod of this node is isolated" in text
+
+
+def test_text_from_objects_is_never_markup(facts: Facts, program: Program, view: KernelView) -> None:
+    fault = Fault("[red]chain[/nonsense] is gone", "look at [that]")
+    text = shown(take(dataclasses.replace(facts, faults=(fault,)), program, view))
+    assert "[red]chain[/nonsense] is gone" in text
+    assert "look at [that]" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0042, "4 ms"),
+        (-1, "0 ms"),
+        (1, "1 s"),
+        (119, "119 s"),
+        (600, "10 min"),
+        (7_300, "2 h"),
+        (200_000, "2 d"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

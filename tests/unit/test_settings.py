@@ -1,0 +1,197 @@
+"""Settings: what is read from where, what is refused, and how refusals read."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from agent.settings import (
+    SETTINGS,
+    AllowedPackets,
+    DeniedPackets,
+    Families,
+    IptablesMode,
+    LogFormat,
+    LogLevel,
+    SettingError,
+    Settings,
+    given,
+    resolve,
+    value,
+    warnings,
+)
+
+
+def settings(environ: dict[str, str] | None = None, **flags: str) -> Settings:
+    return resolve(flags, environ or {}, hostname=lambda: "Worker-1")
+
+
+def test_defaults() -> None:
+    assert settings() == Settings(
+        node_name="worker-1",
+        kubeconfig="",
+        context="",
+        manifests=None,
+        state_dir=Path("/var/lib/netpol-agent"),
+        iptables_mode=IptablesMode.AUTO,
+        families=Families.AUTO,
+        mark_ingress=0x20000,
+        mark_egress=0x10000,
+        allowed_packets=AllowedPackets.RETURN,
+        denied_packets=DeniedPackets.DROP,
+        allow_nodes=False,
+        linger=60.0,
+        drift_interval=10.0,
+        fix_host=True,
+        health_address="127.0.0.1",
+        health_port=20245,
+        log_format=LogFormat.AUTO,
+        log_level=LogLevel.INFO,
+    )
+
+
+def test_table_and_type_have_the_same_names() -> None:
+    assert [s.name for s in SETTINGS] == [f.name for f in dataclasses.fields(Settings)]
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    for setting in SETTINGS:
+        assert setting.help.endswith("."), setting.name
+        assert setting.environment[0] == "NETPOL_AGENT_" + setting.name.upper()
+
+
+def test_flag_then_own_variable_then_common_variable() -> None:
+    both = {"NODE_NAME": "common", "NETPOL_AGENT_NODE_NAME": "own"}
+    assert settings(both, node_name="flag").node_name == "flag"
+    assert settings(both).node_name == "own"
+    assert settings({"NODE_NAME": "common"}).node_name == "common"
+
+
+def test_an_empty_variable_is_none_at_all() -> None:
+    assert settings({"NETPOL_AGENT_LINGER": "", "NODE_NAME": ""}) == settings()
+
+
+def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
+    texts = {
+        "node_name": "n1",
+        "state_dir": str(tmp_path),
+        "iptables_mode": "NFT",
+        "families": "dual",
+        "mark_ingress": "0x100",
+        "mark_egress": "512",
+        "allowed_packets": "accept",
+        "denied_packets": "reject",
+        "allow_nodes": "yes",
+        "linger": "0",
+        "drift_interval": "2.5",
+        "fix_host": "off",
+        "health_address": "::1",
+        "health_port": "0",
+        "log_format": "json",
+        "log_level": "debug",
+        "kubeconfig": "/a:/b",
+        "context": "other",
+    }
+    found = settings({f"NETPOL_AGENT_{name.upper()}": text for name, text in texts.items()})
+    assert found == Settings(
+        node_name="n1",
+        kubeconfig="/a:/b",
+        context="other",
+        manifests=None,
+        state_dir=tmp_path,
+        iptables_mode=IptablesMode.NFT,
+        families=Families.DUAL,
+        mark_ingress=0x100,
+        mark_egress=0x200,
+        allowed_packets=AllowedPackets.ACCEPT,
+        denied_packets=DeniedPackets.REJECT,
+        allow_nodes=True,
+        linger=0.0,
+        drift_interval=2.5,
+        fix_host=False,
+        health_address="::1",
+        health_port=0,
+        log_format=LogFormat.JSON,
+        log_level=LogLevel.DEBUG,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        ("node_name", "Worker", "lower-case"),
+        ("node_name", "a_b", "lower-case"),
+        ("manifests", "/nowhere/at/all", "a directory that exists"),
+        ("iptables_mode", "nftables", "one of auto, nft, legacy"),
+        ("families", "v4", "one of auto, ipv4, ipv6, dual"),
+        ("mark_ingress", "0x30000", "one bit"),
+        ("mark_ingress", "0", "one bit"),
+        ("mark_egress", "0x100000000", "one bit"),
+        ("mark_egress", "bit seven", "one bit"),
+        ("allowed_packets", "drop", "one of return, accept"),
+        ("denied_packets", "accept", "one of drop, reject"),
+        ("linger", "-1", "seconds from 0 to 86400"),
+        ("linger", "nan", "seconds"),
+        ("linger", "1m", "seconds"),
+        ("drift_interval", "0", "seconds from 1 to 86400"),
+        ("health_address", "localhost", "an IP address"),
+        ("health_port", "65536", "a TCP port"),
+        ("health_port", "-1", "a TCP port"),
+        ("log_format", "text", "one of auto, console, json"),
+        ("log_level", "trace", "one of debug, info, warning, error"),
+        ("allow_nodes", "maybe", "true or false"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_remedy(name: str, text: str, remedy: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(SettingError) as caught:
+        resolve({name: text}, {})
+    assert flag in str(caught.value)
+    assert repr(text) in str(caught.value)
+    assert remedy in str(caught.value)
+    variable = f"NETPOL_AGENT_{name.upper()}"
+    with pytest.raises(SettingError, match=variable):
+        settings({variable: text})
+
+
+def test_a_host_name_that_is_no_node_name_is_explained() -> None:
+    with pytest.raises(SettingError, match=r"--node-name .*the host's name.* is 'my_host'"):
+        resolve({}, {}, hostname=lambda: "my_host")
+
+
+def test_one_bit_for_both_directions_is_refused() -> None:
+    with pytest.raises(SettingError, match="both 0x10000"):
+        settings(mark_ingress="0x10000")
+
+
+@pytest.mark.parametrize(("bit", "count"), [("0x4000", 1), ("0x8000", 1), ("0x2000", 0)])
+def test_the_bits_of_kube_proxy_are_warned_of(bit: str, count: int) -> None:
+    found = warnings(settings(mark_ingress=bit))
+    assert len(found) == count
+    assert all("kube-proxy" in line and bit in line for line in found)
+
+
+def test_objects_come_from_one_place(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="one place"):
+        settings(manifests=str(tmp_path), kubeconfig="/x")
+    with pytest.raises(SettingError, match="one place"):
+        settings({"NETPOL_AGENT_CONTEXT": "c"}, manifests=str(tmp_path))
+
+
+def test_manifests_win_over_the_common_kubeconfig_variable(tmp_path: Path) -> None:
+    found = settings({"KUBECONFIG": "/x"}, manifests=str(tmp_path))
+    assert (found.manifests, found.kubeconfig) == (tmp_path, "")
+
+
+def test_given() -> None:
+    assert not given("node_name", {}, {})
+    assert given("node_name", {"node_name": "a"}, {})
+    assert given("node_name", {"node_name": None}, {"NODE_NAME": "a"})
+
+
+def test_one_value_does_not_need_the_others_to_be_right() -> None:
+    assert value("health_port", {}, {"NETPOL_AGENT_LINGER": "soon"}) == 20245
+    with pytest.raises(SettingError, match="NETPOL_AGENT_HEALTH_PORT"):
+        value("health_port", {}, {"NETPOL_AGENT_HEALTH_PORT": "http"})
