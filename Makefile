@@ -1,0 +1,62 @@
+# Each target sets up what it needs: Debian packages when root, and a virtual environment in .venv.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export PATH := $(PATH):/usr/sbin:/sbin
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The first that is new enough; PYTHON=... chooses another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# Two at a time: tests with real packets keep a core busy each.
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: help demo test bench lint fmt clean root python
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target what; do \
+		printf 'make %-6s %s\n' "$$target" "$$what"; done
+
+demo: root $(STAMP) ## See real packets allowed and denied by the policies of examples/ (root)
+	@.ci/packages $(PYTHON) kernel
+	@$(BIN)/python -m tests.demo $(ARGS)
+
+test: $(STAMP) ## Run every test; those with real packets need root
+	@.ci/packages $(PYTHON) kernel cluster
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+bench: root $(STAMP) ## Measure compiling, rendering, applying, and policy to packet (root)
+	@.ci/packages $(PYTHON) kernel
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+lint: $(STAMP) ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+fmt: $(STAMP) ## Put code into its format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## Remove what make has made here
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find agent tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "This makes network namespaces, so it needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+
+python:
+	@command -v python3 >/dev/null || [ -n "$(PYTHON)" ] || .ci/packages - python
+	@[ -n "$(PYTHON)" ] || python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; $$(command -v python3) is $$(python3 -V 2>&1)." >&2; \
+		echo "PYTHON=/path/to/python3.11 make ... uses another." >&2; exit 1; }
+
+$(STAMP): pyproject.toml | python
+	@.ci/packages $(PYTHON) venv
+	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); echo "making $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
+	@echo "installing Python packages into $(VENV)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
