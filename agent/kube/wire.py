@@ -1,0 +1,399 @@
+"""Objects as an API server sends them: bytes to values, holding only the fields used.
+
+Decoding goes straight from the bytes into msgspec structs that name the fields used; everything else
+is skipped unread. What repeats across a cluster's pods is shared between them: texts, whole label sets
+and port lists, because there may be 100,000 pods. The shared dicts must never be changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from agent.kube.address import lenient_address, lenient_network
+from agent.kube.events import Delete, Invalid, Problem, Upsert
+from agent.kube.model import Key, Kind, NamedPort, Namespace, Node, Object, Pod
+from agent.kube.policy import PROTOCOLS, read_policy
+
+ISOLATION_ANNOTATION = "net.beta.kubernetes.io/network-policy"
+"""The namespace annotation of Kubernetes 1.3 to 1.6 that isolates its pods on ingress."""
+
+_SHARED = 16384
+"""How many label sets and port lists are remembered for sharing before starting anew."""
+
+
+class _Meta(msgspec.Struct, frozen=True, gc=False):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = msgspec.field(default="", name="resourceVersion")
+    created: str | None = msgspec.field(default=None, name="creationTimestamp")
+    labels: msgspec.Raw = msgspec.Raw()
+
+
+class _ContainerPort(msgspec.Struct, frozen=True, gc=False):
+    port: int = msgspec.field(default=0, name="containerPort")
+    name: str | None = None
+    protocol: str | None = None
+
+
+class _Container(msgspec.Struct, frozen=True, gc=False):
+    ports: list[_ContainerPort] | None = None
+    restart_policy: str | None = msgspec.field(default=None, name="restartPolicy")
+
+
+class _PodSpec(msgspec.Struct, frozen=True, gc=False):
+    node: str | None = msgspec.field(default=None, name="nodeName")
+    host_network: bool | None = msgspec.field(default=None, name="hostNetwork")
+    containers: list[_Container] | None = None
+    init_containers: list[_Container] | None = msgspec.field(default=None, name="initContainers")
+
+
+class _PodIP(msgspec.Struct, frozen=True, gc=False):
+    ip: str = ""
+
+
+class _PodStatus(msgspec.Struct, frozen=True, gc=False):
+    phase: str | None = None
+    ip: str | None = msgspec.field(default=None, name="podIP")
+    ips: list[_PodIP] | None = msgspec.field(default=None, name="podIPs")
+    started: str | None = msgspec.field(default=None, name="startTime")
+
+
+class _Pod(msgspec.Struct, frozen=True, gc=False):
+    metadata: _Meta
+    spec: _PodSpec = _PodSpec()
+    status: _PodStatus = _PodStatus()
+
+
+class _NamespaceMeta(_Meta, frozen=True, gc=False):
+    annotations: dict[str, str] | None = None
+
+
+class _Namespace(msgspec.Struct, frozen=True, gc=False):
+    metadata: _NamespaceMeta
+
+
+class _NodeAddress(msgspec.Struct, frozen=True, gc=False):
+    address: str = ""
+
+
+class _NodeSpec(msgspec.Struct, frozen=True, gc=False):
+    cidr: str | None = msgspec.field(default=None, name="podCIDR")
+    cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
+
+
+class _NodeStatus(msgspec.Struct, frozen=True, gc=False):
+    addresses: list[_NodeAddress] | None = None
+
+
+class _Node(msgspec.Struct, frozen=True, gc=False):
+    metadata: _Meta
+    spec: _NodeSpec = _NodeSpec()
+    status: _NodeStatus = _NodeStatus()
+
+
+class _Policy(msgspec.Struct, frozen=True, gc=False):
+    metadata: _Meta
+    spec: Any = None
+
+
+class _Bare(msgspec.Struct, frozen=True, gc=False):
+    metadata: _Meta
+
+
+_Wire = _Pod | _Namespace | _Node | _Policy | _Bare
+_W = TypeVar("_W")
+
+
+class _ListMeta(msgspec.Struct, frozen=True, gc=False):
+    resource_version: str = msgspec.field(default="", name="resourceVersion")
+    continuation: str = msgspec.field(default="", name="continue")
+
+
+class _List(msgspec.Struct, Generic[_W], frozen=True, gc=False):
+    metadata: _ListMeta = _ListMeta()
+    items: list[_W] | None = None
+
+
+class _WatchLine(msgspec.Struct, frozen=True, gc=False):
+    type: str
+    object: msgspec.Raw
+
+
+class Status(msgspec.Struct, frozen=True, gc=False):
+    """What an API server says of a request that failed (``Status``, meta/v1)."""
+
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class Decoded(NamedTuple):
+    """One object of a list or a watch, and the resourceVersion it has."""
+
+    key: Key
+    resource_version: str
+    event: Upsert | Invalid | Delete
+
+
+class Page(NamedTuple):
+    """One page of a list. ``unreadable`` counts items whose name could not even be read."""
+
+    items: list[Decoded]
+    resource_version: str
+    continuation: str
+    unreadable: int = 0
+
+
+class Bookmark(NamedTuple):
+    """The watch has told everything up to here."""
+
+    resource_version: str
+
+
+class Unreadable(NamedTuple):
+    """A line of a watch that is not an event; ``why`` says what is wrong with it."""
+
+    why: str
+
+
+_OBJECTS: dict[Kind, Any] = {
+    Kind.POD: msgspec.json.Decoder(_Pod),
+    Kind.NAMESPACE: msgspec.json.Decoder(_Namespace),
+    Kind.NODE: msgspec.json.Decoder(_Node),
+    Kind.POLICY: msgspec.json.Decoder(_Policy),
+}
+_LISTS: dict[Kind, Any] = {
+    Kind.POD: msgspec.json.Decoder(_List[_Pod]),
+    Kind.NAMESPACE: msgspec.json.Decoder(_List[_Namespace]),
+    Kind.NODE: msgspec.json.Decoder(_List[_Node]),
+    Kind.POLICY: msgspec.json.Decoder(_List[_Policy]),
+}
+_RAW_LIST = msgspec.json.Decoder(_List[msgspec.Raw])
+_LINE = msgspec.json.Decoder(_WatchLine)
+_BARE = msgspec.json.Decoder(_Bare)
+_LABELS = msgspec.json.Decoder(dict[str, str] | None)
+_STATUS = msgspec.json.Decoder(Status)
+
+# What msgspec raises on bytes that are no JSON, or not of the type.
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_NO_LABELS: dict[str, str] = {}
+_label_sets: dict[bytes, dict[str, str]] = {}
+_port_lists: dict[tuple[NamedPort, ...], tuple[NamedPort, ...]] = {}
+
+
+def decode_page(kind: Kind, body: bytes) -> Page:
+    """Decode one page of a list.
+
+    An object that cannot be understood becomes Invalid and takes no other with it. Raises
+    msgspec.DecodeError when the body is not a list at all.
+    """
+    try:
+        whole = _LISTS[kind].decode(body)
+    except _UNDECODABLE:
+        raw = _RAW_LIST.decode(body)
+        decoded = [_decode_object(kind, item) for item in raw.items or ()]
+        items = [item for item in decoded if item is not None]
+        meta = raw.metadata
+        return Page(items, meta.resource_version, meta.continuation, len(decoded) - len(items))
+    items = [_decoded(kind, item) for item in whole.items or ()]
+    named = [item for item in items if item.key.name]
+    meta = whole.metadata
+    return Page(named, meta.resource_version, meta.continuation, len(items) - len(named))
+
+
+def decode_watch_line(kind: Kind, line: bytes) -> Decoded | Bookmark | Status | Unreadable:
+    """Decode one line of a watch; a Status is an ERROR event. Never raises."""
+    try:
+        envelope = _LINE.decode(line)
+        if envelope.type == "ERROR":
+            return _STATUS.decode(envelope.object)
+        if envelope.type == "BOOKMARK":
+            return Bookmark(_BARE.decode(envelope.object).metadata.resource_version)
+        if envelope.type == "DELETED":
+            meta = _BARE.decode(envelope.object).metadata
+            key = _key(kind, meta)
+            return Decoded(key, meta.resource_version, Delete(kind, key))
+    except _UNDECODABLE as error:
+        return Unreadable(str(error))
+    decoded = _decode_object(kind, envelope.object)
+    return Unreadable("an object without a readable name") if decoded is None else decoded
+
+
+def decode_status(body: bytes) -> Status:
+    """Decode the body of a failed request; an empty Status when it is none. Never raises."""
+    try:
+        return _STATUS.decode(body)
+    except _UNDECODABLE:
+        return Status()
+
+
+def object_from(kind: Kind, body: bytes) -> Object:
+    """Return the object that valid JSON bytes hold.
+
+    Raises ValueError when they cannot be understood.
+    """
+    decoded = _decode_object(kind, body)
+    if decoded is None:
+        raise ValueError("no readable metadata.name")
+    if isinstance(decoded.event, Upsert):
+        return decoded.event.object
+    assert isinstance(decoded.event, Invalid)  # noqa: S101 - the only other thing decoding an object gives
+    raise ValueError("; ".join(f"{p.field}: {p.message}" for p in decoded.event.problems))
+
+
+def _decode_object(kind: Kind, raw: bytes | msgspec.Raw) -> Decoded | None:
+    """Return an object, as Invalid when it cannot be understood; None when it has no readable name."""
+    try:
+        wire = _OBJECTS[kind].decode(raw)
+    except _UNDECODABLE as error:
+        try:
+            meta = _BARE.decode(raw).metadata
+        except _UNDECODABLE:
+            return None
+        return _refused(kind, meta, error) if meta.name else None
+    return _decoded(kind, wire) if wire.metadata.name else None
+
+
+def _decoded(kind: Kind, wire: _Wire) -> Decoded:
+    meta = wire.metadata
+    if isinstance(wire, _Policy):
+        key = _key(kind, meta)
+        reading = read_policy(key, wire.spec, strict=False)
+        if reading.policy is not None:
+            return Decoded(key, meta.resource_version, Upsert(kind, reading.policy))
+        return Decoded(key, meta.resource_version, Invalid(kind, key, reading.problems, reading.closed))
+    try:
+        value = _CONVERSIONS[kind](wire)
+    except _UNDECODABLE as error:
+        return _refused(kind, meta, error)
+    return Decoded(value.key, meta.resource_version, Upsert(kind, value))
+
+
+def _refused(kind: Kind, meta: _Meta, error: Exception) -> Decoded:
+    # msgspec ends its messages with the path: "Expected `int`, got `str` - at `$.spec.x`".
+    message, _, path = str(error).partition(" - at `")
+    field = path.rstrip("`").removeprefix("$").removeprefix(".")
+    key = _key(kind, meta)
+    problem = Problem(field, f"{message}; correct the object in the cluster")
+    return Decoded(key, meta.resource_version, Invalid(kind, key, (problem,)))
+
+
+def _key(kind: Kind, meta: _Meta) -> Key:
+    if kind in (Kind.NAMESPACE, Kind.NODE):
+        return Key("", meta.name)
+    return Key(sys.intern(meta.namespace), meta.name)
+
+
+def _labels(raw: msgspec.Raw) -> dict[str, str]:
+    """Return a label set, one dict for equal sets: API servers write labels in sorted order."""
+    text = bytes(raw)
+    labels = _label_sets.get(text)
+    if labels is None:
+        decoded = _LABELS.decode(text) if text else None
+        if not decoded:
+            return _NO_LABELS
+        labels = {sys.intern(key): sys.intern(value) for key, value in decoded.items()}
+        if len(_label_sets) >= _SHARED:
+            _label_sets.clear()
+        _label_sets[text] = labels
+    return labels
+
+
+def _pod(wire: _Pod) -> Pod:
+    meta, spec, status = wire.metadata, wire.spec, wire.status
+    return Pod(
+        namespace=sys.intern(meta.namespace),
+        name=meta.name,
+        uid=meta.uid,
+        labels=_labels(meta.labels),
+        node=sys.intern(spec.node or ""),
+        addresses=_pod_addresses(status),
+        ports=_pod_ports(spec),
+        host_network=bool(spec.host_network),
+        finished=status.phase in ("Succeeded", "Failed"),
+        started=status.started or "",
+        created=meta.created or "",
+    )
+
+
+def _pod_addresses(status: _PodStatus) -> tuple[bytes, ...]:
+    """Return a pod's addresses, at most one for each family, the first holding."""
+    texts = [entry.ip for entry in status.ips] if status.ips else [status.ip or ""]
+    found: dict[int, bytes] = {}
+    for text in texts:
+        packed = lenient_address(text) if text else None
+        if packed is not None:
+            found.setdefault(len(packed), packed)
+    return tuple(found.values())
+
+
+def _pod_ports(spec: _PodSpec) -> tuple[NamedPort, ...]:
+    """Return the named ports: of containers, then of sidecars, the first (name, protocol) holding."""
+    found: dict[tuple[str, str], NamedPort] = {}
+    for container in spec.containers or ():
+        if container.ports:
+            _add_ports(found, container.ports)
+    for container in spec.init_containers or ():
+        if container.ports and container.restart_policy == "Always":
+            _add_ports(found, container.ports)
+    if not found:
+        return ()
+    ports = tuple(found.values())
+    if len(_port_lists) >= _SHARED:
+        _port_lists.clear()
+    return _port_lists.setdefault(ports, ports)
+
+
+def _add_ports(found: dict[tuple[str, str], NamedPort], ports: list[_ContainerPort]) -> None:
+    for port in ports:
+        protocol = port.protocol or "TCP"
+        if port.name and protocol in PROTOCOLS and (port.name, protocol) not in found:
+            named = NamedPort(sys.intern(port.name), PROTOCOLS[protocol], port.port)
+            found[port.name, protocol] = named
+
+
+def _namespace(wire: _Namespace) -> Namespace:
+    meta = wire.metadata
+    annotation = (meta.annotations or {}).get(ISOLATION_ANNOTATION, "")
+    return Namespace(
+        name=sys.intern(meta.name),
+        labels=_labels(meta.labels),
+        ingress_isolated=bool(annotation) and isolation_of(annotation) == "DefaultDeny",
+    )
+
+
+def isolation_of(annotation: str) -> str | None:
+    """Return the ingress isolation the 1.6 annotation names, "" for none; None when it is no such text."""
+    try:
+        policy = msgspec.json.decode(annotation)
+    except _UNDECODABLE:
+        return None
+    ingress = policy.get("ingress") if isinstance(policy, dict) else None
+    if not isinstance(ingress, dict | None) or not isinstance(policy, dict):
+        return None
+    isolation = (ingress or {}).get("isolation", "")
+    return isolation if isinstance(isolation, str) else None
+
+
+def _node(wire: _Node) -> Node:
+    addresses = (lenient_address(entry.address) for entry in wire.status.addresses or ())
+    texts = wire.spec.cidrs or ([wire.spec.cidr] if wire.spec.cidr else [])
+    networks = (lenient_network(text) for text in texts)
+    return Node(
+        name=sys.intern(wire.metadata.name),
+        addresses=tuple(dict.fromkeys(a for a in addresses if a is not None)),
+        pod_cidrs=tuple(dict.fromkeys(n for n in networks if n is not None)),
+    )
+
+
+_CONVERSIONS: dict[Kind, Callable[[Any], Pod | Namespace | Node]] = {
+    Kind.POD: _pod,
+    Kind.NAMESPACE: _namespace,
+    Kind.NODE: _node,
+}
