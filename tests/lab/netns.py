@@ -1,0 +1,136 @@
+"""Network namespaces without names: held by a file descriptor, gone with the process that holds it.
+
+Nothing is mounted under ``/run/netns`` and no interface is ever made in the host's namespace, so
+runs cannot collide and even a killed one leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+CLONE_NEWNET = 0x40000000
+
+SO_RCVBUFFORCE = 33
+"""A receive buffer beyond the system's limit (socket(7)); Python's socket module does not name it."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_home = os.open("/proc/self/ns/net", os.O_RDONLY)
+_here = threading.local()
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _set(fd: int) -> None:
+    _check(_libc.setns(fd, CLONE_NEWNET), "setns")
+
+
+class CommandError(Exception):
+    """A command run in a namespace failed; the text holds the command and what it printed."""
+
+
+class Netns:
+    """One network namespace, with loopback up and duplicate address detection off.
+
+    ``environment`` is added to that of every command run in it.
+    """
+
+    def __init__(self, label: str, environment: Mapping[str, str] | None = None) -> None:
+        self.label = label
+        self.environment = dict(environment or {})
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        try:
+            _check(_libc.unshare(CLONE_NEWNET), "unshare")
+            try:
+                self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+            finally:
+                _set(before)
+        finally:
+            os.close(before)
+        # A tentative address would be silent for a second, redirects would change a probe's way, reverse
+        # path filters would stop forged packets before policy does, and limits on ICMP errors would hide
+        # rejections.
+        self.sysctl(
+            {
+                "net.ipv6.conf.default.accept_dad": 0,
+                "net.ipv6.conf.all.accept_dad": 0,
+                "net.ipv6.conf.default.dad_transmits": 0,
+                "net.ipv6.conf.default.accept_ra": 0,
+                "net.ipv6.conf.default.router_solicitations": 0,
+                "net.ipv4.conf.all.send_redirects": 0,
+                "net.ipv4.conf.default.send_redirects": 0,
+                "net.ipv4.conf.all.rp_filter": 0,
+                "net.ipv4.conf.default.rp_filter": 0,
+                "net.ipv4.icmp_ratemask": 0,
+                "net.ipv6.icmp.ratemask": "\n",
+            }
+        )
+        self.ip("link set lo up")
+
+    @property
+    def path(self) -> str:
+        """A path by which another process can open the namespace while this process lives."""
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    def __repr__(self) -> str:
+        return f"<netns {self.label}>"
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Move the calling thread into the namespace; what it opens or starts there belongs to it."""
+        before = getattr(_here, "fd", _home)
+        _set(self.fd)
+        _here.fd = self.fd
+        try:
+            yield
+        finally:
+            _here.fd = before
+            _set(before)
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: str = "",
+        check: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run a command in the namespace; return what it printed. Raises CommandError when it fails."""
+        with self.entered():
+            done = subprocess.run(
+                command,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                env={**os.environ, **self.environment, **(environment or {})},
+                check=False,
+            )
+        if check and done.returncode != 0:
+            raise CommandError(f"{' '.join(command)}\n{stdin}{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def ip(self, *lines: str) -> None:
+        """Run ``ip`` commands, given without the word ``ip``, in one process."""
+        self.run(["ip", "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
+
+    def sysctl(self, values: Mapping[str, object]) -> None:
+        """Set sysctls of the namespace; a dot inside an interface's name is written as a slash."""
+        with self.entered():
+            for name, value in values.items():
+                path = "/".join(part.replace("/", ".") for part in name.split("."))
+                Path("/proc/sys", path).write_text(str(value))
+
+    def close(self) -> None:
+        """Let go of the namespace; the kernel removes it when nothing else is in it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
