@@ -1,0 +1,1 @@
+"""The demo: real packets allowed and denied by the policies of ``examples/``."""
