@@ -50,11 +50,11 @@ Member = bytes | AddressPort | NetworkMember
 class SetId(NamedTuple):
     """A set of peers or of named ports, of one direction and family.
 
-    ``direction`` tells the packet's side it is matched on: an ingress rule matches its peers on the source, an
-    egress rule on the destination; an ADDRESS_PORTS set is always matched on the destination.
-    ``meaning`` is canonical text that says what the members are: equal meaning, equal set; it
-    is fit for people to read (``status``) and for hashing into a kernel name. The members of a
-    NETWORKS set never change under one id.
+    ``direction`` tells the packet's side it is matched on: an ingress rule matches its peers on the source,
+    an egress rule on the destination; an ADDRESS_PORTS set is always matched on the destination.
+    ``meaning`` is canonical text that says what the members are: equal meaning, equal set; it is fit for
+    people to read (``status``) and for hashing into a kernel name. The members of a NETWORKS set never
+    change under one id.
     """
 
     kind: SetKind
@@ -81,8 +81,8 @@ class RuleProgram(NamedTuple):
     - its (destination address, protocol, port) is in one of ``folded``: sets into which an egress
       peer and a named port have been folded together.
 
-    Empty tuples match nothing. ``ports`` and ``named`` are None together or neither. ``number`` counts the policy's rules of this
-    direction from 0, as in its spec.
+    Empty tuples match nothing. ``ports`` and ``named`` are None together or neither. ``number`` counts the
+    policy's rules of this direction from 0, as in its spec.
     """
 
     number: int
@@ -164,12 +164,13 @@ class Membership(NamedTuple):
 class Delta:
     """What one step changed in the program; the program itself already holds the new state.
 
-    ``policies`` and ``pods`` hold the ids that were added, changed or removed (look them up in the program; absent
-    means removed); ``sets_added`` and ``sets_removed`` the ids of sets that came and went, ``members`` how sets that stayed
-    changed; ``isolated`` and ``opened`` the addresses that became, or ceased to be, isolated in a direction (pods' and
-    closed ones together). ``released`` are addresses whose owner went or changed and which concern this node (local, or in a set here before or after): connection tracking
-    must forget them before they are opened or put in any set. ``local`` are the addresses of local pods,
-    after this step and before it, among the members that changed.
+    ``policies`` and ``pods`` hold the ids that were added, changed or removed (look them up in the program;
+    absent means removed); ``sets_added`` and ``sets_removed`` the ids of sets that came and went,
+    ``members`` how sets that stayed changed; ``isolated`` and ``opened`` the addresses that became, or
+    ceased to be, isolated in a direction (pods' and closed ones together). ``released`` are addresses whose
+    owner went or changed and which concern this node (local, or in a set here before or after): connection
+    tracking must forget them before they are opened or put in any set. ``local`` are the addresses of local
+    pods, after this step and before it, among the members that changed.
     """
 
     policies: set[PolicyId] = field(default_factory=set)

@@ -1,0 +1,143 @@
+"""One policy, in one direction, as rules and the sets they use: a pure function of its spec."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from agent.kube.model import Direction, Family, IPBlock, NetworkPolicy, Peer, Rule, Selector
+from agent.policy.blocks import block_members, block_ranges, members_text, ranges_text
+from agent.policy.graph import Definition, Networks, PeerPods, PortPods, Predicate
+from agent.policy.labels import quoted
+from agent.policy.ports import PortName, Ports, compile_ports
+from agent.policy.program import PolicyProgram, RuleProgram, SetId, SetKind
+
+EVERYTHING = Selector()
+
+
+class Compiled(NamedTuple):
+    """A policy's program and what its sets are."""
+
+    program: PolicyProgram
+    sets: dict[SetId, Definition]
+
+
+def compile_policy(policy: NetworkPolicy, direction: Direction) -> Compiled | None:
+    """Return the program of a policy in a direction; None when it does not name the direction."""
+    rules = policy.rules(direction)
+    if rules is None:
+        return None
+    sets: dict[SetId, Definition] = {}
+    compiled: dict[Family, tuple[RuleProgram, ...]] = {}
+    for family in Family:
+        context = _Context(policy.namespace, direction, family, sets)
+        found = (_rule(context, number, rule) for number, rule in enumerate(rules))
+        compiled[family] = tuple(rule for rule in found if rule is not None)
+    return Compiled(PolicyProgram(compiled[Family.V4], compiled[Family.V6]), sets)
+
+
+class _Context(NamedTuple):
+    namespace: str
+    direction: Direction
+    family: Family
+    sets: dict[SetId, Definition]
+    """Where definitions are gathered."""
+
+    def set(self, kind: SetKind, meaning: str, definition: Definition) -> SetId:
+        set_id = SetId(kind, self.direction, self.family, meaning)
+        self.sets[set_id] = definition
+        return set_id
+
+
+class _Peers(NamedTuple):
+    """A rule's non-empty ``from`` or ``to``."""
+
+    predicates: tuple[Predicate, ...]
+    blocks: tuple[IPBlock, ...]
+
+
+def _rule(context: _Context, number: int, rule: Rule) -> RuleProgram | None:
+    """Return a rule in one family; None when it can match nothing there."""
+    peers = _split_peers(context.namespace, rule.peers) if rule.peers else None
+    ports = compile_ports(rule.ports) if rule.ports else None
+    if context.direction is Direction.INGRESS:
+        return _ingress_rule(context, number, peers, ports)
+    return _egress_rule(context, number, peers, ports)
+
+
+def _ingress_rule(
+    context: _Context, number: int, peers: _Peers | None, ports: Ports | None
+) -> RuleProgram | None:
+    sources = None if peers is None else _peer_sets(context, peers)
+    if sources == ():
+        return None
+    if ports is None:
+        return RuleProgram(number, sources)
+    named = tuple(sorted(_local_port_set(context, name) for name in ports.names))
+    return RuleProgram(number, sources, ports.ranges, named)
+
+
+def _egress_rule(
+    context: _Context, number: int, peers: _Peers | None, ports: Ports | None
+) -> RuleProgram | None:
+    destinations: tuple[SetId, ...] | None
+    if ports is not None and not ports.ranges:
+        # Only the folded sets can match: the peers' own would be kept up to date for nothing.
+        destinations = ()
+    else:
+        destinations = None if peers is None else _peer_sets(context, peers)
+    if ports is None:
+        return None if destinations == () else RuleProgram(number, destinations)
+    folded = tuple(sorted(s for name in ports.names for s in _folded_sets(context, peers, name)))
+    if destinations == () and not folded:
+        return None
+    return RuleProgram(number, destinations, ports.ranges, (), folded)
+
+
+def _split_peers(namespace: str, peers: tuple[Peer, ...]) -> _Peers:
+    predicates: set[Predicate] = set()
+    blocks: list[IPBlock] = []
+    for pods, namespaces, block in peers:
+        if block is not None:
+            # With a selector beside it the peer is not valid and, like an empty one, matches nothing.
+            if pods is None and namespaces is None:
+                blocks.append(block)
+        elif namespaces is not None:
+            predicates.add(Predicate(None, namespaces, pods if pods is not None else EVERYTHING))
+        elif pods is not None:
+            predicates.add(Predicate(namespace, None, pods))
+    return _Peers(tuple(predicates), tuple(blocks))
+
+
+def _peer_sets(context: _Context, peers: _Peers) -> tuple[SetId, ...]:
+    found = [
+        context.set(SetKind.ADDRESSES, str(predicate), PeerPods(predicate)) for predicate in peers.predicates
+    ]
+    members = block_members(peers.blocks, context.family)
+    if members:
+        found.append(context.set(SetKind.NETWORKS, members_text(members), Networks(members)))
+    return tuple(sorted(found))
+
+
+def _local_port_set(context: _Context, name: PortName) -> SetId:
+    # Policy chains are reached only for selected pods, so every policy can share the ports of all local pods.
+    definition = PortPods(name, local=True)
+    return context.set(SetKind.ADDRESS_PORTS, f"{_port_text(name)} local pods", definition)
+
+
+def _folded_sets(context: _Context, peers: _Peers | None, name: PortName) -> list[SetId]:
+    port = _port_text(name)
+    if peers is None:
+        return [context.set(SetKind.ADDRESS_PORTS, f"{port} every pod", PortPods(name))]
+    found = [
+        context.set(SetKind.ADDRESS_PORTS, f"{port} {predicate}", PeerPods(predicate, name))
+        for predicate in peers.predicates
+    ]
+    ranges = block_ranges(peers.blocks, context.family)
+    if ranges:
+        meaning = f"{port} addresses[{ranges_text(ranges, context.family)}]"
+        found.append(context.set(SetKind.ADDRESS_PORTS, meaning, PortPods(name, ranges=ranges)))
+    return found
+
+
+def _port_text(name: PortName) -> str:
+    return f"port[{quoted(name.name)}:{name.protocol.name}]"

@@ -1,0 +1,240 @@
+"""The compiler: events in, a program kept up to date, deltas out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from agent.kube.events import Delete, Event, Invalid, Problem, Upsert
+from agent.kube.model import Direction, Key, Kind, Namespace, NetworkPolicy, Node, Object, Pod, Selector
+from agent.policy.bypass import Bypass
+from agent.policy.groups import Groups
+from agent.policy.inventory import Inventory
+from agent.policy.journal import Journal
+from agent.policy.linger import Lingering
+from agent.policy.ownership import Ownership
+from agent.policy.program import Delta, PodId, Program
+from agent.policy.selection import Selection
+from agent.policy.sets import Sets
+from agent.policy.settle import Settlement
+from agent.policy.terms import Terms
+
+NAMESPACE_POLICY = "net.beta.kubernetes.io/network-policy"
+"""The name of the policy that stands for a namespace's DefaultDeny annotation; no object can be named so."""
+
+
+class LocalPod(NamedTuple):
+    """A pod of this node that can be a target, for people to read.
+
+    ``addresses`` are those it owns; ``ingress`` and ``egress`` the policies that isolate it in a direction,
+    empty when it is not isolated.
+    """
+
+    key: Key
+    addresses: tuple[bytes, ...]
+    ingress: tuple[Key, ...]
+    egress: tuple[Key, ...]
+
+
+class Held(NamedTuple):
+    """An object that is held invalid, and what is wrong with it."""
+
+    kind: Kind
+    key: Key
+    problems: tuple[Problem, ...]
+
+
+class Engine:
+    """Compiles the cluster's objects into the :class:`Program` of one node, step by step.
+
+    Handles any sequence of events: objects added, changed, deleted, recreated and invalid, known or not,
+    references before what they refer to. The program depends on the current objects only, never on the way
+    that led there; closed addresses and last good versions, which are memories by nature, are the
+    exception.
+
+    One step::
+
+        events ─► pods ──────► Groups ─► Ownership ─► Sets (members)
+                  namespaces ► Terms ───────────────────┘
+                  policies ──► Selection
+        settle ─► Selection ─► pods ─► policies compiled ─► Sets (come and go) ─► Delta
+
+    Not thread-safe, but for the views :meth:`local_pods` and :meth:`invalid`.
+    """
+
+    def __init__(self, node: str, *, linger: float = 60.0, allow_nodes: bool = False) -> None:
+        self._bypass = Bypass()
+        self.program = Program(bypass=self._bypass.networks)
+        self._allow_nodes = allow_nodes
+        self._namespaces: dict[str, Namespace] = {}
+        self._good: set[Key] = set()
+        """Policies in force as they are written."""
+        self._standins: set[Key] = set()
+        """Policies in force for want of a good version: they isolate and allow nothing."""
+        self._invalid: dict[tuple[Kind, Key], tuple[Problem, ...]] = {}
+        self._synced: set[Kind] = set()
+        groups = Groups()
+        self._groups = groups
+        self._terms = Terms(groups)
+        self._ownership = Ownership()
+        self._sets = Sets(self.program.sets, self._terms, self._ownership)
+        self._inventory = Inventory(node, groups, self._terms, self._ownership, self._sets)
+        self._selection = Selection()
+        self._lingering = Lingering(self.program.closed, linger)
+        self._settlement = Settlement(
+            self.program,
+            self._inventory.records,
+            self._ownership,
+            self._sets,
+            self._selection,
+            self._lingering,
+        )
+        self._journal = Journal()
+
+    def adopt(self, isolated: Mapping[Direction, set[bytes]], now: float) -> None:
+        """Keep addresses that the kernel already isolates closed, but for those that a pod owns.
+
+        A pod that comes to own one opens it; the rest open when their time has passed since ``now``.
+        """
+        for direction, addresses in isolated.items():
+            for address in addresses:
+                if address not in self._ownership.owners:
+                    self._lingering.close(address, (direction,), None, now)
+
+    def apply(self, events: Iterable[Event], now: float) -> Delta:
+        """Take events, in order, and the time in monotonic seconds; return what changed in the program."""
+        for event in events:
+            if isinstance(event, Upsert):
+                if self._invalid:
+                    self._invalid.pop((event.kind, event.object.key), None)
+                self._upsert(event.object)
+            elif isinstance(event, Delete):
+                if self._invalid:
+                    self._invalid.pop((event.kind, event.key), None)
+                self._delete(event.kind, event.key)
+            elif isinstance(event, Invalid):
+                self._hold(event)
+            else:
+                self._synced.add(event.kind)
+        journal, self._journal = self._journal, Journal()
+        delta = self._settlement.settle(journal, now, pods_synced=Kind.POD in self._synced)
+        bypass = self._bypass.networks
+        if bypass is not self.program.bypass:
+            self.program.bypass = bypass
+            delta.bypass = True
+        return delta
+
+    def deadline(self) -> float | None:
+        """Return when :meth:`apply` is next due though nothing happens, in monotonic seconds."""
+        return self._lingering.deadline()
+
+    @property
+    def pods(self) -> int:
+        """The number of pods known, of all nodes."""
+        return len(self._inventory.records)
+
+    @property
+    def namespaces(self) -> int:
+        """The number of namespaces known."""
+        return len(self._namespaces)
+
+    @property
+    def policies(self) -> int:
+        """The number of policies in force in the cluster, those that stand in for invalid ones included."""
+        return len(self._good) + len(self._standins)
+
+    def synced(self, kind: Kind) -> bool:
+        """Whether every object of a kind that existed at start has been told."""
+        return kind in self._synced
+
+    def local_pods(self) -> list[LocalPod]:
+        """Return this node's targets, sorted by key. Safe to call from any thread."""
+        isolated = dict(self.program.pods)
+        found: list[LocalPod] = []
+        for key, record in sorted(self._selection.targets.copy().items()):
+            ingress = isolated.get(PodId(Direction.INGRESS, key))
+            egress = isolated.get(PodId(Direction.EGRESS, key))
+            found.append(
+                LocalPod(
+                    key,
+                    self._ownership.owned(record),
+                    ingress.policies if ingress is not None else (),
+                    egress.policies if egress is not None else (),
+                )
+            )
+        return found
+
+    def invalid(self) -> list[Held]:
+        """Return the objects held invalid, sorted. Safe to call from any thread."""
+        return [Held(kind, key, problems) for (kind, key), problems in sorted(self._invalid.copy().items())]
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of every index; all zero when there are no objects and nothing lingers."""
+        return {
+            "pods": self.pods,
+            "namespaces": self.namespaces,
+            "policies": self.policies,
+            "invalid": len(self._invalid),
+            "lingering": len(self._lingering),
+            **self._groups.sizes(),
+            **self._terms.sizes(),
+            **self._ownership.sizes(),
+            **self._sets.sizes(),
+            **self._selection.sizes(),
+            **self._bypass.sizes(),
+            **self._settlement.sizes(),
+        }
+
+    def _upsert(self, found: Object) -> None:
+        if isinstance(found, Pod):
+            self._inventory.set_pod(found.key, found, self._journal)
+        elif isinstance(found, NetworkPolicy):
+            self._standins.discard(found.key)
+            self._good.add(found.key)
+            self._enforce(found.key, found)
+        elif isinstance(found, Namespace):
+            self._set_namespace(found.name, found)
+        elif self._allow_nodes:
+            self._set_node(found.name, found)
+
+    def _delete(self, kind: Kind, key: Key) -> None:
+        if kind is Kind.POD:
+            self._inventory.set_pod(key, None, self._journal)
+        elif kind is Kind.POLICY:
+            self._standins.discard(key)
+            self._good.discard(key)
+            self._enforce(key, None)
+        elif kind is Kind.NAMESPACE:
+            self._set_namespace(key.name, None)
+        elif self._allow_nodes:
+            self._set_node(key.name, None)
+
+    def _hold(self, event: Invalid) -> None:
+        self._invalid[event.kind, event.key] = event.problems
+        if event.kind is not Kind.POLICY or event.key in self._good:
+            return
+        if event.closed is not None:
+            self._standins.add(event.key)
+        else:
+            self._standins.discard(event.key)
+        self._enforce(event.key, event.closed)
+
+    def _enforce(self, key: Key, policy: NetworkPolicy | None) -> None:
+        if self._selection.set_policy(key, policy):
+            self._journal.policies.add(key)
+
+    def _set_namespace(self, name: str, namespace: Namespace | None) -> None:
+        if self._namespaces.get(name) == namespace:
+            return
+        if namespace is None:
+            del self._namespaces[name]
+        else:
+            self._namespaces[name] = namespace
+        links = self._terms.set_namespace(name, namespace.labels if namespace is not None else None)
+        self._sets.relink(links)
+        key = Key(name, NAMESPACE_POLICY)
+        isolated = namespace is not None and namespace.ingress_isolated
+        self._enforce(key, NetworkPolicy(name, key.name, Selector(), ingress=()) if isolated else None)
+
+    def _set_node(self, name: str, node: Node | None) -> None:
+        self._bypass.set_node(name, node)

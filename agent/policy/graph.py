@@ -1,0 +1,135 @@
+"""The parts that the compiler links together, and nothing else: they hold references, the stages keep them.
+
+::
+
+    PodRecord ── in ──► Group ◄── matches ──► Term ── feeds ──► LiveSet ──► Program.sets
+    (a pod)        (equal labels)      (a peer's selectors)   (one per direction,
+                                                               family, named port)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from agent.kube.model import Key, Pod, Selector
+from agent.policy.blocks import Ranges
+from agent.policy.labels import quoted, selector_text
+from agent.policy.ports import PortName
+from agent.policy.program import Member, NetworkMember, SetId
+
+
+class Predicate(NamedTuple):
+    """Which pods a peer means: those in ``namespace``, or in namespaces that ``namespaces`` matches.
+
+    Exactly one of the two is set. ``namespaces`` matches known namespaces only.
+    """
+
+    namespace: str | None
+    namespaces: Selector | None
+    pods: Selector
+
+    def __str__(self) -> str:
+        if self.namespaces is None:
+            where = f"namespace[{quoted(self.namespace or '')}]"
+        else:
+            where = f"namespaces[{selector_text(self.namespaces)}]"
+        return f"pods[{selector_text(self.pods)}] {where}"
+
+
+class Networks(NamedTuple):
+    """The definition of a NETWORKS set."""
+
+    members: frozenset[NetworkMember]
+
+
+class PeerPods(NamedTuple):
+    """The definition of a set of pods that match a predicate: their addresses, or a named port of theirs."""
+
+    predicate: Predicate
+    port: PortName | None = None
+
+
+class PortPods(NamedTuple):
+    """The definition of a set of all pods that have a named port, whatever their labels.
+
+    ``local`` leaves only this node's pods, ``ranges`` only addresses that lie in them.
+    """
+
+    port: PortName
+    local: bool = False
+    ranges: Ranges | None = None
+
+
+Definition = Networks | PeerPods | PortPods
+
+
+class PodIdentity(NamedTuple):
+    """Which pod it is: a pod recreated under its name is another one."""
+
+    key: Key
+    uid: str
+
+
+class PodRecord:
+    """One version of a pod, never changed. ``group`` is None when it is no peer and no target (not live)."""
+
+    __slots__ = ("group", "local", "pod")
+
+    def __init__(self, pod: Pod, group: Group | None, local: bool) -> None:
+        self.pod = pod
+        self.group = group
+        self.local = local
+
+    @property
+    def identity(self) -> PodIdentity:
+        return PodIdentity(self.pod.key, self.pod.uid)
+
+    def is_same_pod(self, other: PodRecord) -> bool:
+        """Whether the other is a version of the same pod."""
+        mine, others = self.pod, other.pod
+        return mine.name == others.name and mine.namespace == others.namespace and mine.uid == others.uid
+
+    def is_like(self, other: PodRecord) -> bool:
+        """Whether an address is in the same sets in the hands of either."""
+        return self.group is other.group and self.local == other.local and self.pod.ports == other.pod.ports
+
+
+class Group:
+    """The live pods of one namespace with equal labels, and the terms that match them."""
+
+    __slots__ = ("labels", "namespace", "pods", "terms")
+
+    def __init__(self, namespace: str, labels: dict[str, str]) -> None:
+        self.namespace = namespace
+        self.labels = labels
+        self.pods: set[PodRecord] = set()
+        self.terms: set[Term] | None = None
+        """None rather than empty: most groups of a cluster concern no policy of this node."""
+
+
+class Term:
+    """An active predicate: the groups that match it and the sets that it feeds, by family."""
+
+    __slots__ = ("groups", "predicate", "v4", "v6")
+
+    def __init__(self, predicate: Predicate) -> None:
+        self.predicate = predicate
+        self.groups: set[Group] = set()
+        self.v4: list[LiveSet] = []
+        self.v6: list[LiveSet] = []
+
+
+class LiveSet:
+    """A set of the program, with what decides whether a pod's address makes a member of it."""
+
+    __slots__ = ("definition", "id", "local", "members", "port", "ranges", "references", "term")
+
+    def __init__(self, set_id: SetId, definition: Definition, term: Term | None) -> None:
+        self.id = set_id
+        self.definition = definition
+        self.term = term
+        self.port = None if isinstance(definition, Networks) else definition.port
+        self.local = isinstance(definition, PortPods) and definition.local
+        self.ranges = definition.ranges if isinstance(definition, PortPods) else None
+        self.members: set[Member] = set()
+        self.references = 0

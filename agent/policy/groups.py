@@ -1,0 +1,71 @@
+"""Pods grouped by namespace and labels, so that a selector is matched once for pods that look the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from agent.kube.model import Selector
+from agent.policy.graph import Group
+from agent.policy.labels import Candidates, LabelIndex, Multimap
+
+
+class Groups:
+    """Every group that has pods, found by its labels, by selector and by namespace.
+
+    Handles: the first pod of a group (:meth:`join`) and the last one (:meth:`discard`); knows nothing of
+    pods.
+    """
+
+    def __init__(self) -> None:
+        self._by_labels: dict[tuple[str, frozenset[tuple[str, str]]], Group] = {}
+        self._by_namespace: Multimap[str, Group] = Multimap()
+        self._labels: LabelIndex[Group] = LabelIndex()
+
+    def join(self, namespace: str, labels: dict[str, str]) -> tuple[Group, bool]:
+        """Return the group of a namespace and labels, and whether it is new."""
+        key = namespace, frozenset(labels.items())
+        group = self._by_labels.get(key)
+        if group is not None:
+            return group, False
+        group = self._by_labels[key] = Group(namespace, labels)
+        self._by_namespace.add(namespace, group)
+        self._labels.add(labels, group)
+        return group, True
+
+    def discard(self, group: Group) -> None:
+        """Forget a group that has no pods any more."""
+        del self._by_labels[group.namespace, frozenset(group.labels.items())]
+        self._by_namespace.remove(group.namespace, group)
+        self._labels.remove(group.labels, group)
+
+    def in_namespace(self, namespace: str) -> Iterator[Group]:
+        return iter(self._by_namespace.get(namespace))
+
+    def matching_in(self, namespace: str, selector: Selector) -> list[Group]:
+        """Return the groups of a namespace that a selector matches."""
+        found = self._narrowed(selector, len(self._by_namespace.get(namespace)))
+        things = self.in_namespace(namespace) if found is None else found.things
+        return [g for g in things if g.namespace == namespace and selector.matches(g.labels)]
+
+    def matching_among(self, namespaces: set[str], selector: Selector) -> list[Group]:
+        """Return the groups of several namespaces that a selector matches."""
+        # The sum costs as much as there are namespaces: only when that is less than what it may save.
+        found = self._labels.candidates(selector)
+        if found is not None and found.number > len(namespaces):
+            found = self._narrowed(selector, sum(len(self._by_namespace.get(n)) for n in namespaces))
+        things = (
+            found.things if found is not None else chain.from_iterable(map(self.in_namespace, namespaces))
+        )
+        return [g for g in things if g.namespace in namespaces and selector.matches(g.labels)]
+
+    def _narrowed(self, selector: Selector, otherwise: int) -> Candidates[Group] | None:
+        found = self._labels.candidates(selector)
+        return found if found is not None and found.number < otherwise else None
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            "groups": len(self._by_labels),
+            "groups by namespace": self._by_namespace.total,
+            "groups by label": len(self._labels),
+        }

@@ -1,0 +1,86 @@
+"""The cluster's pods: their groups, their addresses and the sets that these are in."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.kube.model import Key, Pod
+from agent.policy.graph import Group, PodRecord
+from agent.policy.groups import Groups
+from agent.policy.journal import Journal
+from agent.policy.ownership import Ownership
+from agent.policy.sets import Sets
+from agent.policy.terms import Terms
+
+
+class Inventory:
+    """Keeps every pod and moves it from one version to the next through the stages.
+
+    Handles: a pod added, changed in every way, recreated under its name and deleted, known or not. A pod
+    that has no address, is finished or uses its host's network is kept but takes part in nothing.
+    """
+
+    def __init__(self, node: str, groups: Groups, terms: Terms, ownership: Ownership, sets: Sets) -> None:
+        self._node = node
+        self._groups = groups
+        self._terms = terms
+        self._ownership = ownership
+        self._sets = sets
+        self.records: dict[Key, PodRecord] = {}
+
+    def set_pod(self, key: Key, pod: Pod | None, journal: Journal) -> None:
+        """Take a pod (None: it is gone) and note what that changed."""
+        old = self.records.get(key)
+        if pod is None:
+            if old is not None:
+                del self.records[key]
+                self._move(key, old, None, journal)
+        elif old is None or old.pod != pod:
+            new = self._record(pod, old)
+            self.records[key] = new
+            self._move(key, old, new, journal)
+
+    def _record(self, pod: Pod, old: PodRecord | None) -> PodRecord:
+        local = pod.node == self._node
+        if pod.host_network or pod.finished or not pod.addresses:
+            return PodRecord(pod, None, local)
+        if old is not None and old.group is not None and old.pod.labels == pod.labels:
+            group = old.group
+        else:
+            group, is_new = self._groups.join(pod.namespace, pod.labels)
+            if is_new:
+                self._terms.add_group(group)
+        if pod.labels is not group.labels:
+            # Labels are most of what a pod takes in memory; pods that look the same share them.
+            pod = msgspec.structs.replace(pod, labels=group.labels)
+        record = PodRecord(pod, group, local)
+        group.pods.add(record)
+        return record
+
+    def _move(self, key: Key, old: PodRecord | None, new: PodRecord | None, journal: Journal) -> None:
+        if old is not None and old.group is None:
+            old = None
+        if old is not None and old.local and (new is None or new.pod.uid != old.pod.uid):
+            journal.gone.append(old)
+        if new is not None and new.group is None:
+            new = None
+        if (old is not None and old.local) or (new is not None and new.local):
+            journal.touched.add(key)
+        self._sets.replace_ports(old, new)
+        for transfer in self._ownership.replace(old, new):
+            journal.transfer(transfer)
+            address, before, after = transfer
+            if before is not None and after is not None and before.is_like(after):
+                continue
+            if before is not None:
+                self._sets.leave(before, address)
+            if after is not None:
+                self._sets.enter(after, address)
+        if old is not None and old.group is not None:
+            self._leave_group(old, old.group)
+
+    def _leave_group(self, record: PodRecord, group: Group) -> None:
+        group.pods.discard(record)
+        if not group.pods:
+            self._terms.remove_group(group)
+            self._groups.discard(group)

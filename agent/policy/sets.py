@@ -1,0 +1,206 @@
+"""The program's sets: which are needed, who is in them, and what one step changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+
+from agent.kube.model import Family, Pod
+from agent.policy.blocks import in_ranges
+from agent.policy.graph import Definition, Group, LiveSet, Networks, PeerPods, PodRecord, Term
+from agent.policy.labels import Multimap
+from agent.policy.ownership import Ownership
+from agent.policy.ports import PortName
+from agent.policy.program import AddressPort, Member, Membership, SetId
+from agent.policy.terms import Link, Terms
+
+
+class Sets:
+    """Keeps the members of every set in use true, and remembers what they were before the step.
+
+    Handles: an address entering or leaving the hands of a pod, a group entering or leaving a term, a set
+    gaining its first and losing its last user. Sets come and go only between changes of members, once in a
+    step, so that the members of a set that stays are compared with what the last step left.
+    """
+
+    def __init__(self, program_sets: dict[SetId, set[Member]], terms: Terms, ownership: Ownership) -> None:
+        self._program_sets = program_sets
+        self._terms = terms
+        self._ownership = ownership
+        self._live: dict[SetId, LiveSet] = {}
+        self._by_port: dict[PortName, list[LiveSet]] = {}
+        """Sets of all pods that have a named port; those of a term hang on the term."""
+        self._pods_by_port: Multimap[PortName, PodRecord] = Multimap()
+        self._changed: dict[LiveSet, dict[Member, bool]] = {}
+        """Members touched in this step, and whether they were in before it."""
+
+    def replace_ports(self, old: PodRecord | None, new: PodRecord | None) -> None:
+        """Take one version of a live pod for another as a pod that has its named ports."""
+        if old is not None:
+            for name, protocol, _ in old.pod.ports:
+                self._pods_by_port.remove(PortName(name, protocol), old)
+        if new is not None:
+            for name, protocol, _ in new.pod.ports:
+                self._pods_by_port.add(PortName(name, protocol), new)
+
+    def enter(self, record: PodRecord, address: bytes) -> None:
+        """Put an address that a pod now owns into every set that the pod belongs in."""
+        for live in self._sets_of(record, address):
+            member = _member(live, record, address)
+            if member is not None and member not in live.members:
+                self._note(live, member, False)
+                live.members.add(member)
+
+    def leave(self, record: PodRecord, address: bytes) -> None:
+        """Take an address that a pod no longer owns out of every set that the pod belonged in."""
+        for live in self._sets_of(record, address):
+            member = _member(live, record, address)
+            if member is not None and member in live.members:
+                self._note(live, member, True)
+                live.members.remove(member)
+
+    def relink(self, links: Iterable[Link]) -> None:
+        """Move the pods of groups that changed sides of terms."""
+        for term, group, matched in links:
+            for record, address in self._owned_in(group):
+                for live in term.v4 if len(address) == 4 else term.v6:
+                    member = _member(live, record, address)
+                    if member is None or (member in live.members) is matched:
+                        continue
+                    self._note(live, member, not matched)
+                    if matched:
+                        live.members.add(member)
+                    else:
+                        live.members.remove(member)
+
+    def acquire(self, set_id: SetId, definition: Definition) -> bool:
+        """Count one more user of a set, filling it when it is the first; return whether it was."""
+        live = self._live.get(set_id)
+        if live is not None:
+            live.references += 1
+            return False
+        term = self._terms.activate(definition.predicate) if isinstance(definition, PeerPods) else None
+        live = self._live[set_id] = LiveSet(set_id, definition, term)
+        live.references = 1
+        if isinstance(definition, Networks):
+            live.members.update(definition.members)
+        else:
+            self._fill(live)
+        self._program_sets[set_id] = live.members
+        return True
+
+    def release(self, set_id: SetId) -> set[Member] | None:
+        """Count one user less; when it was the last, return the members that the set had before the step."""
+        live = self._live[set_id]
+        live.references -= 1
+        if live.references:
+            return None
+        del self._live[set_id]
+        del self._program_sets[set_id]
+        if live.term is not None:
+            _feeds(live.term, set_id.family).remove(live)
+            if not live.term.v4 and not live.term.v6:
+                self._terms.deactivate(live.term)
+        elif live.port is not None:
+            self._by_port[live.port].remove(live)
+            if not self._by_port[live.port]:
+                del self._by_port[live.port]
+        members = live.members
+        for member, was in self._changed.pop(live, {}).items():
+            (members.add if was else members.discard)(member)
+        return members
+
+    def take_changes(self) -> dict[SetId, Membership]:
+        """Return how the members of sets changed since the last call."""
+        changes: dict[SetId, Membership] = {}
+        for live, touched in self._changed.items():
+            added = {m for m, was in touched.items() if not was and m in live.members}
+            removed = {m for m, was in touched.items() if was and m not in live.members}
+            if added or removed:
+                changes[live.id] = Membership(added, removed)
+        self._changed = {}
+        return changes
+
+    def concerns(self, record: PodRecord, address: bytes) -> bool:
+        """Whether an address in the hands of a pod makes a member of any set."""
+        return any(_member(live, record, address) is not None for live in self._sets_of(record, address))
+
+    def _sets_of(self, record: PodRecord, address: bytes) -> Iterable[LiveSet]:
+        """Return every set that asks for pods like this one, or for a port that it has."""
+        v4 = len(address) == 4
+        found: list[LiveSet] = []
+        if record.group is not None and record.group.terms is not None:
+            for term in record.group.terms:
+                found += term.v4 if v4 else term.v6
+        if self._by_port:
+            family = Family.V4 if v4 else Family.V6
+            for name, protocol, _ in record.pod.ports:
+                for live in self._by_port.get(PortName(name, protocol), ()):
+                    if live.id.family is family:
+                        found.append(live)
+        return found
+
+    def _fill(self, live: LiveSet) -> None:
+        family = live.id.family
+        size = 4 if family is Family.V4 else 16
+        records: Iterable[PodRecord]
+        if live.term is not None:
+            _feeds(live.term, family).append(live)
+            records = chain.from_iterable(group.pods for group in live.term.groups)
+        elif live.port is not None:
+            self._by_port.setdefault(live.port, []).append(live)
+            records = self._pods_by_port.get(live.port)
+        else:
+            records = ()
+        owners = self._ownership.owners
+        for record in records:
+            for address in record.pod.addresses:
+                if len(address) == size and owners.get(address) is record:
+                    member = _member(live, record, address)
+                    if member is not None:
+                        live.members.add(member)
+
+    def _owned_in(self, group: Group) -> Iterable[tuple[PodRecord, bytes]]:
+        owners = self._ownership.owners
+        return (
+            (record, address)
+            for record in group.pods
+            for address in record.pod.addresses
+            if owners.get(address) is record
+        )
+
+    def _note(self, live: LiveSet, member: Member, was: bool) -> None:
+        touched = self._changed.get(live)
+        if touched is None:
+            touched = self._changed[live] = {}
+        touched.setdefault(member, was)
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            "live sets": len(self._live),
+            "sets by port": len(self._by_port),
+            "pods by port": self._pods_by_port.total,
+        }
+
+
+def _feeds(term: Term, family: Family) -> list[LiveSet]:
+    return term.v4 if family is Family.V4 else term.v6
+
+
+def _member(live: LiveSet, record: PodRecord, address: bytes) -> Member | None:
+    """Return what an address makes in a set that asks for pods like this one; None: nothing."""
+    if live.port is None:
+        return address
+    if live.local and not record.local:
+        return None
+    number = _port_number(record.pod, live.port)
+    if number is None or (live.ranges is not None and not in_ranges(address, live.ranges)):
+        return None
+    return AddressPort(address, live.port.protocol, number)
+
+
+def _port_number(pod: Pod, port: PortName) -> int | None:
+    for name, protocol, number in pod.ports:
+        if name == port.name and protocol is port.protocol:
+            return number
+    return None

@@ -1,0 +1,231 @@
+"""The end of a step: from what the events touched to the program and its delta."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from agent.kube.model import Direction, Key
+from agent.policy.compile import compile_policy
+from agent.policy.graph import PodIdentity, PodRecord
+from agent.policy.journal import Journal
+from agent.policy.linger import Lingering
+from agent.policy.ownership import Ownership
+from agent.policy.program import (
+    AddressPort,
+    Delta,
+    Member,
+    PodId,
+    PodProgram,
+    PolicyId,
+    PolicyProgram,
+    Program,
+    SetId,
+)
+from agent.policy.selection import Selection
+from agent.policy.sets import Sets
+
+
+class Settlement:
+    """Moves the program to what the stages hold now, once a step.
+
+    Handles: targets and policies that changed, addresses that changed hands, closed addresses claimed and
+    due. Only what was touched is looked at. A policy is compiled while at least one target is selected by
+    it.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        records: Mapping[Key, PodRecord],
+        ownership: Ownership,
+        sets: Sets,
+        selection: Selection,
+        lingering: Lingering,
+    ) -> None:
+        self._program = program
+        self._records = records
+        self._ownership = ownership
+        self._sets = sets
+        self._selection = selection
+        self._lingering = lingering
+        self._users: Counter[PolicyId] = Counter()
+        """How many pods each active policy isolates in a direction."""
+
+    def settle(self, journal: Journal, now: float, *, pods_synced: bool) -> Delta:
+        """Bring the program up to date and return what the step changed.
+
+        ``pods_synced``: every pod that existed at start was known before the step ended, so that whoever
+        claims an address found in the kernel may be another pod than the one it was closed for.
+        """
+        delta = Delta()
+        orphans = self._orphans(journal.gone)
+        for key in journal.touched:
+            self._settle_target(key)
+        dirty = {PolicyId(direction, key) for key in journal.policies for direction in Direction}
+        for key in self._selection.take_dirty():
+            for direction in Direction:
+                self._settle_pod(PodId(direction, key), delta, dirty)
+        dropped = self._settle_policies(dirty, delta) if dirty else []
+        delta.members = self._sets.take_changes()
+        if journal.departed:
+            self._settle_released(journal, delta, dropped)
+        self._settle_closed(journal, orphans, delta, now, pods_synced=pods_synced)
+        for direction in Direction:
+            both = delta.isolated[direction] & delta.opened[direction]
+            delta.isolated[direction] -= both
+            delta.opened[direction] -= both
+        if delta.members:
+            self._settle_local(journal, delta)
+        return delta
+
+    def _orphans(self, gone: Iterable[PodRecord]) -> dict[bytes, tuple[PodIdentity, list[Direction]]]:
+        """Return where pods that went were isolated, and how; the program is still the old one."""
+        found: dict[bytes, tuple[PodIdentity, list[Direction]]] = {}
+        for record in gone:
+            for direction in Direction:
+                pod = self._program.pods.get(PodId(direction, record.pod.key))
+                for address in pod.addresses if pod is not None else ():
+                    if address in record.pod.addresses:
+                        found.setdefault(address, (record.identity, []))[1].append(direction)
+        return found
+
+    def _settle_target(self, key: Key) -> None:
+        record = self._records.get(key)
+        if record is not None and record.local and record.group is not None and self._ownership.owned(record):
+            self._selection.set_target(key, record)
+        elif key in self._selection.targets:
+            self._selection.set_target(key, None)
+
+    def _settle_pod(self, pod_id: PodId, delta: Delta, dirty: set[PolicyId]) -> None:
+        direction, key = pod_id
+        record = self._selection.targets.get(key)
+        policies = self._selection.selecting(record, direction) if record is not None else ()
+        new = PodProgram(self._ownership.owned(record), policies) if record is not None and policies else None
+        old = self._program.pods.get(pod_id)
+        if new == old:
+            return
+        delta.pods.add(pod_id)
+        if new is not None:
+            self._program.pods[pod_id] = new
+            delta.isolated[direction].update(new.addresses)
+        else:
+            del self._program.pods[pod_id]
+        before: tuple[Key, ...] = ()
+        if old is not None:
+            before = old.policies
+            delta.opened[direction].update(old.addresses)
+        if before != policies:
+            self._count_users(direction, set(before), set(policies), dirty)
+
+    def _count_users(
+        self, direction: Direction, before: set[Key], after: set[Key], dirty: set[PolicyId]
+    ) -> None:
+        for key in after - before:
+            policy_id = PolicyId(direction, key)
+            if not self._users[policy_id]:
+                dirty.add(policy_id)
+            self._users[policy_id] += 1
+        for key in before - after:
+            policy_id = PolicyId(direction, key)
+            self._users[policy_id] -= 1
+            if not self._users[policy_id]:
+                del self._users[policy_id]
+                dirty.add(policy_id)
+
+    def _settle_policies(self, dirty: Iterable[PolicyId], delta: Delta) -> list[set[Member]]:
+        """Compile what changed; return the members that sets which went had before the step."""
+        outgoing: list[PolicyProgram] = []
+        for policy_id in dirty:
+            old = self._program.policies.get(policy_id)
+            policy = self._selection.policy(policy_id.policy) if policy_id in self._users else None
+            compiled = compile_policy(policy, policy_id.direction) if policy is not None else None
+            if (compiled.program if compiled is not None else None) == old:
+                continue
+            delta.policies.add(policy_id)
+            if compiled is not None:
+                self._program.policies[policy_id] = compiled.program
+                for set_id in _sets_of(compiled.program):
+                    if self._sets.acquire(set_id, compiled.sets[set_id]):
+                        delta.sets_added.add(set_id)
+            else:
+                del self._program.policies[policy_id]
+            if old is not None:
+                outgoing.append(old)
+        # Only now, so that a set which passes from one policy to another never goes.
+        dropped: list[set[Member]] = []
+        for program in outgoing:
+            for set_id in _sets_of(program):
+                members = self._sets.release(set_id)
+                if members is not None:
+                    delta.sets_removed.add(set_id)
+                    dropped.append(members)
+        return dropped
+
+    def _settle_released(self, journal: Journal, delta: Delta, dropped: list[set[Member]]) -> None:
+        owners = self._ownership.owners
+        left = {_address(m) for membership in delta.members.values() for m in membership.removed}
+        left.update(_address(m) for members in dropped for m in members)
+        for address, pods in journal.departed.items():
+            owner = owners.get(address)
+            if owner is not None and pods == {owner.identity}:
+                continue
+            before = journal.owners[address]
+            if (
+                address in left
+                or (before is not None and before.local)
+                or (owner is not None and (owner.local or self._sets.concerns(owner, address)))
+            ):
+                delta.released.add(address)
+
+    def _settle_closed(
+        self,
+        journal: Journal,
+        orphans: dict[bytes, tuple[PodIdentity, list[Direction]]],
+        delta: Delta,
+        now: float,
+        *,
+        pods_synced: bool,
+    ) -> None:
+        owners = self._ownership.owners
+        if self._lingering:
+            for address in journal.owners:
+                owner = owners.get(address)
+                if owner is not None and address in self._lingering:
+                    pod, directions = self._lingering.open(address)
+                    for direction in directions:
+                        delta.opened[direction].add(address)
+                    # Its last pod went in an earlier step, but may have run and had connections until now.
+                    if pod != owner.identity if pod is not None else pods_synced:
+                        delta.released.add(address)
+            for address in self._lingering.due(now):
+                _, directions = self._lingering.open(address)
+                for direction in directions:
+                    delta.opened[direction].add(address)
+        for address, (pod, directions) in orphans.items():
+            if address not in owners and self._lingering.close(address, directions, pod, now):
+                for direction in directions:
+                    delta.isolated[direction].add(address)
+
+    def _settle_local(self, journal: Journal, delta: Delta) -> None:
+        owners = self._ownership.owners
+        for added, removed in delta.members.values():
+            for member in (*added, *removed):
+                address = _address(member)
+                owner = owners.get(address)
+                before = journal.owners.get(address, owner)
+                if (owner is not None and owner.local) or (before is not None and before.local):
+                    delta.local.add(address)
+
+    def sizes(self) -> dict[str, int]:
+        return {"policy users": len(self._users)}
+
+
+def _sets_of(program: PolicyProgram) -> set[SetId]:
+    return {set_id for rules in program for rule in rules for set_id in rule.sets()}
+
+
+def _address(member: Member) -> bytes:
+    if isinstance(member, bytes):
+        return member
+    return member.address if isinstance(member, AddressPort) else member.network.address
