@@ -67,6 +67,8 @@ def net() -> Iterator[Net]:
                 f"route add default via fd0{number}::1",
             )
         net.router.sysctl({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
+        # A delayed acknowledgement must not be taken for a new connection.
+        net.router.sysctl({"net.netfilter.nf_conntrack_tcp_loose": 0})
         for command, side in (("iptables-nft", V4), ("ip6tables-nft", V6)):
             translate = f"-t nat -A PREROUTING -d {side.service} -j DNAT --to-destination {side.server}"
             net.router.run([command, *translate.split()])
