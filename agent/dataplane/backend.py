@@ -22,13 +22,18 @@ class Fault(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What one call did. ``seconds`` it took; ``writes`` made to the kernel; ``pending``: something failed or was
-    put off and another call is due."""
+    """What one call did.
+
+    ``seconds`` it took; ``writes`` made to the kernel; ``pending``: something failed or was put off, and
+    :meth:`Backend.sync` is due. ``refused``: another program enforces policies in this kernel; nothing
+    may be written until a sync says otherwise.
+    """
 
     seconds: float
     writes: int
     pending: bool = False
     faults: tuple[Fault, ...] = ()
+    refused: bool = False
 
 
 class KernelView(NamedTuple):
@@ -55,8 +60,16 @@ class Backend(Protocol):
         """Move the kernel by one delta, from what the last call left there."""
         ...
 
-    def tidy(self) -> Report:
+    def untidy(self) -> bool:
+        """Whether :meth:`tidy` has something to do."""
+        ...
+
+    def tidy(self, program: Program) -> Report:
         """Remove what nothing needs any more. Called when nothing else is to be done."""
+        ...
+
+    def drift(self, program: Program) -> list[str]:
+        """Compare the kernel with what was left there; return what differs, for people. Writes nothing."""
         ...
 
     def view(self) -> KernelView:

@@ -1,0 +1,364 @@
+"""The agent: the one place that knows every room, and the loop that moves data through them.
+
+::
+
+    source threads ──► Inbox ──► Engine.apply ──► Program, Delta ──► Backend.apply ──► kernel
+                                     │                                  │
+    HTTP threads ──► Inbox.ask ──► snapshot of program and kernel, taken between two steps
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent import __version__, log
+from agent.dataplane.backend import Backend, Fault, Report
+from agent.dataplane.host import HostState, check_host
+from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.leftovers import remove, remove_sets
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.lock import NodeLockedError, lock_node
+from agent.dataplane.mode import ModeChoice, decide_mode
+from agent.inbox import Inbox
+from agent.kube.model import Family, Kind
+from agent.policy.engine import Engine
+from agent.settings import AllowedPackets, DeniedPackets, Families, Settings
+from agent.sources.source import Source, SyncState
+from agent.status.health import Health, readyz
+from agent.status.server import StatusServer
+from agent.status.snapshot import Facts, StatusSnapshot, take
+
+_log = log.get(__name__)
+
+FIRST_RETRY = 0.25
+LONGEST_RETRY = 30.0
+HOST_CHECK = 10.0
+TIDY_AFTER = 0.05
+"""Seconds of quiet after which what nothing needs is removed; under load it waits at most a second."""
+TIDY_AT_LATEST = 1.0
+HEARTBEAT = 1.0
+
+STOPPED, CANNOT_GO_ON = 0, 1
+
+
+def options_of(settings: Settings) -> Options:
+    """Return what the settings say of the rules."""
+    return Options(
+        mark_egress=settings.mark_egress,
+        mark_ingress=settings.mark_ingress,
+        accept=settings.allowed_packets is AllowedPackets.ACCEPT,
+        reject=settings.denied_packets is DeniedPackets.REJECT,
+    )
+
+
+def run(settings: Settings) -> int:
+    """Enforce until a signal; return the exit code."""
+    try:
+        with lock_node():
+            return _run_locked(settings)
+    except NodeLockedError as error:
+        _log.error("another agent runs on this node", detail=str(error))
+        return CANNOT_GO_ON
+
+
+def _run_locked(settings: Settings) -> int:
+    host = check_host(fix=settings.fix_host)
+    choice = decide_mode(settings.iptables_mode.value)
+    families = chosen_families(settings.families, host)
+    _log.info(
+        "starting",
+        version=__version__,
+        node=settings.node_name,
+        iptables_mode=choice.mode,
+        iptables_mode_reason=choice.reason,
+        families=[int(f) for f in families],
+    )
+    if not families:
+        _log.error("no address family to enforce", wanted=settings.families.value)
+        return CANNOT_GO_ON
+    try:
+        backend = IptablesBackend(choice.mode, families, options_of(settings))
+    except OSError as error:
+        _log.error(
+            "the kernel cannot be programmed",
+            error=str(error),
+            remedy="run as root, with CAP_NET_ADMIN, in the node's network namespace",
+        )
+        return CANNOT_GO_ON
+    agent = Agent(settings, choice, families, host, backend, _source(settings))
+    try:
+        server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status)
+    except OSError as error:
+        _log.error(
+            "cannot serve health",
+            address=settings.health_address,
+            port=settings.health_port,
+            error=error.strerror or str(error),
+            remedy="free the port or choose another with --health-port",
+        )
+        return CANNOT_GO_ON
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, agent.inbox.stop)
+    server.start()
+    try:
+        agent.run()
+    finally:
+        server.stop()
+        backend.close()
+    _log.info("stopped", detail="what is in the kernel stays there")
+    return STOPPED
+
+
+def chosen_families(setting: Families, host: HostState) -> tuple[Family, ...]:
+    """Return the families to enforce: those wanted that the host has."""
+    wanted = {
+        Families.AUTO: (Family.V4, Family.V6),
+        Families.DUAL: (Family.V4, Family.V6),
+        Families.IPV4: (Family.V4,),
+        Families.IPV6: (Family.V6,),
+    }[setting]
+    return tuple(family for family in wanted if family in host.families)
+
+
+def _source(settings: Settings) -> Source:
+    if settings.manifests is not None:
+        from agent.sources.manifests import ManifestSource
+
+        return ManifestSource(Path(settings.manifests), settings.state_dir)
+    from agent.sources.apiserver import ApiSource
+
+    return ApiSource(settings.kubeconfig or None, settings.context or None, nodes=settings.allow_nodes)
+
+
+class Agent:
+    """The main loop and what it knows. One thread runs it; :meth:`health` and :meth:`status` serve others."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        choice: ModeChoice,
+        families: tuple[Family, ...],
+        host: HostState,
+        backend: Backend,
+        source: Source,
+    ) -> None:
+        self.inbox = Inbox()
+        self._settings = settings
+        self._choice = choice
+        self._families = families
+        self._host = host
+        self._backend = backend
+        self._source = source
+        self._engine = Engine(settings.node_name, linger=settings.linger, allow_nodes=settings.allow_nodes)
+        self._started = time.time()
+        self._heartbeat = time.time()
+        self._applied = False
+        self._adopted = False
+        self._refused = False
+        self._kernel_faults: tuple[Fault, ...] = ()
+        self._last: Report | None = None
+        self._last_at = 0.0
+        self._error = ("", 0.0)
+        self._retry_at: float | None = None
+        self._retry_pause = FIRST_RETRY
+        self._dirty_since: float | None = None
+        self._quiet_since = 0.0
+        self._drift_at = 0.0
+        self._drift_checked = 0.0
+        self._repairs = 0
+        self._host_at = 0.0
+
+    def run(self) -> None:
+        """Work until the inbox is stopped."""
+        self._source.start(self.inbox.put)
+        try:
+            now = time.monotonic()
+            self._host_at = now + HOST_CHECK
+            while not self.inbox.stopped:
+                batch = self.inbox.take(self._wait(time.monotonic()))
+                now = time.monotonic()
+                delta = self._engine.apply(batch.events, now)
+                if self._adopted and not self._refused and delta:
+                    self._note(self._backend.apply(self._engine.program, delta))
+                self._due(now)
+                for call in batch.calls:
+                    call()
+                self._heartbeat = time.time()
+        finally:
+            self._source.stop()
+
+    def _wait(self, now: float) -> float:
+        """Return how long nothing is due."""
+        times = [now + HEARTBEAT, self._host_at]
+        times += [t for t in (self._engine.deadline(), self._retry_at) if t is not None]
+        if self._adopted:
+            times.append(self._drift_at)
+            if self._dirty_since is not None and self._retry_at is None:
+                times.append(max(now + 0.001, self._quiet_since + TIDY_AFTER))
+        elif self._synced():
+            times.append(now)
+        return max(0.0, min(times) - now)
+
+    def _synced(self) -> bool:
+        states = self._source.states()
+        return bool(states) and all(self._engine.synced(kind) for kind in states)
+
+    def _due(self, now: float) -> None:
+        """Do what the time has come for, besides events."""
+        if not self._adopted:
+            if self._synced() and (self._retry_at is None or now >= self._retry_at):
+                self._first_sync(now)
+            return
+        if self._retry_at is not None and now >= self._retry_at:
+            self._sync()
+        elif now >= self._drift_at:
+            self._check_drift(now)
+        if now >= self._host_at:
+            self._check_host(now)
+        self._tidy(now)
+
+    def _first_sync(self, now: float) -> None:
+        try:
+            self._engine.adopt(self._backend.adopt(), now)
+        except Exception as error:
+            self._note(Report(0.0, 0, True, (Fault(f"the kernel cannot be read: {error}"),)))
+            return
+        self._adopted = True
+        self._sync()
+        self._drift_at = time.monotonic() + self._settings.drift_interval
+        # What has been read until now lives as long as the agent: no collection need look at it again.
+        gc.collect()
+        gc.freeze()
+
+    def _sync(self) -> None:
+        report = self._backend.sync(self._engine.program)
+        self._refused = report.refused
+        self._retry_at = None
+        if not report.pending:
+            self._retry_pause = FIRST_RETRY
+            self._kernel_faults = ()
+        self._note(report)
+        if not report.pending and not self._applied:
+            self._applied = True
+            _log.info(
+                "enforcing",
+                seconds=round(report.seconds, 3),
+                since_start=round(time.time() - self._started, 3),
+                isolated_pods=len({pod.pod for pod in self._engine.program.pods}),
+                policies=len({policy.policy for policy in self._engine.program.policies}),
+            )
+
+    def _note(self, report: Report) -> None:
+        """Take in what a call of the backend did; what failed is tried again after a pause that grows."""
+        now = time.monotonic()
+        if report.writes or report.pending:
+            self._last, self._last_at, self._quiet_since = report, time.time(), now
+            _log.debug("applied", writes=report.writes, seconds=round(report.seconds, 6))
+        for fault in report.faults:
+            if fault not in self._kernel_faults:
+                _log.error("the kernel is not as it should be", fault=fault.what, remedy=fault.remedy)
+                self._error = (fault.what, time.time())
+        self._kernel_faults = tuple(dict.fromkeys((*self._kernel_faults, *report.faults)))
+        if report.pending and self._retry_at is None:
+            self._retry_at = now + self._retry_pause * random.uniform(0.8, 1.2)  # noqa: S311
+            self._retry_pause = min(LONGEST_RETRY, self._retry_pause * 2)
+        if self._dirty_since is None and self._backend.untidy():
+            self._dirty_since = now
+
+    def _tidy(self, now: float) -> None:
+        """Remove what nothing needs, when it is quiet or has waited long enough."""
+        if self._dirty_since is None or self._refused or self._retry_at is not None:
+            return
+        quiet = self.inbox.empty and now - self._quiet_since >= TIDY_AFTER
+        if not quiet and now - self._dirty_since < TIDY_AT_LATEST:
+            return
+        report = self._backend.tidy(self._engine.program)
+        self._dirty_since = None
+        self._note(report)
+
+    def _check_drift(self, now: float) -> None:
+        self._drift_at = now + self._settings.drift_interval
+        if self._retry_at is not None:
+            return
+        try:
+            differences = self._backend.drift(self._engine.program)
+        except Exception as error:
+            differences = [f"the kernel cannot be read: {error}"]
+        self._drift_checked = time.time()
+        if differences:
+            _log.warning("the kernel was changed from outside", differences=differences[:20])
+            self._repairs += 1
+            self._sync()
+
+    def _check_host(self, now: float) -> None:
+        self._host_at = now + HOST_CHECK
+        self._host = check_host(fix=self._settings.fix_host)
+
+    def _faults(self) -> tuple[Fault, ...]:
+        return (*self._choice.faults, *self._host.faults, *self._kernel_faults)
+
+    def _states(self) -> Mapping[Kind, SyncState]:
+        return self._source.states()
+
+    def health(self) -> Health:
+        """Say how the agent stands. For any thread; waits for nothing."""
+        return Health(
+            now=time.time(),
+            heartbeat=self._heartbeat,
+            caches=self._states(),
+            applied=self._applied,
+            faults=self._faults(),
+        )
+
+    def status(self) -> StatusSnapshot:
+        """Say what this node enforces and why. For any thread but the loop's own."""
+        return self.inbox.ask(self._snapshot)
+
+    def _snapshot(self) -> StatusSnapshot:
+        last = self._last
+        facts = Facts(
+            node=self._settings.node_name,
+            version=__version__,
+            now=time.time(),
+            started=self._started,
+            ready=readyz(self.health()).ok,
+            iptables_mode=self._choice.mode,
+            iptables_mode_reason=self._choice.reason,
+            families=tuple(int(f) for f in self._families),
+            states=self._states(),
+            faults=self._faults(),
+            apply_at=self._last_at,
+            apply_seconds=last.seconds if last else 0.0,
+            apply_writes=last.writes if last else 0,
+            apply_result="ok" if last is None or not last.pending else "; ".join(f.what for f in last.faults),
+            error_at=self._error[1],
+            error=self._error[0],
+            retry_pending=self._retry_at is not None,
+            drift_check_at=self._drift_checked,
+            repairs=self._repairs,
+        )
+        return take(facts, self._engine.program, self._backend.view())
+
+
+def cleanup() -> int:
+    """Remove everything of ours from this node's kernel; return the exit code."""
+    try:
+        with lock_node():
+            faults = []
+            for mode in ("nft", "legacy"):
+                faults += remove(mode, (Family.V4, Family.V6))
+            if not faults:
+                faults += remove_sets()
+    except NodeLockedError as error:
+        _log.error("an agent runs on this node and would put everything back", detail=str(error))
+        return CANNOT_GO_ON
+    for fault in faults:
+        _log.error("not removed", what=fault.what, remedy=fault.remedy)
+    if not faults:
+        _log.info("removed", detail="nothing of the agent's is left in the kernel")
+    return CANNOT_GO_ON if faults else STOPPED

@@ -1,0 +1,273 @@
+"""The iptables backend: carries out each change in the order that never shows a packet a wrong verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+
+from agent.dataplane.backend import Fault, KernelView, Report
+from agent.dataplane.conntrack import ConntrackError, forget
+from agent.dataplane.ipset import IpSets, SetError
+from agent.dataplane.iptables import hooks, leftovers, names
+from agent.dataplane.iptables.desired import Changes, Desired, Naming
+from agent.dataplane.iptables.fights import Fights
+from agent.dataplane.iptables.kernel import Chains
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.sets import Sets
+from agent.dataplane.iptables.steps import Gains, Planner, Step
+from agent.dataplane.iptables.tables import TableError, Tables
+from agent.dataplane.strangers import kube_router_fault
+from agent.dataplane.uplinks import uplinks
+from agent.kube.model import Direction, Family
+from agent.policy.program import AddressPort, Delta, Member, Program
+
+log = structlog.get_logger(__name__)
+
+
+class IptablesBackend:
+    """Holds the program in iptables chains and ipsets. See :class:`agent.dataplane.backend.Backend`.
+
+    Depends on what it read and wrote: a failure leaves that record true, and :meth:`sync` moves on from
+    whatever is there. Made and used by one thread, in the node's network namespace.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        families: Iterable[Family],
+        options: Options,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.mode = mode
+        self.families = tuple(families)
+        naming = Naming()
+        self._desired = Desired(self.families, options, naming)
+        self._planner = Planner(self.families, self._desired, naming)
+        self._chains = Chains(Tables(mode), self.families)
+        self._ipsets = IpSets()
+        self._sets = Sets(self._ipsets)
+        self._fights = Fights(now)
+        self._unforgotten: set[bytes] = set()
+        self._other_mode_left = False
+
+    def adopt(self) -> Mapping[Direction, set[bytes]]:
+        found: dict[Direction, set[bytes]] = {direction: set() for direction in Direction}
+        content = self._sets.load()
+        for direction in Direction:
+            for family in self.families:
+                usual = names.isolated_set(direction, family)
+                for name in (usual, names.alternate(usual)):
+                    if name in content:
+                        found[direction].update(m for m in content[name].members if isinstance(m, bytes))
+        return found
+
+    def sync(self, program: Program) -> Report:
+        started = time.perf_counter()
+        writes = self._writes()
+        try:
+            self._chains.load()
+            stranger = kube_router_fault(self._chains.whole.values())
+            if stranger is not None:
+                return Report(time.perf_counter() - started, 0, True, (stranger,), refused=True)
+            content = self._sets.load()
+            faults = self._forget(set())
+            ours = {family: self._chains.ours(family) for family in self.families}
+            step = self._planner.difference(program, ours, content, frozenset(self._unforgotten))
+            faults += self._carry_out(step)
+            faults += self._place_hooks()
+            if not faults and not self._other_mode_left:
+                faults += leftovers.remove("legacy" if self.mode == "nft" else "nft", self.families)
+                self._other_mode_left = not faults
+        except TableError as error:
+            faults = [Fault(str(error), "the agent tries again by itself")]
+        except SetError as error:
+            faults = [error.fault()]
+        return self._report(started, writes, faults)
+
+    def apply(self, program: Program, delta: Delta) -> Report:
+        started = time.perf_counter()
+        writes = self._writes()
+        faults = self._carry_out(self._planner.step(program, delta))
+        return self._report(started, writes, faults)
+
+    def untidy(self) -> bool:
+        return bool(
+            self._planner.switched
+            or self._desired.prunable
+            or any(self._chains.garbage.values())
+            or self._sets.garbage
+        )
+
+    def tidy(self, program: Program) -> Report:
+        started = time.perf_counter()
+        writes = self._writes()
+        faults: list[Fault] = []
+        if self._planner.switched:
+            faults += self._carry_out(self._planner.switch_back(program))
+        faults += self._chains.write(self._desired.prune())
+        if not faults:
+            faults += self._chains.sweep()
+        if not faults:
+            faults += self._sets.sweep()
+        return self._report(started, writes, faults)
+
+    def drift(self, program: Program) -> list[str]:
+        differences: list[str] = []
+        for family in self.families:
+            now = self._chains.tables.read(family)
+            if kube_router_fault([now]) is not None:
+                differences.append(f"IPv{int(family)}: kube-router's firewall writes here")
+            held = self._chains.ours(family)
+            for chain in sorted(held.keys() | {c for c in now if names.is_ours(c)}):
+                if held.get(chain) != now.get(chain):
+                    what = "is gone" if chain not in now else "is not as it was left"
+                    differences.append(f"IPv{int(family)}: chain {chain} {what}")
+            if self._fights.due():
+                differences += [f"IPv{int(family)}: {c}: {why}" for c, why in hooks.misplaced(now).items()]
+        in_kernel = self._sets.sizes_in_kernel()
+        for name, size in self._sets.sizes.items():
+            if name not in in_kernel:
+                differences.append(f"set {name} is gone")
+            elif in_kernel[name] not in (None, size):
+                differences.append(f"set {name} has {in_kernel[name]} members, not {size}")
+        if uplinks(program.bypass) != self._desired.uplinks:
+            differences.append("the interfaces that lead to other nodes changed")
+        return differences
+
+    def view(self) -> KernelView:
+        chains = {
+            f"{chain}/{int(family)}": len(rules)
+            for family in self.families
+            for chain, rules in self._chains.whole[family].copy().items()
+            if names.is_ours(chain)
+        }
+        sizes = self._sets.sizes.copy()
+        named = self._planner.set_names.copy()
+        return KernelView(chains, {s: (name, sizes[name]) for s, name in named.items() if name in sizes})
+
+    def close(self) -> None:
+        """Let go of the kernel; what it holds stays."""
+        self._ipsets.close()
+
+    def _writes(self) -> int:
+        return self._chains.writes + self._sets.writes
+
+    def _report(self, started: float, writes: int, faults: list[Fault]) -> Report:
+        fight = self._fights.fault()
+        shown = (*faults, fight) if fight is not None else tuple(faults)
+        return Report(time.perf_counter() - started, self._writes() - writes, bool(faults), shown)
+
+    def _carry_out(self, step: Step) -> list[Fault]:
+        """Move the kernel by one step; see :mod:`agent.dataplane.iptables.hazards` for why in this order."""
+        faults: list[Fault] = []
+        # An address that changes hands leaves every set first, then its connections are forgotten.
+        self._change(_losses_of(step.live, step.released), faults)
+        faults += self._forget(step.released)
+        held_back = self._unforgotten
+        for name, (shape, members) in step.fresh.items():
+            faults += self._sets.create(name, shape, _without(members, held_back))
+        self._change(step.unseen, faults)
+        entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
+        unreached, reached = self._staged(step.chains)
+        if any(entering.values()) and any(reached.values()):
+            faults += self._chains.write(unreached)
+            self._change(entering, faults)
+            faults += self._chains.write(reached)
+        else:
+            faults += self._chains.write(step.chains)
+            self._change(entering, faults)
+        if step.released and (any(entering.values()) or any(step.chains.values())):
+            # What came in between, while the former owner's rules still held, is forgotten as well.
+            faults += self._forget(step.released)
+        self._change(
+            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.live.items()}, faults
+        )
+        leaving = {n: Gains(removed=_without(g.removed, held_back)) for n, g in step.isolated.items()}
+        self._change(leaving, faults)
+        self._sets.garbage |= step.dropped & self._sets.shapes.keys()
+        return faults
+
+    def _change(self, changes: Mapping[str, Gains], faults: list[Fault]) -> None:
+        faults += self._sets.change({name: (gains.added, gains.removed) for name, gains in changes.items()})
+
+    def _forget(self, released: set[bytes]) -> list[Fault]:
+        """Forget connections of released addresses, and those that could not be forgotten before."""
+        wanted = self._unforgotten | released
+        if not wanted:
+            return []
+        try:
+            count = forget(wanted)
+        except ConntrackError as error:
+            self._unforgotten = wanted
+            return [error.fault()]
+        self._unforgotten = set()
+        if count:
+            log.info("connections forgotten", addresses=len(wanted), connections=count)
+        return []
+
+    def _staged(self, changes: Changes) -> tuple[Changes, Changes]:
+        """Divide chains into those that no packet reaches yet, and those that packets pass now.
+
+        The tree counts among the first: where it changes, it leads to a newly isolated address.
+        """
+        unreached: Changes = {}
+        reached: Changes = {}
+        for family, chains in changes.items():
+            current, garbage = self._chains.whole[family], self._chains.garbage[family]
+            later: dict[str, tuple[str, ...] | None] = {
+                chain: rules
+                for chain, rules in chains.items()
+                if rules is not None
+                and chain in current
+                and chain not in garbage
+                and current[chain] != rules
+                and not chain.startswith((names.TREE_PREFIX, names.TOP_PREFIX))
+            }
+            reached[family] = later
+            unreached[family] = {c: r for c, r in chains.items() if c not in later}
+        return unreached, reached
+
+    def _place_hooks(self) -> list[Fault]:
+        """Put our rules in front in the built-in chains, where they are missing or could be passed by."""
+        lines: dict[Family, list[str]] = {}
+        reasons: list[str] = []
+        for family in self.families:
+            table = self._chains.whole[family]
+            wanted = hooks.misplaced(table)
+            displaced = {c: why for c, why in wanted.items() if hooks.hook_rule(c) in table.get(c, ())}
+            if displaced and not self._fights.due():
+                wanted = {c: why for c, why in wanted.items() if c not in displaced}
+            lines[family] = hooks.place(table, wanted)
+            reasons += [
+                f"IPv{int(family)} {chain}: {why}" for chain, why in wanted.items() if chain in displaced
+            ]
+        if reasons:
+            self._fights.put_back(reasons)
+            log.warning("hooks put back in front", reasons=reasons)
+        return self._chains.run(lines)
+
+
+def _losses_of(live: Mapping[str, Gains], released: set[bytes]) -> dict[str, Gains]:
+    """Take the losses of released addresses out of live changes, and return them."""
+    found: dict[str, Gains] = {}
+    if not released:
+        return found
+    for name, gains in live.items():
+        lost = {m for m in gains.removed if _address(m) in released}
+        if lost:
+            found[name] = Gains(removed=lost)
+            gains.removed -= lost
+    return found
+
+
+def _address(member: Member) -> bytes | None:
+    if isinstance(member, AddressPort):
+        return member.address
+    return member if isinstance(member, bytes) else None
+
+
+def _without(members: Iterable[Member], addresses: set[bytes]) -> set[Member]:
+    wanted = set(members)
+    return {m for m in wanted if _address(m) not in addresses} if addresses else wanted

@@ -1,0 +1,214 @@
+"""The chains that the program asks for, kept up to date by its deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.dataplane.iptables import names, render
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.tree import Prefix, build
+from agent.kube.model import Direction, Family, Key, family_of
+from agent.policy.program import Delta, PodId, PolicyId, Program, SetId
+
+Chains = dict[str, tuple[str, ...]]
+Changes = dict[Family, dict[str, tuple[str, ...] | None]]
+"""For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
+
+_BITS = {Family.V4: 32, Family.V6: 128}
+Tree = tuple[Direction, Family]
+_Node = tuple[tuple[Prefix, Key | None], ...]
+
+
+class Naming:
+    """The kernel names of sets: the usual one, or the alternate while a set has been switched."""
+
+    def __init__(self) -> None:
+        self.switched: set[SetId] = set()
+        self.switched_isolated: set[Tree] = set()
+
+    def peer_set(self, set_id: SetId) -> str:
+        name = names.peer_set(set_id)
+        return names.alternate(name) if set_id in self.switched else name
+
+    def isolated_set(self, direction: Direction, family: Family) -> str:
+        name = names.isolated_set(direction, family)
+        return names.alternate(name) if (direction, family) in self.switched_isolated else name
+
+
+class Desired:
+    """Renders what the program asks for in the given families.
+
+    Depends on the program's current state only; what it remembers is which chains each policy and pod has,
+    to name those that a change leaves behind, and the shape of each tree, to render only what changed.
+    """
+
+    def __init__(self, families: Iterable[Family], options: Options, naming: Naming) -> None:
+        self.families = tuple(families)
+        self._options = options
+        self._naming = naming
+        self._policy_chains: dict[PolicyId, dict[Family, frozenset[str]]] = {}
+        self._addresses: dict[Tree, dict[int, Key]] = {}
+        self._by_pod: dict[PodId, tuple[bytes, ...]] = {}
+        self._nodes: dict[Tree, dict[Prefix, _Node]] = {}
+        self._touched: set[Tree] = set(self._trees())
+        self._kept: dict[Tree, dict[int, Key]] = {}
+        self._tops: dict[Family, Chains] = {}
+        self.uplinks: frozenset[str] = frozenset()
+
+    def full(self, program: Program) -> dict[Family, Chains]:
+        """Return every chain of the program."""
+        self._policy_chains.clear()
+        self._addresses.clear()
+        self._by_pod.clear()
+        self._nodes.clear()
+        self._touched.update(self._trees())
+        self._kept.clear()
+        self._tops.clear()
+        everything = Delta(policies=set(program.policies), pods=set(program.pods))
+        changes = self.update(program, everything)
+        return {
+            family: {chain: rules for chain, rules in chains.items() if rules is not None}
+            for family, chains in changes.items()
+        }
+
+    def update(self, program: Program, delta: Delta) -> Changes:
+        """Return the chains that a delta touches, the program holding the new state already.
+
+        Addresses that are opened keep their place in the tree until :meth:`prune`, since they are
+        still isolated while the change is being made.
+        """
+        changes: Changes = {family: {} for family in self.families}
+        for policy in sorted(delta.policies):
+            self._policy(program, policy, changes)
+        for pod in sorted(delta.pods):
+            self._pod(program, pod, delta, changes)
+        for tree in sorted(self._touched):
+            self._tree(tree, changes)
+        self._touched.clear()
+        for family in self.families:
+            self._top(program, family, changes)
+        return changes
+
+    def prune(self) -> Changes:
+        """Return the tree nodes that change when opened addresses lose their place in the trees."""
+        changes: Changes = {family: {} for family in self.families}
+        for tree in [tree for tree, kept in self._kept.items() if kept]:
+            self._kept[tree] = {}
+            self._tree(tree, changes)
+        return changes
+
+    @property
+    def prunable(self) -> bool:
+        """Whether opened addresses still have a place in the trees."""
+        return any(self._kept.values())
+
+    def referring(self, program: Program, sets: Iterable[SetId]) -> Changes:
+        """Return the chains of policies that refer to any of these sets."""
+        wanted = set(sets)
+        changes: Changes = {family: {} for family in self.families}
+        if not wanted:
+            return changes
+        for policy, rules in program.policies.items():
+            if any(wanted & set(rule.sets()) for rule in (*rules.v4, *rules.v6)):
+                self._policy(program, policy, changes)
+        return changes
+
+    def addresses(self, pod: PodId) -> tuple[bytes, ...]:
+        """Return the addresses of a pod that has a chain."""
+        return self._by_pod.get(pod, ())
+
+    def has_policy(self, policy: PolicyId) -> bool:
+        """Whether a policy has chains."""
+        return policy in self._policy_chains
+
+    def tops(self, program: Program) -> Changes:
+        """Return the chains that depend on no one pod, rendered anew."""
+        self._tops.clear()
+        changes: Changes = {family: {} for family in self.families}
+        for family in self.families:
+            self._top(program, family, changes)
+        return changes
+
+    def _trees(self) -> list[Tree]:
+        return [(direction, family) for direction in Direction for family in self.families]
+
+    def _policy(self, program: Program, policy: PolicyId, changes: Changes) -> None:
+        compiled = program.policies.get(policy)
+        before = self._policy_chains.pop(policy, {})
+        after: dict[Family, frozenset[str]] = {}
+        for family in self.families:
+            chains: Chains = {}
+            if compiled is not None:
+                chains = render.policy_chains(policy, compiled.rules(family), self._naming.peer_set)
+                after[family] = frozenset(chains)
+            changes[family].update(chains)
+            changes[family].update(dict.fromkeys(before.get(family, frozenset()) - chains.keys()))
+        if after:
+            self._policy_chains[policy] = after
+
+    def _pod(self, program: Program, pod: PodId, delta: Delta, changes: Changes) -> None:
+        compiled = program.pods.get(pod)
+        before = self._by_pod.pop(pod, ())
+        after = () if compiled is None else compiled.addresses
+        for family in self.families:
+            name = names.pod_chain(pod)
+            chains = {} if compiled is None else render.pod_chain(pod, compiled, family, self._options)
+            changes[family][name] = chains.get(name)
+        for address in before:
+            tree = (pod.direction, family_of(address))
+            number = int.from_bytes(address, "big")
+            self._touched.add(tree)
+            if self._addresses.get(tree, {}).get(number) == pod.pod:
+                del self._addresses[tree][number]
+                if address in delta.opened[pod.direction]:
+                    self._kept.setdefault(tree, {})[number] = pod.pod
+        for address in after:
+            tree = (pod.direction, family_of(address))
+            number = int.from_bytes(address, "big")
+            self._touched.add(tree)
+            self._addresses.setdefault(tree, {})[number] = pod.pod
+            self._kept.get(tree, {}).pop(number, None)
+        if after:
+            self._by_pod[pod] = after
+
+    def _tree(self, tree: Tree, changes: Changes) -> None:
+        direction, family = tree
+        if family not in self.families:
+            return
+        pods = {**self._kept.get(tree, {}), **self._addresses.get(tree, {})}
+        nodes: dict[Prefix, _Node] = {
+            node: tuple(
+                (entry, pods.get(entry.value) if entry.length == _BITS[family] else None) for entry in entries
+            )
+            for node, entries in build(pods, _BITS[family]).items()
+        }
+        before = self._nodes.get(tree, {})
+        for node, entries in nodes.items():
+            if before.get(node) != entries:
+                changes[family].update(render.tree_chain(direction, family, node, entries))
+        for node in before.keys() - nodes.keys():
+            changes[family][render.node_name(direction, family, node)] = None
+        self._nodes[tree] = nodes
+
+    def _top(self, program: Program, family: Family, changes: Changes) -> None:
+        guarded = bool(program.pods) or any(program.closed.values())
+        chains = render.top_chains(
+            family,
+            self._options,
+            self._naming.isolated_set,
+            guarded=guarded,
+            uplinks=self.uplinks if has_family(program, family) else (),
+        )
+        if chains != self._tops.get(family):
+            self._tops[family] = chains
+            changes[family].update(chains)
+
+
+def has_family(program: Program, family: Family) -> bool:
+    """Whether networks that may reach every pod exist in a family."""
+    return any(network.family is family for network in program.bypass)
+
+
+def merged(first: Changes, second: Mapping[Family, Mapping[str, tuple[str, ...] | None]]) -> Changes:
+    """Return both changes; where they meet, the second holds."""
+    return {family: {**first[family], **second.get(family, {})} for family in first}

@@ -1,0 +1,94 @@
+"""When a change may not be made step by step.
+
+The steps of a change are: losses of released addresses, new chains, newly isolated addresses, changed
+chains (one atomic restore), additions to live sets, removals from live sets, opened addresses. Within one
+direction a packet is allowed when one of several rules matches, each on one set, so additions before
+removals show every packet its old or its new verdict. A packet between two local pods meets both
+directions, and then what one gains may come before what the other loses: for that instant it would pass
+though it passes neither before nor after. Where that can be, and where chains and the sets they use change
+together, the change is made by switching: everything at once in the one restore.
+
+Being told of a hazard that is none costs a few milliseconds; the contrary is a hole. So each test here
+errs to the safe side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.kube.model import Direction
+from agent.policy.program import AddressPort, Delta, Member, PodId, PolicyId
+
+OTHER = {Direction.INGRESS: Direction.EGRESS, Direction.EGRESS: Direction.INGRESS}
+
+
+@dataclass
+class _Side:
+    """What changes in one direction."""
+
+    rechained: dict[PodId, frozenset[bytes]] = field(default_factory=dict)
+    """Pods isolated before and after whose chain changes, with their addresses."""
+    edited: set[PolicyId] = field(default_factory=set)
+    recompiled: bool = False
+    gained: set[bytes] = field(default_factory=set)
+    lost: set[bytes] = field(default_factory=set)
+
+
+def hazardous(
+    delta: Delta,
+    before: Mapping[PodId, tuple[bytes, ...]],
+    after: Mapping[PodId, tuple[bytes, ...]],
+    edited: Iterable[PolicyId],
+) -> bool:
+    """Whether a delta must be made at once.
+
+    ``before`` and ``after``: the addresses of the delta's pods that had, and will have, a chain;
+    ``edited``: its policies that had a chain and still will.
+    """
+    sides = {direction: _Side() for direction in Direction}
+    for pod in before.keys() & after.keys():
+        sides[pod.direction].rechained[pod] = frozenset(before[pod] + after[pod])
+    for policy in edited:
+        sides[policy.direction].edited.add(policy)
+    for policy in delta.policies:
+        sides[policy.direction].recompiled = True
+    for set_id, (added, removed) in delta.members.items():
+        side = sides[set_id.direction]
+        side.gained.update(_addresses(added))
+        side.lost.update(_addresses(removed) - delta.released)
+    return any(
+        _within(side, delta.isolated[d], delta.opened[d]) or _across(side, sides[OTHER[d]], delta.local)
+        for d, side in sides.items()
+    )
+
+
+def _addresses(members: Iterable[Member]) -> set[bytes]:
+    found = set()
+    for member in members:
+        if isinstance(member, bytes):
+            found.add(member)
+        elif isinstance(member, AddressPort):
+            found.add(member.address)
+    return found
+
+
+def _within(side: _Side, isolated: set[bytes], opened: set[bytes]) -> bool:
+    """Chains change together with sets, or with who is isolated, in a way that one packet can tell."""
+    moved = side.gained | side.lost
+    if any(moved - own for own in side.rechained.values()):
+        return True
+    if side.edited and (moved or isolated or opened):
+        return True
+    # A pod that was open and is now isolated by a policy that came with it: its peers must be there at once.
+    if side.recompiled and isolated and side.gained - isolated:
+        return True
+    return bool(opened and side.lost - opened)
+
+
+def _across(side: _Side, other: _Side, local: set[bytes]) -> bool:
+    """One direction gains what the other loses, on packets between two pods of this node."""
+    if (side.rechained or side.edited) and (other.gained | other.lost) & local:
+        return True
+    gained, lost = side.gained & local, other.lost & local
+    return any(len(a) == len(b) and a != b for a in gained for b in lost)

@@ -1,0 +1,96 @@
+"""Where the built-in chains lead to ours, and when that place is not good enough any more."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from agent.dataplane.iptables import names
+
+HOOKS = {"FORWARD": names.FORWARD, "OUTPUT": names.OUTPUT}
+"""Built-in chain of the filter table to the chain of ours that it jumps to."""
+
+Table = Mapping[str, tuple[str, ...]]
+
+_PASSING = frozenset({"ACCEPT", "QUEUE", "NFQUEUE", "SYNPROXY", "TEE"})
+_COMMENT = names.comment("netpol-agent enforces NetworkPolicy")
+
+
+def hook_rule(chain: str) -> str:
+    """Return the rule of a built-in chain that leads to ours."""
+    return f"{_COMMENT} -j {HOOKS[chain]}"
+
+
+def misplaced(table: Table) -> dict[str, str]:
+    """Return the built-in chains whose hook must be put in front, with the reason.
+
+    A rule before ours matters only when it, or a chain that it leads to, could let a packet of a pod pass.
+    One that drops cannot open anything, and others may keep their place.
+    """
+    found = {}
+    for chain in HOOKS:
+        rules = table.get(chain, ())
+        hook = hook_rule(chain)
+        if hook not in rules:
+            found[chain] = "its rule is missing"
+            continue
+        if rules.count(hook) > 1:
+            found[chain] = "its rule is there more than once"
+            continue
+        for rule in rules[: rules.index(hook)]:
+            if _can_pass(rule, table, set()):
+                found[chain] = f"a rule before it could let packets pass: {rule}"
+                break
+    return found
+
+
+def _can_pass(rule: str, table: Table, seen: set[str]) -> bool:
+    words = shlex.split(rule)
+    if _only_loopback(words):
+        return False
+    target = _target(words)
+    if target in _PASSING:
+        return True
+    if target is None or target not in table or target in seen:
+        return False
+    seen.add(target)
+    return any(_can_pass(inner, table, seen) for inner in table[target])
+
+
+def _only_loopback(words: list[str]) -> bool:
+    for flag in ("-i", "-o"):
+        if flag in words:
+            at = words.index(flag)
+            if words[at + 1] == "lo" and (at == 0 or words[at - 1] != "!"):
+                return True
+    return False
+
+
+def _target(words: list[str]) -> str | None:
+    for flag in ("-j", "-g"):
+        if flag in words:
+            return words[words.index(flag) + 1]
+    return None
+
+
+def place(table: Table, wanted: Mapping[str, str]) -> list[str]:
+    """Return the restore lines that put hooks in front: delete, then insert, so that one is left."""
+    lines = []
+    for chain in wanted:
+        hook = hook_rule(chain)
+        lines += [f"-D {chain} {hook}"] * table.get(chain, ()).count(hook)
+        lines.append(f"-I {chain} 1 {hook}")
+    return lines
+
+
+def remove(table: Table) -> list[str]:
+    """Return the restore lines that take out every rule that leads from a built-in chain to ours."""
+    lines = []
+    for chain, rules in table.items():
+        if names.is_ours(chain):
+            continue
+        for rule in rules:
+            target = _target(shlex.split(rule))
+            if target is not None and names.is_ours(target):
+                lines.append(f"-D {chain} {rule}")
+    return lines

@@ -1,0 +1,117 @@
+"""What is in the kernel, as far as this backend wrote or read it, and the writing of chains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.dataplane.backend import Fault
+from agent.dataplane.iptables import names, script
+from agent.dataplane.iptables.desired import Changes
+from agent.dataplane.iptables.tables import Table, TableError, Tables
+from agent.kube.model import Family
+
+Rules = tuple[str, ...]
+
+
+class Chains:
+    """Our chains in the kernel, both families.
+
+    ``garbage`` are those that nothing needs any more and nothing leads to, to be removed when there is time.
+    Every write keeps this true: what failed to be written is not recorded as written.
+    """
+
+    def __init__(self, tables: Tables, families: Iterable[Family]) -> None:
+        self.tables = tables
+        self.families = tuple(families)
+        self.whole: dict[Family, Table] = {family: {} for family in self.families}
+        self.garbage: dict[Family, set[str]] = {family: set() for family in self.families}
+        self.writes = 0
+
+    def load(self) -> None:
+        """Read the filter tables. Raises TableError."""
+        for family in self.families:
+            self.whole[family] = self.tables.read(family)
+
+    def ours(self, family: Family) -> dict[str, Rules]:
+        """Return our chains of a family with their rules."""
+        return {chain: rules for chain, rules in self.whole[family].items() if names.is_ours(chain)}
+
+    def write(self, changes: Changes) -> list[Fault]:
+        """Write chains, atomically for each family; return what could not be written.
+
+        Chains given as None become garbage. When a family is refused, what the kernel does not take is found
+        by halves and left as it was, or empty where it is new, which allows nothing; the rest is written.
+        """
+        wanted: dict[Family, dict[str, Rules]] = {}
+        for family, changed in changes.items():
+            current = self.whole[family]
+            wanted[family] = {}
+            for chain, rules in changed.items():
+                if rules is None:
+                    if chain in current:
+                        self.garbage[family].add(chain)
+                    continue
+                self.garbage[family].discard(chain)
+                if current.get(chain) != rules:
+                    wanted[family][chain] = rules
+        failed = self._restore({f: script.lines(self.whole[f], chains) for f, chains in wanted.items()})
+        faults: list[Fault] = []
+        for family, chains in wanted.items():
+            if family not in failed:
+                self.whole[family].update(chains)
+            else:
+                faults += self._write_by_halves(family, chains)
+        return faults
+
+    def _write_by_halves(self, family: Family, chains: Mapping[str, Rules]) -> list[Fault]:
+        missing = [chain for chain in chains if chain not in self.whole[family]]
+        error = self._one(family, [f":{chain} - [0:0]" for chain in missing])
+        if error is not None:
+            return [_table_fault(family, error)]
+        self.whole[family].update(dict.fromkeys(missing, ()))
+        faults = []
+        pending = [list(chains.items())]
+        while pending:
+            part = pending.pop()
+            error = self._one(family, script.lines(self.whole[family], dict(part)))
+            if error is None:
+                self.whole[family].update(part)
+            elif len(part) == 1:
+                faults.append(_table_fault(family, error))
+            else:
+                middle = len(part) // 2
+                pending += [part[middle:], part[:middle]]
+        return faults
+
+    def run(self, lines: Mapping[Family, list[str]]) -> list[Fault]:
+        """Run other restore lines; what they change in :attr:`whole` is the caller's to record."""
+        return [_table_fault(family, error) for family, error in self._restore(lines).items()]
+
+    def sweep(self) -> list[Fault]:
+        """Remove the garbage."""
+        doomed = {f: {c for c in chains if c in self.whole[f]} for f, chains in self.garbage.items()}
+        failed = self._restore({f: script.deletions(chains) for f, chains in doomed.items()})
+        for family, chains in doomed.items():
+            if family not in failed:
+                for chain in chains:
+                    del self.whole[family][chain]
+                self.garbage[family].clear()
+        return [_table_fault(family, error) for family, error in failed.items()]
+
+    def _one(self, family: Family, lines: list[str]) -> TableError | None:
+        return self._restore({family: lines}).get(family)
+
+    def _restore(self, lines: Mapping[Family, list[str]]) -> dict[Family, TableError]:
+        todo = {family: text for family, text in lines.items() if text}
+        if not todo:
+            return {}
+        self.writes += len(todo)
+        return self.tables.restore(todo)
+
+
+def _table_fault(family: Family, error: TableError) -> Fault:
+    return Fault(
+        f"IPv{int(family)} rules: {error}",
+        "the agent tries again by itself; if it stays, look at what the kernel lacks for this rule "
+        "(its modules: xt_set, xt_multiport, xt_conntrack, xt_mark, xt_comment, xt_physdev, xt_addrtype)",
+    )

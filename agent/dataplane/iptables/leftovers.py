@@ -1,0 +1,69 @@
+"""Removing everything of ours: from the iptables mode that is not used, or from the node altogether."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.dataplane.backend import Fault
+from agent.dataplane.ipset import IpSets, SetError
+from agent.dataplane.iptables import hooks, names, script
+from agent.dataplane.iptables.tables import TableError, Tables
+from agent.kube.model import Family
+
+_LEGACY_TABLES = {
+    Family.V4: Path("/proc/net/ip_tables_names"),
+    Family.V6: Path("/proc/net/ip6_tables_names"),
+}
+
+
+def remove(mode: str, families: Iterable[Family]) -> list[Fault]:
+    """Remove our hooks and chains from one mode's filter tables; return what could not be removed."""
+    tables = Tables(mode)
+    faults = []
+    for family in families:
+        if shutil.which(tables.command(family, "save")) is None:
+            continue  # without the command nobody can have written there
+        if mode == "legacy" and not legacy_table_exists(family):
+            continue
+        try:
+            table = tables.read(family)
+        except TableError as error:
+            faults.append(_fault(mode, error))
+            continue
+        ours = [chain for chain in table if names.is_ours(chain)]
+        lines = hooks.remove(table) + script.deletions(ours)
+        failed = tables.restore({family: lines}) if lines else {}
+        faults += [_fault(mode, error) for error in failed.values()]
+    return faults
+
+
+def legacy_table_exists(family: Family) -> bool:
+    """Whether the legacy filter table is there: reading it would make it."""
+    try:
+        return "filter" in _LEGACY_TABLES[family].read_text().split()
+    except OSError:
+        return False
+
+
+def _fault(mode: str, error: TableError) -> Fault:
+    return Fault(
+        f"rules left in the {mode} tables: {error}",
+        f"run 'netpol-agent cleanup' or remove the KUBE-NETPOL chains with iptables-{mode} by hand",
+        blocking=False,
+    )
+
+
+def remove_sets() -> list[Fault]:
+    """Remove our sets; rules must not refer to them any more."""
+    faults = []
+    with IpSets() as ipsets:
+        for name in ipsets.list_shapes(names.SET_PREFIX):
+            if not names.is_our_set(name):
+                continue
+            try:
+                ipsets.destroy(name)
+            except SetError as error:
+                faults.append(error.fault())
+    return faults

@@ -1,0 +1,115 @@
+"""Names of chains and sets in the kernel, and the text of rule comments.
+
+A chain name holds 28 characters at most (XT_EXTENSION_MAXNAMELEN less its NUL), a set name 31
+(IPSET_MAXNAMELEN less its NUL). A hash is 16 lower-case base32 characters, 80 bits: lower case tells our
+chains from those of kube-router, which writes the same prefixes with upper-case hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import lru_cache
+
+from agent.kube.model import Direction, Family, Key
+from agent.policy.program import PodId, PolicyId, SetId, SetKind
+
+TOP_PREFIX = "KUBE-NETPOL-"
+TREE_PREFIX = "KUBE-PODS-"
+FORWARD = TOP_PREFIX + "FORWARD"
+OUTPUT = TOP_PREFIX + "OUTPUT"
+BRIDGED = TOP_PREFIX + "BRIDGED"
+DENY = TOP_PREFIX + "DENY"
+
+SET_PREFIX = "KUBE-"
+NODES = "KUBE-NODES-"
+
+_OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
+_OUR_SET = re.compile(
+    r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|ISOLATED-(?:IN|E)GRESS-[46]|NODES-[46])(?:-[a-z0-9]{1,3})?"
+)
+
+COMMENT_MAX = 200
+"""Bytes of a comment; iptables would cut at 255 without a word."""
+
+
+def is_ours(chain: str) -> bool:
+    """Whether a chain's name is one that this backend makes."""
+    return _OUR_CHAIN.fullmatch(chain) is not None
+
+
+def is_our_set(name: str) -> bool:
+    """Whether a set's name is one that this backend makes, temporary ones included."""
+    return _OUR_SET.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=16384)
+def digest(*parts: str) -> str:
+    """Hash parts, unambiguously joined, into 16 lower-case base32 characters."""
+    joined = "".join(f"{len(part)}:{part}" for part in parts)
+    return base64.b32encode(hashlib.sha256(joined.encode()).digest()[:10]).decode().lower()
+
+
+def judge(direction: Direction) -> str:
+    """Name the chain in which packets are judged in a direction."""
+    return f"{TOP_PREFIX}{direction.upper()}"
+
+
+def allow(direction: Direction) -> str:
+    """Name the chain that marks a packet as allowed in a direction."""
+    return f"{TOP_PREFIX}ALLOW-{direction.upper()}"
+
+
+def policy_chain(policy: PolicyId) -> str:
+    return "KUBE-NWPLCY-" + digest("policy", policy.direction, *policy.policy)
+
+
+def rule_chain(policy: PolicyId, number: int) -> str:
+    """Name the chain of one rule's peers, for rules that have several ports or named ones."""
+    return "KUBE-NWRULE-" + digest("rule", policy.direction, *policy.policy, str(number))
+
+
+def pod_chain(pod: PodId) -> str:
+    return "KUBE-POD-FW-" + digest("pod", pod.direction, *pod.pod)
+
+
+def tree_chain(direction: Direction, family: Family, prefix: str) -> str:
+    """Name a node of the tree that leads from an address to its pod's chain; the root has no prefix."""
+    return TREE_PREFIX + digest("tree", direction, str(int(family)), prefix)
+
+
+def isolated_set(direction: Direction, family: Family) -> str:
+    return f"KUBE-ISOLATED-{direction.upper()}-{int(family)}"
+
+
+def nodes_set(family: Family) -> str:
+    return f"{NODES}{int(family)}"
+
+
+def peer_set(set_id: SetId) -> str:
+    """Name a set of the program, by the side of the packet that it is matched on."""
+    on_source = set_id.direction is Direction.INGRESS and set_id.kind is not SetKind.ADDRESS_PORTS
+    side = "SRC" if on_source else "DST"
+    return f"KUBE-{side}-{int(set_id.family)}-{digest('set', set_id.kind, set_id.direction, set_id.meaning)}"
+
+
+def alternate(name: str) -> str:
+    """Name the set that stands in for another while rules are switched from its old content to its new."""
+    return f"{name}-s"
+
+
+def shortened(key: Key, room: int) -> str:
+    """Return an object's namespace/name, cut to a number of characters with a hash where it is longer."""
+    text = str(key)
+    return text if len(text) <= room else f"{text[: room - 9]}~{digest('name', *key)[:8]}"
+
+
+def comment(text: str) -> str:
+    """Return the match that carries a comment; the text must hold a space, or iptables would not quote it."""
+    return f'-m comment --comment "{text}"'
+
+
+def about(prefix: str, key: Key, suffix: str = "") -> str:
+    """Return a comment on an object: what is said first, then its name, shortened to fit."""
+    return comment(f"{prefix} {shortened(key, COMMENT_MAX - len(prefix) - len(suffix) - 1)}{suffix}")

@@ -1,0 +1,35 @@
+"""How packets are marked, left and refused: what a person may set of the rules' shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.kube.model import Direction
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of the rendered rules.
+
+    ``mark_egress`` and ``mark_ingress`` are one bit each, set while a direction is judged and clear on
+    leaving it. ``accept``: allowed packets are accepted, else they go on to the node's own rules.
+    ``reject``: denied packets are answered (TCP reset, ICMP administratively prohibited), else dropped.
+    """
+
+    mark_egress: int = 0x10000
+    mark_ingress: int = 0x20000
+    accept: bool = False
+    reject: bool = False
+
+    def mark(self, direction: Direction) -> int:
+        """Return the mark bit of a direction."""
+        return self.mark_ingress if direction is Direction.INGRESS else self.mark_egress
+
+    @property
+    def both_marks(self) -> int:
+        return self.mark_egress | self.mark_ingress
+
+    @property
+    def leave(self) -> str:
+        """The target of a packet that may pass."""
+        return "ACCEPT" if self.accept else "RETURN"

@@ -1,0 +1,261 @@
+"""From the program to chains: pure functions that give each chain's rules as iptables-save prints them.
+
+Rules are written in the very form in which both iptables variants print them back, so that what is in the
+kernel can be compared as text: after a restart, and when looking for drift.
+
+A packet's way, for a connection's first packet (the rest leaves at the first rule)::
+
+    FORWARD -> KUBE-NETPOL-FORWARD -> isolated source? -> KUBE-NETPOL-EGRESS --+
+                                   -> isolated destination? -> KUBE-NETPOL-INGRESS --+
+    KUBE-NETPOL-EGRESS: clear marks -> KUBE-PODS-... (tree) => KUBE-POD-FW-... -> KUBE-NWPLCY-... each
+                        no mark -> KUBE-NETPOL-DENY;  clear marks, return
+
+``=>`` is a goto: what returns from a pod's chain returns to the judging chain, with the direction's mark
+if a policy allowed the packet.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+
+from agent.dataplane.iptables import names
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.tree import ROOT, Prefix
+from agent.kube.model import Direction, Family, Key, Protocol, address_text
+from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, RuleProgram, SetId
+
+Chains = dict[str, tuple[str, ...]]
+"""Chain name to its rules, each without the leading ``-A CHAIN``."""
+
+SetNamer = Callable[[SetId], str]
+"""The kernel name under which rules refer to a set."""
+
+IsolatedNamer = Callable[[Direction, Family], str]
+
+MULTIPORT_SLOTS = 15
+"""Ports in one multiport match; a range takes two (iptables-extensions(8))."""
+
+_BITS = {Family.V4: 32, Family.V6: 128}
+_ANY_PORT = (0, 65535)
+_PROTOCOLS = {protocol: protocol.name.lower() for protocol in Protocol}
+
+DISCOVERY = (133, 134, 135, 136)
+"""ICMPv6 router and neighbour discovery (RFC 4861, section 4); its hop limit, 255, never crosses a router."""
+
+LISTENER = (130, 131, 132, 143)
+"""ICMPv6 multicast listener discovery (RFC 2710, RFC 3810)."""
+
+
+def _in_set(name: str, sides: str) -> str:
+    return f"-m set --match-set {name} {sides}"
+
+
+def _join(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def port_matches(ports: Iterable[PortRange]) -> list[str]:
+    """Return the fewest matches that together match exactly these destination ports."""
+    by_protocol: dict[Protocol, list[tuple[int, int]]] = {}
+    for protocol, first, last in ports:
+        by_protocol.setdefault(protocol, []).append((first, last))
+    matches = []
+    for protocol, ranges in by_protocol.items():
+        name = _PROTOCOLS[protocol]
+        if _ANY_PORT in ranges:
+            matches.append(f"-p {name}")
+            continue
+        for chunk in _chunks(ranges):
+            texts = [str(a) if a == b else f"{a}:{b}" for a, b in chunk]
+            if len(texts) == 1:
+                matches.append(f"-p {name} -m {name} --dport {texts[0]}")
+            else:
+                matches.append(f"-p {name} -m multiport --dports {','.join(texts)}")
+    return matches
+
+
+def _chunks(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    chunks: list[list[tuple[int, int]]] = []
+    used = MULTIPORT_SLOTS
+    for first, last in ranges:
+        slots = 1 if first == last else 2
+        if used + slots > MULTIPORT_SLOTS:
+            chunks.append([])
+            used = 0
+        chunks[-1].append((first, last))
+        used += slots
+    return chunks
+
+
+def policy_chains(policy: PolicyId, rules: Iterable[RuleProgram], set_name: SetNamer) -> Chains:
+    """Return a policy's chain in one direction and family, and the chains of rules that need their own.
+
+    A rule of the kernel matches one set at most. Where peers and named ports must both hold, or several
+    ports meet several peers, the ports lead to a chain of the peers.
+    """
+    own = names.policy_chain(policy)
+    allow = f"-g {names.allow(policy.direction)}"
+    side = "src" if policy.direction is Direction.INGRESS else "dst"
+    chain: list[str] = []
+    chains: Chains = {own: ()}
+    for rule in rules:
+        about = names.about(f"rule {rule.number} {policy.direction} of", policy.policy)
+        peers = None if rule.peers is None else [_in_set(set_name(s), side) for s in rule.peers]
+        numbers = [] if rule.ports is None else port_matches(rule.ports)
+        named = [_in_set(set_name(s), "dst,dst") for s in rule.named or ()]
+        ports = None if rule.ports is None and rule.named is None else numbers + named
+        if peers is None:
+            chain += [_join(port, about, allow) for port in ([""] if ports is None else ports)]
+        elif ports is None:
+            chain += [_join(peer, about, allow) for peer in peers]
+        elif peers and ports and (named or (len(ports) > 1 and len(peers) > 1)):
+            inner = names.rule_chain(policy, rule.number)
+            chains[inner] = tuple(_join(peer, about, allow) for peer in peers)
+            chain += [_join(port, about, f"-j {inner}") for port in ports]
+        else:
+            chain += [_join(port, peer, about, allow) for port in ports for peer in peers]
+        chain += [_join(_in_set(set_name(s), "dst,dst"), about, allow) for s in rule.folded]
+    chains[own] = tuple(chain)
+    return chains
+
+
+def pod_chain(pod: PodId, program: PodProgram, family: Family, options: Options) -> Chains:
+    """Return the chain of a pod in a direction, empty when the pod has no address in the family."""
+    address = address_in(program.addresses, family)
+    if address is None:
+        return {}
+    direction = pod.direction
+    bit = f"{options.mark(direction):#x}"
+    itself = "-s" if direction is Direction.INGRESS else "-d"
+    rules = [
+        _join(
+            f"{itself} {address_text(address)}/{_BITS[family]}",
+            names.about("from pod", pod.pod, " to itself"),
+            f"-g {names.allow(direction)}",
+        )
+    ]
+    for policy in program.policies:
+        about = names.about(f"{direction} policy", policy)
+        rules.append(f"{about} -j {names.policy_chain(PolicyId(direction, policy))}")
+        rules.append(f"-m mark --mark {bit}/{bit} -j RETURN")
+    rules.append(f"{names.about(f'no {direction} policy allows it: pod', pod.pod)} -g {names.DENY}")
+    return {names.pod_chain(pod): tuple(rules)}
+
+
+def address_in(addresses: Iterable[bytes], family: Family) -> bytes | None:
+    """Return the address of a family, or None."""
+    size = _BITS[family] // 8
+    return next((a for a in addresses if len(a) == size), None)
+
+
+def tree_chain(
+    direction: Direction,
+    family: Family,
+    node: Prefix,
+    entries: Iterable[tuple[Prefix, Key | None]],
+) -> Chains:
+    """Return one node of the tree as a chain; a whole address comes with its pod, a child node without."""
+    flag = "-d" if direction is Direction.INGRESS else "-s"
+    rules = []
+    for entry, pod in entries:
+        match = f"{flag} {prefix_text(entry, family)}"
+        if pod is not None:
+            rules.append(
+                _join(match, names.about("pod", pod), f"-g {names.pod_chain(PodId(direction, pod))}")
+            )
+        else:
+            rules.append(f"{match} -g {node_name(direction, family, entry)}")
+    return {node_name(direction, family, node): tuple(rules)}
+
+
+def node_name(direction: Direction, family: Family, node: Prefix) -> str:
+    """Name the chain of a node of the tree."""
+    return names.tree_chain(direction, family, "" if node == ROOT else prefix_text(node, family))
+
+
+def prefix_text(prefix: Prefix, family: Family) -> str:
+    """Return a prefix as iptables-save prints it: address/length."""
+    packed = prefix.value.to_bytes(_BITS[family] // 8, "big")
+    text = socket.inet_ntop(socket.AF_INET if family is Family.V4 else socket.AF_INET6, packed)
+    return f"{text}/{prefix.length}"
+
+
+def top_chains(
+    family: Family,
+    options: Options,
+    isolated_name: IsolatedNamer,
+    *,
+    guarded: bool,
+    uplinks: Iterable[str] = (),
+) -> Chains:
+    """Return the chains that do not depend on any one pod.
+
+    ``guarded``: the node has isolated pods, so bridged packets with addresses that name no pod are dropped.
+    ``uplinks``: interfaces behind which other nodes are, when other nodes may reach every pod: a node's
+    address counts only on packets that come in there, since a pod can forge a source address.
+    """
+    chains: Chains = {}
+    established = f"-m conntrack --ctstate RELATED,ESTABLISHED -j {options.leave}"
+    checks = {
+        d: _in_set(isolated_name(d, family), "src" if d is Direction.EGRESS else "dst")
+        for d in (Direction.EGRESS, Direction.INGRESS)
+    }
+    common = [established, *(f"{check} -j {names.judge(d)}" for d, check in checks.items())]
+    if options.accept:
+        common += [f"{check} -j ACCEPT" for check in checks.values()]
+    bridged = [f"-m physdev --physdev-is-bridged -g {names.BRIDGED}"] if guarded else []
+    chains[names.FORWARD] = (*bridged, *common)
+    chains[names.BRIDGED] = (*_unnamed_addresses(family, options), *common) if guarded else ()
+    remote = "-m addrtype ! --src-type LOCAL"
+    output = [established, *(f"{check} {remote} -j {names.judge(d)}" for d, check in checks.items())]
+    if options.accept:
+        output += [f"{check} {remote} -j ACCEPT" for check in checks.values()]
+    chains[names.OUTPUT] = tuple(output)
+    for direction in Direction:
+        chains |= _judging_chains(direction, family, options, sorted(uplinks))
+    chains[names.DENY] = _deny(family, options)
+    return chains
+
+
+def _judging_chains(direction: Direction, family: Family, options: Options, uplinks: list[str]) -> Chains:
+    bit = f"{options.mark(direction):#x}"
+    clear = f"-j MARK --set-xmark 0x0/{options.both_marks:#x}"
+    root = node_name(direction, family, ROOT)
+    from_nodes = [
+        f"-i {uplink} {_in_set(names.nodes_set(family), 'src')} "
+        f"{names.comment('other nodes may reach every pod')} -j RETURN"
+        for uplink in (uplinks if direction is Direction.INGRESS else ())
+    ]
+    fell = names.comment(f"isolated for {direction} and no pod here has the address")
+    return {
+        names.allow(direction): (f"-j MARK --set-xmark {bit}/{bit}",),
+        names.judge(direction): (
+            clear,
+            *from_nodes,
+            f"-j {root}",
+            f"-m mark ! --mark {bit}/{bit} {fell} -g {names.DENY}",
+            clear,
+        ),
+    }
+
+
+def _deny(family: Family, options: Options) -> tuple[str, ...]:
+    if not options.reject:
+        return ("-j DROP",)
+    refusal = "icmp-admin-prohibited" if family is Family.V4 else "icmp6-adm-prohibited"
+    return ("-p tcp -j REJECT --reject-with tcp-reset", f"-j REJECT --reject-with {refusal}")
+
+
+def _unnamed_addresses(family: Family, options: Options) -> list[str]:
+    """Rules for bridged packets whose address does not name a pod: discovery passes, the rest is dropped."""
+    if family is Family.V4:
+        ranges = ["169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"]
+        dropped = [f"{flag} {r} -j DROP" for r in ranges for flag in ("-s", "-d")]
+        return [*dropped, "-m addrtype --dst-type BROADCAST -j DROP"]
+    icmp = "-p ipv6-icmp -m icmp6 --icmpv6-type"
+    return [
+        *(f"{icmp} {kind} -m hl --hl-eq 255 -j {options.leave}" for kind in DISCOVERY),
+        *(f"{icmp} {kind} -j {options.leave}" for kind in LISTENER),
+        *(f"{flag} {r} -j DROP" for r in ("fe80::/10", "ff00::/8") for flag in ("-s", "-d")),
+    ]

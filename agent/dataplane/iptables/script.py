@@ -1,0 +1,50 @@
+"""The fewest restore lines that turn the chains that are into the chains that are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+Rules = tuple[str, ...]
+
+
+def insertions(old: Rules, new: Rules) -> list[tuple[int, str]] | None:
+    """Return what to insert, as (position from 1, rule) in order; None when more than that is needed."""
+    found = []
+    at = 0
+    for position, rule in enumerate(new, start=1):
+        if at < len(old) and old[at] == rule:
+            at += 1
+        else:
+            found.append((position, rule))
+    return found if at == len(old) else None
+
+
+def lines(current: Mapping[str, Rules], wanted: Mapping[str, Rules]) -> list[str]:
+    """Return the lines that give each wanted chain its rules, changing nothing else.
+
+    A chain that only gains rules has them inserted, since the kernel takes much longer over a transaction
+    that removes anything. Chains are declared before rules, so these may refer to any of them.
+    """
+    declared: list[str] = []
+    rules: list[str] = []
+    for chain, new in wanted.items():
+        old = current.get(chain)
+        if old == new:
+            continue
+        inserted = insertions(old, new) if old is not None else None
+        if old is None or inserted is None:
+            # Declaring a chain that exists empties it, within the same transaction.
+            declared.append(f":{chain} - [0:0]")
+            rules += [f"-A {chain} {rule}" for rule in new]
+            continue
+        length = len(old)
+        for position, rule in inserted:
+            rules.append(f"-A {chain} {rule}" if position > length else f"-I {chain} {position} {rule}")
+            length += 1
+    return declared + rules
+
+
+def deletions(chains: Iterable[str]) -> list[str]:
+    """Return the lines that remove chains, which may refer to one another."""
+    doomed = sorted(chains)
+    return [f":{chain} - [0:0]" for chain in doomed] + [f"-X {chain}" for chain in doomed]

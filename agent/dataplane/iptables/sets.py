@@ -1,0 +1,124 @@
+"""The sets of the program in the kernel: which there are, how large they may grow, and their changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.dataplane.backend import Fault
+from agent.dataplane.ipset import IpSets, SetChange, SetContent, SetError, SetShape, needed_maxelem
+from agent.dataplane.iptables import names
+from agent.kube.model import Family, Network
+from agent.policy.program import Member, NetworkMember, SetId, SetKind
+
+_TYPES = {
+    SetKind.ADDRESSES: "hash:ip",
+    SetKind.ADDRESS_PORTS: "hash:ip,port",
+    SetKind.NETWORKS: "hash:net",
+}
+
+
+def shape_of(set_id: SetId, count: int) -> SetShape:
+    """Return the shape of a set that has to hold so many members."""
+    return SetShape(_TYPES[set_id.kind], set_id.family, needed_maxelem(count))
+
+
+def addresses_shape(family: Family, count: int) -> SetShape:
+    return SetShape("hash:ip", family, needed_maxelem(count))
+
+
+def networks_shape(family: Family, count: int) -> SetShape:
+    return SetShape("hash:net", family, needed_maxelem(count))
+
+
+def network_members(networks: Iterable[Network], family: Family) -> set[Member]:
+    """Return the members of a set of networks in a family."""
+    return {NetworkMember(network) for network in networks if network.family is family}
+
+
+class Sets:
+    """Our sets in the kernel by name, each with its shape and, kept up by every write, its size.
+
+    ``garbage`` are sets that nothing needs any more, to be destroyed when no rule refers to them.
+    """
+
+    def __init__(self, ipsets: IpSets) -> None:
+        self._ipsets = ipsets
+        self.shapes: dict[str, SetShape] = {}
+        self.sizes: dict[str, int] = {}
+        self.garbage: set[str] = set()
+        self.writes = 0
+
+    def load(self) -> dict[str, SetContent]:
+        """Read our sets, whole. Raises SetError."""
+        found = {n: c for n, c in self._ipsets.read(names.SET_PREFIX).items() if names.is_our_set(n)}
+        self.shapes = {name: content.shape for name, content in found.items()}
+        self.sizes = {name: len(content.members) for name, content in found.items()}
+        self.garbage.clear()
+        return found
+
+    def sizes_in_kernel(self) -> dict[str, int | None]:
+        """Read how many members our sets have, without reading these. Raises SetError."""
+        headers = self._ipsets.list_shapes(names.SET_PREFIX)
+        return {name: header.size for name, header in headers.items() if names.is_our_set(name)}
+
+    def create(self, name: str, shape: SetShape, members: Iterable[Member]) -> list[Fault]:
+        """Make a set that no rule refers to yet, in place of one of that name that nothing needs."""
+        wanted = set(members)
+        self.writes += 1
+        try:
+            if name in self.shapes:
+                self._ipsets.destroy(name)
+                del self.shapes[name], self.sizes[name]
+            self._ipsets.create(name, shape, wanted)
+        except SetError as error:
+            return [error.fault()]
+        self.garbage.discard(name)
+        self.shapes[name] = shape
+        self.sizes[name] = len(wanted)
+        return []
+
+    def change(self, changes: Mapping[str, tuple[Iterable[Member], Iterable[Member]]]) -> list[Fault]:
+        """Add and remove members of live sets, additions first, each set growing when it has to."""
+        faults: list[Fault] = []
+        todo = []
+        for name, (added, removed) in changes.items():
+            gains, losses = set(added), set(removed)
+            if not gains and not losses:
+                continue
+            if name not in self.shapes:
+                faults.append(Fault(f"set {name} is missing", "the agent makes it again by itself"))
+                continue
+            size = self.sizes[name] + len(gains)
+            if size > self.shapes[name].maxelem:
+                faults += self._grow(name, size)
+            todo.append(SetChange(name, gains, losses))
+            self.sizes[name] = size - len(losses)
+        if todo:
+            self.writes += 1
+            faults += [error.fault() for error in self._ipsets.change(todo)]
+        return faults
+
+    def _grow(self, name: str, size: int) -> list[Fault]:
+        shape = self.shapes[name]._replace(maxelem=needed_maxelem(size))
+        try:
+            self._ipsets.grow(name, shape)
+        except SetError as error:
+            return [error.fault()]
+        self.shapes[name] = shape
+        return []
+
+    def sweep(self) -> list[Fault]:
+        """Destroy the garbage; what rules still refer to stays for another time."""
+        faults = []
+        for name in sorted(self.garbage):
+            try:
+                self._ipsets.destroy(name)
+            except SetError as error:
+                if not error.referenced:
+                    faults.append(error.fault())
+                continue
+            self.garbage.discard(name)
+            self.shapes.pop(name, None)
+            self.sizes.pop(name, None)
+            self.writes += 1
+        return faults

@@ -1,0 +1,146 @@
+"""Reading and writing the filter tables by iptables-save(8) and iptables-restore(8)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+
+from agent.kube.model import Family
+
+Table = dict[str, tuple[str, ...]]
+"""Chain name, built-in ones too, to its rules, each without the leading ``-A CHAIN``."""
+
+WAIT_SECONDS = 5
+"""How long a command waits for the xtables lock; never unbounded, so that the agent can say why."""
+
+COMMAND_SECONDS = 30
+
+_FAILED_LINE = re.compile(r"line:? (\d+)")
+
+
+class TableError(Exception):
+    """An iptables command failed. ``line`` is the text of the restore line it names, where it names one."""
+
+    def __init__(self, command: str, reason: str, line: str = "") -> None:
+        self.command = command
+        self.reason = reason
+        self.line = line
+        at = f" at '{line}'" if line else ""
+        super().__init__(f"{command} failed{at}: {reason}")
+
+
+def _program(family: Family) -> str:
+    return "iptables" if family is Family.V4 else "ip6tables"
+
+
+def parse(text: str) -> Table:
+    """Parse the filter table out of what iptables-save prints."""
+    chains: dict[str, list[str]] = {}
+    inside = False
+    for line in text.splitlines():
+        if line.startswith("*"):
+            inside = line == "*filter"
+        elif not inside:
+            continue
+        elif line.startswith(":"):
+            chains[line[1:].split(" ", 1)[0]] = []
+        elif line.startswith("-A "):
+            _, chain, rule = line.split(" ", 2) if line.count(" ") > 1 else (*line.split(" "), "")
+            chains.setdefault(chain, []).append(rule)
+    return {chain: tuple(rules) for chain, rules in chains.items()}
+
+
+def script(lines: Iterable[str]) -> str:
+    """Wrap restore lines of the filter table into one transaction."""
+    return "\n".join(["*filter", *lines, "COMMIT", ""])
+
+
+class Tables:
+    """The filter tables of both families in one iptables mode, ``nft`` or ``legacy``."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+
+    def command(self, family: Family, action: str) -> str:
+        """Name the command for an action: ``save`` or ``restore``."""
+        return f"{_program(family)}-{self.mode}-{action}"
+
+    def read(self, family: Family) -> Table:
+        """Return the filter table as it is. Raises TableError.
+
+        In legacy mode reading makes the table where there is none.
+        """
+        command = self.command(family, "save")
+        try:
+            done = subprocess.run(
+                [command, "-t", "filter"],
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise TableError(command, str(error)) from error
+        if done.returncode:
+            raise TableError(command, done.stderr.strip() or f"exit code {done.returncode}")
+        return parse(done.stdout)
+
+    def restore(self, lines: Mapping[Family, list[str]]) -> dict[Family, TableError]:
+        """Apply lines to each family's filter table, each family atomically and both at once.
+
+        Chains not named stay as they are. Returns the families that failed and so hold what they held.
+        """
+        running: dict[Family, tuple[subprocess.Popen[str], str]] = {}
+        failed: dict[Family, TableError] = {}
+        for family, family_lines in lines.items():
+            if not family_lines:
+                continue
+            command = [self.command(family, "restore"), "--noflush", f"--wait={WAIT_SECONDS}"]
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                _feed(process, script(family_lines))
+            except OSError as error:
+                failed[family] = TableError(command[0], str(error))
+                continue
+            running[family] = (process, command[0])
+        for family, (process, name) in running.items():
+            failure = _finish(process, name, lines[family])
+            if failure is not None:
+                failed[family] = failure
+        return failed
+
+
+def _feed(process: subprocess.Popen[str], text: str) -> None:
+    """Hand a command its whole input, so that two of them work at the same time."""
+    stdin = process.stdin
+    if stdin is None:
+        return
+    try:
+        stdin.write(text)
+        stdin.close()
+    except BrokenPipeError:
+        pass  # it stopped reading: its exit code and stderr say why
+    process.stdin = None
+
+
+def _finish(process: subprocess.Popen[str], name: str, lines: list[str]) -> TableError | None:
+    try:
+        _, stderr = process.communicate(timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return TableError(name, f"no answer in {COMMAND_SECONDS} s; its outcome is unknown")
+    if process.returncode == 0:
+        return None
+    reason = " ".join(line for line in stderr.splitlines() if line and not line.startswith("Try `")).strip()
+    found = _FAILED_LINE.search(stderr)
+    number = int(found[1]) - 2 if found else -1
+    text = lines[number] if 0 <= number < len(lines) else ""
+    return TableError(name, reason or f"exit code {process.returncode}", text)
