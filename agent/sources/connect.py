@@ -1,0 +1,136 @@
+"""The connection to an API server: the kubernetes package's configuration and its urllib3 transport.
+
+Importing the package takes a tenth of a second, so it waits until a connection is wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+KEEPALIVE_SECONDS = 40
+"""How long a connection may be dead, its other end not acknowledging, before the kernel ends it."""
+
+CONNECT_SECONDS = 10.0
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+# A watch sends nothing, so nothing of it goes unacknowledged and TCP alone would never notice a peer
+# that is gone. Keepalive asks after 20 s of silence and then every 5 s; after 4 unanswered (40 s in all)
+# the connection is reset. The user timeout holds a request that was sent to the same limit.
+_SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, KEEPALIVE_SECONDS * 1000),
+]
+
+
+class ConfigurationError(Exception):
+    """No usable configuration; the message says why and what to do."""
+
+
+class Connection:
+    """Requests to one API server, from any thread.
+
+    The configuration is read when first used and again after ``reset``. Bearer tokens are renewed as
+    the package renews them: a service account's file is read again every minute, an exec plugin is run
+    again when its credential has expired. Client certificates are read at each new TCP connection.
+    """
+
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
+        self._kubeconfig = kubeconfig
+        self._context = context
+        self._lock = threading.Lock()
+        self._configuration: Any = None
+        self._pool: Any = None
+
+    def get(self, path: str, query: Mapping[str, str], read_seconds: float) -> urllib3.BaseHTTPResponse:
+        """Send a GET and return the response, its body not yet read; the caller releases it.
+
+        ``read_seconds`` limits each wait for bytes. Raises ConfigurationError, or urllib3.HTTPError when
+        there is no answer.
+        """
+        with self._lock:
+            if self._pool is None:
+                self._configuration = _load(self._kubeconfig, self._context)
+                self._pool = _pool(self._configuration)
+            pool, host, headers = self._pool, self._configuration.host, self._headers()
+        response: urllib3.BaseHTTPResponse = pool.request(
+            "GET",
+            host.rstrip("/") + path,
+            fields=query,
+            headers=headers,
+            preload_content=False,
+            retries=False,
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+        )
+        return response
+
+    def reset(self) -> None:
+        """Read the configuration and the credentials anew at the next request."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            with contextlib.suppress(Exception):
+                pool.clear()
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": "netpol-agent"}
+        try:
+            # Asking is what renews the token.
+            bearer = self._configuration.auth_settings().get("BearerToken")
+        except Exception as error:
+            raise ConfigurationError(f"no credential: {error}; check the token or exec plugin") from error
+        if bearer and bearer["value"]:
+            headers["Authorization"] = bearer["value"].strip()
+        return headers
+
+
+def _pool(configuration: Any) -> Any:
+    from kubernetes.client.rest import RESTClientObject
+
+    configuration.socket_options = _SOCKET_OPTIONS
+    try:
+        return RESTClientObject(configuration).pool_manager
+    except Exception as error:
+        raise ConfigurationError(f"{error}; check the server and proxy of the configuration") from error
+
+
+def _load(kubeconfig: str | None, context: str | None) -> Any:
+    """Return the configuration: the kubeconfig named, else the pod's own, else the user's."""
+    from kubernetes.client.configuration import Configuration
+    from kubernetes.config import incluster_config, kube_config
+
+    in_cluster_loader: Any = incluster_config.load_incluster_config
+    kubeconfig_loader: Any = kube_config.load_kube_config
+    configuration = Configuration()
+    in_cluster = bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and _SERVICE_ACCOUNT.exists()
+    try:
+        if kubeconfig is None and context is None and in_cluster:
+            in_cluster_loader(client_configuration=configuration)
+        else:
+            path = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+            kubeconfig_loader(
+                config_file=path,
+                context=context,
+                client_configuration=configuration,
+                persist_config=False,
+            )
+    # The package raises many types on a malformed file, and an exec plugin may do anything.
+    except Exception as error:
+        where = "the pod's service account" if kubeconfig is None and in_cluster else "the kubeconfig"
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigurationError(
+            f"no usable API server configuration from {where}: {why}; set --kubeconfig"
+        ) from error
+    return configuration

@@ -1,0 +1,352 @@
+"""Keeping one kind of object in step with an API server: a paged list, then a watch that never ends."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+
+import msgspec
+import structlog
+import urllib3
+
+from agent.kube.events import Delete, Event, Invalid, Sink, Synced
+from agent.kube.model import Key, Kind
+from agent.kube.wire import (
+    Bookmark,
+    Decoded,
+    Status,
+    Unreadable,
+    decode_page,
+    decode_status,
+    decode_watch_line,
+)
+from agent.sources.connect import ConfigurationError, Connection
+from agent.sources.faults import PATHS, RequestFailedError, failure, refusal
+from agent.sources.source import SyncState
+
+log = structlog.get_logger()
+
+PAGE = 500
+"""Objects asked for in one page of a list."""
+
+SILENCE_SECONDS = 90.0
+"""How long one watch may be silent: API servers send a bookmark about each minute."""
+
+_LIST_READ_SECONDS = 30.0
+_WATCH_SECONDS = (300, 600)
+_BACKOFF_SECONDS = (0.2, 30.0)
+_HEALTHY_SECONDS = 10.0
+_READ_BYTES = 1 << 16
+
+
+class _Expired(Exception):  # noqa: N818 - not an error: the server no longer holds what was asked for
+    """The resourceVersion or continue token is too old (410 Gone): list again."""
+
+
+class Reflector:
+    """One kind's list and watch, on the thread that calls ``run``.
+
+    Of each object only its key and resourceVersion are kept, so that a later list tells what changed
+    and what is gone. A list is always a consistent read, so it never goes back in time. Nothing is ever
+    forgotten because of an error: objects go when the server says so, or when a whole list lacks them.
+    """
+
+    def __init__(self, kind: Kind, connection: Connection, sink: Sink) -> None:
+        self.kind = kind
+        self.heard = 0.0
+        """``time.monotonic()`` of the last bytes from the server while a watch is open, else 0.0."""
+
+        self._connection = connection
+        self._sink = sink
+        self._stopping = threading.Event()
+        self._response: urllib3.BaseHTTPResponse | None = None
+        self._versions: dict[Key, str] = {}
+        self._invalid: dict[Key, str] = {}
+        self._resource_version = ""
+        self._synced = False
+        self._fault = ""
+        self._dropped = ""
+        self._last_event = 0.0
+        self._last_contact = 0.0
+
+    def state(self) -> SyncState:
+        return SyncState(
+            synced=self._synced,
+            objects=len(self._versions),
+            last_event=self._last_event,
+            last_contact=self._last_contact,
+            fault=self._fault,
+            faults=tuple(self._invalid.copy().values()),
+            resource_version=self._resource_version,
+        )
+
+    def stop(self) -> None:
+        """Make ``run`` return soon; does not wait for it."""
+        self._stopping.set()
+        self.drop()
+
+    def drop(self, fault: str = "") -> None:
+        """End the connection that is open now because of a fault, waking the thread that reads it."""
+        self._dropped = fault
+        response = self._response
+        if response is not None:
+            with contextlib.suppress(Exception):
+                response.shutdown()
+
+    def run(self) -> None:
+        """List and watch until stopped, through every failure."""
+        attempt = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            self._dropped = ""
+            verb = "watch" if self._resource_version else "list"
+            wait = 0.0
+            try:
+                if not self._resource_version:
+                    self._list()
+                verb = "watch"
+                self._watch()
+            except _Expired:
+                log.info("listing again", kind=self.kind.value, reason="resource version expired")
+                self._resource_version = ""
+            except RequestFailedError as error:
+                self._failed(refusal(self.kind, verb, error))
+                wait = error.retry_after
+                if error.code == 401:
+                    self._connection.reset()
+            except ConfigurationError as error:
+                self._failed(str(error))
+                self._connection.reset()
+            except (urllib3.exceptions.HTTPError, OSError, msgspec.DecodeError) as error:
+                self._failed(failure(error))
+                if isinstance(error, urllib3.exceptions.SSLError | ssl.SSLError):
+                    self._connection.reset()
+            except Exception as error:
+                # A fault of ours must not end the watch: the node would go stale in silence.
+                log.exception("watch failed", kind=self.kind.value)
+                self._failed(f"internal error: {error!r}; retrying")
+            if self._dropped:
+                self._failed(self._dropped)
+            healthy = self.heard - began > _HEALTHY_SECONDS
+            self.heard = 0.0
+            attempt = 0 if healthy else attempt + 1
+            self._stopping.wait(max(min(wait, _BACKOFF_SECONDS[1]), _backoff(attempt)))
+
+    def _list(self) -> None:
+        """Tell every object, page by page, then what is gone since the last list, then Synced."""
+        began = time.monotonic()
+        seen: set[Key] = set()
+        query = {"limit": str(PAGE)}
+        unreadable = 0
+        while not self._stopping.is_set():
+            page = decode_page(self.kind, self._get(query))
+            unreadable += page.unreadable
+            seen.update(item.key for item in page.items)
+            self._tell([item for item in page.items if self._is_news(item)])
+            if not page.continuation:
+                self._finish_list(seen, unreadable)
+                self._resource_version = page.resource_version
+                log.info(
+                    "listed",
+                    kind=self.kind.value,
+                    objects=len(seen),
+                    seconds=round(time.monotonic() - began, 3),
+                    resource_version=page.resource_version,
+                )
+                return
+            query["continue"] = page.continuation
+
+    def _finish_list(self, seen: set[Key], unreadable: int) -> None:
+        if unreadable:
+            # Which objects these are is unknown, so no absence is certain.
+            log.warning("objects without a readable name", kind=self.kind.value, objects=unreadable)
+            gone = []
+        else:
+            gone = [key for key in self._versions if key not in seen]
+        self._tell([Decoded(key, "", Delete(self.kind, key)) for key in gone])
+        if not self._synced:
+            self._sink([Synced(self.kind)])
+            self._synced = True
+
+    def _get(self, query: dict[str, str]) -> bytes:
+        response = self._connection.get(PATHS[self.kind], query, _LIST_READ_SECONDS)
+        self._response = response
+        try:
+            _raise_for(response)
+            body: bytes = response.read()
+        finally:
+            self._response = None
+            response.release_conn()
+        self._contact()
+        return body
+
+    def _watch(self) -> None:
+        """Watch from the last resourceVersion until the server ends it."""
+        response = self._connection.get(
+            PATHS[self.kind],
+            {
+                "watch": "true",
+                "allowWatchBookmarks": "true",
+                "resourceVersion": self._resource_version,
+                "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311 - spreads load
+            },
+            SILENCE_SECONDS,
+        )
+        self._response = response
+        try:
+            _raise_for(response)
+            self._contact()
+            for lines in _batches(response):
+                self._contact()
+                self._take(lines)
+                if self._stopping.is_set():
+                    return
+        finally:
+            self._response = None
+            # Never back to the pool: what is left of its body would be read as the next answer.
+            response.close()
+
+    def _take(self, lines: list[bytes]) -> None:
+        items: list[Decoded] = []
+        version = ""
+        status: Status | None = None
+        for line in lines:
+            change = decode_watch_line(self.kind, line)
+            if isinstance(change, Decoded):
+                items.append(change)
+                version = change.resource_version or version
+            elif isinstance(change, Bookmark):
+                version = change.resource_version or version
+            elif isinstance(change, Unreadable):
+                log.warning("watch event unreadable", kind=self.kind.value, problem=change.why)
+            else:
+                status = change
+                break
+        self._tell(items)
+        if version:
+            self._resource_version = version
+        if status is not None:
+            if status.code == 410:
+                raise _Expired
+            raise RequestFailedError(status.code, status)
+
+    def _is_news(self, item: Decoded) -> bool:
+        return not item.resource_version or self._versions.get(item.key) != item.resource_version
+
+    def _tell(self, items: list[Decoded]) -> None:
+        if not items:
+            return
+        events: list[Event] = []
+        for key, version, event in items:
+            if isinstance(event, Delete):
+                self._versions.pop(key, None)
+                self._invalid.pop(key, None)
+            else:
+                self._versions[key] = version
+                if isinstance(event, Invalid):
+                    self._refuse(key, event)
+                elif self._invalid:
+                    self._invalid.pop(key, None)
+            events.append(event)
+        self._last_event = time.time()
+        self._sink(events)
+
+    def _refuse(self, key: Key, event: Invalid) -> None:
+        self._invalid[key] = f"{self.kind} {key}: " + "; ".join(
+            f"{p.field}: {p.message}" if p.field else p.message for p in event.problems
+        )
+        for problem in event.problems:
+            log.warning(
+                "object refused",
+                kind=self.kind.value,
+                object=str(key),
+                field=problem.field,
+                problem=problem.message,
+            )
+
+    def _contact(self) -> None:
+        self.heard = time.monotonic()
+        self._last_contact = time.time()
+        if self._fault:
+            self._fault = ""
+            log.info("API server answers again", kind=self.kind.value)
+
+    def _failed(self, fault: str) -> None:
+        if self._stopping.is_set():
+            return
+        if fault != self._fault:
+            log.warning("API server trouble", kind=self.kind.value, fault=fault)
+        self._fault = fault
+
+
+def _backoff(attempt: int) -> float:
+    """Return seconds to wait before an attempt: exponential with full jitter above a half, capped."""
+    if attempt == 0:
+        return 0.0
+    least, most = _BACKOFF_SECONDS
+    return float(min(most, least * 2 ** min(attempt - 1, 20)) * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+def _raise_for(response: urllib3.BaseHTTPResponse) -> None:
+    if response.status == 200:
+        return
+    status = decode_status(response.read())
+    if response.status == 410:
+        raise _Expired
+    after = response.headers.get("Retry-After", "")
+    raise RequestFailedError(response.status, status, float(after) if after.isdecimal() else 0.0)
+
+
+def _batches(response: urllib3.BaseHTTPResponse) -> Iterator[list[bytes]]:
+    """Give the lines of a stream, all that have arrived at once, waiting only when there are none."""
+    rest = b""
+    while data := response.read1(_READ_BYTES):
+        parts = [rest, data]
+        size = len(data)
+        # Each event is its own HTTP chunk, and a read ends with its chunk; the limit bounds a batch.
+        while size < 16 * _READ_BYTES and _more_at_hand(response):
+            data = response.read1(_READ_BYTES)
+            if not data:
+                break
+            parts.append(data)
+            size += len(data)
+        *lines, rest = b"".join(parts).split(b"\n")
+        whole = [line for line in lines if line.strip()]
+        if whole:
+            yield whole
+
+
+def _more_at_hand(response: urllib3.BaseHTTPResponse) -> bool:
+    """Whether a read would find bytes without waiting.
+
+    urllib3 has no such question, so its parts are asked; where they are not as known here the
+    answer is no, and the stream is taken event by event.
+    """
+    try:
+        sock: socket.socket = response._connection.sock  # type: ignore[attr-defined]
+        buffered = response._fp.fp  # type: ignore[attr-defined]
+        timeout = sock.gettimeout()
+    except AttributeError:
+        return False
+    try:
+        sock.settimeout(0)
+        held = buffered.peek(1)
+        if held[:2] not in (b"\r", b"\r\n") or len(held) > 2:
+            return bool(held)
+        # Only the end of the last chunk is left in the buffer; is there another chunk behind it?
+        pending = sock.pending() if isinstance(sock, ssl.SSLSocket) else 0
+        return pending > 0 or bool(select.select([sock], [], [], 0)[0])
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return False
+    except (OSError, ValueError):
+        # The next read meets it again and names it.
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            sock.settimeout(timeout)
