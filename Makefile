@@ -37,9 +37,10 @@ lint: $(STAMP) ## Check style, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-fmt: $(STAMP) ## Put code into its format
+fmt: $(STAMP) ## Put code into its format, and settings into the README
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(BIN)/python -m tests.docs
 
 clean: ## Remove what make has made here
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

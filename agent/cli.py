@@ -18,7 +18,7 @@ from agent.settings import SETTINGS, Setting, SettingError, Settings, given, res
 Flags = Mapping[str, str | bool | None]
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_KERNEL_SETTINGS = ("iptables_mode", "families", "state_dir", "log_format", "log_level")
+_LOG_SETTINGS = ("log_format", "log_level")
 _RENDER_SETTINGS = (
     "node_name",
     "manifests",
@@ -133,7 +133,7 @@ def render(as_json: bool, **flags: Any) -> None:
 
 
 @main.command()
-@_options(*_KERNEL_SETTINGS)
+@_options(*_LOG_SETTINGS)
 def cleanup(**flags: Any) -> None:
     """Remove everything the agent has put in this node's kernel.
 
@@ -145,7 +145,7 @@ def cleanup(**flags: Any) -> None:
     from agent import daemon, log
 
     log.configure(settings.log_format, settings.log_level)
-    sys.exit(daemon.cleanup(settings))
+    sys.exit(daemon.cleanup())
 
 
 @main.command()

@@ -1,0 +1,53 @@
+"""Writes the parts of the documentation that come from the code: ``python -m tests.docs``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from agent.settings import SETTINGS, Setting
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+
+def settings_table() -> str:
+    """Return the table of every setting, in Markdown."""
+    lines = ["| flag | environment | default | |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| `{_flag(setting)}` | {_variables(setting)} | {_default(setting)} | {setting.help} |"
+        for setting in SETTINGS
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """Return a document with one generated part in its place; raises ValueError when it has none."""
+    begin, end = f"<!-- {name}: made by make fmt -->\n", f"<!-- end of {name} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"the document has no part {name}")
+    return pattern.sub(lambda _: f"{begin}\n{part}\n{end}", text)
+
+
+def readme(text: str) -> str:
+    """Return the README with every generated part as the code has it now."""
+    return with_part(text, "settings", settings_table())
+
+
+def _flag(setting: Setting) -> str:
+    if setting.switch:
+        return setting.negative_flag if setting.default == "true" else setting.flag
+    return f"{setting.flag} {setting.metavar}".replace("|", "\\|")
+
+
+def _variables(setting: Setting) -> str:
+    return ", ".join(f"`{variable}`" for variable in setting.environment)
+
+
+def _default(setting: Setting) -> str:
+    return setting.default_text if setting.default != setting.default_text else f"`{setting.default}`"
+
+
+if __name__ == "__main__":
+    README.write_text(readme(README.read_text()))
