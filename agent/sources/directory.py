@@ -1,0 +1,82 @@
+"""A directory of manifests as it is on disk: which files there are, and reading them whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from stat import S_ISREG
+from typing import NamedTuple
+
+from agent.kube.manifest import Reading, UnreadableError, read_text
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+Stamp = tuple[int, int, int, int]
+"""Device, inode, modification time and size: equal while a file holds the same text."""
+
+
+class Scan(NamedTuple):
+    """The manifest files below a directory, by path relative to it; faults name what could not be read.
+
+    ``hidden`` are the directories, relative, whose files are unknown because they could not be listed.
+    """
+
+    files: dict[str, Stamp]
+    hidden: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+def scan(root: Path) -> Scan:
+    """List the manifests below a directory.
+
+    Names that begin with a dot are passed over: editors' temporary files, and the directories behind
+    the links of a mounted ConfigMap. Links to files are followed, links to directories are not, except
+    the root itself. Raises OSError when the root cannot be listed.
+    """
+    files: dict[str, Stamp] = {}
+    hidden: list[str] = []
+    faults: list[str] = []
+
+    def unlisted(error: OSError) -> None:
+        path = os.path.relpath(error.filename, root)
+        hidden.append(path)
+        faults.append(f"{path}: {error.strerror}; let the agent list the directory")
+
+    with os.scandir(root):
+        pass
+    for folder, folders, names in os.walk(root, onerror=unlisted):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.startswith(".") or not name.endswith(SUFFIXES):
+                continue
+            path = os.path.relpath(os.path.join(folder, name), root)
+            files[path] = stamp(root / path)
+    return Scan(files, tuple(hidden), tuple(faults))
+
+
+def stamp(path: Path) -> Stamp:
+    """Return a file's stamp, zeros when there is no regular file (a dangling link, say)."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0, 0)
+    if not S_ISREG(found.st_mode):
+        return (0, 0, 0, 0)
+    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def read_file(path: Path) -> Reading:
+    """Read every object of a manifest file.
+
+    Raises UnreadableError when it cannot be read whole, also when it changes meanwhile.
+    """
+    before = stamp(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise UnreadableError("not a regular file; remove or rename it")
+        text = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"{error.strerror}; let the agent read the file") from None
+    if stamp(path) != before:
+        raise UnreadableError("changed while it was read; reading it again")
+    return read_text(text, is_json=path.suffix == ".json")

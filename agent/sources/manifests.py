@@ -1,0 +1,280 @@
+"""A directory of manifests as a source, watched for changes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+import watchfiles
+
+from agent.kube.events import Invalid, Sink, Synced
+from agent.kube.manifest import Manifest, UnreadableError
+from agent.kube.model import Kind, Object
+from agent.sources.desired import Held, Wanted, changes, combine, values
+from agent.sources.directory import Stamp, read_file, scan
+from agent.sources.lastgood import LastGood, ObjectId
+from agent.sources.source import SyncState
+
+log = structlog.get_logger()
+
+_KINDS = (Kind.NAMESPACE, Kind.POD, Kind.POLICY, Kind.NODE)
+
+# How long a change must have settled, and how long at most to wait for that.
+_SETTLE_MS = 25
+_DEBOUNCE_MS = 200
+# Directories are also looked at without being told: file systems exist that tell nothing.
+_LOOK_MS = 2000
+_ABSENT_SECONDS = 1.0
+_EMPTY_SECONDS = 1.0
+
+
+class _File:
+    """One manifest file: the text last seen, and the last good version of its objects."""
+
+    def __init__(self, good: dict[ObjectId, Manifest] | None) -> None:
+        self.stamp: Stamp | None = None
+        self.manifests: tuple[Manifest, ...] = tuple((good or {}).values())
+        self.good: dict[ObjectId, Manifest] = good or {}
+        self.known = good is not None
+        self.fault = ""
+
+
+class ManifestSource:
+    """Pods, Namespaces, NetworkPolicies and Nodes from the YAML and JSON files below a directory.
+
+    What cannot be read takes nothing away. A file that cannot be read whole keeps its last good objects;
+    an object that is not valid keeps its last good version; a directory that is gone or cannot be listed
+    keeps all. The last good versions are kept in ``state_dir``, so that this holds across a restart. The
+    source is synced once every file was read whole, or was restored from there. Files removed while the
+    directory can be listed take their objects with them.
+
+    Of one object in two files, the first path by sort order holds and the other is a fault.
+    """
+
+    def __init__(self, directory: Path, state_dir: Path | None = None) -> None:
+        self._directory = directory
+        self._last_good = LastGood(state_dir, directory) if state_dir is not None else None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._files: dict[str, _File] = {}
+        self._told: dict[ObjectId, Wanted] = {}
+        self._restored: dict[str, dict[ObjectId, Manifest]] = {}
+        self._ignored: set[str] = set()
+        self._synced = False
+        self._logged: set[str] = set()
+        self._folder_faults: tuple[str, ...] = ()
+        self._absent = False
+        self._state_faults: dict[str, str] = {}
+        self._states = {kind: SyncState(False, 0, 0.0, 0.0, "not read yet") for kind in _KINDS}
+
+    def start(self, sink: Sink) -> None:
+        self._thread = threading.Thread(target=self._run, args=(sink,), name="source-manifests", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(2.0)
+
+    def states(self) -> Mapping[Kind, SyncState]:
+        return dict(self._states)
+
+    def _run(self, sink: Sink) -> None:
+        if self._last_good is not None:
+            self._restored = self._last_good.load()
+        while not self._stopping.is_set():
+            self._safely_refresh(sink)
+            try:
+                before = self._directory.stat()
+                for _ in watchfiles.watch(
+                    self._directory,
+                    watch_filter=None,
+                    debounce=_DEBOUNCE_MS,
+                    step=_SETTLE_MS,
+                    rust_timeout=_LOOK_MS,
+                    yield_on_timeout=True,
+                    stop_event=self._stopping,
+                    raise_interrupt=False,
+                ):
+                    self._safely_refresh(sink)
+                    now = self._directory.stat()
+                    if (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
+                        # Another directory took the name; the watch still holds the old one.
+                        break
+            except (OSError, RuntimeError):
+                # Gone, or not to be watched: looked at again soon, and named by the refresh.
+                self._stopping.wait(_ABSENT_SECONDS)
+
+    def _safely_refresh(self, sink: Sink) -> None:
+        try:
+            self.refresh(sink)
+        except Exception as error:
+            # A fault of ours must not end the watch: the node would go stale in silence.
+            log.exception("manifests not read", directory=str(self._directory))
+            self._fail(f"internal error: {error!r}; retrying")
+
+    def refresh(self, sink: Sink) -> None:
+        """Look at the directory once and tell what changed. Used on the source's own thread."""
+        try:
+            found = scan(self._directory)
+        except OSError as error:
+            self._fail(f"{self._directory}: {error.strerror}; make it a directory that the agent can list")
+            return
+        gone = [p for p in self._files if p not in found.files and not _below(p, found.hidden)]
+        changed = [
+            p for p, stamp in found.files.items() if p not in self._files or self._files[p].stamp != stamp
+        ]
+        for path in changed:
+            self._read(path, found.files[path])
+        for path in gone:
+            del self._files[path]
+        if changed or gone or not self._synced or found.faults != self._folder_faults or self._absent:
+            self._tell(sink, found.faults)
+        self._folder_faults, self._absent = found.faults, False
+        now = time.time()
+        for kind, state in self._states.items():
+            self._states[kind] = state._replace(last_contact=now)
+        for path in changed:
+            self._keep(path)
+        forgotten = [p for p in self._restored if p not in self._files and not _below(p, found.hidden)]
+        for path in {*gone, *forgotten}:
+            self._restored.pop(path, None)
+            self._keep(path)
+
+    def _read(self, path: str, stamp: Stamp) -> None:
+        file = self._files.get(path)
+        if file is None:
+            file = self._files[path] = _File(self._restored.get(path))
+        if file.good and _just_emptied(stamp):
+            # Some editors empty a file, then write it: look again before its objects are taken away.
+            file.stamp = None
+            return
+        try:
+            reading = read_file(self._directory / path)
+        except UnreadableError as error:
+            file.fault = f"{path}: {error}"
+            # A file that changed meanwhile is read again at the next look, which its own change brings.
+            file.stamp = stamp
+            return
+        file.stamp, file.fault, file.known = stamp, "", True
+        file.manifests = reading.manifests
+        good: dict[ObjectId, Manifest] = {}
+        for manifest in reading.manifests:
+            identity = (manifest.kind, manifest.key)
+            best = manifest if manifest.value is not None else file.good.get(identity)
+            if best is not None:
+                good.setdefault(identity, best)
+        file.good = good
+        for kind in set(reading.ignored) - self._ignored:
+            self._ignored.add(kind)
+            log.info("kind ignored", kind=kind, file=path)
+
+    def _tell(self, sink: Sink, faults: tuple[str, ...]) -> None:
+        desired = combine({path: _held(file) for path, file in self._files.items()})
+        events = changes(self._told, desired.objects)
+        self._told = desired.objects
+        if events:
+            sink(events)
+        unread = tuple(file.fault for _, file in sorted(self._files.items()) if file.fault)
+        troubles = (*faults, *unread, *self._state_faults.values())
+        if not self._synced and not faults and all(file.known for file in self._files.values()):
+            self._synced = True
+            sink([Synced(kind) for kind in _KINDS])
+            log.info("manifests read", directory=str(self._directory), files=len(self._files))
+        for event in events:
+            if isinstance(event, Invalid):
+                for problem in event.problems:
+                    log.warning(
+                        "object refused",
+                        kind=event.kind.value,
+                        object=str(event.key),
+                        field=problem.field,
+                        problem=problem.message,
+                    )
+        self._log_once(troubles)
+        now = time.time()
+        for kind in _KINDS:
+            mine = desired.faults[kind]
+            self._states[kind] = SyncState(
+                synced=self._synced,
+                objects=sum(1 for k, _ in desired.objects if k is kind),
+                last_event=now if events else self._states[kind].last_event,
+                last_contact=now,
+                fault=_summary(troubles),
+                faults=(*troubles, *mine),
+            )
+
+    def _fail(self, fault: str) -> None:
+        self._absent = True
+        self._log_once((fault,))
+        for kind, state in self._states.items():
+            self._states[kind] = state._replace(fault=fault)
+
+    def _log_once(self, troubles: tuple[str, ...]) -> None:
+        for trouble in troubles:
+            if trouble not in self._logged:
+                log.warning("manifest not read", problem=trouble)
+        self._logged = set(troubles)
+
+    def _keep(self, path: str) -> None:
+        if self._last_good is None:
+            return
+        file = self._files.get(path)
+        try:
+            if file is None:
+                self._last_good.forget(path)
+            elif not file.fault:
+                self._last_good.store(path, file.good.values())
+            self._state_faults.pop(path, None)
+        except OSError as error:
+            self._state_faults[path] = (
+                f"{path}: its last good version cannot be kept: {error}; make the state directory writable"
+            )
+
+
+def read_manifests(directory: Path) -> tuple[tuple[Object, ...], tuple[str, ...]]:
+    """Read a directory of manifests once: the objects in a fixed order, and a line for each problem.
+
+    The objects are what an agent with no history would enforce: namespaces implied, and an invalid
+    policy, where its podSelector can be read, as one that isolates and allows nothing.
+    """
+    try:
+        found = scan(directory)
+    except OSError as error:
+        return (), (f"{directory}: {error.strerror}; name a directory that can be listed",)
+    problems = list(found.faults)
+    files: dict[str, Held] = {}
+    for path in sorted(found.files):
+        try:
+            files[path] = Held(read_file(directory / path).manifests, {})
+        except UnreadableError as error:
+            problems.append(f"{path}: {error}")
+    desired = combine(files)
+    for lines in desired.faults.values():
+        problems += lines
+    return values(desired.objects), tuple(problems)
+
+
+def _held(file: _File) -> Held:
+    """Return what holds of a file: its text as read, or all its last good objects when that failed."""
+    if file.fault:
+        return Held(tuple(file.good.values()), file.good)
+    return Held(file.manifests, file.good)
+
+
+def _just_emptied(stamp: Stamp) -> bool:
+    _, _, modified_ns, size = stamp
+    return size == 0 and abs(time.time() - modified_ns / 1e9) < _EMPTY_SECONDS
+
+
+def _below(path: str, folders: tuple[str, ...]) -> bool:
+    return any(Path(path).is_relative_to(folder) for folder in folders)
+
+
+def _summary(troubles: tuple[str, ...]) -> str:
+    if len(troubles) < 2:
+        return "".join(troubles)
+    return f"{troubles[0]} (and {len(troubles) - 1} more)"
