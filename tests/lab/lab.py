@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import tempfile
 import time
@@ -46,7 +47,8 @@ class Lab:
         self._indexes = itertools.count(1)
         self._addresses_used: set[str] = set()
         with contextlib.ExitStack() as stack:
-            self.directory = Path(tempfile.mkdtemp(prefix="netpol-lab-"))
+            _sweep()
+            self.directory = Path(tempfile.mkdtemp(prefix=f"netpol-lab-{os.getpid()}-"))
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.underlay = Netns("underlay")
             stack.callback(self.underlay.close)
@@ -206,6 +208,10 @@ class Lab:
         """Open every flow at once; return their verdicts in order. A denied one costs milliseconds."""
         return self.prober.probe(flows, grace)
 
+    def settle(self) -> None:
+        """Return when every packet sent before the call has arrived or been dropped."""
+        self.prober.settle()
+
     def check(self, expected: dict[Flow, Verdict]) -> dict[Flow, Verdict]:
         """Probe; return what was not as expected, with what it was."""
         got = self.probe(list(expected))
@@ -252,6 +258,13 @@ def flows(
         for protocol, ports in ((Protocol.TCP, tcp), (Protocol.UDP, udp), (Protocol.SCTP, sctp))
         for port in ports
     ]
+
+
+def _sweep() -> None:
+    """Remove the files of labs whose process was killed."""
+    for left in Path(tempfile.gettempdir()).glob("netpol-lab-*-*"):
+        if not Path("/proc", left.name.split("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _route_to(netns: Netns, node: Node) -> None:

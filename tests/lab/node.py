@@ -61,6 +61,11 @@ class Pod:
         return mac_of(self.v4)
 
     @property
+    def gateway_mac(self) -> str:
+        """The MAC address that it sends what is not on its link to."""
+        return mac_of(self.node.gateway4) if self.node.layout is Layout.BRIDGE else VETH_MAC
+
+    @property
     def foreign(self) -> bool:
         """Whether its address lies outside its node's ranges: it moved here and kept it."""
         return ipaddress.ip_address(self.v4) not in ipaddress.ip_network(self.node.cidr4)
