@@ -141,10 +141,10 @@ def cleanup(**flags: Any) -> None:
 
     Exit codes: 0 nothing of ours is left, 1 something is (named), 2 wrong options.
     """
-    settings = _settings(flags)
+    log_format, log_level = _value("log_format", flags), _value("log_level", flags)
     from agent import daemon, log
 
-    log.configure(settings.log_format, settings.log_level)
+    log.configure(log_format, log_level)
     sys.exit(daemon.cleanup())
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.kube.model import Family, Protocol
-from tests.demo.examples import Examples
+from tests.demo.examples import Destination, Examples
 from tests.demo.show import Seen, Way
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Node
@@ -36,7 +36,7 @@ class Stage:
     """Pods, hosts and the ports they serve."""
 
     def __init__(self, lab: Lab, examples: Examples, layout: Layout, mode: Mode) -> None:
-        self._lab = lab
+        self.lab = lab
         self._examples = examples
         self.node = lab.node(NODE, layout, mode)
         self._places: dict[str, Place] = {host: lab.host(host) for host in examples.hosts}
@@ -52,19 +52,19 @@ class Stage:
     def look(self) -> Seen:
         """Try every way with a fresh connection."""
         flows = {
-            Way(source, destination.name, family): Flow(
-                self._places[source],
-                self._places[destination.at].address(family),
-                destination.protocol,
-                destination.port,
-            )
+            Way(source, destination.name, family): self.flow(source, destination, family)
             for source in self._examples.sources
             for destination in self._examples.destinations
             for family in Family
             if self._examples.tried(source, destination)
         }
-        verdicts = self._lab.probe(list(flows.values()))
+        verdicts = self.lab.probe(list(flows.values()))
         return {way: verdict is Verdict.ALLOWED for way, verdict in zip(flows, verdicts, strict=True)}
+
+    def flow(self, source: str, destination: Destination, family: Family) -> Flow:
+        """Return one way as a flow to probe."""
+        address = self._places[destination.at].address(family)
+        return Flow(self._places[source], address, destination.protocol, destination.port)
 
     def look_until(self, wanted: Seen, timeout: float) -> tuple[Seen, float]:
         """Try until all is as wanted, then once more; return what was seen last, and the seconds it took."""

@@ -1,0 +1,201 @@
+"""The command line: what each command takes, prints and exits with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agent import __version__, cli, daemon
+from agent.dataplane.backend import KernelView
+from agent.kube.model import Kind
+from agent.policy.program import Program
+from agent.settings import SETTINGS, Settings
+from agent.sources.source import SyncState
+from agent.status.health import Health
+from agent.status.server import StatusServer
+from agent.status.snapshot import Facts, StatusSnapshot, take
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in SETTINGS:
+        for variable in setting.environment:
+            monkeypatch.delenv(variable, raising=False)
+
+
+def netpol_agent(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, arguments)
+
+
+def test_version() -> None:
+    assert netpol_agent("--version").output == f"netpol-agent {__version__}\n"
+
+
+def test_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"netpol-agent {__version__}\n"
+
+
+def test_help_loads_none_of_the_large_packages() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from agent.cli import main; "
+        "CliRunner().invoke(main, ['run', '--help']); "
+        "print(sorted({'kubernetes', 'pyroute2', 'iptc', 'rich', 'structlog', 'msgspec'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_run_has_an_option_for_every_setting() -> None:
+    output = netpol_agent("run", "--help").output
+    for setting in SETTINGS:
+        assert setting.flag in output
+        assert setting.environment[0] in "".join(output.split())
+
+
+class Ran:
+    """What the daemon was given."""
+
+    settings: Settings | None = None
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    found = Ran()
+
+    def run(settings: Settings) -> int:
+        found.settings = settings
+        return 1
+
+    monkeypatch.setattr(daemon, "run", run)
+    return found
+
+
+def test_run_hands_its_settings_on_and_exits_as_told(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETPOL_AGENT_LINGER", "5")
+    result = netpol_agent(
+        "run", "--node-name", "n1", "--allow-nodes", "--no-fix-host", "--mark-egress", "0x100"
+    )
+    assert result.exit_code == 1
+    assert ran.settings is not None
+    found = ran.settings
+    assert (found.node_name, found.allow_nodes, found.fix_host, found.mark_egress) == (
+        "n1",
+        True,
+        False,
+        0x100,
+    )
+    assert found.linger == 5.0
+
+
+def test_a_flag_of_two_forms_beats_the_environment(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETPOL_AGENT_ALLOW_NODES", "true")
+    netpol_agent("run", "--node-name", "n1", "--no-allow-nodes")
+    assert ran.settings is not None
+    assert ran.settings.allow_nodes is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--mark-ingress", "3"), "--mark-ingress is '3': give one bit"),
+        (("run", "--manifests", "/nowhere"), "--manifests is '/nowhere': give a directory"),
+        (("run", "--node-name", "A"), "--node-name is 'A'"),
+        (("run", "--what"), "No such option"),
+        (("render",), "--manifests is missing"),
+        (("status", "--health-port", "x"), "--health-port is 'x'"),
+    ],
+)
+def test_wrong_options_are_named_and_exit_with_2(ran: Ran, arguments: tuple[str, ...], words: str) -> None:
+    result = netpol_agent(*arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+    assert ran.settings is None
+
+
+def test_cleanup_exits_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "cleanup", lambda: 1)
+    assert netpol_agent("cleanup").exit_code == 1
+    monkeypatch.setattr(daemon, "cleanup", lambda: 0)
+    assert netpol_agent("cleanup").exit_code == 0
+
+
+class Served:
+    """An agent's status, ready or not, over a real socket."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.server = StatusServer("127.0.0.1", 0, self.health, self.status)
+
+    def health(self) -> Health:
+        now = time.time()
+        return Health(now, now, {Kind.POD: SyncState(self.ready, 0, now, now)}, applied=True)
+
+    def status(self) -> StatusSnapshot:
+        now = time.time()
+        return take(Facts("worker-1", "0.1.0", now, now - 5, ready=self.ready), Program(), KernelView({}, {}))
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    served.server.start()
+    yield served
+    served.server.stop()
+
+
+def test_status_of_an_agent_that_is_ready(served: Served) -> None:
+    result = netpol_agent("status", "--health-port", str(served.server.port))
+    assert result.exit_code == 0
+    assert result.output.startswith("worker-1  ready  netpol-agent 0.1.0, up 5 s\n")
+    assert "\x1b" not in result.output
+
+
+def test_status_of_one_that_is_not(served: Served) -> None:
+    served.ready = False
+    result = netpol_agent("status", "--url", f"http://127.0.0.1:{served.server.port}/")
+    assert result.exit_code == 1
+    assert "worker-1  not ready" in result.output
+
+
+def test_status_as_json(served: Served) -> None:
+    result = netpol_agent("status", "--json", "--health-port", str(served.server.port))
+    assert json.loads(result.output)["node"] == "worker-1"
+
+
+def test_status_does_not_ask_a_proxy(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert netpol_agent("status", "--health-port", str(served.server.port)).exit_code == 0
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1"])
+def test_status_follows_the_settings_of_the_agent(
+    served: Served, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("NETPOL_AGENT_HEALTH_ADDRESS", address)
+    monkeypatch.setenv("NETPOL_AGENT_HEALTH_PORT", str(served.server.port))
+    assert netpol_agent("status").exit_code == 0
+
+
+def test_status_of_none(served: Served) -> None:
+    served.server.stop()
+    result = netpol_agent("status", "--health-port", str(served.server.port))
+    assert result.exit_code == 2
+    assert "no agent answers at http://127.0.0.1" in result.output
+    assert netpol_agent("status", "--url", "127.0.0.1:1").exit_code == 2
+
+
+def test_status_of_something_else(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("{}")
+    result = netpol_agent("status", "--url", f"http://127.0.0.1:{served.server.port}/healthz")
+    assert result.exit_code == 2
+    assert "answers 404" in result.output
