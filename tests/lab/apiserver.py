@@ -1,0 +1,228 @@
+"""A real kube-apiserver on etcd, inside a namespace: agents and tests reach it over the lab's underlay."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.lab.client import ApiError, Client
+from tests.lab.kube_build import kube_apiserver
+from tests.lab.netns import Netns
+from tests.lab.place import LabError
+
+PORT = 6443
+AGENT_ACCOUNT = ("kube-system", "netpol-agent")
+
+_READABLE = [
+    {"apiGroups": [""], "resources": ["pods", "namespaces", "nodes"], "verbs": ["get", "list", "watch"]},
+    {
+        "apiGroups": ["networking.k8s.io"],
+        "resources": ["networkpolicies"],
+        "verbs": ["get", "list", "watch"],
+    },
+]
+
+
+class ApiServer:
+    """etcd and kube-apiserver in ``netns``, listening on its ``address``; a context manager.
+
+    etcd's data is in memory and gone with it. No controllers and no scheduler run: pods are bound by
+    whoever creates them, and :class:`tests.lab.client.Client` finishes namespaces. Call from the main
+    thread: processes end with the thread that started them. Raises LabError when it does not become ready.
+    """
+
+    def __init__(self, netns: Netns, address: str, directory: Path) -> None:
+        self.netns = netns
+        self.address = address
+        self.directory = directory
+        self._tokens = {"admin": secrets.token_hex(16), "agent": secrets.token_hex(16)}
+        self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
+        binary = kube_apiserver()
+        (directory / "data").mkdir(parents=True)
+        try:
+            self._start_etcd()
+            self._start_apiserver(binary)
+            self.client = Client(netns, self.url, self.certificate, self._tokens["admin"])
+            self._until("kube-apiserver", self._ready, 60)
+            self._permit_agent()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> ApiServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End both processes; their data goes with them."""
+        for _, process in reversed(self._processes):
+            process.kill()
+            process.wait()
+        self._processes.clear()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.address}:{PORT}"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate that it made for itself on start, its issuer included."""
+        return self.directory / "pki/apiserver.crt"
+
+    def restart(self) -> None:
+        """Stop kube-apiserver, and start it again on the same data."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
+        """Stop kube-apiserver, leaving etcd: connections break, and new ones are refused."""
+        (process,) = (p for name, p in self._processes if name == "kube-apiserver")
+        process.kill()
+        process.wait()
+        self._processes = [(n, p) for n, p in self._processes if p is not process]
+
+    def start(self) -> None:
+        """Start kube-apiserver after :meth:`stop`, and wait until it is ready."""
+        self._start_apiserver(kube_apiserver())
+        self._until("kube-apiserver", self._ready, 60)
+
+    def kubeconfig(self, user: str) -> Path:
+        """Write and return the kubeconfig of ``admin``, or of ``agent``, which may only read what it needs."""
+        ca = base64.b64encode(self.certificate.read_bytes()).decode()
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "lab", "cluster": {"server": self.url, "certificate-authority-data": ca}}],
+            "users": [{"name": user, "user": {"token": self._tokens[user]}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
+            "current-context": "lab",
+        }
+        path = self.directory / f"{user}.kubeconfig"
+        path.write_text(json.dumps(config))
+        return path
+
+    def _start_etcd(self) -> None:
+        etcd = shutil.which("etcd")
+        if etcd is None:
+            raise LabError("etcd is not installed (Debian package etcd-server)")
+        self._spawn(
+            "etcd",
+            [
+                *("sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(self.directory / "data"), etcd),
+                f"--data-dir={self.directory / 'data/etcd'}",
+                "--listen-client-urls=http://127.0.0.1:2379",
+                "--advertise-client-urls=http://127.0.0.1:2379",
+                "--listen-peer-urls=http://127.0.0.1:2380",
+                "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+                "--initial-cluster=default=http://127.0.0.1:2380",
+                "--quota-backend-bytes=4294967296",
+            ],
+            {"ETCD_UNSUPPORTED_ARCH": os.uname().machine.replace("aarch64", "arm64")},
+        )
+        self._until("etcd", self._etcd_listens, 30)
+
+    def _etcd_listens(self) -> bool:
+        with self.netns.entered():
+            try:
+                socket.create_connection(("127.0.0.1", 2379), 1).close()
+            except OSError:
+                return False
+        return True
+
+    def _start_apiserver(self, binary: Path) -> None:
+        account, namespace = AGENT_ACCOUNT[1], AGENT_ACCOUNT[0]
+        tokens = self.directory / "tokens.csv"
+        tokens.write_text(
+            f'{self._tokens["admin"]},admin,admin,"system:masters"\n'
+            f"{self._tokens['agent']},system:serviceaccount:{namespace}:{account},agent,"
+            f'"system:serviceaccounts,system:serviceaccounts:{namespace}"\n'
+        )
+        key = self.directory / "accounts.key"
+        if not key.exists():
+            key.write_bytes(_private_key())
+        self._spawn(
+            "kube-apiserver",
+            [
+                str(binary),
+                "--etcd-servers=http://127.0.0.1:2379",
+                f"--advertise-address={self.address}",
+                f"--secure-port={PORT}",
+                f"--cert-dir={self.directory / 'pki'}",
+                f"--token-auth-file={tokens}",
+                "--authorization-mode=RBAC",
+                "--disable-admission-plugins=ServiceAccount",
+                "--service-cluster-ip-range=10.96.0.0/24",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                f"--service-account-key-file={key}",
+                f"--service-account-signing-key-file={key}",
+                "--profiling=false",
+            ],
+            {},
+        )
+
+    def _spawn(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
+        with self.netns.entered(), (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        self._processes.append((name, process))
+
+    def _until(self, name: str, condition: Callable[[], bool], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            ended = any(p.poll() is not None for _, p in self._processes)
+            if ended or time.monotonic() > deadline:
+                tail = (self.directory / f"{name}.log").read_text(errors="replace")[-3000:]
+                raise LabError(f"{name} {'ended' if ended else f'is not ready after {timeout} s'}:\n{tail}")
+            time.sleep(0.05)
+
+    def _ready(self) -> bool:
+        with contextlib.suppress(OSError, ApiError):
+            self.client.text("GET", "/readyz")
+            return True
+        return False
+
+    def _permit_agent(self) -> None:
+        namespace, account = AGENT_ACCOUNT
+        api = "/apis/rbac.authorization.k8s.io/v1"
+        self.client.post(f"{api}/clusterroles", {"metadata": {"name": "netpol-agent"}, "rules": _READABLE})
+        self.client.post(
+            f"{api}/clusterrolebindings",
+            {
+                "metadata": {"name": "netpol-agent"},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": "netpol-agent",
+                },
+                "subjects": [{"kind": "ServiceAccount", "namespace": namespace, "name": account}],
+            },
+        )
+
+
+def _private_key() -> bytes:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )

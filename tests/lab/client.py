@@ -1,0 +1,211 @@
+"""A small client of the API server for tests, which connects from inside a namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.lab.netns import Netns
+
+Json = dict[str, Any]
+
+MERGE_PATCH = "application/merge-patch+json"
+
+
+class ApiError(Exception):
+    """The API server refused a request; ``status`` is its HTTP status."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+
+
+class Client:
+    """One connection, opened in ``netns`` and kept, for one thread; :meth:`another` makes one for another."""
+
+    def __init__(self, netns: Netns, url: str, certificate: Path, token: str) -> None:
+        self._netns = netns
+        self._url = url
+        self._certificate = certificate
+        self._token = token
+        self._connection: http.client.HTTPSConnection | None = None
+
+    def another(self) -> Client:
+        """Return a client of the same server with a connection of its own."""
+        return Client(self._netns, self._url, self._certificate, self._token)
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        if self._connection is None:
+            where = urllib.parse.urlsplit(self._url)
+            context = ssl.create_default_context(cafile=str(self._certificate))
+            connection = http.client.HTTPSConnection(
+                where.hostname or "", where.port, context=context, timeout=30
+            )
+            with self._netns.entered():
+                connection.connect()
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connection = connection
+        return self._connection
+
+    def text(self, method: str, path: str, body: object = None, content: str = "application/json") -> str:
+        """Send one request; return the answer's body. Raises ApiError, or OSError when there is no server."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content}
+        try:
+            connection = self._connect()
+            connection.request(method, path, data, headers)
+            response = connection.getresponse()
+            answer = response.read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise error if isinstance(error, OSError) else OSError(str(error)) from error
+        if response.status >= 400:
+            raise ApiError(response.status, answer)
+        return answer
+
+    def get(self, path: str) -> Json:
+        return self._json("GET", path)
+
+    def post(self, path: str, body: object) -> Json:
+        return self._json("POST", path, body)
+
+    def put(self, path: str, body: object) -> Json:
+        return self._json("PUT", path, body)
+
+    def patch(self, path: str, body: object) -> Json:
+        """Apply a JSON merge patch (RFC 7386)."""
+        return self._json("PATCH", path, body, MERGE_PATCH)
+
+    def delete(self, path: str) -> None:
+        """Delete at once; what is not there is no error."""
+        try:
+            self.text("DELETE", path, {"gracePeriodSeconds": 0})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    def _json(self, method: str, path: str, body: object = None, content: str = "application/json") -> Json:
+        answer: Json = json.loads(self.text(method, path, body, content))
+        return answer
+
+    # Namespaces
+
+    def create_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
+        self.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": dict(labels or {})}})
+
+    def label_namespace(self, name: str, labels: Mapping[str, str | None]) -> None:
+        """Set labels; None removes one."""
+        self.patch(f"/api/v1/namespaces/{name}", {"metadata": {"labels": dict(labels)}})
+
+    def delete_namespace(self, name: str) -> None:
+        """Delete a namespace and what tests put in it, as the namespace controller would."""
+        self.delete_policies(name)
+        with contextlib.suppress(ApiError):
+            self.text("DELETE", f"/api/v1/namespaces/{name}/pods?gracePeriodSeconds=0")
+        self.delete(f"/api/v1/namespaces/{name}")
+        with contextlib.suppress(ApiError):
+            namespace = self.get(f"/api/v1/namespaces/{name}")
+            namespace["spec"] = {"finalizers": []}
+            self.put(f"/api/v1/namespaces/{name}/finalize", namespace)
+
+    # Pods
+
+    def create_pod(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        node: str,
+        addresses: Sequence[str],
+        labels: Mapping[str, str] | None = None,
+        ports: Sequence[tuple[str, str, int]] = (),
+        **spec: Any,
+    ) -> Json:
+        """Create a pod on a node and, unless ``addresses`` is empty, report it running with them.
+
+        ``ports`` are (name, protocol, number).
+        """
+        container = {
+            "name": "main",
+            "image": "none",
+            "ports": [{"name": n, "protocol": p, "containerPort": number} for n, p, number in ports],
+        }
+        created = self.post(
+            f"/api/v1/namespaces/{namespace}/pods",
+            {
+                "metadata": {"name": name, "labels": dict(labels or {})},
+                "spec": {"nodeName": node, "containers": [container], **spec},
+            },
+        )
+        if not addresses:
+            return created
+        started = created["metadata"]["creationTimestamp"]
+        return self.set_pod_status(
+            namespace,
+            name,
+            {
+                "phase": "Running",
+                "podIP": addresses[0],
+                "podIPs": [{"ip": address} for address in addresses],
+                "startTime": started,
+            },
+        )
+
+    def set_pod_status(self, namespace: str, name: str, status: Json) -> Json:
+        return self.patch(f"/api/v1/namespaces/{namespace}/pods/{name}/status", {"status": status})
+
+    def label_pod(self, namespace: str, name: str, labels: Mapping[str, str | None]) -> None:
+        """Set labels; None removes one."""
+        self.patch(f"/api/v1/namespaces/{namespace}/pods/{name}", {"metadata": {"labels": dict(labels)}})
+
+    def delete_pod(self, namespace: str, name: str) -> None:
+        self.delete(f"/api/v1/namespaces/{namespace}/pods/{name}")
+
+    # Nodes
+
+    def create_node(self, name: str, addresses: Sequence[str], cidrs: Sequence[str]) -> None:
+        self.post(
+            "/api/v1/nodes",
+            {"metadata": {"name": name}, "spec": {"podCIDR": cidrs[0], "podCIDRs": list(cidrs)}},
+        )
+        self.patch(
+            f"/api/v1/nodes/{name}/status",
+            {"status": {"addresses": [{"type": "InternalIP", "address": a} for a in addresses]}},
+        )
+
+    def delete_node(self, name: str) -> None:
+        self.delete(f"/api/v1/nodes/{name}")
+
+    # Policies
+
+    def create_policy(self, namespace: str, name: str, spec: Json) -> None:
+        self.post(_policies(namespace), {"metadata": {"name": name}, "spec": spec})
+
+    def replace_policy(self, namespace: str, name: str, spec: Json) -> None:
+        """Give a policy another spec, whole."""
+        path = f"{_policies(namespace)}/{name}"
+        current = self.get(path)
+        self.put(path, {**current, "spec": spec})
+
+    def delete_policy(self, namespace: str, name: str) -> None:
+        self.delete(f"{_policies(namespace)}/{name}")
+
+    def delete_policies(self, namespace: str) -> None:
+        self.delete(_policies(namespace))
+
+
+def _policies(namespace: str) -> str:
+    return f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
