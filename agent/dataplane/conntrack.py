@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.dataplane.backend import Fault
-from agent.dataplane.netlink import NESTED, Message, NetfilterSocket, attribute, attributes
+from agent.dataplane.netlink import NESTED, Message, NetlinkSocket, attribute, attributes
 
 _SUBSYS_CTNETLINK = 1
 _CT_GET, _CT_DELETE = 1, 2
@@ -95,7 +95,7 @@ def _count() -> int | None:
 
 def _find(wanted: frozenset[bytes]) -> set[_Entry]:
     families = {_family(address) for address in wanted}
-    with NetfilterSocket() as netlink:
+    with NetlinkSocket() as netlink:
         dump = netlink.dump(_get(families.pop() if len(families) == 1 else socket.AF_UNSPEC, b""))
         return {_entry(body) for body in dump if not wanted.isdisjoint(_addresses(body))}
 
@@ -103,7 +103,7 @@ def _find(wanted: frozenset[bytes]) -> set[_Entry]:
 def _find_filtered(wanted: frozenset[bytes]) -> set[_Entry] | None:
     """Return the entries the kernel picks; None when it does not know how and gives all."""
     found: set[_Entry] = set()
-    with NetfilterSocket() as netlink:
+    with NetlinkSocket() as netlink:
         for address in wanted:
             for request in _filters(address):
                 for body in netlink.dump(_get(_family(address), request)):
@@ -125,7 +125,7 @@ def _filters(address: bytes) -> Iterator[bytes]:
 
 def _delete(entries: set[_Entry]) -> int:
     ordered = list(entries)
-    with NetfilterSocket() as netlink:
+    with NetlinkSocket() as netlink:
         # A request without a tuple would delete everything: an entry always carries its own.
         failed = netlink.request([Message(_SUBSYS_CTNETLINK << 8 | _CT_DELETE, *entry) for entry in ordered])
     for _, code in failed:

@@ -26,7 +26,7 @@ from agent.dataplane.ipset_members import (
     encode_members,
     unholdable,
 )
-from agent.dataplane.netlink import F_EXCL, NESTED, NET_ORDER, Message, NetfilterSocket, attribute, attributes
+from agent.dataplane.netlink import F_EXCL, NESTED, NET_ORDER, Message, NetlinkSocket, attribute, attributes
 from agent.kube.model import Family
 from agent.policy.program import Member
 
@@ -165,7 +165,7 @@ class IpSets:
     """
 
     def __init__(self) -> None:
-        self._socket = NetfilterSocket()
+        self._socket = NetlinkSocket()
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""A netfilter netlink socket for bytes that are encoded by hand: many messages a system call, few answers.
+"""A netlink socket for bytes that are encoded by hand: many messages a system call, few answers.
 
 pyroute2 builds and decodes each message as nested objects, which costs more than the kernel's own work; its
 constants are used, and its sockets where speed does not matter. The framing is that of ``linux/netlink.h``
@@ -21,7 +21,10 @@ NESTED = 0x8000
 NET_ORDER = 0x4000
 """NLA_F_NET_BYTEORDER."""
 
-_NETLINK_NETFILTER = 12
+ROUTE = 0
+"""NETLINK_ROUTE."""
+NETFILTER = 12
+"""NETLINK_NETFILTER."""
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 
@@ -43,7 +46,11 @@ _SEQUENCE_END = 0x7FFF0000
 
 
 class Message(NamedTuple):
-    """A request: its type (subsystem << 8 | command), address family, attributes, and extra flags."""
+    """A request: its type, address family, what follows the family's four bytes, and extra flags.
+
+    For netfilter the type is ``subsystem << 8 | command`` and attributes follow at once; for routing, the
+    rest of its fixed header comes before them.
+    """
 
     kind: int
     family: int
@@ -69,16 +76,14 @@ def attributes(data: memoryview | bytes) -> Iterator[tuple[int, memoryview]]:
         at += (length + 3) & ~3
 
 
-class NetfilterSocket:
+class NetlinkSocket:
     """A long-lived socket in the network namespace of the thread that makes it. Not thread-safe.
 
-    Raises OSError where the kernel has no netfilter netlink or the process may not use it.
+    Raises OSError where the kernel has no such netlink or the process may not use it.
     """
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-        )
+    def __init__(self, protocol: int = NETFILTER) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         try:
             self._socket.bind((0, 0))
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
@@ -141,7 +146,7 @@ class NetfilterSocket:
                     return failed
 
     def dump(self, message: Message) -> Iterator[memoryview]:
-        """Yield the attributes of each message the kernel answers with; a view is valid until the next.
+        """Yield what follows the family in each message the kernel answers with; valid until the next.
 
         Read to the end, or the answers left over go to nobody. Raises OSError with the kernel's error number.
         """
@@ -173,9 +178,7 @@ class NetfilterSocket:
         try:
             size = self._socket.recv_into(self._buffer)
         except BlockingIOError:
-            raise TimeoutError(
-                errno.ETIMEDOUT, "the kernel does not answer on its netfilter socket"
-            ) from None
+            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer on its netlink socket") from None
         view = memoryview(self._buffer)[:size]
         at = 0
         while at + 16 <= size:

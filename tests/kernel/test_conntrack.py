@@ -16,7 +16,7 @@ import pytest
 
 from agent.dataplane import conntrack
 from agent.dataplane.conntrack import ConntrackError, forget
-from agent.dataplane.netlink import NESTED, Message, NetfilterSocket, attribute
+from agent.dataplane.netlink import NESTED, Message, NetlinkSocket, attribute
 from tests.lab.netns import Netns
 
 
@@ -246,7 +246,7 @@ def count(namespace: Netns) -> int:
 
 def test_entries_in_zones_are_told_apart(netns: Netns) -> None:
     zone = attribute(18, struct.pack("!H", 7))
-    with NetfilterSocket() as netlink:
+    with NetlinkSocket() as netlink:
         made = [entry(b"\x0a\0\0\1", b"\x0a\0\0\2", 1), entry(b"\x0a\0\0\1", b"\x0a\0\0\2", 1, zone)]
         assert netlink.request(made) == []
     assert count(netns) == 2
@@ -259,7 +259,7 @@ def test_a_long_table(netns: Netns, looked_for: int) -> None:
     def address(number: int) -> bytes:
         return (0x0A000000 + number).to_bytes(4, "big")
 
-    with NetfilterSocket() as netlink:
+    with NetlinkSocket() as netlink:
         made = [entry(address(n % 500), address(100_000 + n), 1 + n % 60_000) for n in range(30_000)]
         assert netlink.request(made) == []
     assert forget(address(number) for number in range(looked_for)) == 60 * looked_for
@@ -279,7 +279,7 @@ def test_a_kernel_that_does_not_filter_is_searched_here(
     monkeypatch.setattr(conntrack, "_FILTERED_ENTRIES", 0)
     # A kernel before 5.8 passes over the attribute, as any does over one that is beyond its last.
     monkeypatch.setattr(conntrack, "_FILTER", 100)
-    with NetfilterSocket() as netlink:
+    with NetlinkSocket() as netlink:
         made = [entry(b"\x0a\0\0\1", b"\x0a\0\0\2", 1), entry(b"\x0a\0\0\3", b"\x0a\0\0\4", 1)]
         assert netlink.request(made) == []
     assert forget([b"\x0a\0\0\4"]) == 1
@@ -288,7 +288,7 @@ def test_a_kernel_that_does_not_filter_is_searched_here(
 
 @pytest.mark.usefixtures("netns")
 def test_a_kernel_without_it_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    with NetfilterSocket() as netlink:
+    with NetlinkSocket() as netlink:
         assert netlink.request([entry(b"\x0a\0\0\1", b"\x0a\0\0\2", 1)]) == []
     monkeypatch.setattr(conntrack, "_SUBSYS_CTNETLINK", 200)
     with pytest.raises(ConntrackError) as caught:
@@ -298,7 +298,7 @@ def test_a_kernel_without_it_is_named_with_its_remedy(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("netns")
 def test_without_permission_it_says_so() -> None:
-    with NetfilterSocket() as netlink:
+    with NetlinkSocket() as netlink:
         assert netlink.request([entry(b"\x0a\0\0\1", b"\x0a\0\0\2", 1)]) == []
     script = """
 from agent.dataplane.conntrack import ConntrackError, forget

@@ -1,0 +1,101 @@
+"""Looking at the legacy tables (those of iptables-legacy) without making them.
+
+Asking the kernel for a legacy table makes it, and from then on every packet walks through it. Those that
+exist are listed in ``/proc/net/ip_tables_names``, so only these are read: through python-iptables, that is by
+libiptc in this process, or where that does not load, by ``iptables-legacy-save``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.kube.model import Family
+
+PROC_NET = Path("/proc/thread-self/net")
+"""Of the calling thread's network namespace; ``/proc/net`` is that of the process's first thread."""
+
+_NAMES = {Family.V4: "ip_tables_names", Family.V6: "ip6_tables_names"}
+_COMMANDS = {Family.V4: "iptables-legacy-save", Family.V6: "ip6tables-legacy-save"}
+_TIMEOUT_SECONDS = 30
+
+Chains = Mapping[str, int]
+"""Chain name to its number of rules."""
+
+
+class LegacyError(Exception):
+    """A legacy table that exists could not be read."""
+
+
+def table_names(family: Family, proc_net: Path = PROC_NET) -> tuple[str, ...]:
+    """Return the legacy tables that exist in this network namespace; none where the kernel lacks them."""
+    try:
+        return tuple(sorted(set((proc_net / _NAMES[family]).read_text().split())))
+    except OSError:
+        return ()
+
+
+def read(family: Family) -> dict[str, Chains]:
+    """Return each legacy table that exists. Raises LegacyError."""
+    return {table: _read(family, table) for table in table_names(family)}
+
+
+def _read(family: Family, table: str) -> Chains:
+    try:
+        return read_by_library(family, table)
+    except LegacyError:
+        return read_by_command(family, table)
+
+
+def read_by_library(family: Family, table: str) -> Chains:
+    """Read one table by libiptc. Raises LegacyError where the library does not load or cannot read it."""
+    try:
+        # Late: importing it runs processes that look for libraries, and loads the module ip_tables.
+        import iptc
+    except Exception as error:  # its loading of libraries fails in as many ways as there are systems
+        raise LegacyError(f"python-iptables does not load: {error}") from error
+    try:
+        # Without autocommit, or letting go of the table could write it back. It is one object for the
+        # process, with a handle from when it was last used, perhaps in another namespace.
+        opened = (iptc.Table if family is Family.V4 else iptc.Table6)(table, autocommit=False)
+        opened.refresh()
+        try:
+            chains = {}
+            for chain in opened.chains:
+                rule, count = opened.first_rule(chain.name), 0
+                while rule:
+                    rule, count = opened.next_rule(rule), count + 1
+                chains[str(chain.name)] = count
+            return chains
+        finally:
+            opened.close()
+    except (iptc.IPTCError, AttributeError, TypeError) as error:
+        raise LegacyError(f"libiptc cannot read table {table}: {error}") from error
+
+
+def read_by_command(family: Family, table: str) -> Chains:
+    """Read one table by its command. Raises LegacyError."""
+    command = [_COMMANDS[family], "-t", table]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LegacyError(f"{command[0]}: {error}") from error
+    if done.returncode:
+        raise LegacyError(f"{command[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return parse(done.stdout).get(table, {})
+
+
+def parse(text: str) -> dict[str, dict[str, int]]:
+    """Return the tables, chains and numbers of rules that iptables-save printed."""
+    tables: dict[str, dict[str, int]] = {}
+    chains: dict[str, int] = {}
+    for line in text.splitlines():
+        if line.startswith("*"):
+            chains = tables.setdefault(line[1:], {})
+        elif line.startswith(":"):
+            chains.setdefault(line[1:].split(" ", 1)[0], 0)
+        elif line.startswith("-A "):
+            chain = line.split(" ", 2)[1]
+            chains[chain] = chains.get(chain, 0) + 1
+    return tables

@@ -1,0 +1,162 @@
+"""Which of the kernel's two iptables a node uses: nft or legacy.
+
+Each packet passes both, in an order that nobody should have to know, so an agent keeps to the one that the
+node's other programs use. The order of evidence is that of the Kubernetes project's iptables-wrappers:
+kubelet's hint chains in the mangle table, and else where more rules are. What an earlier run of this agent
+left comes between the two.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from agent.dataplane import legacy
+from agent.dataplane.backend import Fault
+from agent.kube.model import Family
+
+Mode = Literal["nft", "legacy"]
+MODES: tuple[Mode, ...] = ("nft", "legacy")
+
+OUR_PREFIX = "KUBE-NETPOL-"
+_OURS = re.compile(r"KUBE-(NETPOL-|(POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16}$)")
+_HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
+_PROGRAMS = {Family.V4: "iptables", Family.V6: "ip6tables"}
+_SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+_TIMEOUT_SECONDS = 30
+_INSTALL = "install the package iptables, version 1.8 or later"
+
+
+class ModeChoice(NamedTuple):
+    """The mode to use, why in one sentence, and what is wrong.
+
+    ``ours`` are the modes in which chains of this agent were found: those in the mode not chosen are to go.
+    """
+
+    mode: Mode
+    reason: str
+    faults: tuple[Fault, ...] = ()
+    ours: frozenset[Mode] = frozenset()
+
+
+class Evidence(NamedTuple):
+    """What one mode holds, over both families. ``rules`` does not count the agent's own."""
+
+    hint: str = ""
+    ours: bool = False
+    rules: int = 0
+    usable: bool = True
+    trouble: str = ""
+
+
+def decide_mode(setting: str) -> ModeChoice:
+    """Decide for a setting ``auto``, ``nft`` or ``legacy``; reads both, changes nothing."""
+    return choose(setting, {"nft": _look_at_nft(), "legacy": _look_at_legacy()})
+
+
+def choose(setting: str, found: Mapping[Mode, Evidence]) -> ModeChoice:
+    """Decide from what was found."""
+    ours = frozenset(mode for mode in MODES if found[mode].ours)
+    mode, reason = _reasoned(setting, found, ours)
+    faults = [
+        Fault(
+            f"the {other} tables could not be read: {found[other].trouble}", _INSTALL, blocking=other == mode
+        )
+        for other in MODES
+        if found[other].trouble
+    ]
+    if not found[mode].usable and not found[mode].trouble:
+        faults.append(Fault(f"no iptables command for mode {mode}", _INSTALL))
+    return ModeChoice(mode, reason, tuple(faults), ours)
+
+
+def _reasoned(setting: str, found: Mapping[Mode, Evidence], ours: frozenset[Mode]) -> tuple[Mode, str]:
+    for mode in MODES:
+        if setting == mode:
+            return mode, f"{mode}: the setting says so"
+    usable = [mode for mode in MODES if found[mode].usable]
+    if len(usable) == 1:
+        (only,) = usable
+        return only, f"{only}: the other has no command that works on this node"
+    for mode in MODES:
+        if found[mode].hint:
+            return mode, f"{mode}: kubelet's chain {found[mode].hint} is in its mangle table"
+    if len(ours) == 1:
+        (mode,) = ours
+        return mode, f"{mode}: this agent's chains are there from before"
+    counts = f"{found['nft'].rules} rules in nft, {found['legacy'].rules} in legacy"
+    if found["legacy"].rules > found["nft"].rules:
+        return "legacy", f"legacy: no hint of kubelet's, and {counts}"
+    return "nft", f"nft: no hint of kubelet's, and {counts}"
+
+
+def evidence(tables: Iterable[Mapping[str, legacy.Chains]]) -> Evidence:
+    """Sum up the tables of both families."""
+    hint, ours, rules = "", False, 0
+    for family_tables in tables:
+        mangle = family_tables.get("mangle", {})
+        hint = hint or next((chain for chain in _HINTS if chain in mangle), "")
+        for chains in family_tables.values():
+            ours = ours or any(chain.startswith(OUR_PREFIX) for chain in chains)
+            rules += sum(count for chain, count in chains.items() if not _OURS.match(chain))
+    return Evidence(hint, ours, rules)
+
+
+def _look_at_nft() -> Evidence:
+    """Read by ``iptables-nft-save``, which makes no table where there is none."""
+    tables: list[Mapping[str, legacy.Chains]] = []
+    for family in Family:
+        command = find_command(family, "nft", "save")
+        if command is None:
+            if family is Family.V4:
+                return Evidence(usable=False)
+            continue
+        try:
+            done = subprocess.run(
+                [command], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return Evidence(usable=False, trouble=f"{command}: {error}")
+        if done.returncode and family is Family.V4:
+            trouble = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+            return Evidence(usable=False, trouble=f"{command}: {trouble}")
+        tables.append(legacy.parse(done.stdout))
+    return evidence(tables)
+
+
+def _look_at_legacy() -> Evidence:
+    usable = find_command(Family.V4, "legacy", "save") is not None
+    try:
+        return evidence(legacy.read(family) for family in Family)._replace(usable=usable)
+    except legacy.LegacyError as error:
+        return Evidence(usable=usable, trouble=str(error))
+
+
+def find_command(family: Family, mode: Mode, action: str) -> str | None:
+    """Return the path of the command for ``save`` or ``restore``; None where the node has none of this mode.
+
+    It is looked for by its explicit name, then by the plain one, which may be of either mode.
+    """
+    program = _PROGRAMS[family]
+    explicit = shutil.which(f"{program}-{mode}-{action}", path=_SEARCH_PATH)
+    if explicit is not None:
+        return explicit
+    plain = shutil.which(f"{program}-{action}", path=_SEARCH_PATH)
+    if plain is None or _mode_of(plain) != mode:
+        return None
+    return plain
+
+
+@functools.cache
+def _mode_of(command: str) -> Mode | None:
+    try:
+        done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    # Before 1.8 there was one iptables, which did not say that it was the legacy one.
+    return "nft" if "nf_tables" in done.stdout else "legacy"
