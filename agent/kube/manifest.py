@@ -106,7 +106,7 @@ def _items(line: int, data: object) -> Iterator[tuple[Kind, dict[str, Any]] | st
     for index, entry in enumerate(entries or ()):
         where = f"items[{index}]."
         item_type = _type(line, entry, where, default)
-        if item_type[1].endswith("List") and item_type[1] in _OURS.values():
+        if item_type in _LISTS or item_type == ("v1", "List"):
             raise UnreadableError(f"line {line}: {where}kind: a list in a list; write its items themselves")
         yield _entry(line, *item_type, entry, where)
 

@@ -54,8 +54,11 @@ def read_policy(key: Key, spec: object, *, strict: bool) -> PolicyReading:
     fields = check.mapping(spec, "spec", _SPEC)
     fields_readable = not check.problems
     selector = read_selector(check, fields.get("podSelector"), "spec.podSelector")
-    selector_readable = isinstance(spec, dict | None) and not any(
-        p.field.startswith("spec.podSelector") for p in check.problems
+    # An unknown field beside no podSelector may well be the podSelector, misspelt.
+    selector_readable = (
+        isinstance(spec, dict | None)
+        and (fields_readable or fields.get("podSelector") is not None)
+        and not any(p.field.startswith("spec.podSelector") for p in check.problems)
     )
     types = _policy_types(check, fields)
     rules = {

@@ -1,9 +1,10 @@
 """What an API server's create would refuse in Pods, Namespaces, Nodes and NetworkPolicies.
 
 NetworkPolicies, namespaces and all metadata are held to every field: an unknown one is a problem,
-because a misspelt ``ports`` would open every port. A pod's and a node's spec and status have hundreds
-of fields that are not read here; those pass, except one that differs only in case from a field that
-is read. The rest of what a create asks of a pod (an image, say) is not asked.
+because a misspelt ``ports`` would open every port (a ``status`` passes: old servers write one). A pod's
+and a node's spec and status have hundreds of fields that are not read here; those pass, except one that
+differs only in case from a field that is read. The rest of what a create asks of a pod (an image, say)
+is not asked.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def validate(kind: Kind, key: Key, data: Mapping[str, object]) -> Validated:
         _pod(check, defaulted)
     elif kind is Kind.NODE:
         _node(check, defaulted)
+    else:
+        check.mapping(data.get("spec"), "spec", ("finalizers",))
     return Validated(defaulted, tuple(check.problems))
 
 
@@ -118,8 +121,8 @@ def _metadata(check: Check, kind: Kind, key: Key, value: object) -> dict[str, An
     name_rule = names.dns_label if kind is Kind.NAMESPACE else names.dns_subdomain
     check.refuse("metadata.name", name_rule(key.name))
     if kind in (Kind.NAMESPACE, Kind.NODE):
-        if meta.get("namespace"):
-            check.add("metadata.namespace", f"a {kind} is in no namespace; remove the field")
+        # A create drops it.
+        meta["namespace"] = ""
     else:
         check.refuse("metadata.namespace", names.dns_label(key.namespace))
         meta["namespace"] = key.namespace

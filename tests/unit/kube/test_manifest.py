@@ -1,0 +1,125 @@
+"""YAML and JSON text becomes objects as Kubernetes reads it."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.kube.manifest import UnreadableError, read_text
+from agent.kube.model import Key, Kind, NetworkPolicy, Pod
+
+POLICY = "kind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n"
+
+
+def names(text: str, *, is_json: bool = False) -> list[tuple[Kind, Key]]:
+    return [(m.kind, m.key) for m in read_text(text.encode(), is_json=is_json).manifests]
+
+
+@pytest.mark.parametrize("version", ["networking.k8s.io/v1", "extensions/v1beta1"])
+def test_both_versions_of_a_policy_mean_the_same(version: str) -> None:
+    (manifest,) = read_text(f"apiVersion: {version}\n{POLICY}".encode()).manifests
+    assert manifest.value == NetworkPolicy("default", "a", ingress=())
+
+
+def test_several_documents_empty_ones_and_their_lines() -> None:
+    first = f"---\n---\napiVersion: networking.k8s.io/v1\n{POLICY}---\n# nothing\n---\n"
+    manifests = read_text(f"{first}apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\n".encode()).manifests
+    assert [(m.kind, m.line) for m in manifests] == [(Kind.POLICY, 3), (Kind.POD, 10)]
+
+
+def test_lists_of_every_kind() -> None:
+    text = """
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Namespace, metadata: {name: a}}
+- {apiVersion: v1, kind: Service, metadata: {name: s}}
+---
+apiVersion: v1
+kind: PodList
+metadata: {resourceVersion: "1"}
+items: [{metadata: {name: p, namespace: b}}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicyList
+items: [{metadata: {name: n}, spec: {}}]
+---
+{apiVersion: v1, kind: NamespaceList, items: null}
+"""
+    assert names(text) == [
+        (Kind.NAMESPACE, Key("", "a")),
+        (Kind.POD, Key("b", "p")),
+        (Kind.POLICY, Key("default", "n")),
+    ]
+    assert read_text(text.encode()).ignored == ("v1 Service",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\na: 2", "line 2: key 'a' is written twice"),
+        ("x: {b: 1, b: 2}", "written twice"),
+        ("a: [", "line 2"),
+        ("[]", "line 1: document: not a mapping"),
+        ("kind: Pod", "apiVersion: missing"),
+        ("apiVersion: v1", "kind: missing"),
+        ("{apiVersion: v1, kind: pod}", "write apiVersion v1, kind Pod"),
+        ("{apiVersion: v1, kind: NetworkPolicy}", "networking.k8s.io/v1 or extensions/v1beta1"),
+        ("{apiVersion: networking.k8s.io/v1, kind: NetworkPolcy}", "did you mean NetworkPolicy"),
+        ("{apiVersion: v1, kind: List, items: {}}", "items: not a list"),
+        ("{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: List}]}", "a list in a list"),
+        ("{apiVersion: v1, kind: List, items: [5]}", r"items\[0\]: not a mapping"),
+        ("{apiVersion: v1, kind: Pod, metadata: 5}", "metadata"),
+        ("&a [*a]", "line 1"),
+        ("{[a]: b}", "not a string"),
+        ("a: !!python/object:os.system {}", "could not determine a constructor"),
+    ],
+)
+def test_a_text_that_cannot_be_read_whole_says_where_and_why(text: str, words: str) -> None:
+    with pytest.raises(UnreadableError, match=words):
+        read_text(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('{"a": 1,\n "a": 2}', "written twice"), ('{"a":\n', "line 2"), ("", "line 1"), ("\udcff", "UTF-8")],
+)
+def test_json_text_that_cannot_be_read_whole(text: str, words: str) -> None:
+    with pytest.raises(UnreadableError, match=words):
+        read_text(text.encode("utf-8", "surrogateescape"), is_json=True)
+
+
+@pytest.mark.parametrize("kind", ["Ingress", "IngressClass"])
+def test_other_kinds_are_passed_over(kind: str) -> None:
+    reading = read_text(f"apiVersion: networking.k8s.io/v1\nkind: {kind}\n".encode())
+    assert (reading.manifests, reading.ignored) == ((), (f"networking.k8s.io/v1 {kind}",))
+    assert read_text(b"{apiVersion: projectcalico.org/v3, kind: NetworkPolicy}").manifests == ()
+
+
+def test_scalars_mean_what_they_mean_to_kubernetes() -> None:
+    text = """
+apiVersion: v1
+kind: Pod
+metadata:
+  name: p
+  creationTimestamp: 2026-01-02T03:04:05Z
+  labels: {1: a, true: b, time: 12:30:45, date: 2026-01-02, v: "1.10"}
+"""
+    (manifest,) = read_text(text.encode()).manifests
+    assert manifest.value is None
+    assert [p.field for p in manifest.problems] == ["metadata.labels[time]"]
+    (manifest,) = read_text(text.replace("12:30:45", "1_2").encode()).manifests
+    assert [p.field for p in manifest.problems] == ["metadata.labels[time]"]
+    (manifest,) = read_text(text.replace("12:30:45", "x").encode()).manifests
+    assert isinstance(manifest.value, Pod)
+    assert manifest.value.labels == {"1": "a", "true": "b", "time": "x", "date": "2026-01-02", "v": "1.10"}
+
+
+def test_anchors_and_merge_keys() -> None:
+    text = """
+apiVersion: v1
+kind: List
+items:
+- &base {apiVersion: v1, kind: Pod, metadata: {name: a}}
+- {<<: *base, metadata: {name: b}}
+"""
+    assert names(text) == [(Kind.POD, Key("default", "a")), (Kind.POD, Key("default", "b"))]
