@@ -13,7 +13,7 @@ import gc
 import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agent import __version__, log
@@ -22,8 +22,8 @@ from agent.dataplane.host import HostState, check_host
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.leftovers import remove, remove_sets
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.lock import NodeLockedError, lock_node
-from agent.dataplane.mode import ModeChoice, decide_mode
+from agent.dataplane.lock import LockedError, lock_node
+from agent.dataplane.mode import MODES, ModeChoice, decide_mode
 from agent.inbox import Inbox
 from agent.kube.model import Family, Kind
 from agent.policy.engine import Engine
@@ -61,14 +61,14 @@ def run(settings: Settings) -> int:
     try:
         with lock_node():
             return _run_locked(settings)
-    except NodeLockedError as error:
+    except LockedError as error:
         _log.error("another agent runs on this node", detail=str(error))
         return CANNOT_GO_ON
 
 
 def _run_locked(settings: Settings) -> int:
-    host = check_host(fix=settings.fix_host)
     choice = decide_mode(settings.iptables_mode.value)
+    host = check_host(settings.fix_host, choice.mode)
     families = chosen_families(settings.families, host)
     _log.info(
         "starting",
@@ -81,8 +81,12 @@ def _run_locked(settings: Settings) -> int:
     if not families:
         _log.error("no address family to enforce", wanted=settings.families.value)
         return CANNOT_GO_ON
+
+    def make_backend(families: tuple[Family, ...]) -> Backend:
+        return IptablesBackend(choice.mode, families, options_of(settings))
+
     try:
-        backend = IptablesBackend(choice.mode, families, options_of(settings))
+        agent = Agent(settings, choice, host, _source(settings), make_backend)
     except OSError as error:
         _log.error(
             "the kernel cannot be programmed",
@@ -90,7 +94,6 @@ def _run_locked(settings: Settings) -> int:
             remedy="run as root, with CAP_NET_ADMIN, in the node's network namespace",
         )
         return CANNOT_GO_ON
-    agent = Agent(settings, choice, families, host, backend, _source(settings))
     try:
         server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status)
     except OSError as error:
@@ -109,7 +112,6 @@ def _run_locked(settings: Settings) -> int:
         agent.run()
     finally:
         server.stop()
-        backend.close()
     _log.info("stopped", detail="what is in the kernel stays there")
     return STOPPED
 
@@ -142,17 +144,18 @@ class Agent:
         self,
         settings: Settings,
         choice: ModeChoice,
-        families: tuple[Family, ...],
         host: HostState,
-        backend: Backend,
         source: Source,
+        make_backend: Callable[[tuple[Family, ...]], Backend],
     ) -> None:
+        """Make the backend; raises OSError where the kernel cannot be programmed at all."""
         self.inbox = Inbox()
         self._settings = settings
         self._choice = choice
-        self._families = families
         self._host = host
-        self._backend = backend
+        self._families = chosen_families(settings.families, host)
+        self._make_backend = make_backend
+        self._backend = make_backend(self._families)
         self._source = source
         self._engine = Engine(settings.node_name, linger=settings.linger, allow_nodes=settings.allow_nodes)
         self._started = time.time()
@@ -191,6 +194,7 @@ class Agent:
                 self._heartbeat = time.time()
         finally:
             self._source.stop()
+            self._backend.close()
 
     def _wait(self, now: float) -> float:
         """Return how long nothing is due."""
@@ -297,7 +301,13 @@ class Agent:
 
     def _check_host(self, now: float) -> None:
         self._host_at = now + HOST_CHECK
-        self._host = check_host(fix=self._settings.fix_host)
+        self._host = check_host(self._settings.fix_host, self._choice.mode)
+        families = chosen_families(self._settings.families, self._host)
+        if families != self._families and families:
+            _log.warning("address families changed", families=[int(f) for f in families])
+            self._backend.close()
+            self._families, self._backend = families, self._make_backend(families)
+            self._sync()
 
     def _faults(self) -> tuple[Fault, ...]:
         return (*self._choice.faults, *self._host.faults, *self._kernel_faults)
@@ -350,11 +360,11 @@ def cleanup() -> int:
     try:
         with lock_node():
             faults = []
-            for mode in ("nft", "legacy"):
+            for mode in MODES:
                 faults += remove(mode, (Family.V4, Family.V6))
             if not faults:
                 faults += remove_sets()
-    except NodeLockedError as error:
+    except LockedError as error:
         _log.error("an agent runs on this node and would put everything back", detail=str(error))
         return CANNOT_GO_ON
     for fault in faults:

@@ -72,6 +72,10 @@ class Backend(Protocol):
         """Compare the kernel with what was left there; return what differs, for people. Writes nothing."""
         ...
 
+    def close(self) -> None:
+        """Let go of the kernel; what it holds stays."""
+        ...
+
     def view(self) -> KernelView:
         """Say what is in the kernel now. Safe to call from any thread."""
         ...

@@ -18,6 +18,7 @@ from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.sets import Sets
 from agent.dataplane.iptables.steps import Gains, Planner, Step
 from agent.dataplane.iptables.tables import TableError, Tables
+from agent.dataplane.mode import Mode
 from agent.dataplane.strangers import kube_router_fault
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family
@@ -35,7 +36,7 @@ class IptablesBackend:
 
     def __init__(
         self,
-        mode: str,
+        mode: Mode,
         families: Iterable[Family],
         options: Options,
         now: Callable[[], float] = time.monotonic,

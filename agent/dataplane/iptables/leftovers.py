@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from agent.dataplane.backend import Fault
 from agent.dataplane.ipset import IpSets, SetError
 from agent.dataplane.iptables import hooks, names, script
 from agent.dataplane.iptables.tables import TableError, Tables
+from agent.dataplane.mode import Mode, find_command
 from agent.kube.model import Family
 
 _LEGACY_TABLES = {
@@ -18,12 +18,12 @@ _LEGACY_TABLES = {
 }
 
 
-def remove(mode: str, families: Iterable[Family]) -> list[Fault]:
+def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:
     """Remove our hooks and chains from one mode's filter tables; return what could not be removed."""
     tables = Tables(mode)
     faults = []
     for family in families:
-        if shutil.which(tables.command(family, "save")) is None:
+        if find_command(family, mode, "save") is None:
             continue  # without the command nobody can have written there
         if mode == "legacy" and not legacy_table_exists(family):
             continue

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping
 
+from agent.dataplane.mode import Mode, find_command
 from agent.kube.model import Family
 
 Table = dict[str, tuple[str, ...]]
@@ -59,12 +60,13 @@ def script(lines: Iterable[str]) -> str:
 class Tables:
     """The filter tables of both families in one iptables mode, ``nft`` or ``legacy``."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: Mode) -> None:
         self.mode = mode
 
     def command(self, family: Family, action: str) -> str:
         """Name the command for an action: ``save`` or ``restore``."""
-        return f"{_program(family)}-{self.mode}-{action}"
+        found = find_command(family, self.mode, action)
+        return found if found is not None else f"{_program(family)}-{self.mode}-{action}"
 
     def read(self, family: Family) -> Table:
         """Return the filter table as it is. Raises TableError.
