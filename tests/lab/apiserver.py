@@ -99,7 +99,7 @@ class ApiServer:
         self._until("kube-apiserver", self._ready, 60)
 
     def kubeconfig(self, user: str) -> Path:
-        """Write and return the kubeconfig of ``admin``, or of ``agent``, which may only read what it needs."""
+        """Write and return the kubeconfig of ``admin``, or of ``agent``, which may only read."""
         ca = base64.b64encode(self.certificate.read_bytes()).decode()
         config = {
             "apiVersion": "v1",

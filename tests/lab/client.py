@@ -36,6 +36,8 @@ class Client:
         self._certificate = certificate
         self._token = token
         self._connection: http.client.HTTPSConnection | None = None
+        self.written: dict[str, int] = {}
+        """The newest resourceVersion that was written through this client, by kind."""
 
     def another(self) -> Client:
         """Return a client of the same server with a connection of its own."""
@@ -92,13 +94,17 @@ class Client:
     def delete(self, path: str) -> None:
         """Delete at once; what is not there is no error."""
         try:
-            self.text("DELETE", path, {"gracePeriodSeconds": 0})
+            self._json("DELETE", path, {"gracePeriodSeconds": 0})
         except ApiError as error:
             if error.status != 404:
                 raise
 
     def _json(self, method: str, path: str, body: object = None, content: str = "application/json") -> Json:
         answer: Json = json.loads(self.text(method, path, body, content))
+        version = answer.get("metadata", {}).get("resourceVersion")
+        if method != "GET" and version:
+            kind = answer["kind"].removesuffix("List")
+            self.written[kind] = max(self.written.get(kind, 0), int(version))
         return answer
 
     # Namespaces

@@ -112,6 +112,18 @@ class Lab:
         self.nodes[name] = node
         return node
 
+    def remove_node(self, node: Node) -> None:
+        """Remove a node and its pods, whose processes must have ended."""
+        for pod in list(node.pods.values()):
+            self.remove(pod)
+        self.prober.stop(node)
+        del self.nodes[node.name]
+        self.underlay.ip(f"link del n{node.index}")
+        for netns in [self.underlay, *(other.netns for other in self.nodes.values())]:
+            netns.ip(f"route del {node.cidr4}", f"route del {node.cidr6}")
+        node.netns.close()
+        shutil.rmtree(node.directory, ignore_errors=True)
+
     def host(self, name: str) -> Host:
         """Add a host outside the cluster, addressed from 172.18.100.0/24 and fd00:172:18::100:0/112."""
         number = len(self.hosts) + 1

@@ -20,10 +20,12 @@ from typing import IO
 
 from agent.kube.model import Family
 from tests.lab.netns import Netns
+from tests.lab.place import LabError
 
 VETH_MAC = "ee:ee:ee:ee:ee:ee"
 VETH_LINK_LOCAL = "fe80::ecee:eeff:feee:eeee"
 UPLINK = "eth0"
+_FIRST_HOST, _LAST_HOST = 10, 250
 
 
 class Layout(enum.StrEnum):
@@ -89,7 +91,9 @@ class Node:
     netns: Netns
     directory: Path
     pods: dict[str, Pod] = field(default_factory=dict)
-    _hosts: itertools.count[int] = field(default_factory=lambda: itertools.count(10))
+    _hosts: itertools.cycle[int] = field(
+        default_factory=lambda: itertools.cycle(range(_FIRST_HOST, _LAST_HOST + 1))
+    )
     _veths: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -150,10 +154,13 @@ class Node:
         )
 
     def next_addresses(self) -> tuple[str, str]:
-        """Return the next unused pair of pod addresses."""
-        host = next(self._hosts)
-        assert host < 255, f"{self.name} has no pod addresses left"
-        return f"10.244.{self.index}.{host}", f"fd00:10:244:{self.index:x}::{host:x}"
+        """Return the pair of pod addresses that has been free for longest."""
+        for _ in range(_LAST_HOST):
+            host = next(self._hosts)
+            v4 = f"10.244.{self.index}.{host}"
+            if all(pod.v4 != v4 for pod in self.pods.values()):
+                return v4, f"fd00:10:244:{self.index:x}::{host:x}"
+        raise LabError(f"{self.name} has no pod addresses left")
 
     def attach(self, name: str, v4: str, v6: str) -> Pod:
         """Make a pod's namespace and link; the lab's other nodes are not told."""
