@@ -59,5 +59,5 @@ $(STAMP): pyproject.toml | python
 	@.ci/packages $(PYTHON) venv
 	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); echo "making $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
 	@echo "installing Python packages into $(VENV)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
 	@touch $@

@@ -67,7 +67,7 @@ def main(directory: Path, layout: str, mode: str) -> None:
         console.print("interrupted; nothing is left behind")
         sys.exit(130)
     except (ExampleError, StageError, LabError, CommandError, OSError) as error:
-        console.print(f"The demo cannot go on: {error}", markup=False)
+        console.print(f"The demo cannot go on: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
     sys.exit(1 if failures else 0)
 

@@ -45,7 +45,9 @@ def table(examples: Examples, before: Seen, now: Seen, wanted: Seen) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 1))
     table.add_column("from \\ to", style="bold", no_wrap=True)
     for destination in examples.destinations:
-        table.add_column(_heading(destination), justify="center", no_wrap=True, vertical="bottom")
+        table.add_column(
+            _heading(destination), justify="center", no_wrap=True, vertical="bottom", min_width=3
+        )
     for source in examples.sources:
         cells = [_cell(source, d.name, before, now, wanted) for d in examples.destinations]
         table.add_row(source, *cells)
