@@ -82,9 +82,13 @@ class ManifestSource:
     def states(self) -> Mapping[Kind, SyncState]:
         return dict(self._states)
 
-    def _run(self, sink: Sink) -> None:
+    def load(self) -> None:
+        """Load the last good versions that were kept. Used on the source's own thread."""
         if self._last_good is not None:
             self._restored = self._last_good.load()
+
+    def _run(self, sink: Sink) -> None:
+        self.load()
         while not self._stopping.is_set():
             self._safely_refresh(sink)
             try:

@@ -280,6 +280,8 @@ class Reflector:
     def _failed(self, fault: str) -> None:
         if self._stopping.is_set():
             return
+        # Why a connection was dropped says more than how its reader met the end.
+        fault = self._dropped or fault
         if fault != self._fault:
             log.warning("API server trouble", kind=self.kind.value, fault=fault)
         self._fault = fault

@@ -1,0 +1,356 @@
+"""A directory of manifests: what is read, what is kept when it cannot be, and what is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
+from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Selector
+from agent.sources.manifests import ManifestSource, read_manifests
+
+POLICY = Kind.POLICY
+A = Key("x", "a")
+B = Key("x", "b")
+
+
+def text(name: str, spec: str = "{podSelector: {}}") -> str:
+    return (
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
+        f"metadata: {{name: {name}, namespace: x}}\nspec: {spec}\n"
+    )
+
+
+WIDER = "{podSelector: {}, ingress: [{}]}"
+MISSPELT = "{podSelector: {}, ingress: [{port: []}]}"
+
+
+class Heard:
+    """A sink that remembers, and the source that fills it by hand, without threads."""
+
+    def __init__(self, directory: Path, state: Path | None = None) -> None:
+        self.events: list[Event] = []
+        self.source = ManifestSource(directory, state)
+        self.source.load()
+
+    def sink(self, events: Sequence[Event]) -> None:
+        self.events += events
+
+    def look(self) -> list[Event]:
+        """Let the source look at the directory; return what it told about policies, and Synced."""
+        self.events.clear()
+        self.source.refresh(self.sink)
+        return [e for e in self.events if e.kind is POLICY]
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        return self.source.states()[POLICY].faults
+
+    @property
+    def synced(self) -> bool:
+        return self.source.states()[POLICY].synced
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    found = tmp_path / "manifests"
+    found.mkdir()
+    return found
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def write(path: Path, content: str) -> None:
+    """Replace a file as an editor does, so that its stamp always changes."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(content)
+    temporary.replace(path)
+
+
+def kinds(events: Sequence[Event]) -> list[type]:
+    return [type(e) for e in events]
+
+
+def test_objects_are_told_then_synced_then_only_changes(directory: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    heard = Heard(directory)
+    assert heard.look() == [Upsert(POLICY, NetworkPolicy("x", "a", ingress=())), Synced(POLICY)]
+    assert heard.look() == []
+    write(directory / "b.yml", text("b"))
+    assert [e.object.name for e in heard.look() if isinstance(e, Upsert)] == ["b"]
+    write(directory / "a.yaml", "# nothing\n")
+    assert heard.look() == [Delete(POLICY, A)]
+    (directory / "b.yml").unlink()
+    assert heard.look() == [Delete(POLICY, B)]
+
+
+def test_namespaces_in_use_are_implied_and_go_with_their_last_object(directory: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    heard = Heard(directory)
+    heard.look()
+    implied = Namespace("x", {"kubernetes.io/metadata.name": "x"})
+    assert Upsert(Kind.NAMESPACE, implied) in heard.events
+    write(directory / "n.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: x, labels: {t: u}}}")
+    heard.look()
+    declared = Namespace("x", {"kubernetes.io/metadata.name": "x", "t": "u"})
+    assert heard.events == [Upsert(Kind.NAMESPACE, declared)]
+    (directory / "n.yaml").unlink()
+    heard.look()
+    assert heard.events == [Upsert(Kind.NAMESPACE, implied)]
+    (directory / "a.yaml").unlink()
+    heard.look()
+    assert heard.events == [Delete(POLICY, A), Delete(Kind.NAMESPACE, Key("", "x"))]
+
+
+@pytest.mark.parametrize("broken", ["a: [", "kind: Pod\n", "a: 1\na: 2\n", "{apiVersion: v1, kind: Pod}"])
+def test_a_file_that_cannot_be_read_whole_keeps_its_objects(directory: Path, broken: str) -> None:
+    write(directory / "a.yaml", text("a") + "---\n" + text("b"))
+    heard = Heard(directory)
+    heard.look()
+    write(directory / "a.yaml", text("a", WIDER) + "---\n" + broken)
+    assert heard.look() == []
+    assert heard.synced
+    assert heard.faults[0].startswith("a.yaml: line ")
+    assert heard.source.states()[POLICY].fault == heard.faults[0]
+    write(directory / "a.yaml", text("a"))
+    assert heard.look() == [Delete(POLICY, B)]
+    assert not heard.faults
+
+
+def test_an_invalid_object_keeps_its_last_good_version_while_others_apply(directory: Path) -> None:
+    write(directory / "a.yaml", text("a") + "---\n" + text("b"))
+    heard = Heard(directory)
+    heard.look()
+    write(directory / "a.yaml", text("a", MISSPELT) + "---\n" + text("b", WIDER))
+    invalid, upsert = heard.look()
+    assert isinstance(invalid, Invalid)
+    assert (invalid.key, invalid.problems[0].field) == (A, "spec.ingress[0].port")
+    assert isinstance(upsert, Upsert)
+    assert upsert.object.name == "b"
+    assert "a.yaml line 1: NetworkPolicy x/a: spec.ingress[0].port" in heard.faults[0]
+    assert heard.look() == []
+    write(directory / "a.yaml", text("a") + "---\n" + text("b", WIDER))
+    assert heard.look() == [Upsert(POLICY, NetworkPolicy("x", "a", ingress=()))]
+    assert not heard.faults
+
+
+def test_an_invalid_object_never_good_is_told_with_its_closed_policy(directory: Path) -> None:
+    write(directory / "a.yaml", text("a", MISSPELT))
+    heard = Heard(directory)
+    invalid, synced = heard.look()
+    assert isinstance(invalid, Invalid)
+    assert invalid.closed == NetworkPolicy("x", "a", Selector(), (), None)
+    assert isinstance(synced, Synced)
+    (directory / "a.yaml").unlink()
+    assert heard.look() == [Delete(POLICY, A)]
+
+
+def test_a_restart_with_a_broken_file_holds_its_last_good_version(directory: Path, state: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    Heard(directory, state).look()
+    write(directory / "a.yaml", "a: [")
+    heard = Heard(directory, state)
+    assert heard.look() == [Upsert(POLICY, NetworkPolicy("x", "a", ingress=())), Synced(POLICY)]
+    assert heard.faults
+
+
+def test_a_restart_with_an_invalid_object_holds_its_last_good_version(directory: Path, state: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    Heard(directory, state).look()
+    write(directory / "a.yaml", text("a", MISSPELT))
+    Heard(directory, state).look()
+    heard = Heard(directory, state)
+    assert kinds(heard.look()) == [Upsert, Invalid, Synced]
+
+
+def test_what_was_kept_of_a_file_goes_with_it(directory: Path, state: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    Heard(directory, state).look()
+    (directory / "a.yaml").unlink()
+    assert kinds(Heard(directory, state).look()) == [Synced]
+    write(directory / "a.yaml", "a: [")
+    heard = Heard(directory, state)
+    assert heard.look() == []
+    assert not heard.synced
+
+
+def test_a_damaged_state_file_is_passed_over(directory: Path, state: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    Heard(directory, state).look()
+    for file in (state / "manifests").iterdir():
+        file.write_text("{")
+    assert kinds(Heard(directory, state).look()) == [Upsert, Synced]
+
+
+def test_a_state_directory_that_cannot_be_written_is_a_fault_and_stops_nothing(
+    directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    write(directory / "a.yaml", text("a"))
+    heard = Heard(directory, tmp_path / "file")
+    assert kinds(heard.look()) == [Upsert, Synced]
+    write(directory / "a.yaml", text("a", WIDER))
+    assert kinds(heard.look()) == [Upsert]
+    assert "cannot be kept" in heard.faults[0]
+
+
+def test_not_synced_until_every_file_was_read_whole(directory: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    write(directory / "b.yaml", "a: [")
+    heard = Heard(directory)
+    assert kinds(heard.look()) == [Upsert]
+    assert not heard.synced
+    assert heard.faults[0].startswith("b.yaml: line ")
+    write(directory / "b.yaml", text("b"))
+    assert kinds(heard.look()) == [Upsert, Synced]
+
+
+def test_one_object_in_two_files_the_first_path_holds(directory: Path) -> None:
+    write(directory / "b.yaml", text("a", WIDER))
+    heard = Heard(directory)
+    heard.look()
+    write(directory / "a.yaml", text("a"))
+    assert heard.look() == [Upsert(POLICY, NetworkPolicy("x", "a", ingress=()))]
+    assert heard.faults == (
+        "b.yaml line 1: NetworkPolicy x/a: already in a.yaml line 1, which holds; remove one of the two",
+    )
+    (directory / "a.yaml").unlink()
+    assert kinds(heard.look()) == [Upsert]
+    assert not heard.faults
+
+
+def test_an_object_twice_in_one_file_the_first_holds(directory: Path) -> None:
+    write(directory / "a.yaml", text("a") + "---\n" + text("a", WIDER))
+    heard = Heard(directory)
+    assert heard.look()[0] == Upsert(POLICY, NetworkPolicy("x", "a", ingress=()))
+    assert "a.yaml line 6" in heard.faults[0]
+
+
+def test_a_directory_that_vanishes_deletes_nothing(directory: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    heard = Heard(directory)
+    heard.look()
+    shutil.move(directory, directory.with_name("away"))
+    assert heard.look() == []
+    assert "No such file or directory; make it a directory" in heard.source.states()[POLICY].fault
+    assert heard.synced
+    shutil.move(directory.with_name("away"), directory)
+    assert heard.look() == []
+    assert heard.source.states()[POLICY].fault == ""
+
+
+def test_a_missing_directory_is_a_fault_until_it_appears(directory: Path) -> None:
+    directory.rmdir()
+    heard = Heard(directory)
+    assert heard.look() == []
+    assert not heard.synced
+    directory.mkdir()
+    assert kinds(heard.look()) == [Synced]
+
+
+def test_files_below_and_links_are_read_and_hidden_ones_are_not(directory: Path) -> None:
+    (directory / "team").mkdir()
+    write(directory / "team/a.json", '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"}}')
+    (directory / ".hidden.yaml").write_text("junk: [")
+    (directory / "notes.txt").write_text("junk: [")
+    heard = Heard(directory)
+    heard.look()
+    assert [e.object.name for e in heard.events if isinstance(e, Upsert)] == ["default", "p"]
+    assert heard.synced
+
+
+def test_a_dangling_link_and_a_pipe_are_faults(directory: Path) -> None:
+    (directory / "a.yaml").symlink_to("nowhere")
+    os.mkfifo(directory / "b.yaml")
+    heard = Heard(directory)
+    heard.look()
+    assert [f.partition(":")[0] for f in heard.faults] == ["a.yaml", "b.yaml"]
+
+
+def test_links_swapped_as_in_a_mounted_config_map(directory: Path) -> None:
+    (directory / "..1").mkdir()
+    (directory / "..1/a.yaml").write_text(text("a"))
+    (directory / "..data").symlink_to("..1")
+    (directory / "a.yaml").symlink_to("..data/a.yaml")
+    heard = Heard(directory)
+    assert kinds(heard.look()) == [Upsert, Synced]
+    (directory / "..2").mkdir()
+    (directory / "..2/a.yaml").write_text(text("a", WIDER))
+    (directory / "..data_tmp").symlink_to("..2")
+    (directory / "..data_tmp").replace(directory / "..data")
+    shutil.rmtree(directory / "..1")
+    assert kinds(heard.look()) == [Upsert]
+
+
+def test_a_file_just_emptied_is_looked_at_again_first(directory: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    heard = Heard(directory)
+    heard.look()
+    (directory / "a.yaml").write_text("")
+    assert heard.look() == []
+    old = time.time() - 5
+    os.utime(directory / "a.yaml", (old, old))
+    assert heard.look() == [Delete(POLICY, A)]
+
+
+def test_reading_once_gives_objects_in_order_and_problems(directory: Path) -> None:
+    write(directory / "b.yaml", text("b", MISSPELT))
+    write(directory / "a.yaml", text("a"))
+    write(directory / "c.yaml", "a: [")
+    objects, problems = read_manifests(directory)
+    assert [getattr(o, "name", "") for o in objects] == ["x", "a", "b"]
+    assert objects[2] == NetworkPolicy("x", "b", Selector(), (), None)
+    assert [p.partition(" ")[0] for p in problems] == ["c.yaml:", "b.yaml"]
+    assert read_manifests(directory / "none")[1][0].endswith("name a directory that can be listed")
+
+
+@pytest.fixture
+def running(directory: Path, state: Path) -> Iterator[tuple[ManifestSource, list[Event]]]:
+    events: list[Event] = []
+    source = ManifestSource(directory, state)
+    source.start(events.extend)
+    yield source, events
+    began = time.monotonic()
+    source.stop()
+    assert time.monotonic() - began < 1.0
+    assert "source-manifests" not in [t.name for t in threading.enumerate()]
+
+
+def wait(condition: Callable[[], bool], seconds: float = 10.0) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "did not happen"
+        time.sleep(0.002)
+    return time.monotonic() - began
+
+
+def test_a_change_is_told_soon(directory: Path, running: tuple[ManifestSource, list[Event]]) -> None:
+    source, events = running
+    wait(lambda: source.states()[POLICY].synced)
+    time.sleep(0.2)
+    (directory / "a.yaml").write_text(text("a"))
+    assert wait(lambda: any(e.kind is POLICY and isinstance(e, Upsert) for e in events)) < 1.0
+    (directory / "a.yaml").unlink()
+    wait(lambda: Delete(POLICY, A) in events)
+
+
+def test_a_directory_replaced_by_another_is_followed(
+    directory: Path, running: tuple[ManifestSource, list[Event]]
+) -> None:
+    source, events = running
+    wait(lambda: source.states()[POLICY].synced)
+    directory.rmdir()
+    wait(lambda: source.states()[POLICY].fault != "")
+    directory.mkdir()
+    (directory / "a.yaml").write_text(text("a"))
+    wait(lambda: any(e.kind is POLICY and isinstance(e, Upsert) for e in events))
+    assert source.states()[POLICY].fault == ""
