@@ -172,6 +172,7 @@ class Agent:
         self._dirty_since: float | None = None
         self._quiet_since = 0.0
         self._drift_at = 0.0
+        self._disturbed_at = 0.0
         self._drift_checked = 0.0
         self._repairs = 0
         self._host_at = 0.0
@@ -220,7 +221,7 @@ class Agent:
             return
         if self._retry_at is not None and now >= self._retry_at:
             self._sync()
-        elif now >= self._drift_at:
+        elif now >= self._drift_at or (now >= self._disturbed_at and self._disturbed(now)):
             self._check_drift(now)
         if now >= self._host_at:
             self._check_host(now)
@@ -284,6 +285,10 @@ class Agent:
         report = self._backend.tidy(self._engine.program)
         self._dirty_since = None
         self._note(report)
+
+    def _disturbed(self, now: float) -> bool:
+        self._disturbed_at = now + HEARTBEAT
+        return self._backend.disturbed()
 
     def _check_drift(self, now: float) -> None:
         self._drift_at = now + self._settings.drift_interval

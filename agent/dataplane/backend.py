@@ -68,6 +68,13 @@ class Backend(Protocol):
         """Remove what nothing needs any more. Called when nothing else is to be done."""
         ...
 
+    def disturbed(self) -> bool:
+        """Whether somebody else wrote rules since the last call of any kind; False where it cannot be told.
+
+        Cheap enough to be asked every second; what it means, :meth:`drift` finds out.
+        """
+        ...
+
     def drift(self, program: Program) -> list[str]:
         """Compare the kernel with what was left there; return what differs, for people. Writes nothing."""
         ...

@@ -145,6 +145,49 @@ class NetlinkSocket:
                 if index == end - 1:
                     return failed
 
+    def get(self, message: Message) -> bytes:
+        """Return what follows the family in the one message that answers a request; empty when none does.
+
+        Raises OSError with the kernel's error number.
+        """
+        self._sequence = sequence = self._next_sequence()
+        self._socket.send(self._frame(message, _F_REQUEST | _F_ACK | message.flags, sequence))
+        found = b""
+        while True:
+            for kind, answered, body in self._receive():
+                if answered != sequence:
+                    continue
+                if kind != _MSG_ERROR:
+                    found = bytes(body[4:])
+                elif code := -_ERROR.unpack_from(body)[0]:
+                    raise OSError(code, os.strerror(code))
+                else:
+                    return found
+
+    def transact(self, begin: int, message: Message, end: int, subsystem: int) -> None:
+        """Send one message within a batch of a netfilter subsystem, which takes effect as a whole.
+
+        ``begin`` and ``end`` are the types of the messages around it. Raises OSError.
+        """
+        first = self._next_sequence()
+        self._sequence = first + 2
+        parts = [
+            self._batch_edge(begin, first, subsystem),
+            self._frame(message, _F_REQUEST | _F_ACK | message.flags, first + 1),
+            self._batch_edge(end, first + 2, subsystem),
+        ]
+        self._socket.send(b"".join(parts))
+        while True:
+            for kind, answered, body in self._receive():
+                if kind == _MSG_ERROR and first <= answered <= first + 2:
+                    if code := -_ERROR.unpack_from(body)[0]:
+                        raise OSError(code, os.strerror(code))
+                    if answered == first + 1:
+                        return
+
+    def _batch_edge(self, kind: int, sequence: int, subsystem: int) -> bytes:
+        return _HEADER.pack(20, kind, _F_REQUEST, sequence, 0) + _GENERIC.pack(0, 0, subsystem)
+
     def dump(self, message: Message) -> Iterator[memoryview]:
         """Yield what follows the family in each message the kernel answers with; valid until the next.
 

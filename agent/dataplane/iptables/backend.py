@@ -10,7 +10,7 @@ import structlog
 from agent.dataplane.backend import Fault, KernelView, Report
 from agent.dataplane.conntrack import ConntrackError, forget
 from agent.dataplane.ipset import IpSets, SetError
-from agent.dataplane.iptables import hooks, leftovers, names
+from agent.dataplane.iptables import hooks, leftovers, names, nft
 from agent.dataplane.iptables.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.fights import Fights
 from agent.dataplane.iptables.kernel import Chains
@@ -19,6 +19,7 @@ from agent.dataplane.iptables.sets import Sets
 from agent.dataplane.iptables.steps import Gains, Planner, Step
 from agent.dataplane.iptables.tables import TableError, Tables
 from agent.dataplane.mode import Mode
+from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.strangers import kube_router_fault
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family
@@ -49,6 +50,8 @@ class IptablesBackend:
         self._chains = Chains(Tables(mode), self.families)
         self._ipsets = IpSets()
         self._sets = Sets(self._ipsets)
+        self._netlink = NetlinkSocket()
+        self._generation: int | None = None
         self._fights = Fights(now)
         self._unforgotten: set[bytes] = set()
         self._other_mode_left = False
@@ -114,7 +117,11 @@ class IptablesBackend:
             faults += self._sets.sweep()
         return self._report(started, writes, faults)
 
+    def disturbed(self) -> bool:
+        return self.mode == "nft" and self._generation != nft.generation(self._netlink)
+
     def drift(self, program: Program) -> list[str]:
+        self._generation = nft.generation(self._netlink)
         differences: list[str] = []
         for family in self.families:
             now = self._chains.tables.read(family)
@@ -151,12 +158,14 @@ class IptablesBackend:
     def close(self) -> None:
         """Let go of the kernel; what it holds stays."""
         self._ipsets.close()
+        self._netlink.close()
 
     def _writes(self) -> int:
         return self._chains.writes + self._sets.writes
 
     def _report(self, started: float, writes: int, faults: list[Fault]) -> Report:
         fight = self._fights.fault()
+        self._generation = nft.generation(self._netlink)
         shown = (*faults, fight) if fight is not None else tuple(faults)
         return Report(time.perf_counter() - started, self._writes() - writes, bool(faults), shown)
 

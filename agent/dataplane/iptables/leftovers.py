@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from agent.dataplane.backend import Fault
 from agent.dataplane.ipset import IpSets, SetError
-from agent.dataplane.iptables import hooks, names, script
+from agent.dataplane.iptables import hooks, names, nft, script
 from agent.dataplane.iptables.tables import TableError, Tables
 from agent.dataplane.mode import Mode, find_command
+from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
 
 _LEGACY_TABLES = {
@@ -36,7 +38,25 @@ def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:
         lines = hooks.remove(table) + script.deletions(ours)
         failed = tables.restore({family: lines}) if lines else {}
         faults += [_fault(mode, error) for error in failed.values()]
+        if lines and not failed and mode == "nft":
+            _remove_empty_table(tables, family)
     return faults
+
+
+def _remove_empty_table(tables: Tables, family: Family) -> None:
+    """Remove the filter table where nothing is left in it: the first hook may have made it.
+
+    The command makes a built-in chain when a rule is put there, and would again.
+    """
+    if any(tables.read(family).values()):
+        return
+    for chain in hooks.HOOKS:
+        # Refused where the chain is not there, or its policy is not to accept.
+        tables.restore({family: [f"-X {chain}"]})
+    with NetlinkSocket() as netlink:
+        if nft.is_empty(netlink, family):
+            with contextlib.suppress(OSError):
+                nft.delete_table(netlink, family)
 
 
 def legacy_table_exists(family: Family) -> bool:
