@@ -120,8 +120,9 @@ class Engine:
         delta = self._settlement.settle(journal, now, pods_synced=Kind.POD in self._synced)
         bypass = self._bypass.networks
         if bypass is not self.program.bypass:
+            # Another object may be equal: a node that came and went within the step.
+            delta.bypass = bypass != self.program.bypass
             self.program.bypass = bypass
-            delta.bypass = True
         return delta
 
     def deadline(self) -> float | None:

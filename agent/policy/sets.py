@@ -113,6 +113,8 @@ class Sets:
     def take_changes(self) -> dict[SetId, Membership]:
         """Return how the members of sets changed since the last call."""
         changes: dict[SetId, Membership] = {}
+        if not self._changed:
+            return changes
         for live, touched in self._changed.items():
             added = {m for m, was in touched.items() if not was and m in live.members}
             removed = {m for m, was in touched.items() if was and m not in live.members}
@@ -153,12 +155,16 @@ class Sets:
         else:
             records = ()
         owners = self._ownership.owners
-        for record in records:
-            for address in record.pod.addresses:
-                if len(address) == size and owners.get(address) is record:
-                    member = _member(live, record, address)
-                    if member is not None:
-                        live.members.add(member)
+        owned = (
+            (record, address)
+            for record in records
+            for address in record.pod.addresses
+            if len(address) == size and owners.get(address) is record
+        )
+        if live.port is None:
+            live.members.update(address for _, address in owned)
+        else:
+            live.members.update(m for r, a in owned if (m := _member(live, r, a)) is not None)
 
     def _owned_in(self, group: Group) -> Iterable[tuple[PodRecord, bytes]]:
         owners = self._ownership.owners

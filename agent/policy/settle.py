@@ -25,6 +25,9 @@ from agent.policy.program import (
 from agent.policy.selection import Selection
 from agent.policy.sets import Sets
 
+_DIRECTIONS = tuple(Direction)
+"""Iterating the enumeration itself costs more than most steps do."""
+
 
 class Settlement:
     """Moves the program to what the stages hold now, once a step.
@@ -59,19 +62,20 @@ class Settlement:
         claims an address found in the kernel may be another pod than the one it was closed for.
         """
         delta = Delta()
-        orphans = self._orphans(journal.gone)
+        orphans = self._orphans(journal.gone) if journal.gone else {}
         for key in journal.touched:
             self._settle_target(key)
-        dirty = {PolicyId(direction, key) for key in journal.policies for direction in Direction}
+        dirty = {PolicyId(direction, key) for key in journal.policies for direction in _DIRECTIONS}
         for key in self._selection.take_dirty():
-            for direction in Direction:
+            for direction in _DIRECTIONS:
                 self._settle_pod(PodId(direction, key), delta, dirty)
         dropped = self._settle_policies(dirty, delta) if dirty else []
         delta.members = self._sets.take_changes()
         if journal.departed:
             self._settle_released(journal, delta, dropped)
-        self._settle_closed(journal, orphans, delta, now, pods_synced=pods_synced)
-        for direction in Direction:
+        if orphans or self._lingering:
+            self._settle_closed(journal, orphans, delta, now, pods_synced=pods_synced)
+        for direction in _DIRECTIONS:
             both = delta.isolated[direction] & delta.opened[direction]
             delta.isolated[direction] -= both
             delta.opened[direction] -= both
@@ -83,7 +87,7 @@ class Settlement:
         """Return where pods that went were isolated, and how; the program is still the old one."""
         found: dict[bytes, tuple[PodIdentity, list[Direction]]] = {}
         for record in gone:
-            for direction in Direction:
+            for direction in _DIRECTIONS:
                 pod = self._program.pods.get(PodId(direction, record.pod.key))
                 for address in pod.addresses if pod is not None else ():
                     if address in record.pod.addresses:
@@ -188,20 +192,19 @@ class Settlement:
         pods_synced: bool,
     ) -> None:
         owners = self._ownership.owners
-        if self._lingering:
-            for address in journal.owners:
-                owner = owners.get(address)
-                if owner is not None and address in self._lingering:
-                    pod, directions = self._lingering.open(address)
-                    for direction in directions:
-                        delta.opened[direction].add(address)
-                    # Its last pod went in an earlier step, but may have run and had connections until now.
-                    if pod != owner.identity if pod is not None else pods_synced:
-                        delta.released.add(address)
-            for address in self._lingering.due(now):
-                _, directions = self._lingering.open(address)
+        for address in journal.owners:
+            owner = owners.get(address)
+            if owner is not None and address in self._lingering:
+                pod, directions = self._lingering.open(address)
                 for direction in directions:
                     delta.opened[direction].add(address)
+                # Its last pod went in an earlier step, but may have run and had connections until now.
+                if pod != owner.identity if pod is not None else pods_synced:
+                    delta.released.add(address)
+        for address in self._lingering.due(now):
+            _, directions = self._lingering.open(address)
+            for direction in directions:
+                delta.opened[direction].add(address)
         for address, (pod, directions) in orphans.items():
             if address not in owners and self._lingering.close(address, directions, pod, now):
                 for direction in directions:

@@ -1,0 +1,74 @@
+"""What a program says of a packet, read straight from the definitions in ``agent.policy.program``."""
+
+from __future__ import annotations
+
+from agent.kube.model import Direction, Protocol, family_of
+from agent.policy.program import (
+    AddressPort,
+    NetworkMember,
+    PolicyId,
+    Program,
+    RuleProgram,
+    SetId,
+    SetKind,
+)
+from tests.property.strategies import Probe
+
+
+def program_allows(program: Program, direction: Direction, probe: Probe) -> bool:
+    """Whether a packet passes in one direction on the program's node."""
+    if direction is Direction.INGRESS:
+        address, peer = probe.destination, probe.source
+    else:
+        address, peer = probe.source, probe.destination
+    family = family_of(address)
+    if address == peer or address not in program.isolated(direction, family):
+        return True
+    if direction is Direction.INGRESS and any(_lies_in(peer, NetworkMember(n)) for n in program.bypass):
+        return True
+    return any(
+        _rule_allows(program, rule, peer, probe)
+        for (pod_direction, _), pod in program.pods.items()
+        if pod_direction is direction and address in pod.addresses
+        for policy in pod.policies
+        for rule in program.policies[PolicyId(direction, policy)].rules(family)
+    )
+
+
+def _rule_allows(program: Program, rule: RuleProgram, peer: bytes, probe: Probe) -> bool:
+    if any(_has_port(program, set_id, probe) for set_id in rule.folded):
+        return True
+    if rule.peers is not None and not any(_has_peer(program, set_id, peer) for set_id in rule.peers):
+        return False
+    if rule.ports is None or rule.named is None:
+        assert rule.ports is None
+        assert rule.named is None
+        return True
+    return any(
+        first <= probe.port <= last for protocol, first, last in rule.ports if protocol == probe.protocol
+    ) or any(_has_port(program, set_id, probe) for set_id in rule.named)
+
+
+def _has_port(program: Program, set_id: SetId, probe: Probe) -> bool:
+    assert set_id.kind is SetKind.ADDRESS_PORTS
+    if probe.protocol not in list(Protocol):
+        return False
+    return AddressPort(probe.destination, Protocol(probe.protocol), probe.port) in program.sets[set_id]
+
+
+def _has_peer(program: Program, set_id: SetId, peer: bytes) -> bool:
+    members = program.sets[set_id]
+    if set_id.kind is SetKind.ADDRESSES:
+        return peer in members
+    assert set_id.kind is SetKind.NETWORKS
+    found = [m for m in members if isinstance(m, NetworkMember) and _lies_in(peer, m)]
+    return bool(found) and not max(found, key=lambda m: m.network.prefix).nomatch
+
+
+def _lies_in(address: bytes, member: NetworkMember) -> bool:
+    start, prefix = member.network
+    shift = 8 * len(start) - prefix
+    return (
+        len(start) == len(address)
+        and int.from_bytes(start, "big") >> shift == int.from_bytes(address, "big") >> shift
+    )

@@ -1,0 +1,334 @@
+"""A kernel to think with: chains and sets in memory, and what they say of a packet.
+
+It stands behind the backend in place of iptables and netlink, refuses what the kernel refuses, and shows
+every state that a packet could meet: after each restore of a family, and after each single member.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+import pytest
+from pyroute2.netlink.nfnetlink import ipset as uapi
+
+from agent.dataplane.ipset import SetChange, SetContent, SetError, SetHeader, SetShape
+from agent.dataplane.iptables import backend as backend_module
+from agent.dataplane.iptables import hooks
+from agent.dataplane.iptables import steps as steps_module
+from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.tables import Table, TableError
+from agent.kube.model import Family, Network, Protocol, family_of
+from agent.policy.program import AddressPort, Member, NetworkMember
+
+_MATCH_SET = re.compile(r"--match-set (\S+) ")
+_UPLINK = "uplink0"
+_DROPPED, _ACCEPTED = False, True
+
+
+class Packet(NamedTuple):
+    """A new connection's first packet; ``protocol`` an IANA number."""
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    port: int
+
+
+Match = Callable[["Kernel", Packet, int], bool]
+
+
+class _Rule(NamedTuple):
+    matches: tuple[Match, ...]
+    target: str
+    goto: bool
+    set_mark: tuple[int, int] | None
+
+
+class Kernel:
+    """The filter tables of both families and the sets. ``seen`` is called after every change of either."""
+
+    def __init__(self) -> None:
+        self.tables: dict[Family, Table] = {
+            family: {"INPUT": (), "FORWARD": (), "OUTPUT": ()} for family in Family
+        }
+        self.sets: dict[str, tuple[SetShape, set[Member]]] = {}
+        self.forgotten: list[frozenset[bytes]] = []
+        self.seen: Callable[[], None] = lambda: None
+        self.writes = 0
+
+    def changed(self) -> None:
+        self.writes += 1
+        self.seen()
+
+    def passes(self, packet: Packet) -> bool:
+        """Whether FORWARD lets a packet pass; its policy accepts."""
+        chains = self.tables[family_of(packet.source)]
+        mark = 0
+        stack: list[tuple[str, int]] = []
+        chain, at = "FORWARD", 0
+        while True:
+            rules = chains[chain]
+            if at == len(rules):
+                if not stack:
+                    return _ACCEPTED
+                chain, at = stack.pop()
+                continue
+            rule = _compiled(rules[at])
+            at += 1
+            if not all(match(self, packet, mark) for match in rule.matches):
+                continue
+            if rule.set_mark is not None:
+                value, mask = rule.set_mark
+                mark = mark & ~mask ^ value
+            elif rule.target == "DROP":
+                return _DROPPED
+            elif rule.target == "ACCEPT":
+                return _ACCEPTED
+            elif rule.target == "RETURN":
+                at = len(rules)
+            else:
+                if not rule.goto:
+                    stack.append((chain, at))
+                chain, at = rule.target, 0
+
+    def references(self, name: str) -> bool:
+        """Whether a rule refers to a set."""
+        return any(
+            name in _MATCH_SET.findall(rule)
+            for table in self.tables.values()
+            for rules in table.values()
+            for rule in rules
+        )
+
+    def holds(self, name: str, address: bytes) -> bool:
+        members = self.sets[name][1]
+        if address in members:
+            return True
+        found = [m for m in members if isinstance(m, NetworkMember) and _lies_in(address, m.network)]
+        return bool(found) and not max(found, key=lambda m: m.network.prefix).nomatch
+
+
+def _lies_in(address: bytes, network: Network) -> bool:
+    shift = 8 * len(address) - network.prefix
+    return int.from_bytes(address, "big") >> shift == int.from_bytes(network.address, "big") >> shift
+
+
+@lru_cache(maxsize=1 << 16)
+def _compiled(text: str) -> _Rule:
+    """Read a rule as iptables-save prints it. Raises ValueError on what the agent never writes."""
+    words = shlex.split(text)
+    matches: list[Match] = []
+    target, goto, negated = "", False, False
+    set_mark: tuple[int, int] | None = None
+    while words:
+        word = words.pop(0)
+        if word == "!":
+            negated = True
+            continue
+        if word in ("-m", "--comment"):
+            words.pop(0)
+            continue
+        value = words.pop(0) if word != "--physdev-is-bridged" else ""
+        if word in ("-j", "-g"):
+            target, goto = value, word == "-g"
+        elif word == "--set-xmark":
+            bits, _, mask = value.partition("/")
+            set_mark = int(bits, 16), int(mask, 16)
+        elif word not in ("--reject-with",):
+            match = _match(word, value, words)
+            matches.append(_not(match) if negated else match)
+        negated = False
+    if set_mark is None and not target:
+        raise ValueError(f"a rule without a target: {text}")
+    return _Rule(tuple(matches), target, goto, set_mark)
+
+
+def _not(match: Match) -> Match:
+    return lambda kernel, packet, mark: not match(kernel, packet, mark)
+
+
+def _match(word: str, value: str, words: list[str]) -> Match:
+    if word in ("-s", "-d"):
+        network = ipaddress.ip_network(value)
+        asked = Network(network.network_address.packed, network.prefixlen)
+        if word == "-s":
+            return lambda _, packet, __: _lies_in(packet.source, asked)
+        return lambda _, packet, __: _lies_in(packet.destination, asked)
+    if word == "-p":
+        number = Protocol[value.upper()] if value != "ipv6-icmp" else 58
+        return lambda _, packet, __: packet.protocol == number
+    if word == "--match-set":
+        sides = words.pop(0)
+        return _set_match(value, sides)
+    if word == "--mark":
+        bits, _, mask = value.partition("/")
+        wanted, masked = int(bits, 16), int(mask, 16)
+        return lambda _, __, mark: mark & masked == wanted
+    if word in ("--dport", "--dports"):
+        ranges = [_range(text) for text in value.split(",")]
+        return lambda _, packet, __: any(a <= packet.port <= b for a, b in ranges)
+    if word == "-i":
+        # Every packet comes from an uplink: what the source address is, then decides alone.
+        return lambda _, __, ___: value == _UPLINK
+    if word in ("--ctstate", "--physdev-is-bridged", "--icmpv6-type", "--hl-eq"):
+        return lambda _, __, ___: False
+    if word in ("--src-type", "--dst-type"):
+        return lambda _, __, ___: False
+    raise ValueError(f"a match that the agent never writes: {word}")
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    return int(first), int(last or first)
+
+
+def _set_match(name: str, sides: str) -> Match:
+    if sides == "src":
+        return lambda kernel, packet, _: kernel.holds(name, packet.source)
+    if sides == "dst":
+        return lambda kernel, packet, _: kernel.holds(name, packet.destination)
+    assert sides == "dst,dst"
+
+    def has_port(kernel: Kernel, packet: Packet, _: int) -> bool:
+        if packet.protocol not in list(Protocol):
+            return False
+        wanted = AddressPort(packet.destination, Protocol(packet.protocol), packet.port)
+        return wanted in kernel.sets[name][1]
+
+    return has_port
+
+
+class ModelTables:
+    """In place of :class:`agent.dataplane.iptables.tables.Tables`."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def read(self, family: Family) -> Table:
+        return dict(self.kernel.tables[family])
+
+    def restore(self, lines: Mapping[Family, list[str]]) -> dict[Family, TableError]:
+        failed = {}
+        for family, family_lines in lines.items():
+            try:
+                self.kernel.tables[family] = _restored(self.kernel, family, family_lines)
+            except ValueError as error:
+                failed[family] = TableError("iptables-restore", str(error))
+                continue
+            self.kernel.changed()
+        return failed
+
+
+def _restored(kernel: Kernel, family: Family, lines: Iterable[str]) -> Table:
+    chains = {chain: list(rules) for chain, rules in kernel.tables[family].items()}
+    for line in lines:
+        command, rest = line[:1] if line.startswith(":") else line.split(" ", 1)[0], line
+        if command == ":":
+            chains[rest[1:].split(" ", 1)[0]] = []
+            continue
+        _, chain, *tail = rest.split(" ", 2)
+        if command == "-X":
+            if chains.pop(chain):
+                raise ValueError(f"chain {chain} is not empty")
+            continue
+        if chain not in chains:
+            raise ValueError(f"no chain {chain}")
+        (rule,) = tail
+        if command == "-I":
+            number, rule = rule.split(" ", 1)
+            chains[chain].insert(int(number) - 1, rule)
+        elif command == "-D":
+            chains[chain].remove(rule)
+        else:
+            assert command == "-A", line
+            chains[chain].append(rule)
+    for rules in chains.values():
+        for rule in rules:
+            target = _compiled(rule).target
+            if target.startswith("KUBE-") and target not in chains:
+                raise ValueError(f"no chain {target}")
+            found = _MATCH_SET.findall(rule)
+            assert len(found) <= 1, rule
+            if found and found[0] not in kernel.sets:
+                raise ValueError(f"no set {found[0]}")
+    return {chain: tuple(rules) for chain, rules in chains.items()}
+
+
+class ModelIpSets:
+    """In place of :class:`agent.dataplane.ipset.IpSets`."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def read(self, prefix: str) -> dict[str, SetContent]:
+        sets = self.kernel.sets.items()
+        return {n: SetContent(shape, set(members)) for n, (shape, members) in sets if n.startswith(prefix)}
+
+    def list_shapes(self, prefix: str = "") -> dict[str, SetHeader]:
+        sets = self.kernel.sets.items()
+        return {n: SetHeader(shape, len(members), 0) for n, (shape, members) in sets if n.startswith(prefix)}
+
+    def create(self, name: str, shape: SetShape, members: Iterable[Member] = ()) -> None:
+        if name in self.kernel.sets:
+            raise SetError(name, "a set of that name exists", code=errno.EEXIST)
+        self.kernel.sets[name] = (shape, set(members))
+        self.kernel.changed()
+
+    def destroy(self, name: str) -> None:
+        if self.kernel.references(name):
+            raise SetError(name, "a rule still refers to the set", code=uapi.IPSET_ERR_BUSY)
+        self.kernel.sets.pop(name, None)
+        self.kernel.changed()
+
+    def change(self, changes: Iterable[SetChange]) -> list[SetError]:
+        changes = [SetChange(name, list(added), list(removed)) for name, added, removed in changes]
+        missing = [SetError(c.name, "missing", code=errno.ENOENT) for c in changes if not self._has(c.name)]
+        for name, added, _ in changes:
+            for member in added if self._has(name) else ():
+                self.kernel.sets[name][1].add(member)
+                self.kernel.changed()
+        for name, _, removed in changes:
+            for member in removed if self._has(name) else ():
+                self.kernel.sets[name][1].discard(member)
+                self.kernel.changed()
+        return missing
+
+    def _has(self, name: str) -> bool:
+        return name in self.kernel.sets
+
+    def close(self) -> None:
+        pass
+
+
+def make_backend(
+    kernel: Kernel, patch: pytest.MonkeyPatch, options: Options | None = None
+) -> IptablesBackend:
+    """Return a backend that has this kernel, with both families; nothing is in any other mode."""
+
+    def forget(addresses: Iterable[bytes]) -> int:
+        kernel.forgotten.append(frozenset(addresses))
+        kernel.changed()
+        return 0
+
+    def uplinks(networks: Iterable[Network]) -> frozenset[str]:
+        return frozenset({_UPLINK} if list(networks) else ())
+
+    patch.setattr(backend_module, "Tables", lambda _: ModelTables(kernel))
+    patch.setattr(backend_module, "IpSets", lambda: ModelIpSets(kernel))
+    patch.setattr(backend_module, "forget", forget)
+    patch.setattr(backend_module, "uplinks", uplinks)
+    patch.setattr(steps_module, "uplinks", uplinks)
+    patch.setattr(backend_module.leftovers, "remove", lambda *_: [])
+    return IptablesBackend("nft", tuple(Family), options or Options())
+
+
+def hooked(kernel: Kernel) -> bool:
+    """Whether packets are led to the agent's chains first."""
+    return all(not hooks.misplaced(table) for table in kernel.tables.values())

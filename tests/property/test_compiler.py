@@ -1,0 +1,252 @@
+"""The compiler against histories and against the plain truth."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.kube.events import Event, Upsert
+from agent.kube.model import Direction, Family, IPBlock, Key, Kind, NetworkPolicy, Pod, Rule
+from agent.policy.blocks import block_members, block_ranges, in_ranges
+from agent.policy.engine import Engine
+from agent.policy.program import (
+    AddressPort,
+    Delta,
+    Member,
+    Membership,
+    NetworkMember,
+    PolicyId,
+    Program,
+    SetId,
+    SetKind,
+)
+from tests.property import strategies
+from tests.property.interpreter import program_allows
+from tests.property.oracle import World, block_holds
+from tests.property.strategies import ADDRESSES, HERE, Batch, Probe
+
+Directed = dict[Direction, set[bytes]]
+
+
+def snapshot(program: Program) -> Program:
+    return Program(
+        dict(program.policies),
+        dict(program.pods),
+        {set_id: set(members) for set_id, members in program.sets.items()},
+        {direction: set(addresses) for direction, addresses in program.closed.items()},
+        program.bypass,
+    )
+
+
+def all_isolated(program: Program, direction: Direction) -> set[bytes]:
+    return {a for family in Family for a in program.isolated(direction, family)}
+
+
+def address_of(member: Member) -> bytes:
+    if isinstance(member, bytes):
+        return member
+    return member.address if isinstance(member, AddressPort) else member.network.address
+
+
+def pod_members(program: Program) -> set[bytes]:
+    """Return every address that is in a set of pods."""
+    return {
+        address_of(member)
+        for set_id, members in program.sets.items()
+        if set_id.kind is not SetKind.NETWORKS
+        for member in members
+    }
+
+
+def difference(before: Program, after: Program, local: set[bytes], released: set[bytes]) -> Delta:
+    """Return the delta between two programs; ``local`` addresses and those released are told."""
+    both = before.sets.keys() & after.sets.keys()
+    members: dict[SetId, Membership] = {
+        set_id: Membership(after.sets[set_id] - before.sets[set_id], before.sets[set_id] - after.sets[set_id])
+        for set_id in both
+        if before.sets[set_id] != after.sets[set_id]
+    }
+    changed = {address_of(m) for change in members.values() for side in change for m in side}
+    was = {d: all_isolated(before, d) for d in Direction}
+    now = {d: all_isolated(after, d) for d in Direction}
+    return Delta(
+        policies={
+            i for i in before.policies | after.policies if before.policies.get(i) != after.policies.get(i)
+        },
+        pods={i for i in before.pods | after.pods if before.pods.get(i) != after.pods.get(i)},
+        sets_added=after.sets.keys() - both,
+        sets_removed=before.sets.keys() - both,
+        members=members,
+        isolated={d: now[d] - was[d] for d in Direction},
+        opened={d: was[d] - now[d] for d in Direction},
+        released=released,
+        local=changed & local,
+        bypass=before.bypass != after.bypass,
+    )
+
+
+class Follower:
+    """Feeds a world and an engine the same events and checks every step."""
+
+    def __init__(self, *, allow_nodes: bool) -> None:
+        self.world = World()
+        self.allow_nodes = allow_nodes
+        self.engine = Engine(HERE, allow_nodes=allow_nodes)
+        self.now = 0.0
+
+    def owners(self) -> dict[bytes, tuple[Key, str]]:
+        found = {}
+        for address in ADDRESSES:
+            pod = self.world.owner(address)
+            if pod is not None:
+                found[address] = (pod.key, pod.uid)
+        return found
+
+    def local(self) -> set[bytes]:
+        owners = ((a, self.world.owner(a)) for a in ADDRESSES)
+        return {a for a, pod in owners if pod is not None and pod.node == HERE}
+
+    def step(self, batch: Batch) -> Delta:
+        self.now += batch.seconds
+        before = snapshot(self.engine.program)
+        local = self.local()
+        owners = self.owners()
+        departed: list[tuple[bytes, tuple[Key, str]]] = []
+        for event in batch.events:
+            self.world.take(event)
+            later = self.owners()
+            departed += [(a, pod) for a, pod in owners.items() if later.get(a) != pod]
+            owners = later
+        delta = self.engine.apply(batch.events, self.now)
+        after = self.engine.program
+        concerned = local | self.local() | pod_members(before) | pod_members(after)
+        released = {a for a, pod in departed if owners.get(a) != pod and a in concerned}
+        closed_before = set().union(*before.closed.values())
+        assert delta.released >= released
+        assert delta.released - released <= {a for a in closed_before if a in owners}
+        expected = difference(before, after, local | self.local(), delta.released)
+        assert delta == expected
+        assert bool(delta) == bool(expected.released or snapshot(after) != before)
+        self.check_closed(before)
+        return delta
+
+    def check_closed(self, before: Program) -> None:
+        owners = self.owners()
+        for direction, addresses in self.engine.program.closed.items():
+            assert not addresses & owners.keys()
+            assert addresses <= all_isolated(before, direction)
+        closed = set().union(*self.engine.program.closed.values())
+        deadline = self.engine.deadline()
+        assert (deadline is not None) == bool(closed)
+        assert deadline is None or self.now < deadline <= self.now + 60
+
+    def fresh(self, shuffled: list[Event]) -> Engine:
+        """Return an engine that was told the objects as they are now, in another order."""
+        engine = Engine(HERE, allow_nodes=self.allow_nodes)
+        engine.apply(shuffled, 0.0)
+        engine.apply(self.world.invalid.values(), 0.0)
+        return engine
+
+
+def without_closed(program: Program) -> Program:
+    return Program(program.policies, program.pods, program.sets, bypass=program.bypass)
+
+
+@given(strategies.histories, st.booleans(), st.randoms(use_true_random=False))
+def test_any_history_ends_where_its_objects_say(history: list[Batch], nodes: bool, random: Random) -> None:
+    follower = Follower(allow_nodes=nodes)
+    for batch in history:
+        follower.step(batch)
+    shuffled = follower.world.events()
+    random.shuffle(shuffled)
+    fresh = follower.fresh(shuffled)
+    assert without_closed(follower.engine.program) == without_closed(fresh.program)
+    assert follower.engine.invalid() == fresh.invalid()
+    assert [pod.key for pod in follower.engine.local_pods()] == [pod.key for pod in fresh.local_pods()]
+    follower.step(Batch(0.0, tuple(follower.world.deletes())))
+    follower.step(Batch(60.0, ()))
+    assert follower.engine.program == Program()
+    assert {name: size for name, size in follower.engine.sizes().items() if size} == {}
+
+
+@given(strategies.histories, st.booleans(), st.lists(strategies.probes, min_size=20, max_size=40))
+def test_a_program_judges_packets_as_the_objects_do(
+    history: list[Batch], nodes: bool, probes: list[Probe]
+) -> None:
+    world = World()
+    engine = Engine(HERE, linger=0, allow_nodes=nodes)
+    for batch in history:
+        for event in batch.events:
+            world.take(event)
+        engine.apply(batch.events, 0.0)
+    for probe in probes:
+        for direction in Direction:
+            assert program_allows(engine.program, direction, probe) == world.allows(
+                direction, probe, nodes=nodes
+            ), (direction, probe)
+
+
+@given(st.lists(strategies.blocks(), max_size=4), st.sampled_from(list(Family)))
+def test_block_lists_hold_exactly_what_their_blocks_do(blocks: list[IPBlock], family: Family) -> None:
+    ranges = block_ranges(blocks, family)
+    members = block_members(blocks, family)
+    size = 4 if family is Family.V4 else 16
+    assert all(len(network.address) == size and network.prefix > 0 for network, _ in members)
+    assert len({network for network, _ in members}) == len(members)
+    in_family = [block for block in blocks if block.cidr.family is family]
+    if len(set(in_family)) != 1:
+        assert not any(member.nomatch for member in members)
+    edges = {0, (1 << 8 * size) - 1}
+    for block in in_family:
+        for network in (block.cidr, *block.excepts):
+            first = int.from_bytes(network.address, "big")
+            last = first + (1 << 8 * size - network.prefix) - 1
+            edges |= {first - 1, first, last, last + 1}
+    for edge in edges:
+        if 0 <= edge < 1 << 8 * size:
+            address = edge.to_bytes(size, "big")
+            expected = any(block_holds(block, address) for block in in_family)
+            assert in_ranges(address, ranges) == expected
+            assert longest_match(members, address) == expected
+
+
+def longest_match(members: frozenset[NetworkMember], address: bytes) -> bool:
+    value = int.from_bytes(address, "big")
+    best = max(
+        (
+            member
+            for member in members
+            if int.from_bytes(member.network.address, "big") <= value
+            and value >> (8 * len(address) - member.network.prefix)
+            == int.from_bytes(member.network.address, "big") >> (8 * len(address) - member.network.prefix)
+        ),
+        key=lambda member: member.network.prefix,
+        default=None,
+    )
+    return best is not None and not best.nomatch
+
+
+@given(st.lists(strategies.rules, min_size=1, max_size=3), st.sampled_from(list(Direction)))
+def test_every_reference_of_a_program_is_to_a_set_of_its_direction_and_family(
+    rules: list[Rule], direction: Direction
+) -> None:
+    engine = Engine(HERE)
+    here = Pod("red", "a", node=HERE, addresses=(ADDRESSES[1],))
+    spec = tuple(rules)
+    ingress = direction is Direction.INGRESS
+    policy = NetworkPolicy("red", "p", ingress=spec if ingress else None, egress=None if ingress else spec)
+    engine.apply([Upsert(Kind.POD, here), Upsert(Kind.POLICY, policy)], 0.0)
+    program = engine.program.policies[PolicyId(direction, policy.key)]
+    used = set()
+    for family in Family:
+        for rule in program.rules(family):
+            assert (rule.ports is None) == (rule.named is None)
+            assert rule.peers != () or rule.folded
+            for set_id in rule.sets():
+                assert (set_id.direction, set_id.family) == (direction, family)
+                used.add(set_id)
+            for sets in (rule.peers or (), rule.named or (), rule.folded):
+                assert list(sets) == sorted(set(sets))
+    assert used == engine.program.sets.keys()
