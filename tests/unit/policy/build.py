@@ -1,0 +1,86 @@
+"""Short ways to write objects and events in tests."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from agent.kube.events import Delete, Event, Upsert
+from agent.kube.model import (
+    IPBlock,
+    Key,
+    Kind,
+    NamedPort,
+    Namespace,
+    Network,
+    NetworkPolicy,
+    Node,
+    Object,
+    Operator,
+    Pod,
+    Protocol,
+    Requirement,
+    Selector,
+)
+
+
+def address(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
+
+
+def network(text: str) -> Network:
+    found = ipaddress.ip_network(text)
+    return Network(found.network_address.packed, found.prefixlen)
+
+
+def block(cidr: str, *excepts: str) -> IPBlock:
+    return IPBlock(network(cidr), tuple(map(network, excepts)))
+
+
+def labelled(**labels: str) -> Selector:
+    return Selector(tuple(Requirement(k, Operator.IN, (v,)) for k, v in sorted(labels.items())))
+
+
+def port(name: str, number: int, protocol: Protocol = Protocol.TCP) -> NamedPort:
+    return NamedPort(name, protocol, number)
+
+
+def pod(
+    name: str,
+    *addresses: str,
+    namespace: str = "shop",
+    node: str = "here",
+    uid: str = "",
+    ports: tuple[NamedPort, ...] = (),
+    started: str = "",
+    created: str = "",
+    finished: bool = False,
+    host_network: bool = False,
+    **labels: str,
+) -> Pod:
+    return Pod(
+        namespace,
+        name,
+        uid or f"uid of {name}",
+        labels or {"app": name},
+        node,
+        tuple(map(address, addresses)),
+        ports,
+        host_network,
+        finished,
+        started,
+        created,
+    )
+
+
+def upsert(*found: Object) -> list[Event]:
+    kinds: dict[type, Kind] = {
+        Pod: Kind.POD,
+        Namespace: Kind.NAMESPACE,
+        NetworkPolicy: Kind.POLICY,
+        Node: Kind.NODE,
+    }
+    return [Upsert(kinds[type(one)], one) for one in found]
+
+
+def delete_pod(name: str, namespace: str = "shop") -> Event:
+    return Delete(Kind.POD, Key(namespace, name))

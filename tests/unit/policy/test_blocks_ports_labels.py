@@ -1,0 +1,109 @@
+"""The algebra below the rules: ipBlocks, ports, and the text of selectors."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.kube.model import Family, IPBlock, Operator, Port, Protocol, Requirement, Selector
+from agent.policy.blocks import block_members, members_text
+from agent.policy.labels import LabelIndex, Multimap, SelectorIndex, selector_text
+from agent.policy.ports import PortName, compile_ports
+from agent.policy.program import PortRange
+from tests.unit.policy.build import block, labelled
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        ([block("10.0.0.0/8")], "10.0.0.0/8"),
+        ([block("0.0.0.0/0")], "0.0.0.0/1,128.0.0.0/1"),
+        ([block("0.0.0.0/0", "0.0.0.0/1")], "128.0.0.0/1"),
+        ([block("0.0.0.0/0", "128.0.0.0/1", "10.0.0.0/8")], "0.0.0.0/1,!10.0.0.0/8"),
+        ([block("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1")], ""),
+        ([block("10.0.0.0/8", "10.1.0.0/16")], "10.0.0.0/8,!10.1.0.0/16"),
+        ([block("10.0.0.0/8", "10.0.0.0/9", "10.0.0.0/16")], "10.128.0.0/9"),
+        ([block("10.0.0.0/8", "10.0.0.0/9"), block("10.0.0.0/16")], "10.0.0.0/16,10.128.0.0/9"),
+        ([block("10.0.0.0/9"), block("10.128.0.0/9")], "10.0.0.0/8"),
+        ([block("0.0.0.0/1"), block("128.0.0.0/1")], "0.0.0.0/1,128.0.0.0/1"),
+        ([block("fd00::/8")], ""),
+    ],
+)
+def test_blocks_become_networks_that_hold_exactly_what_they_do(blocks: list[IPBlock], expected: str) -> None:
+    assert members_text(block_members(blocks, Family.V4)) == expected
+
+
+def test_a_whole_v6_block_is_told_as_its_halves() -> None:
+    assert members_text(block_members([block("::/0", "fd00::/8")], Family.V6)) == "::/1,8000::/1,!fd00::/8"
+
+
+def test_ports_merge_within_a_protocol_only() -> None:
+    tcp, udp = Protocol.TCP, Protocol.UDP
+    found = compile_ports(
+        [
+            Port(tcp, 90),
+            Port(tcp, 80, 89),
+            Port(udp, 91),
+            Port(tcp, "dns"),
+            Port(tcp, "dns"),
+            Port(tcp, 85, 95),
+        ]
+    )
+    assert found.ranges == (PortRange(tcp, 80, 95), PortRange(udp, 91, 91))
+    assert found.names == (PortName("dns", tcp),)
+
+
+def test_a_port_without_number_is_every_port_of_its_protocol() -> None:
+    assert compile_ports([Port(Protocol.SCTP), Port(Protocol.SCTP, 9)]).ranges == (
+        PortRange(Protocol.SCTP, 0, 65535),
+    )
+
+
+def test_selectors_that_differ_have_different_texts() -> None:
+    requirements = [
+        Requirement("a", Operator.IN, ("b",)),
+        Requirement("a=b", Operator.EXISTS),
+        Requirement("a", Operator.IN, ("b", "c")),
+        Requirement("a", Operator.IN, ("b,c",)),
+        Requirement("a", Operator.IN, ("b,c", "d")),
+        Requirement("a", Operator.NOT_IN, ("b", "c")),
+        Requirement("a", Operator.IN, ("",)),
+        Requirement("a", Operator.EXISTS),
+        Requirement("a", Operator.DOES_NOT_EXIST),
+        Requirement("!a", Operator.EXISTS),
+        Requirement("*", Operator.EXISTS),
+    ]
+    selectors = [Selector(), *(Selector((r,)) for r in requirements), Selector(tuple(requirements[:2]))]
+    assert len({selector_text(selector) for selector in selectors}) == len(selectors)
+    assert selector_text(labelled(app="web", tier="db")) == "app=web,tier=db"
+
+
+def test_indexes_offer_all_that_may_match_and_forget_what_is_removed() -> None:
+    things: LabelIndex[str] = LabelIndex()
+    things.add({"app": "a"}, "one")
+    things.add({"app": "b", "x": ""}, "two")
+    found = things.candidates(Selector((Requirement("app", Operator.EXISTS),)))
+    assert found is not None
+    assert set(found.things) == {"one", "two"}
+    assert things.candidates(Selector((Requirement("app", Operator.NOT_IN, ("a",)),))) is None
+    selectors: SelectorIndex[str] = SelectorIndex()
+    many = Selector((Requirement("app", Operator.IN, tuple(map(str, range(20)))),))
+    for selector, name in ((Selector(), "all"), (labelled(app="a"), "a"), (many, "many")):
+        selectors.add(selector, name)
+    assert sorted(selectors.candidates({"app": "a"})) == ["a", "all", "many"]
+    assert selectors.candidates({}) == ["all"]
+    for selector, name in ((Selector(), "all"), (labelled(app="a"), "a"), (many, "many")):
+        selectors.remove(selector, name)
+    things.remove({"app": "a"}, "one")
+    things.remove({"app": "b", "x": ""}, "two")
+    assert len(selectors) == len(things) == 0
+
+
+def test_a_multimap_holds_each_pair_once() -> None:
+    found: Multimap[str, int] = Multimap()
+    for value in (1, 1, 2, 3, 3):
+        found.add("k", value)
+    assert sorted(found.get("k")) == [1, 2, 3]
+    assert found.total == 3
+    for value in (1, 2, 2, 9, 3, 3):
+        found.remove("k", value)
+    assert (len(found), found.total, tuple(found.get("k"))) == (0, 0, ())

@@ -1,0 +1,307 @@
+"""One step at a time: isolation, sets, ownership, lingering, invalid objects and nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.kube.events import Delete, Invalid, Problem, Synced
+from agent.kube.model import (
+    Direction,
+    Family,
+    Key,
+    Kind,
+    Namespace,
+    Network,
+    NetworkPolicy,
+    Node,
+    Peer,
+    Pod,
+    Port,
+    Protocol,
+    Rule,
+    Selector,
+)
+from agent.policy.engine import Engine
+from agent.policy.program import AddressPort, Member, PodId, PodProgram, PolicyId, Program, SetId, SetKind
+from tests.unit.policy.build import address, block, delete_pod, labelled, network, pod, port, upsert
+
+IN, OUT = Direction.INGRESS, Direction.EGRESS
+WEB = address("10.0.0.1")
+DENY = NetworkPolicy("shop", "deny", ingress=(), egress=())
+FROM_CLIENTS = NetworkPolicy(
+    "shop", "p", labelled(app="web"), ingress=(Rule((Peer(labelled(app="client")),)),)
+)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine("here")
+
+
+def only_set(engine: Engine, kind: SetKind, family: Family = Family.V4) -> tuple[SetId, set[Member]]:
+    (found,) = [(i, m) for i, m in engine.program.sets.items() if i.kind is kind and i.family is family]
+    return found
+
+
+def test_a_pod_is_isolated_only_in_directions_that_a_policy_names(engine: Engine) -> None:
+    ingress_only = NetworkPolicy("shop", "deny", ingress=())
+    delta = engine.apply(upsert(pod("web", "10.0.0.1", "fd00::1"), ingress_only), 0)
+    both = (WEB, address("fd00::1"))
+    assert engine.program.pods == {PodId(IN, Key("shop", "web")): PodProgram(both, (ingress_only.key,))}
+    assert delta.isolated == {IN: set(both), OUT: set()}
+    assert engine.program.policies.keys() == {PolicyId(IN, ingress_only.key)}
+
+
+def test_policies_of_other_namespaces_and_pods_of_other_nodes_are_not_compiled(engine: Engine) -> None:
+    elsewhere = pod("far", "10.0.9.1", node="there")
+    assert not engine.apply(
+        upsert(pod("web", "10.0.0.1", namespace="other"), elsewhere, DENY, Namespace("shop")), 0
+    )
+    assert engine.program == Program()
+
+
+@pytest.mark.parametrize(
+    "excluded",
+    [
+        pod("web", "10.0.0.1", host_network=True),
+        pod("web", "10.0.0.1", finished=True),
+        pod("web"),
+    ],
+)
+def test_pods_on_the_host_network_finished_or_without_address_are_no_targets(
+    engine: Engine, excluded: Pod
+) -> None:
+    engine.apply(upsert(DENY, excluded), 0)
+    assert engine.program == Program()
+
+
+def test_equal_peers_of_several_policies_share_one_set(engine: Engine) -> None:
+    rules = FROM_CLIENTS.ingress
+    engine.apply(upsert(pod("web", "10.0.0.1"), FROM_CLIENTS, NetworkPolicy("shop", "q", ingress=rules)), 0)
+    set_id, members = only_set(engine, SetKind.ADDRESSES)
+    assert set_id.meaning == "pods[app=client] namespace[shop]"
+    assert members == set()
+    delta = engine.apply(upsert(pod("client", "10.0.5.1", node="there")), 0)
+    assert delta.members == {set_id: (members, set())}
+    assert members == {address("10.0.5.1")}
+    assert not delta.sets_added
+    delta = engine.apply([Delete(Kind.POLICY, FROM_CLIENTS.key)], 0)
+    assert not delta.sets_removed
+    delta = engine.apply([Delete(Kind.POLICY, Key("shop", "q"))], 0)
+    assert set_id in delta.sets_removed
+    assert not engine.program.sets
+
+
+def test_a_namespace_not_known_matches_no_namespace_selector(engine: Engine) -> None:
+    policy = NetworkPolicy("shop", "p", ingress=(Rule((Peer(None, Selector()),)),))
+    engine.apply(upsert(policy, pod("web", "10.0.0.1"), pod("far", "10.0.7.1", namespace="x")), 0)
+    _, members = only_set(engine, SetKind.ADDRESSES)
+    assert members == set()
+    engine.apply(upsert(Namespace("x")), 0)
+    assert members == {address("10.0.7.1")}
+    engine.apply([Delete(Kind.NAMESPACE, Key("", "x"))], 0)
+    assert members == set()
+
+
+def test_an_address_belongs_to_the_pod_that_started_last(engine: Engine) -> None:
+    engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1"), pod("client", "10.0.5.1", node="there")), 0)
+    set_id, members = only_set(engine, SetKind.ADDRESSES)
+    later = pod("other", "10.0.5.1", node="there", started="2024-01-02T00:00:00Z")
+    delta = engine.apply(upsert(later), 0)
+    assert members == set()
+    assert delta.released == {address("10.0.5.1")}
+    delta = engine.apply([delete_pod("other")], 0)
+    assert members == {address("10.0.5.1")}
+    assert delta.members[set_id].added == members
+
+
+def test_an_address_that_leaves_and_comes_back_in_one_step_is_not_in_the_delta(engine: Engine) -> None:
+    client = pod("client", "10.0.5.1", node="there")
+    engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1"), client), 0)
+    assert not engine.apply([delete_pod("client"), *upsert(client)], 0)
+    another = pod("client", "10.0.5.1", node="there", uid="another")
+    delta = engine.apply([delete_pod("client"), *upsert(another)], 0)
+    assert not delta.members
+    assert delta.released == {address("10.0.5.1")}
+
+
+def test_local_addresses_are_told_among_the_members_that_changed(engine: Engine) -> None:
+    far, near = pod("c1", "10.0.5.1", node="there", app="client"), pod("c2", "10.0.0.2", app="client")
+    engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1")), 0)
+    assert engine.apply(upsert(far, near), 0).local == {address("10.0.0.2")}
+    assert engine.apply([delete_pod("c1"), delete_pod("c2")], 0).local == {address("10.0.0.2")}
+
+
+def test_the_namespace_annotation_isolates_every_pod_for_ingress(engine: Engine) -> None:
+    engine.apply(upsert(pod("web", "10.0.0.1"), Namespace("shop", {}, ingress_isolated=True)), 0)
+    assert engine.program.isolated(IN, Family.V4) == {WEB}
+    assert engine.program.isolated(OUT, Family.V4) == set()
+    engine.apply(upsert(Namespace("shop")), 0)
+    assert engine.program == Program()
+
+
+def test_an_ingress_port_name_resolves_on_every_local_pod(engine: Engine) -> None:
+    named = NetworkPolicy("shop", "p", ingress=(Rule((), (Port(Protocol.TCP, "http"),)),))
+    engine.apply(
+        upsert(
+            named,
+            pod("a", "10.0.0.1", ports=(port("http", 80),)),
+            pod("b", "10.0.0.2", ports=(port("http", 8080), port("http", 53, Protocol.UDP))),
+            pod("far", "10.0.9.1", node="there", ports=(port("http", 80),)),
+        ),
+        0,
+    )
+    set_id, members = only_set(engine, SetKind.ADDRESS_PORTS)
+    assert members == {
+        AddressPort(WEB, Protocol.TCP, 80),
+        AddressPort(address("10.0.0.2"), Protocol.TCP, 8080),
+    }
+    (rule,) = engine.program.policies[PolicyId(IN, named.key)].v4
+    assert (rule.peers, rule.ports, rule.named) == (None, (), (set_id,))
+
+
+@pytest.mark.parametrize(
+    ("peers", "expected"),
+    [
+        ((), {"10.0.5.1": 80, "10.0.6.1": 81}),
+        ((Peer(labelled(app="db")),), {"10.0.5.1": 80}),
+        ((Peer(None, None, block("10.0.0.0/16", "10.0.5.0/24")),), {"10.0.6.1": 81}),
+        ((Peer(None, Selector()),), {}),
+    ],
+)
+def test_an_egress_port_name_resolves_on_each_peer(
+    engine: Engine, peers: tuple[Peer, ...], expected: dict[str, int]
+) -> None:
+    named = NetworkPolicy(
+        "shop", "p", labelled(app="web"), egress=(Rule(peers, (Port(Protocol.TCP, "http"),)),)
+    )
+    engine.apply(
+        upsert(
+            named,
+            pod("web", "10.0.0.1"),
+            pod("db", "10.0.5.1", node="there", ports=(port("http", 80),)),
+            pod("far", "10.0.6.1", node="there", namespace="unknown", ports=(port("http", 81),)),
+        ),
+        0,
+    )
+    _, members = only_set(engine, SetKind.ADDRESS_PORTS)
+    assert members == {AddressPort(address(a), Protocol.TCP, n) for a, n in expected.items()}
+    (rule,) = engine.program.policies[PolicyId(OUT, named.key)].v4
+    assert (rule.peers, rule.ports, rule.named) == ((), (), ())
+
+
+def test_a_rule_is_left_out_of_a_family_in_which_it_can_match_nothing(engine: Engine) -> None:
+    policy = NetworkPolicy("shop", "p", ingress=(Rule(), Rule((Peer(None, None, block("10.0.0.0/8")),))))
+    engine.apply(upsert(policy, pod("web", "10.0.0.1")), 0)
+    program = engine.program.policies[PolicyId(IN, policy.key)]
+    assert [rule.number for rule in program.v4] == [0, 1]
+    assert [rule.number for rule in program.v6] == [0]
+
+
+def test_an_empty_peer_matches_nothing(engine: Engine) -> None:
+    policy = NetworkPolicy("shop", "p", ingress=(Rule((Peer(),)),))
+    engine.apply(upsert(policy, pod("web", "10.0.0.1")), 0)
+    assert engine.program.policies[PolicyId(IN, policy.key)] == ((), ())
+
+
+def test_a_gone_isolated_pod_leaves_its_address_closed_until_its_time_is_over(engine: Engine) -> None:
+    engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
+    delta = engine.apply([delete_pod("web")], 10)
+    assert engine.program.closed == {IN: {WEB}, OUT: {WEB}}
+    assert not any((*delta.isolated.values(), *delta.opened.values()))
+    assert delta.released == {WEB}
+    assert engine.deadline() == 70
+    assert not engine.apply([], 69.9)
+    delta = engine.apply([], 70)
+    assert delta.opened == {IN: {WEB}, OUT: {WEB}}
+    assert engine.deadline() is None
+
+
+@pytest.mark.parametrize("node", ["here", "there"])
+def test_a_closed_address_opens_when_another_pod_claims_it(engine: Engine, node: str) -> None:
+    engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
+    engine.apply([delete_pod("web")], 0)
+    delta = engine.apply(upsert(pod("new", "10.0.0.1", namespace="free", node=node)), 1)
+    assert delta.opened == {IN: {WEB}, OUT: {WEB}}
+    assert delta.released == {WEB}
+    assert engine.program == Program()
+
+
+def test_a_pod_recreated_without_an_address_leaves_the_old_one_closed(engine: Engine) -> None:
+    engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
+    engine.apply(upsert(pod("web", uid="another")), 0)
+    assert engine.program.closed[IN] == {WEB}
+
+
+def test_a_finished_pod_opens_its_address_at_once(engine: Engine) -> None:
+    engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
+    delta = engine.apply(upsert(pod("web", "10.0.0.1", finished=True)), 0)
+    assert delta.opened[IN] == {WEB}
+    engine.apply([delete_pod("web")], 0)
+    assert engine.program.closed[IN] == set()
+
+
+def test_an_unisolated_pod_leaves_nothing_closed_nor_does_any_without_linger() -> None:
+    engine = Engine("here", linger=0)
+    engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
+    engine.adopt({IN: {address("10.0.0.7")}}, 0)
+    engine.apply([delete_pod("web")], 0)
+    assert engine.program == Program()
+    engine = Engine("here")
+    engine.apply(upsert(pod("web", "10.0.0.1")), 0)
+    engine.apply([delete_pod("web")], 0)
+    assert engine.program == Program()
+
+
+def test_adopted_addresses_stay_closed_unless_a_pod_has_them(engine: Engine) -> None:
+    lost = address("10.0.0.9")
+    engine.adopt({IN: {WEB, lost}, OUT: {lost}}, 100)
+    engine.apply([*upsert(pod("web", "10.0.0.1"), DENY), Synced(Kind.POD)], 100)
+    assert engine.program.closed == {IN: {lost}, OUT: {lost}}
+    assert engine.apply([], 160).opened == {IN: {lost}, OUT: {lost}}
+
+
+def test_an_invalid_policy_keeps_its_last_good_version(engine: Engine) -> None:
+    engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1")), 0)
+    problems = (Problem("spec.ingress", "wrong"),)
+    assert not engine.apply([Invalid(Kind.POLICY, FROM_CLIENTS.key, problems, DENY)], 0)
+    assert [(held.key, held.problems) for held in engine.invalid()] == [(FROM_CLIENTS.key, problems)]
+    assert not engine.apply(upsert(FROM_CLIENTS), 0)
+    assert engine.invalid() == []
+
+
+def test_an_invalid_policy_never_known_good_closes_what_it_selects(engine: Engine) -> None:
+    closed = NetworkPolicy("shop", "p", labelled(app="web"), ingress=())
+    invalid = Invalid(Kind.POLICY, closed.key, (Problem("spec", "wrong"),), closed)
+    engine.apply([*upsert(pod("web", "10.0.0.1")), invalid], 0)
+    assert engine.program.isolated(IN, Family.V4) == {WEB}
+    assert engine.policies == 1
+    engine.apply([Delete(Kind.POLICY, closed.key)], 0)
+    assert engine.program == Program()
+    assert engine.invalid() == []
+
+
+def test_nodes_bypass_only_when_the_setting_says_so() -> None:
+    node = Node("there", (address("192.168.0.2"),), (network("10.0.5.0/24"), network("10.0.6.1/32")))
+    assert not Engine("here").apply(upsert(node), 0)
+    engine = Engine("here", allow_nodes=True)
+    assert engine.apply(upsert(node), 0).bypass
+    hosts = ("192.168.0.2", "10.0.5.0", "10.0.5.1", "10.0.6.1")
+    assert engine.program.bypass == {Network(address(host), 32) for host in hosts}
+    assert not engine.apply(upsert(node), 0).bypass
+    assert engine.apply([Delete(Kind.NODE, Key("", "there"))], 0).bypass
+
+
+def test_views_tell_counts_local_pods_and_sync(engine: Engine) -> None:
+    engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1"), pod("far", "10.0.9.1", node="there")), 0)
+    assert (engine.pods, engine.policies, engine.namespaces) == (2, 1, 0)
+    (local,) = engine.local_pods()
+    assert (local.key, local.addresses) == (Key("shop", "web"), (WEB,))
+    assert (local.ingress, local.egress) == ((FROM_CLIENTS.key,), ())
+    assert not engine.synced(Kind.POD)
+    engine.apply([Synced(Kind.POD)], 0)
+    assert engine.synced(Kind.POD)
+
+
+def test_deleting_what_was_never_known_does_nothing(engine: Engine) -> None:
+    assert not engine.apply([Delete(kind, Key("x", "y")) for kind in Kind], 0)
