@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from agent.dataplane.mode import Mode
 from tests.bench import measure
 from tests.bench.cluster import Size
 from tests.bench.measure import Result
@@ -26,7 +27,7 @@ from tests.bench.measure import Result
     "--iptables-mode", "mode", type=click.Choice(["nft", "legacy"]), default="nft", show_default=True
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(pods: int, local: int, policies: int, times: int, mode: str, as_json: bool) -> None:
+def main(pods: int, local: int, policies: int, times: int, mode: Mode, as_json: bool) -> None:
     """Measure compiling, rendering, applying and the way from policy to packet.
 
     The first three on a made-up cluster, without an API server; the last with the whole agent on the pods of
@@ -51,7 +52,7 @@ def main(pods: int, local: int, policies: int, times: int, mode: str, as_json: b
     Console(highlight=False).print(table)
 
 
-def _measured(size: Size, times: int, mode: str, progress: Console) -> Iterator[Result]:
+def _measured(size: Size, times: int, mode: Mode, progress: Console) -> Iterator[Result]:
     parts = {
         "compiling": measure.compiling(size, times),
         "rendering": measure.rendering(size, times),

@@ -12,15 +12,16 @@ from typing import NamedTuple
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.text import render_text
+from agent.dataplane.mode import Mode
 from agent.kube.events import Delete, Event, Upsert
 from agent.kube.model import Family, Kind
 from agent.policy.engine import Engine
 from tests.bench.cluster import NODE, Size, events, pod, policy
 from tests.demo.examples import read
 from tests.demo.stage import Agent, Stage, agent
+from tests.lab import node
 from tests.lab.lab import Lab
 from tests.lab.netns import Netns
-from tests.lab.node import Layout, Mode
 from tests.lab.probe import Flow, Verdict
 
 _BOTH = (Family.V4, Family.V6)
@@ -52,7 +53,7 @@ def rendering(size: Size, times: int) -> Iterator[Result]:
     )
 
 
-def applying(size: Size, times: int, mode: str) -> Iterator[Result]:
+def applying(size: Size, times: int, mode: Mode) -> Iterator[Result]:
     """Program to kernel, in a namespace of its own, until the call returns; compiling not counted."""
     engine = _engine(events(size))
     netns = Netns("bench")
@@ -71,7 +72,7 @@ def applying(size: Size, times: int, mode: str) -> Iterator[Result]:
     netns.close()
 
 
-def packets(times: int, mode: str) -> Iterator[Result]:
+def packets(times: int, mode: Mode) -> Iterator[Result]:
     """From a manifest's rename into place to the first packet treated the new way, through the whole agent.
 
     The source waits for a change to settle, which is part of it; looking costs a few milliseconds.
@@ -79,7 +80,7 @@ def packets(times: int, mode: str) -> Iterator[Result]:
     examples = read(Path(__file__).parents[2] / "examples")
     denying = examples.steps[0].path
     with Lab() as lab:
-        stage = Stage(lab, examples, Layout.BRIDGE, Mode(mode))
+        stage = Stage(lab, examples, node.Layout.BRIDGE, node.Mode(mode))
         with agent(stage, lab.directory, examples.cluster, mode) as running:
             running.wait_until_ready()
             destination = next(d for d in examples.destinations if d.name == "db")
