@@ -202,6 +202,9 @@ class Reflector:
         try:
             _raise_for(response)
             self._contact()
+            # A stop or drop while the request was on its way found no response to end.
+            if self._stopping.is_set() or self._dropped:
+                return
             for lines in _batches(response):
                 self._contact()
                 self._take(lines)
@@ -242,20 +245,20 @@ class Reflector:
     def _tell(self, items: list[Decoded]) -> None:
         if not items:
             return
-        events: list[Event] = []
+        events: list[Event] = [item.event for item in items]
+        # Told first, remembered after: what the sink did not take is told again.
+        self._sink(events)
+        self._last_event = time.time()
         for key, version, event in items:
             if isinstance(event, Delete):
                 self._versions.pop(key, None)
                 self._invalid.pop(key, None)
-            else:
-                self._versions[key] = version
-                if isinstance(event, Invalid):
-                    self._refuse(key, event)
-                elif self._invalid:
-                    self._invalid.pop(key, None)
-            events.append(event)
-        self._last_event = time.time()
-        self._sink(events)
+                continue
+            self._versions[key] = version
+            if isinstance(event, Invalid):
+                self._refuse(key, event)
+            elif self._invalid:
+                self._invalid.pop(key, None)
 
     def _refuse(self, key: Key, event: Invalid) -> None:
         self._invalid[key] = f"{self.kind} {key}: " + "; ".join(

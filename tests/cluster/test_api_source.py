@@ -1,0 +1,334 @@
+"""The API server source against a real kube-apiserver, over real packets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
+from agent.kube.manifest import read_text
+from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Node, Pod, Protocol
+from agent.sources.apiserver import ApiSource
+from tests.lab.apiserver import PORT, ApiServer
+from tests.lab.client import ApiError, Client
+from tests.lab.netns import Netns
+from tests.unit.kube import admission
+
+ADDRESS = "10.255.0.1"
+# The agent comes by an address of its own, so that its packets alone can be dropped.
+AGENT_ADDRESS = "10.255.0.2"
+PODS = 1200
+
+
+class Heard:
+    """A source inside the server's namespace, and everything it told."""
+
+    def __init__(self, server: ApiServer, user: str = "admin", **options: Any) -> None:
+        path = server.kubeconfig(user)
+        config = json.loads(path.read_text())
+        config["clusters"][0]["cluster"] |= {
+            "server": f"https://{AGENT_ADDRESS}:{PORT}",
+            "tls-server-name": ADDRESS,
+        }
+        self.config = path.with_name(f"source-{user}.kubeconfig")
+        self.config.write_text(json.dumps(config))
+        self.batches: list[Sequence[Event]] = []
+        self.source = ApiSource(str(self.config), **options)
+        with server.netns.entered():
+            # Threads live in the namespace of the thread that starts them.
+            self.source.start(self.batches.append)
+
+    @property
+    def events(self) -> list[Event]:
+        return [event for batch in list(self.batches) for event in batch]
+
+    def of(self, kind: Kind, name: str) -> list[Event]:
+        return [e for e in self.events if _name(e) == (kind, name)]
+
+    def synced(self) -> bool:
+        return all(state.synced for state in self.source.states().values())
+
+    def faults(self) -> list[str]:
+        return [state.fault for state in self.source.states().values() if state.fault]
+
+
+def _name(event: Event) -> tuple[Kind, str]:
+    if isinstance(event, Upsert):
+        return event.kind, event.object.name
+    return event.kind, "" if isinstance(event, Synced) else event.key.name
+
+
+def wait(condition: Callable[[], object], seconds: float = 20.0) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "did not happen"
+        time.sleep(0.002)
+    return time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it makes a network namespace")
+    netns = Netns("apiserver")
+    for address in (ADDRESS, AGENT_ADDRESS):
+        netns.ip(f"address add {address}/32 dev lo")
+    with ApiServer(netns, ADDRESS, tmp_path_factory.mktemp("apiserver") / "server") as found:
+        found.client.create_namespace("many", {"team": "a"})
+
+        def fill(part: int) -> None:
+            client = found.client.another()
+            for number in range(part, PODS, 4):
+                client.create_pod("many", f"p{number}", node="n", addresses=())
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(fill, range(4)))
+        yield found
+
+
+@pytest.fixture
+def client(server: ApiServer) -> Iterator[Client]:
+    server.client.create_namespace("few")
+    yield server.client
+    server.client.delete_namespace("few")
+
+
+@pytest.fixture
+def heard(server: ApiServer, client: Client) -> Iterator[Heard]:
+    del client
+    found = Heard(server)
+    wait(found.synced)
+    yield found
+    began = time.monotonic()
+    found.source.stop()
+    assert time.monotonic() - began < 1.0
+
+
+def drop(server: ApiServer, *, on: bool) -> None:
+    """Drop every packet between the agent and the server, as a lost path does."""
+    for side in ("-d", "-s"):
+        server.netns.run(["iptables", "-D" if not on else "-I", "OUTPUT", side, AGENT_ADDRESS, "-j", "DROP"])
+
+
+def test_a_list_longer_than_a_page_is_told_whole_before_synced(heard: Heard) -> None:
+    events = [e for e in heard.events if e.kind is Kind.POD]
+    assert events[-1] == Synced(Kind.POD)
+    assert len({e.object.name for e in events if isinstance(e, Upsert)}) == PODS
+    assert max(len(batch) for batch in heard.batches) == 500
+    assert heard.source.states()[Kind.POD].objects == PODS
+
+
+def test_additions_changes_and_removals_are_told_as_they_happen(heard: Heard, client: Client) -> None:
+    began = time.monotonic()
+    client.create_pod(
+        "few",
+        "web",
+        node="n1",
+        addresses=("10.0.0.9", "fd00::9"),
+        labels={"app": "web"},
+        ports=[("http", "TCP", 8080)],
+    )
+    wait(lambda: len(heard.of(Kind.POD, "web")) == 2)
+    assert time.monotonic() - began < 2.0
+    last = heard.of(Kind.POD, "web")[-1]
+    assert isinstance(last, Upsert)
+    pod = last.object
+    assert isinstance(pod, Pod)
+    assert (pod.namespace, pod.node, pod.labels) == ("few", "n1", {"app": "web"})
+    assert pod.addresses == (bytes([10, 0, 0, 9]), bytes.fromhex("fd" + "00" * 14 + "09"))
+    assert pod.ports == (NamedPort("http", Protocol.TCP, 8080),)
+    assert pod.uid
+    assert pod.started
+    client.label_namespace("few", {"team": "b"})
+    wait(lambda: any("team" in n.labels for n in namespaces(heard, "few")))
+    client.create_policy("few", "deny", {"podSelector": {}, "policyTypes": ["Egress"]})
+    wait(lambda: heard.of(Kind.POLICY, "deny"))
+    assert heard.of(Kind.POLICY, "deny") == [Upsert(Kind.POLICY, NetworkPolicy("few", "deny", egress=()))]
+    client.delete_pod("few", "web")
+    client.delete_policies("few")
+    wait(lambda: Delete(Kind.POD, Key("few", "web")) in heard.events)
+    wait(lambda: Delete(Kind.POLICY, Key("few", "deny")) in heard.events)
+
+
+def namespaces(heard: Heard, name: str) -> list[Namespace]:
+    told = [e.object for e in heard.of(Kind.NAMESPACE, name) if isinstance(e, Upsert)]
+    return [found for found in told if isinstance(found, Namespace)]
+
+
+def test_nodes_only_when_asked_for(server: ApiServer, client: Client) -> None:
+    client.create_node("n1", ["192.0.2.1", "2001:db8::1"], ["10.1.0.0/24", "fd00:1::/64"])
+    plain, asked = Heard(server, "agent"), Heard(server, "agent", nodes=True)
+    try:
+        wait(lambda: plain.synced() and asked.synced())
+        assert Kind.NODE not in plain.source.states()
+        (told,) = asked.of(Kind.NODE, "n1")
+        assert isinstance(told, Upsert)
+        assert isinstance(told.object, Node)
+        assert len(told.object.addresses) == 2
+        assert [str(n) for n in told.object.pod_cidrs] == ["10.1.0.0/24", "fd00:1::/64"]
+    finally:
+        plain.source.stop()
+        asked.source.stop()
+        client.delete_node("n1")
+
+
+def test_a_wrong_token_is_a_fault_and_the_right_one_is_taken_up(server: ApiServer) -> None:
+    path = server.kubeconfig("agent")
+    config = json.loads(path.read_text())
+    config["users"][0]["user"] = {"token": "wrong"}
+    wrong = path.with_name("wrong.kubeconfig")
+    wrong.write_text(json.dumps(config))
+    source = ApiSource(str(wrong))
+    told: list[Event] = []
+    with server.netns.entered():
+        source.start(told.extend)
+    try:
+        wait(lambda: source.states()[Kind.POD].fault)
+        assert source.states()[Kind.POD].fault.startswith("not authorized to list pods")
+        # A token that becomes right is taken up without a restart.
+        wrong.write_text(path.read_text())
+        wait(lambda: all(s.synced for s in source.states().values()))
+    finally:
+        source.stop()
+
+
+def test_a_permission_taken_away_is_a_fault_and_clears_nothing(server: ApiServer, client: Client) -> None:
+    role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/netpol-agent"
+    before = client.get(role)["rules"]
+    client.patch(role, {"rules": [rule for rule in before if "pods" not in rule["resources"]]})
+    heard = Heard(server, "agent")
+    try:
+        wait(lambda: heard.source.states()[Kind.POD].fault)
+        fault = heard.source.states()[Kind.POD].fault
+        assert fault.startswith("forbidden to list pods")
+        assert 'grant the agent\'s user list and watch on pods of API group ""' in fault
+        assert heard.source.states()[Kind.POLICY].synced
+        client.patch(role, {"rules": before})
+        wait(heard.synced, 40)
+        assert heard.faults() == []
+    finally:
+        client.patch(role, {"rules": before})
+        heard.source.stop()
+
+
+def test_a_restarted_server_is_found_again_and_nothing_is_told_twice(
+    server: ApiServer, heard: Heard, client: Client
+) -> None:
+    told = len(heard.events)
+    server.stop()
+    wait(lambda: len(heard.faults()) == 3)
+    assert any("cannot connect" in f or "broke" in f for f in heard.faults())
+    time.sleep(2)
+    server.start()
+    wait(lambda: heard.faults() == [], 60)
+    client.create_pod("few", "later", node="n1", addresses=())
+    wait(lambda: heard.of(Kind.POD, "later"), 30)
+    again = [e for e in heard.events[told:] if isinstance(e, Upsert) and e.object.name.startswith("p")]
+    assert again == []
+    assert sum(isinstance(e, Synced) for e in heard.events) == 3
+
+
+def test_a_lost_path_is_noticed_within_a_minute_and_missed_events_are_told(
+    server: ApiServer, heard: Heard, client: Client
+) -> None:
+    client.create_pod("few", "before", node="n1", addresses=())
+    wait(lambda: heard.of(Kind.POD, "before"))
+    told = len(heard.events)
+    drop(server, on=True)
+    try:
+        client.delete_pod("few", "before")
+        client.create_pod("few", "during", node="n1", addresses=())
+        noticed = wait(lambda: len(heard.faults()) == 3, 60)
+        assert heard.events[told:] == []
+    finally:
+        drop(server, on=False)
+    back = wait(lambda: heard.of(Kind.POD, "during"), 45)
+    wait(lambda: Delete(Kind.POD, Key("few", "before")) in heard.events)
+    wait(lambda: heard.faults() == [], 45)
+    print(f"lost path noticed after {noticed:.1f} s, told {back:.1f} s after it was back")
+    assert {_name(e)[1] for e in heard.events[told:]} == {"before", "during"}
+
+
+def test_a_server_that_stops_answering_is_noticed_within_a_minute(server: ApiServer, heard: Heard) -> None:
+    (process,) = [p for name, p in server._processes if name == "kube-apiserver"]
+    process.send_signal(signal.SIGSTOP)
+    try:
+        noticed = wait(lambda: len(heard.faults()) == 3, 60)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    print(f"stopped server noticed after {noticed:.1f} s")
+    wait(lambda: heard.faults() == [], 45)
+
+
+def test_an_expired_resource_version_is_listed_anew_and_only_differences_told(
+    server: ApiServer, heard: Heard, client: Client
+) -> None:
+    for name in ("same", "changed", "gone"):
+        client.create_pod("few", name, node="n1", addresses=())
+    wait(lambda: all(heard.of(Kind.POD, name) for name in ("same", "changed", "gone")))
+    told = len(heard.events)
+    drop(server, on=True)
+    try:
+        client.delete_pod("few", "gone")
+        client.label_pod("few", "changed", {"new": "label"})
+        client.create_pod("few", "added", node="n1", addresses=())
+        # A server that has just started knows nothing older than its own first list.
+        server.restart()
+    finally:
+        drop(server, on=False)
+    wait(lambda: Delete(Kind.POD, Key("few", "gone")) in heard.events, 60)
+    pods = [e for e in heard.events[told:] if e.kind is Kind.POD]
+    assert sorted(_name(e)[1] for e in pods) == ["added", "changed", "gone"]
+    assert isinstance(pods[-1], Delete)
+    wait(lambda: heard.faults() == [], 45)
+
+
+def test_stopping_while_the_server_is_away_is_prompt(server: ApiServer, client: Client) -> None:
+    del client
+    heard = Heard(server)
+    wait(heard.synced)
+    drop(server, on=True)
+    try:
+        began = time.monotonic()
+        heard.source.stop()
+        assert time.monotonic() - began < 3.0
+    finally:
+        drop(server, on=False)
+
+
+@pytest.mark.parametrize(
+    ("objects", "accepted"),
+    [(admission.ACCEPTED, True), (admission.REFUSED, False)],
+    ids=["accepted", "refused"],
+)
+def test_manifests_are_refused_exactly_when_a_create_is(
+    client: Client, objects: list[admission.Json], accepted: bool
+) -> None:
+    paths = {
+        "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
+        "Pod": "/api/v1/namespaces/default/pods",
+        "Namespace": "/api/v1/namespaces",
+    }
+    for data in objects:
+        query = urllib.parse.urlencode({"dryRun": "All", "fieldValidation": "Strict"})
+        try:
+            client.text("POST", f"{paths[data['kind']]}?{query}", data)
+            verdict, why = True, ""
+        except ApiError as error:
+            verdict, why = False, str(error)
+        assert verdict is accepted, (data, why)
+        (manifest,) = read_text(json.dumps(data).encode(), is_json=True).manifests
+        assert (manifest.value is not None) is accepted, (data, manifest.problems)
+
+
+def test_nothing_stored_is_invalid(heard: Heard) -> None:
+    assert not [e for e in heard.events if isinstance(e, Invalid)]
+    assert all(state.faults == () for state in heard.source.states().values())

@@ -1,0 +1,383 @@
+"""Listing and watching, against a scripted server: what a real one does only rarely."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from agent.kube.events import Delete, Event, Synced, Upsert
+from agent.kube.model import Key, Kind
+from agent.sources import connect, reflector
+from agent.sources.connect import ConfigurationError, Connection
+from agent.sources.reflector import Reflector
+
+Answer = Callable[[BaseHTTPRequestHandler, dict[str, str]], None]
+Json = dict[str, Any]
+
+
+class Script:
+    """Answers lists and watches in the order given, the last one again and again."""
+
+    def __init__(self) -> None:
+        self.lists: list[Answer] = []
+        self.watches: list[Answer] = []
+        self.asked: list[dict[str, str]] = []
+        self.bearers: list[str] = []
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        query = {k: v[0] for k, v in parse_qs(urlsplit(handler.path).query).items()}
+        self.asked.append(query)
+        self.bearers.append(handler.headers.get("Authorization", ""))
+        script = self.watches if "watch" in query else self.lists
+        (script.pop(0) if len(script) > 1 else script[0])(handler, query)
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def url(script: Script) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            script.answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def kubeconfig(url: str, tmp_path: Path) -> Path:
+    path = tmp_path / "kubeconfig"
+    write_config(path, url, {"token": "one"})
+    return path
+
+
+def write_config(path: Path, url: str, user: Json) -> None:
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    path.write_text(json.dumps(config))
+
+
+class Running:
+    """A reflector on a thread, and what it told."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.events: list[Event] = []
+        self.batches: list[int] = []
+        self.reflector = Reflector(Kind.POD, Connection(str(kubeconfig)), self.sink)
+        self.thread = threading.Thread(target=self.reflector.run, daemon=True)
+        self.thread.start()
+
+    def sink(self, events: Any) -> None:
+        self.events += events
+        self.batches.append(len(events))
+
+    def stop(self) -> None:
+        self.reflector.stop()
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def running(kubeconfig: Path, script: Script) -> Iterator[Callable[[], Running]]:
+    del script
+    started: list[Running] = []
+
+    def start() -> Running:
+        started.append(Running(kubeconfig))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "did not happen"
+        time.sleep(0.002)
+
+
+def pod(name: str, version: int) -> Json:
+    return {"metadata": {"name": name, "namespace": "x", "resourceVersion": str(version)}}
+
+
+def send(handler: BaseHTTPRequestHandler, code: int, body: Json, **headers: str) -> None:
+    data = json.dumps(body).encode()
+    handler.send_response(code)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def page(version: int, *items: Json, more: str = "") -> Answer:
+    meta = {"resourceVersion": str(version), "continue": more}
+    return lambda handler, _: send(handler, 200, {"metadata": meta, "items": list(items)})
+
+
+def refuse(code: int, **headers: str) -> Answer:
+    return lambda handler, _: send(
+        handler, code, {"kind": "Status", "code": code, "message": "no"}, **headers
+    )
+
+
+def stream(*parts: bytes, pause: float = 0.05, hold: bool = True) -> Answer:
+    """Send chunks with a pause between them, then hold the stream open or end it."""
+
+    def answer(handler: BaseHTTPRequestHandler, _: dict[str, str]) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for part in parts:
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            handler.wfile.flush()
+            time.sleep(pause)
+        if hold:
+            time.sleep(3)
+        handler.wfile.write(b"0\r\n\r\n")
+
+    return answer
+
+
+def line(kind: str, data: Json) -> bytes:
+    return json.dumps({"type": kind, "object": data}).encode() + b"\n"
+
+
+GONE = line("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
+
+
+def test_pages_are_followed_and_the_watch_begins_where_the_list_ended(
+    script: Script, running: Callable[[], Running]
+) -> None:
+    script.lists = [page(1, pod("a", 1), more="next"), page(2, pod("b", 2))]
+    script.watches = [stream()]
+    found = running()
+    wait(lambda: len(script.asked) == 3)
+    assert script.asked[0] == {"limit": "500"}
+    assert script.asked[1] == {"limit": "500", "continue": "next"}
+    watch = script.asked[2]
+    assert (watch["resourceVersion"], watch["allowWatchBookmarks"]) == ("2", "true")
+    assert 300 <= int(watch["timeoutSeconds"]) <= 600
+    assert [type(e) for e in found.events] == [Upsert, Upsert, Synced]
+
+
+def test_a_line_in_parts_is_one_event_and_is_told_without_waiting_for_the_next(
+    script: Script, running: Callable[[], Running]
+) -> None:
+    text = line("ADDED", pod("a", 5))
+    script.lists = [page(1)]
+    script.watches = [stream(text[:9], text[9:40], text[40:])]
+    found = running()
+    wait(lambda: len(found.events) == 2, 2.0)
+    assert found.reflector.state().resource_version == "5"
+
+
+def test_what_has_arrived_together_is_told_together(script: Script, running: Callable[[], Running]) -> None:
+    script.lists = [page(1)]
+    script.watches = [stream(*(line("ADDED", pod(f"p{n}", n + 2)) for n in range(50)), pause=0)]
+    found = running()
+    wait(lambda: len(found.events) == 51)
+    assert len(found.batches) < 51
+
+
+def test_a_watch_that_ends_is_resumed_from_the_last_event_or_bookmark(
+    script: Script, running: Callable[[], Running]
+) -> None:
+    script.lists = [page(1)]
+    bookmark = line("BOOKMARK", {"metadata": {"resourceVersion": "9"}})
+    script.watches = [stream(line("ADDED", pod("a", 5)), hold=False), stream(bookmark, hold=False), stream()]
+    found = running()
+    wait(lambda: len(script.asked) == 4)
+    assert [q.get("resourceVersion") for q in script.asked] == [None, "1", "5", "9"]
+    assert found.reflector.state().fault == ""
+
+
+@pytest.mark.parametrize("gone", [refuse(410), stream(GONE, hold=False)], ids=["status", "event"])
+def test_too_old_is_listed_again_and_only_differences_are_told(
+    script: Script, running: Callable[[], Running], gone: Answer
+) -> None:
+    script.lists = [
+        page(1, pod("same", 1), pod("changed", 1), pod("gone", 1)),
+        page(7, pod("same", 1), more="next"),
+        page(7, pod("changed", 6), pod("new", 7)),
+    ]
+    script.watches = [gone, stream()]
+    found = running()
+    wait(lambda: len(script.asked) == 5)
+    assert "resourceVersion" not in script.asked[2]
+    assert [
+        getattr(e, "object", None) and e.object.name for e in found.events[4:] if isinstance(e, Upsert)
+    ] == [
+        "changed",
+        "new",
+    ]
+    assert found.events[-1] == Delete(Kind.POD, Key("x", "gone"))
+    assert found.reflector.state().objects == 3
+
+
+def test_a_continue_token_that_expired_begins_the_list_anew_and_deletes_nothing_before(
+    script: Script, running: Callable[[], Running]
+) -> None:
+    script.lists = [page(1, pod("a", 1), more="next"), refuse(410), page(3, pod("a", 1), pod("b", 2))]
+    script.watches = [stream()]
+    found = running()
+    wait(lambda: len(script.asked) == 4)
+    assert [type(e) for e in found.events] == [Upsert, Upsert, Synced]
+
+
+def test_an_object_without_a_name_holds_back_removals(script: Script, running: Callable[[], Running]) -> None:
+    script.lists = [page(1, pod("a", 1)), page(2, {"metadata": {"name": 5}})]
+    script.watches = [refuse(410), stream()]
+    found = running()
+    wait(lambda: len(script.asked) == 4)
+    assert [type(e) for e in found.events] == [Upsert, Synced]
+    assert found.reflector.state().objects == 1
+
+
+def test_failures_are_named_retried_and_clear_nothing(script: Script, running: Callable[[], Running]) -> None:
+    script.lists = [page(1, pod("a", 1))]
+    script.watches = [refuse(500), refuse(403), stream(b"garbage\n"), stream()]
+    found = running()
+    faults = set()
+
+    def seen() -> bool:
+        faults.add(found.reflector.state().fault[:9])
+        return len(script.asked) >= 4
+
+    wait(seen)
+    assert {"the API s", "forbidden"} <= faults
+    wait(lambda: found.reflector.state().fault == "")
+    assert found.reflector.state().objects == 1
+    assert found.reflector.state().synced
+
+
+def test_retry_after_is_obeyed(script: Script, running: Callable[[], Running]) -> None:
+    script.lists = [refuse(429, Retry_After="1"), page(1)]
+    script.watches = [stream()]
+    running()
+    wait(lambda: len(script.asked) == 1)
+    time.sleep(0.7)
+    assert len(script.asked) == 1
+    wait(lambda: len(script.asked) == 3)
+
+
+def test_backoff_grows_with_jitter_to_its_cap() -> None:
+    assert reflector._backoff(0) == 0.0
+    assert 0.1 <= reflector._backoff(1) <= 0.2
+    assert 15.0 <= reflector._backoff(500) <= 30.0
+    assert len({reflector._backoff(5) for _ in range(10)}) > 1
+
+
+def test_a_sink_that_fails_does_not_end_the_watch(script: Script, kubeconfig: Path) -> None:
+    script.lists = [page(1, pod("a", 1))]
+    script.watches = [stream()]
+    calls = []
+
+    def sink(events: Any) -> None:
+        calls.append(events)
+        if len(calls) == 1:
+            raise RuntimeError("once")
+
+    found = Reflector(Kind.POD, Connection(str(kubeconfig)), sink)
+    thread = threading.Thread(target=found.run, daemon=True)
+    thread.start()
+    wait(lambda: found.state().synced)
+    found.stop()
+    thread.join(5)
+    assert [type(e) for call in calls for e in call] == [Upsert, Upsert, Synced]
+
+
+def test_a_token_that_expired_is_read_again(
+    script: Script, running: Callable[[], Running], kubeconfig: Path, url: str
+) -> None:
+    script.lists = [refuse(401), page(1)]
+    script.watches = [stream()]
+    write_config(kubeconfig, url, {"token": "old"})
+    running()
+    wait(lambda: len(script.asked) == 1)
+    write_config(kubeconfig, url, {"token": "new"})
+    wait(lambda: len(script.asked) == 3)
+    assert script.bearers == ["Bearer old", "Bearer new", "Bearer new"]
+
+
+def test_an_exec_plugin_gives_the_token(
+    script: Script, running: Callable[[], Running], kubeconfig: Path, url: str
+) -> None:
+    version = "client.authentication.k8s.io/v1"
+    credential = {"apiVersion": version, "kind": "ExecCredential", "status": {"token": "made"}}
+    plugin = {"apiVersion": version, "command": "echo", "args": [json.dumps(credential)]}
+    write_config(kubeconfig, url, {"exec": plugin})
+    script.lists, script.watches = [page(1)], [stream()]
+    running()
+    wait(lambda: script.bearers)
+    assert script.bearers[0] == "Bearer made"
+
+
+def test_a_service_account_in_the_cluster_has_its_token_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kubernetes.config import incluster_config
+
+    token, ca = tmp_path / "token", tmp_path / "ca.crt"
+    token.write_text("first\n")
+    ca.write_text("unused")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(ca))
+    monkeypatch.setattr(connect, "_SERVICE_ACCOUNT", token)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    connection = Connection()
+    connection._configuration = configuration = connect._load(None, None)
+    assert configuration.host == "https://[fd00::1]:443"
+    assert connection._headers()["Authorization"].lower() == "bearer first"
+    token.write_text("second\n")
+    for cell in configuration.refresh_api_key_hook.__closure__:
+        # The package reads the file again after a minute: let that minute have passed.
+        cell.cell_contents.token_expires_at = datetime.min
+    assert connection._headers()["Authorization"].lower() == "bearer second"
+
+
+@pytest.mark.parametrize("text", ["", "{", "current-context: nowhere", "[]"])
+def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match="set --kubeconfig"):
+        Connection(str(path)).get("/", {}, 1)
+
+
+def test_a_configuration_that_appears_later_is_taken_up(script: Script, url: str, tmp_path: Path) -> None:
+    script.lists, script.watches = [page(1)], [stream()]
+    found = Running(tmp_path / "later")
+    try:
+        wait(lambda: "no usable API server configuration" in found.reflector.state().fault)
+        write_config(tmp_path / "later", url, {"token": "t"})
+        wait(lambda: found.reflector.state().synced)
+    finally:
+        found.stop()
