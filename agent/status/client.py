@@ -8,7 +8,6 @@ import urllib.error
 import urllib.request
 
 import msgspec
-from rich.console import Console
 
 from agent.status import text
 from agent.status.snapshot import StatusSnapshot, decode
@@ -53,5 +52,5 @@ def fetch(url: str) -> tuple[bytes, StatusSnapshot]:
 
 def show(snapshot: StatusSnapshot) -> None:
     """Print a snapshot on standard output, in colour on a terminal only."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
-    text.show(snapshot, console)
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
+    text.show(snapshot, text.plain_console(sys.stdout, width=width))

@@ -143,9 +143,10 @@ def _cache(name: str, state: SyncState, now: float) -> Check:
         troubles.append(f"no contact for {age:.0f} s" if state.last_contact else "no contact yet")
     if state.fault:
         troubles.append(state.fault)
-    if state.faults:
-        more = f", and {len(state.faults) - 1} more" if len(state.faults) > 1 else ""
-        troubles.append(f"refused: {state.faults[0]}{more}")
+    refused = [line for line in state.faults if line not in state.fault]
+    if refused:
+        more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
+        troubles.append(f"refused: {refused[0]}{more}")
     return Check(name, State.WARNING if troubles else State.OK, "; ".join(troubles))
 
 

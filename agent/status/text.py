@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import IO
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +13,14 @@ from agent.status.snapshot import KernelStatus, Moment, SourceStatus, StatusSnap
 
 _MANY_SETS = 20
 """Sets shown; the rest are counted, and all are in ``--json``."""
+
+
+def plain_console(file: IO[str], *, width: int | None = None, force_terminal: bool | None = None) -> Console:
+    """Return a console for texts that come from objects: what they hold is never taken for an emoji's name.
+
+    ``fd00::100:1`` holds one. Colour is used on a terminal only.
+    """
+    return Console(file=file, width=width, force_terminal=force_terminal, highlight=False, emoji=False)
 
 
 def show(snapshot: StatusSnapshot, console: Console) -> None:
@@ -46,7 +55,8 @@ def _heading(snapshot: StatusSnapshot, console: Console) -> None:
         f"[bold]{escape(snapshot.node)}[/]  {ready}  netpol-agent {escape(snapshot.version)}, "
         f"up {duration(snapshot.uptime)}"
     )
-    reason = f" ({escape(snapshot.iptables_mode_reason)})" if snapshot.iptables_mode_reason else ""
+    why = snapshot.iptables_mode_reason.removeprefix(f"{snapshot.iptables_mode}: ")
+    reason = f" ({escape(why)})" if why else ""
     console.print(f"iptables {escape(snapshot.iptables_mode) or 'not chosen yet'}{reason}, {families}")
 
 
@@ -73,11 +83,13 @@ def _sources(snapshot: StatusSnapshot, console: Console) -> None:
             _ago(source.last_contact, snapshot.at),
         )
     _print(table, console)
-    for source in snapshot.sources:
-        if source.fault:
-            console.print(f"  [yellow]{source.kind}:[/] {escape(source.fault)}")
-        for line in source.refused:
-            console.print(f"  [yellow]refused[/] {escape(line)}")
+    # One trouble may be every cache's: it is told once.
+    refused = dict.fromkeys(line for source in snapshot.sources for line in source.refused)
+    for fault in dict.fromkeys(source.fault for source in snapshot.sources if source.fault):
+        if fault not in refused:
+            console.print(f"  [yellow]{escape(fault)}[/]")
+    for line in refused:
+        console.print(f"  [yellow]refused[/] {escape(line)}")
 
 
 def _source_state(source: SourceStatus) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.dataplane.mode import Mode
+from agent.status.text import plain_console
 from tests.bench import measure
 from tests.bench.cluster import Size
 from tests.bench.measure import Result
@@ -39,7 +40,7 @@ def main(pods: int, local: int, policies: int, times: int, mode: Mode, as_json: 
     if not 0 < local < pods or policies < 1 or times < 1:
         raise click.UsageError("give at least one of each, and more pods than local ones.")
     size = Size(pods, local, policies)
-    results = list(_measured(size, times, mode, Console(stderr=True, highlight=False)))
+    results = list(_measured(size, times, mode, plain_console(sys.stderr)))
     if as_json:
         document = {"size": size._asdict(), "milliseconds": [result._asdict() for result in results]}
         click.echo(json.dumps(document, indent=2))
@@ -49,7 +50,7 @@ def main(pods: int, local: int, policies: int, times: int, mode: Mode, as_json: 
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(result.name, f"{result.median:.2f}", f"{result.slowest:.2f}", str(result.times))
-    Console(highlight=False).print(table)
+    plain_console(sys.stdout).print(table)
 
 
 def _measured(size: Size, times: int, mode: Mode, progress: Console) -> Iterator[Result]:

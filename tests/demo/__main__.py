@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from agent.status.text import plain_console
 from tests.demo import show
 from tests.demo.examples import ExampleError, Examples, read
 from tests.demo.show import Seen
@@ -55,7 +56,7 @@ _IN_FORCE_SECONDS = 10.0
 )
 def main(directory: Path, layout: str, mode: str) -> None:
     """Show real packets allowed and denied by the policies of examples/, one after another."""
-    console = Console(highlight=False)
+    console = plain_console(sys.stdout)
     if os.geteuid() != 0:
         console.print("The demo makes network namespaces, so it needs root: sudo make demo")
         sys.exit(2)

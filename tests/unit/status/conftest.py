@@ -36,7 +36,7 @@ def facts() -> Facts:
         started=NOW - 7_300,
         ready=True,
         iptables_mode="nft",
-        iptables_mode_reason="kubelet's hint chain KUBE-IPTABLES-HINT is in nft",
+        iptables_mode_reason="nft: kubelet's hint chain KUBE-IPTABLES-HINT is in nft",
         families=(4, 6),
         states={
             Kind.POD: SyncState(True, 12, NOW - 4, NOW - 1, resource_version="99"),

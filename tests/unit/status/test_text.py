@@ -6,19 +6,17 @@ import dataclasses
 import io
 
 import pytest
-from rich.console import Console
 
 from agent.dataplane.backend import Fault, KernelView
 from agent.policy.program import Program
 from agent.status.snapshot import Facts, StatusSnapshot, take
-from agent.status.text import duration, show
+from agent.status.text import duration, plain_console, show
 
 
-def shown(snapshot: StatusSnapshot, **options: bool) -> str:
-    console = Console(file=io.StringIO(), width=160, highlight=False, **options)  # type: ignore[arg-type]
-    show(snapshot, console)
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+def shown(snapshot: StatusSnapshot, force_terminal: bool | None = None) -> str:
+    file = io.StringIO()
+    show(snapshot, plain_console(file, width=160, force_terminal=force_terminal))
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def test_everything_is_there(snapshot: StatusSnapshot) -> None:
@@ -51,9 +49,9 @@ def test_nothing_enforced_is_said(facts: Facts) -> None:
 
 
 def test_text_from_objects_is_never_markup(facts: Facts, program: Program, view: KernelView) -> None:
-    fault = Fault("[red]chain[/nonsense] is gone", "look at [that]")
+    fault = Fault("[red]chain[/nonsense] is gone from fd00::100:1", "look at [that]")
     text = shown(take(dataclasses.replace(facts, faults=(fault,)), program, view))
-    assert "[red]chain[/nonsense] is gone" in text
+    assert "[red]chain[/nonsense] is gone from fd00::100:1" in text
     assert "look at [that]" in text
 
 
