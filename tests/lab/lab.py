@@ -96,6 +96,8 @@ class Lab:
             f"route add default via {UNDERLAY4}",
             f"route add default via {UNDERLAY6}",
         )
+        self.underlay.wait_for_link(port)
+        netns.wait_for_link(UPLINK)
 
     def node(self, name: str, layout: Layout | str = Layout.BRIDGE, mode: Mode | str = Mode.NFT) -> Node:
         """Add a node; every other node gets routes to its pods, and it to theirs."""

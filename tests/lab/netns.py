@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import os
+import socket
+import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
+
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_RUNNING = 0x8913, 0x8914, 0x40
 
 SO_RCVBUFFORCE = 33
 """A receive buffer beyond the system's limit (socket(7)); Python's socket module does not name it."""
@@ -121,6 +128,23 @@ class Netns:
     def ip(self, *lines: str) -> None:
         """Run ``ip`` commands, given without the word ``ip``, in one process."""
         self.run(["ip", "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
+
+    def wait_for_link(self, name: str) -> None:
+        """Wait until a link passes packets: a veth's first end does so moments after its second came up.
+
+        Raises OSError (ETIMEDOUT) after 10 s.
+        """
+        request = struct.pack("16s24x", name.encode())
+        with self.entered():
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sock:
+            deadline = time.monotonic() + 10
+            while not struct.unpack_from("H", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)[0] & IFF_RUNNING:
+                if time.monotonic() > deadline:
+                    raise OSError(errno.ETIMEDOUT, f"{name} of {self.label} does not come up")
+                time.sleep(0.0002)
+            # The flag is set just before the queue is opened, both under the lock that setting flags takes.
+            fcntl.ioctl(sock, SIOCSIFFLAGS, fcntl.ioctl(sock, SIOCGIFFLAGS, request))
 
     def sysctl(self, values: Mapping[str, object]) -> None:
         """Set sysctls of the namespace; a dot inside an interface's name is written as a slash."""

@@ -169,6 +169,8 @@ class Node:
             self._attach_bridged(pod)
         else:
             self._attach_routed(pod)
+        self.netns.wait_for_link(pod.veth)
+        pod.netns.wait_for_link("eth0")
         self.pods[name] = pod
         return pod
 
