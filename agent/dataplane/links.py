@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from agent.dataplane.netlink import NESTED, ROUTE, Message, NetlinkSocket, attribute, attributes
 
 _GETLINK = 18
-_IFNAME, _LINKINFO, _INFO_KIND = 3, 18, 1
-_LOWER_UP = 0x10000
+_IFNAME, _OPERSTATE, _LINKINFO, _INFO_KIND = 3, 16, 18, 1
+_OPER_UP = 6
+"""IF_OPER_UP. A bridge that never had a port has carrier, but its state is unknown."""
 _LINK_GROUP = 1
-_IFINFO = struct.Struct("=iII")
+_IFINFO_REST = 12
+"""What follows the family's four bytes in an ifinfomsg: index, flags, change mask."""
 
 
 class Bridge(NamedTuple):
@@ -30,12 +31,11 @@ def bridges() -> list[Bridge]:
     kind = attribute(_LINKINFO | NESTED, attribute(_INFO_KIND, b"bridge\0"))
     with NetlinkSocket(ROUTE) as netlink:
         found = []
-        for body in netlink.dump(Message(_GETLINK, socket.AF_UNSPEC, bytes(_IFINFO.size) + kind)):
-            _, flags, _ = _IFINFO.unpack_from(body)
-            fields = dict(attributes(body[_IFINFO.size :]))
+        for body in netlink.dump(Message(_GETLINK, socket.AF_UNSPEC, bytes(_IFINFO_REST) + kind)):
+            fields = dict(attributes(body[_IFINFO_REST:]))
             if _kind(fields.get(_LINKINFO, b"")) == b"bridge":
                 name = bytes(fields[_IFNAME]).rstrip(b"\0").decode()
-                found.append(Bridge(name, bool(flags & _LOWER_UP)))
+                found.append(Bridge(name, fields[_OPERSTATE][0] == _OPER_UP))
         return found
 
 

@@ -1,0 +1,165 @@
+"""The host checks in a real network namespace; the lock; and what tells that interfaces changed."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agent.dataplane.host import check_host
+from agent.dataplane.links import Bridge, LinkChanges, bridges
+from agent.dataplane.lock import LockedError, lock_node
+from agent.kube.model import Family
+from tests.lab.netns import Netns
+
+CALLS = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
+
+
+def sysctl(netns: Netns, name: str) -> str:
+    return netns.run(["cat", "/proc/sys/" + name.replace(".", "/")]).strip()
+
+
+@pytest.fixture
+def router(netns: Netns) -> Netns:
+    netns.sysctl({"net.ipv4.ip_forward": 1})
+    return netns
+
+
+def test_this_kernel_has_what_is_needed(router: Netns) -> None:
+    state = check_host(fix=False)
+    assert state.faults == ()
+    assert state.families == frozenset(Family)
+    assert not state.bridged
+    assert router.run(["nft", "list", "tables"]) == ""
+
+
+@pytest.mark.parametrize("mode", ["nft", "legacy"])
+def test_both_modes_have_their_commands(router: Netns, mode: str) -> None:
+    assert mode in ("nft", "legacy")
+    assert check_host(False, "nft" if mode == "nft" else "legacy").faults == ()
+    assert sysctl(router, "net.ipv4.ip_forward") == "1"
+
+
+def with_bridge(netns: Netns) -> Netns:
+    """Put a bridge with a pod into a namespace, and take away the calls into iptables."""
+    pod = Netns("pod")
+    netns.ip(
+        "link add cni0 type bridge",
+        f"link add veth1 type veth peer name eth0 netns {pod.path}",
+        "link set veth1 master cni0 up",
+        "link set cni0 up",
+    )
+    pod.ip("link set eth0 up")
+    netns.sysctl(dict.fromkeys(CALLS, 0))
+    return pod
+
+
+def test_bridged_pods_are_brought_before_iptables(router: Netns) -> None:
+    pod = with_bridge(router)
+    try:
+        blocking = [fault.what for fault in check_host(fix=False).faults if fault.blocking]
+        assert len(blocking) == 2
+        assert all("cni0" in what for what in blocking)
+        assert [sysctl(router, name) for name in CALLS] == ["0", "0"]
+        state = check_host(fix=True)
+        assert state.faults == ()
+        assert state.bridged
+        assert [sysctl(router, name) for name in CALLS] == ["1", "1"]
+    finally:
+        pod.close()
+
+
+def test_bridges_are_told_from_other_links(netns: Netns) -> None:
+    assert bridges() == []
+    pod = with_bridge(netns)
+    netns.ip("link add docker0 type bridge", "link set docker0 up", "link add x0 type veth peer name x1")
+    expected = [Bridge("cni0", True), Bridge("docker0", False)]
+    # The carrier follows the ports some moments later.
+    deadline = time.monotonic() + 10
+    while (found := sorted(bridges())) != expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert found == expected
+    pod.close()
+
+
+def test_ipv6_switched_off(router: Netns) -> None:
+    router.sysctl({"net.ipv6.conf.all.disable_ipv6": 1})
+    state = check_host(fix=True)
+    assert state.families == {Family.V4}
+    assert [fault.blocking for fault in state.faults] == [False]
+    router.ip("link add cni0 type bridge")
+    assert check_host(fix=True).families == frozenset(Family)
+    router.ip("link del cni0")
+    router.sysctl({"net.ipv6.conf.lo.disable_ipv6": 0})
+    assert check_host(fix=True).families == frozenset(Family)
+
+
+def test_a_look_is_cheap(router: Netns) -> None:
+    pairs = [f"link add a{number} type veth peer name b{number}" for number in range(200)]
+    router.ip("link add cni0 type bridge", *pairs)
+    spent = []
+    for _ in range(5):
+        start = time.thread_time()
+        check_host(fix=True)
+        spent.append(time.thread_time() - start)
+    assert min(spent) < 0.02
+
+
+def test_changes_of_links_are_told(netns: Netns) -> None:
+    with LinkChanges() as changes:
+        assert not changes.drain()
+        netns.ip("link add cni0 type bridge")
+        assert select.select([changes], [], [], 3)[0] == [changes]
+        assert changes.drain()
+        assert not changes.drain()
+        # More than its buffer holds: that something changed is still told.
+        netns.ip(*(f"link set cni0 mtu {1000 + number}" for number in range(600)))
+        assert changes.drain()
+        netns.ip("link del cni0")
+        assert changes.drain()
+
+
+HOLDER = """
+import sys, time
+from agent.dataplane.lock import lock_node
+with lock_node():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_agent_per_node(netns: Netns) -> None:  # noqa: ARG001
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match=f"process {other.pid} of user 0"), lock_node():
+            pass
+        other.kill()
+        other.wait()
+    with lock_node():
+        pass
+
+
+def test_nodes_do_not_lock_each_other(netns: Netns) -> None:  # noqa: ARG001
+    elsewhere = Netns("elsewhere")
+    try:
+        with lock_node():
+            with elsewhere.entered(), lock_node():
+                pass
+            with pytest.raises(LockedError, match=str(os.getpid())), lock_node():
+                pass
+    finally:
+        elsewhere.close()
+
+
+def test_being_asked_often_does_not_hide_the_holder(netns: Netns) -> None:  # noqa: ARG001
+    with lock_node():
+        for _ in range(40):
+            with pytest.raises(LockedError, match="holds this node"), lock_node():
+                pass
+    with lock_node():
+        pass
