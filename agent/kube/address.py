@@ -7,6 +7,7 @@ accept on update: leading zeros (decimal), host bits, IPv4-mapped IPv6. New obje
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 
@@ -42,6 +43,7 @@ def lenient_address(text: str) -> bytes | None:
     return packed[12:] if packed.startswith(_MAPPED) else packed
 
 
+@functools.lru_cache(maxsize=4096)
 def lenient_network(text: str) -> Network | None:
     """Return the network that a CIDR text means to Go's old parser, or None when it refuses it.
 

@@ -121,13 +121,14 @@ def read_selector(check: Check, value: object, path: str) -> Selector:
     fields = check.mapping(value, path, _SELECTOR)
     requirements = set()
     for key, text in check.texts(fields.get("matchLabels"), f"{path}.matchLabels").items():
-        check.refuse(f"{path}.matchLabels", names.qualified_name(key))
-        check.refuse(f"{path}.matchLabels[{key}]", names.label_value(text))
+        if check.strict:
+            check.refuse(f"{path}.matchLabels", names.qualified_name(key))
+            check.refuse(f"{path}.matchLabels[{key}]", names.label_value(text))
         requirements.add(Requirement(key, Operator.IN, (text,)))
-    expressions = check.sequence(fields.get("matchExpressions"), f"{path}.matchExpressions")
-    for index, expression in enumerate(expressions):
+    expressions = fields.get("matchExpressions")
+    for index, expression in enumerate(check.sequence(expressions, f"{path}.matchExpressions")):
         requirements.add(_requirement(check, expression, f"{path}.matchExpressions[{index}]"))
-    return Selector(tuple(sorted(requirements)))
+    return Selector(tuple(sorted(requirements)) if len(requirements) > 1 else tuple(requirements))
 
 
 def _requirement(check: Check, value: object, path: str) -> Requirement:
@@ -164,7 +165,7 @@ def _rule(check: Check, value: object, path: str, direction: str) -> Rule:
 
 def _peer(check: Check, value: object, path: str) -> Peer:
     fields = check.mapping(value, path, _PEER)
-    pods, namespaces, block = (fields.get(name) for name in _PEER)
+    pods, namespaces, block = map(fields.get, _PEER)
     if block is not None:
         if pods is not None or namespaces is not None:
             check.add(path, "ipBlock beside a selector; make two entries of the list of them")

@@ -42,6 +42,7 @@ _LIST_READ_SECONDS = 30.0
 _WATCH_SECONDS = (300, 600)
 _BACKOFF_SECONDS = (0.2, 30.0)
 _HEALTHY_SECONDS = 10.0
+_REFUSALS = 3
 _READ_BYTES = 1 << 16
 
 
@@ -72,6 +73,7 @@ class Reflector:
         self._synced = False
         self._fault = ""
         self._dropped = ""
+        self._refusals = 0
         self._last_event = 0.0
         self._last_contact = 0.0
 
@@ -120,6 +122,8 @@ class Reflector:
                 wait = error.retry_after
                 if error.code == 401:
                     self._connection.reset()
+                if verb == "watch" and error.code >= 500:
+                    self._count_refusal()
             except ConfigurationError as error:
                 self._failed(str(error))
                 self._connection.reset()
@@ -137,6 +141,16 @@ class Reflector:
             self.heard = 0.0
             attempt = 0 if healthy else attempt + 1
             self._stopping.wait(max(min(wait, _BACKOFF_SECONDS[1]), _backoff(attempt)))
+
+    def _count_refusal(self) -> None:
+        """List anew after some refused watches.
+
+        A cluster restored from a backup is behind the version asked for, and says so with a timeout.
+        """
+        self._refusals += 1
+        if self._refusals >= _REFUSALS:
+            self._refusals = 0
+            self._resource_version = ""
 
     def _list(self) -> None:
         """Tell every object, page by page, then what is gone since the last list, then Synced."""
@@ -234,6 +248,7 @@ class Reflector:
         self._tell(items)
         if version:
             self._resource_version = version
+            self._refusals = 0
         if status is not None:
             if status.code == 410:
                 raise _Expired

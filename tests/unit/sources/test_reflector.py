@@ -278,6 +278,17 @@ def test_failures_are_named_retried_and_clear_nothing(script: Script, running: C
     assert found.reflector.state().synced
 
 
+def test_a_cluster_restored_from_a_backup_is_listed_anew(
+    script: Script, running: Callable[[], Running]
+) -> None:
+    behind = line("ERROR", {"kind": "Status", "code": 504, "message": "Too large resource version"})
+    script.lists = [page(9, pod("a", 8), pod("b", 9)), page(5, pod("a", 5))]
+    script.watches = [refuse(504), stream(behind, hold=False), refuse(504), stream()]
+    found = running()
+    wait(lambda: found.events[-1:] == [Delete(Kind.POD, Key("x", "b"))] and not found.reflector.state().fault)
+    assert [type(e) for e in found.events] == [Upsert, Upsert, Synced, Upsert, Delete]
+
+
 def test_retry_after_is_obeyed(script: Script, running: Callable[[], Running]) -> None:
     script.lists = [refuse(429, Retry_After="1"), page(1)]
     script.watches = [stream()]
