@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,11 +23,13 @@ from agent.dataplane.host import HostState, check_host
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.leftovers import remove, remove_sets
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.links import LinkChanges
 from agent.dataplane.lock import LockedError, lock_node
 from agent.dataplane.mode import MODES, ModeChoice, decide_mode
 from agent.inbox import Inbox
 from agent.kube.model import Family, Kind
 from agent.policy.engine import Engine
+from agent.policy.program import Delta
 from agent.settings import AllowedPackets, DeniedPackets, Families, Settings
 from agent.sources.source import Source, SyncState
 from agent.status.health import Health, readyz
@@ -42,6 +45,8 @@ TIDY_AFTER = 0.05
 """Seconds of quiet after which what nothing needs is removed; under load it waits at most a second."""
 TIDY_AT_LATEST = 1.0
 HEARTBEAT = 1.0
+LINK_PAUSE = 0.5
+"""Seconds between two looks at the host while interfaces come and go."""
 
 STOPPED, CANNOT_GO_ON = 0, 1
 
@@ -180,6 +185,7 @@ class Agent:
     def run(self) -> None:
         """Work until the inbox is stopped."""
         self._source.start(self.inbox.put)
+        threading.Thread(target=self._watch_links, name="links", daemon=True).start()
         try:
             now = time.monotonic()
             self._host_at = now + HOST_CHECK
@@ -188,7 +194,7 @@ class Agent:
                 now = time.monotonic()
                 delta = self._engine.apply(batch.events, now)
                 if self._adopted and not self._refused and delta:
-                    self._note(self._backend.apply(self._engine.program, delta))
+                    self._note(self._call(self._backend.apply, delta))
                 self._due(now)
                 for call in batch.calls:
                     call()
@@ -241,7 +247,7 @@ class Agent:
         gc.freeze()
 
     def _sync(self) -> None:
-        report = self._backend.sync(self._engine.program)
+        report = self._call(self._backend.sync)
         self._refused = report.refused
         self._retry_at = None
         if not report.pending:
@@ -257,6 +263,14 @@ class Agent:
                 isolated_pods=len({pod.pod for pod in self._engine.program.pods}),
                 policies=len({policy.policy for policy in self._engine.program.policies}),
             )
+
+    def _call(self, move: Callable[..., Report], *arguments: Delta) -> Report:
+        """Call the backend; whatever it raises is a failure to try again, and ends nothing."""
+        try:
+            return move(self._engine.program, *arguments)
+        except Exception as error:
+            _log.exception("programming the kernel failed")
+            return Report(0.0, 0, True, (Fault(f"{type(error).__name__}: {error}", "see the log"),))
 
     def _note(self, report: Report) -> None:
         """Take in what a call of the backend did; what failed is tried again after a pause that grows."""
@@ -282,7 +296,7 @@ class Agent:
         quiet = self.inbox.empty and now - self._quiet_since >= TIDY_AFTER
         if not quiet and now - self._dirty_since < TIDY_AT_LATEST:
             return
-        report = self._backend.tidy(self._engine.program)
+        report = self._call(self._backend.tidy)
         self._dirty_since = None
         self._note(report)
 
@@ -313,6 +327,17 @@ class Agent:
             self._backend.close()
             self._families, self._backend = families, self._make_backend(families)
             self._sync()
+
+    def _watch_links(self) -> None:
+        """Have the host looked at soon after an interface came or went: the first pod may bring a bridge."""
+        with LinkChanges() as changes:
+            while not self.inbox.stopped:
+                if changes.wait(HEARTBEAT):
+                    self.inbox.call(self._look_at_host)
+                    time.sleep(LINK_PAUSE)
+
+    def _look_at_host(self) -> None:
+        self._host_at = 0.0
 
     def _faults(self) -> tuple[Fault, ...]:
         return (*self._choice.faults, *self._host.faults, *self._kernel_faults)

@@ -36,6 +36,12 @@ class Inbox:
             self._events.extend(events)
             self._ready.notify()
 
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the main loop call a function between two steps, and do not wait for it."""
+        with self._ready:
+            self._calls.append(function)
+            self._ready.notify()
+
     def ask(self, function: Callable[[], T]) -> T:
         """Have the main loop call a function between two steps, and return what it returns.
 
@@ -49,9 +55,7 @@ class Inbox:
             except Exception as error:
                 future.set_exception(error)
 
-        with self._ready:
-            self._calls.append(answer)
-            self._ready.notify()
+        self.call(answer)
         return future.result(CALL_SECONDS)
 
     def stop(self, *_: Any) -> None:

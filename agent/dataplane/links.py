@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -69,6 +70,11 @@ class LinkChanges:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a change, at most so many seconds; return whether there was one."""
+        ready, _, _ = select.select([self._socket], [], [], seconds)
+        return bool(ready) and self.drain()
 
     def drain(self) -> bool:
         """Read what is waiting; return whether anything changed since the last call."""

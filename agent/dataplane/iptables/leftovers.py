@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from pathlib import Path
 
+from agent.dataplane import legacy
 from agent.dataplane.backend import Fault
 from agent.dataplane.ipset import IpSets, SetError
 from agent.dataplane.iptables import hooks, names, nft, script
@@ -13,11 +13,6 @@ from agent.dataplane.iptables.tables import TableError, Tables
 from agent.dataplane.mode import Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
-
-_LEGACY_TABLES = {
-    Family.V4: Path("/proc/net/ip_tables_names"),
-    Family.V6: Path("/proc/net/ip6_tables_names"),
-}
 
 
 def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:
@@ -27,8 +22,8 @@ def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:
     for family in families:
         if find_command(family, mode, "save") is None:
             continue  # without the command nobody can have written there
-        if mode == "legacy" and not legacy_table_exists(family):
-            continue
+        if mode == "legacy" and "filter" not in legacy.table_names(family):
+            continue  # reading it would make it
         try:
             table = tables.read(family)
         except TableError as error:
@@ -57,14 +52,6 @@ def _remove_empty_table(tables: Tables, family: Family) -> None:
         if nft.is_empty(netlink, family):
             with contextlib.suppress(OSError):
                 nft.delete_table(netlink, family)
-
-
-def legacy_table_exists(family: Family) -> bool:
-    """Whether the legacy filter table is there: reading it would make it."""
-    try:
-        return "filter" in _LEGACY_TABLES[family].read_text().split()
-    except OSError:
-        return False
 
 
 def _fault(mode: str, error: TableError) -> Fault:
