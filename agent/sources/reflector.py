@@ -38,7 +38,7 @@ PAGE = 500
 SILENCE_SECONDS = 90.0
 """How long one watch may be silent: API servers send a bookmark about each minute."""
 
-_LIST_READ_SECONDS = 30.0
+_ANSWER_SECONDS = 30.0
 _WATCH_SECONDS = (300, 600)
 _BACKOFF_SECONDS = (0.2, 30.0)
 _HEALTHY_SECONDS = 10.0
@@ -189,7 +189,7 @@ class Reflector:
             self._synced = True
 
     def _get(self, query: dict[str, str]) -> bytes:
-        response = self._connection.get(PATHS[self.kind], query, _LIST_READ_SECONDS)
+        response = self._connection.get(PATHS[self.kind], query, _ANSWER_SECONDS)
         self._response = response
         try:
             _raise_for(response)
@@ -210,12 +210,13 @@ class Reflector:
                 "resourceVersion": self._resource_version,
                 "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311 - spreads load
             },
-            SILENCE_SECONDS,
+            _ANSWER_SECONDS,
         )
         self._response = response
         try:
             _raise_for(response)
             self._contact()
+            _allow_silence(response)
             # A stop or drop while the request was on its way found no response to end.
             if self._stopping.is_set() or self._dropped:
                 return
@@ -342,18 +343,29 @@ def _batches(response: urllib3.BaseHTTPResponse) -> Iterator[list[bytes]]:
             yield whole
 
 
+def _allow_silence(response: urllib3.BaseHTTPResponse) -> None:
+    """Let a watch, now that it has begun, be silent longer than an answer may take."""
+    sock = _socket_of(response)
+    if sock is not None:
+        sock.settimeout(SILENCE_SECONDS)
+
+
+def _socket_of(response: urllib3.BaseHTTPResponse) -> socket.socket | None:
+    sock = getattr(getattr(response, "_connection", None), "sock", None)
+    return sock if isinstance(sock, socket.socket) else None
+
+
 def _more_at_hand(response: urllib3.BaseHTTPResponse) -> bool:
     """Whether a read would find bytes without waiting.
 
     urllib3 has no such question, so its parts are asked; where they are not as known here the
     answer is no, and the stream is taken event by event.
     """
-    try:
-        sock: socket.socket = response._connection.sock  # type: ignore[attr-defined]
-        buffered = response._fp.fp  # type: ignore[attr-defined]
-        timeout = sock.gettimeout()
-    except AttributeError:
+    sock = _socket_of(response)
+    buffered = getattr(getattr(response, "_fp", None), "fp", None)
+    if sock is None or buffered is None:
         return False
+    timeout = sock.gettimeout()
     try:
         sock.settimeout(0)
         held = buffered.peek(1)

@@ -210,7 +210,7 @@ def test_a_permission_taken_away_is_a_fault_and_clears_nothing(server: ApiServer
         fault = heard.source.states()[Kind.POD].fault
         assert fault.startswith("forbidden to list pods")
         assert 'grant the agent\'s user list and watch on pods of API group ""' in fault
-        assert heard.source.states()[Kind.POLICY].synced
+        wait(lambda: heard.source.states()[Kind.POLICY].synced)
         client.patch(role, {"rules": before})
         wait(heard.synced, 40)
         assert heard.faults() == []

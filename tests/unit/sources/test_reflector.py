@@ -289,6 +289,18 @@ def test_a_cluster_restored_from_a_backup_is_listed_anew(
     assert [type(e) for e in found.events] == [Upsert, Upsert, Synced, Upsert, Delete]
 
 
+def test_a_watch_that_is_never_answered_is_given_up_sooner_than_a_silent_one(
+    script: Script, running: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflector, "_ANSWER_SECONDS", 0.5)
+    script.lists = [page(1)]
+    script.watches = [lambda *_: time.sleep(2), stream(b"\n", line("ADDED", pod("a", 2)), pause=1.0)]
+    found = running()
+    wait(lambda: "fell silent" in found.reflector.state().fault, 2.0)
+    wait(lambda: len(found.events) == 2)
+    assert len(script.asked) == 3
+
+
 def test_retry_after_is_obeyed(script: Script, running: Callable[[], Running]) -> None:
     script.lists = [refuse(429, Retry_After="1"), page(1)]
     script.watches = [stream()]
