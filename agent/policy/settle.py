@@ -21,6 +21,7 @@ from agent.policy.program import (
     PolicyProgram,
     Program,
     SetId,
+    SetKind,
 )
 from agent.policy.selection import Selection
 from agent.policy.sets import Sets
@@ -138,7 +139,7 @@ class Settlement:
                 dirty.add(policy_id)
 
     def _settle_policies(self, dirty: Iterable[PolicyId], delta: Delta) -> list[set[Member]]:
-        """Compile what changed; return the members that sets which went had before the step."""
+        """Compile what changed; return the members that sets of pods which went had before."""
         outgoing: list[PolicyProgram] = []
         for policy_id in dirty:
             old = self._program.policies.get(policy_id)
@@ -163,7 +164,8 @@ class Settlement:
                 members = self._sets.release(set_id)
                 if members is not None:
                     delta.sets_removed.add(set_id)
-                    dropped.append(members)
+                    if set_id.kind is not SetKind.NETWORKS:
+                        dropped.append(members)
         return dropped
 
     def _settle_released(self, journal: Journal, delta: Delta, dropped: list[set[Member]]) -> None:

@@ -305,3 +305,14 @@ def test_views_tell_counts_local_pods_and_sync(engine: Engine) -> None:
 
 def test_deleting_what_was_never_known_does_nothing(engine: Engine) -> None:
     assert not engine.apply([Delete(kind, Key("x", "y")) for kind in Kind], 0)
+
+
+def test_an_address_that_only_an_ip_block_named_is_not_released(engine: Engine) -> None:
+    blocks = Rule((Peer(None, None, block("10.0.5.1/32")),))
+    policy = NetworkPolicy("shop", "p", ingress=(blocks,))
+    engine.apply(
+        upsert(policy, pod("web", "10.0.0.1"), pod("far", "10.0.5.1", node="there", namespace="x")), 0
+    )
+    delta = engine.apply([Delete(Kind.POLICY, policy.key), delete_pod("far", "x")], 0)
+    assert delta.sets_removed
+    assert not delta.released

@@ -1,0 +1,117 @@
+"""A cluster's objects as they are, and whose an address is; nothing is indexed, every answer is a search."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from agent.kube.model import (
+    Key,
+    Namespace,
+    Network,
+    NetworkPolicy,
+    Node,
+    Object,
+    Pod,
+    Protocol,
+    address_text,
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The objects that exist, each once."""
+
+    pods: Mapping[Key, Pod]
+    namespaces: Mapping[str, Namespace]
+    policies: Mapping[Key, NetworkPolicy]
+    nodes: Mapping[str, Node]
+
+
+def cluster_of(objects: Iterable[Object]) -> Cluster:
+    """Return the cluster that objects make; of one key, the last holds."""
+    pods: dict[Key, Pod] = {}
+    namespaces: dict[str, Namespace] = {}
+    policies: dict[Key, NetworkPolicy] = {}
+    nodes: dict[str, Node] = {}
+    for found in objects:
+        if isinstance(found, Pod):
+            pods[found.key] = found
+        elif isinstance(found, Namespace):
+            namespaces[found.name] = found
+        elif isinstance(found, NetworkPolicy):
+            policies[found.key] = found
+        else:
+            nodes[found.name] = found
+    return Cluster(pods, namespaces, policies, nodes)
+
+
+def owner(cluster: Cluster, address: bytes) -> Pod | None:
+    """Return the pod that an address belongs to, None when it is no pod's.
+
+    Of the live pods that have it, the one that started last, then the one created last, then by uid. Pods on
+    the host's network and finished pods own no address.
+    """
+    claimants = [
+        pod
+        for pod in cluster.pods.values()
+        if address in pod.addresses and not pod.host_network and not pod.finished
+    ]
+    return max(claimants, key=_age, default=None)
+
+
+def _age(pod: Pod) -> tuple[str, str, str, str, str]:
+    # Objects from files may have none of the first three; the rest only makes the order total.
+    return (pod.started, pod.created, pod.uid, pod.namespace, pod.name)
+
+
+def named_port(pod: Pod, name: str, protocol: Protocol) -> int | None:
+    """Return a port by its name and protocol: the first in the pod's order, as Services resolve it."""
+    for named in pod.ports:
+        if named.name == name and named.protocol is protocol:
+            return named.port
+    return None
+
+
+def own_node(cluster: Cluster, address: bytes, other: bytes) -> str:
+    """Say for people that an address is the node's on which the other's pod runs; "" when it is not."""
+    pod = owner(cluster, other)
+    if pod is None or not pod.node:
+        return ""
+    node = cluster.nodes.get(pod.node)
+    on_host = any(
+        address in found.addresses and found.host_network and found.node == pod.node
+        for found in cluster.pods.values()
+    )
+    named = node is not None and address in node.addresses
+    # Tunnels and bridges have the first two addresses of a node's pod range.
+    bridge = node is not None and any(
+        ipaddress.ip_address(address) in _first_two(cidr) for cidr in node.pod_cidrs
+    )
+    if not (on_host or named or (bridge and owner(cluster, address) is None)):
+        return ""
+    return (
+        f"{address_text(address)} is an address of node {pod.node}, on which {pod.key} runs: what a pod and "
+        "its own node send each other is never policed"
+    )
+
+
+def _first_two(cidr: Network) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    network = network_of(cidr)
+    return [network[index] for index in range(min(2, network.num_addresses))]
+
+
+def network_of(cidr: Network) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return a CIDR as the standard library has it."""
+    return ipaddress.ip_network((cidr.address, cidr.prefix))
+
+
+def stranger_text(cluster: Cluster, address: bytes) -> str:
+    """Say for people why an address is no pod's."""
+    for pod in cluster.pods.values():
+        if pod.host_network and address in pod.addresses:
+            return (
+                f"{address_text(address)} is its node's address to {pod.key}, which is on the host's network"
+            )
+    return f"{address_text(address)} is no pod's address"
