@@ -133,6 +133,41 @@ def render(as_json: bool, **flags: Any) -> None:
 
 
 @main.command()
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@click.argument("service", metavar="PORT[/PROTO]")
+@_options("manifests")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with every rule.")
+def explain(source: str, destination: str, service: str, as_json: bool, **flags: Any) -> None:
+    """Say whether SRC may open a connection to DST, and which policies and rules decide it.
+
+    SRC and DST: namespace/pod, a pod of the namespace default, or an address. PORT: a number, or a name that
+    DST gives it; PROTO: tcp (the default), udp or sctp. What is asked about is the destination after
+    Service translation: the pod, not the Service.
+
+    Exit codes: 0 allowed, 1 denied, 2 cannot say (no such pod, a question or manifests that cannot be
+    used).
+    """
+    from agent import explain as explaining
+
+    directory = _value("manifests", flags)
+    if directory is None:
+        raise click.UsageError("--manifests is missing: give the directory to explain from.")
+    try:
+        question = explaining.question_of(source, destination, service)
+    except explaining.QuestionError as error:
+        raise click.UsageError(str(error)) from None
+    explanation = explaining.explain(directory, question)
+    for line in explanation.refused:
+        click.echo(f"refused: {line}", err=True)
+    if as_json:
+        click.echo(explaining.as_json(explanation), nl=False)
+    else:
+        explaining.show(explanation)
+    sys.exit(explanation.outcome.exit_code)
+
+
+@main.command()
 @_options(*_LOG_SETTINGS)
 def cleanup(**flags: Any) -> None:
     """Remove everything the agent has put in this node's kernel.

@@ -34,6 +34,11 @@ class Desired(NamedTuple):
     objects: dict[ObjectId, Wanted]
     faults: dict[Kind, tuple[str, ...]]
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return the faults of every kind."""
+        return tuple(line for lines in self.faults.values() for line in lines)
+
 
 def combine(files: Mapping[str, Held]) -> Desired:
     """Combine files: the first path in sort order holds an object; a namespace that is used is implied."""

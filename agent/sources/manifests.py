@@ -13,7 +13,7 @@ import watchfiles
 from agent.kube.events import Invalid, Sink, Synced
 from agent.kube.manifest import Manifest, UnreadableError
 from agent.kube.model import Kind, Object
-from agent.sources.desired import Held, Wanted, changes, combine, values
+from agent.sources.desired import Desired, Held, Wanted, changes, combine, values
 from agent.sources.directory import Stamp, read_file, scan
 from agent.sources.lastgood import LastGood, ObjectId
 from agent.sources.source import SyncState
@@ -239,27 +239,31 @@ class ManifestSource:
             )
 
 
+def read_desired(directory: Path) -> tuple[Desired, tuple[str, ...]]:
+    """Read a directory of manifests once, with no history: its objects, and a line for what is unreadable."""
+    try:
+        found = scan(directory)
+    except OSError as error:
+        unlisted = f"{directory}: {error.strerror}; name a directory that can be listed"
+        return Desired({}, {}), (unlisted,)
+    unread = list(found.faults)
+    files: dict[str, Held] = {}
+    for path in sorted(found.files):
+        try:
+            files[path] = Held(read_file(directory / path).manifests, {})
+        except UnreadableError as error:
+            unread.append(f"{path}: {error}")
+    return combine(files), tuple(unread)
+
+
 def read_manifests(directory: Path) -> tuple[tuple[Object, ...], tuple[str, ...]]:
     """Read a directory of manifests once: the objects in a fixed order, and a line for each problem.
 
     The objects are what an agent with no history would enforce: namespaces implied, and an invalid
     policy, where its podSelector can be read, as one that isolates and allows nothing.
     """
-    try:
-        found = scan(directory)
-    except OSError as error:
-        return (), (f"{directory}: {error.strerror}; name a directory that can be listed",)
-    problems = list(found.faults)
-    files: dict[str, Held] = {}
-    for path in sorted(found.files):
-        try:
-            files[path] = Held(read_file(directory / path).manifests, {})
-        except UnreadableError as error:
-            problems.append(f"{path}: {error}")
-    desired = combine(files)
-    for lines in desired.faults.values():
-        problems += lines
-    return values(desired.objects), tuple(problems)
+    desired, unread = read_desired(directory)
+    return values(desired.objects), (*unread, *desired.lines)
 
 
 def _held(file: _File) -> Held:

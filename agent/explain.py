@@ -1,0 +1,326 @@
+"""``netpol-agent explain``: whether one connection is allowed, and which policies and rules decide it."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from agent.kube import names
+from agent.kube.events import Invalid
+from agent.kube.model import Direction, Family, Key, Kind, Protocol, address_text
+from agent.policy.cluster import Cluster, cluster_of, owner
+from agent.policy.evaluator import CannotSayError, Endpoint, evaluate
+from agent.policy.verdict import DirectionVerdict, PolicyFinding, RuleFinding, Verdict
+from agent.sources.desired import Desired, values
+from agent.sources.manifests import read_desired
+
+_PROTOCOLS = {protocol.name.lower(): protocol for protocol in Protocol}
+
+
+class Outcome(enum.StrEnum):
+    """What becomes of the connection."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    UNKNOWN = "cannot say"
+
+    @property
+    def exit_code(self) -> int:
+        return list(Outcome).index(self)
+
+
+class QuestionError(Exception):
+    """A question that cannot be understood; its message says why, and how to ask it."""
+
+
+class Service(NamedTuple):
+    """What is asked for at the destination: a port by its number, or by its name there."""
+
+    protocol: Protocol
+    port: int | str
+
+
+class Question(NamedTuple):
+    """Whether ``source`` may open a connection to a port of ``destination``."""
+
+    source: Endpoint
+    destination: Endpoint
+    service: Service
+
+
+class Explanation(NamedTuple):
+    """The answer. ``verdicts`` has one for each family that both ends have, IPv4 first.
+
+    ``reasons`` say why nothing can be said; ``refused`` is a line for each thing the manifests hold that
+    could not be used, whether it matters here or not.
+    """
+
+    question: Question
+    outcome: Outcome
+    cluster: Cluster
+    verdicts: tuple[Verdict, ...] = ()
+    reasons: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+def question_of(source: str, destination: str, service: str) -> Question:
+    """Read a question as it is written on the command line; raises QuestionError."""
+    return Question(_endpoint(source), _endpoint(destination), _service(service))
+
+
+def _endpoint(text: str) -> Endpoint:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        pass
+    else:
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.scope_id is not None:
+                raise QuestionError(f"{text!r} has a zone; write the address alone")
+            address = address.ipv4_mapped or address
+        return address.packed
+    namespace, slash, name = text.rpartition("/")
+    key = Key(namespace if slash else "default", name)
+    wrong = names.dns_label(key.namespace) or names.dns_subdomain(key.name)
+    if wrong:
+        raise QuestionError(
+            f"{text!r} is neither namespace/pod, a pod of the namespace default, nor an address: {wrong}"
+        )
+    return key
+
+
+def _service(text: str) -> Service:
+    port, slash, named = text.partition("/")
+    protocol = _PROTOCOLS.get(named.lower()) if slash else Protocol.TCP
+    if protocol is None:
+        raise QuestionError(f"{named!r} is no protocol; write tcp, udp or sctp, as in 53/udp")
+    if not (port.isascii() and port.isdecimal()):
+        wrong = names.port_name(port)
+        if wrong:
+            raise QuestionError(f"{port!r} is no port: write a number, or a port's name on the pod; {wrong}")
+        return Service(protocol, port)
+    number = int(port) if len(port) < 6 else 65536
+    wrong = names.port_number(number)
+    if wrong:
+        raise QuestionError(f"{text!r}: {wrong}")
+    return Service(protocol, number)
+
+
+# --- The answer -------------------------------------------------------------------------------------------
+
+
+def explain(directory: Path, question: Question) -> Explanation:
+    """Answer a question from a directory of manifests, as an agent that has just read them would enforce."""
+    desired, unread = read_desired(directory)
+    cluster = cluster_of(values(desired.objects))
+    refused = (*unread, *desired.lines)
+    try:
+        verdicts = evaluate(cluster, *question[:2], *question.service)
+    except CannotSayError as error:
+        reasons = (str(error), *_unread_reasons(unread), *_refused_ends(desired, question))
+        return Explanation(question, Outcome.UNKNOWN, cluster, reasons=reasons, refused=refused)
+    caveats = dict.fromkeys(verdict.caveat for verdict in verdicts if verdict.caveat)
+    reasons = (*caveats, *_unread_reasons(unread), *_refused_reasons(desired, cluster, verdicts))
+    outcome = Outcome.ALLOWED if all(verdict.allowed for verdict in verdicts) else Outcome.DENIED
+    return Explanation(question, Outcome.UNKNOWN if reasons else outcome, cluster, verdicts, reasons, refused)
+
+
+def _unread_reasons(unread: tuple[str, ...]) -> list[str]:
+    return [f"what is in it may matter: {line}" for line in unread]
+
+
+def _refused_ends(desired: Desired, question: Question) -> list[str]:
+    """Say which pods of the question are there but not valid."""
+    return [
+        f"Pod {end} is refused"
+        for end in (question.source, question.destination)
+        if isinstance(end, Key) and (wanted := desired.objects.get((Kind.POD, end))) and wanted.invalid
+    ]
+
+
+def _refused_reasons(desired: Desired, cluster: Cluster, verdicts: tuple[Verdict, ...]) -> list[str]:
+    """Say which objects that are not valid may decide these verdicts, if they were valid."""
+    invalid = [wanted.invalid for wanted in desired.objects.values() if wanted.invalid is not None]
+    found: dict[str, None] = {}
+    for verdict in verdicts:
+        for direction in Direction:
+            pod = verdict.direction(direction).pod
+            for one in invalid:
+                if _concerns(one, cluster, direction, pod):
+                    whom = str(pod) if pod is not None else "an address that is no pod's"
+                    found[f"{one.kind} {one.key} is refused, and may be about {whom}"] = None
+    return list(found)
+
+
+def _concerns(invalid: Invalid, cluster: Cluster, direction: Direction, pod: Key | None) -> bool:
+    if invalid.kind is Kind.POD:
+        return pod is None
+    if pod is None:
+        return False
+    if invalid.kind is Kind.NAMESPACE:
+        return invalid.key.name == pod.namespace
+    if invalid.kind is not Kind.POLICY or invalid.key.namespace != pod.namespace:
+        return False
+    closed = invalid.closed
+    return closed is None or (
+        closed.rules(direction) is not None and closed.pod_selector.matches(cluster.pods[pod].labels)
+    )
+
+
+# --- For people -------------------------------------------------------------------------------------------
+
+_COLOURS = {Outcome.ALLOWED: "green", Outcome.DENIED: "red", Outcome.UNKNOWN: "yellow"}
+
+
+def show(explanation: Explanation) -> None:
+    """Print an answer on standard output, in colour on a terminal only.
+
+    The verdict first, then each direction with the policies and rules that decided it.
+    """
+    console = Console(highlight=False)
+    outcome, verdicts = explanation.outcome, explanation.verdicts
+    _print(console, f"{_headline(explanation)}: {_coloured(outcome)}{_differing(verdicts)}")
+    for reason in explanation.reasons:
+        _print(console, f"  {escape(reason)}")
+    if explanation.reasons and verdicts:
+        _print(console, "  As far as the manifests say:")
+    parts = [list(_verdict_lines(verdict)) for verdict in verdicts]
+    alike = len(parts) == 2 and parts[0] == parts[1]
+    if alike:
+        _print(console, "  IPv4 and IPv6 alike")
+    for verdict, lines in zip(verdicts[:1] if alike else verdicts, parts, strict=False):
+        if not alike:
+            ends = f"{address_text(verdict.packet.source)} to {address_text(verdict.packet.destination)}"
+            _print(console, f"  IPv{verdict.family}, {ends}: {_coloured(_outcome(verdict.allowed))}")
+        for line in lines:
+            _print(console, f"  {line}")
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True)
+
+
+def _outcome(allowed: bool) -> Outcome:
+    return Outcome.ALLOWED if allowed else Outcome.DENIED
+
+
+def _coloured(outcome: Outcome) -> str:
+    return f"[bold {_COLOURS[outcome]}]{outcome}[/]"
+
+
+def _differing(verdicts: tuple[Verdict, ...]) -> str:
+    if len({verdict.allowed for verdict in verdicts}) < 2:
+        return ""
+    return " (" + ", ".join(f"IPv{v.family} is {_outcome(v.allowed)}" for v in verdicts) + ")"
+
+
+def _headline(explanation: Explanation) -> str:
+    source, destination, (protocol, port) = explanation.question
+    cluster, verdicts = explanation.cluster, explanation.verdicts
+    service = f"{protocol.name} {port}"
+    if isinstance(port, str) and verdicts:
+        pod = verdicts[0].ingress.pod
+        service = f"{protocol.name} {verdicts[0].packet.port}, which is {port} on {pod}"
+    return escape(f"{_end_text(cluster, source)} to {_end_text(cluster, destination)}, {service}")
+
+
+def _end_text(cluster: Cluster, endpoint: Endpoint) -> str:
+    if isinstance(endpoint, Key):
+        return str(endpoint)
+    pod = owner(cluster, endpoint)
+    return f"{address_text(endpoint)} ({pod.key})" if pod is not None else address_text(endpoint)
+
+
+def _verdict_lines(verdict: Verdict) -> Iterator[str]:
+    yield from _direction_lines(verdict.egress, "source")
+    yield from _direction_lines(verdict.ingress, "destination")
+
+
+def _direction_lines(verdict: DirectionVerdict, side: str) -> Iterator[str]:
+    """Give the lines about one direction: of what allows it the rules that do, of a denial all of them."""
+    whose = f"{verdict.direction} of {verdict.pod if verdict.pod is not None else f'the {side}'}"
+    if not verdict.isolated:
+        yield f"{escape(whose)}: {_coloured(_outcome(verdict.allowed))}, {escape(verdict.why)}"
+        return
+    yield f"{escape(whose)}: {_coloured(_outcome(verdict.allowed))}"
+    yield f"  isolated by {escape(', '.join(str(found.policy) for found in verdict.policies))}"
+    for found in verdict.policies:
+        for rule in found.rules:
+            if rule.allows:
+                yield escape(f"  allowed by rule {rule.number} of {found.policy}: {_rule_text(rule)}")
+            elif not verdict.allowed:
+                yield escape(f"  not by rule {rule.number} of {found.policy}: {_rule_text(rule)}")
+        if not found.rules and not verdict.allowed:
+            yield escape(f"  not by {found.policy}: it has no {verdict.direction} rule")
+
+
+def _rule_text(rule: RuleFinding) -> str:
+    """Return why a rule allows, or why what does not match of it does not."""
+    answers = (("peer", rule.peer), ("port", rule.port))
+    return ", ".join(f"{what} ({answer.why})" for what, answer in answers if answer.yes is rule.allows)
+
+
+# --- For programs -----------------------------------------------------------------------------------------
+
+
+def as_json(explanation: Explanation) -> str:
+    """Return the whole answer as JSON: every policy that isolates, every rule, and why it matches or not."""
+    question = explanation.question
+    document = {
+        "source": _end_data(question.source),
+        "destination": _end_data(question.destination),
+        "protocol": question.service.protocol.name,
+        "port": question.service.port,
+        "outcome": explanation.outcome.value,
+        "reasons": list(explanation.reasons),
+        "refused": list(explanation.refused),
+        "families": [_verdict_data(verdict) for verdict in explanation.verdicts],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _end_data(endpoint: Endpoint) -> str:
+    return str(endpoint) if isinstance(endpoint, Key) else address_text(endpoint)
+
+
+def _verdict_data(verdict: Verdict) -> dict[str, object]:
+    return {
+        "family": Family(verdict.family).value,
+        "source": address_text(verdict.packet.source),
+        "destination": address_text(verdict.packet.destination),
+        "port": verdict.packet.port,
+        "allowed": verdict.allowed,
+        **{direction.value: _direction_data(verdict.direction(direction)) for direction in Direction},
+    }
+
+
+def _direction_data(verdict: DirectionVerdict) -> dict[str, object]:
+    return {
+        "pod": str(verdict.pod) if verdict.pod is not None else None,
+        "allowed": verdict.allowed,
+        "isolated": verdict.isolated,
+        "why": verdict.why,
+        "policies": [_policy_data(found) for found in verdict.policies],
+    }
+
+
+def _policy_data(found: PolicyFinding) -> dict[str, object]:
+    return {
+        "policy": str(found.policy),
+        "rules": [
+            {
+                "rule": rule.number,
+                "allows": rule.allows,
+                "peer": {"matches": rule.peer.yes, "why": rule.peer.why},
+                "port": {"matches": rule.port.yes, "why": rule.port.why},
+            }
+            for rule in found.rules
+        ],
+    }
