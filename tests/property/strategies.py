@@ -26,6 +26,7 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
+from agent.policy.verdict import Packet
 
 HERE = "here"
 """The node that the tests compile for."""
@@ -239,14 +240,8 @@ histories = st.tuples(
 ).map(lambda parts: [parts[0], *parts[1]])
 
 
-class Probe(NamedTuple):
-    """A packet: addresses of one family, an IANA protocol number, and a destination port."""
-
-    source: bytes
-    destination: bytes
-    protocol: int
-    port: int
-
+Probe = Packet
+"""A packet to ask about."""
 
 ICMP = 1
 

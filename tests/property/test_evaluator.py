@@ -1,0 +1,113 @@
+"""The compiler against the evaluator, on random clusters, packet by packet.
+
+2,000 clusters are tried; CLUSTERS=100000 tries that many, and SEED=7 others than SEED=0 does. The same
+two numbers try the same clusters.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, seed, settings
+
+from agent.cli import main
+from agent.kube.model import Direction, Object, address_text
+from agent.policy.cluster import Cluster, cluster_of, owner
+from agent.policy.engine import Engine
+from agent.policy.evaluator import judge
+from agent.policy.verdict import Packet
+from agent.sources.manifests import read_manifests
+from tests.property.clusters import THERE, RandomCluster, clusters, protocol_name
+from tests.property.interpreter import program_allows
+from tests.property.oracle import World
+from tests.property.strategies import HERE
+from tests.unit.policy.build import upsert
+
+CLUSTERS = int(os.environ.get("CLUSTERS", "2000"))
+SEED = int(os.environ.get("SEED", "0"))
+_BATCH = 500
+
+
+def engine_of(cluster: RandomCluster, node: str) -> Engine:
+    engine = Engine(node)
+    engine.apply(upsert(*cluster.objects), 0.0)
+    return engine
+
+
+def world_of(cluster: RandomCluster) -> World:
+    world = World()
+    for event in upsert(*cluster.objects):
+        world.take(event)
+    return world
+
+
+def node_of(cluster: Cluster, direction: Direction, packet: Packet) -> str:
+    """Return the node that enforces one direction of a packet, "" for none."""
+    pod = owner(cluster, packet.destination if direction is Direction.INGRESS else packet.source)
+    return pod.node if pod is not None else ""
+
+
+@pytest.mark.parametrize("batch", range(-(-CLUSTERS // _BATCH)))
+def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) -> None:
+    @seed(SEED * 1_000_003 + batch)
+    @settings(max_examples=min(_BATCH, CLUSTERS - batch * _BATCH))
+    @given(clusters())
+    def check(random: RandomCluster) -> None:
+        cluster, world = cluster_of(random.objects), world_of(random)
+        programs = {node: engine_of(random, node).program for node in (HERE, THERE)}
+        for packet in random.probes():
+            verdict = judge(cluster, packet)
+            for direction in Direction:
+                expected = verdict.direction(direction).allowed
+                enforcer = node_of(cluster, direction, packet)
+                for node, program in programs.items():
+                    found = program_allows(program, direction, packet)
+                    # A node judges its own pods' packets, and no others.
+                    assert found == (expected or node != enforcer), random.disagreement(
+                        packet, f"{direction}: the specification says {expected}, node {node} {found}"
+                    )
+                # A second reading of the specification, by another hand.
+                second = world.allows(direction, packet)
+                assert second == (expected or enforcer != HERE), random.disagreement(
+                    packet, f"{direction}: one reading says {expected}, the other {second}"
+                )
+
+    check()
+
+
+@settings(max_examples=60)
+@given(clusters(from_files=True))
+def test_manifests_of_a_cluster_say_the_same(random: RandomCluster) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "cluster.yaml").write_text(random.yaml)
+        objects, refused = read_manifests(Path(directory))
+    assert not refused
+    assert sorted(objects, key=_identity) == sorted(random.objects, key=_identity)
+
+
+@settings(max_examples=10)
+@given(clusters(from_files=True))
+def test_render_and_explain_accept_a_counter_example(random: RandomCluster) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "cluster.yaml").write_text(random.yaml)
+        arguments = ["--manifests", directory]
+        rendered = CliRunner().invoke(main, ["render", "--node-name", HERE, *arguments])
+        assert rendered.exit_code == 0, rendered.output
+        cluster = cluster_of(random.objects)
+        for source, destination, protocol, port in random.probes(3):
+            if protocol == 1 or port == 0:
+                continue
+            ends = [address_text(source), address_text(destination)]
+            service = f"{port}/{protocol_name(protocol)}"
+            explained = CliRunner().invoke(main, ["explain", *ends, service, *arguments])
+            verdict = judge(cluster, Packet(source, destination, protocol, port))
+            expected = 2 if verdict.caveat else 0 if verdict.allowed else 1
+            assert explained.exit_code == expected, (ends, service, explained.output)
+
+
+def _identity(found: Object) -> tuple[str, str, str]:
+    return (type(found).__name__, *found.key)
