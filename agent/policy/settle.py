@@ -55,6 +55,11 @@ class Settlement:
         self._lingering = lingering
         self._users: Counter[PolicyId] = Counter()
         """How many pods each active policy isolates in a direction."""
+        self._vacated: dict[bytes, frozenset[PodIdentity]] = {}
+        """Addresses that concerned this node when their pods went, with these, until another pod has them.
+
+        A process of such a pod may outlive its object and open connections that must not pass on to the next.
+        """
 
     def settle(self, journal: Journal, now: float, *, pods_synced: bool) -> Delta:
         """Bring the program up to date and return what the step changed.
@@ -74,6 +79,8 @@ class Settlement:
         delta.members = self._sets.take_changes()
         if journal.departed:
             self._settle_released(journal, delta, dropped)
+        if self._vacated and journal.owners:
+            self._settle_vacated(journal, delta)
         if orphans or self._lingering:
             self._settle_closed(journal, orphans, delta, now, pods_synced=pods_synced)
         for direction in _DIRECTIONS:
@@ -183,6 +190,18 @@ class Settlement:
                 or (owner is not None and (owner.local or self._sets.concerns(owner, address)))
             ):
                 delta.released.add(address)
+                if owner is None:
+                    self._vacated[address] = frozenset(pods)
+
+    def _settle_vacated(self, journal: Journal, delta: Delta) -> None:
+        """Release addresses that were vacated in an earlier step and now have another owner."""
+        for address in journal.owners:
+            owner = self._ownership.owners.get(address)
+            if owner is None:
+                continue
+            pods = self._vacated.pop(address, None)
+            if pods is not None and pods != {owner.identity}:
+                delta.released.add(address)
 
     def _settle_closed(
         self,
@@ -205,6 +224,7 @@ class Settlement:
                     delta.released.add(address)
         for address in self._lingering.due(now):
             _, directions = self._lingering.open(address)
+            delta.released.add(address)
             for direction in directions:
                 delta.opened[direction].add(address)
         for address, (pod, directions) in orphans.items():
