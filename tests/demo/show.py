@@ -57,7 +57,7 @@ def table(examples: Examples, before: Seen, now: Seen, wanted: Seen) -> Table:
 def wrong(now: Seen, wanted: Seen) -> list[str]:
     """Return what is not as expected, a line each."""
     return [
-        f"{way.source} → {way.destination}, IPv{way.family}: {_word(now[way])}, not {_word(wanted[way])}"
+        f"{way.source} → {way.destination}, IPv{way.family}: {_word(now[way])}, expected {_word(wanted[way])}"
         for way in wanted
         if now[way] != wanted[way]
     ]

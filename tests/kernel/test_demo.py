@@ -65,7 +65,7 @@ def test_a_verdict_that_is_not_as_the_example_says_fails(tmp_path: Path) -> None
     demo = start(tmp_path, "--examples", str(examples))
     output, _ = demo.communicate(timeout=SECONDS)
     assert demo.returncode == 1, output
-    assert "wrong: stranger → db, IPv4: denied, not reached" in output
+    assert "wrong: stranger → db, IPv4: denied, expected reached" in output
     assert "2 of " in output
 
 
