@@ -16,10 +16,13 @@ _UNICAST = 1
 
 def uplinks(networks: Iterable[Network]) -> frozenset[str]:
     """Return the interfaces by which this host reaches networks, loopback aside."""
+    wanted = list(networks)
+    if not wanted:
+        return frozenset()
     found: set[str] = set()
     with IPRoute() as route:
         names: dict[int, str] = {}
-        for network in networks:
+        for network in wanted:
             family = socket.AF_INET if len(network.address) == 4 else socket.AF_INET6
             try:
                 answers = route.route("get", dst=address_text(network.address), family=family)

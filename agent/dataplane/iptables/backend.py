@@ -93,7 +93,10 @@ class IptablesBackend:
     def apply(self, program: Program, delta: Delta) -> Report:
         started = time.perf_counter()
         writes = self._writes()
-        faults = self._carry_out(self._planner.step(program, delta))
+        try:
+            faults = self._carry_out(self._planner.step(program, delta))
+        except SetError as error:
+            faults = [error.fault()]
         return self._report(started, writes, faults)
 
     def untidy(self) -> bool:
@@ -111,11 +114,11 @@ class IptablesBackend:
         if self._planner.switched:
             faults += self._carry_out(self._planner.switch_back(program))
         faults += self._chains.write(self._desired.prune())
-        if not faults:
-            faults += self._chains.sweep()
-        if not faults:
-            faults += self._sets.sweep()
-        return self._report(started, writes, faults)
+        if faults:
+            return self._report(started, writes, faults)
+        # What cannot be removed does no harm: it is left for the next time.
+        left = self._chains.sweep() + self._sets.sweep()
+        return self._report(started, writes, left)._replace(pending=False)
 
     def disturbed(self) -> bool:
         return self.mode == "nft" and self._generation != nft.generation(self._netlink)
@@ -170,15 +173,27 @@ class IptablesBackend:
         return Report(time.perf_counter() - started, self._writes() - writes, bool(faults), shown)
 
     def _carry_out(self, step: Step) -> list[Fault]:
-        """Move the kernel by one step; see :mod:`agent.dataplane.iptables.hazards` for why in this order."""
+        """Move the kernel by one step; see :mod:`agent.dataplane.iptables.hazards` for why in this order.
+
+        Raises SetError when it cannot be told what a new set must hold; nothing has been opened then.
+        """
         faults: list[Fault] = []
         # An address that changes hands leaves every set first, then its connections are forgotten.
         self._change(_losses_of(step.live, step.released), faults)
         faults += self._forget(step.released)
         held_back = self._unforgotten
+        taken = step.fresh.keys() & self._sets.shapes.keys()
+        if taken:
+            faults += self._chains.let_go_of(taken)
         for name, (shape, members) in step.fresh.items():
-            faults += self._sets.create(name, shape, _without(members, held_back))
-        self._change(step.unseen, faults)
+            if names.is_isolated_set(name):
+                wanted = members | self._still_closed(name)
+            else:
+                wanted = _without(members, held_back)
+            faults += self._sets.create(name, shape, wanted)
+        self._change(
+            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}, faults
+        )
         entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
         unreached, reached = self._staged(step.chains)
         if any(entering.values()) and any(reached.values()):
@@ -198,6 +213,13 @@ class IptablesBackend:
         self._change(leaving, faults)
         self._sets.garbage |= step.dropped & self._sets.shapes.keys()
         return faults
+
+    def _still_closed(self, name: str) -> set[Member]:
+        """Return the addresses that a new set of isolated ones may not open yet; its counterpart has them."""
+        if not self._unforgotten:
+            return set()
+        members = self._sets.members(names.counterpart(name))
+        return {member for member in members if member in self._unforgotten}
 
     def _change(self, changes: Mapping[str, Gains], faults: list[Fault]) -> None:
         faults += self._sets.change({name: (gains.added, gains.removed) for name, gains in changes.items()})

@@ -8,6 +8,7 @@ from agent.dataplane.backend import Fault
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+_DOUBLINGS = 10
 _FIGHT = 3
 """So many times in a row, without a quiet spell between, is a fight."""
 
@@ -22,7 +23,10 @@ class Fights:
         self._reasons: tuple[str, ...] = ()
 
     def _pause(self) -> float:
-        return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._rounds) if self._rounds else 0.0
+        if self._rounds <= 1:
+            return 0.0
+        pause: float = _FIRST_PAUSE * 2 ** min(self._rounds - 2, _DOUBLINGS)
+        return min(_LONGEST_PAUSE, pause)
 
     def due(self) -> bool:
         """Whether a hook may be put back now."""
@@ -32,7 +36,7 @@ class Fights:
         """Record that hooks were put back, and why that was needed."""
         now = self._now()
         quiet = now - self._last > 2 * _LONGEST_PAUSE
-        self._rounds = 0 if quiet else self._rounds + 1
+        self._rounds = 1 if quiet else self._rounds + 1
         self._last = now
         self._reasons = tuple(reasons)
 

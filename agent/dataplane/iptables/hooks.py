@@ -38,14 +38,21 @@ def misplaced(table: Table) -> dict[str, str]:
             found[chain] = "its rule is there more than once"
             continue
         for rule in rules[: rules.index(hook)]:
-            if _can_pass(rule, table, set()):
+            if _leaves_chain(rule, table) or _can_pass(rule, table, set()):
                 found[chain] = f"a rule before it could let packets pass: {rule}"
                 break
     return found
 
 
+def _leaves_chain(rule: str, table: Table) -> bool:
+    """Whether a rule of a built-in chain can have its policy decide: by RETURN, or by a goto that returns."""
+    words = _words(rule)
+    target = _target(words)
+    return target == "RETURN" or (target in table and "-g" in words)
+
+
 def _can_pass(rule: str, table: Table, seen: set[str]) -> bool:
-    words = shlex.split(rule)
+    words = _words(rule)
     if _only_loopback(words):
         return False
     target = _target(words)
@@ -57,11 +64,20 @@ def _can_pass(rule: str, table: Table, seen: set[str]) -> bool:
     return any(_can_pass(inner, table, seen) for inner in table[target])
 
 
+def _words(rule: str) -> list[str]:
+    """Split a rule, of any program, into words, its comments left out: these may say anything."""
+    try:
+        words = shlex.split(rule)
+    except ValueError:
+        words = rule.split()
+    return [word for before, word in zip(["", *words], words, strict=False) if before != "--comment"]
+
+
 def _only_loopback(words: list[str]) -> bool:
     for flag in ("-i", "-o"):
         if flag in words:
             at = words.index(flag)
-            if words[at + 1] == "lo" and (at == 0 or words[at - 1] != "!"):
+            if words[at + 1 : at + 2] == ["lo"] and (at == 0 or words[at - 1] != "!"):
                 return True
     return False
 
@@ -90,7 +106,7 @@ def remove(table: Table) -> list[str]:
         if names.is_ours(chain):
             continue
         for rule in rules:
-            target = _target(shlex.split(rule))
+            target = _target(_words(rule))
             if target is not None and names.is_ours(target):
                 lines.append(f"-D {chain} {rule}")
     return lines

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 
 from agent.dataplane.backend import Fault
-from agent.dataplane.iptables import names, script
+from agent.dataplane.iptables import names, render, script
 from agent.dataplane.iptables.desired import Changes
 from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.kube.model import Family
 
 Rules = tuple[str, ...]
+
+_MATCH_SET = re.compile(r"--match-set (\S+) ")
 
 
 class Chains:
@@ -40,7 +43,7 @@ class Chains:
         """Write chains, atomically for each family; return what could not be written.
 
         Chains given as None become garbage. When a family is refused, what the kernel does not take is found
-        by halves and left as it was, or empty where it is new, which allows nothing; the rest is written.
+        by halves and left as it was, or where it is new made so that it allows nothing; the rest is written.
         """
         wanted: dict[Family, dict[str, Rules]] = {}
         for family, changed in changes.items():
@@ -59,8 +62,10 @@ class Chains:
         for family, chains in wanted.items():
             if family not in failed:
                 self.whole[family].update(chains)
-            else:
+            elif failed[family].refused:
                 faults += self._write_by_halves(family, chains)
+            else:
+                faults.append(_table_fault(family, failed[family]))
         return faults
 
     def _write_by_halves(self, family: Family, chains: Mapping[str, Rules]) -> list[Fault]:
@@ -76,27 +81,77 @@ class Chains:
             error = self._one(family, script.lines(self.whole[family], dict(part)))
             if error is None:
                 self.whole[family].update(part)
-            elif len(part) == 1:
+            elif len(part) == 1 or not error.refused:
                 faults.append(_table_fault(family, error))
+                for chain, _ in part:
+                    self._stand_in(family, chain, chains)
             else:
                 middle = len(part) // 2
                 pending += [part[middle:], part[:middle]]
         return faults
+
+    def _stand_in(self, family: Family, chain: str, wanted: Mapping[str, Rules]) -> None:
+        """Close a chain that would let packets through when it is empty."""
+        forward = wanted.get(names.FORWARD, self.whole[family].get(names.FORWARD, ()))
+        rules = render.stand_in(chain, forward)
+        if rules and not self.whole[family][chain]:
+            lines = script.lines(self.whole[family], {chain: rules})
+            if self._one(family, lines) is None:
+                self.whole[family][chain] = rules
+
+    def let_go_of(self, sets: Set[str]) -> list[Fault]:
+        """Empty chains that nothing leads to, where they still refer to one of these sets."""
+        emptied: dict[Family, list[str]] = {
+            family: [
+                chain
+                for chain in chains
+                if any(name in sets for rule in self.whole[family].get(chain, ()) for name in sets_in(rule))
+            ]
+            for family, chains in self.garbage.items()
+        }
+        failed = self._restore({f: [f":{c} - [0:0]" for c in chains] for f, chains in emptied.items()})
+        for family in emptied.keys() - failed.keys():
+            self.whole[family].update(dict.fromkeys(emptied[family], ()))
+        return [_table_fault(family, error) for family, error in failed.items()]
 
     def run(self, lines: Mapping[Family, list[str]]) -> list[Fault]:
         """Run other restore lines; what they change in :attr:`whole` is the caller's to record."""
         return [_table_fault(family, error) for family, error in self._restore(lines).items()]
 
     def sweep(self) -> list[Fault]:
-        """Remove the garbage."""
-        doomed = {f: {c for c in chains if c in self.whole[f]} for f, chains in self.garbage.items()}
+        """Remove the garbage; what somebody else's rules lead to is emptied and stays for another time."""
+        doomed = {f: sorted(c for c in chains if c in self.whole[f]) for f, chains in self.garbage.items()}
         failed = self._restore({f: script.deletions(chains) for f, chains in doomed.items()})
+        faults = []
         for family, chains in doomed.items():
-            if family not in failed:
-                for chain in chains:
-                    del self.whole[family][chain]
-                self.garbage[family].clear()
-        return [_table_fault(family, error) for family, error in failed.items()]
+            kept: list[str] = []
+            if family in failed:
+                kept = self._sweep_by_halves(family, chains) if failed[family].refused else chains
+                reason = f"could not be removed: {', '.join(kept)}: {failed[family]}"
+                faults.append(
+                    Fault(f"IPv{int(family)} chains {reason}", "see whose rules lead to them", blocking=False)
+                )
+            for chain in set(chains) - set(kept):
+                del self.whole[family][chain]
+            self.garbage[family] = set(kept)
+        return faults
+
+    def _sweep_by_halves(self, family: Family, chains: list[str]) -> list[str]:
+        if self._one(family, [f":{chain} - [0:0]" for chain in chains]) is not None:
+            return chains
+        self.whole[family].update(dict.fromkeys(chains, ()))
+        kept: list[str] = []
+        pending = [chains]
+        while pending:
+            part = pending.pop()
+            if self._one(family, [f"-X {chain}" for chain in part]) is None:
+                continue
+            if len(part) == 1:
+                kept += part
+            else:
+                middle = len(part) // 2
+                pending += [part[middle:], part[:middle]]
+        return kept
 
     def _one(self, family: Family, lines: list[str]) -> TableError | None:
         return self._restore({family: lines}).get(family)
@@ -107,6 +162,11 @@ class Chains:
             return {}
         self.writes += len(todo)
         return self.tables.restore(todo)
+
+
+def sets_in(rule: str) -> list[str]:
+    """Return the names of the sets that a rule refers to."""
+    return _MATCH_SET.findall(rule)
 
 
 def _table_fault(family: Family, error: TableError) -> Fault:

@@ -27,8 +27,9 @@ NODES = "KUBE-NODES-"
 
 _OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
 _OUR_SET = re.compile(
-    r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|ISOLATED-(?:IN|E)GRESS-[46]|NODES-[46])(?:-[a-z0-9]{1,3})?"
+    r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|ISOLATED-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
 )
+"""With the suffixes of :func:`alternate` and, after it, of a set that is being grown."""
 
 COMMENT_MAX = 200
 """Bytes of a comment; iptables would cut at 255 without a word."""
@@ -83,6 +84,11 @@ def isolated_set(direction: Direction, family: Family) -> str:
     return f"KUBE-ISOLATED-{direction.upper()}-{int(family)}"
 
 
+def is_isolated_set(name: str) -> bool:
+    """Whether a set is one of isolated addresses, under its usual name or the alternate."""
+    return name.startswith("KUBE-ISOLATED-")
+
+
 def nodes_set(family: Family) -> str:
     return f"{NODES}{int(family)}"
 
@@ -97,6 +103,11 @@ def peer_set(set_id: SetId) -> str:
 def alternate(name: str) -> str:
     """Name the set that stands in for another while rules are switched from its old content to its new."""
     return f"{name}-s"
+
+
+def counterpart(name: str) -> str:
+    """Return the alternate of a usual name, and the usual name of an alternate."""
+    return name[:-2] if name.endswith("-s") else alternate(name)
 
 
 def shortened(key: Key, room: int) -> str:

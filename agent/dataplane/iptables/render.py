@@ -240,6 +240,19 @@ def _judging_chains(direction: Direction, family: Family, options: Options, upli
     }
 
 
+def stand_in(chain: str, forward: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return what a new top chain must hold when the kernel does not take its rules; None: nothing.
+
+    Empty, it would let through what it should judge. ``forward`` are the rules of FORWARD's chain: without
+    the guard against addresses that name no pod, all else still holds.
+    """
+    if chain in (names.FORWARD, names.BRIDGED):
+        return tuple(rule for rule in forward if names.BRIDGED not in rule)
+    if chain == names.DENY or chain in map(names.judge, Direction):
+        return ("-j DROP",)
+    return None
+
+
 def _deny(family: Family, options: Options) -> tuple[str, ...]:
     if not options.reject:
         return ("-j DROP",)

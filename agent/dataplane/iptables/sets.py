@@ -77,6 +77,10 @@ class Sets:
         self.sizes[name] = len(wanted)
         return []
 
+    def members(self, name: str) -> set[Member]:
+        """Read the members of a set; none when there is no such set. Raises SetError."""
+        return self._ipsets.members(name) if name in self.shapes else set()
+
     def change(self, changes: Mapping[str, tuple[Iterable[Member], Iterable[Member]]]) -> list[Fault]:
         """Add and remove members of live sets, additions first, each set growing when it has to."""
         faults: list[Fault] = []
@@ -115,7 +119,7 @@ class Sets:
                 self._ipsets.destroy(name)
             except SetError as error:
                 if not error.referenced:
-                    faults.append(error.fault())
+                    faults.append(error.fault()._replace(blocking=False))
                 continue
             self.garbage.discard(name)
             self.shapes.pop(name, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,12 +9,11 @@ from agent.dataplane.ipset import SetContent, SetShape
 from agent.dataplane.iptables import names
 from agent.dataplane.iptables.desired import Changes, Desired, Naming, Tree, merged
 from agent.dataplane.iptables.hazards import hazardous
+from agent.dataplane.iptables.kernel import sets_in
 from agent.dataplane.iptables.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, family_of
 from agent.policy.program import AddressPort, Delta, Member, Program, SetId, SetKind
-
-_MATCH_SET = re.compile(r"--match-set (\S+) ")
 
 Rules = tuple[str, ...]
 
@@ -196,7 +194,7 @@ class Planner:
             for table in chains.values()
             for rules in table.values()
             for rule in rules
-            for name in _MATCH_SET.findall(rule)
+            for name in sets_in(rule)
         }
         step = Step({family: {} for family in self.families})
         moving = self._compare_sets(program, content, referred, withheld, step)
@@ -208,7 +206,8 @@ class Planner:
             for chain, rules in table.items()
         )
         if (rechained and (moving or trees)) or _both_ways(moving):
-            step.live.clear()
+            for set_id in moving:
+                del step.live[self.naming.peer_set(set_id)]
             step.isolated.clear()
             self._switch(program, moving, trees, step)
             wanted = self.desired.full(program)

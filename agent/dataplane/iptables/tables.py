@@ -17,16 +17,24 @@ WAIT_SECONDS = 5
 
 COMMAND_SECONDS = 30
 
+_COMMENT_BYTES = "surrogateescape"
+"""Comments of other programs' rules hold any bytes; they are given back as they were."""
+
 _FAILED_LINE = re.compile(r"line:? (\d+)")
 
 
 class TableError(Exception):
-    """An iptables command failed. ``line`` is the text of the restore line it names, where it names one."""
+    """An iptables command failed.
 
-    def __init__(self, command: str, reason: str, line: str = "") -> None:
+    ``line`` is the text of the restore line it names, where it names one. ``refused``: what it was given was
+    not taken, so a part of that may do better; else the command did not get to work at all.
+    """
+
+    def __init__(self, command: str, reason: str, line: str = "", *, refused: bool = True) -> None:
         self.command = command
         self.reason = reason
         self.line = line
+        self.refused = refused
         at = f" at '{line}'" if line else ""
         super().__init__(f"{command} failed{at}: {reason}")
 
@@ -39,7 +47,8 @@ def parse(text: str) -> Table:
     """Parse the filter table out of what iptables-save prints."""
     chains: dict[str, list[str]] = {}
     inside = False
-    for line in text.splitlines():
+    # Not by splitlines(), which also splits at characters that a comment may hold.
+    for line in text.split("\n"):
         if line.startswith("*"):
             inside = line == "*filter"
         elif not inside:
@@ -78,7 +87,8 @@ class Tables:
             done = subprocess.run(
                 [command, "-t", "filter"],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors=_COMMENT_BYTES,
                 timeout=COMMAND_SECONDS,
                 check=False,
             )
@@ -105,11 +115,12 @@ class Tables:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
-                    text=True,
+                    encoding="utf-8",
+                    errors=_COMMENT_BYTES,
                 )
                 _feed(process, script(family_lines))
             except OSError as error:
-                failed[family] = TableError(command[0], str(error))
+                failed[family] = TableError(command[0], str(error), refused=False)
                 continue
             running[family] = (process, command[0])
         for family, (process, name) in running.items():
@@ -138,10 +149,13 @@ def _finish(process: subprocess.Popen[str], name: str, lines: list[str]) -> Tabl
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return TableError(name, f"no answer in {COMMAND_SECONDS} s; its outcome is unknown")
+        why = f"no answer in {COMMAND_SECONDS} s; its outcome is unknown"
+        return TableError(name, why, refused=False)
     if process.returncode == 0:
         return None
     reason = " ".join(line for line in stderr.splitlines() if line and not line.startswith("Try `")).strip()
+    if "xtables lock" in reason:
+        return TableError(name, reason, refused=False)
     found = _FAILED_LINE.search(stderr)
     number = int(found[1]) - 2 if found else -1
     text = lines[number] if 0 <= number < len(lines) else ""

@@ -1,0 +1,259 @@
+"""Chains as text: exact ports, one set in a rule, and the same text for the same program."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.dataplane.iptables import names, render
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.text import member_text, render_text
+from agent.kube.model import Direction, Family, Key, Network, Protocol
+from agent.policy.engine import Engine
+from agent.policy.program import (
+    AddressPort,
+    NetworkMember,
+    PodId,
+    PodProgram,
+    PolicyId,
+    PortRange,
+    RuleProgram,
+    SetId,
+    SetKind,
+)
+from tests.property import strategies
+from tests.property.strategies import HERE, Batch
+
+numbers = st.one_of(st.sampled_from((0, 1, 65534, 65535)), st.integers(0, 65535))
+ranges = st.builds(
+    lambda protocol, a, b: PortRange(protocol, min(a, b), max(a, b)),
+    st.sampled_from(list(Protocol)),
+    numbers,
+    numbers,
+)
+port_lists = st.lists(
+    st.one_of(ranges, st.builds(lambda p, n: PortRange(p, n, n), st.sampled_from(list(Protocol)), numbers)),
+    max_size=40,
+)
+
+MATCH = re.compile(r"-p (tcp|udp|sctp)(?: -m (?:\1 --dport|multiport --dports) (\S+))?")
+
+
+def matched(match: str) -> list[PortRange]:
+    """Read a match as iptables does."""
+    found = MATCH.fullmatch(match)
+    assert found, match
+    protocol = Protocol[found[1].upper()]
+    if found[2] is None:
+        return [PortRange(protocol, 0, 65535)]
+    result = []
+    for text in found[2].split(","):
+        first, _, last = text.partition(":")
+        result.append(PortRange(protocol, int(first), int(last or first)))
+    return result
+
+
+@given(port_lists)
+def test_the_matches_hold_exactly_the_ports(wanted: list[PortRange]) -> None:
+    found = [r for match in render.port_matches(wanted) for r in matched(match)]
+    edges = {(p, n) for p, a, b in wanted for n in (a - 1, a, b, b + 1) if 0 <= n <= 65535}
+    for protocol, number in edges:
+        assert any(p is protocol and a <= number <= b for p, a, b in wanted) == any(
+            p is protocol and a <= number <= b for p, a, b in found
+        )
+
+
+@given(port_lists)
+def test_a_multiport_match_has_at_most_fifteen_ports_a_range_counting_two(wanted: list[PortRange]) -> None:
+    for match in render.port_matches(wanted):
+        if "--dports" in match:
+            texts = match.split(" ")[-1].split(",")
+            assert sum(2 if ":" in text else 1 for text in texts) <= 15
+            assert len(texts) > 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "matches"),
+    [
+        ([], []),
+        ([PortRange(Protocol.TCP, 80, 80)], ["-p tcp -m tcp --dport 80"]),
+        ([PortRange(Protocol.UDP, 1, 65535)], ["-p udp -m udp --dport 1:65535"]),
+        ([PortRange(Protocol.SCTP, 0, 65535)], ["-p sctp"]),
+        (
+            [PortRange(Protocol.TCP, 80, 80), PortRange(Protocol.TCP, 90, 99), PortRange(Protocol.UDP, 5, 5)],
+            ["-p tcp -m multiport --dports 80,90:99", "-p udp -m udp --dport 5"],
+        ),
+    ],
+)
+def test_ports_are_written_as_iptables_prints_them(wanted: list[PortRange], matches: list[str]) -> None:
+    assert render.port_matches(wanted) == matches
+
+
+def test_fifteen_ports_are_one_match_and_sixteen_are_two() -> None:
+    ports = [PortRange(Protocol.TCP, n, n) for n in range(100, 116)]
+    assert len(render.port_matches(ports[:15])) == 1
+    assert len(render.port_matches(ports)) == 2
+    wide = [PortRange(Protocol.TCP, n, n + 5) for n in range(100, 170, 10)]
+    assert len(render.port_matches(wide)) == 1
+    assert len(render.port_matches([*wide, ports[0]])) == 1
+    assert len(render.port_matches([*wide, PortRange(Protocol.TCP, 7, 8)])) == 2
+
+
+POLICY = PolicyId(Direction.INGRESS, Key("ns", "p"))
+
+
+def set_ids(kind: SetKind, direction: Direction, count: int) -> tuple[SetId, ...]:
+    return tuple(SetId(kind, direction, Family.V4, f"{kind} {n}") for n in range(count))
+
+
+@st.composite
+def rule_programs(draw: st.DrawFn, direction: Direction, number: int) -> RuleProgram:
+    peers = draw(st.one_of(st.none(), st.integers(0, 3)))
+    counts = st.integers(0, 2)
+    any_port = draw(st.booleans())
+    ports = None if any_port else tuple(draw(st.lists(ranges, max_size=20)))
+    named = None if any_port else set_ids(SetKind.ADDRESS_PORTS, direction, draw(counts))
+    folded = set_ids(SetKind.ADDRESS_PORTS, direction, draw(counts))
+    found = None if peers is None else set_ids(SetKind.ADDRESSES, direction, peers)
+    return RuleProgram(number, found, ports, named, folded)
+
+
+@given(st.data(), st.sampled_from(list(Direction)))
+def test_a_rule_matches_one_set_at_most_and_says_whom_it_serves(
+    data: st.DataObject, direction: Direction
+) -> None:
+    policy = PolicyId(direction, Key("ns", "p"))
+    rules = [data.draw(rule_programs(direction, n)) for n in range(data.draw(st.integers(0, 3)))]
+    chains = render.policy_chains(policy, rules, names.peer_set)
+    assert names.policy_chain(policy) in chains
+    inner = chains.keys() - {names.policy_chain(policy)}
+    targets = set()
+    for chain in chains.values():
+        for rule in chain:
+            assert rule.count("--match-set") <= 1
+            assert re.search(rf'--comment "rule [0-2] {direction} of ns/p"', rule)
+            target = rule.split(" ")[-1]
+            assert target in inner or target == names.allow(direction)
+            targets.add(target)
+    assert inner <= targets
+
+
+def test_a_rule_that_matches_nothing_writes_no_rule() -> None:
+    nothing = [
+        RuleProgram(0, ()),
+        RuleProgram(1, None, (), ()),
+        RuleProgram(2, (), (PortRange(Protocol.TCP, 80, 80),), ()),
+        RuleProgram(3, set_ids(SetKind.ADDRESSES, Direction.INGRESS, 2), (), ()),
+    ]
+    assert render.policy_chains(POLICY, nothing, names.peer_set) == {names.policy_chain(POLICY): ()}
+
+
+def test_several_ports_and_several_peers_meet_in_a_chain_of_the_rule() -> None:
+    peers = set_ids(SetKind.ADDRESSES, Direction.INGRESS, 3)
+    ports = (PortRange(Protocol.TCP, 80, 80), PortRange(Protocol.UDP, 53, 53))
+    chains = render.policy_chains(POLICY, [RuleProgram(4, peers, ports, ())], names.peer_set)
+    inner = names.rule_chain(POLICY, 4)
+    assert len(chains[inner]) == 3
+    assert [rule.split(" ")[-2:] for rule in chains[names.policy_chain(POLICY)]] == [["-j", inner]] * 2
+
+
+def test_a_pod_without_an_address_of_a_family_has_no_chain_there() -> None:
+    pod = PodId(Direction.EGRESS, Key("ns", "a"))
+    program = PodProgram((b"\x0a\0\0\1",), (Key("ns", "p"),))
+    assert render.pod_chain(pod, program, Family.V6, Options()) == {}
+    (rules,) = render.pod_chain(pod, program, Family.V4, Options()).values()
+    assert rules[0].startswith("-d 10.0.0.1/32 ")
+    assert rules[-1].endswith(f"-g {names.DENY}")
+
+
+def tops(
+    options: Options, family: Family = Family.V4, guarded: bool = True, uplinks: tuple[str, ...] = ()
+) -> render.Chains:
+    return render.top_chains(family, options, names.isolated_set, guarded=guarded, uplinks=uplinks)
+
+
+COMBINATIONS = [
+    (Options(accept=accept, reject=reject, mark_egress=0x1, mark_ingress=0x80), family, guarded)
+    for accept, reject, guarded in itertools.product((False, True), repeat=3)
+    for family in Family
+]
+
+
+@pytest.mark.parametrize(("options", "family", "guarded"), COMBINATIONS)
+def test_the_top_chains_hold_for_every_combination_of_options(
+    options: Options, family: Family, guarded: bool
+) -> None:
+    chains = tops(options, family, guarded)
+    assert all(rule.count("--match-set") <= 1 for rules in chains.values() for rule in rules)
+    assert all(len(chain) <= 28 and names.is_ours(chain) for chain in chains)
+    # Replies leave first, but for what on a bridge names no pod.
+    leave = "ACCEPT" if options.accept else "RETURN"
+    established = f"-m conntrack --ctstate RELATED,ESTABLISHED -j {leave}"
+    assert chains[names.FORWARD].index(established) == (1 if guarded else 0)
+    assert chains[names.OUTPUT][0] == established
+    assert established not in chains[names.BRIDGED][:1] or not guarded
+    assert bool(chains[names.BRIDGED]) is guarded
+    # Egress is judged before ingress, each behind its own set.
+    judges = [r.split(" ")[-1] for r in chains[names.FORWARD] if "-j KUBE-NETPOL-" in r]
+    assert judges == [names.judge(Direction.EGRESS), names.judge(Direction.INGRESS)]
+    for rule in chains[names.OUTPUT][1:]:
+        assert "addrtype ! --src-type LOCAL" in rule
+    # Both marks are clear on entry and on leaving.
+    for direction in Direction:
+        judge = chains[names.judge(direction)]
+        assert judge[0] == judge[-1] == "-j MARK --set-xmark 0x0/0x81"
+        assert f"! --mark {options.mark(direction):#x}/{options.mark(direction):#x}" in judge[-2]
+    assert (chains[names.DENY] == ("-j DROP",)) is not options.reject
+    if options.reject:
+        assert chains[names.DENY][-1].startswith("-j REJECT")
+    accepts = [r for r in chains[names.FORWARD] if r.endswith("-j ACCEPT")]
+    assert bool(accepts) is options.accept
+
+
+def test_other_nodes_are_let_in_by_the_interfaces_that_lead_to_them_only() -> None:
+    chains = tops(Options(), uplinks=("eth1", "eth0"))
+    found = [r for rules in chains.values() for r in rules if names.nodes_set(Family.V4) in r]
+    assert [r.split(" ")[:2] for r in found] == [["-i", "eth0"], ["-i", "eth1"]]
+    assert all(r in chains[names.judge(Direction.INGRESS)] and r.endswith("-j RETURN") for r in found)
+
+
+def test_discovery_passes_a_bridge_before_anything_is_dropped() -> None:
+    rules = tops(Options(), Family.V6)[names.BRIDGED]
+    kinds = [re.search(r"--icmpv6-type (\d+)", rule) for rule in rules[:8]]
+    assert [int(k[1]) for k in kinds if k] == [133, 134, 135, 136, 130, 131, 132, 143]
+    assert all("--hl-eq 255" in rule for rule in rules[:4])
+    assert all(rule.endswith("-j DROP") for rule in rules[8:12])
+
+
+def test_what_stands_in_for_a_refused_top_chain_lets_nothing_unjudged_pass() -> None:
+    chains = tops(Options())
+    forward = chains[names.FORWARD]
+    for chain in (names.FORWARD, names.BRIDGED):
+        assert render.stand_in(chain, forward) == forward[1:]
+    for chain in (names.DENY, *map(names.judge, Direction)):
+        assert render.stand_in(chain, forward) == ("-j DROP",)
+    assert render.stand_in(names.allow(Direction.INGRESS), forward) is None
+    assert render.stand_in(names.policy_chain(POLICY), forward) is None
+
+
+def test_members_are_written_as_ipset_does() -> None:
+    address = b"\x0a\0\0\1"
+    assert member_text(address) == "10.0.0.1"
+    assert member_text(AddressPort(address, Protocol.SCTP, 80)) == "10.0.0.1,sctp:80"
+    assert member_text(NetworkMember(Network(address, 32), nomatch=True)) == "10.0.0.1/32 nomatch"
+
+
+@given(strategies.histories)
+def test_the_text_depends_on_the_objects_alone(history: list[Batch]) -> None:
+    one, other = Engine(HERE, linger=0), Engine(HERE, linger=0)
+    for batch in history:
+        one.apply(batch.events, 0.0)
+    for batch in history:
+        for event in batch.events:
+            other.apply([event], 0.0)
+    assert render_text(one.program, Options()) == render_text(other.program, Options())
+    assert render_text(one.program, Options()) == render_text(one.program, Options())
