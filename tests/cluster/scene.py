@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from agent.kube.model import Family, Protocol
+from agent.kube.model import Family
+from agent.kube.model import Protocol as Transport
 from tests.lab.client import Json
 from tests.lab.cluster import Cluster, Workspace
 from tests.lab.lab import Host, Lab
@@ -14,13 +15,19 @@ from tests.lab.place import LabError, Place
 from tests.lab.probe import Flow, Verdict
 
 
+class Addressed(Protocol):
+    """What has an address in each family: a place, or a Service."""
+
+    def address(self, family: Family) -> str: ...
+
+
 class Way(NamedTuple):
-    """A connection between two places, in both families."""
+    """A connection from a place, in both families."""
 
     source: Place
-    destination: Place
+    destination: Addressed
     port: int = 80
-    protocol: Protocol = Protocol.TCP
+    protocol: Transport = Transport.TCP
 
     def flow(self, family: Family) -> Flow:
         return Flow(self.source, self.destination.address(family), self.protocol, self.port)
@@ -33,7 +40,7 @@ class Scene:
         self.workspace = workspace
         self.near = near
         self.far = far
-        self._seen_open: set[Flow] = set()
+        self._seen_open: set[tuple[object, ...]] = set()
 
     @property
     def cluster(self) -> Cluster:
@@ -67,7 +74,7 @@ class Scene:
         """Check that these are open now, before any policy. Raises LabError."""
         flows = [way.flow(family) for way in ways for family in Family]
         self.lab.assert_open(flows)
-        self._seen_open.update(flows)
+        self._seen_open.update(map(_ends, flows))
 
     def expect(
         self, *, allowed: Sequence[Way] = (), denied: Sequence[Way] = (), timeout: float = 10.0
@@ -79,7 +86,9 @@ class Scene:
         for family in Family:
             expected = {way.flow(family): Verdict.ALLOWED for way in allowed}
             expected |= {way.flow(family): Verdict.DENIED for way in denied}
-            unseen = [str(f) for f, v in expected.items() if v is Verdict.DENIED and f not in self._seen_open]
+            unseen = [
+                str(f) for f, v in expected.items() if v is Verdict.DENIED and _ends(f) not in self._seen_open
+            ]
             if unseen:
                 raise LabError(f"never seen open, so a denial would show nothing: {unseen}")
             self.lab.flush_neighbours()
@@ -87,7 +96,12 @@ class Scene:
             self.cluster.settle()
             wrong = self.lab.check(expected)
             assert not wrong, "did not stay so: " + "; ".join(f"{f} is {v}" for f, v in wrong.items())
-            self._seen_open.update(f for f, v in expected.items() if v is Verdict.ALLOWED)
+            self._seen_open.update(_ends(f) for f, v in expected.items() if v is Verdict.ALLOWED)
+
+
+def _ends(flow: Flow) -> tuple[object, ...]:
+    """Return what a flow is on the wire: another pod with the same address has the same."""
+    return flow.source.address(Family.V4), *flow[1:]
 
 
 def pods(**labels: str) -> Json:

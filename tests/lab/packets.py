@@ -55,24 +55,42 @@ def udp(source: str, destination: str, port: int, payload: bytes, *, source_port
     return ip(source, destination, 17, header[:6] + struct.pack("!H", checksum) + payload)
 
 
-def tcp_syn(
-    source: str, destination: str, port: int, *, source_port: int = 9999, payload: bytes = b""
+def tcp(
+    source: str,
+    destination: str,
+    port: int,
+    *,
+    flags: int,
+    source_port: int = 9999,
+    payload: bytes = b"",
 ) -> bytes:
-    """Return a TCP SYN, its IP header included."""
-    header = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, 2, 65535, 0, 0)
+    """Return a TCP packet with these flags (RFC 9293, section 3.1), its IP header included."""
+    header = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, flags, 65535, 0, 0)
     checksum = _sum16(_pseudo(source, destination, 6, len(header) + len(payload)) + header + payload)
     header = header[:16] + struct.pack("!H", checksum) + header[18:]
     return ip(source, destination, 6, header + payload)
 
 
+def tcp_syn(
+    source: str, destination: str, port: int, *, source_port: int = 9999, payload: bytes = b""
+) -> bytes:
+    """Return a TCP SYN, its IP header included."""
+    return tcp(source, destination, port, flags=2, source_port=source_port, payload=payload)
+
+
+def icmp(source: str, destination: str, kind: int, code: int, body: bytes, *, hops: int = 64) -> bytes:
+    """Return an ICMP or ICMPv6 packet, its IP header included."""
+    message = struct.pack("!BBH", kind, code, 0) + body
+    v6 = ":" in source
+    pseudo = _pseudo(source, destination, 58, len(message)) if v6 else b""
+    message = message[:2] + struct.pack("!H", _sum16(pseudo + message)) + message[4:]
+    return ip(source, destination, 58 if v6 else 1, message, hops=hops)
+
+
 def echo_request(source: str, destination: str, payload: bytes, *, identifier: int = 1) -> bytes:
     """Return an ICMP or ICMPv6 echo request, its IP header included."""
-    if ":" not in source:
-        body = struct.pack("!BBHHH", 8, 0, 0, identifier, 1) + payload
-        return ip(source, destination, 1, body[:2] + struct.pack("!H", _sum16(body)) + body[4:])
-    body = struct.pack("!BBHHH", 128, 0, 0, identifier, 1) + payload
-    checksum = _sum16(_pseudo(source, destination, 58, len(body)) + body)
-    return ip(source, destination, 58, body[:2] + struct.pack("!H", checksum) + body[4:])
+    kind = 128 if ":" in source else 8
+    return icmp(source, destination, kind, 0, struct.pack("!HH", identifier, 1) + payload)
 
 
 def frame(source: str, destination: str, packet: bytes, *, vlans: tuple[int, ...] = ()) -> bytes:
@@ -111,7 +129,7 @@ def send_ip(place: Place, packet: bytes, *, mark: int = 0) -> None:
 
 
 class Sniffer:
-    """Counts the frames that arrive at a pod's eth0 and hold a tag anywhere in them."""
+    """Counts the frames that arrive at eth0 of a place and hold a tag anywhere in them."""
 
     def __init__(self, sock: socket.socket, tag: bytes) -> None:
         self._sock = sock
@@ -129,9 +147,9 @@ class Sniffer:
 
 
 @contextlib.contextmanager
-def sniff(pod: Pod, tag: bytes) -> Iterator[Sniffer]:
-    """Watch what arrives at a pod, whether or not its own stack would take it."""
-    with pod.netns.entered():
+def sniff(place: Place, tag: bytes) -> Iterator[Sniffer]:
+    """Watch what arrives at a pod, or at a node's uplink, whether or not its own stack would take it."""
+    with place.netns.entered():
         sock = socket.socket(
             socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL)
         )

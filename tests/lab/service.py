@@ -67,14 +67,37 @@ class Service:
                 f"-A {endpoint} -s {address} -j KUBE-MARK-MASQ",
                 f"-A {endpoint} -p {protocol} -m {protocol} -j DNAT --to-destination {to}",
             ]
-        match = f"-d {self.address(family)} -p {protocol} -m {protocol} --dport {self.port}"
-        jumps.append(f"-A KUBE-SERVICES {match} -j {chain}")
+        jumps.append(f"-A {self._portal(family)}")
         return "\n".join(["*nat", *lines, *jumps, "COMMIT", ""])
+
+    def _portal(self, family: Family) -> str:
+        protocol = self.protocol.name.lower()
+        match = f"-d {self.address(family)} -p {protocol} -m {protocol} --dport {self.port}"
+        return f"KUBE-SERVICES {match} -j KUBE-SVC-{self.number}"
+
+    def removal(self, family: Family) -> str:
+        """Return what takes :meth:`rules` away, as iptables-restore reads it."""
+        endpoints = [f"KUBE-SEP-{self.number}-{index}" for index in range(len(self.endpoints))]
+        chains = [f"KUBE-SVC-{self.number}", *endpoints]
+        lines = [f"-D {self._portal(family)}", *(f"-F {c}" for c in chains), *(f"-X {c}" for c in chains)]
+        return "\n".join(["*nat", *lines, "COMMIT", ""])
 
 
 def install_kube_proxy(node: Node, services: Sequence[Service] = ()) -> None:
     """Give a node kube-proxy's rules, in its own iptables mode and both families. Once per node."""
     for family in Family:
         node.iptables_restore(family, _NAT)
-        for service in services:
-            node.iptables_restore(family, service.rules(family))
+    for service in services:
+        add_service(node, service)
+
+
+def add_service(node: Node, service: Service) -> None:
+    """Add a Service to a node that has kube-proxy's rules."""
+    for family in Family:
+        node.iptables_restore(family, service.rules(family))
+
+
+def remove_service(node: Node, service: Service) -> None:
+    """Remove a Service from a node."""
+    for family in Family:
+        node.iptables_restore(family, service.removal(family))
