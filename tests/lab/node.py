@@ -135,6 +135,7 @@ class Node:
         )
         if self.layout is Layout.ROUTED:
             return
+        _load_bridge_filter()
         self.netns.ip(
             f"link add cni0 address {mac_of(self.gateway4)} type bridge",
             "link set cni0 up",
@@ -270,3 +271,18 @@ class Node:
                 env={**os.environ, **self.netns.environment, **(environment or {})},
                 start_new_session=True,
             )
+
+
+def _load_bridge_filter() -> None:
+    """Have iptables see bridged packets where that part of the kernel is a module not yet loaded.
+
+    Loading it makes it work in every namespace; the host's own is set to go on without, as it was.
+    """
+    switches = [Path(f"/proc/sys/net/bridge/bridge-nf-call-{tool}") for tool in ("iptables", "ip6tables")]
+    if switches[0].exists():
+        return
+    done = subprocess.run(["modprobe", "br_netfilter"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LabError(f"iptables cannot see bridged packets here: {done.stderr.strip()}")
+    for switch in switches:
+        switch.write_text("0")
