@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+# Asks rich for colour also where output is no terminal; tests look at what is printed without it.
+os.environ.pop("FORCE_COLOR", None)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(

@@ -37,7 +37,9 @@ def test_everything_is_there(snapshot: StatusSnapshot) -> None:
     assert "sysctl -w net.ipv6.conf.all.forwarding=1" in text
 
 
-def test_no_colour_but_on_a_terminal(snapshot: StatusSnapshot) -> None:
+def test_no_colour_but_on_a_terminal(snapshot: StatusSnapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[" not in shown(snapshot)
     assert "\x1b[" in shown(snapshot, force_terminal=True)
 
