@@ -353,6 +353,7 @@ class Agent:
             caches=self._states(),
             applied=self._applied,
             faults=self._faults(),
+            threads=self._source.threads(),
         )
 
     def status(self) -> StatusSnapshot:

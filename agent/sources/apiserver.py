@@ -66,6 +66,9 @@ class ApiSource:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._connection.reset()
 
+    def threads(self) -> Mapping[str, bool]:
+        return {thread.name: thread.is_alive() for thread in self._threads}
+
     def states(self) -> Mapping[Kind, SyncState]:
         if not self._reflectors:
             return {kind: SyncState(False, 0, 0.0, 0.0, "not started") for kind in self._kinds}

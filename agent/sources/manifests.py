@@ -79,6 +79,10 @@ class ManifestSource:
         if self._thread is not None:
             self._thread.join(2.0)
 
+    def threads(self) -> Mapping[str, bool]:
+        thread = self._thread
+        return {} if thread is None else {thread.name: thread.is_alive()}
+
     def states(self) -> Mapping[Kind, SyncState]:
         return dict(self._states)
 
