@@ -1,4 +1,4 @@
-"""The networks of nodes, which may reach every pod when the setting says so."""
+"""The networks of other nodes, which may reach every pod when the setting says so."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from agent.kube.model import Network, Node
 
 
 class Bypass:
-    """Keeps the networks of all nodes.
+    """Keeps the networks of all nodes but this one, whose traffic with its pods is never policed anyway.
 
-    Handles: a node added, changed and deleted, known or not; nodes that share an address.
+    The network address of this node's own pods leads to the bridge that they are on: were it among these,
+    pods there could claim any node's address. Handles: a node added, changed and deleted, known or not;
+    nodes that share an address.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own: str) -> None:
+        self._own = own
         self._nodes: dict[str, frozenset[Network]] = {}
         self._users: Counter[Network] = Counter()
         self.networks: frozenset[Network] = frozenset()
@@ -21,6 +24,8 @@ class Bypass:
 
     def set_node(self, name: str, node: Node | None) -> None:
         """Take a node (None: it is gone)."""
+        if name == self._own:
+            return
         old = self._nodes.pop(name, frozenset())
         new = frozenset[Network]()
         if node is not None:

@@ -63,7 +63,7 @@ class Engine:
     """
 
     def __init__(self, node: str, *, linger: float = 60.0, allow_nodes: bool = False) -> None:
-        self._bypass = Bypass()
+        self._bypass = Bypass(node)
         self.program = Program(bypass=self._bypass.networks)
         self._allow_nodes = allow_nodes
         self._namespaces: dict[str, Namespace] = {}

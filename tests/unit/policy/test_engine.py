@@ -292,6 +292,14 @@ def test_nodes_bypass_only_when_the_setting_says_so() -> None:
     assert engine.apply([Delete(Kind.NODE, Key("", "there"))], 0).bypass
 
 
+def test_this_nodes_own_networks_bypass_nothing() -> None:
+    """They lead to its pods, which would then count as coming from where other nodes are."""
+    engine = Engine("here", allow_nodes=True)
+    own = Node("here", (address("192.168.0.1"),), (network("10.0.4.0/24"),))
+    assert not engine.apply(upsert(own), 0)
+    assert not engine.program.bypass
+
+
 def test_views_tell_counts_local_pods_and_sync(engine: Engine) -> None:
     engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1"), pod("far", "10.0.9.1", node="there")), 0)
     assert (engine.pods, engine.policies, engine.namespaces) == (2, 1, 0)
