@@ -112,7 +112,7 @@ class World:
         ]
 
     def bypasses(self, address: bytes) -> bool:
-        """Whether an address is another node's; what this one sends its pods is not judged in the first place."""
+        """Whether an address is another node's; what this one sends its pods is not judged anyway."""
         for node in self.nodes.values():
             if node.name == HERE:
                 continue
