@@ -10,7 +10,9 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from random import Random
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -48,7 +50,7 @@ LONG_PORT = "abcdefghijklm-n"
 
 _NAMESPACES = ("red", "blue", LONG_NAMESPACE)
 _NAMES = ("a", "b", "c", LONG_NAME)
-_LABEL_KEYS = ("app", "app", "tier", LONG_KEY)
+_LABEL_KEYS = ("app", "app", "app", "tier", LONG_KEY)
 _LABEL_VALUES = ("a", "a", "b", "b", "", LONG_VALUE)
 _PORT_NAMES = ("http", "dns", LONG_PORT)
 _NUMBERS = (1, 53, 80, 81, 82, 8080, 65534, 65535)
@@ -66,6 +68,9 @@ class RandomCluster:
 
     def __repr__(self) -> str:
         return f"RandomCluster({len(self.pods)} pods, {len(self.policies)} policies)"
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        printer.text(repr(self))
 
     def disagreement(self, packet: Packet, what: str) -> str:
         """Return a counter-example for people: what, the manifests, and what to do with them."""
@@ -96,19 +101,26 @@ class RandomCluster:
 
         Many are sampled, the same for the same cluster.
         """
-        pairs: dict[bool, list[tuple[bytes, bytes]]] = {True: [], False: []}
+        between_pods: list[tuple[bytes, bytes]] = []
+        to_and_fro: list[tuple[bytes, bytes]] = []
+        open_to_all: list[tuple[bytes, bytes]] = []
         for pool in _by_family(self._addresses()):
-            for source in pool:
-                for destination in pool:
-                    if not self._pod_addresses.isdisjoint((source, destination)):
-                        judged = source in self._isolated[0] or destination in self._isolated[1]
-                        pairs[judged].append((source, destination))
+            for pair in product(pool, pool):
+                source, destination = pair
+                if self._pod_addresses.isdisjoint(pair):
+                    continue
+                if source not in self._isolated[0] and destination not in self._isolated[1]:
+                    open_to_all.append(pair)
+                elif self._pod_addresses.issuperset(pair):
+                    between_pods.append(pair)
+                else:
+                    to_and_fro.append(pair)
         services = self._services()
-        for judged, share in ((True, at_most * 5 // 6), (False, at_most // 6)):
-            total = len(pairs[judged]) * len(services)
-            for index in range(total) if total <= share else Random(0).sample(range(total), share):
-                pair, service = divmod(index, len(services))
-                yield Packet(*pairs[judged][pair], *services[service])
+        for pairs, share in ((between_pods, 2), (to_and_fro, 3), (open_to_all, 6)):
+            count, total = at_most // share, len(pairs) * len(services)
+            for index in range(total) if total <= count else Random(0).sample(range(total), count):
+                number, service = divmod(index, len(services))
+                yield Packet(*pairs[number], *services[service])
 
     @cached_property
     def _pod_addresses(self) -> frozenset[bytes]:
@@ -182,14 +194,18 @@ _selectors = st.one_of(
     _requirements.map(lambda one: Selector((one,))),
     st.frozensets(_requirements, min_size=2, max_size=3).map(lambda found: Selector(tuple(sorted(found)))),
 )
-_targets = st.one_of(st.just(Selector()), _selectors)
+_APP_A = Requirement("app", Operator.IN, ("a",))
+_targets = st.one_of(st.sampled_from((Selector(), Selector(), Selector((_APP_A,)))), _selectors)
 _namespace_selectors = st.one_of(
     _targets,
     st.sampled_from(_NAMESPACES).map(
         lambda name: Selector((Requirement(METADATA_NAME, Operator.IN, (name,)),))
     ),
 )
-_labels = st.dictionaries(st.sampled_from(_LABEL_KEYS), st.sampled_from(_LABEL_VALUES), max_size=2)
+_labels = st.one_of(
+    st.sampled_from(({}, {"app": "a"}, {"app": "b"}, {"app": "a", "tier": "a"}, {"app": "a", "tier": "b"})),
+    st.dictionaries(st.sampled_from(_LABEL_KEYS), st.sampled_from(_LABEL_VALUES), max_size=3),
+)
 
 _POOLS = (
     (*ADDRESSES_4, *(ipaddress.ip_address(f"10.0.0.{last}").packed for last in (3, 4, 127, 128))),
@@ -258,11 +274,14 @@ _peer_lists = st.one_of(
     st.lists(st.builds(Peer, _none, _none, _blocks()), min_size=2, max_size=3).map(tuple),
 )
 _rules = st.builds(Rule, _peer_lists, _port_lists)
-_named_ports = st.lists(
-    st.builds(NamedPort, st.sampled_from(_PORT_NAMES), _protocols, st.sampled_from(_NUMBERS)),
-    max_size=3,
-    unique_by=lambda port: (port.name, port.protocol),
-).map(tuple)
+_named_port = st.builds(NamedPort, st.sampled_from(_PORT_NAMES), _protocols, st.sampled_from(_NUMBERS))
+_named_ports = st.one_of(
+    st.lists(_named_port, max_size=3, unique_by=lambda port: (port.name, port.protocol)).map(tuple),
+    # One name for two protocols, and not the same number.
+    st.sampled_from(_PORT_NAMES).map(
+        lambda name: (NamedPort(name, Protocol.UDP, 53), NamedPort(name, Protocol.TCP, 80))
+    ),
+)
 _rarely = st.sampled_from((False,) * 9 + (True,))
 _uids = st.sampled_from(("", "1", "2"))
 
@@ -286,24 +305,32 @@ def _pods(draw: st.DrawFn, key: Key) -> Pod:
     )
 
 
-_ALL_KEYS = [Key(namespace, name) for namespace in _NAMESPACES for name in _NAMES]
-_keys = st.lists(st.sampled_from(_ALL_KEYS), unique=True, min_size=2, max_size=6)
+def _keys(namespaces: Sequence[str], at_least: int) -> st.SearchStrategy[list[Key]]:
+    return st.lists(
+        st.builds(Key, st.sampled_from(namespaces), st.sampled_from(_NAMES)),
+        unique=True,
+        min_size=at_least,
+        max_size=6,
+    )
 
 
 @st.composite
 def clusters(draw: st.DrawFn, *, from_files: bool = False) -> RandomCluster:
     """Return clusters as an API server may tell them; ``from_files`` only what manifests can say."""
-    pods = [draw(_pods(key)) for key in draw(_keys)]
+    homes = draw(st.sampled_from((_NAMESPACES[:2], _NAMESPACES[:2], _NAMESPACES[:1], _NAMESPACES[1:])))
+    pods = [draw(_pods(key)) for key in draw(_keys(homes, 3))]
     rules = st.sampled_from(draw(st.lists(_rules, min_size=1, max_size=4)))
     sides = st.one_of(
-        _none, st.just(()), rules.map(lambda one: (one,)), st.lists(rules, min_size=2, max_size=3).map(tuple)
+        st.sampled_from((None, None, ())),
+        rules.map(lambda one: (one,)),
+        rules.map(lambda one: (one,)),
+        st.lists(rules, min_size=2, max_size=3).map(tuple),
     )
     specs = st.sampled_from(
         [(draw(_targets), draw(sides), draw(sides)) for _ in range(draw(st.integers(1, 3)))]
     )
     policies = []
-    homes = [key for key in _ALL_KEYS if any(pod.namespace == key.namespace for pod in pods)]
-    for key in draw(st.lists(st.sampled_from(homes), unique=True, min_size=1, max_size=5)):
+    for key in draw(_keys(homes, 2)):
         selector, ingress, egress = draw(specs)
         if ingress is None and egress is None:
             ingress = ()
