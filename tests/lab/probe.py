@@ -62,15 +62,20 @@ class Verdict(enum.StrEnum):
 
 
 class Flow(NamedTuple):
-    """A connection to try: from a place to an address (as text) and port."""
+    """A connection to try: from a place to an address (as text) and port.
+
+    ``own`` is the address it comes from, where the place has several; "" leaves that to the place's routes.
+    """
 
     source: Place
     address: str
     protocol: Protocol
     port: int
+    own: str = ""
 
     def __str__(self) -> str:
-        return f"{self.source.name} → {self.protocol.name.lower()} {self.address} {self.port}"
+        own = f" {self.own}" if self.own else ""
+        return f"{self.source.name}{own} → {self.protocol.name.lower()} {self.address} {self.port}"
 
 
 def _family(address: str) -> socket.AddressFamily:
@@ -206,7 +211,8 @@ class Prober:
 
 
 class _Batch:
-    """Flows in flight. A flow's number is its index; TCP and UDP have a socket each, SCTP one per source."""
+    """Flows in flight. A flow's number is its index; TCP and UDP have a socket each, SCTP one per source
+    and address it comes from."""
 
     def __init__(self, flows: Sequence[Flow], ports: _Ports) -> None:
         self.flows = flows
@@ -214,7 +220,7 @@ class _Batch:
         self._ports = ports
         self._epoll = select.epoll()
         self._sockets: dict[int, tuple[socket.socket, int]] = {}
-        self._raw: dict[tuple[int, int], socket.socket] = {}
+        self._raw: dict[tuple[int, int, str], socket.socket] = {}
         self._inits: dict[tuple[int, int], int] = {}
 
     @property
@@ -239,14 +245,14 @@ class _Batch:
     def _open(self, index: int) -> None:
         flow = self.flows[index]
         family = _family(flow.address)
-        name = flow.source.address(Family.V4)
+        name = flow.own or flow.source.address(Family.V4)
         if flow.protocol is Protocol.SCTP:
             self._send_init(index, family, self._ports.take(name, flow.protocol))
             return
         kind = socket.SOCK_STREAM if flow.protocol is Protocol.TCP else socket.SOCK_DGRAM
         sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
         self._sockets[sock.fileno()] = sock, index
-        self._bind(sock, name, flow.protocol)
+        self._bind(sock, flow, name)
         if flow.protocol is Protocol.TCP:
             # Closing with a reset leaves no TIME_WAIT here nor in connection tracking.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -261,10 +267,10 @@ class _Batch:
         else:
             self._epoll.register(sock.fileno(), select.EPOLLOUT)
 
-    def _bind(self, sock: socket.socket, source: str, protocol: Protocol) -> None:
+    def _bind(self, sock: socket.socket, flow: Flow, source: str) -> None:
         while True:
             try:
-                sock.bind(("", self._ports.take(source, protocol)))
+                sock.bind((flow.own, self._ports.take(source, flow.protocol)))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
@@ -273,7 +279,7 @@ class _Batch:
 
     def _send_init(self, index: int, family: socket.AddressFamily, port: int) -> None:
         flow = self.flows[index]
-        key = flow.source.netns.fd, int(family)
+        key = flow.source.netns.fd, int(family), flow.own
         sock = self._raw.get(key)
         if sock is None:
             sock = self._raw[key] = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, sctp.NUMBER)
@@ -282,6 +288,8 @@ class _Batch:
                 sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+            if flow.own:
+                sock.bind((flow.own, 0))
             self._epoll.register(sock.fileno(), select.EPOLLIN)
         self._inits[sock.fileno(), port] = index
         packet = sctp.Packet(port, flow.port, 0, sctp.INIT, tag=(index + 1) << 16 | port)

@@ -1,8 +1,9 @@
 """The process that answers in every pod: TCP and UDP echo, and SCTP's INIT ACK, on many ports at once.
 
 A socket belongs to the namespace that its creator was in, so one thread with one epoll serves all
-pods. Commands come as JSON lines on standard input, one answer line each on standard output; the
-end of the input ends the process, so it never outlives a lab.
+pods. An answer comes from the address that was asked, also where a place has several. Commands come as
+JSON lines on standard input, one answer line each on standard output; the end of the input ends the
+process, so it never outlives a lab.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import select
 import socket
 import sys
@@ -22,6 +24,12 @@ from tests.lab.netns import SO_RCVBUFFORCE
 
 BACKLOG = 4096
 BUFFER = 4 << 20
+IP_PKTINFO = 8
+"""With a packet, the address it was sent to (ip(7)); Python's socket module does not name it."""
+ADDRESS_ROOM = 64
+
+Control = tuple[int, int, bytes]
+"""A control message: level, kind and data."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -102,14 +110,15 @@ class Responder:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         sock.bind(("::", port))
 
         def answer() -> None:
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    data, peer = sock.recvfrom(65536)
+                    data, asked, _, peer = sock.recvmsg(65536, ADDRESS_ROOM)
                     with contextlib.suppress(OSError):
-                        sock.sendto(data + b" " + name, peer)
+                        sock.sendmsg([data, b" ", name], _from(asked), 0, peer)
 
         self._watch(owner, sock, answer)
 
@@ -121,6 +130,10 @@ class Responder:
         for family in (socket.AF_INET, socket.AF_INET6):
             sock = socket.socket(family, socket.SOCK_RAW, sctp.NUMBER)
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+            if family is socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             self._watch(owner, sock, lambda s=sock: _init_ack(s, ports))  # type: ignore[misc]
 
     def step(self, timeout: float) -> bool:
@@ -136,10 +149,23 @@ class Responder:
         return bool(ready)
 
 
+def _from(asked: list[Control]) -> list[Control]:
+    """Turn what came with a packet into what an answer needs to come from the address it was sent to."""
+    answer: list[Control] = []
+    for level, kind, data in asked:
+        if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+            link = data[16:] if data[:2] == b"\xfe\x80" else bytes(4)
+            answer.append((level, kind, data[:16] + link))
+        elif level == socket.IPPROTO_IP and kind == IP_PKTINFO:
+            # struct in_pktinfo: interface, source of an answer, destination of the packet.
+            answer.append((level, kind, bytes(4) + data[8:12] + bytes(4)))
+    return answer
+
+
 def _init_ack(sock: socket.socket, ports: set[int]) -> None:
     while True:
         try:
-            data, peer = sock.recvfrom(65536)
+            data, asked, _, peer = sock.recvmsg(65536, ADDRESS_ROOM)
         except BlockingIOError:
             return
         packet = sctp.decode(sctp.without_ip_header(data, v4=sock.family == socket.AF_INET))
@@ -148,7 +174,7 @@ def _init_ack(sock: socket.socket, ports: set[int]) -> None:
         chunk = sctp.INIT_ACK if packet.destination in ports else sctp.ABORT
         reply = sctp.Packet(packet.destination, packet.source, packet.tag, chunk, tag=packet.tag ^ 0xFFFF)
         with contextlib.suppress(OSError):
-            sock.sendto(reply.encode(), (peer[0], 0))
+            sock.sendmsg([reply.encode()], _from(asked), 0, (peer[0], 0))
 
 
 def _obey(responder: Responder, command: dict[str, Any]) -> dict[str, str]:
@@ -168,6 +194,8 @@ def _obey(responder: Responder, command: dict[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     """Serve until standard input ends."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     responder = Responder()
     responder.epoll.register(0, select.EPOLLIN)
     pending = b""
