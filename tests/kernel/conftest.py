@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from agent.dataplane.mode import MODES
+from tests.kernel import kernel_state
 from tests.lab.netns import Netns
 
 
@@ -28,3 +31,18 @@ def netns() -> Iterator[Netns]:
             yield namespace
     finally:
         namespace.close()
+
+
+@pytest.fixture
+def lock_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A lock file for legacy iptables of the test's own: its namespace is no other's either."""
+    path = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(path))
+    return path
+
+
+@pytest.fixture(params=MODES)
+def node(request: pytest.FixtureRequest, netns: Netns, lock_file: Path) -> kernel_state.TwoPods:
+    """A node in each mode, with a backend that has programmed it."""
+    del netns, lock_file
+    return kernel_state.TwoPods(request.param)

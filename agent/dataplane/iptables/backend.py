@@ -185,25 +185,30 @@ class IptablesBackend:
         taken = step.fresh.keys() & self._sets.shapes.keys()
         if taken:
             faults += self._chains.let_go_of(taken)
+        unmade: set[str] = set()
         for name, (shape, members) in step.fresh.items():
             if names.is_isolated_set(name):
                 wanted = members | self._still_closed(name)
             else:
                 wanted = _without(members, held_back)
-            faults += self._sets.create(name, shape, wanted)
+            failed = self._sets.create(name, shape, wanted)
+            if failed:
+                faults += failed
+                unmade.add(name)
+        chains = self._chains.without(step.chains, unmade) if unmade else step.chains
         self._change(
             {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}, faults
         )
         entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
-        unreached, reached = self._staged(step.chains)
+        unreached, reached = self._staged(chains)
         if any(entering.values()) and any(reached.values()):
             faults += self._chains.write(unreached)
             self._change(entering, faults)
             faults += self._chains.write(reached)
         else:
-            faults += self._chains.write(step.chains)
+            faults += self._chains.write(chains)
             self._change(entering, faults)
-        if step.released and (any(entering.values()) or any(step.chains.values())):
+        if step.released and (any(entering.values()) or any(chains.values())):
             # What came in between, while the former owner's rules still held, is forgotten as well.
             faults += self._forget(step.released)
         self._change(

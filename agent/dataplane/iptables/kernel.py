@@ -13,6 +13,7 @@ from agent.kube.model import Family
 
 Rules = tuple[str, ...]
 
+_COMMENT = re.compile(r'--comment "([^"]*)"')
 _MATCH_SET = re.compile(r"--match-set (\S+) ")
 
 
@@ -74,17 +75,18 @@ class Chains:
         if error is not None:
             return [_table_fault(family, error)]
         self.whole[family].update(dict.fromkeys(missing, ()))
-        faults = []
+        faults: list[Fault] = []
         pending = [list(chains.items())]
         while pending:
             part = pending.pop()
             error = self._one(family, script.lines(self.whole[family], dict(part)))
             if error is None:
                 self.whole[family].update(part)
-            elif len(part) == 1 or not error.refused:
-                faults.append(_table_fault(family, error))
-                for chain, _ in part:
-                    self._stand_in(family, chain, chains)
+            elif not error.refused:
+                return [*faults, _table_fault(family, error)]
+            elif len(part) == 1:
+                faults.append(_table_fault(family, error, dict(part)))
+                self._stand_in(family, part[0][0], chains)
             else:
                 middle = len(part) // 2
                 pending += [part[middle:], part[:middle]]
@@ -98,6 +100,22 @@ class Chains:
             lines = script.lines(self.whole[family], {chain: rules})
             if self._one(family, lines) is None:
                 self.whole[family][chain] = rules
+
+    def without(self, changes: Changes, unmade: Set[str]) -> Changes:
+        """Return changes that refer to none of these sets, under whose names somebody else's may be.
+
+        A chain that would keeps what it holds, or holds nothing where it is new, which allows nothing.
+        """
+        kept: Changes = {}
+        for family, chains in changes.items():
+            held = self.whole[family]
+            kept[family] = {
+                chain: held.get(chain, ())
+                if any(name in unmade for rule in rules or () for name in sets_in(rule))
+                else rules
+                for chain, rules in chains.items()
+            }
+        return kept
 
     def let_go_of(self, sets: Set[str]) -> list[Fault]:
         """Empty chains that nothing leads to, where they still refer to one of these sets."""
@@ -169,9 +187,17 @@ def sets_in(rule: str) -> list[str]:
     return _MATCH_SET.findall(rule)
 
 
-def _table_fault(family: Family, error: TableError) -> Fault:
+def _about(rules: Rules) -> str:
+    """Return what the comments of a chain's rules say first."""
+    return next(
+        (found[1] for found in map(_COMMENT.search, rules) if found), "no pod or policy in particular"
+    )
+
+
+def _table_fault(family: Family, error: TableError, chains: Mapping[str, Rules] | None = None) -> Fault:
+    concerned = "".join(f" of {chain} ({_about(rules)})" for chain, rules in [*(chains or {}).items()][:3])
     return Fault(
-        f"IPv{int(family)} rules: {error}",
+        f"IPv{int(family)} rules{concerned}: {error}",
         "the agent tries again by itself; if it stays, look at what the kernel lacks for this rule "
         "(its modules: xt_set, xt_multiport, xt_conntrack, xt_mark, xt_comment, xt_physdev, xt_addrtype)",
     )

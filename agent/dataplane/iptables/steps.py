@@ -133,7 +133,7 @@ class Planner:
             elif not after:
                 step.dropped.add(name)
             else:
-                step.live[name] = Gains(after - before, before - after)
+                _around(name, Gains(after - before, before - after), step)
             self._nodes[family] = after
 
     def _switch(self, program: Program, sets: Iterable[SetId], trees: Iterable[Tree], step: Step) -> None:
@@ -242,8 +242,7 @@ class Planner:
             if nodes:
                 name = names.nodes_set(family)
                 gains = _compared(name, networks_shape(family, len(nodes)), nodes, content, referred, step)
-                if gains:
-                    step.live[name] = gains
+                _around(name, gains, step)
         return moving
 
     def _compare_isolated(
@@ -260,6 +259,14 @@ class Planner:
                     trees.add((direction, family))
                     step.isolated[name] = gains
         return trees
+
+
+def _around(name: str, gains: Gains, step: Step) -> None:
+    """Change a set of nodes around all else: a node is no pod here, so one direction alone judges it."""
+    if gains.added:
+        step.unseen[name] = Gains(gains.added)
+    if gains.removed:
+        step.live[name] = Gains(removed=gains.removed)
 
 
 def _compared(

@@ -1,0 +1,290 @@
+"""A small cluster for the backend, and what of it is in the kernel."""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+from collections.abc import Iterable
+from random import Random
+
+from agent.dataplane.ipset import IpSets
+from agent.dataplane.iptables import hooks, names
+from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.tables import Table, Tables
+from agent.dataplane.mode import Mode
+from agent.kube.events import Delete, Event, Upsert
+from agent.kube.model import (
+    Direction,
+    Family,
+    IPBlock,
+    Key,
+    Kind,
+    NamedPort,
+    Namespace,
+    Network,
+    NetworkPolicy,
+    Node,
+    Operator,
+    Peer,
+    Pod,
+    Port,
+    Protocol,
+    Requirement,
+    Rule,
+    Selector,
+)
+from agent.policy.engine import Engine
+from agent.policy.program import Member, PolicyId, Program, SetKind
+
+HERE = "here"
+FAMILIES = (Family.V4, Family.V6)
+
+
+def packed(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
+
+
+def network(text: str) -> Network:
+    found = ipaddress.ip_network(text)
+    return Network(found.network_address.packed, found.prefixlen)
+
+
+def block(cidr: str, *excepts: str) -> Peer:
+    return Peer(block=IPBlock(network(cidr), tuple(map(network, excepts))))
+
+
+def labelled(**labels: str) -> Selector:
+    return Selector(tuple(Requirement(k, Operator.IN, (v,)) for k, v in sorted(labels.items())))
+
+
+def pods_of(**labels: str) -> Peer:
+    return Peer(pod_selector=labelled(**labels))
+
+
+def namespaces_of(**labels: str) -> Peer:
+    return Peer(namespace_selector=labelled(**labels))
+
+
+def pod(
+    name: str,
+    number: int,
+    *,
+    namespace: str = "default",
+    node: str = HERE,
+    ports: Iterable[NamedPort] = (),
+    families: Iterable[Family] = FAMILIES,
+    **labels: str,
+) -> Upsert:
+    """Return a pod with the addresses 10.x.y.z and fd00::x:y of the given families."""
+    addresses = {
+        Family.V4: packed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"),
+        Family.V6: packed(f"fd00::{number >> 16:x}:{number & 0xFFFF:x}"),
+    }
+    found = Pod(
+        namespace,
+        name,
+        uid=f"{namespace}/{name}",
+        labels=labels,
+        node=node,
+        addresses=tuple(addresses[family] for family in families),
+        ports=tuple(ports),
+    )
+    return Upsert(Kind.POD, found)
+
+
+def namespace(name: str, **labels: str) -> Upsert:
+    return Upsert(Kind.NAMESPACE, Namespace(name, labels))
+
+
+def policy(
+    name: str,
+    *,
+    selector: Selector = Selector(),  # noqa: B008
+    ingress: Iterable[Rule] | None = None,
+    egress: Iterable[Rule] | None = None,
+    namespace: str = "default",
+) -> Upsert:
+    directions = [None if rules is None else tuple(rules) for rules in (ingress, egress)]
+    return Upsert(Kind.POLICY, NetworkPolicy(namespace, name, selector, *directions))
+
+
+def gone(event: Upsert) -> Delete:
+    return Delete(event.kind, event.object.key)
+
+
+MANY_PORTS = tuple(Port(Protocol.TCP, number) for number in range(1000, 1060, 2))
+HTTP = NamedPort("http", Protocol.TCP, 80)
+LONG = "n" * 63
+
+
+def every_rule_form() -> list[Event]:
+    """Return a cluster in which every form of rule that can be rendered is."""
+    tcp, udp, sctp = Protocol
+    ports = (Port(tcp, 80), Port(tcp, 1, 65535), Port(udp, 0, 65535), Port(udp, 53), Port(sctp, 5, 9))
+    peers = (pods_of(app="a"), namespaces_of(team="x"), block("10.0.0.0/8", "10.1.0.0/16"))
+    return [
+        namespace("default", team="x"),
+        namespace(LONG, team="y"),
+        pod("a", 1, app="a", ports=[HTTP]),
+        pod("b", 2, app="b", ports=[HTTP, NamedPort("dns", Protocol.UDP, 5353)]),
+        pod("v4-only", 3, app="c", families=[Family.V4]),
+        pod("v6-only", 4, app="c", families=[Family.V6]),
+        pod("p" * 253, 5, namespace=LONG, app="a"),
+        pod("remote", 6, node="there", app="a", ports=[HTTP]),
+        *(pod(f"many-{n}", 20 + 7 * n, app="many") for n in range(30)),
+        policy("any", ingress=[Rule()], egress=[Rule()]),
+        policy("deny", selector=labelled(app="b"), ingress=[], egress=[]),
+        policy("ports", ingress=[Rule((), ports), Rule((), (Port(sctp),)), Rule((), MANY_PORTS)]),
+        policy("peers", ingress=[Rule(peers, ()), Rule(peers, ports), Rule(peers[:1], MANY_PORTS)]),
+        policy("out", egress=[Rule(peers, ()), Rule(peers, ports), Rule((), (Port(tcp, "http"), *ports))]),
+        policy("named", ingress=[Rule((), (Port(tcp, "http"),)), Rule(peers, (Port(tcp, "http"), *ports))]),
+        policy("folded", egress=[Rule(peers, (Port(tcp, "http"), Port(udp, "dns"), Port(tcp, 8080)))]),
+        policy("world", egress=[Rule((block("0.0.0.0/0", "10.0.0.0/8"),)), Rule((block("::/0"),))]),
+        policy("union", ingress=[Rule((block("10.0.0.0/8", "10.1.0.0/16"), block("10.1.2.0/24")))]),
+        policy("halves", ingress=[Rule((block("::/0", "fd00::/8", "8000::/1"), block("0.0.0.0/0")))]),
+        policy(
+            "nobody", ingress=[Rule((pods_of(app="none"),)), Rule((Peer(),)), Rule((), (Port(tcp, "no"),))]
+        ),
+        policy("l" * 253, namespace=LONG, ingress=[Rule(peers, ports)], egress=[Rule(peers, ports)]),
+        Upsert(
+            Kind.NODE, Node("there", (packed("192.0.2.7"), packed("2001:db8::7")), (network("10.9.0.0/24"),))
+        ),
+    ]
+
+
+def random_events(random: Random) -> list[Event]:
+    """Return one to three changes of a small cluster: objects that come, change and go."""
+    return [_random_event(random) for _ in range(random.randint(1, 3))]
+
+
+def _random_event(random: Random) -> Event:
+    choice = random.random()
+    labels = {"app": random.choice("abc"), "tier": random.choice("xy")}
+    if choice < 0.4:
+        number = random.randint(1, 24)
+        ports = random.sample([HTTP, NamedPort("dns", Protocol.UDP, 53)], random.randint(0, 2))
+        found = pod(
+            f"pod-{random.randint(1, 20)}",
+            number,
+            namespace=random.choice(("red", "blue")),
+            node=random.choice((HERE, HERE, "there")),
+            ports=ports,
+            families=random.choice((FAMILIES, FAMILIES, FAMILIES[:1], FAMILIES[1:])),
+            **labels,
+        )
+    elif choice < 0.5:
+        found = namespace(random.choice(("red", "blue")), **labels)
+    elif choice < 0.55:
+        addresses = (packed(f"192.0.2.{random.randint(1, 3)}"), packed("2001:db8::1"))
+        found = Upsert(Kind.NODE, Node(random.choice(("n1", "n2")), addresses[: random.randint(0, 2)]))
+    else:
+        rules = [[_random_rule(random) for _ in range(random.randint(0, 3))] for _ in range(2)]
+        found = policy(
+            f"policy-{random.randint(1, 6)}",
+            namespace=random.choice(("red", "blue")),
+            selector=random.choice((Selector(), labelled(app=random.choice("abc")))),
+            ingress=rules[0] if random.random() < 0.7 else None,
+            egress=rules[1] if random.random() < 0.6 else None,
+        )
+    return gone(found) if random.random() < 0.3 else found
+
+
+def _random_rule(random: Random) -> Rule:
+    peers = [
+        pods_of(app=random.choice("abc")),
+        namespaces_of(tier=random.choice("xy")),
+        Peer(labelled(tier="x"), Selector()),
+        block("10.0.0.0/24", "10.0.0.0/28"),
+        block("fd00::/64"),
+    ]
+    ports = [
+        Port(Protocol.TCP, "http"),
+        Port(Protocol.UDP, "dns"),
+        Port(Protocol.TCP, 80),
+        Port(Protocol.UDP, 1000, 2000),
+        Port(Protocol.SCTP),
+    ]
+    return Rule(
+        tuple(random.sample(peers, random.randint(0, 2))), tuple(random.sample(ports, random.randint(0, 2)))
+    )
+
+
+def make_backend(mode: Mode, options: Options | None = None) -> IptablesBackend:
+    return IptablesBackend(mode, FAMILIES, options or Options())
+
+
+def our_chains(mode: Mode) -> dict[Family, Table]:
+    """Read our chains, and the built-in ones that lead to them."""
+    return {
+        family: {c: rules for c, rules in Tables(mode).read(family).items() if names.is_ours(c)}
+        for family in FAMILIES
+    }
+
+
+def our_sets() -> dict[str, set[Member]]:
+    with IpSets() as ipsets:
+        found = ipsets.read(names.SET_PREFIX)
+    return {name: content.members for name, content in found.items() if names.is_our_set(name)}
+
+
+def assert_hooked(mode: Mode) -> None:
+    for family in FAMILIES:
+        assert hooks.misplaced(Tables(mode).read(family)) == {}
+
+
+def iptables(mode: Mode, family: Family, *arguments: str) -> str:
+    """Run iptables in a mode."""
+    command = "iptables" if family is Family.V4 else "ip6tables"
+    done = subprocess.run([f"{command}-{mode}", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (arguments, done.stderr)
+    return done.stdout
+
+
+class TwoPods:
+    """A node with a policy for each of two pods, and a backend that has programmed it."""
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+        self.engine = Engine(HERE)
+        self.clock = 0.0
+        self.backend = IptablesBackend(mode, FAMILIES, Options(), lambda: self.clock)
+        self.engine.apply(
+            [
+                namespace("default"),
+                pod("a", 1, app="a"),
+                pod("b", 2, app="b"),
+                policy("a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),))]),
+                policy("b", selector=labelled(app="b"), ingress=[Rule((pods_of(app="a"),))], egress=[]),
+            ],
+            0.0,
+        )
+        report = self.backend.sync(self.program)
+        assert report.faults == ()
+        self.whole = our_chains(mode), our_sets()
+
+    @property
+    def program(self) -> Program:
+        return self.engine.program
+
+    def chain(self, name: str, direction: Direction = Direction.INGRESS) -> str:
+        return names.policy_chain(PolicyId(direction, Key("default", name)))
+
+    def peers(self, app: str) -> str:
+        """Return the name of the IPv4 set of pods with a label."""
+        return next(
+            names.peer_set(s)
+            for s in self.program.sets
+            if s.kind is SetKind.ADDRESSES and s.family is Family.V4 and f"app={app}" in s.meaning
+        )
+
+    def assert_repaired(self, told: str) -> None:
+        found = self.backend.drift(self.program)
+        assert any(told in difference for difference in found), found
+        report = self.backend.sync(self.program)
+        assert report.faults == ()
+        assert not report.pending
+        self.backend.tidy(self.program)
+        assert self.backend.drift(self.program) == []
+        assert (our_chains(self.mode), our_sets()) == self.whole
+        assert_hooked(self.mode)

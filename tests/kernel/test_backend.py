@@ -1,0 +1,240 @@
+"""The iptables backend on the real kernel: what it writes is what it meant, whatever way led there."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from agent.dataplane.iptables import names
+from agent.dataplane.iptables.desired import Desired, Naming
+from agent.dataplane.iptables.leftovers import remove, remove_sets
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.legacy import table_names
+from agent.dataplane.mode import MODES, Mode
+from agent.kube.events import Upsert
+from agent.kube.model import Direction, Family
+from agent.policy.engine import Engine
+from agent.policy.program import Program
+from tests.kernel.kernel_state import (
+    FAMILIES,
+    HERE,
+    assert_hooked,
+    every_rule_form,
+    gone,
+    iptables,
+    make_backend,
+    our_chains,
+    our_sets,
+    random_events,
+)
+from tests.lab.netns import Netns
+
+pytestmark = pytest.mark.usefixtures("netns", "lock_file")
+EACH_MODE = pytest.mark.parametrize("mode", MODES)
+OPTIONS = [
+    Options(),
+    Options(accept=True, reject=True, mark_egress=0x1, mark_ingress=0x80000000),
+]
+
+
+def assert_holds(program: Program, mode: Mode, options: Options | None = None) -> None:
+    """Check that a backend that was never told anything finds nothing to do."""
+    backend = make_backend(mode, options)
+    report = backend.sync(program)
+    assert report.faults == ()
+    assert report.writes == 0
+    assert not backend.untidy()
+    assert backend.drift(program) == []
+    backend.close()
+
+
+@EACH_MODE
+@pytest.mark.parametrize("options", OPTIONS)
+def test_what_the_kernel_prints_is_what_was_rendered_for_every_form_of_rule(
+    mode: Mode, options: Options
+) -> None:
+    engine = Engine(HERE, allow_nodes=True)
+    engine.apply(every_rule_form(), 0.0)
+    backend = make_backend(mode, options)
+    report = backend.sync(engine.program)
+    assert report.faults == ()
+    assert report.writes > 0
+    assert backend.drift(engine.program) == []
+    desired = Desired(FAMILIES, options, Naming())
+    assert our_chains(mode) == desired.full(engine.program)
+    assert_hooked(mode)
+    assert backend.sync(engine.program).writes == 0
+    assert_holds(engine.program, mode, options)
+    adopted = make_backend(mode, options).adopt()
+    for direction in Direction:
+        isolated = set().union(*(engine.program.isolated(direction, family) for family in FAMILIES))
+        assert adopted[direction] == isolated
+
+
+@EACH_MODE
+@pytest.mark.parametrize("seed", range(3))
+def test_any_sequence_of_changes_leaves_what_a_fresh_start_on_the_last_would(mode: Mode, seed: int) -> None:
+    random = Random(seed)
+    engine = Engine(HERE, allow_nodes=True)
+    backend = make_backend(mode)
+    backend.sync(engine.program)
+    empty = our_chains(mode), our_sets()
+    now = 0.0
+    told: list[Upsert] = []
+    for _ in range(50):
+        now += random.choice((0.0, 1.0, 61.0))
+        events = random_events(random)
+        told += [event for event in events if isinstance(event, Upsert)]
+        report = backend.apply(engine.program, engine.apply(events, now))
+        assert report.faults == ()
+        if random.random() < 0.2:
+            assert backend.tidy(engine.program).faults == ()
+            assert not backend.untidy()
+    assert backend.tidy(engine.program).faults == ()
+    assert not backend.untidy()
+    assert backend.drift(engine.program) == []
+    grown = our_chains(mode), our_sets()
+    other = Netns("fresh")
+    with other.entered():
+        fresh = make_backend(mode)
+        fresh.sync(engine.program)
+        assert (our_chains(mode), our_sets()) == grown
+        fresh.close()
+    other.close()
+    assert_holds(engine.program, mode)
+
+    backend.apply(engine.program, engine.apply([gone(event) for event in told], now))
+    backend.apply(engine.program, engine.apply([], now + 100))
+    backend.tidy(engine.program)
+    assert (our_chains(mode), our_sets()) == empty
+    assert not backend.untidy()
+
+
+STRANGERS = "\n".join(
+    [
+        "*filter",
+        ":KUBE-FORWARD - [0:0]",
+        ":MINE - [0:0]",
+        "-A FORWARD -j KUBE-FORWARD",
+        "-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT",
+        "-A MINE -m set --match-set KUBE-SRC-ABCDEFGHIJKLMNOP src -j DROP",
+        "COMMIT\n",
+    ]
+)
+
+
+@EACH_MODE
+def test_cleanup_leaves_nothing_of_ours_and_everything_of_others(mode: Mode, netns: Netns) -> None:
+    netns.run(["ipset", "restore"], stdin="create KUBE-SRC-ABCDEFGHIJKLMNOP hash:ip\ncreate KUBE-X hash:ip\n")
+    netns.run([f"iptables-{mode}-restore", "--noflush"], stdin=STRANGERS)
+    before = {family: iptables(mode, family, "-S") for family in FAMILIES}
+    sets = netns.run(["ipset", "list", "-n"])
+    engine = Engine(HERE, allow_nodes=True)
+    engine.apply(every_rule_form(), 0.0)
+    backend = make_backend(mode)
+    backend.sync(engine.program)
+    backend.close()
+    for each in MODES:
+        assert remove(each, FAMILIES) == []
+    assert remove_sets() == []
+    assert our_chains(mode) == {family: {} for family in FAMILIES}
+    assert our_sets() == {}
+    assert {family: iptables(mode, family, "-S") for family in FAMILIES} == before
+    assert netns.run(["ipset", "list", "-n"]) == sets
+
+
+@EACH_MODE
+def test_what_an_earlier_run_left_in_the_other_mode_goes_once_the_chosen_one_holds(mode: Mode) -> None:
+    other: Mode = "legacy" if mode == "nft" else "nft"
+    engine = Engine(HERE)
+    engine.apply(every_rule_form(), 0.0)
+    first = make_backend(other)
+    first.sync(engine.program)
+    first.close()
+    backend = make_backend(mode)
+    assert backend.sync(engine.program).faults == ()
+    assert our_chains(other) == {family: {} for family in FAMILIES}
+    assert our_chains(mode) == Desired(FAMILIES, Options(), Naming()).full(engine.program)
+    assert backend.drift(engine.program) == []
+    assert_holds(engine.program, mode)
+
+
+def test_looking_at_what_is_left_in_legacy_mode_makes_no_legacy_table() -> None:
+    backend = make_backend("nft")
+    assert backend.sync(Engine(HERE).program).faults == ()
+    assert remove("legacy", FAMILIES) == []
+    for family in Family:
+        assert table_names(family) == ()
+
+
+@EACH_MODE
+def test_nothing_is_written_where_kube_router_writes(mode: Mode, netns: Netns) -> None:
+    rules = [
+        "*filter",
+        ":KUBE-ROUTER-FORWARD - [0:0]",
+        ":KUBE-POD-FW-ABCDEFGHIJKLMNOP - [0:0]",
+        "-A FORWARD -j KUBE-ROUTER-FORWARD",
+        "-A KUBE-ROUTER-FORWARD -j KUBE-POD-FW-ABCDEFGHIJKLMNOP",
+        "COMMIT\n",
+    ]
+    netns.run([f"iptables-{mode}-restore", "--noflush"], stdin="\n".join(rules))
+    engine = Engine(HERE)
+    engine.apply(every_rule_form(), 0.0)
+    backend = make_backend(mode)
+    report = backend.sync(engine.program)
+    assert report.refused
+    assert report.pending
+    assert report.writes == 0
+    assert [fault.blocking for fault in report.faults] == [True]
+    assert our_chains(mode) == {family: {} for family in FAMILIES}
+    assert our_sets() == {}
+    iptables(mode, Family.V4, "-F")
+    iptables(mode, Family.V4, "-X")
+    report = backend.sync(engine.program)
+    assert not report.refused
+    assert report.faults == ()
+    assert_holds(engine.program, mode)
+
+
+@EACH_MODE
+def test_kube_router_that_comes_later_is_told_as_drift_and_stops_the_writing(
+    mode: Mode, netns: Netns
+) -> None:
+    backend = make_backend(mode)
+    program = Engine(HERE).program
+    backend.sync(program)
+    rules = (
+        "*filter\n:KUBE-POD-FW-ABCDEFGHIJKLMNOP - [0:0]\n-A OUTPUT -j KUBE-POD-FW-ABCDEFGHIJKLMNOP\nCOMMIT\n"
+    )
+    netns.run([f"iptables-{mode}-restore", "--noflush"], stdin=rules)
+    assert any("kube-router" in difference for difference in backend.drift(program))
+    assert backend.sync(program).refused
+
+
+@EACH_MODE
+def test_bytes_in_comments_of_others_disturb_nothing(mode: Mode, netns: Netns) -> None:
+    for comment in (b"\xff\xfe", "\u2028\x1c".encode(), b"quote \" and ' and \\", b"-j ACCEPT", b"a\nb"):
+        arguments = [
+            b"iptables-" + mode.encode(),
+            b"-A",
+            b"FORWARD",
+            b"-m",
+            b"comment",
+            b"--comment",
+            comment,
+        ]
+        netns.run([a.decode(errors="surrogateescape") for a in [*arguments, b"-j", b"DROP"]])
+    program = Engine(HERE).program
+    assert_holds_after_sync(program, mode)
+
+
+def assert_holds_after_sync(program: Program, mode: Mode) -> None:
+    backend = make_backend(mode)
+    assert backend.sync(program).faults == ()
+    assert backend.drift(program) == []
+    assert all(
+        chain in our_chains(mode)[family] for family in FAMILIES for chain in (names.FORWARD, names.DENY)
+    )
+    backend.close()
+    assert_holds(program, mode)

@@ -1,0 +1,128 @@
+"""The iptables backend when somebody interferes, and when the kernel does not take what it is given."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from agent.dataplane.iptables import hooks, names
+from agent.dataplane.mode import MODES
+from agent.kube.model import Direction, Family, Key
+from agent.policy.program import PodId
+from tests.kernel.kernel_state import (
+    FAMILIES,
+    TwoPods,
+    iptables,
+    our_chains,
+    our_sets,
+)
+from tests.lab.netns import Netns
+
+pytestmark = pytest.mark.usefixtures("netns", "lock_file")
+EACH_MODE = pytest.mark.parametrize("mode", MODES)
+
+
+# Drift
+
+
+def test_a_deleted_rule_is_told_and_put_back(node: TwoPods) -> None:
+    iptables(node.mode, Family.V6, "-D", node.chain("a"), "1")
+    node.assert_repaired(f"IPv6: chain {node.chain('a')} is not as it was left")
+
+
+def test_an_inserted_rule_is_told_and_taken_out(node: TwoPods) -> None:
+    iptables(node.mode, Family.V4, "-I", node.chain("a"), "-j", "ACCEPT")
+    node.assert_repaired(f"IPv4: chain {node.chain('a')} is not as it was left")
+
+
+def test_a_flushed_and_a_missing_chain_are_put_back(node: TwoPods) -> None:
+    pod_chain = names.pod_chain(PodId(Direction.INGRESS, Key("default", "a")))
+    iptables(node.mode, Family.V4, "-F", pod_chain)
+    iptables(node.mode, Family.V4, "-F", node.chain("a"))
+    iptables(node.mode, Family.V4, "-X", node.chain("a"))
+    assert f"IPv4: chain {node.chain('a')} is gone" in node.backend.drift(node.program)
+    node.assert_repaired(f"IPv4: chain {pod_chain} is not as it was left")
+
+
+def test_everything_flushed_is_put_back(node: TwoPods) -> None:
+    for family in FAMILIES:
+        iptables(node.mode, family, "-F")
+        iptables(node.mode, family, "-X")
+    node.assert_repaired("FORWARD: its rule is missing")
+
+
+def test_a_chain_of_ours_that_nobody_asked_for_is_removed(node: TwoPods) -> None:
+    stranger = "KUBE-POD-FW-" + "a" * 16
+    iptables(node.mode, Family.V4, "-N", stranger)
+    node.assert_repaired(f"chain {stranger}")
+
+
+def test_members_taken_from_sets_are_put_back(node: TwoPods, netns: Netns) -> None:
+    netns.run(["ipset", "del", node.peers("b"), "10.0.0.2"])
+    node.assert_repaired(f"set {node.peers('b')} has 0 members, not 1")
+    netns.run(["ipset", "flush", names.isolated_set(Direction.INGRESS, Family.V4)])
+    node.assert_repaired("has 0 members, not 2")
+    netns.run(["ipset", "add", node.peers("a"), "10.9.9.9"])
+    node.assert_repaired("has 2 members, not 1")
+
+
+def test_a_set_that_is_gone_and_all_sets_gone_are_made_again(node: TwoPods, netns: Netns) -> None:
+    iptables(node.mode, Family.V4, "-F", node.chain("a"))
+    netns.run(["ipset", "destroy", node.peers("b")])
+    node.assert_repaired(f"set {node.peers('b')} is gone")
+    for family in FAMILIES:
+        iptables(node.mode, family, "-F")
+        iptables(node.mode, family, "-X")
+    netns.run(["ipset", "destroy"])
+    node.assert_repaired("is gone")
+
+
+def test_a_set_that_has_another_type_is_made_anew(node: TwoPods, netns: Netns) -> None:
+    iptables(node.mode, Family.V4, "-F", node.chain("a"))
+    netns.run(["ipset", "destroy", node.peers("b")])
+    netns.run(["ipset", "create", node.peers("b"), "hash:net"])
+    report = node.backend.sync(node.program)
+    assert report.faults == ()
+    assert (our_chains(node.mode), our_sets()) == node.whole
+
+
+# Hooks
+
+
+@pytest.mark.parametrize("chain", list(hooks.HOOKS))
+def test_a_hook_that_is_missing_or_displaced_is_put_in_front(node: TwoPods, chain: str) -> None:
+    iptables(node.mode, Family.V4, "-F", chain)
+    node.assert_repaired(f"{chain}: its rule is missing")
+    iptables(node.mode, Family.V6, "-I", chain, "-s", "fd00::/8", "-j", "ACCEPT")
+    node.assert_repaired("could let packets pass")
+    first = iptables(node.mode, Family.V6, "-S", chain, "1")
+    assert hooks.HOOKS[chain] in first
+
+
+def test_a_hook_behind_what_can_only_drop_keeps_its_place(node: TwoPods) -> None:
+    iptables(node.mode, Family.V4, "-I", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+    assert node.backend.drift(node.program) == []
+    assert node.backend.sync(node.program).writes == 0
+    assert "INVALID" in iptables(node.mode, Family.V4, "-S", "FORWARD", "1")
+
+
+def test_a_fight_for_the_first_place_is_told_and_not_fought_ever_faster(node: TwoPods) -> None:
+    put_back: list[int] = []
+    for second in range(100):
+        node.clock += 1.0
+        if "netpol" not in iptables(node.mode, Family.V4, "-S", "FORWARD", "1"):
+            pass
+        else:
+            iptables(node.mode, Family.V4, "-D", "FORWARD", "-j", "ACCEPT") if put_back else None
+            iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
+        if node.backend.drift(node.program):
+            report = node.backend.sync(node.program)
+            assert not report.pending
+            put_back.append(second)
+    pauses = [b - a for a, b in itertools.pairwise(put_back)]
+    assert pauses == sorted(pauses)
+    assert pauses[:6] == [1, 1, 2, 4, 8, 16]
+    (fault,) = report.faults
+    assert "keeps displacing" in fault.what
+    assert not fault.blocking
