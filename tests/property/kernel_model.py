@@ -19,7 +19,7 @@ from pyroute2.netlink.nfnetlink import ipset as uapi
 
 from agent.dataplane.ipset import SetChange, SetContent, SetError, SetHeader, SetShape
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import hooks
+from agent.dataplane.iptables import hooks, leftovers, nft
 from agent.dataplane.iptables import steps as steps_module
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
@@ -30,6 +30,7 @@ from agent.policy.program import AddressPort, Member, NetworkMember
 _MATCH_SET = re.compile(r"--match-set (\S+) ")
 _UPLINK = "uplink0"
 _DROPPED, _ACCEPTED = False, True
+_MULTIPORT_SLOTS = 15
 
 
 class Packet(NamedTuple):
@@ -69,15 +70,18 @@ class Kernel:
 
     def passes(self, packet: Packet) -> bool:
         """Whether FORWARD lets a packet pass; its policy accepts."""
+        return self.judge(packet, 0)[0]
+
+    def judge(self, packet: Packet, mark: int) -> tuple[bool, int]:
+        """Return whether FORWARD lets a packet with a mark pass, and its mark then."""
         chains = self.tables[family_of(packet.source)]
-        mark = 0
         stack: list[tuple[str, int]] = []
         chain, at = "FORWARD", 0
         while True:
             rules = chains[chain]
             if at == len(rules):
                 if not stack:
-                    return _ACCEPTED
+                    return _ACCEPTED, mark
                 chain, at = stack.pop()
                 continue
             rule = _compiled(rules[at])
@@ -88,9 +92,9 @@ class Kernel:
                 value, mask = rule.set_mark
                 mark = mark & ~mask ^ value
             elif rule.target == "DROP":
-                return _DROPPED
+                return _DROPPED, mark
             elif rule.target == "ACCEPT":
-                return _ACCEPTED
+                return _ACCEPTED, mark
             elif rule.target == "RETURN":
                 at = len(rules)
             else:
@@ -173,6 +177,8 @@ def _match(word: str, value: str, words: list[str]) -> Match:
         return lambda _, __, mark: mark & masked == wanted
     if word in ("--dport", "--dports"):
         ranges = [_range(text) for text in value.split(",")]
+        if sum(1 if first == last else 2 for first, last in ranges) > _MULTIPORT_SLOTS:
+            raise ValueError(f"too many ports in one match: {value}")
         return lambda _, packet, __: any(a <= packet.port <= b for a, b in ranges)
     if word == "-i":
         # Every packet comes from an uplink: what the source address is, then decides alone.
@@ -300,6 +306,9 @@ class ModelIpSets:
                 self.kernel.changed()
         return missing
 
+    def members(self, name: str) -> set[Member]:
+        return set(self.kernel.sets[name][1])
+
     def _has(self, name: str) -> bool:
         return name in self.kernel.sets
 
@@ -325,7 +334,9 @@ def make_backend(
     patch.setattr(backend_module, "forget", forget)
     patch.setattr(backend_module, "uplinks", uplinks)
     patch.setattr(steps_module, "uplinks", uplinks)
-    patch.setattr(backend_module.leftovers, "remove", lambda *_: [])
+    patch.setattr(backend_module, "NetlinkSocket", lambda: None)
+    patch.setattr(nft, "generation", lambda _: 0)
+    patch.setattr(leftovers, "remove", lambda *_: [])
     return IptablesBackend("nft", tuple(Family), options or Options())
 
 
