@@ -1,0 +1,294 @@
+"""The stage of these tests: one lab whose objects are swapped from test to test, and the agent's own
+engine and backend on its first node.
+
+The cast, each answering on :data:`TCP`, :data:`UDP` and :data:`SCTP`: pods ``s``, ``t``, ``a`` and ``b``
+of namespace x and ``c`` of namespace y on the policed node ``near``; ``f`` (x) and ``g`` (y) on ``far``,
+where nothing is policed; a host ``out``. A pod's label ``pod`` is its name, a namespace's ``team`` its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from agent.dataplane.backend import Report
+from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.options import Options
+from agent.kube import model
+from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
+from agent.kube.model import Family, Kind, NamedPort, Object, Protocol
+from agent.policy.engine import Engine
+from tests.lab import packets
+from tests.lab.lab import Lab
+from tests.lab.node import Layout, Mode, Node, Pod
+from tests.lab.place import LabError, Place
+from tests.lab.probe import Flow, Verdict
+from tests.lab.service import Service, install_kube_proxy
+
+TCP = (1, 80, 81, 7999, 8000, 8001, 8009, 8010, 8011, 65535)
+UDP = (53, 80)
+SCTP = (9, 80)
+NEAR, FAR = ("s", "t", "a", "b", "c"), ("f", "g")
+NAMESPACE = {"s": "x", "t": "x", "a": "x", "b": "x", "c": "y", "f": "x", "g": "y"}
+
+SERVICE_PORT = 1000
+SERVED = {"s": 1, "t": 2}
+"""Each of these pods is the only endpoint of a Service of this number: TCP 1000 to its port 80."""
+
+TIMES = 5
+"""How often each hand-made packet is sent."""
+
+_KINDS: dict[type, Kind] = {
+    model.Pod: Kind.POD,
+    model.Namespace: Kind.NAMESPACE,
+    model.NetworkPolicy: Kind.POLICY,
+    model.Node: Kind.NODE,
+}
+_serial = itertools.cycle(range(20000, 60000))
+
+
+def serial() -> int:
+    """Return a number not given for long: a source port or identifier that no connection has."""
+    return next(_serial)
+
+
+def packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+class Stage:
+    """A lab of one layout and mode, and what is programmed on its node ``near``."""
+
+    def __init__(self, layout: Layout, mode: Mode) -> None:
+        self.layout, self.mode = layout, mode
+        self.lab = Lab()
+        self.near: Node = self.lab.node("near", layout, mode)
+        self.far: Node = self.lab.node("far", layout, mode)
+        self.out = self.lab.host("out")
+        nodes = (*((name, self.near) for name in NEAR), *((name, self.far) for name in FAR))
+        self.pods: dict[str, Pod] = {name: self.lab.pod(node, name) for name, node in nodes}
+        self.places: dict[str, Place] = {
+            **self.pods,
+            "near": self.near,
+            "far": self.far,
+            "out": self.out,
+        }
+        for place in self.places.values():
+            self.lab.serve(place, tcp=TCP, udp=UDP, sctp=SCTP)
+        self.services = {
+            name: Service(number, Protocol.TCP, SERVICE_PORT, 80, (self.pods[name],))
+            for name, number in SERVED.items()
+        }
+        install_kube_proxy(self.near, list(self.services.values()))
+        for family in Family:  # it would drop what these tests want to see judged
+            invalid = ("-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+            self.near.iptables(family, "-D", "KUBE-FORWARD", *invalid)
+        self.options = Options()
+        self.now = 0.0
+        self.engine = Engine("near", linger=0)
+        self.backend: IptablesBackend | None = None
+        self._open: set[Flow] = set()
+
+    def close(self) -> None:
+        if self.backend is not None:
+            self.backend.close()
+        self.lab.close()
+
+    # What the agent is told
+
+    def pod(
+        self,
+        name: str,
+        *,
+        ns: str | None = None,
+        ports: Mapping[str, int] | Sequence[NamedPort] = (),
+        place: Pod | None = None,
+        **fields: object,
+    ) -> model.Pod:
+        """Return the object of a pod of the cast; ``ports`` by name are TCP. See :class:`model.Pod`."""
+        where = place or self.pods[name]
+        named = ports if not isinstance(ports, Mapping) else [tcp_port(n, p) for n, p in ports.items()]
+        base = model.Pod(
+            ns or NAMESPACE[name],
+            name,
+            uid=f"uid-{name}",
+            labels={"pod": name},
+            node=where.node.name,
+            addresses=(packed(where.v4), packed(where.v6)),
+            ports=tuple(named),
+            started="2024-01-01T00:00:00Z",
+        )
+        return msgspec.structs.replace(base, **fields)
+
+    def namespace(self, name: str, **fields: object) -> model.Namespace:
+        """Return a namespace; its label ``team`` is its name unless labels are given."""
+        return msgspec.structs.replace(model.Namespace(name, {"team": name}), **fields)
+
+    def given(
+        self,
+        *told: Object | Event,
+        options: Options = Options(),  # noqa: B008 - immutable
+        linger: float = 0.0,
+        allow_nodes: bool = False,
+    ) -> None:
+        """Let the cluster be the cast and these objects, which may replace the cast's, and the kernel so."""
+        objects: list[Object] = [self.pod(name) for name in self.pods]
+        objects += [self.namespace(name) for name in ("x", "y")]
+        cluster = {(type(o), o.key): o for o in objects}
+        events: list[Event] = []
+        for item in told:
+            if isinstance(item, Upsert | Delete | Invalid | Synced):
+                events.append(item)
+            else:
+                cluster[type(item), item.key] = item
+        first = [Upsert(_KINDS[type(o)], o) for o in cluster.values()]
+        self.engine = Engine("near", linger=linger, allow_nodes=allow_nodes)
+        self.engine.apply([*first, *events, *(Synced(kind) for kind in Kind)], self.now)
+        with self.kernel():
+            if self.backend is None or options != self.options:
+                if self.backend is not None:
+                    self.backend.close()
+                self.options = options
+                self.backend = IptablesBackend(self.mode.value, tuple(Family), options)
+            _sound(self.backend.sync(self.engine.program))
+            _sound(self.backend.tidy(self.engine.program))
+
+    def then(self, *told: Object | Event, after: float = 0.0) -> None:
+        """Let these change, in one step, so many seconds later."""
+        assert self.backend is not None
+        self.now += after
+        events = [Upsert(_KINDS[type(t)], t) if isinstance(t, Object) else t for t in told]
+        delta = self.engine.apply(events, self.now)
+        with self.kernel():
+            _sound(self.backend.apply(self.engine.program, delta))
+
+    @contextlib.contextmanager
+    def kernel(self) -> Iterator[None]:
+        """Be on the policed node, as the agent is."""
+        before = dict(os.environ)
+        os.environ.update(self.near.netns.environment)
+        try:
+            with self.near.netns.entered():
+                yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    # What packets do
+
+    def flows(self, text: str) -> list[Flow]:
+        """Read flows such as ``a b -> s: tcp/80 udp/53``: the product of both sides and the ports.
+
+        ``IPv4`` or ``IPv6`` in front means that family only; no ports, one port of each protocol. On the
+        right ``service-s`` is the address of a Service.
+        """
+        families: Iterable[Family] = Family
+        for family in Family:
+            if text.startswith(f"IPv{int(family)} "):
+                families, text = [family], text[5:]
+        route, _, ports = text.partition(":")
+        sources, _, destinations = route.partition("->")
+        wanted = []
+        for entry in ports.split() or ("tcp/80", "udp/53", "sctp/9"):
+            protocol, _, number = entry.partition("/")
+            wanted.append((Protocol[protocol.upper()], int(number)))
+        return [
+            Flow(self.places[source], self._address(destination, family), protocol, number)
+            for family in families
+            for source in sources.split()
+            for destination in destinations.split()
+            for protocol, number in wanted
+        ]
+
+    def _address(self, name: str, family: Family) -> str:
+        if name.startswith("service-"):
+            return self.services[name.removeprefix("service-")].address(family)
+        return self.places[name].address(family)
+
+    def expect(
+        self,
+        *allowed: str,
+        denied: Sequence[str] | str = (),
+        rejected: Sequence[str] | str = (),
+        refused: Sequence[str] | str = (),
+    ) -> None:
+        """Check what becomes of flows now: allowed, denied (dropped), or rejected by policy.
+
+        Those denied or rejected are shown to be open without policy. ``refused`` ones pass, and are refused
+        where nothing listens.
+        """
+        refusals = self._flows_of(refused)
+        expected = dict.fromkeys(refusals, Verdict.REJECTED)
+        groups = {Verdict.ALLOWED: allowed, Verdict.DENIED: denied, Verdict.REJECTED: rejected}
+        for verdict, texts in groups.items():
+            found = dict.fromkeys(self._flows_of(texts), verdict)
+            assert not expected.keys() & found.keys(), f"expected twice: {texts}"
+            expected |= found
+        stopped = [flow for flow, verdict in expected.items() if verdict is not Verdict.ALLOWED]
+        self._prove_open(set(stopped).difference(refusals))
+        wrong = self.lab.check(expected)
+        assert not wrong, "; ".join(f"{flow} is {verdict}" for flow, verdict in wrong.items())
+
+    def _flows_of(self, texts: Sequence[str] | str) -> list[Flow]:
+        return [flow for text in ((texts,) if isinstance(texts, str) else texts) for flow in self.flows(text)]
+
+    def _prove_open(self, flows: Iterable[Flow]) -> None:
+        """Show, once for each flow, that nothing but policy stops it: with the node's chains passed by."""
+        unknown = [flow for flow in flows if flow not in self._open]
+        if unknown:
+            with self.without_policy():
+                self.lab.assert_open(unknown)
+            self._open.update(unknown)
+
+    @contextlib.contextmanager
+    def without_policy(self) -> Iterator[None]:
+        """Pass by every rule of the filter table on the policed node, in front of the agent's own."""
+        for family in Family:
+            for chain in ("FORWARD", "OUTPUT"):
+                self.near.iptables(family, "-I", chain, "1", "-j", "ACCEPT")
+        try:
+            yield
+        finally:
+            for family in Family:
+                for chain in ("FORWARD", "OUTPUT"):
+                    self.near.iptables(family, "-D", chain, "1")
+
+    def arrive(self, at: Place, send: Callable[[bytes], object]) -> int:
+        """Return how many of :data:`TIMES` packets arrive at a pod's or host's link; ``send`` sends one
+        that holds the tag it is given."""
+        tag = b"<tag-%08d>" % serial()
+        with packets.sniff(at, tag) as arrived:
+            for _ in range(TIMES):
+                send(tag)
+            self.lab.settle()
+            return arrived.count()
+
+    def none_arrive(self, at: Place, send: Callable[[bytes], object]) -> None:
+        """Check that policy, and nothing else, keeps every such packet from arriving."""
+        with self.without_policy():
+            if (count := self.arrive(at, send)) != TIMES:
+                raise LabError(f"without policy {count} of {TIMES} arrive")
+        assert self.arrive(at, send) == 0
+
+    def all_arrive(self, at: Place, send: Callable[[bytes], object]) -> None:
+        """Check that every such packet arrives."""
+        assert self.arrive(at, send) == TIMES
+
+
+def tcp_port(name: str, number: int) -> NamedPort:
+    return NamedPort(name, Protocol.TCP, number)
+
+
+def gone(found: model.Pod | model.NetworkPolicy | model.Namespace) -> Delete:
+    """Return the event of an object's end."""
+    return Delete(_KINDS[type(found)], found.key)
+
+
+def _sound(report: Report) -> None:
+    assert not report.faults, report.faults
+    assert not report.pending

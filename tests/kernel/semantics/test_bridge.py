@@ -1,0 +1,167 @@
+"""On a bridge: what it needs to live passes, and addresses that name no pod carry nothing past policy."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from agent.dataplane.iptables.options import Options
+from agent.kube.model import Family
+from tests.kernel.semantics.stage import TIMES, Stage, serial
+from tests.kernel.semantics.written import isolated, labels, pods, policy
+from tests.lab import packets
+from tests.lab.node import Pod
+
+BOTH = ("Ingress", "Egress")
+EVERYONE4, EVERYONE6 = "01:00:5e:00:00:01", "33:33:00:00:00:01"
+
+
+@pytest.mark.both_modes
+@pytest.mark.parametrize(
+    "options", [Options(), Options(accept=True), Options(reject=True)], ids=["", "accept", "reject"]
+)
+def test_neighbours_are_found_though_both_pods_are_isolated(stage: Stage, options: Options) -> None:
+    stage.given(
+        policy("s", labels(pod="s"), ingress=[{"from": [pods(pod="a")]}], egress=[], types=BOTH),
+        policy("a", labels(pod="a"), egress=[{"to": [pods(pod="s")]}], ingress=[], types=BOTH),
+        options=options,
+    )
+    stage.lab.flush_neighbours()
+    refusal = {"rejected" if options.reject else "denied": ["b f out -> s", "s -> a b f"]}
+    stage.expect("a -> s", "near -> s", "s -> near: tcp/80", **refusal)
+    stage.lab.flush_neighbours()
+    stage.expect("a -> s")
+    stage.given(options=Options())
+
+
+class Case(NamedTuple):
+    """A packet of a pod to another: whose address it claims, to whom it says it is, and the frame's MAC.
+
+    Empty: the true one.
+    """
+
+    name: str
+    source: str = ""
+    destination: str = ""
+    mac: str = ""
+
+
+CASES = {
+    Family.V4: [
+        Case("broadcast", destination="255.255.255.255", mac=packets.BROADCAST_MAC),
+        Case("broadcast of the subnet", destination="10.244.1.255", mac=packets.BROADCAST_MAC),
+        Case("multicast", destination="224.0.0.251", mac=EVERYONE4),
+        Case("from link-local", source="169.254.9.9"),
+        Case("to link-local", destination="169.254.9.9"),
+        Case("from broadcast", source="255.255.255.255"),
+        Case("from multicast", source="224.0.0.1"),
+        Case("broadcast in a frame to the pod", destination="255.255.255.255"),
+        Case("broadcast of the subnet in a frame to the pod", destination="10.244.1.255"),
+        Case("multicast in a frame to the pod", destination="224.0.0.1"),
+        Case("link-local in a frame to everyone", "169.254.9.9", "169.254.9.10", packets.BROADCAST_MAC),
+        Case("unspecified to unspecified", "0.0.0.0", "0.0.0.0", packets.BROADCAST_MAC),
+        Case("unspecified to broadcast", "0.0.0.0", "255.255.255.255", packets.BROADCAST_MAC),
+    ],
+    Family.V6: [
+        Case("multicast", destination="ff02::1", mac=EVERYONE6),
+        Case("multicast of wider scope", destination="ff05::1:3", mac="33:33:00:01:00:03"),
+        Case("from link-local", source="fe80::9"),
+        Case("to link-local", destination="fe80::9"),
+        Case("between link-locals", "fe80::9", "fe80::a"),
+        Case("from multicast", source="ff02::1"),
+        Case("multicast in a frame to the pod", destination="ff02::1"),
+        Case("link-local in a frame to everyone", "fe80::9", "ff02::1", EVERYONE6),
+        Case("unspecified to multicast", "::", "ff02::1", EVERYONE6),
+    ],
+}
+
+
+def sent(case: Case, one: Pod, other: Pod, family: Family) -> Callable[[bytes], None]:
+    source = case.source or one.address(family)
+    destination = case.destination or other.address(family)
+
+    def send(tag: bytes) -> None:
+        packet = packets.udp(source, destination, 7777, tag, source_port=serial())
+        packets.send_frame(one, packets.frame(one.mac, case.mac or other.mac, packet))
+
+    return send
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize(
+    ("family", "case"),
+    [pytest.param(f, case, id=f"IPv{int(f)}-{case.name}") for f in Family for case in CASES[f]],
+)
+def test_addresses_that_name_no_pod(stage: Stage, family: Family, case: Case) -> None:
+    """None arrives at an isolated pod, and none from one; while no pod is isolated, all pass."""
+    a, s, t = (stage.pods[name] for name in ("a", "s", "t"))
+    stage.given()
+    stage.all_arrive(s, sent(case, a, s, family))
+    stage.all_arrive(a, sent(case, t, a, family))
+    stage.given(isolated("s"), isolated("t", types=["Egress"]))
+    stage.none_arrive(s, sent(case, a, s, family))
+    stage.none_arrive(a, sent(case, t, a, family))
+
+
+@pytest.mark.both_modes
+@pytest.mark.bridge
+@pytest.mark.parametrize("name", ["broadcast", "multicast", "from link-local"])
+def test_a_policy_that_allows_everyone_does_not_allow_them(stage: Stage, family: Family, name: str) -> None:
+    """They are dropped for the node's sake: who sends them cannot be told."""
+    case = next((c for c in CASES[family] if c.name == name), CASES[family][0])
+    stage.given(policy("open", labels(pod="s"), ingress=[{}], egress=[{}], types=BOTH))
+    stage.none_arrive(stage.pods["s"], sent(case, stage.pods["a"], stage.pods["s"], family))
+
+
+@pytest.mark.both_modes
+@pytest.mark.bridge
+@pytest.mark.parametrize("options", [Options(), Options(accept=True)], ids=["return", "accept"])
+@pytest.mark.parametrize(
+    ("kind", "hops", "passes"),
+    [(kind, 255, True) for kind in (133, 134, 135, 136)]
+    + [(kind, 254, False) for kind in (133, 134, 135, 136)]
+    + [(kind, 1, True) for kind in (130, 131, 132, 143)]
+    + [(137, 255, False), (128, 255, False), (139, 255, False)],
+)
+def test_only_discovery_passes(stage: Stage, kind: int, hops: int, passes: bool, options: Options) -> None:
+    """Redirects (137), echo and node information carry no bridge's life."""
+    stage.given(isolated("s", "a", types=BOTH), options=options)
+    a, s = stage.pods["a"], stage.pods["s"]
+    for source, destination in (("fe80::9", "ff02::1"), (a.v6, s.v6)):
+
+        def send(tag: bytes, source: str = source, destination: str = destination) -> None:
+            packet = packets.icmp(
+                source, destination, kind, 0, struct.pack("!HH", serial(), 1) + bytes(16) + tag, hops=hops
+            )
+            packets.send_frame(a, packets.frame(a.mac, EVERYONE6 if "ff02" in destination else s.mac, packet))
+
+        if passes:
+            assert stage.arrive(s, send) == TIMES
+        else:
+            stage.none_arrive(s, send)
+    stage.given(options=Options())
+
+
+@pytest.mark.routed
+def test_where_pods_are_routed_no_such_packet_gets_to_another_pod(stage: Stage, family: Family) -> None:
+    """The kernel itself sends on none of them; nothing is dropped there for their sake."""
+    stage.given()
+    a, s = stage.pods["a"], stage.pods["s"]
+    for case in CASES[family]:
+        if case.name == "from link-local" and family is Family.V4:
+            continue  # that one is routed, and judged by its destination; see below
+        towards = case._replace(mac=case.mac or a.gateway_mac)
+        assert stage.arrive(s, sent(towards, a, s, family)) == 0, case.name
+
+
+@pytest.mark.routed
+def test_a_link_local_source_that_is_routed_is_judged(stage: Stage) -> None:
+    a, s = stage.pods["a"], stage.pods["s"]
+    case = Case("from link-local", source="169.254.9.9", mac=a.gateway_mac)
+    stage.given()
+    stage.all_arrive(s, sent(case, a, s, Family.V4))
+    stage.given(isolated("s"))
+    stage.none_arrive(s, sent(case, a, s, Family.V4))
