@@ -200,6 +200,7 @@ class Agent:
                     call()
                 self._heartbeat = time.time()
         finally:
+            self.inbox.close()
             self._source.stop()
             self._backend.close()
 
@@ -211,7 +212,7 @@ class Agent:
             times.append(self._drift_at)
             if self._dirty_since is not None and self._retry_at is None:
                 times.append(max(now + 0.001, self._quiet_since + TIDY_AFTER))
-        elif self._synced():
+        elif self._synced() and self._retry_at is None:
             times.append(now)
         return max(0.0, min(times) - now)
 
@@ -221,6 +222,8 @@ class Agent:
 
     def _due(self, now: float) -> None:
         """Do what the time has come for, besides events."""
+        if now >= self._host_at:
+            self._check_host(now)
         if not self._adopted:
             if self._synced() and (self._retry_at is None or now >= self._retry_at):
                 self._first_sync(now)
@@ -229,11 +232,10 @@ class Agent:
             self._sync()
         elif now >= self._drift_at or (now >= self._disturbed_at and self._disturbed(now)):
             self._check_drift(now)
-        if now >= self._host_at:
-            self._check_host(now)
         self._tidy(now)
 
     def _first_sync(self, now: float) -> None:
+        self._retry_at = None
         try:
             self._engine.adopt(self._backend.adopt(), now)
         except Exception as error:
@@ -252,7 +254,6 @@ class Agent:
         self._retry_at = None
         if not report.pending:
             self._retry_pause = FIRST_RETRY
-            self._kernel_faults = ()
         self._note(report)
         if not report.pending and not self._applied:
             self._applied = True
@@ -272,8 +273,11 @@ class Agent:
             _log.exception("programming the kernel failed")
             return Report(0.0, 0, True, (Fault(f"{type(error).__name__}: {error}", "see the log"),))
 
-    def _note(self, report: Report) -> None:
-        """Take in what a call of the backend did; what failed is tried again after a pause that grows."""
+    def _note(self, report: Report, *, tidied: bool = False) -> None:
+        """Take in what a call of the backend did; what failed is tried again after a pause that grows.
+
+        What tidying up has left is not tried again until something else was written.
+        """
         now = time.monotonic()
         if report.writes or report.pending:
             self._last, self._last_at, self._quiet_since = report, time.time(), now
@@ -282,11 +286,13 @@ class Agent:
             if fault not in self._kernel_faults:
                 _log.error("the kernel is not as it should be", fault=fault.what, remedy=fault.remedy)
                 self._error = (fault.what, time.time())
-        self._kernel_faults = tuple(dict.fromkeys((*self._kernel_faults, *report.faults)))
+        settled = not report.pending and self._retry_at is None
+        still = () if settled else self._kernel_faults
+        self._kernel_faults = tuple(dict.fromkeys((*still, *report.faults)))
         if report.pending and self._retry_at is None:
             self._retry_at = now + self._retry_pause * random.uniform(0.8, 1.2)  # noqa: S311
             self._retry_pause = min(LONGEST_RETRY, self._retry_pause * 2)
-        if self._dirty_since is None and self._backend.untidy():
+        if self._dirty_since is None and not tidied and self._backend.untidy():
             self._dirty_since = now
 
     def _tidy(self, now: float) -> None:
@@ -298,7 +304,7 @@ class Agent:
             return
         report = self._call(self._backend.tidy)
         self._dirty_since = None
-        self._note(report)
+        self._note(report, tidied=True)
 
     def _disturbed(self, now: float) -> bool:
         self._disturbed_at = now + HEARTBEAT
@@ -316,6 +322,8 @@ class Agent:
         if differences:
             _log.warning("the kernel was changed from outside", differences=differences[:20])
             self._repairs += 1
+        if differences or self._kernel_faults:
+            # Without differences, too: what was wrong may have ended, which only a look at everything tells.
             self._sync()
 
     def _check_host(self, now: float) -> None:
@@ -323,10 +331,16 @@ class Agent:
         self._host = check_host(self._settings.fix_host, self._choice.mode)
         families = chosen_families(self._settings.families, self._host)
         if families != self._families and families:
+            try:
+                backend = self._make_backend(families)
+            except OSError as error:
+                _log.error("the kernel cannot be programmed", error=str(error))
+                return
             _log.warning("address families changed", families=[int(f) for f in families])
             self._backend.close()
-            self._families, self._backend = families, self._make_backend(families)
-            self._sync()
+            self._families, self._backend = families, backend
+            if self._adopted:
+                self._sync()
 
     def _watch_links(self) -> None:
         """Have the host looked at soon after an interface came or went: the first pod may bring a bridge."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple, TypeVar
 
 from agent.kube.events import Event
@@ -28,7 +28,9 @@ class Inbox:
         self._ready = threading.Condition()
         self._events: list[Event] = []
         self._calls: list[Callable[[], None]] = []
+        self._waiting: set[Future[Any]] = set()
         self._stopped = False
+        self._closed = False
 
     def put(self, events: Sequence[Event]) -> None:
         """Add events: a sink for sources."""
@@ -45,22 +47,47 @@ class Inbox:
     def ask(self, function: Callable[[], T]) -> T:
         """Have the main loop call a function between two steps, and return what it returns.
 
-        Raises TimeoutError when the loop is busy for too long.
+        Raises TimeoutError when the loop is busy for too long, or ends.
         """
         future: Future[T] = Future()
 
         def answer() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(function())
             except Exception as error:
                 future.set_exception(error)
 
+        with self._ready:
+            if self._closed:
+                raise TimeoutError("the agent has stopped")
+            self._waiting.add(future)
         self.call(answer)
-        return future.result(CALL_SECONDS)
+        try:
+            return future.result(CALL_SECONDS)
+        except CancelledError:
+            raise TimeoutError("the agent has stopped") from None
+        finally:
+            with self._ready:
+                self._waiting.discard(future)
 
     def stop(self, *_: Any) -> None:
         """End the waiting. A signal handler too: it takes no lock that the interrupted thread may hold."""
         self._stopped = True
+        threading.Thread(target=self._wake, name="stop", daemon=True).start()
+
+    def _wake(self) -> None:
+        with self._ready:
+            self._ready.notify_all()
+
+    def close(self) -> None:
+        """Take nothing more; who waits for an answer is told at once that there will be none."""
+        with self._ready:
+            self._closed = True
+            waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            future.cancel()
 
     @property
     def stopped(self) -> bool:

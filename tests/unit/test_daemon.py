@@ -1,0 +1,485 @@
+"""The main loop: when it calls the backend, what it makes of failures, and that it never spins nor hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from agent import daemon
+from agent.daemon import Agent
+from agent.dataplane.backend import Fault, KernelView, Report
+from agent.dataplane.host import HostState
+from agent.dataplane.mode import ModeChoice
+from agent.inbox import Inbox
+from agent.kube.events import Event, Sink, Synced, Upsert
+from agent.kube.model import Direction, Family, Kind, NetworkPolicy, Pod
+from agent.policy.program import Delta, Program
+from agent.settings import Settings, resolve
+from agent.sources.source import SyncState
+from agent.status.health import readyz
+
+KINDS = (Kind.POD, Kind.NAMESPACE, Kind.POLICY)
+TROUBLE = Fault("trouble", "mend it")
+FAILED = Report(0.0, 1, True, (TROUBLE,))
+DONE = Report(0.0, 1)
+NOTHING = Report(0.0, 0)
+SECONDS = 5.0
+"""How long a test waits for what should come in milliseconds."""
+
+
+class FakeBackend:
+    """Writes down the calls made to it, and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, float]] = []
+        self.deltas: list[Delta] = []
+        self.adopting: list[Exception] = []
+        self.syncs: list[Report | Exception] = []
+        self.applies: list[Report | Exception] = []
+        self.tidies: list[Report | Exception] = []
+        self.drifts: list[list[str]] = []
+        self.dirty = False
+        self.stays_dirty = False
+        self.closed = False
+
+    def named(self, name: str) -> list[float]:
+        return [when for found, when in list(self.calls) if found == name]
+
+    def _called(self, name: str, answers: list[Report | Exception], otherwise: Report) -> Report:
+        self.calls.append((name, time.monotonic()))
+        answer = answers.pop(0) if answers else otherwise
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def adopt(self) -> Mapping[Direction, set[bytes]]:
+        self.calls.append(("adopt", time.monotonic()))
+        if self.adopting:
+            raise self.adopting.pop(0)
+        return {direction: set() for direction in Direction}
+
+    def sync(self, program: Program) -> Report:
+        del program
+        return self._called("sync", self.syncs, DONE)
+
+    def apply(self, program: Program, delta: Delta) -> Report:
+        del program
+        self.deltas.append(delta)
+        self.dirty = True
+        return self._called("apply", self.applies, DONE)
+
+    def untidy(self) -> bool:
+        return self.dirty
+
+    def tidy(self, program: Program) -> Report:
+        del program
+        self.dirty = self.stays_dirty
+        return self._called("tidy", self.tidies, NOTHING)
+
+    def disturbed(self) -> bool:
+        return False
+
+    def drift(self, program: Program) -> list[str]:
+        del program
+        self.calls.append(("drift", time.monotonic()))
+        return self.drifts.pop(0) if self.drifts else []
+
+    def view(self) -> KernelView:
+        return KernelView({}, {})
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeSource:
+    """Tells what it is told to tell."""
+
+    def __init__(self) -> None:
+        self.sink: Sink = lambda _: None
+        self.stopped = False
+
+    def start(self, sink: Sink) -> None:
+        self.sink = sink
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def states(self) -> Mapping[Kind, SyncState]:
+        return {kind: SyncState(True, 0, 0.0, time.time()) for kind in KINDS}
+
+    def threads(self) -> Mapping[str, bool]:
+        return {}
+
+    def synced(self) -> None:
+        self.sink([Synced(kind) for kind in KINDS])
+
+
+class Links:
+    """Interfaces that never change."""
+
+    def __enter__(self) -> Links:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self, seconds: float) -> bool:
+        time.sleep(min(seconds, 0.05))
+        return False
+
+
+class Rig:
+    """An agent with fakes around it, running in a thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.backend = FakeBackend()
+        self.source = FakeSource()
+        self.made: list[tuple[Family, ...]] = []
+        host = HostState((), frozenset(Family), False, False)
+        choice = ModeChoice("nft", "because")
+        self.agent = Agent(settings, choice, host, self.source, self._make_backend)
+        self.thread = threading.Thread(target=self.agent.run, daemon=True)
+        self.turns = 0
+
+    def _make_backend(self, families: tuple[Family, ...]) -> FakeBackend:
+        self.made.append(families)
+        return self.backend
+
+    def start(self) -> None:
+        take = self.agent.inbox.take
+
+        def counted(seconds: float) -> Any:
+            self.turns += 1
+            return take(seconds)
+
+        self.agent.inbox.take = counted  # type: ignore[method-assign]
+        self.thread.start()
+        self.until(lambda: self.source.sink([]) is None)
+
+    def synced(self) -> None:
+        self.start()
+        self.source.synced()
+        self.until(lambda: self.backend.named("sync"))
+
+    def until(self, what: Callable[[], object]) -> None:
+        limit = time.monotonic() + SECONDS
+        while not what():
+            assert time.monotonic() < limit, self.backend.calls
+            time.sleep(0.002)
+
+    def turns_in(self, seconds: float) -> int:
+        before = self.turns
+        time.sleep(seconds)
+        return self.turns - before
+
+    def stop(self) -> float:
+        began = time.monotonic()
+        self.agent.inbox.stop()
+        self.thread.join(SECONDS)
+        assert not self.thread.is_alive()
+        return time.monotonic() - began
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(daemon, "check_host", lambda *_: HostState((), frozenset(Family), False, False))
+    monkeypatch.setattr(daemon, "LinkChanges", Links)
+    monkeypatch.setattr(daemon, "FIRST_RETRY", 0.02)
+    monkeypatch.setattr(daemon, "LONGEST_RETRY", 0.3)
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    found = Rig(resolve({"node_name": "here"}, {}))
+    yield found
+    if found.thread.is_alive():
+        found.stop()
+
+
+def pod(number: int) -> Event:
+    return Upsert(
+        Kind.POD, Pod("default", f"p{number}", str(number), {}, "here", (bytes((10, 0, 0, number)),))
+    )
+
+
+def deny(name: str = "deny") -> Event:
+    return Upsert(Kind.POLICY, NetworkPolicy("default", name, ingress=()))
+
+
+def ready(rig: Rig) -> bool:
+    return readyz(rig.agent.health()).ok
+
+
+# The first sync
+
+
+def test_nothing_is_read_or_written_before_every_kind_has_been_told(rig: Rig) -> None:
+    rig.start()
+    rig.source.sink([pod(1), deny(), Synced(Kind.POD), Synced(Kind.POLICY)])
+    time.sleep(0.1)
+    assert rig.backend.calls == []
+    assert not ready(rig)
+    rig.source.sink([Synced(Kind.NAMESPACE)])
+    rig.until(lambda: ready(rig))
+    assert [name for name, _ in rig.backend.calls][:2] == ["adopt", "sync"]
+
+
+def test_waiting_for_the_source_costs_nothing_however_long_it_takes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "HOST_CHECK", 0.05)
+    rig.start()
+    time.sleep(0.1)
+    assert rig.turns_in(0.5) < 20
+
+
+def test_a_kernel_that_cannot_be_read_is_tried_again_with_growing_pauses(rig: Rig) -> None:
+    rig.backend.adopting = [OSError("no netlink")] * 4
+    rig.start()
+    rig.source.synced()
+    rig.until(lambda: len(rig.backend.named("adopt")) == 2)
+    assert not ready(rig)
+    rig.until(lambda: ready(rig))
+    adopted = rig.backend.named("adopt")
+    assert len(adopted) == 5
+    assert adopted[4] - adopted[3] > 2 * (adopted[1] - adopted[0])
+    assert rig.turns < 40
+
+
+def test_a_source_that_has_failed_to_sync_once_does_not_make_the_agent_ready(rig: Rig) -> None:
+    rig.backend.syncs = [FAILED] * 3
+    rig.synced()
+    assert not ready(rig)
+    rig.until(lambda: ready(rig))
+    assert len(rig.backend.named("sync")) == 4
+
+
+# Changes and failures
+
+
+def test_changes_are_applied_as_they_come_and_those_that_change_nothing_are_not(rig: Rig) -> None:
+    rig.synced()
+    rig.source.sink([pod(1)])
+    time.sleep(0.05)
+    assert rig.backend.named("apply") == []
+    rig.source.sink([deny()])
+    rig.until(lambda: rig.backend.named("apply"))
+    assert rig.backend.deltas[0].isolated[Direction.INGRESS] == {bytes((10, 0, 0, 1))}
+
+
+def test_a_failed_write_is_made_good_by_a_sync_and_others_are_applied_meanwhile(rig: Rig) -> None:
+    rig.backend.applies = [FAILED]
+    rig.backend.syncs = [DONE, FAILED, FAILED]
+    rig.synced()
+    rig.until(lambda: ready(rig))
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.named("apply"))
+    rig.source.sink([pod(2)])
+    rig.until(lambda: len(rig.backend.named("apply")) == 2)
+    rig.until(lambda: not rig.backend.syncs)
+    assert not ready(rig)
+    rig.until(lambda: ready(rig))
+    assert len(rig.backend.named("sync")) == 4
+
+
+def test_pauses_grow_to_the_longest_and_begin_anew_after_success(rig: Rig) -> None:
+    rig.backend.syncs = [FAILED] * 8
+    rig.synced()
+    rig.until(lambda: ready(rig))
+    times = rig.backend.named("sync")
+    pauses = [b - a for a, b in itertools.pairwise(times)]
+    # The first is longer than it would be by a collection of garbage.
+    assert pauses[5] > 2 * pauses[1]
+    assert max(pauses) < 1.0
+    rig.backend.applies = [FAILED]
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: len(rig.backend.named("sync")) == 10)
+    assert rig.backend.named("sync")[-1] - rig.backend.named("apply")[0] < max(pauses)
+
+
+@pytest.mark.parametrize("call", ["syncs", "applies", "tidies"])
+def test_whatever_the_backend_raises_ends_nothing(rig: Rig, call: str) -> None:
+    getattr(rig.backend, call).append(RuntimeError("a bug"))
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.named("tidy") and len(rig.backend.named("sync")) >= 2)
+    rig.until(lambda: ready(rig))
+    assert rig.thread.is_alive()
+
+
+def test_a_fault_that_has_passed_is_not_shown_for_ever(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    del monkeypatch
+    fight = Fault("fight", "stop it", blocking=False)
+    rig.backend.syncs = [Report(0.0, 1, False, (fight,))]
+    rig.synced()
+    rig.until(lambda: fight in rig.agent.health().faults)
+    rig.agent._drift_at = 0.0
+    rig.until(lambda: not rig.agent.health().faults)
+
+
+def test_nothing_is_written_while_another_program_enforces(rig: Rig) -> None:
+    stranger = Fault("kube-router is here", "stop it")
+    rig.backend.syncs = [Report(0.0, 0, True, (stranger,), refused=True)] * 4
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: len(rig.backend.named("sync")) == 4)
+    assert rig.backend.named("apply") == []
+    assert rig.backend.named("tidy") == []
+    assert not ready(rig)
+    rig.until(lambda: ready(rig))
+    rig.source.sink([pod(2)])
+    rig.until(lambda: rig.backend.named("apply"))
+
+
+# Tidying, drift, the host
+
+
+def test_tidying_waits_for_quiet(rig: Rig) -> None:
+    rig.synced()
+    rig.source.sink([deny()])
+    for number in range(1, 20):
+        rig.source.sink([pod(number)])
+        time.sleep(0.01)
+    assert rig.backend.named("tidy") == [] or rig.backend.named("tidy")[0] > rig.backend.named("apply")[-1]
+    rig.until(lambda: rig.backend.named("tidy"))
+    assert rig.backend.named("tidy")[0] - rig.backend.named("apply")[-1] >= daemon.TIDY_AFTER - 0.01
+
+
+def test_tidying_waits_no_longer_than_it_may_under_load(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "TIDY_AT_LATEST", 0.2)
+    monkeypatch.setattr(daemon, "TIDY_AFTER", 10.0)
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.named("apply"))
+    for number in range(2, 100):
+        rig.source.sink([pod(number)])
+        time.sleep(0.01)
+        if rig.backend.named("tidy"):
+            break
+    assert rig.backend.named("tidy")
+    assert rig.backend.named("tidy")[0] - rig.backend.named("apply")[0] >= 0.19
+
+
+def test_what_cannot_be_tidied_is_left_until_something_else_is_written(rig: Rig) -> None:
+    rig.backend.stays_dirty = True
+    left = Report(0.0, 1, False, (Fault("a chain is in use", "", blocking=False),))
+    rig.backend.tidies = [left] * 100
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.named("tidy"))
+    time.sleep(0.3)
+    assert len(rig.backend.named("tidy")) <= 2
+    assert ready(rig)
+    before = len(rig.backend.named("tidy"))
+    rig.source.sink([pod(2)])
+    rig.until(lambda: len(rig.backend.named("tidy")) > before)
+
+
+def test_drift_is_repaired_and_counted(rig: Rig) -> None:
+    rig.backend.drifts = [["chain X is gone"]]
+    rig.synced()
+    rig.until(lambda: ready(rig))
+    rig.agent._drift_at = 0.0
+    rig.until(lambda: len(rig.backend.named("sync")) == 2)
+    assert rig.agent.status().kernel.drift.repairs == 1
+
+
+def test_families_that_come_later_make_another_backend_but_no_early_sync(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only4 = HostState((), frozenset({Family.V4}), False, False)
+    monkeypatch.setattr(daemon, "check_host", lambda *_: only4)
+    monkeypatch.setattr(daemon, "HOST_CHECK", 0.02)
+    rig.start()
+    rig.until(lambda: len(rig.made) == 2)
+    assert rig.made == [(Family.V4, Family.V6), (Family.V4,)]
+    assert rig.backend.calls == []
+    rig.source.synced()
+    rig.until(lambda: ready(rig))
+
+
+# Other threads
+
+
+def test_health_and_status_are_for_other_threads(rig: Rig) -> None:
+    rig.synced()
+    rig.until(lambda: ready(rig))
+    found: list[object] = []
+
+    def look() -> None:
+        for _ in range(50):
+            found.append(rig.agent.health())
+            found.append(rig.agent.status())
+
+    lookers = [threading.Thread(target=look) for _ in range(4)]
+    for looker in lookers:
+        looker.start()
+    for number in range(1, 50):
+        rig.source.sink([pod(number), deny(f"d{number}")])
+    for looker in lookers:
+        looker.join(SECONDS)
+    assert len(found) == 400
+
+
+def test_a_quiet_agent_turns_about_once_a_second(rig: Rig) -> None:
+    rig.synced()
+    rig.until(lambda: ready(rig))
+    time.sleep(0.1)
+    assert rig.turns_in(1.0) <= 4
+
+
+def test_stopping_is_prompt_and_lets_go_of_everything(rig: Rig) -> None:
+    rig.synced()
+    rig.until(lambda: ready(rig))
+    time.sleep(0.1)
+    assert rig.stop() < 0.3
+    assert rig.source.stopped
+    assert rig.backend.closed
+
+
+def test_who_asks_when_it_ends_is_told_at_once(rig: Rig) -> None:
+    rig.synced()
+    rig.stop()
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        rig.agent.status()
+    assert time.monotonic() - began < 1.0
+
+
+def test_who_waits_for_an_answer_when_the_loop_ends_is_told() -> None:
+    inbox = Inbox()
+    told: list[bool] = []
+
+    def ask() -> None:
+        with contextlib.suppress(TimeoutError):
+            inbox.ask(lambda: None)
+            return
+        told.append(True)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    while not inbox._calls:
+        time.sleep(0.001)
+    inbox.close()
+    asker.join(SECONDS)
+    assert told == [True]
+
+
+def test_events_keep_their_order_and_none_is_lost_between_threads() -> None:
+    inbox = Inbox()
+
+    def put(start: int) -> None:
+        for number in range(start, start + 100):
+            inbox.put([pod(number % 250)])
+
+    putters = [threading.Thread(target=put, args=(100 * n,)) for n in range(3)]
+    for putter in putters:
+        putter.start()
+    found: list[Sequence[Event]] = []
+    while sum(map(len, found)) < 300:
+        found.append(inbox.take(SECONDS).events)
+    assert sum(map(len, found)) == 300
+    assert inbox.empty
