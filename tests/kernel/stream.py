@@ -1,0 +1,90 @@
+"""A stream of UDP packets, each of them a new connection, sent from a place until it is ended.
+
+The sender is a process of its own, so that it neither waits for the test nor holds it up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from agent.kube.model import Family
+from tests.lab.netns import SO_RCVBUFFORCE
+from tests.lab.place import Place
+
+FIRST_PORT, LAST_PORT = 1024, 65535
+_HEADER = struct.Struct("!HHHH")
+_BURST = 32
+
+
+class Stream:
+    """Sends from one place to a UDP port of another; a context manager. IPv4 only.
+
+    ``rate`` is packets a second, 0: as many as possible. Source ports come round after 64,512 packets.
+    """
+
+    def __init__(self, source: Place, destination: Place, port: int, rate: int = 0) -> None:
+        with destination.netns.entered():
+            self._arriving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._arriving.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        self._arriving.setblocking(False)
+        self._arriving.bind(("", port))
+        self.sent = 0
+        self.arrived = 0
+        with source.netns.entered():
+            self._sender = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.kernel.stream",
+                    destination.address(Family.V4),
+                    str(port),
+                    str(rate),
+                ],
+                cwd=Path(__file__).parents[2],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+
+    def __enter__(self) -> Stream:
+        assert self._sender.stdout
+        self._sender.stdout.readline()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        out, _err = self._sender.communicate()
+        self.sent = int(out or 0)
+        # A veth pair passes a packet on within the sending of it, or soon after on the same processor.
+        while select.select([self._arriving], [], [], 0.3)[0]:
+            self._arriving.recv(64)
+            self.arrived += 1
+        self._arriving.close()
+
+
+def send(address: str, port: int, rate: int) -> int:
+    """Send until standard input ends; return how many."""
+    sent = 0
+    ports = itertools.cycle(range(FIRST_PORT, LAST_PORT + 1))
+    began = time.monotonic()
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as sock:
+        while True:
+            for _ in range(_BURST):
+                # Without a checksum, as IPv4 permits.
+                packet = _HEADER.pack(next(ports), port, 8, 0)
+                sock.sendto(packet, (address, 0))
+            sent += _BURST
+            pause = max(0.0, began + sent / rate - time.monotonic()) if rate else 0.0
+            if select.select([sys.stdin], [], [], pause)[0]:
+                return sent
+
+
+if __name__ == "__main__":
+    print("sending", flush=True)
+    print(send(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
