@@ -1,22 +1,16 @@
-"""Manifests: YAML and JSON text to objects, as a create would read them.
-
-YAML means what it means to Kubernetes: YAML 1.1 booleans, times as plain strings, no sexagesimal
-numbers, mapping keys as strings; a key written twice is an error.
-"""
+"""Manifests: YAML and JSON text to objects, as a create would read them."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
-import yaml
 
 from agent.kube import wire
 from agent.kube.events import Problem
 from agent.kube.model import Key, Kind, NetworkPolicy, Object
+from agent.kube.text import UnreadableError, json_documents, yaml_documents
 from agent.kube.validate import key_of, validate
 
 _KINDS = {
@@ -30,10 +24,6 @@ _LISTS = {(version, f"{kind}List"): (version, kind) for version, kind in _KINDS}
 _OURS = {name.lower(): name for kind in Kind for name in (kind.value, f"{kind.value}List")}
 _OUR_GROUPS = ("", "networking.k8s.io", "extensions")
 _NETWORKING = ("Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR")
-
-
-class UnreadableError(Exception):
-    """A text that cannot be read whole; its message says where, why, and the remedy."""
 
 
 class Manifest(NamedTuple):
@@ -67,15 +57,12 @@ def read_text(text: bytes, *, is_json: bool = False) -> Reading:
     """
     manifests: list[Manifest] = []
     ignored: list[str] = []
-    try:
-        for line, data in _json(text) if is_json else _yaml(text):
-            for item in _items(line, data):
-                if isinstance(item, str):
-                    ignored.append(item)
-                else:
-                    manifests.append(_manifest(line, *item))
-    except RecursionError:
-        raise UnreadableError("nested too deeply; write it flatter") from None
+    for line, data in json_documents(text) if is_json else yaml_documents(text):
+        for item in _items(line, data):
+            if isinstance(item, str):
+                ignored.append(item)
+            else:
+                manifests.append(_manifest(line, *item))
     return Reading(tuple(manifests), tuple(dict.fromkeys(ignored)))
 
 
@@ -166,100 +153,3 @@ def _manifest(line: int, kind: Kind, data: dict[str, Any]) -> Manifest:
         problem = Problem("", f"{error}; write plain strings, numbers, lists and mappings")
         return Manifest(kind, key, line, data, None, (problem,))
     return Manifest(kind, key, line, data, value)
-
-
-def _json(text: bytes) -> Iterator[tuple[int, object]]:
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for key, value in pairs:
-            if key in found:
-                raise UnreadableError(f"key {key!r} is written twice; keep one of them")
-            found[key] = value
-        return found
-
-    try:
-        yield 1, json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise UnreadableError(f"line {error.lineno}: {error.msg}; correct the JSON") from None
-    except ValueError as error:
-        raise UnreadableError(f"{error}; write the file in UTF-8") from None
-
-
-_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_BASE):  # type: ignore[misc]
-    """A safe YAML loader that reads as Kubernetes does; resolvers and constructors are set below."""
-
-
-def _mapping(loader: Any, node: yaml.MappingNode) -> Iterator[dict[str, object]]:
-    found: dict[str, object] = {}
-    # Given before it is filled, so that an alias inside may refer to it.
-    yield found
-    merged = any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value)
-    own = [pair for pair in node.value if pair[0].tag != "tag:yaml.org,2002:merge"]
-    seen: set[str] = set()
-    for key_node, _ in own:
-        key = _key_text(loader, key_node)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is written twice; keep one of them", key_node.start_mark
-            )
-        seen.add(key)
-    if merged:
-        loader.flatten_mapping(node)
-    for key_node, value_node in node.value:
-        found[_key_text(loader, key_node)] = loader.construct_object(value_node, deep=True)
-
-
-def _key_text(loader: Any, node: yaml.Node) -> str:
-    key: Hashable = loader.construct_object(node, deep=True)
-    if isinstance(key, bool):
-        return "true" if key else "false"
-    if isinstance(key, str | int):
-        return str(key)
-    raise yaml.constructor.ConstructorError(None, None, "a key is not a string; quote it", node.start_mark)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":timestamp", ":int", ":float"))]
-    for first, rules in _BASE.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int",
-    re.compile(r"[-+]?(?:0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$"),
-    list("-+0123456789"),
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def _yaml(text: bytes) -> Iterator[tuple[int, object]]:
-    try:
-        loader = _Loader(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UnreadableError(_yaml_trouble(error)) from None
-    try:
-        while loader.check_node():
-            node = loader.get_node()
-            yield node.start_mark.line + 1, loader.construct_document(node)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, OverflowError) as error:
-        raise UnreadableError(_yaml_trouble(error)) from None
-    finally:
-        loader.dispose()
-
-
-def _yaml_trouble(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}: " if mark else ""
-        why = " ".join(str(error.problem or error.context).split())
-        return f"{where}{why}" if "; " in why else f"{where}{why}; correct the YAML"
-    return f"{' '.join(str(error).split())}; correct the YAML, in UTF-8"

@@ -7,7 +7,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 
-from agent.kube.manifest import Reading, UnreadableError, read_text
+from agent.kube.manifest import Reading, read_text
+from agent.kube.text import UnreadableError
 
 SUFFIXES = (".yaml", ".yml", ".json")
 

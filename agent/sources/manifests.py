@@ -11,8 +11,9 @@ import structlog
 import watchfiles
 
 from agent.kube.events import Invalid, Sink, Synced
-from agent.kube.manifest import Manifest, UnreadableError
+from agent.kube.manifest import Manifest
 from agent.kube.model import Kind, Object
+from agent.kube.text import UnreadableError
 from agent.sources.desired import Desired, Held, Wanted, changes, combine, values
 from agent.sources.directory import Stamp, read_file, scan
 from agent.sources.lastgood import LastGood, ObjectId

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.events import Invalid, Upsert
-from agent.kube.manifest import UnreadableError, read_text
+from agent.kube.manifest import read_text
 from agent.kube.model import Key, Kind
 from agent.kube.policy import read_policy
+from agent.kube.text import UnreadableError
 from agent.kube.wire import Decoded, decode_page, decode_watch_line
 
 _FIELDS = """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agent.kube.manifest import UnreadableError, read_text
+from agent.kube.manifest import read_text
 from agent.kube.model import Key, Kind, NetworkPolicy, Pod
+from agent.kube.text import UnreadableError
 
 POLICY = "kind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n"
 
@@ -71,7 +72,7 @@ items: [{metadata: {name: n}, spec: {}}]
         ("{apiVersion: v1, kind: Pod, metadata: 5}", "metadata"),
         ("&a [*a]", "line 1"),
         ("{[a]: b}", "not a string"),
-        ("a: !!python/object:os.system {}", "could not determine a constructor"),
+        ("a: !!python/object:os.system {}", "line 1: tag .* is not known here"),
     ],
 )
 def test_a_text_that_cannot_be_read_whole_says_where_and_why(text: str, words: str) -> None:

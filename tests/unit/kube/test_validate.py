@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from agent.kube.manifest import Manifest, UnreadableError, read_text
+from agent.kube.manifest import Manifest, read_text
 from agent.kube.model import Namespace, NetworkPolicy, Pod, Selector
+from agent.kube.text import UnreadableError
 from tests.unit.kube import admission
 from tests.unit.kube.admission import block, policy, port, rule, selector
 
