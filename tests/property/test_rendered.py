@@ -1,0 +1,132 @@
+"""Chains and sets against the evaluator: a kernel to think with judges the packets of random clusters.
+
+Here is what no program shows: the split of ports into matches, marks, the tree of pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.dataplane.iptables.options import Options
+from agent.kube.events import Delete
+from agent.kube.model import (
+    Direction,
+    Kind,
+    NetworkPolicy,
+    Object,
+    Operator,
+    Pod,
+    Port,
+    Protocol,
+    Requirement,
+    Rule,
+    Selector,
+)
+from agent.policy.cluster import cluster_of, owner
+from agent.policy.engine import Engine
+from agent.policy.evaluator import judge
+from tests.property import kernel_model
+from tests.property.clusters import RandomCluster, clusters
+from tests.property.kernel_model import Kernel, make_backend
+from tests.property.strategies import HERE, Probe
+from tests.unit.policy.build import upsert
+
+STRANGERS_MARKS = 0x4000 | 0x1
+
+
+@pytest.fixture(scope="module")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as context:
+        yield context
+
+
+@given(clusters(), st.booleans(), st.booleans())
+def test_chains_judge_every_packet_as_the_specification_does(
+    patch: pytest.MonkeyPatch, random: RandomCluster, accept: bool, marked: bool
+) -> None:
+    cluster = cluster_of(random.objects)
+    engine = Engine(HERE)
+    engine.apply(upsert(*random.objects), 0.0)
+    kernel = Kernel()
+    options = Options(accept=accept)
+    assert not make_backend(kernel, patch, options).sync(engine.program).faults
+    # A pod can put marks on what it sends; those of others must stay, and ours must not count.
+    before = STRANGERS_MARKS | (options.both_marks if marked else 0)
+    for packet in random.probes(48):
+        verdict = judge(cluster, packet)
+        judged = [d for d in Direction if _judged_here(random.objects, d, packet)]
+        expected = all(verdict.direction(direction).allowed for direction in judged)
+        passed, after = kernel.judge(kernel_model.Packet(*packet), before)
+        assert passed == expected, random.disagreement(
+            packet, f"the specification says {expected}, the chains {passed}"
+        )
+        assert after | options.both_marks == before | options.both_marks
+        if passed and any(verdict.direction(d).isolated for d in judged) and not accept:
+            assert not after & options.both_marks, "a mark of ours stays on a packet that was judged"
+
+
+def _judged_here(objects: tuple[Object, ...], direction: Direction, packet: Probe) -> bool:
+    address = packet.destination if direction is Direction.INGRESS else packet.source
+    pod = owner(cluster_of(objects), address)
+    return pod is not None and pod.node == HERE
+
+
+def _neighbours(numbers: list[int]) -> list[bytes]:
+    return [(0x0A000000 + number).to_bytes(4) for number in numbers]
+
+
+# Few high bits and many low ones: long common prefixes, full nodes, and lonely addresses.
+_numbers = st.one_of(st.integers(1, 60), st.integers(1, 60), st.integers(1 << 16, (1 << 16) + 9))
+_crowds = st.lists(_numbers, min_size=1, max_size=45, unique=True).map(_neighbours)
+_OUTSIDE = bytes((192, 0, 2, 1))
+
+
+def _own_port(address: bytes) -> int:
+    return address[3] + 1000 * address[1]
+
+
+def _resident(address: bytes) -> list[Object]:
+    """Return a pod and a policy of its own: its ports differ from everybody else's, both ways."""
+    name = f"pod-{address.hex()}"
+    mine = Selector((Requirement("name", Operator.IN, (name,)),))
+    inwards = Rule(ports=(Port(Protocol.TCP, _own_port(address)),))
+    outwards = Rule(ports=(Port(Protocol.UDP, _own_port(address)),))
+    return [
+        Pod("red", name, uid=name, labels={"name": name}, node=HERE, addresses=(address,)),
+        NetworkPolicy("red", name, mine, (inwards,), (outwards,)),
+    ]
+
+
+@given(_crowds, _crowds, st.integers(0, 1 << 32))
+def test_every_pod_of_a_crowded_node_is_judged_by_its_own_chain(
+    patch: pytest.MonkeyPatch, first: list[bytes], second: list[bytes], seed: int
+) -> None:
+    engine = Engine(HERE, linger=0)
+    engine.apply(upsert(*(one for address in first for one in _resident(address))), 0.0)
+    kernel = Kernel()
+    backend = make_backend(kernel, patch)
+    assert not backend.sync(engine.program).faults
+    _ask_everybody(kernel, first, seed)
+    come = [one for address in second for one in _resident(address)]
+    left = [one for address in set(first) - set(second) for one in _resident(address)]
+    gone = [Delete(Kind.POD, one.key) for one in left if isinstance(one, Pod)]
+    delta = engine.apply([*upsert(*come), *gone], 1.0)
+    assert not backend.apply(engine.program, delta).faults
+    _ask_everybody(kernel, second, seed)
+    assert not backend.tidy(engine.program).faults
+    _ask_everybody(kernel, second, seed)
+
+
+def _ask_everybody(kernel: Kernel, addresses: list[bytes], seed: int) -> None:
+    random = Random(seed)
+    for address in addresses:
+        own, other = _own_port(address), _own_port(random.choice(addresses))
+        for port in (own, other):
+            inwards = kernel_model.Packet(_OUTSIDE, address, Protocol.TCP, port)
+            outwards = kernel_model.Packet(address, _OUTSIDE, Protocol.UDP, port)
+            assert kernel.passes(inwards) == kernel.passes(outwards) == (port == own)
