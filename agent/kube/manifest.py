@@ -29,8 +29,8 @@ _NETWORKING = ("Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCI
 class Manifest(NamedTuple):
     """One object of a manifest: the value, or what is wrong with it.
 
-    ``data`` is the plain data it was read from and ``line`` where its document begins. ``closed``
-    isolates what an invalid policy selects.
+    ``data`` is what was read of its plain data and ``line`` where its document begins. ``closed``
+    isolates what an invalid policy selects, or the pods of an invalid namespace that asks for it.
     """
 
     kind: Kind
@@ -144,12 +144,13 @@ def _manifest(line: int, kind: Kind, data: dict[str, Any]) -> Manifest:
     if isinstance(key, Problem):
         raise UnreadableError(f"line {line}: {kind} {key.field}: {key.message}")
     validated = validate(kind, key, data)
+    read = validated.data
     if validated.problems:
-        return Manifest(kind, key, line, data, None, validated.problems, validated.closed)
+        return Manifest(kind, key, line, read, None, validated.problems, validated.closed)
     try:
         # The one decoder for objects from anywhere.
-        value = wire.object_from(kind, msgspec.json.encode(validated.data))
+        value = wire.object_from(kind, msgspec.json.encode(read))
     except (ValueError, TypeError, OverflowError) as error:
         problem = Problem("", f"{error}; write plain strings, numbers, lists and mappings")
-        return Manifest(kind, key, line, data, None, (problem,))
-    return Manifest(kind, key, line, data, value)
+        return Manifest(kind, key, line, read, None, (problem,))
+    return Manifest(kind, key, line, read, value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from agent.kube import names
 from agent.kube.address import covers, lenient_network, strict_network
 from agent.kube.check import Check
@@ -90,6 +92,15 @@ def read_policy(key: Key, spec: object, *, strict: bool) -> PolicyReading:
         egress=() if "Egress" in types else None,
     )
     return PolicyReading(None, tuple(check.problems), closed)
+
+
+def closing(policy: NetworkPolicy) -> NetworkPolicy:
+    """Return the policy that isolates the same pods in the same directions and allows nothing."""
+    return msgspec.structs.replace(
+        policy,
+        ingress=None if policy.ingress is None else (),
+        egress=None if policy.egress is None else (),
+    )
 
 
 def _policy_types(check: Check, spec: object) -> set[str]:

@@ -18,7 +18,7 @@ from agent.kube.address import strict_address, strict_network
 from agent.kube.check import Check, unknown_field
 from agent.kube.events import Problem
 from agent.kube.model import Key, Kind, NetworkPolicy
-from agent.kube.policy import read_policy, read_port_number, read_protocol
+from agent.kube.policy import closing, read_policy, read_port_number, read_protocol
 from agent.kube.wire import ISOLATION_ANNOTATION, isolation_of
 
 METADATA_NAME = "kubernetes.io/metadata.name"
@@ -51,9 +51,10 @@ _NODE_SPEC = ("podCIDR", "podCIDRs")
 
 
 class Validated(NamedTuple):
-    """A manifest's object: defaulted plain data to decode, or its problems.
+    """A manifest's object: defaulted plain data to decode, only what is read, or its problems.
 
-    ``closed`` is a NetworkPolicy that isolates what an invalid one selects.
+    ``closed`` isolates what an invalid NetworkPolicy selects, or the pods of an invalid namespace that has
+    an annotation to that end.
     """
 
     data: dict[str, Any]
@@ -81,21 +82,19 @@ def validate(kind: Kind, key: Key, data: Mapping[str, object]) -> Validated:
     check = Check(strict=True)
     check.mapping(data, "", _TOP)
     meta = _metadata(check, kind, key, data.get("metadata"))
-    defaulted: dict[str, Any] = {**data, "metadata": meta}
     if kind is Kind.POLICY:
         reading = read_policy(key, data.get("spec"), strict=True)
-        return _policy(defaulted, key, check.problems, reading.problems, reading.closed)
-    if kind is Kind.POD:
-        _pod(check, defaulted)
-    elif kind is Kind.NODE:
-        _node(check, defaulted)
-    else:
+        return _policy(data, meta, key, check.problems, reading.problems, reading.closed)
+    if kind is Kind.NAMESPACE:
         check.mapping(data.get("spec"), "spec", ("finalizers",))
-    return Validated(defaulted, tuple(check.problems))
+        return _namespace(meta, key, check.problems)
+    read = {"metadata": meta, **(_pod(check, data) if kind is Kind.POD else _node(check, data))}
+    return Validated(read, tuple(check.problems))
 
 
 def _policy(
-    data: dict[str, Any],
+    data: Mapping[str, object],
+    meta: dict[str, Any],
     key: Key,
     outer: list[Problem],
     inner: tuple[Problem, ...],
@@ -106,26 +105,24 @@ def _policy(
         # The spec is fine, so what it isolates is known; only its metadata is not.
         policy = read_policy(key, data.get("spec"), strict=True).policy
         if policy is not None:
-            closed = NetworkPolicy(
-                namespace=key.namespace,
-                name=key.name,
-                pod_selector=policy.pod_selector,
-                ingress=None if policy.ingress is None else (),
-                egress=None if policy.egress is None else (),
-            )
-    return Validated(data, problems, closed)
+            closed = closing(policy)
+    return Validated({"metadata": meta, "spec": data.get("spec")}, problems, closed)
+
+
+def _namespace(meta: dict[str, Any], key: Key, problems: list[Problem]) -> Validated:
+    closed = None
+    annotation = meta["annotations"].get(ISOLATION_ANNOTATION)
+    if problems and annotation is not None and isolation_of(annotation) != "":
+        closed = NetworkPolicy(key.name, ISOLATION_ANNOTATION, ingress=())
+    return Validated({"metadata": meta}, tuple(problems), closed)
 
 
 def _metadata(check: Check, kind: Kind, key: Key, value: object) -> dict[str, Any]:
-    meta = dict(check.mapping(value, "metadata", _METADATA))
+    meta = check.mapping(value, "metadata", _METADATA)
     name_rule = names.dns_label if kind is Kind.NAMESPACE else names.dns_subdomain
     check.refuse("metadata.name", name_rule(key.name))
-    if kind in (Kind.NAMESPACE, Kind.NODE):
-        # A create drops it.
-        meta["namespace"] = ""
-    else:
+    if kind not in (Kind.NAMESPACE, Kind.NODE):
         check.refuse("metadata.namespace", names.dns_label(key.namespace))
-        meta["namespace"] = key.namespace
     labels = check.texts(meta.get("labels"), "metadata.labels")
     for name, text in labels.items():
         check.refuse("metadata.labels", names.qualified_name(name))
@@ -136,12 +133,15 @@ def _metadata(check: Check, kind: Kind, key: Key, value: object) -> dict[str, An
     if kind is Kind.NAMESPACE:
         labels[METADATA_NAME] = key.name
         _isolation(check, annotations)
-    meta["labels"] = dict(sorted(labels.items()))
-    meta["annotations"] = annotations
-    meta["creationTimestamp"] = _time(check, meta.get("creationTimestamp"), "metadata.creationTimestamp")
-    for name in ("uid", "resourceVersion"):
-        meta[name] = check.text(meta.get(name), f"metadata.{name}")
-    return meta
+    return {
+        "name": key.name,
+        "namespace": key.namespace,
+        "uid": check.text(meta.get("uid"), "metadata.uid"),
+        "resourceVersion": check.text(meta.get("resourceVersion"), "metadata.resourceVersion"),
+        "creationTimestamp": _time(check, meta.get("creationTimestamp"), "metadata.creationTimestamp"),
+        "labels": dict(sorted(labels.items())),
+        "annotations": annotations if kind is Kind.NAMESPACE else {},
+    }
 
 
 def _isolation(check: Check, annotations: Mapping[str, str]) -> None:
@@ -178,26 +178,30 @@ def _loosely(check: Check, value: object, path: str, read: tuple[str, ...]) -> d
     return mapping
 
 
-def _pod(check: Check, data: dict[str, Any]) -> None:
+def _pod(check: Check, data: Mapping[str, object]) -> dict[str, Any]:
     spec = _loosely(check, data.get("spec"), "spec", _POD_SPEC)
     node = check.text(spec.get("nodeName"), "spec.nodeName")
     if node:
         check.refuse("spec.nodeName", names.dns_subdomain(node))
     check.boolean(spec.get("hostNetwork"), "spec.hostNetwork")
-    data["spec"] = {
-        "nodeName": node,
-        "hostNetwork": spec.get("hostNetwork"),
-        "containers": _containers(check, spec.get("containers"), "spec.containers"),
-        "initContainers": _containers(check, spec.get("initContainers"), "spec.initContainers"),
-    }
+    containers = _containers(check, spec.get("containers"), "spec.containers")
+    init_containers = _containers(check, spec.get("initContainers"), "spec.initContainers")
     status = _loosely(check, data.get("status"), "status", _POD_STATUS)
     phase = check.text(status.get("phase"), "status.phase")
     if phase and phase not in _PHASES:
         check.add("status.phase", f"{phase!r} is no phase; write one of {', '.join(_PHASES)}")
-    data["status"] = {
-        "phase": phase,
-        "startTime": _time(check, status.get("startTime"), "status.startTime"),
-        "podIPs": [{"ip": text} for text in _pod_ips(check, status)],
+    return {
+        "spec": {
+            "nodeName": node,
+            "hostNetwork": spec.get("hostNetwork"),
+            "containers": containers,
+            "initContainers": init_containers,
+        },
+        "status": {
+            "phase": phase,
+            "startTime": _time(check, status.get("startTime"), "status.startTime"),
+            "podIPs": [{"ip": text} for text in _pod_ips(check, status)],
+        },
     }
 
 
@@ -263,7 +267,7 @@ def _ports(check: Check, value: object, path: str) -> list[dict[str, Any]]:
     return found
 
 
-def _node(check: Check, data: dict[str, Any]) -> None:
+def _node(check: Check, data: Mapping[str, object]) -> dict[str, Any]:
     spec = _loosely(check, data.get("spec"), "spec", _NODE_SPEC)
     texts = [("spec.podCIDR", check.text(spec.get("podCIDR"), "spec.podCIDR"))]
     for index, entry in enumerate(check.sequence(spec.get("podCIDRs"), "spec.podCIDRs")):
@@ -273,7 +277,6 @@ def _node(check: Check, data: dict[str, Any]) -> None:
         wrong = strict_network(text) if text else None
         if isinstance(wrong, str):
             check.add(path, wrong)
-    data["spec"] = {"podCIDR": texts[0][1], "podCIDRs": [text for _, text in texts[1:]]}
     status = _loosely(check, data.get("status"), "status", ("addresses",))
     addresses = []
     for index, entry in enumerate(check.sequence(status.get("addresses"), "status.addresses")):
@@ -281,4 +284,7 @@ def _node(check: Check, data: dict[str, Any]) -> None:
         fields = check.mapping(entry, path, ("type", "address"))
         # A node's addresses may be host names, which are not read.
         addresses.append({"address": check.text(fields.get("address"), f"{path}.address")})
-    data["status"] = {"addresses": addresses}
+    return {
+        "spec": {"podCIDR": texts[0][1], "podCIDRs": [text for _, text in texts[1:]]},
+        "status": {"addresses": addresses},
+    }

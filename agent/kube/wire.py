@@ -9,119 +9,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
+from agent.kube import shapes
 from agent.kube.address import lenient_address, lenient_network
 from agent.kube.events import Delete, Invalid, Problem, Upsert
-from agent.kube.model import Key, Kind, NamedPort, Namespace, Node, Object, Pod
-from agent.kube.policy import PROTOCOLS, read_policy
+from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Node, Object, Pod
+from agent.kube.policy import PROTOCOLS, closing, read_policy
 
 ISOLATION_ANNOTATION = "net.beta.kubernetes.io/network-policy"
 """The namespace annotation of Kubernetes 1.3 to 1.6 that isolates its pods on ingress."""
 
 _SHARED = 16384
 """How many label sets and port lists are remembered for sharing before starting anew."""
-
-
-class _Meta(msgspec.Struct, frozen=True, gc=False):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = msgspec.field(default="", name="resourceVersion")
-    created: str | None = msgspec.field(default=None, name="creationTimestamp")
-    labels: msgspec.Raw = msgspec.Raw()
-
-
-class _ContainerPort(msgspec.Struct, frozen=True, gc=False):
-    port: int = msgspec.field(default=0, name="containerPort")
-    name: str | None = None
-    protocol: str | None = None
-
-
-class _Container(msgspec.Struct, frozen=True, gc=False):
-    ports: list[_ContainerPort] | None = None
-    restart_policy: str | None = msgspec.field(default=None, name="restartPolicy")
-
-
-class _PodSpec(msgspec.Struct, frozen=True, gc=False):
-    node: str | None = msgspec.field(default=None, name="nodeName")
-    host_network: bool | None = msgspec.field(default=None, name="hostNetwork")
-    containers: list[_Container] | None = None
-    init_containers: list[_Container] | None = msgspec.field(default=None, name="initContainers")
-
-
-class _PodIP(msgspec.Struct, frozen=True, gc=False):
-    ip: str = ""
-
-
-class _PodStatus(msgspec.Struct, frozen=True, gc=False):
-    phase: str | None = None
-    ip: str | None = msgspec.field(default=None, name="podIP")
-    ips: list[_PodIP] | None = msgspec.field(default=None, name="podIPs")
-    started: str | None = msgspec.field(default=None, name="startTime")
-
-
-class _Pod(msgspec.Struct, frozen=True, gc=False):
-    metadata: _Meta
-    spec: _PodSpec = _PodSpec()
-    status: _PodStatus = _PodStatus()
-
-
-class _NamespaceMeta(_Meta, frozen=True, gc=False):
-    annotations: dict[str, str] | None = None
-
-
-class _Namespace(msgspec.Struct, frozen=True, gc=False):
-    metadata: _NamespaceMeta
-
-
-class _NodeAddress(msgspec.Struct, frozen=True, gc=False):
-    address: str = ""
-
-
-class _NodeSpec(msgspec.Struct, frozen=True, gc=False):
-    cidr: str | None = msgspec.field(default=None, name="podCIDR")
-    cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
-
-
-class _NodeStatus(msgspec.Struct, frozen=True, gc=False):
-    addresses: list[_NodeAddress] | None = None
-
-
-class _Node(msgspec.Struct, frozen=True, gc=False):
-    metadata: _Meta
-    spec: _NodeSpec = _NodeSpec()
-    status: _NodeStatus = _NodeStatus()
-
-
-class _Policy(msgspec.Struct, frozen=True, gc=False):
-    metadata: _Meta
-    spec: Any = None
-
-
-class _Bare(msgspec.Struct, frozen=True, gc=False):
-    metadata: _Meta
-
-
-_Wire = _Pod | _Namespace | _Node | _Policy | _Bare
-_W = TypeVar("_W")
-
-
-class _ListMeta(msgspec.Struct, frozen=True, gc=False):
-    resource_version: str = msgspec.field(default="", name="resourceVersion")
-    continuation: str = msgspec.field(default="", name="continue")
-
-
-class _List(msgspec.Struct, Generic[_W], frozen=True, gc=False):
-    metadata: _ListMeta = _ListMeta()
-    items: list[_W] | None = None
-
-
-class _WatchLine(msgspec.Struct, frozen=True, gc=False):
-    type: str
-    object: msgspec.Raw
 
 
 class Status(msgspec.Struct, frozen=True, gc=False):
@@ -162,20 +64,23 @@ class Unreadable(NamedTuple):
 
 
 _OBJECTS: dict[Kind, Any] = {
-    Kind.POD: msgspec.json.Decoder(_Pod),
-    Kind.NAMESPACE: msgspec.json.Decoder(_Namespace),
-    Kind.NODE: msgspec.json.Decoder(_Node),
-    Kind.POLICY: msgspec.json.Decoder(_Policy),
+    Kind.POD: msgspec.json.Decoder(shapes.Pod),
+    Kind.NAMESPACE: msgspec.json.Decoder(shapes.Namespace),
+    Kind.NODE: msgspec.json.Decoder(shapes.Node),
+    Kind.POLICY: msgspec.json.Decoder(shapes.Policy),
 }
 _LISTS: dict[Kind, Any] = {
-    Kind.POD: msgspec.json.Decoder(_List[_Pod]),
-    Kind.NAMESPACE: msgspec.json.Decoder(_List[_Namespace]),
-    Kind.NODE: msgspec.json.Decoder(_List[_Node]),
-    Kind.POLICY: msgspec.json.Decoder(_List[_Policy]),
+    Kind.POD: msgspec.json.Decoder(shapes.List[shapes.Pod]),
+    Kind.NAMESPACE: msgspec.json.Decoder(shapes.List[shapes.Namespace]),
+    Kind.NODE: msgspec.json.Decoder(shapes.List[shapes.Node]),
+    Kind.POLICY: msgspec.json.Decoder(shapes.List[shapes.Policy]),
 }
-_RAW_LIST = msgspec.json.Decoder(_List[msgspec.Raw])
-_LINE = msgspec.json.Decoder(_WatchLine)
-_BARE = msgspec.json.Decoder(_Bare)
+_RAW_LIST = msgspec.json.Decoder(shapes.List[msgspec.Raw])
+_LINE = msgspec.json.Decoder(shapes.WatchLine)
+_BARE = msgspec.json.Decoder(shapes.Bare)
+_NAMED = msgspec.json.Decoder(shapes.Named)
+_SPEC = msgspec.json.Decoder(shapes.Spec)
+_SELECTING = msgspec.json.Decoder(shapes.Selecting)
 _LABELS = msgspec.json.Decoder(dict[str, str] | None)
 _STATUS = msgspec.json.Decoder(Status)
 
@@ -196,7 +101,10 @@ def decode_page(kind: Kind, body: bytes) -> Page:
     try:
         whole = _LISTS[kind].decode(body)
     except _UNDECODABLE:
-        raw = _RAW_LIST.decode(body)
+        try:
+            raw = _RAW_LIST.decode(body)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise msgspec.DecodeError(str(error)) from None
         decoded = [_decode_object(kind, item) for item in raw.items or ()]
         items = [item for item in decoded if item is not None]
         meta = raw.metadata
@@ -216,9 +124,8 @@ def decode_watch_line(kind: Kind, line: bytes) -> Decoded | Bookmark | Status | 
         if envelope.type == "BOOKMARK":
             return Bookmark(_BARE.decode(envelope.object).metadata.resource_version)
         if envelope.type == "DELETED":
-            meta = _BARE.decode(envelope.object).metadata
-            key = _key(kind, meta)
-            return Decoded(key, meta.resource_version, Delete(kind, key))
+            key = _key(kind, _NAMED.decode(envelope.object).metadata)
+            return Decoded(key, _version(envelope.object), Delete(kind, key))
     except _UNDECODABLE as error:
         return Unreadable(str(error))
     decoded = _decode_object(kind, envelope.object)
@@ -253,16 +160,44 @@ def _decode_object(kind: Kind, raw: bytes | msgspec.Raw) -> Decoded | None:
         wire = _OBJECTS[kind].decode(raw)
     except _UNDECODABLE as error:
         try:
-            meta = _BARE.decode(raw).metadata
+            meta = _NAMED.decode(raw).metadata
         except _UNDECODABLE:
             return None
-        return _refused(kind, meta, error) if meta.name else None
+        if not meta.name:
+            return None
+        key = _key(kind, meta)
+        closed = _closed(key, raw) if kind is Kind.POLICY else None
+        return _refused(kind, key, _version(raw), error, closed)
     return _decoded(kind, wire) if wire.metadata.name else None
 
 
-def _decoded(kind: Kind, wire: _Wire) -> Decoded:
+def _version(raw: bytes | msgspec.Raw) -> str:
+    """Return an object's resourceVersion, "" when that cannot be read."""
+    try:
+        return _BARE.decode(raw).metadata.resource_version
+    except _UNDECODABLE:
+        return ""
+
+
+def _closed(key: Key, raw: bytes | msgspec.Raw) -> NetworkPolicy | None:
+    """Return what closes the pods that an unreadable policy selects, if so much of it can be read."""
+    try:
+        reading = read_policy(key, _SPEC.decode(raw).spec, strict=False)
+    except _UNDECODABLE:
+        try:
+            selector = _SELECTING.decode(raw).spec.selector
+        except _UNDECODABLE:
+            return None
+        # Which directions it names is in what cannot be read.
+        reading = read_policy(
+            key, {"podSelector": selector, "policyTypes": ["Ingress", "Egress"]}, strict=False
+        )
+    return reading.closed if reading.policy is None else closing(reading.policy)
+
+
+def _decoded(kind: Kind, wire: shapes.Wire) -> Decoded:
     meta = wire.metadata
-    if isinstance(wire, _Policy):
+    if isinstance(wire, shapes.Policy):
         key = _key(kind, meta)
         reading = read_policy(key, wire.spec, strict=False)
         if reading.policy is not None:
@@ -271,20 +206,21 @@ def _decoded(kind: Kind, wire: _Wire) -> Decoded:
     try:
         value = _CONVERSIONS[kind](wire)
     except _UNDECODABLE as error:
-        return _refused(kind, meta, error)
+        return _refused(kind, _key(kind, meta), meta.resource_version, error)
     return Decoded(value.key, meta.resource_version, Upsert(kind, value))
 
 
-def _refused(kind: Kind, meta: _Meta, error: Exception) -> Decoded:
+def _refused(
+    kind: Kind, key: Key, version: str, error: Exception, closed: NetworkPolicy | None = None
+) -> Decoded:
     # msgspec ends its messages with the path: "Expected `int`, got `str` - at `$.spec.x`".
     message, _, path = str(error).partition(" - at `")
     field = path.rstrip("`").removeprefix("$").removeprefix(".")
-    key = _key(kind, meta)
     problem = Problem(field, f"{message}; correct the object in the cluster")
-    return Decoded(key, meta.resource_version, Invalid(kind, key, (problem,)))
+    return Decoded(key, version, Invalid(kind, key, (problem,), closed))
 
 
-def _key(kind: Kind, meta: _Meta) -> Key:
+def _key(kind: Kind, meta: shapes.Meta | shapes.NameOnly) -> Key:
     if kind in (Kind.NAMESPACE, Kind.NODE):
         return Key("", meta.name)
     return Key(sys.intern(meta.namespace), meta.name)
@@ -305,7 +241,7 @@ def _labels(raw: msgspec.Raw) -> dict[str, str]:
     return labels
 
 
-def _pod(wire: _Pod) -> Pod:
+def _pod(wire: shapes.Pod) -> Pod:
     meta, spec, status = wire.metadata, wire.spec, wire.status
     return Pod(
         namespace=sys.intern(meta.namespace),
@@ -322,7 +258,7 @@ def _pod(wire: _Pod) -> Pod:
     )
 
 
-def _pod_addresses(status: _PodStatus) -> tuple[bytes, ...]:
+def _pod_addresses(status: shapes.PodStatus) -> tuple[bytes, ...]:
     """Return a pod's addresses, at most one for each family, the first holding."""
     texts = [entry.ip for entry in status.ips] if status.ips else [status.ip or ""]
     found: dict[int, bytes] = {}
@@ -333,7 +269,7 @@ def _pod_addresses(status: _PodStatus) -> tuple[bytes, ...]:
     return tuple(found.values())
 
 
-def _pod_ports(spec: _PodSpec) -> tuple[NamedPort, ...]:
+def _pod_ports(spec: shapes.PodSpec) -> tuple[NamedPort, ...]:
     """Return the named ports: of containers, then of sidecars, the first (name, protocol) holding."""
     found: dict[tuple[str, str], NamedPort] = {}
     for container in spec.containers or ():
@@ -350,7 +286,7 @@ def _pod_ports(spec: _PodSpec) -> tuple[NamedPort, ...]:
     return _port_lists.setdefault(ports, ports)
 
 
-def _add_ports(found: dict[tuple[str, str], NamedPort], ports: list[_ContainerPort]) -> None:
+def _add_ports(found: dict[tuple[str, str], NamedPort], ports: list[shapes.ContainerPort]) -> None:
     for port in ports:
         protocol = port.protocol or "TCP"
         if port.name and protocol in PROTOCOLS and (port.name, protocol) not in found:
@@ -358,7 +294,7 @@ def _add_ports(found: dict[tuple[str, str], NamedPort], ports: list[_ContainerPo
             found[port.name, protocol] = named
 
 
-def _namespace(wire: _Namespace) -> Namespace:
+def _namespace(wire: shapes.Namespace) -> Namespace:
     meta = wire.metadata
     annotation = (meta.annotations or {}).get(ISOLATION_ANNOTATION, "")
     return Namespace(
@@ -381,7 +317,7 @@ def isolation_of(annotation: str) -> str | None:
     return isolation if isinstance(isolation, str) else None
 
 
-def _node(wire: _Node) -> Node:
+def _node(wire: shapes.Node) -> Node:
     addresses = (lenient_address(entry.address) for entry in wire.status.addresses or ())
     texts = wire.spec.cidrs or ([wire.spec.cidr] if wire.spec.cidr else [])
     networks = (lenient_network(text) for text in texts)

@@ -1,0 +1,173 @@
+"""The parts of API objects that are read, as msgspec decodes them; all else is skipped unread."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+
+class Meta(msgspec.Struct, frozen=True, gc=False):
+    """What is read of any object's metadata."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = msgspec.field(default="", name="resourceVersion")
+    created: str | None = msgspec.field(default=None, name="creationTimestamp")
+    labels: msgspec.Raw = msgspec.Raw()
+
+
+class ContainerPort(msgspec.Struct, frozen=True, gc=False):
+    """An entry of a container's ``ports``."""
+
+    port: int = msgspec.field(default=0, name="containerPort")
+    name: str | None = None
+    protocol: str | None = None
+
+
+class Container(msgspec.Struct, frozen=True, gc=False):
+    """An entry of ``containers`` or ``initContainers``."""
+
+    ports: list[ContainerPort] | None = None
+    restart_policy: str | None = msgspec.field(default=None, name="restartPolicy")
+
+
+class PodSpec(msgspec.Struct, frozen=True, gc=False):
+    """A Pod's ``spec``."""
+
+    node: str | None = msgspec.field(default=None, name="nodeName")
+    host_network: bool | None = msgspec.field(default=None, name="hostNetwork")
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = msgspec.field(default=None, name="initContainers")
+
+
+class PodIP(msgspec.Struct, frozen=True, gc=False):
+    """An entry of ``podIPs``."""
+
+    ip: str = ""
+
+
+class PodStatus(msgspec.Struct, frozen=True, gc=False):
+    """A Pod's ``status``."""
+
+    phase: str | None = None
+    ip: str | None = msgspec.field(default=None, name="podIP")
+    ips: list[PodIP] | None = msgspec.field(default=None, name="podIPs")
+    started: str | None = msgspec.field(default=None, name="startTime")
+
+
+class Pod(msgspec.Struct, frozen=True, gc=False):
+    """What is read of a Pod."""
+
+    metadata: Meta
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
+class NamespaceMeta(Meta, frozen=True, gc=False):
+    """A Namespace's metadata."""
+
+    annotations: dict[str, str] | None = None
+
+
+class Namespace(msgspec.Struct, frozen=True, gc=False):
+    """What is read of a Namespace."""
+
+    metadata: NamespaceMeta
+
+
+class NodeAddress(msgspec.Struct, frozen=True, gc=False):
+    """An entry of a Node's ``addresses``."""
+
+    address: str = ""
+
+
+class NodeSpec(msgspec.Struct, frozen=True, gc=False):
+    """A Node's ``spec``."""
+
+    cidr: str | None = msgspec.field(default=None, name="podCIDR")
+    cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
+
+
+class NodeStatus(msgspec.Struct, frozen=True, gc=False):
+    """A Node's ``status``."""
+
+    addresses: list[NodeAddress] | None = None
+
+
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """What is read of a Node."""
+
+    metadata: Meta
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class Policy(msgspec.Struct, frozen=True, gc=False):
+    """A NetworkPolicy, its spec as plain data."""
+
+    metadata: Meta
+    spec: Any = None
+
+
+class Bare(msgspec.Struct, frozen=True, gc=False):
+    """An object of which only its metadata is read."""
+
+    metadata: Meta
+
+
+class NameOnly(msgspec.Struct, frozen=True, gc=False):
+    """Metadata of which only the name is read."""
+
+    name: str = ""
+    namespace: str = ""
+
+
+class Named(msgspec.Struct, frozen=True, gc=False):
+    """An object of which only its name is read, whatever else is wrong with it."""
+
+    metadata: NameOnly
+
+
+class Spec(msgspec.Struct, frozen=True, gc=False):
+    """A policy of which only its spec is read."""
+
+    spec: Any = None
+
+
+class SelectorOnly(msgspec.Struct, frozen=True, gc=False):
+    """A policy's ``spec`` of which only the podSelector is read."""
+
+    selector: Any = msgspec.field(default=None, name="podSelector")
+
+
+class Selecting(msgspec.Struct, frozen=True, gc=False):
+    """A policy of which only its podSelector is read."""
+
+    spec: SelectorOnly
+
+
+Wire = Pod | Namespace | Node | Policy | Bare
+W = TypeVar("W")
+
+
+class ListMeta(msgspec.Struct, frozen=True, gc=False):
+    """A list's metadata."""
+
+    resource_version: str = msgspec.field(default="", name="resourceVersion")
+    continuation: str = msgspec.field(default="", name="continue")
+
+
+class List(msgspec.Struct, Generic[W], frozen=True, gc=False):
+    """One page of a list."""
+
+    metadata: ListMeta = ListMeta()
+    items: list[W] | None = None
+
+
+class WatchLine(msgspec.Struct, frozen=True, gc=False):
+    """One event of a watch."""
+
+    type: str
+    object: msgspec.Raw
