@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
 # Asks rich for colour also where output is no terminal; tests look at what is printed without it.
 os.environ.pop("FORCE_COLOR", None)
+
+
+Measured = Callable[[str], None]
+"""Takes a line about what a test has measured, which is printed when all have run."""
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Measured:
+    return lambda line: request.node.user_properties.append(("measured", line))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    lines = [
+        text
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        for name, text in report.user_properties
+        if name == "measured"
+    ]
+    if lines:
+        terminalreporter.section("measured")
+    for line in lines:
+        terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(wrapper=True)
