@@ -1,0 +1,80 @@
+"""A wrong agent is found out, and what shows it is small: the agent is told something else than is so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.kube.model import NetworkPolicy, Object, Pod, Rule
+from agent.sources.manifests import read_manifests
+from tests.kernel.exact.arena import Arena
+from tests.kernel.exact.contest import contest
+from tests.kernel.exact.disagreement import DisagreementError
+from tests.kernel.exact.enforcer import Hears
+from tests.lab.node import Layout
+
+pytestmark = pytest.mark.parametrize(
+    "arena", [pytest.param(Layout.ROUTED, marks=pytest.mark.xdist_group("exact-routed"))], indirect=True
+)
+
+
+def without_excepts(found: Object) -> Object:
+    """What an agent does that forgets every except: it opens too much."""
+    if not isinstance(found, NetworkPolicy):
+        return found
+
+    def rules(side: tuple[Rule, ...] | None) -> tuple[Rule, ...] | None:
+        return side and tuple(
+            rule._replace(
+                peers=tuple(
+                    p if p.block is None else p._replace(block=p.block._replace(excepts=()))
+                    for p in rule.peers
+                )
+            )
+            for rule in side
+        )
+
+    return msgspec.structs.replace(found, ingress=rules(found.ingress), egress=rules(found.egress))
+
+
+def ranges_one_short(found: Object) -> Object:
+    """What an agent does that takes the end of a range as outside: it opens too little."""
+    if not isinstance(found, NetworkPolicy):
+        return found
+
+    def rules(side: tuple[Rule, ...] | None) -> tuple[Rule, ...] | None:
+        return side and tuple(
+            rule._replace(
+                ports=tuple(
+                    p._replace(end=p.end - 1)
+                    if p.end is not None and isinstance(p.port, int) and p.end > p.port
+                    else p
+                    for p in rule.ports
+                )
+            )
+            for rule in side
+        )
+
+    return msgspec.structs.replace(found, ingress=rules(found.ingress), egress=rules(found.egress))
+
+
+def without_named_ports(found: Object) -> Object:
+    """What an agent does that resolves no name."""
+    return msgspec.structs.replace(found, ports=()) if isinstance(found, Pod) else found
+
+
+@pytest.mark.parametrize("hears", [without_excepts, ranges_one_short, without_named_ports])
+def test_a_wrong_agent_is_found_out_by_a_small_cluster(arena: Arena, hears: Hears, tmp_path: Path) -> None:
+    with pytest.raises(DisagreementError) as caught:
+        contest(arena, 300, mode="nft", start=3, hears=hears)
+    text = str(caught.value)
+    print(text)
+    manifests = text[text.index("# ") : text.index("On node here")]
+    (tmp_path / "cluster.yaml").write_text(manifests)
+    objects, refused = read_manifests(tmp_path)
+    assert not refused
+    assert len([found for found in objects if isinstance(found, NetworkPolicy)]) == 1
+    assert len([found for found in objects if isinstance(found, Pod)]) <= 2
+    assert "Explained:" in text
