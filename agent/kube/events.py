@@ -33,7 +33,8 @@ class Invalid(NamedTuple):
     """An object exists that cannot be used as it is.
 
     The last good version stays in force. Where there is none, ``closed`` is used, when the namespace and
-    podSelector could be read: a policy that isolates the pods it selects and allows nothing.
+    podSelector could be read: a policy that isolates the pods it selects and allows nothing. An invalid
+    namespace has one when it asks for its pods to be isolated.
     """
 
     kind: Kind

@@ -212,6 +212,8 @@ class Engine:
 
     def _hold(self, event: Invalid) -> None:
         self._invalid[event.kind, event.key] = event.problems
+        if event.kind is Kind.NAMESPACE and event.key.name not in self._namespaces:
+            self._isolate_namespace(event.key.name, isolated=event.closed is not None)
         if event.kind is not Kind.POLICY or event.key in self._good:
             return
         if event.closed is not None:
@@ -225,6 +227,8 @@ class Engine:
             self._journal.policies.add(key)
 
     def _set_namespace(self, name: str, namespace: Namespace | None) -> None:
+        if namespace is None:
+            self._isolate_namespace(name, isolated=False)
         if self._namespaces.get(name) == namespace:
             return
         if namespace is None:
@@ -233,8 +237,11 @@ class Engine:
             self._namespaces[name] = namespace
         links = self._terms.set_namespace(name, namespace.labels if namespace is not None else None)
         self._sets.relink(links)
+        if namespace is not None:
+            self._isolate_namespace(name, isolated=namespace.ingress_isolated)
+
+    def _isolate_namespace(self, name: str, *, isolated: bool) -> None:
         key = Key(name, NAMESPACE_POLICY)
-        isolated = namespace is not None and namespace.ingress_isolated
         self._enforce(key, NetworkPolicy(name, key.name, Selector(), ingress=()) if isolated else None)
 
     def _set_node(self, name: str, node: Node | None) -> None:

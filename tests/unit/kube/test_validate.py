@@ -109,7 +109,10 @@ def test_the_old_annotation_isolates_a_namespace(annotation: str, isolated: bool
 @pytest.mark.parametrize("annotation", ["", "nonsense", '{"ingress":{"isolation":"defaultdeny"}}', "[]"])
 def test_an_old_annotation_that_is_not_understood_is_a_problem(annotation: str) -> None:
     key = "net.beta.kubernetes.io/network-policy"
-    assert read(admission.namespace("x", annotations={key: annotation})).problems
+    manifest = read(admission.namespace("x", annotations={key: annotation}))
+    assert manifest.problems
+    assert manifest.closed == NetworkPolicy("x", key, ingress=())
+    assert read(admission.namespace("X", annotations={key: "{}"})).closed is None
 
 
 @pytest.mark.parametrize(

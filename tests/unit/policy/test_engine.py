@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.kube.events import Delete, Invalid, Problem, Synced
+from agent.kube.events import Delete, Event, Invalid, Problem, Synced
 from agent.kube.model import (
     Direction,
     Family,
@@ -137,6 +137,21 @@ def test_the_namespace_annotation_isolates_every_pod_for_ingress(engine: Engine)
     assert engine.program.isolated(IN, Family.V4) == {WEB}
     assert engine.program.isolated(OUT, Family.V4) == set()
     engine.apply(upsert(Namespace("shop")), 0)
+    assert engine.program == Program()
+
+
+@pytest.mark.parametrize("then", [Delete(Kind.NAMESPACE, Key("", "shop")), *upsert(Namespace("shop"))])
+def test_an_invalid_namespace_that_asks_for_isolation_isolates_until_it_is_told_otherwise(
+    engine: Engine, then: Event
+) -> None:
+    closed = NetworkPolicy("shop", "annotation", ingress=())
+    invalid = Invalid(Kind.NAMESPACE, Key("", "shop"), (Problem("metadata", "wrong"),), closed)
+    engine.apply([*upsert(pod("web", "10.0.0.1")), invalid], 0)
+    assert engine.program.isolated(IN, Family.V4) == {WEB}
+    engine.apply([then], 0)
+    assert engine.program == Program()
+    # A last good version holds, whatever the invalid one asks for.
+    engine.apply([*upsert(Namespace("shop")), invalid], 0)
     assert engine.program == Program()
 
 
