@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 
 from agent.kube.manifest import Reading, read_text
 from agent.kube.text import UnreadableError
+from agent.sources.writing import UNENDED_SECONDS, BeingWrittenError, unwritten
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
-Stamp = tuple[int, int, int, int]
-"""Device, inode, modification time and size: equal while a file holds the same text."""
+
+class Stamp(NamedTuple):
+    """Equal while a file holds the same text; all zeros when there is no regular file."""
+
+    device: int = 0
+    inode: int = 0
+    modified_ns: int = 0
+    size: int = 0
 
 
 class Scan(NamedTuple):
@@ -41,7 +50,7 @@ def scan(root: Path) -> Scan:
     def unlisted(error: OSError) -> None:
         path = os.path.relpath(error.filename, root)
         hidden.append(path)
-        faults.append(f"{path}: {error.strerror}; let the agent list the directory")
+        faults.append(f"{shown(path)}: {error.strerror}; let the agent list the directory")
 
     with os.scandir(root):
         pass
@@ -55,15 +64,20 @@ def scan(root: Path) -> Scan:
     return Scan(files, tuple(hidden), tuple(faults))
 
 
+def shown(path: str) -> str:
+    """Return a path for people: bytes of it that are not UTF-8 are escaped."""
+    return path.encode(errors="backslashreplace").decode()
+
+
 def stamp(path: Path) -> Stamp:
     """Return a file's stamp, zeros when there is no regular file (a dangling link, say)."""
     try:
         found = path.stat()
     except OSError:
-        return (0, 0, 0, 0)
+        return Stamp()
     if not S_ISREG(found.st_mode):
-        return (0, 0, 0, 0)
-    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        return Stamp()
+    return Stamp(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def read_file(path: Path) -> Reading:
@@ -72,6 +86,8 @@ def read_file(path: Path) -> Reading:
     Raises UnreadableError when it cannot be read whole, also when it changes meanwhile.
     """
     before = stamp(path)
+    if shown(str(path)) != str(path):
+        raise UnreadableError("its name is not UTF-8; rename it")
     try:
         if path.exists() and not path.is_file():
             raise UnreadableError("not a regular file; remove or rename it")

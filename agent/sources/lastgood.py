@@ -58,5 +58,5 @@ class LastGood:
         self._file(path).unlink(missing_ok=True)
 
     def _file(self, path: str) -> Path:
-        name = hashlib.sha256(f"{self._directory}\0{path}".encode()).hexdigest()
+        name = hashlib.sha256(os.fsencode(f"{self._directory}\0{path}")).hexdigest()
         return self._folder / f"{name[:32]}.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -15,9 +15,10 @@ from agent.kube.manifest import Manifest
 from agent.kube.model import Kind, Object
 from agent.kube.text import UnreadableError
 from agent.sources.desired import Desired, Held, Wanted, changes, combine, values
-from agent.sources.directory import Stamp, read_file, scan
+from agent.sources.directory import Stamp, read_file, scan, shown
 from agent.sources.lastgood import LastGood, ObjectId
 from agent.sources.source import SyncState
+from agent.sources.writing import UNENDED_SECONDS, BeingWrittenError
 
 log = structlog.get_logger()
 
@@ -29,7 +30,11 @@ _DEBOUNCE_MS = 200
 # Directories are also looked at without being told: file systems exist that tell nothing.
 _LOOK_MS = 2000
 _ABSENT_SECONDS = 1.0
+# A file that is being written is looked at again after the first of these, then ever less often.
+_WRITTEN_SECONDS = (0.02, 0.5)
 _EMPTY_SECONDS = 1.0
+# A file that stays unfinished longer than this is a fault.
+_UNFINISHED_SECONDS = UNENDED_SECONDS + 5.0
 
 
 class _File:
@@ -41,16 +46,23 @@ class _File:
         self.good: dict[ObjectId, Manifest] = good or {}
         self.known = good is not None
         self.fault = ""
+        self.unfinished: Stamp | None = None
+        """What it was at the last look, when it was still being written then."""
+        self.unfinished_at = 0.0
+        """``time.monotonic()`` when it was first seen to be like that."""
+        self.unfinished_since = 0.0
 
 
 class ManifestSource:
     """Pods, Namespaces, NetworkPolicies and Nodes from the YAML and JSON files below a directory.
 
-    What cannot be read takes nothing away. A file that cannot be read whole keeps its last good objects;
+    What cannot be read takes nothing away. A file that is being written in place is read when that is
+    over, and until then what held holds; one that is renamed onto a name is read at once. A file that cannot be read whole keeps its last good objects;
     an object that is not valid keeps its last good version; a directory that is gone or cannot be listed
     keeps all. The last good versions are kept in ``state_dir``, so that this holds across a restart. The
     source is synced once every file was read whole, or was restored from there. Files removed while the
-    directory can be listed take their objects with them.
+    directory can be listed take their objects with them, but not while there is a file that was never read
+    whole: they may have gone there.
 
     Of one object in two files, the first path by sort order holds and the other is a fault.
     """
@@ -96,6 +108,7 @@ class ManifestSource:
         self.load()
         while not self._stopping.is_set():
             self._safely_refresh(sink)
+            self._wait_for_writers(sink)
             try:
                 before = self._directory.stat()
                 for _ in watchfiles.watch(
@@ -109,6 +122,7 @@ class ManifestSource:
                     raise_interrupt=False,
                 ):
                     self._safely_refresh(sink)
+                    self._wait_for_writers(sink)
                     now = self._directory.stat()
                     if (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
                         # Another directory took the name; the watch still holds the old one.
@@ -116,6 +130,15 @@ class ManifestSource:
             except (OSError, RuntimeError):
                 # Gone, or not to be watched: looked at again soon, and named by the refresh.
                 self._stopping.wait(_ABSENT_SECONDS)
+
+    def _wait_for_writers(self, sink: Sink) -> None:
+        """Look again and again while a file is being written: that it is closed is not told as a change."""
+        pause, longest = _WRITTEN_SECONDS
+        while any(file.unfinished for file in self._files.values()) and not self._absent:
+            if self._stopping.wait(pause):
+                return
+            pause = min(longest, pause * 2)
+            self._safely_refresh(sink)
 
     def _safely_refresh(self, sink: Sink) -> None:
         try:
@@ -136,8 +159,9 @@ class ManifestSource:
         changed = [
             p for p, stamp in found.files.items() if p not in self._files or self._files[p].stamp != stamp
         ]
+        before = [file.good for file in self._files.values()]
         for path in changed:
-            self._read(path, found.files[path])
+            self._read(path, found.files[path], before)
         for path in gone:
             del self._files[path]
         if changed or gone or not self._synced or found.faults != self._folder_faults or self._absent:
@@ -153,27 +177,41 @@ class ManifestSource:
             self._restored.pop(path, None)
             self._keep(path)
 
-    def _read(self, path: str, stamp: Stamp) -> None:
+    def _read(self, path: str, stamp: Stamp, before: Sequence[Mapping[ObjectId, Manifest]]) -> None:
+        """Read a file; ``before`` is what was good in all files, since an object may come from another."""
         file = self._files.get(path)
         if file is None:
             file = self._files[path] = _File(self._restored.get(path))
-        if file.good and _just_emptied(stamp):
-            # Some editors empty a file, then write it: look again before its objects are taken away.
-            file.stamp = None
-            return
+        now = time.monotonic()
+        if file.unfinished is None:
+            file.unfinished_since = now
+        if file.unfinished != stamp:
+            file.unfinished, file.unfinished_at = stamp, now
+        quiet = max(now - file.unfinished_at, _age(stamp))
         try:
-            reading = read_file(self._directory / path)
+            if file.good and stamp.size == 0 and quiet < _EMPTY_SECONDS:
+                # Some editors empty a file, then write it: look again before its objects are taken away.
+                raise BeingWrittenError("it has just been emptied")
+            replaced = file.stamp is not None and file.stamp.inode not in (0, stamp.inode)
+            reading = read_settled_file(self._directory / path, quiet, replaced=replaced)
+        except BeingWrittenError as error:
+            if now - file.unfinished_since >= _UNFINISHED_SECONDS or not file.known:
+                file.fault = f"{path}: not read, since {error}; write beside it and rename"
+            return
         except UnreadableError as error:
             file.fault = f"{path}: {error}"
             # A file that changed meanwhile is read again at the next look, which its own change brings.
-            file.stamp = stamp
+            file.stamp, file.unfinished = stamp, None
             return
+        file.unfinished = None
         file.stamp, file.fault, file.known = stamp, "", True
         file.manifests = reading.manifests
         good: dict[ObjectId, Manifest] = {}
         for manifest in reading.manifests:
             identity = (manifest.kind, manifest.key)
-            best = manifest if manifest.value is not None else file.good.get(identity)
+            best: Manifest | None = manifest
+            if manifest.value is None:
+                best = next((held[identity] for held in (file.good, *before) if identity in held), None)
             if best is not None:
                 good.setdefault(identity, best)
         file.good = good
@@ -183,13 +221,17 @@ class ManifestSource:
 
     def _tell(self, sink: Sink, faults: tuple[str, ...]) -> None:
         desired = combine({path: _held(file) for path, file in self._files.items()})
+        unknown = [path for path, file in sorted(self._files.items()) if not file.known]
+        if unknown:
+            # What went elsewhere may have come to that file.
+            desired = desired._replace(objects={**self._told, **desired.objects})
         events = changes(self._told, desired.objects)
         self._told = desired.objects
         if events:
             sink(events)
         unread = tuple(file.fault for _, file in sorted(self._files.items()) if file.fault)
         troubles = (*faults, *unread, *self._state_faults.values())
-        if not self._synced and not faults and all(file.known for file in self._files.values()):
+        if not self._synced and not faults and not unknown:
             self._synced = True
             sink([Synced(kind) for kind in _KINDS])
             log.info("manifests read", directory=str(self._directory), files=len(self._files))
@@ -257,7 +299,7 @@ def read_desired(directory: Path) -> tuple[Desired, tuple[str, ...]]:
         try:
             files[path] = Held(read_file(directory / path).manifests, {})
         except UnreadableError as error:
-            unread.append(f"{path}: {error}")
+            unread.append(f"{shown(path)}: {error}")
     return combine(files), tuple(unread)
 
 
@@ -278,9 +320,9 @@ def _held(file: _File) -> Held:
     return Held(file.manifests, file.good)
 
 
-def _just_emptied(stamp: Stamp) -> bool:
-    _, _, modified_ns, size = stamp
-    return size == 0 and abs(time.time() - modified_ns / 1e9) < _EMPTY_SECONDS
+def _age(stamp: Stamp) -> float:
+    """Return for how many seconds a file has been as it is, by its clock; 0 when that is in the future."""
+    return max(0.0, time.time() - stamp.modified_ns / 1e9)
 
 
 def _below(path: str, folders: tuple[str, ...]) -> bool:

@@ -354,3 +354,58 @@ def test_a_directory_replaced_by_another_is_followed(
     (directory / "a.yaml").write_text(text("a"))
     wait(lambda: any(e.kind is POLICY and isinstance(e, Upsert) for e in events))
     assert source.states()[POLICY].fault == ""
+
+
+UNSELECTED = "{podSelectr: {}}"
+
+
+def test_an_object_that_moves_to_another_file_and_breaks_keeps_its_last_good_version(
+    directory: Path, state: Path
+) -> None:
+    write(directory / "a.yaml", text("a"))
+    write(directory / "b.yaml", text("b"))
+    heard = Heard(directory, state)
+    heard.look()
+    write(directory / "a.yaml", "# moved\n")
+    write(directory / "b.yaml", text("b") + "---\n" + text("a", UNSELECTED))
+    assert kinds(heard.look()) == [Invalid]
+    assert kinds(Heard(directory, state).look()) == [Upsert, Invalid, Upsert, Synced]
+
+
+def test_nothing_goes_while_it_may_be_in_a_file_that_was_never_read(directory: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    heard = Heard(directory)
+    heard.look()
+    (directory / "a.yaml").rename(directory / "b.yaml")
+    write(directory / "b.yaml", text("a", "["))
+    assert heard.look() == []
+    assert heard.faults[0].startswith("b.yaml: line ")
+    write(directory / "b.yaml", text("b"))
+    assert heard.look() == [Upsert(POLICY, NetworkPolicy("x", "b", ingress=())), Delete(POLICY, A)]
+
+
+def test_a_name_that_is_not_utf_8_is_a_fault_that_can_be_printed(directory: Path, state: Path) -> None:
+    write(directory / "a.yaml", text("a"))
+    odd = os.path.join(os.fsencode(directory), b"\xff.yaml")
+    with open(odd, "w") as file:
+        file.write(text("b"))
+    heard = Heard(directory, state)
+    assert kinds(heard.look()) == [Upsert]
+    assert heard.faults == ("\\udcff.yaml: its name is not UTF-8; rename it",)
+    assert read_manifests(directory)[1] == heard.faults
+    os.unlink(odd)
+    assert kinds(heard.look()) == [Synced]
+
+
+def test_what_nobody_reads_spoils_no_state(directory: Path, state: Path) -> None:
+    loop = "{x: .nan, y: " + "9" * 400 + ", z: [[[]]]}"
+    pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{unread: {loop}}}\n"
+    write(directory / "a.yaml", pod + "---\n" + text("a"))
+    write(directory / "b.yaml", text("b"))
+    heard = Heard(directory, state)
+    heard.look()
+    assert not heard.faults
+    for name in ("a.yaml", "b.yaml"):
+        write(directory / name, "a: [")
+    again = Heard(directory, state)
+    assert kinds(again.look()) == [Upsert, Upsert, Synced]
