@@ -6,184 +6,19 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from agent import daemon
-from agent.daemon import Agent
-from agent.dataplane.backend import Fault, KernelView, Report
+from agent.dataplane.backend import Fault, Report
 from agent.dataplane.host import HostState
-from agent.dataplane.mode import ModeChoice
 from agent.inbox import Inbox
-from agent.kube.events import Event, Sink, Synced, Upsert
+from agent.kube.events import Event, Synced, Upsert
 from agent.kube.model import Direction, Family, Kind, NetworkPolicy, Pod
-from agent.policy.program import Delta, Program
-from agent.settings import Settings, resolve
-from agent.sources.source import SyncState
+from agent.settings import resolve
 from agent.status.health import readyz
-
-KINDS = (Kind.POD, Kind.NAMESPACE, Kind.POLICY)
-TROUBLE = Fault("trouble", "mend it")
-FAILED = Report(0.0, 1, True, (TROUBLE,))
-DONE = Report(0.0, 1)
-NOTHING = Report(0.0, 0)
-SECONDS = 5.0
-"""How long a test waits for what should come in milliseconds."""
-
-
-class FakeBackend:
-    """Writes down the calls made to it, and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, float]] = []
-        self.deltas: list[Delta] = []
-        self.adopting: list[Exception] = []
-        self.syncs: list[Report | Exception] = []
-        self.applies: list[Report | Exception] = []
-        self.tidies: list[Report | Exception] = []
-        self.drifts: list[list[str]] = []
-        self.dirty = False
-        self.stays_dirty = False
-        self.closed = False
-
-    def named(self, name: str) -> list[float]:
-        return [when for found, when in list(self.calls) if found == name]
-
-    def _called(self, name: str, answers: list[Report | Exception], otherwise: Report) -> Report:
-        self.calls.append((name, time.monotonic()))
-        answer = answers.pop(0) if answers else otherwise
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def adopt(self) -> Mapping[Direction, set[bytes]]:
-        self.calls.append(("adopt", time.monotonic()))
-        if self.adopting:
-            raise self.adopting.pop(0)
-        return {direction: set() for direction in Direction}
-
-    def sync(self, program: Program) -> Report:
-        del program
-        return self._called("sync", self.syncs, DONE)
-
-    def apply(self, program: Program, delta: Delta) -> Report:
-        del program
-        self.deltas.append(delta)
-        self.dirty = True
-        return self._called("apply", self.applies, DONE)
-
-    def untidy(self) -> bool:
-        return self.dirty
-
-    def tidy(self, program: Program) -> Report:
-        del program
-        self.dirty = self.stays_dirty
-        return self._called("tidy", self.tidies, NOTHING)
-
-    def disturbed(self) -> bool:
-        return False
-
-    def drift(self, program: Program) -> list[str]:
-        del program
-        self.calls.append(("drift", time.monotonic()))
-        return self.drifts.pop(0) if self.drifts else []
-
-    def view(self) -> KernelView:
-        return KernelView({}, {})
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class FakeSource:
-    """Tells what it is told to tell."""
-
-    def __init__(self) -> None:
-        self.sink: Sink = lambda _: None
-        self.stopped = False
-
-    def start(self, sink: Sink) -> None:
-        self.sink = sink
-
-    def stop(self) -> None:
-        self.stopped = True
-
-    def states(self) -> Mapping[Kind, SyncState]:
-        return {kind: SyncState(True, 0, 0.0, time.time()) for kind in KINDS}
-
-    def threads(self) -> Mapping[str, bool]:
-        return {}
-
-    def synced(self) -> None:
-        self.sink([Synced(kind) for kind in KINDS])
-
-
-class Links:
-    """Interfaces that never change."""
-
-    def __enter__(self) -> Links:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def wait(self, seconds: float) -> bool:
-        time.sleep(min(seconds, 0.05))
-        return False
-
-
-class Rig:
-    """An agent with fakes around it, running in a thread."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.backend = FakeBackend()
-        self.source = FakeSource()
-        self.made: list[tuple[Family, ...]] = []
-        host = HostState((), frozenset(Family), False, False)
-        choice = ModeChoice("nft", "because")
-        self.agent = Agent(settings, choice, host, self.source, self._make_backend)
-        self.thread = threading.Thread(target=self.agent.run, daemon=True)
-        self.turns = 0
-
-    def _make_backend(self, families: tuple[Family, ...]) -> FakeBackend:
-        self.made.append(families)
-        return self.backend
-
-    def start(self) -> None:
-        take = self.agent.inbox.take
-
-        def counted(seconds: float) -> Any:
-            self.turns += 1
-            return take(seconds)
-
-        self.agent.inbox.take = counted  # type: ignore[method-assign]
-        self.thread.start()
-        self.until(lambda: self.source.sink([]) is None)
-
-    def synced(self) -> None:
-        self.start()
-        self.source.synced()
-        self.until(lambda: self.backend.named("sync"))
-
-    def until(self, what: Callable[[], object]) -> None:
-        limit = time.monotonic() + SECONDS
-        while not what():
-            assert time.monotonic() < limit, self.backend.calls
-            time.sleep(0.002)
-
-    def turns_in(self, seconds: float) -> int:
-        before = self.turns
-        time.sleep(seconds)
-        return self.turns - before
-
-    def stop(self) -> float:
-        began = time.monotonic()
-        self.agent.inbox.stop()
-        self.thread.join(SECONDS)
-        assert not self.thread.is_alive()
-        return time.monotonic() - began
+from tests.unit.daemon_rig import DONE, FAILED, SECONDS, Links, Rig
 
 
 @pytest.fixture
