@@ -6,7 +6,7 @@ import fcntl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.kernel.kernel_state import (
     HERE,
     TwoPods,
     assert_hooked,
+    break_policy,
     every_rule_form,
     gone,
     iptables,
@@ -45,18 +46,6 @@ EACH_MODE = pytest.mark.parametrize("mode", MODES)
 
 
 # What the kernel does not take
-
-
-def break_policy(monkeypatch: pytest.MonkeyPatch, broken: Callable[[PolicyId], bool]) -> None:
-    whole = render.policy_chains
-
-    def policy_chains(found: PolicyId, *arguments: Any) -> render.Chains:
-        chains = whole(found, *arguments)
-        if broken(found):
-            chains[names.policy_chain(found)] += ("-m nosuchmatch -j DROP",)
-        return chains
-
-    monkeypatch.setattr(render, "policy_chains", policy_chains)
 
 
 def test_a_rule_that_is_refused_keeps_closed_whom_it_concerns_and_holds_up_nobody(
@@ -155,6 +144,25 @@ def test_chains_and_sets_that_others_refer_to_stay_without_ado(node: TwoPods) ->
     iptables(node.mode, Family.V4, "-F", "MINE")
     assert node.backend.tidy(node.program).faults == ()
     assert not node.backend.untidy()
+
+
+def test_a_rule_of_somebody_else_on_a_set_of_ours_is_in_nobodys_way(
+    node: TwoPods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isolated = names.isolated_set(Direction.INGRESS, Family.V4)
+    iptables(node.mode, Family.V4, "-A", "INPUT", "-m", "set", "--match-set", isolated, "src")
+    monkeypatch.setattr("agent.dataplane.iptables.steps.hazardous", lambda *_: True)
+    for number in range(3, 9):
+        more = pod(f"more-{number}", number, app="a")
+        assert node.backend.apply(node.program, node.engine.apply([more], 1.0)).faults == ()
+        if number % 2:
+            assert node.backend.tidy(node.program).faults == ()
+        if number % 3:
+            assert node.backend.sync(node.program).faults == ()
+        assert node.backend.drift(node.program) == []
+    assert node.backend.tidy(node.program).faults == ()
+    assert our_sets()[isolated] == node.program.isolated(Direction.INGRESS, Family.V4)
+    assert not [name for name in our_sets() if name.endswith("-s")]
 
 
 def test_a_policy_that_goes_and_comes_back_before_anything_is_removed(node: TwoPods) -> None:

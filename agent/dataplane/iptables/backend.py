@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import structlog
 
@@ -22,7 +23,7 @@ from agent.dataplane.mode import Mode
 from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.strangers import kube_router_fault
 from agent.dataplane.uplinks import uplinks
-from agent.kube.model import Direction, Family
+from agent.kube.model import Direction, Family, Key
 from agent.policy.program import AddressPort, Delta, Member, Program
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,7 @@ class IptablesBackend:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.mode = mode
+        self._other_mode: Mode = "legacy" if mode == "nft" else "nft"
         self.families = tuple(families)
         naming = Naming()
         self._desired = Desired(self.families, options, naming)
@@ -51,9 +53,13 @@ class IptablesBackend:
         self._ipsets = IpSets()
         self._sets = Sets(self._ipsets)
         self._netlink = NetlinkSocket()
+        # The version that the ruleset had when it was read, and how many commits were ours then.
         self._generation: int | None = None
+        self._commits = 0
         self._fights = Fights(now)
         self._unforgotten: set[bytes] = set()
+        self._lagging: frozenset[str] = frozenset()
+        """Sets that rules still refer to, though they should not, because a write failed."""
         self._other_mode_left = False
 
     def adopt(self) -> Mapping[Direction, set[bytes]]:
@@ -67,10 +73,11 @@ class IptablesBackend:
                         found[direction].update(m for m in content[name].members if isinstance(m, bytes))
         return found
 
-    def sync(self, program: Program) -> Report:
+    def sync(self, program: Program, owners: Mapping[bytes, Key] = MappingProxyType({})) -> Report:
         started = time.perf_counter()
         writes = self._writes()
         try:
+            self._mark_generation()
             self._chains.load()
             stranger = kube_router_fault(self._chains.whole.values())
             if stranger is not None:
@@ -78,11 +85,17 @@ class IptablesBackend:
             content = self._sets.load()
             faults = self._forget(set())
             ours = {family: self._chains.ours(family) for family in self.families}
-            step = self._planner.difference(program, ours, content, frozenset(self._unforgotten))
+            elsewhere: frozenset[str] = frozenset()
+            if not self._other_mode_left:
+                elsewhere = leftovers.sets_referred_to(self._other_mode, self.families)
+            step = self._planner.difference(
+                program, ours, content, frozenset(self._unforgotten), elsewhere, owners
+            )
+            self._lagging = frozenset()
             faults += self._carry_out(step)
             faults += self._place_hooks()
             if not faults and not self._other_mode_left:
-                faults += leftovers.remove("legacy" if self.mode == "nft" else "nft", self.families)
+                faults += leftovers.remove(self._other_mode, self.families)
                 self._other_mode_left = not faults
         except TableError as error:
             faults = [Fault(str(error), "the agent tries again by itself")]
@@ -121,10 +134,21 @@ class IptablesBackend:
         return self._report(started, writes, left)._replace(pending=False)
 
     def disturbed(self) -> bool:
-        return self.mode == "nft" and self._generation != nft.generation(self._netlink)
+        if self.mode != "nft":
+            return False
+        now = nft.generation(self._netlink)
+        if now is None or self._generation is None:
+            return now != self._generation
+        # Each commit of ours counts one, one that is refused counts nothing.
+        return now != self._generation + self._chains.commits - self._commits
+
+    def _mark_generation(self) -> None:
+        """Remember the ruleset's version. Before it is read: what comes in after that counts as not seen."""
+        self._generation = nft.generation(self._netlink)
+        self._commits = self._chains.commits
 
     def drift(self, program: Program) -> list[str]:
-        self._generation = nft.generation(self._netlink)
+        self._mark_generation()
         differences: list[str] = []
         for family in self.families:
             now = self._chains.tables.read(family)
@@ -168,7 +192,6 @@ class IptablesBackend:
 
     def _report(self, started: float, writes: int, faults: list[Fault]) -> Report:
         fight = self._fights.fault()
-        self._generation = nft.generation(self._netlink)
         shown = (*faults, fight) if fight is not None else tuple(faults)
         return Report(time.perf_counter() - started, self._writes() - writes, bool(faults), shown)
 
@@ -179,7 +202,10 @@ class IptablesBackend:
         """
         faults: list[Fault] = []
         # An address that changes hands leaves every set first, then its connections are forgotten.
-        self._change(_losses_of(step.live, step.released), faults)
+        early = _losses_of(step.live, step.released)
+        lagging = {name: names.counterpart(name) for name in early} if self._lagging else {}
+        early |= {old: early[name] for name, old in lagging.items() if old in self._lagging}
+        self._change(early, faults)
         faults += self._forget(step.released)
         held_back = self._unforgotten
         taken = step.fresh.keys() & self._sets.shapes.keys()
@@ -211,13 +237,32 @@ class IptablesBackend:
         if step.released and (any(entering.values()) or any(chains.values())):
             # What came in between, while the former owner's rules still held, is forgotten as well.
             faults += self._forget(step.released)
+            held_back = self._unforgotten
         self._change(
             {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.live.items()}, faults
         )
+        if faults or self._lagging:
+            self._hold_lagging(step, faults)
         leaving = {n: Gains(removed=_without(g.removed, held_back)) for n, g in step.isolated.items()}
         self._change(leaving, faults)
         self._sets.garbage |= step.dropped & self._sets.shapes.keys()
         return faults
+
+    def _hold_lagging(self, step: Step, faults: list[Fault]) -> None:
+        """Take away and isolate in sets that rules refer to for want of a write, too; open nothing there.
+
+        So a chain that cannot be written holds back no revocation.
+        """
+        referred = self._chains.referred()
+        changes = {name: gains for name, gains in step.otherwise.items() if name in referred}
+        for name in self._lagging & referred:
+            usual = names.counterpart(name)
+            if usual in step.live:
+                changes[name] = Gains(removed=step.live[usual].removed)
+            elif usual in step.isolated:
+                changes[name] = Gains(step.isolated[usual].added)
+        self._lagging = (self._lagging | step.otherwise.keys()) & referred
+        self._change(changes, faults)
 
     def _still_closed(self, name: str) -> set[Member]:
         """Return the addresses that a new set of isolated ones may not open yet; its counterpart has them."""

@@ -21,7 +21,8 @@ class Chains:
     """Our chains in the kernel, both families.
 
     ``garbage`` are those that nothing needs any more and nothing leads to, to be removed when there is time.
-    Every write keeps this true: what failed to be written is not recorded as written.
+    Every write keeps this true: what failed to be written is not recorded as written. ``commits`` counts the
+    transactions that the kernel took.
     """
 
     def __init__(self, tables: Tables, families: Iterable[Family]) -> None:
@@ -30,6 +31,7 @@ class Chains:
         self.whole: dict[Family, Table] = {family: {} for family in self.families}
         self.garbage: dict[Family, set[str]] = {family: set() for family in self.families}
         self.writes = 0
+        self.commits = 0
 
     def load(self) -> None:
         """Read the filter tables. Raises TableError."""
@@ -132,6 +134,17 @@ class Chains:
             self.whole[family].update(dict.fromkeys(emptied[family], ()))
         return [_table_fault(family, error) for family, error in failed.items()]
 
+    def referred(self) -> set[str]:
+        """Return the sets that our rules refer to, those of garbage aside."""
+        return {
+            name
+            for family in self.families
+            for chain, rules in self.ours(family).items()
+            if chain not in self.garbage[family]
+            for rule in rules
+            for name in sets_in(rule)
+        }
+
     def run(self, lines: Mapping[Family, list[str]]) -> list[Fault]:
         """Run other restore lines; what they change in :attr:`whole` is the caller's to record."""
         return [_table_fault(family, error) for family, error in self._restore(lines).items()]
@@ -179,7 +192,9 @@ class Chains:
         if not todo:
             return {}
         self.writes += len(todo)
-        return self.tables.restore(todo)
+        failed = self.tables.restore(todo)
+        self.commits += len(todo) - len(failed)
+        return failed
 
 
 def sets_in(rule: str) -> list[str]:

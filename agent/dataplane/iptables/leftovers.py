@@ -9,10 +9,25 @@ from agent.dataplane import legacy
 from agent.dataplane.backend import Fault
 from agent.dataplane.ipset import IpSets, SetError
 from agent.dataplane.iptables import hooks, names, nft, script
+from agent.dataplane.iptables.kernel import sets_in
 from agent.dataplane.iptables.tables import TableError, Tables
 from agent.dataplane.mode import Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
+
+
+def sets_referred_to(mode: Mode, families: Iterable[Family]) -> frozenset[str]:
+    """Return the sets that our rules in one mode refer to. Raises TableError."""
+    found: set[str] = set()
+    for family in families:
+        if find_command(family, mode, "save") is None:
+            continue
+        if mode == "legacy" and "filter" not in legacy.table_names(family):
+            continue
+        for chain, rules in Tables(mode).read(family).items():
+            if names.is_ours(chain):
+                found.update(name for rule in rules for name in sets_in(rule))
+    return frozenset(found)
 
 
 def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:

@@ -62,12 +62,20 @@ class Sets:
         return {name: header.size for name, header in headers.items() if names.is_our_set(name)}
 
     def create(self, name: str, shape: SetShape, members: Iterable[Member]) -> list[Fault]:
-        """Make a set that no rule refers to yet, in place of one of that name that nothing needs."""
+        """Make a set that no rule of ours refers to yet, in place of one of that name that nothing needs.
+
+        Where a rule of somebody else refers to that one, it is given the members.
+        """
         wanted = set(members)
         self.writes += 1
         try:
             if name in self.shapes:
-                self._ipsets.destroy(name)
+                try:
+                    self._ipsets.destroy(name)
+                except SetError as error:
+                    if not error.referenced or self.shapes[name][:2] != shape[:2]:
+                        raise
+                    return self._refill(name, wanted)
                 del self.shapes[name], self.sizes[name]
             self._ipsets.create(name, shape, wanted)
         except SetError as error:
@@ -76,6 +84,12 @@ class Sets:
         self.shapes[name] = shape
         self.sizes[name] = len(wanted)
         return []
+
+    def _refill(self, name: str, wanted: set[Member]) -> list[Fault]:
+        held = self._ipsets.members(name)
+        self.sizes[name] = len(held)
+        self.garbage.discard(name)
+        return self.change({name: (wanted - held, held - wanted)})
 
     def members(self, name: str) -> set[Member]:
         """Read the members of a set; none when there is no such set. Raises SetError."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -12,10 +14,13 @@ from agent.dataplane.iptables.hazards import hazardous
 from agent.dataplane.iptables.kernel import sets_in
 from agent.dataplane.iptables.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.uplinks import uplinks
-from agent.kube.model import Direction, Family, family_of
-from agent.policy.program import AddressPort, Delta, Member, Program, SetId, SetKind
+from agent.kube.model import Direction, Family, Key, family_of
+from agent.policy.program import AddressPort, Delta, Member, PodId, Program, SetId, SetKind
 
 Rules = tuple[str, ...]
+
+_LEAF = re.compile(r"^-[sd] (\S+)/(?:32|128) .*-g (KUBE-POD-FW-\S+)$")
+"""A rule of the tree that leads from an address to its pod's chain."""
 
 
 @dataclass
@@ -33,9 +38,11 @@ class Gains:
 class Step:
     """One change of the kernel; everything by kernel name.
 
-    ``fresh``: sets to make, which no rule that stays refers to; ``unseen``: changes of sets that cannot
-    change a verdict now; ``live``: those that do; ``isolated``: addresses that enter and leave the sets of
-    isolated addresses. ``dropped``: sets that nothing needs when the step is done.
+    ``fresh``: sets to make, which no rule that stays refers to; ``unseen``: additions to sets that cannot
+    change a verdict yet; ``live``: those that do; ``isolated``: addresses that enter and leave the sets of
+    isolated addresses. ``dropped``: sets that nothing needs when the step is done. ``otherwise``: what at
+    least must hold in sets that rules are to let go of, where a rule could not be written and still refers
+    to them: peers leave, addresses are isolated, nothing is opened.
     """
 
     chains: Changes
@@ -45,6 +52,7 @@ class Step:
     isolated: dict[str, Gains] = field(default_factory=dict)
     released: set[bytes] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
+    otherwise: dict[str, Gains] = field(default_factory=dict)
 
 
 class Planner:
@@ -76,8 +84,14 @@ class Planner:
             self._change_nodes(program, step)
         moving = {s: Gains(set(m.added), set(m.removed)) for s, m in delta.members.items() if self._here(s)}
         if at_once:
-            trees = {(d, family_of(a)) for d in Direction for a in delta.isolated[d] | delta.opened[d]}
-            self._switch(program, moving, {t for t in trees if t[1] in self.families}, step)
+            trees: dict[Tree, Gains] = {}
+            for direction in Direction:
+                for address in delta.isolated[direction]:
+                    trees.setdefault((direction, family_of(address)), Gains()).added.add(address)
+                for address in delta.opened[direction]:
+                    trees.setdefault((direction, family_of(address)), Gains()).removed.add(address)
+            here = {tree: gains for tree, gains in trees.items() if tree[1] in self.families}
+            self._switch(program, moving, here, step)
         else:
             for set_id, gains in moving.items():
                 step.live[self.naming.peer_set(set_id)] = gains
@@ -136,10 +150,11 @@ class Planner:
                 _around(name, Gains(after - before, before - after), step)
             self._nodes[family] = after
 
-    def _switch(self, program: Program, sets: Iterable[SetId], trees: Iterable[Tree], step: Step) -> None:
+    def _switch(
+        self, program: Program, sets: Mapping[SetId, Gains], trees: Mapping[Tree, Gains], step: Step
+    ) -> None:
         """Have rules look at other sets, filled with the new members, from the one restore on."""
-        moved = set(sets)
-        for set_id in moved:
+        for set_id, gains in sets.items():
             old = self.naming.peer_set(set_id)
             self.naming.switched ^= {set_id}
             new = self.naming.peer_set(set_id)
@@ -148,8 +163,8 @@ class Planner:
             self.set_names[set_id] = new
             step.dropped.discard(new)
             step.dropped.add(old)
-        changed = set(trees)
-        for direction, family in changed:
+            step.otherwise[old] = Gains(removed=gains.removed)
+        for (direction, family), gains in trees.items():
             old = self.naming.isolated_set(direction, family)
             self.naming.switched_isolated ^= {(direction, family)}
             addresses: set[Member] = set(program.isolated(direction, family))
@@ -157,8 +172,9 @@ class Planner:
             step.fresh[new] = (addresses_shape(family, len(addresses)), addresses)
             step.dropped.discard(new)
             step.dropped.add(old)
-        step.chains = merged(step.chains, self.desired.referring(program, moved))
-        if changed:
+            step.otherwise[old] = Gains(gains.added)
+        step.chains = merged(step.chains, self.desired.referring(program, sets))
+        if trees:
             step.chains = merged(step.chains, self.desired.tops(program))
 
     @property
@@ -169,7 +185,8 @@ class Planner:
     def switch_back(self, program: Program) -> Step:
         """Have rules look at sets under their usual names again."""
         step = Step({family: {} for family in self.families})
-        self._switch(program, set(self.naming.switched), set(self.naming.switched_isolated), step)
+        sets = {set_id: Gains() for set_id in self.naming.switched}
+        self._switch(program, sets, {tree: Gains() for tree in self.naming.switched_isolated}, step)
         return step
 
     def difference(
@@ -178,10 +195,15 @@ class Planner:
         chains: Mapping[Family, Mapping[str, Rules]],
         content: Mapping[str, SetContent],
         withheld: frozenset[bytes],
+        elsewhere: frozenset[str],
+        owners: Mapping[bytes, Key],
     ) -> Step:
         """Say what turns the kernel, as it was read, into the program.
 
         ``withheld`` addresses get into no set of peers yet: connections of a former owner are still tracked.
+        ``elsewhere``: sets that rules of ours in the other iptables mode refer to; these rules are judged by
+        packets until they are removed, so that their sets may not change under them. ``owners``: the pods of
+        this node's addresses.
         """
         self.naming.switched.clear()
         self.naming.switched_isolated.clear()
@@ -195,7 +217,7 @@ class Planner:
             for rules in table.values()
             for rule in rules
             for name in sets_in(rule)
-        }
+        } | elsewhere
         step = Step({family: {} for family in self.families})
         moving = self._compare_sets(program, content, referred, withheld, step)
         trees = self._compare_isolated(program, content, referred, step)
@@ -205,7 +227,9 @@ class Planner:
             for family, table in chains.items()
             for chain, rules in table.items()
         )
-        if (rechained and (moving or trees)) or _both_ways(moving):
+        step.released = _left(moving) | _changed_hands(chains, owners)
+        self._hold_alternates(program, content, referred, step)
+        if ((rechained or elsewhere) and (moving or trees)) or _both_ways(moving):
             for set_id in moving:
                 del step.live[self.naming.peer_set(set_id)]
             step.isolated.clear()
@@ -221,6 +245,21 @@ class Planner:
         kept |= {names.nodes_set(f) for f in self.families if self._nodes[f]}
         step.dropped |= content.keys() - kept
         return step
+
+    def _hold_alternates(
+        self, program: Program, content: Mapping[str, SetContent], referred: set[str], step: Step
+    ) -> None:
+        """Say what must hold in alternates that rules refer to, should these not be written now."""
+        for set_id, usual in self.set_names.items():
+            name = names.alternate(usual)
+            if name in referred and name in content:
+                step.otherwise[name] = Gains(removed=content[name].members - program.sets[set_id])
+        for direction in Direction:
+            for family in self.families:
+                name = names.alternate(names.isolated_set(direction, family))
+                if name in referred and name in content:
+                    isolated: set[Member] = set(program.isolated(direction, family))
+                    step.otherwise[name] = Gains(isolated - content[name].members)
 
     def _compare_sets(
         self,
@@ -247,8 +286,8 @@ class Planner:
 
     def _compare_isolated(
         self, program: Program, content: Mapping[str, SetContent], referred: set[str], step: Step
-    ) -> set[Tree]:
-        trees = set()
+    ) -> dict[Tree, Gains]:
+        trees: dict[Tree, Gains] = {}
         for direction in Direction:
             for family in self.families:
                 name = names.isolated_set(direction, family)
@@ -256,7 +295,7 @@ class Planner:
                 shape = addresses_shape(family, len(addresses))
                 gains = _compared(name, shape, addresses, content, referred, step)
                 if gains:
-                    trees.add((direction, family))
+                    trees[direction, family] = gains
                     step.isolated[name] = gains
         return trees
 
@@ -279,12 +318,14 @@ def _compared(
 ) -> Gains:
     """Put what a set needs into the step, unless rules look at it: then return it."""
     held = content.get(name)
-    if held is None or (name not in referred and held.shape[:2] != shape[:2]):
+    if held is None:
         step.fresh[name] = (shape, members)
         return Gains()
     gains = Gains(members - held.members, held.members - members)
-    if gains and name not in referred:
-        step.unseen[name] = gains
+    if name not in referred:
+        # Made anew where it is wrong: should that fail, no rule may come to look at it.
+        if gains or held.shape[:2] != shape[:2]:
+            step.fresh[name] = (shape, members)
         return Gains()
     return gains
 
@@ -293,6 +334,33 @@ def _address(member: Member) -> bytes | None:
     if isinstance(member, AddressPort):
         return member.address
     return member if isinstance(member, bytes) else None
+
+
+def _left(moving: Mapping[SetId, Gains]) -> set[bytes]:
+    """Return the addresses that leave sets: whose pods they were is not known any more."""
+    found = {_address(member) for gains in moving.values() for member in gains.removed}
+    return {address for address in found if address is not None}
+
+
+def _changed_hands(chains: Mapping[Family, Mapping[str, Rules]], owners: Mapping[bytes, Key]) -> set[bytes]:
+    """Return the addresses that rules lead to the chain of another pod than has them now."""
+    found = set()
+    for table in chains.values():
+        for chain, rules in table.items():
+            if not chain.startswith(names.TREE_PREFIX):
+                continue
+            for match in filter(None, map(_LEAF.search, rules)):
+                address = ipaddress.ip_address(match[1]).packed
+                owner = owners.get(address)
+                if owner is not None and match[2] not in {
+                    names.pod_chain(PodId(d, owner)) for d in Direction
+                }:
+                    found.add(address)
+    return found
+
+
+def _pod_chains(pod: Key) -> set[str]:
+    return {names.pod_chain(PodId(direction, pod)) for direction in Direction}
 
 
 def _both_ways(moving: Mapping[SetId, Gains]) -> bool:
