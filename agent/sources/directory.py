@@ -85,15 +85,40 @@ def read_file(path: Path) -> Reading:
 
     Raises UnreadableError when it cannot be read whole, also when it changes meanwhile.
     """
+    return _read(path, lambda _: contextlib.nullcontext(), may_be_unended=True)
+
+
+def read_settled_file(path: Path, quiet: float, *, replaced: bool) -> Reading:
+    """Read a manifest file as :func:`read_file` does, but no part of one that is still being written.
+
+    ``quiet`` is for how many seconds it has been left alone; ``replaced``: another file had its name when it
+    was last read, so that it was not written in place. Raises BeingWrittenError, too.
+    """
+    may_be_unended = replaced or quiet >= UNENDED_SECONDS
+    return _read(path, lambda file: unwritten(file, quiet), may_be_unended=may_be_unended)
+
+
+def _read(
+    path: Path,
+    guard: Callable[[int], contextlib.AbstractContextManager[None]],
+    *,
+    may_be_unended: bool,
+) -> Reading:
+    is_json = path.suffix == ".json"
     before = stamp(path)
     if shown(str(path)) != str(path):
         raise UnreadableError("its name is not UTF-8; rename it")
     try:
         if path.exists() and not path.is_file():
             raise UnreadableError("not a regular file; remove or rename it")
-        text = path.read_bytes()
+        with path.open("rb") as file, guard(file.fileno()):
+            text = file.read()
     except OSError as error:
         raise UnreadableError(f"{error.strerror}; let the agent read the file") from None
     if stamp(path) != before:
         raise UnreadableError("changed while it was read; reading it again")
-    return read_text(text, is_json=path.suffix == ".json")
+    reading = read_text(text, is_json=is_json)
+    # A JSON text that is cut off is none, but any line of YAML may be a beginning.
+    if not may_be_unended and not is_json and text and not text.endswith(b"\n"):
+        raise BeingWrittenError("its last line has no end yet")
+    return reading

@@ -15,7 +15,7 @@ from agent.kube.manifest import Manifest
 from agent.kube.model import Kind, Object
 from agent.kube.text import UnreadableError
 from agent.sources.desired import Desired, Held, Wanted, changes, combine, values
-from agent.sources.directory import Stamp, read_file, scan, shown
+from agent.sources.directory import Stamp, read_file, read_settled_file, scan, shown
 from agent.sources.lastgood import LastGood, ObjectId
 from agent.sources.source import SyncState
 from agent.sources.writing import UNENDED_SECONDS, BeingWrittenError
@@ -49,20 +49,20 @@ class _File:
         self.unfinished: Stamp | None = None
         """What it was at the last look, when it was still being written then."""
         self.unfinished_at = 0.0
-        """``time.monotonic()`` when it was first seen to be like that."""
         self.unfinished_since = 0.0
+        """``time.monotonic()`` when it was first seen to be like that, and to be unfinished at all."""
 
 
 class ManifestSource:
     """Pods, Namespaces, NetworkPolicies and Nodes from the YAML and JSON files below a directory.
 
     What cannot be read takes nothing away. A file that is being written in place is read when that is
-    over, and until then what held holds; one that is renamed onto a name is read at once. A file that cannot be read whole keeps its last good objects;
-    an object that is not valid keeps its last good version; a directory that is gone or cannot be listed
-    keeps all. The last good versions are kept in ``state_dir``, so that this holds across a restart. The
-    source is synced once every file was read whole, or was restored from there. Files removed while the
-    directory can be listed take their objects with them, but not while there is a file that was never read
-    whole: they may have gone there.
+    over, and until then what held holds; one that is renamed onto a name is read at once. A file that
+    cannot be read whole keeps its last good objects; an object that is not valid keeps its last good
+    version; a directory that is gone or cannot be listed keeps all. The last good versions are kept in
+    ``state_dir``, so that this holds across a restart. The source is synced once every file was read whole,
+    or was restored from there. Files removed while the directory can be listed take their objects with
+    them, but not while there is a file that was never read whole: they may have gone there.
 
     Of one object in two files, the first path by sort order holds and the other is a fault.
     """
@@ -171,7 +171,8 @@ class ManifestSource:
         for kind, state in self._states.items():
             self._states[kind] = state._replace(last_contact=now)
         for path in changed:
-            self._keep(path)
+            if self._files[path].unfinished is None:
+                self._keep(path)
         forgotten = [p for p in self._restored if p not in self._files and not _below(p, found.hidden)]
         for path in {*gone, *forgotten}:
             self._restored.pop(path, None)
@@ -196,17 +197,17 @@ class ManifestSource:
             reading = read_settled_file(self._directory / path, quiet, replaced=replaced)
         except BeingWrittenError as error:
             if now - file.unfinished_since >= _UNFINISHED_SECONDS or not file.known:
-                file.fault = f"{path}: not read, since {error}; write beside it and rename"
+                file.fault = f"{shown(path)}: not read yet: {error}; write another file and rename it to this"
             return
         except UnreadableError as error:
-            file.fault = f"{path}: {error}"
+            file.fault = f"{shown(path)}: {error}"
             # A file that changed meanwhile is read again at the next look, which its own change brings.
             file.stamp, file.unfinished = stamp, None
             return
         file.unfinished = None
         file.stamp, file.fault, file.known = stamp, "", True
-        file.manifests = reading.manifests
         good: dict[ObjectId, Manifest] = {}
+        new_and_refused: set[Kind] = set()
         for manifest in reading.manifests:
             identity = (manifest.kind, manifest.key)
             best: Manifest | None = manifest
@@ -214,7 +215,11 @@ class ManifestSource:
                 best = next((held[identity] for held in (file.good, *before) if identity in held), None)
             if best is not None:
                 good.setdefault(identity, best)
-        file.good = good
+            else:
+                new_and_refused.add(manifest.kind)
+        # What goes while a new one is refused may be that one, its name or namespace misspelt.
+        kept = {i: m for i, m in file.good.items() if i not in good and m.kind in new_and_refused}
+        file.manifests, file.good = (*reading.manifests, *kept.values()), {**good, **kept}
         for kind in set(reading.ignored) - self._ignored:
             self._ignored.add(kind)
             log.info("kind ignored", kind=kind, file=path)
