@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
+from typing import Any
+
+import pytest
 
 from agent.dataplane.ipset import IpSets
-from agent.dataplane.iptables import hooks, names
+from agent.dataplane.iptables import hooks, names, render
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.tables import Table, Tables
@@ -239,6 +242,19 @@ def iptables(mode: Mode, family: Family, *arguments: str) -> str:
     done = subprocess.run([f"{command}-{mode}", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, (arguments, done.stderr)
     return done.stdout
+
+
+def break_policy(monkeypatch: pytest.MonkeyPatch, broken: Callable[[PolicyId], bool]) -> None:
+    """Have the rules of some policies rendered so that the kernel refuses them."""
+    whole = render.policy_chains
+
+    def policy_chains(found: PolicyId, *arguments: Any) -> render.Chains:
+        chains = whole(found, *arguments)
+        if broken(found):
+            chains[names.policy_chain(found)] += ("-m nosuchmatch -j DROP",)
+        return chains
+
+    monkeypatch.setattr(render, "policy_chains", policy_chains)
 
 
 class TwoPods:

@@ -8,14 +8,19 @@ import pytest
 
 from agent.dataplane.iptables import hooks, names
 from agent.dataplane.mode import MODES
+from agent.kube.events import Event
 from agent.kube.model import Direction, Family, Key
 from agent.policy.program import PodId
 from tests.kernel.kernel_state import (
     FAMILIES,
     TwoPods,
+    break_policy,
     iptables,
+    labelled,
     our_chains,
     our_sets,
+    pod,
+    policy,
 )
 from tests.lab.netns import Netns
 
@@ -24,6 +29,36 @@ EACH_MODE = pytest.mark.parametrize("mode", MODES)
 
 
 # Drift
+
+
+@pytest.mark.parametrize("with_rules", [False, True])
+def test_what_others_write_is_noticed_whatever_is_applied_after_it(node: TwoPods, with_rules: bool) -> None:
+    more = [pod(f"more-{n}", n, node="there", app="b") for n in (8, 9)]
+    added = [policy(f"added-{n}", selector=labelled(app="a"), ingress=[]) for n in (8, 9)]
+    for number in range(2):
+        if number == 1 and node.mode == "nft":
+            assert not node.backend.disturbed()
+            iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
+        events: list[Event] = [more[number], *([added[number]] if with_rules else [])]
+        writes = node.backend._chains.writes
+        assert not node.backend.apply(node.program, node.engine.apply(events, 1.0)).faults
+        assert (node.backend._chains.writes > writes) is with_rules
+        node.backend.tidy(node.program)
+    if node.mode == "legacy":
+        return
+    assert node.backend.disturbed()
+    assert any("could let packets pass" in difference for difference in node.backend.drift(node.program))
+    assert not node.backend.disturbed()
+
+
+def test_writes_of_ours_that_are_refused_are_no_disturbance(
+    node: TwoPods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        break_policy(broken, lambda found: found.policy == Key("default", "added"))
+        added = policy("added", selector=labelled(app="a"), ingress=[])
+        assert node.backend.apply(node.program, node.engine.apply([added], 1.0)).pending
+        assert not node.backend.disturbed()
 
 
 def test_a_deleted_rule_is_told_and_put_back(node: TwoPods) -> None:
