@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from agent.daemon import Agent
@@ -12,7 +13,7 @@ from agent.dataplane.backend import Fault, KernelView, Report
 from agent.dataplane.host import HostState
 from agent.dataplane.mode import ModeChoice
 from agent.kube.events import Sink, Synced
-from agent.kube.model import Direction, Family, Kind
+from agent.kube.model import Direction, Family, Key, Kind
 from agent.policy.program import Delta, Program
 from agent.settings import Settings
 from agent.sources.source import SyncState
@@ -57,8 +58,8 @@ class FakeBackend:
             raise self.adopting.pop(0)
         return {direction: set() for direction in Direction}
 
-    def sync(self, program: Program) -> Report:
-        del program
+    def sync(self, program: Program, owners: Mapping[bytes, Key] = MappingProxyType({})) -> Report:
+        del program, owners
         return self._called("sync", self.syncs, DONE)
 
     def apply(self, program: Program, delta: Delta) -> Report:
