@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 from pyroute2.netlink.nfnetlink import ipset as uapi
 
+from agent.dataplane.conntrack import ConntrackError
 from agent.dataplane.ipset import SetChange, SetContent, SetError, SetHeader, SetShape
 from agent.dataplane.iptables import backend as backend_module
 from agent.dataplane.iptables import hooks, leftovers, nft
@@ -62,6 +63,8 @@ class Kernel:
         self.sets: dict[str, tuple[SetShape, set[Member]]] = {}
         self.forgotten: list[frozenset[bytes]] = []
         self.seen: Callable[[], None] = lambda: None
+        self.fails: Callable[[], bool] = lambda: False
+        """Asked before every write whether the kernel refuses it, for no reason."""
         self.writes = 0
 
     def changed(self) -> None:
@@ -224,6 +227,8 @@ class ModelTables:
         failed = {}
         for family, family_lines in lines.items():
             try:
+                if family_lines and self.kernel.fails():
+                    raise ValueError("out of luck")
                 self.kernel.tables[family] = _restored(self.kernel, family, family_lines)
             except ValueError as error:
                 failed[family] = TableError("iptables-restore", str(error))
@@ -284,18 +289,23 @@ class ModelIpSets:
     def create(self, name: str, shape: SetShape, members: Iterable[Member] = ()) -> None:
         if name in self.kernel.sets:
             raise SetError(name, "a set of that name exists", code=errno.EEXIST)
+        self._try(name)
         self.kernel.sets[name] = (shape, set(members))
         self.kernel.changed()
 
     def destroy(self, name: str) -> None:
         if self.kernel.references(name):
             raise SetError(name, "a rule still refers to the set", code=uapi.IPSET_ERR_BUSY)
+        self._try(name)
         self.kernel.sets.pop(name, None)
         self.kernel.changed()
 
     def change(self, changes: Iterable[SetChange]) -> list[SetError]:
         changes = [SetChange(name, list(added), list(removed)) for name, added, removed in changes]
         missing = [SetError(c.name, "missing", code=errno.ENOENT) for c in changes if not self._has(c.name)]
+        missing += [SetError(c.name, "out of luck") for c in changes if self.kernel.fails()]
+        lost = {error.name for error in missing}
+        changes = [change for change in changes if change.name not in lost]
         for name, added, _ in changes:
             for member in added if self._has(name) else ():
                 self.kernel.sets[name][1].add(member)
@@ -305,6 +315,10 @@ class ModelIpSets:
                 self.kernel.sets[name][1].discard(member)
                 self.kernel.changed()
         return missing
+
+    def _try(self, name: str) -> None:
+        if self.kernel.fails():
+            raise SetError(name, "out of luck", code=errno.ENOMEM)
 
     def members(self, name: str) -> set[Member]:
         return set(self.kernel.sets[name][1])
@@ -322,6 +336,8 @@ def make_backend(
     """Return a backend that has this kernel, with both families; nothing is in any other mode."""
 
     def forget(addresses: Iterable[bytes]) -> int:
+        if kernel.fails():
+            raise ConntrackError("out of luck", "")
         kernel.forgotten.append(frozenset(addresses))
         kernel.changed()
         return 0

@@ -168,3 +168,41 @@ def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
     assert {n: m for n, (_, m) in kernel.sets.items()} == {n: m for n, (_, m) in fresh.sets.items()}
     assert all(not names for names in (backend.drift(engine.program),))
     assert set(Family) == set(backend.families)
+
+
+@given(HISTORIES, st.booleans(), st.integers(0, 1 << 32))
+def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
+    patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, seed: int
+) -> None:
+    random = Random(seed)
+    engine = Engine(HERE, allow_nodes=allow_nodes)
+    kernel = Kernel()
+    backend = make_backend(kernel, patch)
+    assert not backend.sync(engine.program).faults
+    found = packets(random)
+    now = 0.0
+    for batch in history:
+        now += batch.seconds
+        before = snapshot(engine.program)
+        delta = engine.apply(batch.events, now)
+        kernel.fails = lambda: random.random() < 0.3
+        kernel.seen = lambda: None
+        backend.apply(engine.program, delta)
+        if random.random() < 0.3:
+            backend.tidy(engine.program)
+        if random.random() < 0.3:
+            backend.sync(engine.program)
+        for packet in found:
+            # What a failure leaves is old, new, or closed, each direction on its own.
+            if kernel.passes(packet):
+                for direction in Direction:
+                    states = (before, engine.program)
+                    assert any(program_allows(p, direction, Probe(*packet)) for p in states), packet
+        kernel.fails = lambda: False
+        report = backend.sync(engine.program)
+        assert not report.faults, report.faults
+        for packet in found:
+            assert kernel.passes(packet) == verdict(engine.program, packet), packet
+    backend.tidy(engine.program)
+    assert not backend.untidy()
+    assert backend.drift(engine.program) == []
