@@ -161,3 +161,31 @@ def test_a_fight_for_the_first_place_is_told_and_not_fought_ever_faster(node: Tw
     (fault,) = report.faults
     assert "keeps displacing" in fault.what
     assert not fault.blocking
+
+
+def test_a_hook_that_is_missing_is_told_and_put_back_at_once_in_a_fight_too(node: TwoPods) -> None:
+    for _ in range(5):
+        node.clock += 1.0
+        iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
+        node.backend.sync(node.program)
+    assert node.backend.drift(node.program) == []
+    iptables(node.mode, Family.V4, "-F", "FORWARD")
+    iptables(node.mode, Family.V6, "-I", "FORWARD", "-j", "ACCEPT")
+    assert node.backend.drift(node.program) == ["IPv4: FORWARD: its rule is missing"]
+    node.backend.sync(node.program)
+    assert hooks.HOOKS["FORWARD"] in iptables(node.mode, Family.V4, "-S", "FORWARD", "1")
+    assert "ACCEPT" in iptables(node.mode, Family.V6, "-S", "FORWARD", "1")
+
+
+def test_a_hook_that_keeps_being_removed_is_put_back_each_time_and_told(node: TwoPods) -> None:
+    for _ in range(10):
+        node.clock += 1.0
+        iptables(node.mode, Family.V6, "-F", "OUTPUT")
+        assert node.backend.drift(node.program) == ["IPv6: OUTPUT: its rule is missing"]
+        report = node.backend.sync(node.program)
+        assert not report.pending
+        assert node.backend.drift(node.program) == []
+    (fault,) = report.faults
+    assert "keeps removing" in fault.what
+    assert "IPv6 OUTPUT" in fault.what
+    assert not fault.blocking

@@ -13,7 +13,7 @@ from agent.dataplane.conntrack import ConntrackError, forget
 from agent.dataplane.ipset import IpSets, SetError
 from agent.dataplane.iptables import hooks, leftovers, names, nft
 from agent.dataplane.iptables.desired import Changes, Desired, Naming
-from agent.dataplane.iptables.fights import Fights
+from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.sets import Sets
@@ -57,6 +57,8 @@ class IptablesBackend:
         self._generation: int | None = None
         self._commits = 0
         self._fights = Fights(now)
+        self._removals = Fights(now, REMOVING, STOP_REMOVING)
+        self._hooked: set[tuple[Family, str]] = set()
         self._unforgotten: set[bytes] = set()
         self._lagging: frozenset[str] = frozenset()
         """Sets that rules still refer to, though they should not, because a write failed."""
@@ -159,8 +161,11 @@ class IptablesBackend:
                 if held.get(chain) != now.get(chain):
                     what = "is gone" if chain not in now else "is not as it was left"
                     differences.append(f"IPv{int(family)}: chain {chain} {what}")
-            if self._fights.due():
-                differences += [f"IPv{int(family)}: {c}: {why}" for c, why in hooks.misplaced(now).items()]
+            due = self._fights.due()
+            for chain, why in hooks.misplaced(now).items():
+                # One that is missing leaves everything open: it never waits.
+                if due or hooks.missing(now, chain):
+                    differences.append(f"IPv{int(family)}: {chain}: {why}")
         in_kernel = self._sets.sizes_in_kernel()
         for name, size in self._sets.sizes.items():
             if name not in in_kernel:
@@ -191,8 +196,8 @@ class IptablesBackend:
         return self._chains.writes + self._sets.writes
 
     def _report(self, started: float, writes: int, faults: list[Fault]) -> Report:
-        fight = self._fights.fault()
-        shown = (*faults, fight) if fight is not None else tuple(faults)
+        fights = [fault for fault in (self._fights.fault(), self._removals.fault()) if fault is not None]
+        shown = (*faults, *fights)
         return Report(time.perf_counter() - started, self._writes() - writes, bool(faults), shown)
 
     def _carry_out(self, step: Step) -> list[Fault]:
@@ -314,21 +319,29 @@ class IptablesBackend:
     def _place_hooks(self) -> list[Fault]:
         """Put our rules in front in the built-in chains, where they are missing or could be passed by."""
         lines: dict[Family, list[str]] = {}
-        reasons: list[str] = []
+        displaced: list[str] = []
+        removed: list[str] = []
         for family in self.families:
             table = self._chains.whole[family]
-            wanted = hooks.misplaced(table)
-            displaced = {c: why for c, why in wanted.items() if hooks.hook_rule(c) in table.get(c, ())}
-            if displaced and not self._fights.due():
-                wanted = {c: why for c, why in wanted.items() if c not in displaced}
+            wanted = {}
+            for chain, why in hooks.misplaced(table).items():
+                missing = hooks.missing(table, chain)
+                if not missing and not self._fights.due():
+                    continue
+                wanted[chain] = why
+                if not missing or (family, chain) in self._hooked:
+                    (removed if missing else displaced).append(f"IPv{int(family)} {chain}: {why}")
             lines[family] = hooks.place(table, wanted)
-            reasons += [
-                f"IPv{int(family)} {chain}: {why}" for chain, why in wanted.items() if chain in displaced
-            ]
-        if reasons:
-            self._fights.put_back(reasons)
-            log.warning("hooks put back in front", reasons=reasons)
-        return self._chains.run(lines)
+        if displaced:
+            self._fights.put_back(displaced)
+        if removed:
+            self._removals.put_back(removed)
+        if displaced or removed:
+            log.warning("hooks put back in front", reasons=displaced + removed)
+        faults = self._chains.run(lines)
+        if not faults:
+            self._hooked.update((family, chain) for family in self.families for chain in hooks.HOOKS)
+        return faults
 
 
 def _losses_of(live: Mapping[str, Gains], released: set[bytes]) -> dict[str, Gains]:

@@ -1,4 +1,4 @@
-"""When something else keeps taking the first place in a built-in chain: how often to take it back."""
+"""When something else keeps undoing our place in a built-in chain: how often to take it back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,24 @@ _DOUBLINGS = 10
 _FIGHT = 3
 """So many times in a row, without a quiet spell between, is a fight."""
 
+DISPLACING = "displacing"
+STOP_INSERTING = "find what inserts rules that accept packets before them, and stop it or have it append"
+REMOVING = "removing"
+STOP_REMOVING = "find what flushes or rewrites the built-in chains of the filter table, and stop it"
+
 
 class Fights:
-    """Counts how often hooks were put back, and says when the next time may be. Times in seconds."""
+    """Counts how often hooks were put back, and says when the next time may be. Times in seconds.
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    ``deed`` is what something does to our rules, ``remedy`` what a person can do about it.
+    """
+
+    def __init__(
+        self, now: Callable[[], float], deed: str = DISPLACING, remedy: str = STOP_INSERTING
+    ) -> None:
         self._now = now
+        self._deed = deed
+        self._remedy = remedy
         self._rounds = 0
         self._last = float("-inf")
         self._reasons: tuple[str, ...] = ()
@@ -45,8 +57,8 @@ class Fights:
         if self._rounds < _FIGHT or self._now() - self._last > 2 * _LONGEST_PAUSE:
             return None
         return Fault(
-            f"something keeps displacing the agent's rules, put back {self._rounds} times in a row; "
+            f"something keeps {self._deed} the agent's rules, put back {self._rounds} times in a row; "
             f"last: {'; '.join(self._reasons)}",
-            "find what inserts rules that accept packets before them, and stop it or have it append",
+            self._remedy,
             blocking=False,
         )

@@ -21,6 +21,11 @@ def hook_rule(chain: str) -> str:
     return f"{_COMMENT} -j {HOOKS[chain]}"
 
 
+def missing(table: Table, chain: str) -> bool:
+    """Whether a built-in chain does not lead to ours at all."""
+    return hook_rule(chain) not in table.get(chain, ())
+
+
 def misplaced(table: Table) -> dict[str, str]:
     """Return the built-in chains whose hook must be put in front, with the reason.
 
@@ -31,7 +36,7 @@ def misplaced(table: Table) -> dict[str, str]:
     for chain in HOOKS:
         rules = table.get(chain, ())
         hook = hook_rule(chain)
-        if hook not in rules:
+        if missing(table, chain):
             found[chain] = "its rule is missing"
             continue
         if rules.count(hook) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.dataplane.iptables.fights import Fights
+from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 
 
 class Clock:
@@ -59,3 +59,13 @@ def test_two_quiet_minutes_end_a_fight() -> None:
     fights.put_back(["x"])
     assert fights.fault() is None
     assert fights.due()
+
+
+def test_what_is_done_and_what_to_do_about_it_is_said() -> None:
+    fights = Fights(Clock(), REMOVING, STOP_REMOVING)
+    for _ in range(3):
+        fights.put_back(["x"])
+    fault = fights.fault()
+    assert fault is not None
+    assert "removing" in fault.what
+    assert "flushes" in fault.remedy
