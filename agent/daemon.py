@@ -27,7 +27,7 @@ from agent.dataplane.links import LinkChanges
 from agent.dataplane.lock import LockedError, lock_node
 from agent.dataplane.mode import MODES, ModeChoice, decide_mode
 from agent.inbox import Inbox
-from agent.kube.model import Family, Kind
+from agent.kube.model import Family, Key, Kind
 from agent.policy.engine import Engine
 from agent.policy.program import Delta
 from agent.settings import AllowedPackets, DeniedPackets, Families, Settings
@@ -249,7 +249,7 @@ class Agent:
         gc.freeze()
 
     def _sync(self) -> None:
-        report = self._call(self._backend.sync)
+        report = self._call(self._backend.sync, self._owners())
         self._refused = report.refused
         self._retry_at = None
         if not report.pending:
@@ -265,7 +265,10 @@ class Agent:
                 policies=len({policy.policy for policy in self._engine.program.policies}),
             )
 
-    def _call(self, move: Callable[..., Report], *arguments: Delta) -> Report:
+    def _owners(self) -> dict[bytes, Key]:
+        return {address: pod.key for pod in self._engine.local_pods() for address in pod.addresses}
+
+    def _call(self, move: Callable[..., Report], *arguments: Delta | dict[bytes, Key]) -> Report:
         """Call the backend; whatever it raises is a failure to try again, and ends nothing."""
         try:
             return move(self._engine.program, *arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from agent.kube.model import Direction
+from agent.kube.model import Direction, Key
 from agent.policy.program import Delta, Program, SetId
 
 
@@ -52,8 +52,11 @@ class Backend(Protocol):
         """Read what is in the kernel; return the addresses it holds isolated."""
         ...
 
-    def sync(self, program: Program) -> Report:
-        """Read the kernel and move it to the program, whatever it holds: first apply, retry, drift."""
+    def sync(self, program: Program, owners: Mapping[bytes, Key] = ...) -> Report:
+        """Read the kernel and move it to the program, whatever it holds: first apply, retry, drift.
+
+        ``owners``: the pods of this node's addresses, to see which changed hands meanwhile.
+        """
         ...
 
     def apply(self, program: Program, delta: Delta) -> Report:

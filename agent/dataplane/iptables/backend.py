@@ -100,7 +100,7 @@ class IptablesBackend:
                 faults += leftovers.remove(self._other_mode, self.families)
                 self._other_mode_left = not faults
         except TableError as error:
-            faults = [Fault(str(error), "the agent tries again by itself")]
+            faults = [Fault(str(error), error.remedy or "the agent tries again by itself")]
         except SetError as error:
             faults = [error.fault()]
         return self._report(started, writes, faults)

@@ -72,7 +72,8 @@ def _remove_empty_table(tables: Tables, family: Family) -> None:
 def _fault(mode: str, error: TableError) -> Fault:
     return Fault(
         f"rules left in the {mode} tables: {error}",
-        f"run 'netpol-agent cleanup' or remove the KUBE-NETPOL chains with iptables-{mode} by hand",
+        error.remedy
+        or f"run 'netpol-agent cleanup' or remove the KUBE-NETPOL chains with iptables-{mode} by hand",
         blocking=False,
     )
 

@@ -6,7 +6,9 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping
 
+from agent.dataplane.iptables import nft
 from agent.dataplane.mode import Mode, find_command
+from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
 
 Table = dict[str, tuple[str, ...]]
@@ -27,14 +29,18 @@ class TableError(Exception):
     """An iptables command failed.
 
     ``line`` is the text of the restore line it names, where it names one. ``refused``: what it was given was
-    not taken, so a part of that may do better; else the command did not get to work at all.
+    not taken, so a part of that may do better; else the command did not get to work at all. ``remedy`` is
+    what a person can do, where that is known.
     """
 
-    def __init__(self, command: str, reason: str, line: str = "", *, refused: bool = True) -> None:
+    def __init__(
+        self, command: str, reason: str, line: str = "", *, refused: bool = True, remedy: str = ""
+    ) -> None:
         self.command = command
         self.reason = reason
         self.line = line
         self.refused = refused
+        self.remedy = remedy
         at = f" at '{line}'" if line else ""
         super().__init__(f"{command} failed{at}: {reason}")
 
@@ -96,6 +102,8 @@ class Tables:
             raise TableError(command, str(error)) from error
         if done.returncode:
             raise TableError(command, done.stderr.strip() or f"exit code {done.returncode}")
+        if self.mode == "nft":
+            _check_readable(family, command, done.stdout)
         return parse(done.stdout)
 
     def restore(self, lines: Mapping[Family, list[str]]) -> dict[Family, TableError]:
@@ -128,6 +136,37 @@ class Tables:
             if failure is not None:
                 failed[family] = failure
         return failed
+
+
+def _check_readable(family: Family, command: str, printed: str) -> None:
+    """Raise TableError where nft rules are in a filter table that iptables cannot show.
+
+    The command then leaves out the table, or a built-in chain, and says so in a comment, with exit code 0:
+    taken at its word, everything of ours would be missing, and put there again each time.
+    """
+    whole = "*filter\n" in printed
+    if whole and "incompatible" not in printed:
+        return
+    try:
+        with NetlinkSocket() as netlink:
+            if whole:
+                hidden = [
+                    chain for chain in ("FORWARD", "OUTPUT") if not nft.is_usual(netlink, family, chain)
+                ]
+            else:
+                hidden = ["some chain"] if nft.exists(netlink, family) else []
+    except OSError:
+        return
+    if not hidden:
+        return
+    table = f"nft list table {nft.FAMILY_NAMES[family]} filter"
+    raise TableError(
+        command,
+        f"the filter table is there, but {', '.join(hidden)} in it is not as iptables makes them",
+        refused=False,
+        remedy=f"look at '{table}' for chains and rules that another program wrote by nft, and have it write "
+        "them in a table of its own; what the agent wrote before stays in force",
+    )
 
 
 def _feed(process: subprocess.Popen[str], text: str) -> None:
