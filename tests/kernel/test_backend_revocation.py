@@ -37,9 +37,9 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[bytes]]:
     found: set[bytes] = set()
 
     def forget(addresses: Iterable[bytes]) -> int:
-        addresses = set(addresses)
-        found.update(addresses)
-        return conntrack.forget(addresses)
+        wanted = set(addresses)
+        found.update(wanted)
+        return conntrack.forget(wanted)
 
     monkeypatch.setattr(backend_module, "forget", forget)
     return found
