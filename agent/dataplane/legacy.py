@@ -8,7 +8,7 @@ libiptc in this process, or where that does not load, by ``iptables-legacy-save`
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from agent.kube.model import Family
@@ -29,16 +29,21 @@ class LegacyError(Exception):
 
 
 def table_names(family: Family, proc_net: Path = PROC_NET) -> tuple[str, ...]:
-    """Return the legacy tables that exist in this network namespace; none where the kernel lacks them."""
+    """Return the legacy tables that exist in this network namespace; none where the kernel lacks them.
+
+    Raises LegacyError.
+    """
     try:
         return tuple(sorted(set((proc_net / _NAMES[family]).read_text().split())))
-    except OSError:
+    except FileNotFoundError:
         return ()
+    except OSError as error:
+        raise LegacyError(f"{error.filename}: {error.strerror}") from error
 
 
-def read(family: Family) -> dict[str, Chains]:
-    """Return each legacy table that exists. Raises LegacyError."""
-    return {table: _read(family, table) for table in table_names(family)}
+def read(family: Family, tables: Container[str]) -> dict[str, Chains]:
+    """Return each of some legacy tables, as far as they exist. Raises LegacyError."""
+    return {table: _read(family, table) for table in table_names(family) if table in tables}
 
 
 def _read(family: Family, table: str) -> Chains:
@@ -78,7 +83,9 @@ def read_by_command(family: Family, table: str) -> Chains:
     """Read one table by its command. Raises LegacyError."""
     command = [_COMMANDS[family], "-t", table]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LegacyError(f"{command[0]}: {error}") from error
     if done.returncode:
@@ -90,7 +97,8 @@ def parse(text: str) -> dict[str, dict[str, int]]:
     """Return the tables, chains and numbers of rules that iptables-save printed."""
     tables: dict[str, dict[str, int]] = {}
     chains: dict[str, int] = {}
-    for line in text.splitlines():
+    # Not by splitlines(), which also splits at characters that a comment may hold.
+    for line in text.split("\n"):
         if line.startswith("*"):
             chains = tables.setdefault(line[1:], {})
         elif line.startswith(":"):

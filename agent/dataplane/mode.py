@@ -3,7 +3,8 @@
 Each packet passes both, in an order that nobody should have to know, so an agent keeps to the one that the
 node's other programs use. The order of evidence is that of the Kubernetes project's iptables-wrappers:
 kubelet's hint chains in the mangle table, and else where more rules are. What an earlier run of this agent
-left comes between the two.
+left comes between the two. Tables that cannot be read are no evidence of anything, least of all of absence:
+taking them for empty would move the rules of a node from one mode to the other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
@@ -29,23 +31,34 @@ _HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 _PROGRAMS = {Family.V4: "iptables", Family.V6: "ip6tables"}
 _SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _TIMEOUT_SECONDS = 30
+_RETRY_SECONDS = (1.0, 3.0)
+_TABLES = ("mangle", "filter")
+"""Those that tell: the others can be long, and some programs' rules in them are of both modes."""
+_NOT_IN_KERNEL = "not supported"
+"""What nft's commands say of a kernel without nf_tables."""
+_INCOMPATIBLE = re.compile(r"Table `\S+' is incompatible\b[^\n]*")
 _INSTALL = "install the package iptables, version 1.8 or later"
+_MEND = "run the command by hand and mend what it says"
+
+
+class UndecidedError(Exception):
+    """Which mode the node uses cannot be told, since tables that exist could not be read."""
 
 
 class ModeChoice(NamedTuple):
-    """The mode to use, why in one sentence, and what is wrong.
-
-    ``ours`` are the modes in which chains of this agent were found: those in the mode not chosen are to go.
-    """
+    """The mode to use, why in one sentence, and what is wrong."""
 
     mode: Mode
     reason: str
     faults: tuple[Fault, ...] = ()
-    ours: frozenset[Mode] = frozenset()
 
 
 class Evidence(NamedTuple):
-    """What one mode holds, over both families. ``rules`` does not count the agent's own."""
+    """What one mode holds, over both families. ``rules`` does not count the agent's own.
+
+    ``usable``: the node has the commands for it, and its kernel the tables. ``trouble`` says why not all of
+    it could be read; what was read counts none the less.
+    """
 
     hint: str = ""
     ours: bool = False
@@ -55,40 +68,57 @@ class Evidence(NamedTuple):
 
 
 def decide_mode(setting: str) -> ModeChoice:
-    """Decide for a setting ``auto``, ``nft`` or ``legacy``; reads both, changes nothing."""
-    return choose(setting, {"nft": _look_at_nft(), "legacy": _look_at_legacy()})
+    """Decide for a setting ``auto``, ``nft`` or ``legacy``; reads both, changes nothing.
+
+    Raises UndecidedError, after some attempts.
+    """
+    for pause in (*_RETRY_SECONDS, None):
+        try:
+            return choose(setting, {"nft": _look_at_nft(), "legacy": _look_at_legacy()})
+        except UndecidedError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+    raise AssertionError
 
 
 def choose(setting: str, found: Mapping[Mode, Evidence]) -> ModeChoice:
-    """Decide from what was found."""
-    ours = frozenset(mode for mode in MODES if found[mode].ours)
-    mode, reason = _reasoned(setting, found, ours)
+    """Decide from what was found. Raises UndecidedError."""
+    mode, reason = _reasoned(setting, found)
     faults = [
-        Fault(
-            f"the {other} tables could not be read: {found[other].trouble}", _INSTALL, blocking=other == mode
-        )
+        Fault(f"the {other} tables could not be read: {found[other].trouble}", _MEND, blocking=other == mode)
         for other in MODES
         if found[other].trouble
     ]
     if not found[mode].usable and not found[mode].trouble:
         faults.append(Fault(f"no iptables command for mode {mode}", _INSTALL))
-    return ModeChoice(mode, reason, tuple(faults), ours)
+    return ModeChoice(mode, reason, tuple(faults))
 
 
-def _reasoned(setting: str, found: Mapping[Mode, Evidence], ours: frozenset[Mode]) -> tuple[Mode, str]:
+def _reasoned(setting: str, found: Mapping[Mode, Evidence]) -> tuple[Mode, str]:
     for mode in MODES:
         if setting == mode:
             return mode, f"{mode}: the setting says so"
     usable = [mode for mode in MODES if found[mode].usable]
+    ours = [mode for mode in MODES if found[mode].ours]
     if len(usable) == 1:
         (only,) = usable
         return only, f"{only}: the other has no command that works on this node"
+    unread = [mode for mode in usable if found[mode].trouble]
     for mode in MODES:
         if found[mode].hint:
             return mode, f"{mode}: kubelet's chain {found[mode].hint} is in its mangle table"
+        if mode in unread:
+            # There may be a hint that would have decided.
+            break
     if len(ours) == 1:
         (mode,) = ours
         return mode, f"{mode}: this agent's chains are there from before"
+    if unread:
+        raise UndecidedError(
+            f"the {unread[0]} tables could not be read: {found[unread[0]].trouble}; mend that, or say which "
+            "mode this node uses with --iptables-mode"
+        )
     counts = f"{found['nft'].rules} rules in nft, {found['legacy'].rules} in legacy"
     if found["legacy"].rules > found["nft"].rules:
         return "legacy", f"legacy: no hint of kubelet's, and {counts}"
@@ -110,31 +140,56 @@ def evidence(tables: Iterable[Mapping[str, legacy.Chains]]) -> Evidence:
 def _look_at_nft() -> Evidence:
     """Read by ``iptables-nft-save``, which makes no table where there is none."""
     tables: list[Mapping[str, legacy.Chains]] = []
+    troubles: list[str] = []
     for family in Family:
         command = find_command(family, "nft", "save")
         if command is None:
             if family is Family.V4:
                 return Evidence(usable=False)
             continue
-        try:
-            done = subprocess.run(
-                [command], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return Evidence(usable=False, trouble=f"{command}: {error}")
-        if done.returncode and family is Family.V4:
-            trouble = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-            return Evidence(usable=False, trouble=f"{command}: {trouble}")
-        tables.append(legacy.parse(done.stdout))
-    return evidence(tables)
+        for table in _TABLES:
+            text, trouble = _save(command, table)
+            if _NOT_IN_KERNEL in trouble:
+                if family is Family.V4:
+                    return Evidence(usable=False, trouble=trouble)
+                break
+            if trouble:
+                troubles.append(trouble)
+            tables.append(legacy.parse(text))
+    return evidence(tables)._replace(trouble="; ".join(troubles))
+
+
+def _save(command: str, table: str) -> tuple[str, str]:
+    """Return what the command prints of a table, and what is wrong."""
+    called = f"{command} -t {table}"
+    try:
+        done = subprocess.run(
+            called.split(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", f"{called}: {error}"
+    if done.returncode:
+        return "", f"{called}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}"
+    incompatible = _INCOMPATIBLE.search(done.stdout)
+    # It ends well all the same, having listed nothing.
+    return done.stdout, f"{called}: {incompatible[0]}" if incompatible else ""
 
 
 def _look_at_legacy() -> Evidence:
     usable = find_command(Family.V4, "legacy", "save") is not None
-    try:
-        return evidence(legacy.read(family) for family in Family)._replace(usable=usable)
-    except legacy.LegacyError as error:
-        return Evidence(usable=usable, trouble=str(error))
+    tables: list[Mapping[str, legacy.Chains]] = []
+    troubles: list[str] = []
+    for family in Family:
+        try:
+            tables.append(legacy.read(family, _TABLES))
+        except legacy.LegacyError as error:
+            troubles.append(str(error))
+    return evidence(tables)._replace(usable=usable, trouble="; ".join(troubles))
 
 
 def find_command(family: Family, mode: Mode, action: str) -> str | None:

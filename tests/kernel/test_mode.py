@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.dataplane import legacy
+from agent.dataplane import mode as mode_module
 from agent.dataplane.mode import decide_mode, find_command
 from agent.kube.model import Family
 from tests.lab.netns import Netns
@@ -48,7 +49,8 @@ def test_kubelets_hint_outweighs_rules(netns: Netns, program: str, chain: str) -
 
 def test_more_rules_outweigh_fewer(netns: Netns) -> None:
     netns.run(["iptables-nft", "-A", "FORWARD", "-j", "ACCEPT"])
-    netns.run(["iptables-legacy", "-t", "nat", "-A", "PREROUTING", "-j", "ACCEPT"])
+    netns.run(["iptables-legacy", "-t", "mangle", "-A", "PREROUTING", "-j", "ACCEPT"])
+    netns.run(["iptables-nft", "-t", "nat", "-A", "PREROUTING", "-j", "ACCEPT"])
     netns.run(["ip6tables-legacy", "-A", "FORWARD", "-m", "comment", "--comment", "x", "-j", "ACCEPT"])
     choice = decide_mode("auto")
     assert choice.reason == "legacy: no hint of kubelet's, and 1 rules in nft, 2 in legacy"
@@ -59,8 +61,15 @@ def test_what_this_agent_left_outweighs_rules(netns: Netns) -> None:
     netns.run(["ip6tables-legacy", "-N", "KUBE-NETPOL-FORWARD"])
     choice = decide_mode("auto")
     assert choice.mode == "legacy"
-    assert choice.ours == {"legacy"}
-    assert decide_mode("nft").ours == {"legacy"}
+
+
+def test_a_table_of_native_rules_is_not_an_empty_one(netns: Netns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mode_module, "_RETRY_SECONDS", ())
+    netns.run(["nft", "add table ip filter { chain FORWARD { type filter hook forward priority 0; }; }"])
+    netns.run(["nft", "add rule ip filter FORWARD numgen random mod 2 vmap { 0 : accept, 1 : drop }"])
+    netns.run(["iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT"])
+    with pytest.raises(mode_module.UndecidedError, match="filter"):
+        decide_mode("auto")
 
 
 @pytest.mark.parametrize("family", Family)
@@ -80,11 +89,22 @@ def test_the_library_sees_the_namespace_it_is_called_in(netns: Netns) -> None:
     try:
         with other.entered():
             other.run(["iptables-legacy", "-N", "THERE"])
-            assert set(legacy.read(Family.V4)["filter"]) == {"INPUT", "FORWARD", "OUTPUT", "THERE"}
+            assert set(legacy.read(Family.V4, ("filter",))["filter"]) == {
+                "INPUT",
+                "FORWARD",
+                "OUTPUT",
+                "THERE",
+            }
     finally:
         other.close()
     netns.run(["iptables-legacy", "-N", "LATER"])
-    assert set(legacy.read(Family.V4)["filter"]) == {"INPUT", "FORWARD", "OUTPUT", "HERE", "LATER"}
+    assert set(legacy.read(Family.V4, ("filter",))["filter"]) == {
+        "INPUT",
+        "FORWARD",
+        "OUTPUT",
+        "HERE",
+        "LATER",
+    }
 
 
 def test_reading_by_library_changes_nothing(netns: Netns) -> None:

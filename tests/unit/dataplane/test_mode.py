@@ -1,12 +1,28 @@
+"""Which iptables mode a node uses, from what was found in its tables."""
+
+import re
+from pathlib import Path
+
 import pytest
 
+from agent.dataplane import mode as mode_module
 from agent.dataplane.legacy import parse
-from agent.dataplane.mode import MODES, Evidence, Mode, ModeChoice, choose, evidence
+from agent.dataplane.mode import (
+    MODES,
+    Evidence,
+    Mode,
+    ModeChoice,
+    UndecidedError,
+    choose,
+    decide_mode,
+    evidence,
+)
 
 NOTHING = Evidence()
 HINT = Evidence(hint="KUBE-IPTABLES-HINT")
 OURS = Evidence(ours=True)
 MISSING = Evidence(usable=False)
+UNREAD = Evidence(trouble="no answer")
 
 
 def decide(nft: Evidence, legacy: Evidence, setting: str = "auto") -> ModeChoice:
@@ -44,12 +60,6 @@ def test_a_setting_decides_against_all_evidence(mode: Mode) -> None:
     choice = choose(mode, found)
     assert choice.mode == mode
     assert "setting" in choice.reason
-    assert choice.ours == {"legacy"}
-
-
-def test_ours_are_told_in_each_mode() -> None:
-    assert decide(OURS, OURS).ours == {"nft", "legacy"}
-    assert decide(NOTHING, OURS).ours == {"legacy"}
 
 
 def test_a_missing_command_is_a_fault_of_the_mode_that_needs_it() -> None:
@@ -58,12 +68,73 @@ def test_a_missing_command_is_a_fault_of_the_mode_that_needs_it() -> None:
     assert [fault.blocking for fault in decide(MISSING, MISSING).faults] == [True]
 
 
-def test_a_table_that_cannot_be_read_is_a_fault() -> None:
+def test_a_mode_that_the_kernel_lacks_is_not_used_and_says_so() -> None:
     broken = Evidence(usable=False, trouble="iptables-nft-save: Protocol not supported")
     other, same = decide(broken, NOTHING), decide(broken, NOTHING, "nft")
     assert other.mode == "legacy"
     assert [(fault.blocking, "not supported" in fault.what) for fault in other.faults] == [(False, True)]
     assert [fault.blocking for fault in same.faults] == [True]
+
+
+@pytest.mark.parametrize(
+    ("nft", "legacy", "mode"),
+    [
+        (UNREAD, NOTHING, None),
+        (UNREAD, Evidence(rules=1000), None),
+        (UNREAD, HINT, None),
+        (UNREAD, HINT._replace(ours=True), "legacy"),
+        (UNREAD, OURS, "legacy"),
+        (UNREAD._replace(hint="KUBE-IPTABLES-HINT"), HINT, "nft"),
+        (UNREAD._replace(ours=True), HINT, "nft"),
+        (UNREAD._replace(ours=True), OURS, None),
+        (NOTHING, UNREAD, None),
+        (Evidence(rules=1000), UNREAD, None),
+        (HINT, UNREAD, "nft"),
+        (OURS, UNREAD, "nft"),
+        (MISSING, UNREAD, "legacy"),
+        (UNREAD, MISSING, "nft"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_not_taken_for_empty(
+    nft: Evidence, legacy: Evidence, mode: Mode | None
+) -> None:
+    if mode is None:
+        with pytest.raises(UndecidedError, match=r"could not be read: no answer.*--iptables-mode"):
+            decide(nft, legacy)
+        return
+    choice = decide(nft, legacy)
+    assert choice.mode == mode
+    assert len(choice.faults) == 1
+
+
+def a_command(folder: Path, body: str) -> None:
+    for program in ("iptables", "ip6tables"):
+        for mode in MODES:
+            command = folder / f"{program}-{mode}-save"
+            command.write_text(f"#!/bin/sh\n{body}\n")
+            command.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("echo oh no >&2; exit 4", "-t mangle: oh no"),
+        ("exec sleep 60", "timed out"),
+        ("""echo "# Table \\`filter' is incompatible, use 'nft' tool." """, "`filter' is incompatible"),
+    ],
+)
+def test_commands_that_fail_stall_or_list_nothing_are_tried_again_and_then_decide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, says: str
+) -> None:
+    a_command(tmp_path, f"echo >> {tmp_path}/calls\n{body}")
+    monkeypatch.setattr(mode_module, "_SEARCH_PATH", str(tmp_path))
+    monkeypatch.setattr(mode_module, "_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(mode_module, "_RETRY_SECONDS", (0.01,))
+    with pytest.raises(UndecidedError, match=re.escape(says)):
+        decide_mode("auto")
+    assert len((tmp_path / "calls").read_text()) >= 8
+    (fault,) = decide_mode("nft").faults
+    assert fault.blocking
 
 
 SAVED = """\
