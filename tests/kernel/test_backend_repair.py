@@ -7,16 +7,21 @@ import itertools
 import pytest
 
 from agent.dataplane.iptables import hooks, names
+from agent.dataplane.iptables.leftovers import remove
+from agent.dataplane.iptables.tables import TableError
 from agent.dataplane.mode import MODES
 from agent.kube.events import Event
 from agent.kube.model import Direction, Family, Key
+from agent.policy.engine import Engine
 from agent.policy.program import PodId
 from tests.kernel.kernel_state import (
     FAMILIES,
+    HERE,
     TwoPods,
     break_policy,
     iptables,
     labelled,
+    make_backend,
     our_chains,
     our_sets,
     pod,
@@ -189,3 +194,51 @@ def test_a_hook_that_keeps_being_removed_is_put_back_each_time_and_told(node: Tw
     assert "keeps removing" in fault.what
     assert "IPv6 OUTPUT" in fault.what
     assert not fault.blocking
+
+
+# Tables that iptables cannot show
+
+
+NATIVE = {
+    "a rule": "add rule ip filter FORWARD ct state { new } accept",
+    "a rule in a chain": "add chain ip filter mine; add rule ip filter mine ct state { new } accept",
+}
+
+
+@pytest.mark.parametrize("commands", NATIVE.values(), ids=NATIVE.keys())
+def test_a_table_with_rules_of_nft_is_no_empty_one(netns: Netns, commands: str) -> None:
+    node = TwoPods("nft")
+    netns.run(["nft", commands])
+    with pytest.raises(TableError, match="not as iptables makes"):
+        node.backend.drift(node.program)
+    written = netns.run(["nft", "list", "table", "ip", "filter"])
+    report = node.backend.sync(node.program)
+    assert report.pending
+    assert report.writes == 0
+    (fault,) = report.faults
+    assert fault.blocking
+    assert "nft list table ip filter" in fault.remedy
+    assert netns.run(["nft", "list", "table", "ip", "filter"]) == written
+    (left, *_) = remove("nft", FAMILIES)
+    assert "nft list table ip filter" in left.remedy
+    netns.run(["nft", "flush ruleset"])
+    assert node.backend.sync(node.program).faults == ()
+    assert our_chains("nft") == node.whole[0]
+
+
+def test_a_built_in_chain_of_another_priority_is_not_taken_for_an_empty_one(netns: Netns) -> None:
+    netns.run(
+        ["nft", "add table ip6 filter; add chain ip6 filter mine { type filter hook input priority 5; }"]
+    )
+    backend = make_backend("nft")
+    program = Engine(HERE).program
+    assert backend.sync(program).faults == ()
+    assert backend.drift(program) == []
+    remove("nft", FAMILIES)
+    netns.run(["nft", "flush ruleset"])
+    netns.run(
+        ["nft", "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 5; }"]
+    )
+    for _ in range(2):
+        (fault,) = backend.sync(program).faults
+        assert "FORWARD" in fault.what
