@@ -31,7 +31,7 @@ def test_the_kernel_treats_every_packet_as_the_specification_says(arena: Arena, 
     assert tally.clusters == CLUSTERS
     assert tally.probes >= 150 * CLUSTERS
     # Both verdicts are common, and an allowed packet that fails to arrive is not.
-    assert 0.2 < tally.passed / tally.probes < 0.8
+    assert 0.1 < tally.passed / tally.probes < 0.9
     assert tally.lost <= tally.probes // 1000
 
 
