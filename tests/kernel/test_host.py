@@ -1,18 +1,14 @@
-"""The host checks in a real network namespace; the lock; and what tells that interfaces changed."""
+"""The host checks in a real network namespace, and what tells that interfaces changed."""
 
 from __future__ import annotations
 
-import os
 import select
-import subprocess
-import sys
 import time
 
 import pytest
 
 from agent.dataplane.host import check_host
 from agent.dataplane.links import Bridge, LinkChanges, bridges
-from agent.dataplane.lock import LockedError, lock_node
 from agent.kube.model import Family
 from tests.lab.netns import Netns
 
@@ -121,45 +117,3 @@ def test_changes_of_links_are_told(netns: Netns) -> None:
         assert changes.drain()
         netns.ip("link del cni0")
         assert changes.drain()
-
-
-HOLDER = """
-import sys, time
-from agent.dataplane.lock import lock_node
-with lock_node():
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_one_agent_per_node(netns: Netns) -> None:  # noqa: ARG001
-    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(LockedError, match=f"process {other.pid} of user 0"), lock_node():
-            pass
-        other.kill()
-        other.wait()
-    with lock_node():
-        pass
-
-
-def test_nodes_do_not_lock_each_other(netns: Netns) -> None:  # noqa: ARG001
-    elsewhere = Netns("elsewhere")
-    try:
-        with lock_node():
-            with elsewhere.entered(), lock_node():
-                pass
-            with pytest.raises(LockedError, match=str(os.getpid())), lock_node():
-                pass
-    finally:
-        elsewhere.close()
-
-
-def test_being_asked_often_does_not_hide_the_holder(netns: Netns) -> None:  # noqa: ARG001
-    with lock_node():
-        for _ in range(40):
-            with pytest.raises(LockedError, match="holds this node"), lock_node():
-                pass
-    with lock_node():
-        pass

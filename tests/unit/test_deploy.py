@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from agent import __version__
+from agent.dataplane.lock import LOCK
 from agent.kube.model import Kind
 from agent.settings import SETTINGS, resolve
 from tests.docs import ROOT
@@ -50,6 +51,15 @@ def test_probes_ask_where_the_agent_answers() -> None:
 def test_state_is_kept_on_the_node() -> None:
     settings = resolve({}, {}, hostname=lambda: "worker-1")
     assert str(settings.state_dir) in {mount["mountPath"] for mount in container()["volumeMounts"]}
+
+
+def test_the_lock_is_the_nodes_own() -> None:
+    (daemonset,) = documents("daemonset.yaml")
+    volumes = {volume["name"]: volume for volume in daemonset["spec"]["template"]["spec"]["volumes"]}
+    mounts = {mount["mountPath"]: mount for mount in container()["volumeMounts"]}
+    mount = mounts[str(LOCK.parent)]
+    assert volumes[mount["name"]]["hostPath"]["path"] == str(LOCK.parent)
+    assert not mount.get("readOnly")
 
 
 def test_the_account_may_read_every_kind_and_write_none() -> None:
