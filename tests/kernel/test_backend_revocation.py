@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("netns", "lock_file")
 
 
 @pytest.fixture
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[bytes]]:
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
     """What connection tracking is told to forget, from when the test empties it."""
     found: set[bytes] = set()
 
