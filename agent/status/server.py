@@ -14,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from agent import log
+from agent.dataplane.backend import Fault
 from agent.status import health, snapshot
 
 _log = log.get(__name__)
@@ -29,6 +30,8 @@ _INDEX = """netpol-agent
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
 _IDLE_SECONDS = 10.0
+_BIND_SECONDS = 2.0
+_STOP_SECONDS = 0.2
 
 
 class Response(NamedTuple):
@@ -43,7 +46,8 @@ class StatusServer:
     """Serves health and status on threads of its own until stopped.
 
     ``health`` and ``status`` are called from those threads, once for each request; what they raise is
-    logged and answered with 500. Port 0 takes a free one; ``port`` says which.
+    logged and answered with 500. Port 0 takes a free one; ``port`` says which, once there is one. An address
+    that cannot be had is tried again and again: enforcing does not depend on being asked how it goes.
     """
 
     def __init__(
@@ -53,23 +57,57 @@ class StatusServer:
         health: Callable[[], health.Health],
         status: Callable[[], snapshot.StatusSnapshot],
     ) -> None:
-        """Bind the address at once; raises OSError when it cannot be had."""
+        self.port = port
+        self._address = address
         self._health = health
         self._status = status
-        self._server = _Server(address, port, self._respond)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="status", daemon=True)
-        self.port: int = self._server.server_address[1]
+        self._server: _Server | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="status", daemon=True)
+        self._fault: tuple[Fault, ...] = ()
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer, or to try; raises nothing."""
+        self._bind()
         self._thread.start()
 
     def stop(self) -> None:
         """Stop answering and give the port back."""
+        self._stopping.set()
         if self._thread.is_alive():
-            self._server.shutdown()
             self._thread.join()
-        self._server.server_close()
+        if self._server is not None:
+            self._server.server_close()
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Return why it does not answer, if so. For any thread."""
+        return self._fault
+
+    def _serve(self) -> None:
+        while self._server is None:
+            if self._stopping.wait(_BIND_SECONDS):
+                return
+            self._bind()
+        self._server.timeout = _STOP_SECONDS
+        while not self._stopping.is_set():
+            self._server.handle_request()
+
+    def _bind(self) -> None:
+        try:
+            self._server = _Server(self._address, self.port, self._respond)
+        except OSError as error:
+            fault = Fault(
+                f"health cannot be served on {self._address} port {self.port}: {error.strerror or error}",
+                "free the port, or choose another with --health-port",
+                blocking=False,
+            )
+            if self._fault != (fault,):
+                _log.error("cannot serve health", fault=fault.what, remedy=fault.remedy)
+            self._fault = (fault,)
+            return
+        self.port = self._server.server_port
+        self._fault = ()
+        _log.info("serving health", address=self._address, port=self.port)
 
     def _respond(self, target: str) -> Response:
         url = urlsplit(target)

@@ -14,6 +14,7 @@ import pytest
 
 from agent.kube.model import Kind
 from agent.sources.source import SyncState
+from agent.status import server as server_module
 from agent.status.health import Health
 from agent.status.server import StatusServer
 from agent.status.snapshot import StatusSnapshot, decode
@@ -161,9 +162,7 @@ def ipv6_loopback() -> bool:
 
 def test_over_ipv6_where_there_is_any(agent: Agent) -> None:
     if not ipv6_loopback():
-        with pytest.raises(OSError, match="assign"):
-            StatusServer("::1", 0, agent.health, agent.status)
-        return
+        pytest.skip("no IPv6 loopback here")
     server = StatusServer("::1", 0, agent.health, agent.status)
     server.start()
     try:
@@ -179,9 +178,42 @@ def test_stop_gives_the_port_back(agent: Agent) -> None:
     first.start()
     first.stop()
     second = StatusServer("127.0.0.1", first.port, agent.health, agent.status)
+    second.start()
+    assert second.faults() == ()
     second.stop()
 
 
-def test_a_port_that_is_taken_is_an_error_at_once(server: StatusServer, agent: Agent) -> None:
-    with pytest.raises(OSError, match="in use"):
-        StatusServer("127.0.0.1", server.port, agent.health, agent.status)
+def test_a_port_that_is_taken_is_a_fault_until_it_is_free(
+    server: StatusServer, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_BIND_SECONDS", 0.05)
+    second = StatusServer("127.0.0.1", server.port, agent.health, agent.status)
+    second.start()
+    try:
+        (fault,) = second.faults()
+        assert "Address already in use" in fault.what
+        assert not fault.blocking
+        server.stop()
+        deadline = time.monotonic() + 5
+        while second.faults() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with socket.create_connection(("127.0.0.1", second.port), timeout=5) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        second.stop()
+
+
+def test_a_server_that_never_got_its_port_stops_at_once(server: StatusServer, agent: Agent) -> None:
+    second = StatusServer("127.0.0.1", server.port, agent.health, agent.status)
+    second.start()
+    began = time.monotonic()
+    second.stop()
+    assert time.monotonic() - began < 1
+
+
+def test_an_address_this_host_has_not_is_a_fault(agent: Agent) -> None:
+    server = StatusServer("192.0.2.77", 0, agent.health, agent.status)
+    server.start()
+    assert "192.0.2.77 port 0: Cannot assign" in server.faults()[0].what
+    server.stop()
