@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -136,6 +137,11 @@ def _entry(
             raise UnreadableError(
                 f"line {line}: {where}kind: {kind!r} is unknown in {version}; did you mean NetworkPolicy?"
             )
+    likely = difflib.get_close_matches(group, _OUR_GROUPS, 1, 0.8)
+    if likely and kind.lower() in _OURS:
+        raise UnreadableError(
+            f"line {line}: {where}apiVersion: {version!r} is unknown; did you mean the group {likely[0]}?"
+        )
     return f"{version} {kind}"
 
 
