@@ -68,7 +68,7 @@ class Backend(Protocol):
         ...
 
     def tidy(self, program: Program) -> Report:
-        """Remove what nothing needs any more. Called when nothing else is to be done."""
+        """Remove what nothing needs any more. Called when nothing else is to be done but to retry what failed."""
         ...
 
     def disturbed(self) -> bool:

@@ -169,7 +169,10 @@ def test_looking_at_what_is_left_in_legacy_mode_makes_no_legacy_table() -> None:
 
 
 @EACH_MODE
-def test_nothing_is_written_where_kube_router_writes(mode: Mode, netns: Netns) -> None:
+@pytest.mark.parametrize("theirs", MODES)
+def test_nothing_is_written_where_kube_router_writes(
+    mode: Mode, theirs: Mode, netns: Netns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rules = [
         "*filter",
         ":KUBE-ROUTER-FORWARD - [0:0]",
@@ -178,7 +181,7 @@ def test_nothing_is_written_where_kube_router_writes(mode: Mode, netns: Netns) -
         "-A KUBE-ROUTER-FORWARD -j KUBE-POD-FW-ABCDEFGHIJKLMNOP",
         "COMMIT\n",
     ]
-    netns.run([f"iptables-{mode}-restore", "--noflush"], stdin="\n".join(rules))
+    netns.run([f"iptables-{theirs}-restore", "--noflush"], stdin="\n".join(rules))
     engine = Engine(HERE)
     engine.apply(every_rule_form(), 0.0)
     backend = make_backend(mode)
@@ -189,8 +192,13 @@ def test_nothing_is_written_where_kube_router_writes(mode: Mode, netns: Netns) -
     assert [fault.blocking for fault in report.faults] == [True]
     assert our_chains(mode) == {family: {} for family in FAMILIES}
     assert our_sets() == {}
-    iptables(mode, Family.V4, "-F")
-    iptables(mode, Family.V4, "-X")
+    assert any("kube-router" in difference for difference in backend.drift(engine.program))
+    iptables(theirs, Family.V4, "-F")
+    iptables(theirs, Family.V4, "-X")
+    with monkeypatch.context() as broken:
+        # Nobody knows then whether it has gone.
+        broken.setattr(backend._chains.tables, "command", lambda *_: "/nonexistent")
+        assert backend.sync(engine.program).refused
     report = backend.sync(engine.program)
     assert not report.refused
     assert report.faults == ()

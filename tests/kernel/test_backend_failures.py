@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from agent.dataplane.backend import Fault
 from agent.dataplane.conntrack import ConntrackError
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import names, render, tables
+from agent.dataplane.iptables import leftovers, names, render, tables
 from agent.dataplane.mode import MODES, Mode
 from agent.kube.events import Event
 from agent.kube.model import Direction, Family, Key, Port, Protocol, Rule
@@ -100,6 +101,61 @@ def test_where_a_top_chain_is_refused_isolated_pods_are_closed(
         assert_hooked(mode)
     assert backend.sync(engine.program).faults == ()
     assert backend.drift(engine.program) == []
+
+
+def test_with_a_fault_that_stays_what_nothing_needs_goes_and_what_is_in_use_stays_whole(
+    node: TwoPods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = policy("extra", selector=labelled(app="a"), ingress=[Rule((), (Port(Protocol.TCP, 81),))])
+    node.backend.apply(node.program, node.engine.apply([extra], 1.0))
+    bad = names.pod_chain(PodId(Direction.INGRESS, Key("default", "a")))
+    whole = render.pod_chain
+
+    def pod_chain(*arguments: Any) -> render.Chains:
+        chains = whole(*arguments)
+        return {c: (*rules, "-m nosuchmatch -j DROP") if c == bad else rules for c, rules in chains.items()}
+
+    with monkeypatch.context() as broken:
+        broken.setattr(render, "pod_chain", pod_chain)
+        events = [gone(extra), gone(policy("b"))]
+        assert node.backend.apply(node.program, node.engine.apply(events, 2.0)).pending
+        for synced in (False, True):
+            report = node.backend.tidy(node.program)
+            assert not report.pending
+            assert report.faults == ()
+            chains = our_chains(node.mode)
+            for family in FAMILIES:
+                assert len(chains[family][node.chain("extra")]) == 1
+                assert f"-j {node.chain('extra')}" in "".join(chains[family][bad])
+                assert (node.chain("b") in chains[family]) is not synced
+            assert node.backend.sync(node.program).pending
+    assert node.backend.sync(node.program).faults == ()
+    assert node.backend.tidy(node.program).faults == ()
+    assert not node.backend.untidy()
+    assert node.chain("extra") not in our_chains(node.mode)[Family.V4]
+
+
+def test_what_cannot_be_removed_from_the_other_mode_is_told_and_tried_again_rarely(
+    node: TwoPods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[float] = []
+
+    def refuse(*_: Any) -> list[Fault]:
+        calls.append(node.clock)
+        return [Fault("rules left", "remove them", blocking=False)]
+
+    monkeypatch.setattr(leftovers, "remove", refuse)
+    node.backend._other_mode_left = False
+    node.clock += 1000.0
+    for _ in range(3):
+        report = node.backend.sync(node.program)
+        assert [fault.what for fault in report.faults] == ["rules left"]
+        assert not report.pending
+        node.clock += 200.0
+    assert calls == [1000.0, 1400.0]
+    monkeypatch.undo()
+    node.clock += 1000.0
+    assert node.backend.sync(node.program).faults == ()
 
 
 def test_a_set_that_cannot_be_made_holds_back_its_policies_only(node: TwoPods, netns: Netns) -> None:

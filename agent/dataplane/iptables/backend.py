@@ -18,7 +18,7 @@ from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.sets import Sets
 from agent.dataplane.iptables.steps import Gains, Planner, Step
-from agent.dataplane.iptables.tables import TableError, Tables
+from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.dataplane.mode import Mode
 from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.strangers import kube_router_fault
@@ -27,6 +27,9 @@ from agent.kube.model import Direction, Family, Key
 from agent.policy.program import AddressPort, Delta, Member, Program
 
 log = structlog.get_logger(__name__)
+
+LEFTOVERS_PAUSE = 300.0
+"""Seconds until what could not be removed from the other mode is tried again."""
 
 
 class IptablesBackend:
@@ -62,7 +65,13 @@ class IptablesBackend:
         self._unforgotten: set[bytes] = set()
         self._lagging: frozenset[str] = frozenset()
         """Sets that rules still refer to, though they should not, because a write failed."""
+        self._now = now
         self._other_mode_left = False
+        self._leftovers: list[Fault] = []
+        self._leftovers_at = float("-inf")
+        self._refused = False
+        self._failed = False
+        """Whether something failed since the last sync that went through."""
 
     def adopt(self) -> Mapping[Direction, set[bytes]]:
         found: dict[Direction, set[bytes]] = {direction: set() for direction in Direction}
@@ -81,28 +90,27 @@ class IptablesBackend:
         try:
             self._mark_generation()
             self._chains.load()
-            stranger = kube_router_fault(self._chains.whole.values())
+            stranger = self._stranger(self._chains.whole.values())
+            self._refused = stranger is not None
             if stranger is not None:
                 return Report(time.perf_counter() - started, 0, True, (stranger,), refused=True)
             content = self._sets.load()
             faults = self._forget(set())
             ours = {family: self._chains.ours(family) for family in self.families}
-            elsewhere: frozenset[str] = frozenset()
-            if not self._other_mode_left:
-                elsewhere = leftovers.sets_referred_to(self._other_mode, self.families)
+            elsewhere = self._referred_elsewhere(content)
             step = self._planner.difference(
                 program, ours, content, frozenset(self._unforgotten), elsewhere, owners
             )
             self._lagging = frozenset()
             faults += self._carry_out(step)
             faults += self._place_hooks()
-            if not faults and not self._other_mode_left:
-                faults += leftovers.remove(self._other_mode, self.families)
-                self._other_mode_left = not faults
+            if not faults:
+                self._remove_leftovers()
         except TableError as error:
             faults = [Fault(str(error), error.remedy or "the agent tries again by itself")]
         except SetError as error:
             faults = [error.fault()]
+        self._failed = False
         return self._report(started, writes, faults)
 
     def apply(self, program: Program, delta: Delta) -> Report:
@@ -126,14 +134,19 @@ class IptablesBackend:
         started = time.perf_counter()
         writes = self._writes()
         faults: list[Fault] = []
-        if self._planner.switched:
-            faults += self._carry_out(self._planner.switch_back(program))
-        faults += self._chains.write(self._desired.prune())
-        if faults:
-            return self._report(started, writes, faults)
+        if not self._failed:
+            # A sync does both of these: while one is due, what they would change is not known to be there.
+            if self._planner.switched:
+                try:
+                    faults += self._carry_out(self._planner.switch_back(program))
+                except SetError as error:
+                    faults.append(error.fault())
+            faults += self._chains.write(self._desired.prune())
+            if faults:
+                return self._report(started, writes, faults)
         # What cannot be removed does no harm: it is left for the next time.
         left = self._chains.sweep() + self._sets.sweep()
-        return self._report(started, writes, left)._replace(pending=False)
+        return self._report(started, writes, [], left)
 
     def disturbed(self) -> bool:
         if self.mode != "nft":
@@ -152,10 +165,10 @@ class IptablesBackend:
     def drift(self, program: Program) -> list[str]:
         self._mark_generation()
         differences: list[str] = []
-        for family in self.families:
-            now = self._chains.tables.read(family)
-            if kube_router_fault([now]) is not None:
-                differences.append(f"IPv{int(family)}: kube-router's firewall writes here")
+        tables = {family: self._chains.tables.read(family) for family in self.families}
+        if self._stranger(tables.values()) is not None:
+            differences.append("kube-router's firewall writes here")
+        for family, now in tables.items():
             held = self._chains.ours(family)
             for chain in sorted(held.keys() | {c for c in now if names.is_ours(c)}):
                 if held.get(chain) != now.get(chain):
@@ -195,10 +208,47 @@ class IptablesBackend:
     def _writes(self) -> int:
         return self._chains.writes + self._sets.writes
 
-    def _report(self, started: float, writes: int, faults: list[Fault]) -> Report:
+    def _report(
+        self, started: float, writes: int, faults: list[Fault], harmless: Iterable[Fault] = ()
+    ) -> Report:
+        """Report what a call did; harmless faults are told, but no reason to try again."""
+        self._failed = self._failed or bool(faults)
         fights = [fault for fault in (self._fights.fault(), self._removals.fault()) if fault is not None]
-        shown = (*faults, *fights)
-        return Report(time.perf_counter() - started, self._writes() - writes, bool(faults), shown)
+        shown = (*faults, *harmless, *self._leftovers, *fights)
+        seconds = time.perf_counter() - started
+        return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused)
+
+    def _stranger(self, tables: Iterable[Table]) -> Fault | None:
+        """Look for kube-router's firewall in these tables and those of the other mode.
+
+        Raises TableError where it was there and the other mode's cannot be read now.
+        """
+        found = kube_router_fault(tables)
+        if found is not None:
+            return found
+        try:
+            return kube_router_fault(leftovers.tables(self._other_mode, self.families).values())
+        except TableError:
+            if self._refused:
+                raise
+            return None
+
+    def _referred_elsewhere(self, content: Iterable[str]) -> frozenset[str]:
+        """Return the sets that our rules in the other mode may refer to."""
+        if self._other_mode_left:
+            return frozenset()
+        try:
+            return leftovers.sets_referred_to(self._other_mode, self.families)
+        except TableError:
+            return frozenset(content)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what an earlier run left in the other mode; what cannot be is told, and tried rarely."""
+        if self._other_mode_left or self._now() < self._leftovers_at:
+            return
+        self._leftovers = leftovers.remove(self._other_mode, self.families)
+        self._other_mode_left = not self._leftovers
+        self._leftovers_at = self._now() + LEFTOVERS_PAUSE
 
     def _carry_out(self, step: Step) -> list[Fault]:
         """Move the kernel by one step; see :mod:`agent.dataplane.iptables.hazards` for why in this order.

@@ -14,6 +14,7 @@ from agent.kube.model import Family
 Rules = tuple[str, ...]
 
 _COMMENT = re.compile(r'--comment "([^"]*)"')
+_JUMP = re.compile(r" ?-[jg] (\S+)$")
 _MATCH_SET = re.compile(r"--match-set (\S+) ")
 
 
@@ -157,18 +158,23 @@ class Chains:
         for family, chains in doomed.items():
             kept: list[str] = []
             if family in failed:
-                kept = self._sweep_by_halves(family, chains) if failed[family].refused else chains
-                reason = f"could not be removed: {', '.join(kept)}: {failed[family]}"
-                faults.append(
-                    Fault(f"IPv{int(family)} chains {reason}", "see whose rules lead to them", blocking=False)
-                )
+                needed = self._needed(family, chains)
+                left = [chain for chain in chains if chain not in needed]
+                if failed[family].refused:
+                    left = self._sweep_by_halves(family, left)
+                if left:
+                    what = (
+                        f"IPv{int(family)} chains could not be removed: {', '.join(left)}: {failed[family]}"
+                    )
+                    faults.append(Fault(what, "see whose rules lead to them", blocking=False))
+                kept = [*needed, *left]
             for chain in set(chains) - set(kept):
                 del self.whole[family][chain]
             self.garbage[family] = set(kept)
         return faults
 
     def _sweep_by_halves(self, family: Family, chains: list[str]) -> list[str]:
-        if self._one(family, [f":{chain} - [0:0]" for chain in chains]) is not None:
+        if not chains or self._one(family, [f":{chain} - [0:0]" for chain in chains]) is not None:
             return chains
         self.whole[family].update(dict.fromkeys(chains, ()))
         kept: list[str] = []
@@ -183,6 +189,19 @@ class Chains:
                 middle = len(part) // 2
                 pending += [part[middle:], part[:middle]]
         return kept
+
+    def _needed(self, family: Family, doomed: Iterable[str]) -> set[str]:
+        """Return the doomed chains that chains of ours still lead to, since a write of those failed."""
+        ours = self.ours(family)
+        found: set[str] = set()
+        waiting = [chain for chain in ours if chain not in self.garbage[family]]
+        while waiting:
+            for rule in ours[waiting.pop()]:
+                target = _JUMP.search(rule)
+                if target and target[1] in self.garbage[family] and target[1] not in found:
+                    found.add(target[1])
+                    waiting += [target[1]] if target[1] in ours else []
+        return found & set(doomed)
 
     def _one(self, family: Family, lines: list[str]) -> TableError | None:
         return self._restore({family: lines}).get(family)

@@ -10,63 +10,69 @@ from agent.dataplane.backend import Fault
 from agent.dataplane.ipset import IpSets, SetError
 from agent.dataplane.iptables import hooks, names, nft, script
 from agent.dataplane.iptables.kernel import sets_in
-from agent.dataplane.iptables.tables import TableError, Tables
+from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.dataplane.mode import Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
 
 
+def tables(mode: Mode, families: Iterable[Family]) -> dict[Family, Table]:
+    """Read the filter tables that one mode has, making none. Raises TableError."""
+    return {f: Tables(mode).read(f) for f in families if _has_table(mode, f)}
+
+
+def _has_table(mode: Mode, family: Family) -> bool:
+    if find_command(family, mode, "save") is None:
+        return False  # without the command nobody can have written there
+    # Reading the legacy one would make it.
+    return mode != "legacy" or "filter" in legacy.table_names(family)
+
+
 def sets_referred_to(mode: Mode, families: Iterable[Family]) -> frozenset[str]:
     """Return the sets that our rules in one mode refer to. Raises TableError."""
-    found: set[str] = set()
-    for family in families:
-        if find_command(family, mode, "save") is None:
-            continue
-        if mode == "legacy" and "filter" not in legacy.table_names(family):
-            continue
-        for chain, rules in Tables(mode).read(family).items():
-            if names.is_ours(chain):
-                found.update(name for rule in rules for name in sets_in(rule))
-    return frozenset(found)
+    return frozenset(
+        name
+        for table in tables(mode, families).values()
+        for chain, rules in table.items()
+        if names.is_ours(chain)
+        for rule in rules
+        for name in sets_in(rule)
+    )
 
 
 def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:
     """Remove our hooks and chains from one mode's filter tables; return what could not be removed."""
-    tables = Tables(mode)
+    written = Tables(mode)
     faults = []
     for family in families:
-        if find_command(family, mode, "save") is None:
-            continue  # without the command nobody can have written there
-        if mode == "legacy" and "filter" not in legacy.table_names(family):
-            continue  # reading it would make it
+        if not _has_table(mode, family):
+            continue
         try:
-            table = tables.read(family)
+            table = written.read(family)
+            ours = [chain for chain in table if names.is_ours(chain)]
+            lines = hooks.remove(table) + script.deletions(ours)
+            failed = written.restore({family: lines}) if lines else {}
+            faults += [_fault(mode, error) for error in failed.values()]
+            if lines and not failed and mode == "nft":
+                _remove_empty_table(written, family)
         except TableError as error:
             faults.append(_fault(mode, error))
-            continue
-        ours = [chain for chain in table if names.is_ours(chain)]
-        lines = hooks.remove(table) + script.deletions(ours)
-        failed = tables.restore({family: lines}) if lines else {}
-        faults += [_fault(mode, error) for error in failed.values()]
-        if lines and not failed and mode == "nft":
-            _remove_empty_table(tables, family)
     return faults
 
 
-def _remove_empty_table(tables: Tables, family: Family) -> None:
+def _remove_empty_table(written: Tables, family: Family) -> None:
     """Remove the filter table where nothing is left in it: the first hook may have made it.
 
-    The command makes a built-in chain when a rule is put there, and would again.
+    The command makes a built-in chain when a rule is put there, and would again. Raises TableError.
     """
-    if any(tables.read(family).values()):
+    if any(written.read(family).values()):
         return
     for chain in hooks.HOOKS:
         # Refused where the chain is not there, or its policy is not to accept.
-        tables.restore({family: [f"-X {chain}"]})
-    with NetlinkSocket() as netlink:
+        written.restore({family: [f"-X {chain}"]})
+    with NetlinkSocket() as netlink, contextlib.suppress(OSError):
         if nft.is_empty(netlink, family):
-            with contextlib.suppress(OSError):
-                nft.delete_table(netlink, family)
+            nft.delete_table(netlink, family)
 
 
 def _fault(mode: str, error: TableError) -> Fault:
