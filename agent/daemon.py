@@ -41,6 +41,8 @@ _log = log.get(__name__)
 FIRST_RETRY = 0.25
 LONGEST_RETRY = 30.0
 HOST_CHECK = 10.0
+FAULTS_CHECK = 60.0
+"""Seconds after which it is seen whether a fault that nothing retries has passed."""
 TIDY_AFTER = 0.05
 """Seconds of quiet after which what nothing needs is removed; under load it waits at most a second."""
 TIDY_AT_LATEST = 1.0
@@ -178,7 +180,10 @@ class Agent:
         self._quiet_since = 0.0
         self._drift_at = 0.0
         self._disturbed_at = 0.0
+        self._synced_at = 0.0
         self._drift_checked = 0.0
+        self._lasting: frozenset[str] = frozenset()
+        """Differences that the last repair did not mend; its retry will try again."""
         self._repairs = 0
         self._host_at = 0.0
 
@@ -210,7 +215,7 @@ class Agent:
         times += [t for t in (self._engine.deadline(), self._retry_at) if t is not None]
         if self._adopted:
             times.append(self._drift_at)
-            if self._dirty_since is not None and self._retry_at is None:
+            if self._dirty_since is not None and not self._refused:
                 times.append(max(now + 0.001, self._quiet_since + TIDY_AFTER))
         elif self._synced() and self._retry_at is None:
             times.append(now)
@@ -251,9 +256,11 @@ class Agent:
     def _sync(self) -> None:
         report = self._call(self._backend.sync, self._owners())
         self._refused = report.refused
+        self._synced_at = time.monotonic()
         self._retry_at = None
         if not report.pending:
             self._retry_pause = FIRST_RETRY
+            self._lasting = frozenset()
         self._note(report)
         if not report.pending and not self._applied:
             self._applied = True
@@ -274,7 +281,8 @@ class Agent:
             return move(self._engine.program, *arguments)
         except Exception as error:
             _log.exception("programming the kernel failed")
-            return Report(0.0, 0, True, (Fault(f"{type(error).__name__}: {error}", "see the log"),))
+            fault = Fault(f"{type(error).__name__}: {error}", "see the log")
+            return Report(0.0, 0, True, (fault,), self._refused)
 
     def _note(self, report: Report, *, tidied: bool = False) -> None:
         """Take in what a call of the backend did; what failed is tried again after a pause that grows.
@@ -299,8 +307,11 @@ class Agent:
             self._dirty_since = now
 
     def _tidy(self, now: float) -> None:
-        """Remove what nothing needs, when it is quiet or has waited long enough."""
-        if self._dirty_since is None or self._refused or self._retry_at is not None:
+        """Remove what nothing needs, when it is quiet or has waited long enough.
+
+        While something waits to be tried again, too: with a fault that stays, chains and sets would pile up.
+        """
+        if self._dirty_since is None or self._refused:
             return
         quiet = self.inbox.empty and now - self._quiet_since >= TIDY_AFTER
         if not quiet and now - self._dirty_since < TIDY_AT_LATEST:
@@ -314,20 +325,26 @@ class Agent:
         return self._backend.disturbed()
 
     def _check_drift(self, now: float) -> None:
+        """Compare and repair; while a retry is pending, too, which may be about something else."""
         self._drift_at = now + self._settings.drift_interval
-        if self._retry_at is not None:
+        if self._refused:
             return
-        try:
-            differences = self._backend.drift(self._engine.program)
-        except Exception as error:
-            differences = [f"the kernel cannot be read: {error}"]
+        differences = [found for found in self._differences() if found not in self._lasting]
         self._drift_checked = time.time()
         if differences:
             _log.warning("the kernel was changed from outside", differences=differences[:20])
             self._repairs += 1
-        if differences or self._kernel_faults:
+        stale = self._kernel_faults and self._retry_at is None and now >= self._synced_at + FAULTS_CHECK
+        if differences or stale:
             # Without differences, too: what was wrong may have ended, which only a look at everything tells.
             self._sync()
+            self._lasting = frozenset() if self._retry_at is None else frozenset(self._differences())
+
+    def _differences(self) -> list[str]:
+        try:
+            return self._backend.drift(self._engine.program)
+        except Exception as error:
+            return [f"the kernel cannot be read: {error}"]
 
     def _check_host(self, now: float) -> None:
         self._host_at = now + HOST_CHECK

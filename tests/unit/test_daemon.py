@@ -146,11 +146,16 @@ def test_whatever_the_backend_raises_ends_nothing(rig: Rig, call: str) -> None:
 
 
 def test_a_fault_that_has_passed_is_not_shown_for_ever(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    del monkeypatch
     fight = Fault("fight", "stop it", blocking=False)
     rig.backend.syncs = [Report(0.0, 1, False, (fight,))]
     rig.synced()
     rig.until(lambda: fight in rig.agent.health().faults)
+    rig.agent._drift_at = 0.0
+    rig.until(lambda: rig.backend.named("drift"))
+    time.sleep(0.05)
+    assert fight in rig.agent.health().faults
+    rig.agent._synced_at = 0.0
+    monkeypatch.setattr(daemon, "FAULTS_CHECK", 0.0)
     rig.agent._drift_at = 0.0
     rig.until(lambda: not rig.agent.health().faults)
 
@@ -220,6 +225,50 @@ def test_drift_is_repaired_and_counted(rig: Rig) -> None:
     rig.agent._drift_at = 0.0
     rig.until(lambda: len(rig.backend.named("sync")) == 2)
     assert rig.agent.status().kernel.drift.repairs == 1
+
+
+def test_drift_is_looked_for_while_a_retry_is_pending_and_what_stays_waits_for_that(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "LONGEST_RETRY", 60.0)
+    rig.agent._retry_pause = 60.0
+    rig.backend.syncs = [FAILED] * 10
+    rig.backend.drifts = [["a set is full"]] * 2 + [["a set is full", "a hook is missing"]] * 10
+    rig.synced()
+    rig.until(lambda: len(rig.backend.named("sync")) == 1)
+    rig.agent._drift_at = 0.0
+    rig.until(lambda: len(rig.backend.named("sync")) == 2)
+    rig.until(lambda: len(rig.backend.named("drift")) == 2)
+    rig.agent._drift_at = 0.0
+    rig.until(lambda: len(rig.backend.named("sync")) == 3)
+    rig.until(lambda: len(rig.backend.named("drift")) == 4)
+    rig.agent._drift_at = 0.0
+    rig.until(lambda: len(rig.backend.named("drift")) == 5)
+    time.sleep(0.05)
+    assert len(rig.backend.named("sync")) == 3
+
+
+def test_tidying_goes_on_while_a_fault_stays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "LONGEST_RETRY", 60.0)
+    rig.agent._retry_pause = 60.0
+    rig.backend.syncs = [FAILED]
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.named("tidy"))
+    assert rig.agent._retry_at is not None
+    time.sleep(0.1)
+    assert rig.turns_in(0.5) < 10
+
+
+def test_who_was_refused_stays_so_until_a_sync_has_seen_otherwise(rig: Rig) -> None:
+    stranger = Report(0.0, 0, True, (Fault("kube-router is here", "stop it"),), refused=True)
+    rig.backend.syncs = [stranger, RuntimeError("cannot read"), stranger]
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: len(rig.backend.named("sync")) == 3)
+    assert rig.backend.named("apply") == []
+    assert rig.backend.named("drift") == []
+    rig.until(lambda: ready(rig))
 
 
 def test_families_that_come_later_make_another_backend_but_no_early_sync(
