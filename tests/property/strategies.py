@@ -56,7 +56,11 @@ LABEL_VALUES = ("a", "b", "")
 PORT_NAMES = ("http", "dns")
 NUMBERS = (53, 80, 81, 65535)
 
-labels = st.dictionaries(st.sampled_from(LABEL_KEYS), st.sampled_from(LABEL_VALUES), max_size=2)
+# Most labels and selectors are of a few, so that pods are selected, and sets shared, more often than not.
+labels = st.one_of(
+    st.sampled_from(({"app": "a"}, {"app": "b"})),
+    st.dictionaries(st.sampled_from(LABEL_KEYS), st.sampled_from(LABEL_VALUES), max_size=2),
+)
 
 
 def _requirement(key: str, operator: Operator, values: frozenset[str]) -> Requirement:
@@ -71,7 +75,11 @@ requirements = st.builds(
     st.frozensets(st.sampled_from(LABEL_VALUES), min_size=1, max_size=2),
 )
 
-selectors = st.frozensets(requirements, max_size=2).map(lambda found: Selector(tuple(sorted(found))))
+_APP_A = Requirement("app", Operator.IN, ("a",))
+selectors = st.one_of(
+    st.sampled_from((Selector(), Selector((_APP_A,)))),
+    st.frozensets(requirements, max_size=2).map(lambda found: Selector(tuple(sorted(found)))),
+)
 
 
 def network_of(address: bytes, prefix: int) -> Network:
@@ -121,17 +129,22 @@ ports = st.one_of(
     st.builds(Port, protocols, _none, _none),
 )
 
-rules = st.builds(
-    Rule,
-    st.lists(peers, max_size=3).map(tuple),
-    st.lists(ports, max_size=3).map(tuple),
+_COMMON_RULES = (
+    Rule((Peer(Selector((_APP_A,))),)),
+    Rule((Peer(None, Selector()),)),
+    Rule((Peer(Selector((_APP_A,)), Selector()),), (Port(Protocol.TCP, "http"),)),
+    Rule((Peer(Selector((_APP_A,))),), (Port(Protocol.TCP, "http"), Port(Protocol.TCP, 80))),
+)
+
+rules = st.one_of(
+    st.sampled_from(_COMMON_RULES),
+    st.builds(Rule, st.lists(peers, max_size=3).map(tuple), st.lists(ports, max_size=3).map(tuple)),
 )
 
 directions = st.one_of(st.none(), st.lists(rules, max_size=2).map(tuple))
 
 policy_keys = st.builds(Key, st.sampled_from(NAMESPACES), st.sampled_from(("p", "q", "r")))
 
-# Few distinct specs, so that policies of different namespaces often say the same.
 policy_specs = st.tuples(selectors, directions, directions)
 
 

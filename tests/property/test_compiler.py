@@ -96,6 +96,9 @@ class Follower:
         self.engine = Engine(HERE, allow_nodes=allow_nodes)
         self.now = 0.0
         self.vacated: set[bytes] = set()
+        self.closed: dict[bytes, tuple[Key, str]] = {}
+        """Whose the closed addresses are."""
+        self.closed_until: dict[tuple[Direction, bytes], float] = {}
 
     def owners(self) -> dict[bytes, tuple[Key, str]]:
         found = {}
@@ -115,8 +118,13 @@ class Follower:
         local = self.local()
         owners = self.owners()
         departed: list[tuple[bytes, tuple[Key, str]]] = []
+        closing: dict[tuple[Direction, bytes], tuple[Key, str]] = {}
+        ended: set[tuple[Key, str]] = set()
         for event in batch.events:
+            pods = dict(self.world.pods)
             self.world.take(event)
+            for pod in pods.values():
+                self.note_end(pod, self.world.pods.get(pod.key), before, closing, ended)
             later = self.owners()
             departed += [(a, pod) for a, pod in owners.items() if later.get(a) != pod]
             owners = later
@@ -132,11 +140,17 @@ class Follower:
         expected = difference(before, after, local | self.local(), delta.released)
         assert delta == expected
         assert bool(delta) == bool(expected.released or snapshot(after) != before)
-        self.check_closed(before)
+        active = {PolicyId(d, key) for (d, _), pod in after.pods.items() for key in pod.policies}
+        assert after.policies.keys() == active
+        self.check_closed(before, {e.object.key for e in batch.events if isinstance(e, Upsert)})
         return delta
 
-    def check_closed(self, before: Program) -> None:
+    def check_closed(self, before: Program, changed: set[Key]) -> None:
         owners = self.owners()
+        for (direction, key), isolated in before.pods.items():
+            if key not in self.world.pods and key not in changed:
+                left = set(isolated.addresses) - owners.keys()
+                assert left <= self.engine.program.closed[direction], "a pod that went left its address open"
         for direction, addresses in self.engine.program.closed.items():
             assert not addresses & owners.keys()
             assert addresses <= all_isolated(before, direction)
@@ -151,6 +165,10 @@ class Follower:
         engine.apply(shuffled, 0.0)
         engine.apply(self.world.invalid.values(), 0.0)
         return engine
+
+
+def is_live(pod: Pod) -> bool:
+    return bool(pod.addresses) and not pod.finished and not pod.host_network
 
 
 def without_closed(program: Program) -> Program:
@@ -171,6 +189,7 @@ def test_any_history_ends_where_its_objects_say(history: list[Batch], nodes: boo
     follower.step(Batch(0.0, tuple(follower.world.deletes())))
     follower.step(Batch(60.0, ()))
     assert follower.engine.program == Program()
+    follower.step(Batch(LOCAL_SECONDS, ()))
     assert {name: size for name, size in follower.engine.sizes().items() if size} == {}
 
 
