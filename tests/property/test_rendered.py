@@ -16,10 +16,14 @@ from agent.dataplane.iptables.options import Options
 from agent.kube.events import Delete
 from agent.kube.model import (
     Direction,
+    IPBlock,
     Kind,
+    NamedPort,
+    Network,
     NetworkPolicy,
     Object,
     Operator,
+    Peer,
     Pod,
     Port,
     Protocol,
@@ -74,6 +78,38 @@ def _judged_here(objects: tuple[Object, ...], direction: Direction, packet: Prob
     address = packet.destination if direction is Direction.INGRESS else packet.source
     pod = owner(cluster_of(objects), address)
     return pod is not None and pod.node == HERE
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 20), st.booleans()), min_size=1, max_size=3))
+def test_rules_of_many_peers_and_ports_are_kept_apart(
+    patch: pytest.MonkeyPatch, shapes: list[tuple[int, int, bool]]
+) -> None:
+    """Rule number n allows addresses 10.n.0.x and ports 100n+2x, and whoever else has its named port."""
+    rules, peers, ports = [], [bytes((10, 9, 0, 1))], [9]
+    for number, (peer_count, port_count, named) in enumerate(shapes):
+        sources = [bytes((10, number, 0, last)) for last in range(peer_count)]
+        numbers = [100 * (number + 1) + 2 * n for n in range(port_count)]
+        asked = [Port(Protocol.TCP, n) for n in numbers] + [Port(Protocol.TCP, f"p-{number}")] * named
+        rules.append(Rule(tuple(Peer(block=IPBlock(Network(s, 32))) for s in sources), tuple(asked)))
+        peers += sources
+        ports += [*numbers, number + 1]
+    here, there = bytes((10, 8, 0, 1)), bytes((10, 8, 0, 2))
+    own = tuple(NamedPort(f"p-{number}", Protocol.TCP, number + 1) for number in range(len(shapes)))
+    pod = Pod("red", "a", uid="1", node=HERE, addresses=(here,), ports=own)
+    policy = NetworkPolicy("red", "p", ingress=tuple(rules), egress=())
+    cluster = RandomCluster((pod, policy))
+    engine = Engine(HERE)
+    engine.apply(upsert(*cluster.objects), 0.0)
+    kernel = Kernel()
+    assert not make_backend(kernel, patch).sync(engine.program).faults
+    known = cluster_of(cluster.objects)
+    for peer in (*peers, there):
+        for port in ports:
+            packet = Probe(peer, here, Protocol.TCP, port)
+            expected = judge(known, packet).allowed
+            assert kernel.passes(kernel_model.Packet(*packet)) == expected, cluster.disagreement(
+                packet, f"the specification says {expected}"
+            )
 
 
 def _neighbours(numbers: list[int]) -> list[bytes]:
