@@ -107,6 +107,14 @@ def test_members_taken_from_sets_are_put_back(node: TwoPods, netns: Netns) -> No
     node.assert_repaired("has 2 members, not 1")
 
 
+def test_a_member_in_anothers_place_is_told_and_put_right(node: TwoPods, netns: Netns) -> None:
+    isolated = names.isolated_set(Direction.INGRESS, Family.V4)
+    for name, member in ((node.peers("b"), "10.0.0.2"), (isolated, "10.0.0.1")):
+        netns.run(["ipset", "add", name, "10.9.9.9"])
+        netns.run(["ipset", "del", name, member])
+        node.assert_repaired(f"set {name} lacks 1 members")
+
+
 def test_a_set_that_is_gone_and_all_sets_gone_are_made_again(node: TwoPods, netns: Netns) -> None:
     iptables(node.mode, Family.V4, "-F", node.chain("a"))
     netns.run(["ipset", "destroy", node.peers("b")])

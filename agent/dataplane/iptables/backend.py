@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from types import MappingProxyType
 
 import structlog
@@ -16,7 +17,8 @@ from agent.dataplane.iptables.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.sets import Sets
+from agent.dataplane.iptables.sets import Sets, network_members
+from agent.dataplane.iptables.spotcheck import SpotCheck
 from agent.dataplane.iptables.steps import Gains, Planner, Step
 from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.dataplane.mode import Mode
@@ -55,6 +57,7 @@ class IptablesBackend:
         self._chains = Chains(Tables(mode), self.families)
         self._ipsets = IpSets()
         self._sets = Sets(self._ipsets)
+        self._spot_check = SpotCheck(self._ipsets.members)
         self._netlink = NetlinkSocket()
         # The version that the ruleset had when it was read, and how many commits were ours then.
         self._generation: int | None = None
@@ -185,9 +188,31 @@ class IptablesBackend:
                 differences.append(f"set {name} is gone")
             elif in_kernel[name] not in (None, size):
                 differences.append(f"set {name} has {in_kernel[name]} members, not {size}")
+        if not self._failed:
+            differences += self._exchanged(program, in_kernel.keys())
         if uplinks(program.bypass) != self._desired.uplinks:
             differences.append("the interfaces that lead to other nodes changed")
         return differences
+
+    def _exchanged(self, program: Program, present: Set[str]) -> list[str]:
+        """Return the sets that hold other members than the program says, of those looked at this time."""
+        isolated: dict[str, Callable[[], Iterable[Member]]] = {
+            self._planner.naming.isolated_set(d, f): functools.partial(program.isolated, d, f)
+            for d in Direction
+            for f in self.families
+        }
+        others: dict[str, Callable[[], Iterable[Member]]] = {
+            name: functools.partial(program.sets.__getitem__, set_id)
+            for set_id, name in self._planner.set_names.items()
+            if set_id in program.sets
+        }
+        for family in self.families:
+            nodes = names.nodes_set(family)
+            others[nodes] = functools.partial(network_members, program.bypass, family)
+        return self._spot_check.differences(
+            {name: wanted for name, wanted in isolated.items() if name in present},
+            {name: wanted for name, wanted in others.items() if name in present},
+        )
 
     def view(self) -> KernelView:
         chains = {
