@@ -103,6 +103,42 @@ def test_where_a_top_chain_is_refused_isolated_pods_are_closed(
     assert backend.drift(engine.program) == []
 
 
+def two_ports(*numbers: int) -> list[Rule]:
+    """Return a rule that takes a chain of its own."""
+    ports = tuple(Port(p, n) for n in numbers for p in (Protocol.TCP, Protocol.UDP))
+    return [Rule((pods_of(app="a"), pods_of(app="b")), ports)]
+
+
+def test_where_one_chain_of_a_policy_is_refused_the_others_keep_its_former_version(
+    node: TwoPods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = Key("default", "x")
+    first = policy("x", selector=labelled(app="a"), ingress=two_ports(80))
+    node.backend.apply(node.program, node.engine.apply([first], 1.0))
+    before = our_chains(node.mode)
+    chain = next(c for c in before[Family.V4] if c.startswith(names.RULE_PREFIX))
+    assert f"-j {chain}" in "".join(before[Family.V4][node.chain("x")])
+    whole = render.policy_chains
+
+    def policy_chains(found: PolicyId, *arguments: Any) -> render.Chains:
+        chains = whole(found, *arguments)
+        if chain in chains and found.policy == bad:
+            chains[chain] += ("-m nosuchmatch -j DROP",)
+        return chains
+
+    changed = Rule((pods_of(app="a"), pods_of(app="c")), two_ports(81)[0].ports)
+    second = policy("x", selector=labelled(app="a"), ingress=[changed])
+    with monkeypatch.context() as broken:
+        broken.setattr(render, "policy_chains", policy_chains)
+        assert node.backend.apply(node.program, node.engine.apply([second], 2.0)).pending
+        after = our_chains(node.mode)
+        for family in FAMILIES:
+            for each in (node.chain("x"), chain):
+                assert after[family][each] == before[family][each]
+    assert node.backend.sync(node.program).faults == ()
+    assert our_chains(node.mode)[Family.V4][chain] != before[Family.V4][chain]
+
+
 def test_with_a_fault_that_stays_what_nothing_needs_goes_and_what_is_in_use_stays_whole(
     node: TwoPods, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ class Chains:
 
         Chains given as None become garbage. When a family is refused, what the kernel does not take is found
         by halves and left as it was, or where it is new made so that it allows nothing; the rest is written.
+        The chains of one policy are of one version always.
         """
         wanted: dict[Family, dict[str, Rules]] = {}
         for family, changed in changes.items():
@@ -79,17 +80,19 @@ class Chains:
             return [_table_fault(family, error)]
         self.whole[family].update(dict.fromkeys(missing, ()))
         faults: list[Fault] = []
-        pending = [list(chains.items())]
+        pending = [_by_policy(chains, self.whole[family])]
         while pending:
             part = pending.pop()
-            error = self._one(family, script.lines(self.whole[family], dict(part)))
+            written = {chain: chains[chain] for group in part for chain in group}
+            error = self._one(family, script.lines(self.whole[family], written))
             if error is None:
-                self.whole[family].update(part)
+                self.whole[family].update(written)
             elif not error.refused:
                 return [*faults, _table_fault(family, error)]
             elif len(part) == 1:
-                faults.append(_table_fault(family, error, dict(part)))
-                self._stand_in(family, part[0][0], chains)
+                faults.append(_table_fault(family, error, written))
+                for chain in written:
+                    self._stand_in(family, chain, chains)
             else:
                 middle = len(part) // 2
                 pending += [part[middle:], part[:middle]]
@@ -107,17 +110,19 @@ class Chains:
     def without(self, changes: Changes, unmade: Set[str]) -> Changes:
         """Return changes that refer to none of these sets, under whose names somebody else's may be.
 
-        A chain that would keeps what it holds, or holds nothing where it is new, which allows nothing.
+        A chain that would keeps what it holds, or holds nothing where it is new, which allows nothing; and
+        so do the other chains of its policy.
         """
         kept: Changes = {}
         for family, chains in changes.items():
             held = self.whole[family]
-            kept[family] = {
-                chain: held.get(chain, ())
-                if any(name in unmade for rule in rules or () for name in sets_in(rule))
-                else rules
-                for chain, rules in chains.items()
-            }
+            kept[family] = dict(chains)
+            for group in _by_policy(chains, held):
+                rules = [rule for chain in group for rule in chains[chain] or ()]
+                if any(name in unmade for rule in rules for name in sets_in(rule)):
+                    kept[family].update(
+                        (c, held.get(c, ())) for c in group if c in held or chains[c] is not None
+                    )
         return kept
 
     def let_go_of(self, sets: Set[str]) -> list[Fault]:
@@ -214,6 +219,20 @@ class Chains:
         failed = self.tables.restore(todo)
         self.commits += len(todo) - len(failed)
         return failed
+
+
+def _by_policy(chains: Mapping[str, Rules | None], held: Table) -> list[list[str]]:
+    """Return the chains in groups: a policy's own chain with those of its rules, each other one alone."""
+    policy_of: dict[str, str] = {}
+    for known in (held, chains):
+        for chain, rules in known.items():
+            if chain.startswith(names.POLICY_PREFIX):
+                targets = (_JUMP.search(rule) for rule in rules or ())
+                policy_of.update((t[1], chain) for t in targets if t and t[1].startswith(names.RULE_PREFIX))
+    groups: dict[str, list[str]] = {}
+    for chain in chains:
+        groups.setdefault(policy_of.get(chain, chain), []).append(chain)
+    return list(groups.values())
 
 
 def sets_in(rule: str) -> list[str]:

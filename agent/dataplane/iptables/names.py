@@ -17,6 +17,8 @@ from agent.policy.program import PodId, PolicyId, SetId, SetKind
 
 TOP_PREFIX = "KUBE-NETPOL-"
 TREE_PREFIX = "KUBE-PODS-"
+POLICY_PREFIX = "KUBE-NWPLCY-"
+RULE_PREFIX = "KUBE-NWRULE-"
 FORWARD = TOP_PREFIX + "FORWARD"
 OUTPUT = TOP_PREFIX + "OUTPUT"
 BRIDGED = TOP_PREFIX + "BRIDGED"
@@ -63,12 +65,12 @@ def allow(direction: Direction) -> str:
 
 
 def policy_chain(policy: PolicyId) -> str:
-    return "KUBE-NWPLCY-" + digest("policy", policy.direction, *policy.policy)
+    return POLICY_PREFIX + digest("policy", policy.direction, *policy.policy)
 
 
 def rule_chain(policy: PolicyId, number: int) -> str:
     """Name the chain of one rule's peers, for rules that have several ports or named ones."""
-    return "KUBE-NWRULE-" + digest("rule", policy.direction, *policy.policy, str(number))
+    return RULE_PREFIX + digest("rule", policy.direction, *policy.policy, str(number))
 
 
 def pod_chain(pod: PodId) -> str:
