@@ -186,6 +186,7 @@ class Agent:
         """Differences that the last repair did not mend; its retry will try again."""
         self._repairs = 0
         self._host_at = 0.0
+        self._node_fault: Fault | None = None
 
     def run(self) -> None:
         """Work until the inbox is stopped."""
@@ -242,7 +243,13 @@ class Agent:
     def _first_sync(self, now: float) -> None:
         self._retry_at = None
         try:
-            self._engine.adopt(self._backend.adopt(), now)
+            isolated = self._backend.adopt()
+            self._look_for_node()
+            if self._node_fault is not None and any(isolated.values()):
+                # A name mistyped must not open what an agent with the right one has closed.
+                self._note(Report(0.0, 0, True, (self._node_fault._replace(blocking=True),)))
+                return
+            self._engine.adopt(isolated, now)
         except Exception as error:
             self._note(Report(0.0, 0, True, (Fault(f"the kernel cannot be read: {error}"),)))
             return
@@ -253,6 +260,22 @@ class Agent:
         gc.collect()
         gc.freeze()
 
+    def _look_for_node(self) -> None:
+        """See whether any pod names this node; until one does, the name may be wrong."""
+        name, nodes = self._settings.node_name, self._engine.nodes()
+        if name in nodes or not nodes:
+            self._node_fault = None
+            return
+        shown = ", ".join(sorted(nodes)[:5]) + (", ..." if len(nodes) > 5 else "")
+        fault = Fault(
+            f"no pod names the node {name}, so nothing is enforced; pods name: {shown}",
+            "set --node-name (or NODE_NAME) to what spec.nodeName of this node's pods says",
+            blocking=False,
+        )
+        if fault != self._node_fault:
+            _log.warning("no pod of this node", detail=fault.what, remedy=fault.remedy)
+        self._node_fault = fault
+
     def _sync(self) -> None:
         report = self._call(self._backend.sync, self._owners())
         self._refused = report.refused
@@ -262,6 +285,8 @@ class Agent:
             self._retry_pause = FIRST_RETRY
             self._lasting = frozenset()
         self._note(report)
+        # Also where nothing had to be written: what was found there has been taken over.
+        self._last, self._last_at = report, time.time()
         if not report.pending and not self._applied:
             self._applied = True
             _log.info(
@@ -277,6 +302,7 @@ class Agent:
 
     def _call(self, move: Callable[..., Report], *arguments: Delta | dict[bytes, Key]) -> Report:
         """Call the backend; whatever it raises is a failure to try again, and ends nothing."""
+        self._heartbeat = time.time()
         try:
             return move(self._engine.program, *arguments)
         except Exception as error:
@@ -349,6 +375,8 @@ class Agent:
     def _check_host(self, now: float) -> None:
         self._host_at = now + HOST_CHECK
         self._host = check_host(self._settings.fix_host, self._choice.mode)
+        if self._node_fault is not None:
+            self._look_for_node()
         families = chosen_families(self._settings.families, self._host)
         if families != self._families and families:
             try:
@@ -374,7 +402,8 @@ class Agent:
         self._host_at = 0.0
 
     def _faults(self) -> tuple[Fault, ...]:
-        return (*self._choice.faults, *self._host.faults, *self._kernel_faults)
+        node = () if self._node_fault is None else (self._node_fault,)
+        return (*self._choice.faults, *self._host.faults, *node, *self._kernel_faults)
 
     def _states(self) -> Mapping[Kind, SyncState]:
         return self._source.states()
@@ -402,6 +431,7 @@ class Agent:
             now=time.time(),
             started=self._started,
             ready=readyz(self.health()).ok,
+            applied=self._adopted,
             iptables_mode=self._choice.mode,
             iptables_mode_reason=self._choice.reason,
             families=tuple(int(f) for f in self._families),

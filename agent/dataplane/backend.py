@@ -68,7 +68,7 @@ class Backend(Protocol):
         ...
 
     def tidy(self, program: Program) -> Report:
-        """Remove what nothing needs any more. Called when nothing else is to be done but to retry what failed."""
+        """Remove what nothing needs any more. Called when nothing else is to be done, retries aside."""
         ...
 
     def disturbed(self) -> bool:

@@ -17,8 +17,10 @@ from agent.dataplane.backend import Fault
 from agent.kube.model import Kind
 from agent.sources.source import SyncState
 
-STALLED_AFTER = 60.0
-"""Seconds without progress of the main loop after which the agent counts as stuck."""
+STALLED_AFTER = 120.0
+"""Seconds without progress of the main loop after which the agent counts as stuck.
+
+More than one call of the backend takes when every command in it waits as long as it may."""
 CONTACT_LOST_AFTER = 60.0
 """Seconds without a word from a source after which its cache is warned about."""
 

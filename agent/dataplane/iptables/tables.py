@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
+from typing import IO
 
 from agent.dataplane.iptables import nft
 from agent.dataplane.mode import Mode, find_command
@@ -17,7 +20,8 @@ Table = dict[str, tuple[str, ...]]
 WAIT_SECONDS = 5
 """How long a command waits for the xtables lock; never unbounded, so that the agent can say why."""
 
-COMMAND_SECONDS = 30
+COMMAND_SECONDS = 15
+"""How long commands that run at the same time may take altogether, that wait included."""
 
 _COMMENT_BYTES = "surrogateescape"
 """Comments of other programs' rules hold any bytes; they are given back as they were."""
@@ -112,27 +116,28 @@ class Tables:
         Chains not named stay as they are. Returns the families that failed and so hold what they held.
         """
         running: dict[Family, tuple[subprocess.Popen[str], str]] = {}
+        end = time.monotonic() + COMMAND_SECONDS
         failed: dict[Family, TableError] = {}
         for family, family_lines in lines.items():
             if not family_lines:
                 continue
             command = [self.command(family, "restore"), "--noflush", f"--wait={WAIT_SECONDS}"]
             try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    encoding="utf-8",
-                    errors=_COMMENT_BYTES,
-                )
-                _feed(process, script(family_lines))
+                with _as_file(script(family_lines)) as given:
+                    process = subprocess.Popen(
+                        command,
+                        stdin=given,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.PIPE,
+                        encoding="utf-8",
+                        errors=_COMMENT_BYTES,
+                    )
             except OSError as error:
                 failed[family] = TableError(command[0], str(error), refused=False)
                 continue
             running[family] = (process, command[0])
         for family, (process, name) in running.items():
-            failure = _finish(process, name, lines[family])
+            failure = _finish(process, name, lines[family], end - time.monotonic())
             if failure is not None:
                 failed[family] = failure
         return failed
@@ -169,22 +174,20 @@ def _check_readable(family: Family, command: str, printed: str) -> None:
     )
 
 
-def _feed(process: subprocess.Popen[str], text: str) -> None:
-    """Hand a command its whole input, so that two of them work at the same time."""
-    stdin = process.stdin
-    if stdin is None:
-        return
-    try:
-        stdin.write(text)
-        stdin.close()
-    except BrokenPipeError:
-        pass  # it stopped reading: its exit code and stderr say why
-    process.stdin = None
+def _as_file(text: str) -> IO[bytes]:
+    """Return a file in memory from which a command reads its input.
+
+    A pipe would have to be filled while the command waits for its lock, and the other family's with it.
+    """
+    file = os.fdopen(os.memfd_create("iptables-restore", os.MFD_CLOEXEC), "w+b")
+    file.write(text.encode(errors=_COMMENT_BYTES))
+    file.seek(0)
+    return file
 
 
-def _finish(process: subprocess.Popen[str], name: str, lines: list[str]) -> TableError | None:
+def _finish(process: subprocess.Popen[str], name: str, lines: list[str], seconds: float) -> TableError | None:
     try:
-        _, stderr = process.communicate(timeout=COMMAND_SECONDS)
+        _, stderr = process.communicate(timeout=max(seconds, 0.1))
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
