@@ -58,12 +58,16 @@ class Inventory:
         return record
 
     def _move(self, key: Key, old: PodRecord | None, new: PodRecord | None, journal: Journal) -> None:
+        replaced = old is not None and old.local and (new is None or new.pod.uid != old.pod.uid)
+        if replaced and old is not None:
+            journal.deleted.add(old.identity)
         if old is not None and old.group is None:
             old = None
-        if old is not None and old.local and (new is None or new.pod.uid != old.pod.uid):
-            journal.gone.append(old)
         if new is not None and new.group is None:
             new = None
+        # A finished pod's containers may run on for a while: some programs write that phase ahead of it.
+        if old is not None and old.local and (replaced or new is None):
+            journal.gone.append(old)
         if (old is not None and old.local) or (new is not None and new.local):
             journal.touched.add(key)
         self._sets.replace_ports(old, new)

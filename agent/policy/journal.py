@@ -10,7 +10,7 @@ from agent.policy.ownership import Transfer
 class Journal:
     """Notes of one step about pods and addresses, taken as the events come, thrown away when it settles."""
 
-    __slots__ = ("departed", "gone", "owners", "policies", "touched")
+    __slots__ = ("deleted", "departed", "gone", "owners", "policies", "touched")
 
     def __init__(self) -> None:
         self.owners: dict[bytes, PodRecord | None] = {}
@@ -20,7 +20,9 @@ class Journal:
         self.touched: set[Key] = set()
         """Pods, local before or after, that changed or whose addresses changed hands."""
         self.gone: list[PodRecord] = []
-        """Local live pods whose object went, by deletion or by another taking its name."""
+        """Local live pods that are live no more: finished, deleted, or their name another's."""
+        self.deleted: set[PodIdentity] = set()
+        """Local pods, live or not, whose object went."""
         self.policies: set[Key] = set()
         """Policies that changed."""
 

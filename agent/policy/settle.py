@@ -25,6 +25,7 @@ from agent.policy.program import (
 )
 from agent.policy.selection import Selection
 from agent.policy.sets import Sets
+from agent.policy.vacated import Vacated
 
 _DIRECTIONS = tuple(Direction)
 """Iterating the enumeration itself costs more than most steps do."""
@@ -55,11 +56,8 @@ class Settlement:
         self._lingering = lingering
         self._users: Counter[PolicyId] = Counter()
         """How many pods each active policy isolates in a direction."""
-        self._vacated: dict[bytes, frozenset[PodIdentity]] = {}
-        """Addresses that concerned this node when their pods went, with these, until another pod has them.
-
-        A process of such a pod may outlive its object and open connections that must not pass on to the next.
-        """
+        self._vacated = Vacated()
+        """Addresses that concerned this node when their pods went."""
 
     def settle(self, journal: Journal, now: float, *, pods_synced: bool) -> Delta:
         """Bring the program up to date and return what the step changed.
@@ -78,8 +76,9 @@ class Settlement:
         dropped = self._settle_policies(dirty, delta) if dirty else []
         delta.members = self._sets.take_changes()
         if journal.departed:
-            self._settle_released(journal, delta, dropped)
-        if self._vacated and journal.owners:
+            self._settle_released(journal, delta, dropped, now)
+        if self._vacated:
+            self._vacated.expire(now)
             self._settle_vacated(journal, delta)
         if orphans or self._lingering:
             self._settle_closed(journal, orphans, delta, now, pods_synced=pods_synced)
@@ -175,7 +174,9 @@ class Settlement:
                         dropped.append(members)
         return dropped
 
-    def _settle_released(self, journal: Journal, delta: Delta, dropped: list[set[Member]]) -> None:
+    def _settle_released(
+        self, journal: Journal, delta: Delta, dropped: list[set[Member]], now: float
+    ) -> None:
         owners = self._ownership.owners
         left = {_address(m) for membership in delta.members.values() for m in membership.removed}
         left.update(_address(m) for members in dropped for m in members)
@@ -184,14 +185,15 @@ class Settlement:
             if owner is not None and pods == {owner.identity}:
                 continue
             before = journal.owners[address]
+            was_local = before is not None and before.local
             if (
                 address in left
-                or (before is not None and before.local)
+                or was_local
                 or (owner is not None and (owner.local or self._sets.concerns(owner, address)))
             ):
                 delta.released.add(address)
                 if owner is None:
-                    self._vacated[address] = frozenset(pods)
+                    self._vacated.leave(address, frozenset(pods), now, local=was_local)
 
     def _settle_vacated(self, journal: Journal, delta: Delta) -> None:
         """Release addresses that were vacated in an earlier step and now have another owner."""
@@ -199,7 +201,7 @@ class Settlement:
             owner = self._ownership.owners.get(address)
             if owner is None:
                 continue
-            pods = self._vacated.pop(address, None)
+            pods = self._vacated.take(address)
             if pods is not None and pods != {owner.identity}:
                 delta.released.add(address)
 
@@ -222,6 +224,8 @@ class Settlement:
                 # Its last pod went in an earlier step, but may have run and had connections until now.
                 if pod != owner.identity if pod is not None else pods_synced:
                     delta.released.add(address)
+        for pod in journal.deleted:
+            self._lingering.renew(pod, now)
         for address in self._lingering.due(now):
             _, directions = self._lingering.open(address)
             delta.released.add(address)
@@ -243,7 +247,7 @@ class Settlement:
                     delta.local.add(address)
 
     def sizes(self) -> dict[str, int]:
-        return {"policy users": len(self._users)}
+        return {"policy users": len(self._users), "vacated": len(self._vacated)}
 
 
 def _sets_of(program: PolicyProgram) -> set[SetId]:

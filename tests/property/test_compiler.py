@@ -17,11 +17,13 @@ from agent.policy.program import (
     Member,
     Membership,
     NetworkMember,
+    PodId,
     PolicyId,
     Program,
     SetId,
     SetKind,
 )
+from agent.policy.vacated import LOCAL_SECONDS
 from tests.property import strategies
 from tests.property.interpreter import program_allows
 from tests.property.oracle import World, block_holds
@@ -142,22 +144,49 @@ class Follower:
         assert bool(delta) == bool(expected.released or snapshot(after) != before)
         active = {PolicyId(d, key) for (d, _), pod in after.pods.items() for key in pod.policies}
         assert after.policies.keys() == active
-        self.check_closed(before, {e.object.key for e in batch.events if isinstance(e, Upsert)})
+        self.check_closed(closing, ended)
         return delta
 
-    def check_closed(self, before: Program, changed: set[Key]) -> None:
+    def note_end(
+        self,
+        old: Pod,
+        new: Pod | None,
+        before: Program,
+        closing: dict[tuple[Direction, bytes], tuple[Key, str]],
+        ended: set[tuple[Key, str]],
+    ) -> None:
+        """Note whether one of this node's pods came to its end, and where that leaves addresses closed."""
+        if old.node != HERE:
+            return
+        if new is None or new.uid != old.uid:
+            ended.add((old.key, old.uid))
+        elif not is_live(old) or is_live(new):
+            return
+        if is_live(old):
+            for direction in Direction:
+                program = before.pods.get(PodId(direction, old.key))
+                for address in program.addresses if program is not None else ():
+                    if address in old.addresses:
+                        closing[direction, address] = old.key, old.uid
+
+    def check_closed(
+        self, closing: dict[tuple[Direction, bytes], tuple[Key, str]], ended: set[tuple[Key, str]]
+    ) -> None:
+        """An address is closed from its isolated pod's end, for 60 s or until it is taken."""
         owners = self.owners()
-        for (direction, key), isolated in before.pods.items():
-            if key not in self.world.pods and key not in changed:
-                left = set(isolated.addresses) - owners.keys()
-                assert left <= self.engine.program.closed[direction], "a pod that went left its address open"
-        for direction, addresses in self.engine.program.closed.items():
-            assert not addresses & owners.keys()
-            assert addresses <= all_isolated(before, direction)
-        closed = set().union(*self.engine.program.closed.values())
-        deadline = self.engine.deadline()
-        assert (deadline is not None) == bool(closed)
-        assert deadline is None or self.now < deadline <= self.now + 60
+        for place in list(self.closed_until):
+            if place[1] in owners:
+                del self.closed_until[place]
+            elif self.closed[place[1]] in ended:
+                self.closed_until[place] = self.now + 60
+        self.closed_until = {p: until for p, until in self.closed_until.items() if until > self.now}
+        for (direction, address), pod in closing.items():
+            if address not in owners:
+                self.closed_until[direction, address] = self.now + 60
+                self.closed[address] = pod
+        closed = self.engine.program.closed
+        assert {(d, a) for d, addresses in closed.items() for a in addresses} == self.closed_until.keys()
+        assert self.engine.deadline() == min(self.closed_until.values(), default=None)
 
     def fresh(self, shuffled: list[Event]) -> Engine:
         """Return an engine that was told the objects as they are now, in another order."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from agent.kube.events import Delete, Event, Invalid, Problem, Synced
@@ -23,6 +25,7 @@ from agent.kube.model import (
 )
 from agent.policy.engine import Engine
 from agent.policy.program import AddressPort, Member, PodId, PodProgram, PolicyId, Program, SetId, SetKind
+from agent.policy.vacated import LOCAL_SECONDS, REMOTE_SECONDS
 from tests.unit.policy.build import address, block, delete_pod, labelled, network, pod, port, upsert
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
@@ -248,12 +251,57 @@ def test_a_pod_recreated_without_an_address_leaves_the_old_one_closed(engine: En
     assert engine.program.closed[IN] == {WEB}
 
 
-def test_a_finished_pod_opens_its_address_at_once(engine: Engine) -> None:
+@pytest.mark.parametrize("addresses", [("10.0.0.1",), ()])
+def test_a_finished_pod_leaves_its_address_closed_as_a_gone_one_does(
+    engine: Engine, addresses: tuple[str, ...]
+) -> None:
     engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
-    delta = engine.apply(upsert(pod("web", "10.0.0.1", finished=True)), 0)
-    assert delta.opened[IN] == {WEB}
-    engine.apply([delete_pod("web")], 0)
-    assert engine.program.closed[IN] == set()
+    delta = engine.apply(upsert(pod("web", *addresses, finished=True)), 10)
+    assert engine.program.closed == {IN: {WEB}, OUT: {WEB}}
+    assert not any((*delta.isolated.values(), *delta.opened.values()))
+    assert delta.released == {WEB}
+    # Its object may go long before its containers have.
+    assert not engine.apply([delete_pod("web")], 50)
+    assert not engine.apply([], 109)
+    assert engine.deadline() == 110
+    assert engine.apply([], 110).opened == {IN: {WEB}, OUT: {WEB}}
+    assert engine.program == Program(policies=engine.program.policies)
+
+
+def test_a_finished_pods_address_opens_when_another_claims_it_and_its_end_then_closes_nothing(
+    engine: Engine,
+) -> None:
+    engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
+    engine.apply(upsert(pod("web", "10.0.0.1", finished=True)), 0)
+    delta = engine.apply(upsert(pod("new", "10.0.0.1", namespace="free")), 1)
+    assert delta.opened == {IN: {WEB}, OUT: {WEB}}
+    assert delta.released == {WEB}
+    assert not engine.apply([delete_pod("web")], 2)
+
+
+@pytest.mark.parametrize(("node", "seconds"), [("here", LOCAL_SECONDS), ("there", REMOTE_SECONDS)])
+def test_whose_an_address_was_is_forgotten_in_the_end(engine: Engine, node: str, seconds: float) -> None:
+    client = "10.0.9.9"
+    engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1"), pod("old", client, node=node, app="client")), 0)
+    idle = engine.sizes()["vacated"]
+    assert engine.apply([delete_pod("old")], 0).released == {address(client)}
+    assert engine.sizes()["vacated"] == idle + 1
+    engine.apply([], seconds - 1)
+    assert engine.apply(upsert(pod("new", client)), seconds - 1).released == {address(client)}
+    engine.apply([delete_pod("new")], seconds - 1)
+    engine.apply([], seconds - 1 + LOCAL_SECONDS)
+    assert engine.sizes()["vacated"] == 0
+
+
+def test_ten_thousand_closed_addresses_cost_a_step_nothing(engine: Engine) -> None:
+    pods = [pod(f"p{n}", f"10.1.{n >> 8}.{n & 255}") for n in range(10_000)]
+    engine.apply(upsert(DENY, *pods), 0)
+    engine.apply([delete_pod(one.name) for one in pods], 1)
+    began = time.process_time()
+    for _ in range(1000):
+        engine.apply([], 2)
+        engine.deadline()
+    assert time.process_time() - began < 0.2
 
 
 def test_an_unisolated_pod_leaves_nothing_closed_nor_does_any_without_linger() -> None:
