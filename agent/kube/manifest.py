@@ -22,9 +22,10 @@ _KINDS = {
     ("extensions/v1beta1", "NetworkPolicy"): Kind.POLICY,
 }
 _LISTS = {(version, f"{kind}List"): (version, kind) for version, kind in _KINDS}
-_OURS = {name.lower(): name for kind in Kind for name in (kind.value, f"{kind.value}List")}
+_OURS = {"list": "List"} | {name.lower(): name for kind in Kind for name in (kind.value, f"{kind.value}List")}
 _OUR_GROUPS = ("", "networking.k8s.io", "extensions")
 _NETWORKING = ("Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR")
+_CALICO = "projectcalico.org"
 
 
 class Manifest(NamedTuple):
@@ -120,29 +121,48 @@ def _type(
 def _entry(
     line: int, version: str, kind: str, data: dict[str, Any], where: str = ""
 ) -> tuple[Kind, dict[str, Any]] | str:
-    """Return a kind that is read here with its data, or the name of one that is not."""
+    """Return a kind that is read here with its data, or the name of one that is not.
+
+    Raises UnreadableError for a kind like one of ours in a version that is not known: passed over, it
+    would open what it is there to close.
+    """
     known = _KINDS.get((version, kind))
     if known is not None:
         return known, data
+    ours = _meant(version, kind)
+    if ours is None:
+        return f"{version} {kind}"
     group = version.rpartition("/")[0]
-    if group in _OUR_GROUPS:
-        ours = _OURS.get(kind.lower())
-        if ours is not None:
-            versions = " or ".join(v for v, k in (*_KINDS, *_LISTS) if k == ours)
-            raise UnreadableError(
-                f"line {line}: {where}kind: {version} {kind} is unknown; "
-                f"write apiVersion {versions}, kind {ours}"
-            )
-        if group == "networking.k8s.io" and kind.removesuffix("List") not in _NETWORKING:
-            raise UnreadableError(
-                f"line {line}: {where}kind: {kind!r} is unknown in {version}; did you mean NetworkPolicy?"
-            )
-    likely = difflib.get_close_matches(group, _OUR_GROUPS, 1, 0.8)
-    if likely and kind.lower() in _OURS:
-        raise UnreadableError(
-            f"line {line}: {where}apiVersion: {version!r} is unknown; did you mean the group {likely[0]}?"
-        )
-    return f"{version} {kind}"
+    field, given = ("apiVersion", version) if kind == ours else ("kind", f"{version} {kind}")
+    object_name = _named(data)
+    versions = " or ".join(v for v, k in (*_KINDS, *_LISTS, ("v1", "List")) if k == ours)
+    remedy = f"write apiVersion {versions}, kind {ours}"
+    if group.endswith(_CALICO):
+        remedy = "keep other products' policies elsewhere"
+    elif not difflib.get_close_matches(group, _OUR_GROUPS, 1, 0.8):
+        remedy += "; keep other products' objects elsewhere"
+    raise UnreadableError(
+        f"line {line}: {where}{field}: {given!r}{object_name} is unknown, and may be a {ours}; {remedy}"
+    )
+
+
+def _meant(version: str, kind: str) -> str | None:
+    """Return the kind of ours that an unknown type must be taken for, so that no policy goes unseen."""
+    ours = _OURS.get(kind.lower())
+    if ours is None:
+        near = difflib.get_close_matches(kind.lower(), _OURS, 1, 0.85)
+        ours = _OURS[near[0]] if near else None
+    if ours is None and version.startswith("networking.k8s.io/"):
+        return None if kind.removesuffix("List") in _NETWORKING else Kind.POLICY.value
+    return ours
+
+
+def _named(data: dict[str, Any]) -> str:
+    """Return `` of namespace/name`` as far as an entry says it."""
+    meta = data.get("metadata")
+    names = [meta.get(field) for field in ("namespace", "name")] if isinstance(meta, dict) else []
+    said = "/".join(name for name in names if isinstance(name, str) and name)
+    return f" of {said}" if said else ""
 
 
 def _manifest(line: int, kind: Kind, data: dict[str, Any]) -> Manifest:

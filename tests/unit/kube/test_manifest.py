@@ -65,7 +65,10 @@ items: [{metadata: {name: n}, spec: {}}]
         ("apiVersion: v1", "kind: missing"),
         ("{apiVersion: v1, kind: pod}", "write apiVersion v1, kind Pod"),
         ("{apiVersion: v1, kind: NetworkPolicy}", "networking.k8s.io/v1 or extensions/v1beta1"),
-        ("{apiVersion: networking.k8s.io/v1, kind: NetworkPolcy}", "did you mean NetworkPolicy"),
+        (
+            "{apiVersion: networking.k8s.io/v1, kind: NetworkPolcy}",
+            "may be a NetworkPolicy; write apiVersion networking",
+        ),
         ("{apiVersion: v1, kind: List, items: {}}", "items: not a list"),
         ("{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: List}]}", "a list in a list"),
         ("{apiVersion: v1, kind: List, items: [5]}", r"items\[0\]: not a mapping"),
@@ -89,11 +92,51 @@ def test_json_text_that_cannot_be_read_whole(text: str, words: str) -> None:
         read_text(text.encode("utf-8", "surrogateescape"), is_json=True)
 
 
+@pytest.mark.parametrize(
+    ("version", "kind", "words"),
+    [
+        ("networking.k8s.io/v2", "NetworkPolicy", "apiVersion: 'networking.k8s.io/v2' of x/a is unknown"),
+        ("networking.k8.io/v1", "NetworkPolicy", "write apiVersion networking.k8s.io/v1 or extensions/v1"),
+        ("networking/v1", "NetworkPolicy", "networking.k8s.io/v1 or"),
+        ("apps/v1", "Pod", "write apiVersion v1, kind Pod; keep other products' objects elsewhere"),
+        ("v2", "Namespace", "write apiVersion v1, kind Namespace"),
+        ("node.k8s.io/v1", "Node", "write apiVersion v1, kind Node"),
+        ("v2", "List", "write apiVersion v1, kind List"),
+        ("net.example/v1", "NetworkPolicyList", "apiVersion: 'net.example/v1'"),
+        ("net.example/v1", "NetworkPolicies", "kind: 'net.example/v1 NetworkPolicies' of x/a is unknown"),
+        ("crd.projectcalico.org/v1", "NetworkPolicy", "keep other products' policies elsewhere"),
+        ("projectcalico.org/v3", "NetworkPolicy", "keep other products' policies elsewhere"),
+    ],
+)
+def test_a_kind_of_ours_in_an_unknown_version_is_never_passed_over(
+    version: str, kind: str, words: str
+) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        read_text(f"{{apiVersion: {version}, kind: {kind}, metadata: {{name: a, namespace: x}}}}".encode())
+    assert words in str(caught.value)
+    assert "line 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        "cilium.io/v2 CiliumNetworkPolicy",
+        "crd.projectcalico.org/v1 GlobalNetworkPolicy",
+        "policy.networking.k8s.io/v1alpha1 AdminNetworkPolicy",
+        "storage.k8s.io/v1 CSINode",
+        "v1 PodTemplate",
+        "metrics.k8s.io/v1beta1 PodMetrics",
+    ],
+)
+def test_kinds_of_other_names_are_passed_over(type_: str) -> None:
+    version, kind = type_.split()
+    assert read_text(f"{{apiVersion: {version}, kind: {kind}}}".encode()).ignored == (type_,)
+
+
 @pytest.mark.parametrize("kind", ["Ingress", "IngressClass"])
 def test_other_kinds_are_passed_over(kind: str) -> None:
     reading = read_text(f"apiVersion: networking.k8s.io/v1\nkind: {kind}\n".encode())
     assert (reading.manifests, reading.ignored) == ((), (f"networking.k8s.io/v1 {kind}",))
-    assert read_text(b"{apiVersion: projectcalico.org/v3, kind: NetworkPolicy}").manifests == ()
 
 
 def test_scalars_mean_what_they_mean_to_kubernetes() -> None:
