@@ -169,7 +169,11 @@ def _directory(text: str) -> Path | None:
     if not text:
         return None
     path = Path(text)
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as error:
+        raise _UnfitError(f"{error.strerror}; give a directory that this user can reach") from None
+    if not there:
         raise _UnfitError("give a directory that exists and holds manifests (.yaml, .yml, .json)")
     return path
 

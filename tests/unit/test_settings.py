@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,15 @@ def test_what_cannot_be_used_is_named_with_its_remedy(name: str, text: str, reme
     variable = f"NETPOL_AGENT_{name.upper()}"
     with pytest.raises(SettingError, match=variable):
         settings({variable: text})
+
+
+def test_a_directory_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(SettingError, match=r"--manifests is '/closed/here': Permission denied; give"):
+        value("manifests", {"manifests": "/closed/here"}, {})
 
 
 def test_a_host_name_that_is_no_node_name_is_explained() -> None:
