@@ -76,6 +76,14 @@ def _value(name: str, flags: Flags) -> Any:
         raise click.UsageError(str(error)) from None
 
 
+def _end_without_privilege() -> None:
+    from agent import capability, log
+
+    if not capability.may_change_network():
+        log.get(__name__).error("needs root (CAP_NET_ADMIN) in the node's network namespace")
+        sys.exit(1)
+
+
 @click.group(context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="netpol-agent", message="%(prog)s %(version)s")
 def main() -> None:
@@ -98,6 +106,7 @@ def run(**flags: Any) -> None:
     from agent import daemon, log
 
     log.configure(settings.log_format, settings.log_level)
+    _end_without_privilege()
     for warning in warnings(settings):
         log.get(__name__).warning("setting may do harm", detail=warning)
     sys.exit(daemon.run(settings))
@@ -180,6 +189,7 @@ def cleanup(**flags: Any) -> None:
     from agent import daemon, log
 
     log.configure(log_format, log_level)
+    _end_without_privilege()
     sys.exit(daemon.cleanup())
 
 

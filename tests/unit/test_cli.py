@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from agent import __version__, cli, daemon
+from agent import __version__, capability, cli, daemon
 from agent.dataplane.backend import KernelView
 from agent.kube.model import Kind
 from agent.policy.program import Program
@@ -77,6 +77,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
         return 1
 
     monkeypatch.setattr(daemon, "run", run)
+    monkeypatch.setattr(capability, "may_change_network", lambda: True)
     return found
 
 
@@ -122,7 +123,34 @@ def test_wrong_options_are_named_and_exit_with_2(ran: Ran, arguments: tuple[str,
     assert ran.settings is None
 
 
+@pytest.mark.parametrize("command", [("run", "--node-name", "n1"), ("cleanup",)])
+def test_without_the_capability_it_ends_at_once(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(capability, "may_change_network", lambda: False)
+    monkeypatch.setattr(daemon, "cleanup", lambda: pytest.fail("not to be tried"))
+    result = netpol_agent(*command)
+    assert result.exit_code == 1
+    assert "needs root (CAP_NET_ADMIN) in the node's network namespace" in result.output
+    assert ran.settings is None
+
+
+@pytest.mark.parametrize(
+    ("text", "may"),
+    [
+        ("CapEff:\t000001ffffffffff\n", True),
+        ("Uid:\t0\nCapEff:\t00000000a80425fb\n", False),
+        ("CapEff:\t0000000000001000\n", True),
+        ("", True),
+    ],
+)
+def test_the_capability_is_read_not_the_user(tmp_path: Path, text: str, may: bool) -> None:
+    (tmp_path / "status").write_text(text)
+    assert capability.may_change_network(tmp_path / "status") is may
+
+
 def test_cleanup_exits_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capability, "may_change_network", lambda: True)
     monkeypatch.setattr(daemon, "cleanup", lambda: 1)
     assert netpol_agent("cleanup").exit_code == 1
     monkeypatch.setattr(daemon, "cleanup", lambda: 0)
