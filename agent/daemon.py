@@ -49,6 +49,7 @@ TIDY_AT_LATEST = 1.0
 HEARTBEAT = 1.0
 LINK_PAUSE = 0.5
 """Seconds between two looks at the host while interfaces come and go."""
+LINKS_RETRY = 5.0
 
 STOPPED, CANNOT_GO_ON = 0, 1
 
@@ -112,6 +113,8 @@ def _run_locked(settings: Settings) -> int:
             remedy="free the port or choose another with --health-port",
         )
         return CANNOT_GO_ON
+    # Whichever thread the signal comes to, the loop wakes up and runs its handler.
+    signal.set_wakeup_fd(agent.inbox.wakes, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, agent.inbox.stop)
     server.start()
@@ -187,11 +190,14 @@ class Agent:
         self._repairs = 0
         self._host_at = 0.0
         self._node_fault: Fault | None = None
+        self._links = threading.Thread(target=self._watch_links, name="links", daemon=True)
+        self._running = False
 
     def run(self) -> None:
         """Work until the inbox is stopped."""
         self._source.start(self.inbox.put)
-        threading.Thread(target=self._watch_links, name="links", daemon=True).start()
+        self._links.start()
+        self._running = True
         try:
             now = time.monotonic()
             self._host_at = now + HOST_CHECK
@@ -392,11 +398,16 @@ class Agent:
 
     def _watch_links(self) -> None:
         """Have the host looked at soon after an interface came or went: the first pod may bring a bridge."""
-        with LinkChanges() as changes:
-            while not self.inbox.stopped:
-                if changes.wait(HEARTBEAT):
-                    self.inbox.call(self._look_at_host)
-                    time.sleep(LINK_PAUSE)
+        while not self.inbox.stopped:
+            try:
+                with LinkChanges() as changes:
+                    while not self.inbox.stopped:
+                        if changes.wait(HEARTBEAT):
+                            self.inbox.call(self._look_at_host)
+                            time.sleep(LINK_PAUSE)
+            except OSError as error:
+                _log.warning("changes of interfaces cannot be watched", error=str(error))
+                time.sleep(LINKS_RETRY)
 
     def _look_at_host(self) -> None:
         self._host_at = 0.0
@@ -408,6 +419,9 @@ class Agent:
     def _states(self) -> Mapping[Kind, SyncState]:
         return self._source.states()
 
+    def _threads(self) -> dict[str, bool]:
+        return {self._links.name: self._links.is_alive()} if self._running else {}
+
     def health(self) -> Health:
         """Say how the agent stands. For any thread; waits for nothing."""
         return Health(
@@ -416,7 +430,7 @@ class Agent:
             caches=self._states(),
             applied=self._applied,
             faults=self._faults(),
-            threads=self._source.threads(),
+            threads={**self._source.threads(), **self._threads()},
         )
 
     def status(self) -> StatusSnapshot:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import select
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple, TypeVar
@@ -12,6 +17,7 @@ from agent.kube.events import Event
 T = TypeVar("T")
 
 CALL_SECONDS = 30.0
+_PIPE = 4096
 
 
 class Batch(NamedTuple):
@@ -22,10 +28,19 @@ class Batch(NamedTuple):
 
 
 class Inbox:
-    """Thread-safe. Everything waiting is taken at once, so that a busy loop does more in each step."""
+    """Thread-safe. Everything waiting is taken at once, so that a busy loop does more in each step.
+
+    One thread takes. It sleeps on a pipe, not on a lock, so that a signal handler can wake it: whatever is
+    written to ``wakes``, by this or by the interpreter (:func:`signal.set_wakeup_fd`), ends the wait.
+    """
 
     def __init__(self) -> None:
-        self._ready = threading.Condition()
+        self._lock = threading.Lock()
+        self._sleeps, self.wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for end in (self._sleeps, self.wakes):
+            weakref.finalize(self, os.close, end)
+        self._poll = select.poll()
+        self._poll.register(self._sleeps, select.POLLIN)
         self._events: list[Event] = []
         self._calls: list[Callable[[], None]] = []
         self._waiting: set[Future[Any]] = set()
@@ -34,15 +49,15 @@ class Inbox:
 
     def put(self, events: Sequence[Event]) -> None:
         """Add events: a sink for sources."""
-        with self._ready:
+        with self._lock:
             self._events.extend(events)
-            self._ready.notify()
+        self._wake()
 
     def call(self, function: Callable[[], None]) -> None:
         """Have the main loop call a function between two steps, and do not wait for it."""
-        with self._ready:
+        with self._lock:
             self._calls.append(function)
-            self._ready.notify()
+        self._wake()
 
     def ask(self, function: Callable[[], T]) -> T:
         """Have the main loop call a function between two steps, and return what it returns.
@@ -59,7 +74,7 @@ class Inbox:
             except Exception as error:
                 future.set_exception(error)
 
-        with self._ready:
+        with self._lock:
             if self._closed:
                 raise TimeoutError("the agent has stopped")
             self._waiting.add(future)
@@ -69,21 +84,21 @@ class Inbox:
         except CancelledError:
             raise TimeoutError("the agent has stopped") from None
         finally:
-            with self._ready:
+            with self._lock:
                 self._waiting.discard(future)
 
     def stop(self, *_: Any) -> None:
-        """End the waiting. A signal handler too: it takes no lock that the interrupted thread may hold."""
+        """End the waiting. A signal handler too: it takes no lock, which the interrupted thread may hold."""
         self._stopped = True
-        threading.Thread(target=self._wake, name="stop", daemon=True).start()
+        self._wake()
 
     def _wake(self) -> None:
-        with self._ready:
-            self._ready.notify_all()
+        with contextlib.suppress(BlockingIOError):  # full: it is awake for as many reasons as that
+            os.write(self.wakes, b"\0")
 
     def close(self) -> None:
         """Take nothing more; who waits for an answer is told at once that there will be none."""
-        with self._ready:
+        with self._lock:
             self._closed = True
             waiting, self._waiting = self._waiting, set()
         for future in waiting:
@@ -95,9 +110,13 @@ class Inbox:
 
     def take(self, seconds: float) -> Batch:
         """Wait at most so many seconds; return everything that is there."""
-        with self._ready:
-            if not self._events and not self._calls and not self._stopped and seconds > 0:
-                self._ready.wait(seconds)
+        if self.empty and not self._stopped and seconds > 0:
+            self._poll.poll(math.ceil(seconds * 1000))
+        # First what woke us, then what for: what comes in between wakes once more, for nothing.
+        with contextlib.suppress(BlockingIOError):
+            while len(os.read(self._sleeps, _PIPE)) == _PIPE:
+                pass
+        with self._lock:
             batch = Batch(self._events, self._calls)
             self._events, self._calls = [], []
         return batch

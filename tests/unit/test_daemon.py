@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -350,6 +352,66 @@ def test_who_waits_for_an_answer_when_the_loop_ends_is_told() -> None:
     inbox.close()
     asker.join(SECONDS)
     assert told == [True]
+
+
+def test_watching_interfaces_begins_again_after_an_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    class Failing(Links):
+        def wait(self, seconds: float) -> bool:
+            opened.append(1)
+            if len(opened) < 3:
+                raise OSError("no buffer space")
+            return super().wait(seconds)
+
+    monkeypatch.setattr(daemon, "LinkChanges", Failing)
+    monkeypatch.setattr(daemon, "LINKS_RETRY", 0.01)
+    assert "links" not in rig.agent.health().threads
+    rig.start()
+    rig.until(lambda: len(opened) > 3)
+    assert rig.agent.health().threads["links"]
+
+
+def test_a_signal_ends_the_wait_whatever_the_loop_holds() -> None:
+    code = """
+import os, signal, sys, threading, time
+from agent.inbox import Inbox
+inbox = Inbox()
+signal.set_wakeup_fd(inbox.wakes, warn_on_full_buffer=False)
+signal.signal(signal.SIGTERM, inbox.stop)
+end = time.monotonic() + 60
+sent = []
+def put():
+    while not inbox.stopped:
+        inbox.put([])
+threading.Thread(target=put, daemon=True).start()
+def send():
+    if sys.argv[1] == "idle":
+        time.sleep(0.2)
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Timer(0.3, send).start()
+while not inbox.stopped and time.monotonic() < end:
+    inbox.take(30.0)
+print(time.monotonic() - sent[0])
+"""
+    for kind in ("busy", "idle"):
+        text = code if kind == "busy" else code.replace("inbox.put([])", "time.sleep(1)")
+        done = subprocess.run(
+            [sys.executable, "-c", text, kind], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert float(done.stdout) < 0.2
+
+
+def test_an_inbox_that_nobody_takes_from_blocks_nobody() -> None:
+    inbox = Inbox()
+    for number in range(70_000):
+        inbox.put([pod(number % 250)])
+    inbox.stop()
+    assert len(inbox.take(0.0).events) == 70_000
+    began = time.monotonic()
+    inbox.take(5.0)
+    assert time.monotonic() - began < 1.0
 
 
 def test_events_keep_their_order_and_none_is_lost_between_threads() -> None:
