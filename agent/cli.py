@@ -103,13 +103,13 @@ def run(**flags: Any) -> None:
     Exit codes: 0 stopped by a signal, 1 cannot go on, 2 wrong options.
     """
     settings = _settings(flags)
-    from agent import daemon, log
+    from agent import log, node
 
     log.configure(settings.log_format, settings.log_level)
     _end_without_privilege()
     for warning in warnings(settings):
         log.get(__name__).warning("setting may do harm", detail=warning)
-    sys.exit(daemon.run(settings))
+    sys.exit(node.run(settings))
 
 
 @main.command()
@@ -186,11 +186,11 @@ def cleanup(**flags: Any) -> None:
     Exit codes: 0 nothing of ours is left, 1 something is (named), 2 wrong options.
     """
     log_format, log_level = _value("log_format", flags), _value("log_level", flags)
-    from agent import daemon, log
+    from agent import log, node
 
     log.configure(log_format, log_level)
     _end_without_privilege()
-    sys.exit(daemon.cleanup())
+    sys.exit(node.cleanup())
 
 
 @main.command()

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.daemon import options_of
 from agent.dataplane.iptables.text import render_sets, render_tables, render_text
 from agent.kube.events import Upsert
 from agent.kube.model import (
@@ -20,6 +19,7 @@ from agent.kube.model import (
     Pod,
     address_text,
 )
+from agent.node import options_of
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from agent.settings import Families, Settings

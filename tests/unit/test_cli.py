@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from agent import __version__, capability, cli, daemon
+from agent import __version__, capability, cli, node
 from agent.dataplane.backend import KernelView
 from agent.kube.model import Kind
 from agent.policy.program import Program
@@ -76,7 +76,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
         found.settings = settings
         return 1
 
-    monkeypatch.setattr(daemon, "run", run)
+    monkeypatch.setattr(node, "run", run)
     monkeypatch.setattr(capability, "may_change_network", lambda: True)
     return found
 
@@ -128,7 +128,7 @@ def test_without_the_capability_it_ends_at_once(
     ran: Ran, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(capability, "may_change_network", lambda: False)
-    monkeypatch.setattr(daemon, "cleanup", lambda: pytest.fail("not to be tried"))
+    monkeypatch.setattr(node, "cleanup", lambda: pytest.fail("not to be tried"))
     result = netpol_agent(*command)
     assert result.exit_code == 1
     assert "needs root (CAP_NET_ADMIN) in the node's network namespace" in result.output
@@ -151,9 +151,9 @@ def test_the_capability_is_read_not_the_user(tmp_path: Path, text: str, may: boo
 
 def test_cleanup_exits_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capability, "may_change_network", lambda: True)
-    monkeypatch.setattr(daemon, "cleanup", lambda: 1)
+    monkeypatch.setattr(node, "cleanup", lambda: 1)
     assert netpol_agent("cleanup").exit_code == 1
-    monkeypatch.setattr(daemon, "cleanup", lambda: 0)
+    monkeypatch.setattr(node, "cleanup", lambda: 0)
     assert netpol_agent("cleanup").exit_code == 0
 
 
