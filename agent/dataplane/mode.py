@@ -37,7 +37,7 @@ _TABLES = ("mangle", "filter")
 _NOT_IN_KERNEL = "not supported"
 """What nft's commands say of a kernel without nf_tables."""
 _INCOMPATIBLE = re.compile(r"Table `\S+' is incompatible\b[^\n]*")
-_INSTALL = "install the package iptables, version 1.8 or later"
+INSTALL = "install the package iptables, version 1.8 or later"
 _MEND = "run the command by hand and mend what it says"
 
 
@@ -91,7 +91,7 @@ def choose(setting: str, found: Mapping[Mode, Evidence]) -> ModeChoice:
         if found[other].trouble
     ]
     if not found[mode].usable and not found[mode].trouble:
-        faults.append(Fault(f"no iptables command for mode {mode}", _INSTALL))
+        faults.append(Fault(f"no iptables command for mode {mode}", INSTALL))
     return ModeChoice(mode, reason, tuple(faults))
 
 

@@ -11,7 +11,7 @@ from agent.dataplane.ipset import IpSets, SetError
 from agent.dataplane.iptables import hooks, names, nft, script
 from agent.dataplane.iptables.kernel import sets_in
 from agent.dataplane.iptables.tables import Table, TableError, Tables
-from agent.dataplane.mode import Mode, find_command
+from agent.dataplane.mode import INSTALL, MODES, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
 
@@ -85,8 +85,8 @@ def _fault(mode: str, error: TableError) -> Fault:
 
 
 def remove_sets() -> list[Fault]:
-    """Remove our sets; rules must not refer to them any more."""
-    faults = []
+    """Remove our sets; rules must not refer to them any more. Sets left for one reason are one fault."""
+    left: dict[tuple[str, str], list[SetError]] = {}
     with IpSets() as ipsets:
         for name in ipsets.list_shapes(names.SET_PREFIX):
             if not names.is_our_set(name):
@@ -94,5 +94,16 @@ def remove_sets() -> list[Fault]:
             try:
                 ipsets.destroy(name)
             except SetError as error:
-                faults.append(error.fault())
-    return faults
+                left.setdefault((error.what, error.remedy), []).append(error)
+    return [_sets_left(errors) for errors in left.values()]
+
+
+def _sets_left(errors: list[SetError]) -> Fault:
+    first, missing = errors[0], [mode for mode in MODES if find_command(Family.V4, mode, "save") is None]
+    what = str(first) if len(errors) == 1 else f"{len(errors)} sets are left, the first: {first}"
+    if not first.referenced:
+        return first.fault()._replace(what=what)
+    if missing:
+        what += f"; there is no iptables command to remove rules with in mode {' or '.join(missing)}"
+        return Fault(what, f"{INSTALL}, and run 'netpol-agent cleanup' again")
+    return Fault(what, "remove the rules that refer to them, and run 'netpol-agent cleanup' again")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import IO
 
 from agent.dataplane.iptables import nft
-from agent.dataplane.mode import Mode, find_command
+from agent.dataplane.mode import INSTALL, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
 
@@ -103,7 +103,7 @@ class Tables:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise TableError(command, str(error)) from error
+            raise TableError(command, str(error), remedy=_remedy(error)) from error
         if done.returncode:
             raise TableError(command, done.stderr.strip() or f"exit code {done.returncode}")
         if self.mode == "nft":
@@ -133,7 +133,7 @@ class Tables:
                         errors=_COMMENT_BYTES,
                     )
             except OSError as error:
-                failed[family] = TableError(command[0], str(error), refused=False)
+                failed[family] = TableError(command[0], str(error), refused=False, remedy=_remedy(error))
                 continue
             running[family] = (process, command[0])
         for family, (process, name) in running.items():
@@ -141,6 +141,10 @@ class Tables:
             if failure is not None:
                 failed[family] = failure
         return failed
+
+
+def _remedy(error: Exception) -> str:
+    return INSTALL if isinstance(error, FileNotFoundError) else ""
 
 
 def _check_readable(family: Family, command: str, printed: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.dataplane.iptables import tables
-from agent.dataplane.iptables.tables import Tables
+from agent.dataplane.iptables.tables import TableError, Tables
 from agent.kube.model import Family
 
 LINES = {family: ["-A FORWARD -j DROP"] * 100_000 for family in Family}
@@ -48,3 +48,14 @@ def test_a_command_that_fails_says_at_which_line(tmp_path: Path, monkeypatch: py
     (error,) = Tables("nft").restore({Family.V4: ["-A X", "-A Y"]}).values()
     assert error.line == "-A Y"
     assert error.refused
+
+
+def test_a_command_that_is_not_there_names_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tables, "command", lambda *_: str(tmp_path / "iptables-nft-save"))
+    with pytest.raises(TableError) as caught:
+        Tables("nft").read(Family.V4)
+    assert caught.value.remedy == "install the package iptables, version 1.8 or later"
+    failed = Tables("nft").restore({Family.V4: ["-A FORWARD -j DROP"]})
+    assert failed[Family.V4].remedy == caught.value.remedy
