@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import struct
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -14,7 +15,13 @@ _GETLINK = 18
 _IFNAME, _OPERSTATE, _LINKINFO, _INFO_KIND = 3, 16, 18, 1
 _OPER_UP = 6
 """IF_OPER_UP. A bridge that never had a port has carrier, but its state is unknown."""
+_IFLA_LINK, _IFLA_MASTER, _IFLA_EXT_MASK = 5, 10, 29
+_SKIP_STATISTICS = struct.pack("=I", 1 << 3)
+_POD_KINDS = (b"veth", b"tun")
 _LINK_GROUP = 1
+ROUTE_GROUPS = 1 << 6 | 1 << 7 | 1 << 10 | 1 << 18
+"""Routes and routing rules, of both families (RTNLGRP_IPV4_ROUTE and so on)."""
+_INDEX = struct.Struct("=i")
 _IFINFO_REST = 12
 """What follows the family's four bytes in an ifinfomsg: index, flags, change mask."""
 
@@ -40,6 +47,35 @@ def bridges() -> list[Bridge]:
         return found
 
 
+def shared_with_pods() -> frozenset[int]:
+    """Return the indexes of bridges that pods may be attached to, and of interfaces stacked on these.
+
+    A pod's port is the near end of a veth or tap device. Raises OSError.
+    """
+    kinds: dict[int, bytes] = {}
+    masters: dict[int, int] = {}
+    lower: dict[int, int] = {}
+    with NetlinkSocket(ROUTE) as netlink:
+        request = bytes(_IFINFO_REST) + attribute(_IFLA_EXT_MASK, _SKIP_STATISTICS)
+        for body in netlink.dump(Message(_GETLINK, socket.AF_UNSPEC, request)):
+            (index,) = _INDEX.unpack_from(body)
+            fields = dict(attributes(body[_IFINFO_REST:]))
+            kinds[index] = _kind(fields.get(_LINKINFO, b""))
+            if _IFLA_MASTER in fields:
+                (masters[index],) = _INDEX.unpack_from(fields[_IFLA_MASTER])
+            # The peer of a veth is no device below it.
+            if _IFLA_LINK in fields and kinds[index] != b"veth":
+                (lower[index],) = _INDEX.unpack_from(fields[_IFLA_LINK])
+    shared = {
+        master
+        for index, master in masters.items()
+        if kinds[index] in _POD_KINDS and kinds.get(master) == b"bridge"
+    }
+    while more := {index for index, below in lower.items() if below in shared and index not in shared}:
+        shared |= more
+    return frozenset(shared)
+
+
 def _kind(info: memoryview | bytes) -> bytes:
     return bytes(dict(attributes(info)).get(_INFO_KIND, b"")).rstrip(b"\0")
 
@@ -47,15 +83,15 @@ def _kind(info: memoryview | bytes) -> bytes:
 class LinkChanges:
     """Tells when interfaces come, go or change, in the network namespace of the thread that makes it.
 
-    A loop waits on ``fileno`` and then calls :meth:`drain`.
+    A loop waits on ``fileno`` and then calls :meth:`drain`. ``groups`` are further rtnetlink groups to hear.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int = 0) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, ROUTE
         )
         try:
-            self._socket.bind((0, _LINK_GROUP))
+            self._socket.bind((0, _LINK_GROUP | groups))
         except OSError:
             self._socket.close()
             raise

@@ -51,9 +51,59 @@ def test_an_uplink_is_where_a_route_leads(networks: list[str], found: set[str]) 
     assert uplinks(map(network, networks)) == found
 
 
+NODES = frozenset(Network(bytes((10, 1, n >> 8, n & 255)), 32) for n in range(5000))
+
+
 @pytest.mark.usefixtures("routed")
-def test_thousands_of_networks_take_no_noticeable_time() -> None:
-    networks = [Network(bytes((10, 1, n >> 8, n & 255)), 32) for n in range(3000)]
+def test_thousands_of_networks_take_no_noticeable_time_and_none_when_nothing_changed() -> None:
     began = time.process_time()
-    assert uplinks(networks) == {"up0"}
+    assert uplinks(NODES) == {"up0"}
     assert time.process_time() - began < 0.5
+    began = time.process_time()
+    for _ in range(20):
+        assert uplinks(NODES) == {"up0"}
+    assert (time.process_time() - began) / 20 < 0.005
+    began = time.process_time()
+    assert uplinks(NODES | {network("198.51.100.7/32")}) == {"up0", "up2"}
+    assert time.process_time() - began < 0.05
+
+
+def test_changes_of_routes_are_followed(routed: Netns) -> None:
+    nodes = frozenset({network("10.1.2.3/32")})
+    assert uplinks(nodes) == {"up0"}
+    routed.ip("route replace 10.1.0.0/16 via 198.51.100.2")
+    time.sleep(0.2)  # more than a hundred times what one question takes
+    assert uplinks(nodes) == {"up2"}
+    routed.ip("route add 10.1.2.3/32 via 192.0.2.2 table 7", "rule add to 10.1.2.3 table 7")
+    time.sleep(0.2)
+    assert uplinks(nodes) == {"up0"}
+
+
+@pytest.mark.usefixtures("routed")
+def test_each_namespace_has_its_own() -> None:
+    nodes = frozenset({network("10.1.2.3/32")})
+    assert uplinks(nodes) == {"up0"}
+    other = Netns("other")
+    try:
+        with other.entered():
+            assert uplinks(nodes) == frozenset()
+        assert uplinks(nodes) == {"up0"}
+        assert uplinks(()) == frozenset()
+    finally:
+        other.close()
+
+
+def test_a_bridge_with_pods_on_it_is_no_uplink_nor_what_is_stacked_on_it(netns: Netns) -> None:
+    netns.ip(
+        "link add br0 type bridge",
+        "link add bond0 type veth peer name wire",
+        "link add link br0 name br0.7 type macvlan",
+        *(f"link set {name} up" for name in ("br0", "br0.7", "bond0", "wire")),
+        "addr add 192.0.2.1/24 dev br0",
+        "addr add 198.51.100.1/24 dev br0.7",
+    )
+    nodes = frozenset({network("192.0.2.9/32"), network("198.51.100.9/32")})
+    assert uplinks(nodes) == {"br0", "br0.7"}
+    netns.ip("link set bond0 master br0")
+    time.sleep(0.2)
+    assert uplinks(nodes) == frozenset()
