@@ -144,6 +144,10 @@ class Engine:
         """The number of policies in force in the cluster, those that stand in for invalid ones included."""
         return len(self._good) + len(self._standins)
 
+    def nodes(self) -> set[str]:
+        """Return the nodes that pods name, the empty name of pods without one aside. Costs a scan."""
+        return {record.pod.node for record in self._inventory.records.values()} - {""}
+
     def synced(self, kind: Kind) -> bool:
         """Whether every object of a kind that existed at start has been told."""
         return kind in self._synced

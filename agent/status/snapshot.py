@@ -120,13 +120,17 @@ class ClosedStatus(msgspec.Struct, frozen=True):
 
 
 class StatusSnapshot(msgspec.Struct, frozen=True):
-    """The state of the agent at one moment."""
+    """The state of the agent at one moment.
+
+    ``applied``: the agent has begun to move the kernel; before, it holds what it held.
+    """
 
     node: str
     version: str
     at: Moment
     started: Moment
     ready: bool
+    applied: bool
     iptables_mode: str
     iptables_mode_reason: str
     families: tuple[int, ...]
@@ -157,6 +161,7 @@ class Facts:
     now: float
     started: float
     ready: bool = False
+    applied: bool = False
     iptables_mode: str = ""
     iptables_mode_reason: str = ""
     families: tuple[int, ...] = ()
@@ -181,6 +186,7 @@ def take(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
         at=_required_moment(facts.now),
         started=_required_moment(facts.started),
         ready=facts.ready,
+        applied=facts.applied,
         iptables_mode=facts.iptables_mode,
         iptables_mode_reason=facts.iptables_mode_reason,
         families=facts.families,

@@ -27,10 +27,13 @@ def show(snapshot: StatusSnapshot, console: Console) -> None:
     """Print a snapshot: how the agent stands first, then what it enforces, then what is wrong."""
     _heading(snapshot, console)
     _sources(snapshot, console)
-    _kernel(snapshot.kernel, snapshot.at, console)
-    _pods(snapshot, console)
-    _policies(snapshot, console)
-    _sets(snapshot, console)
+    if snapshot.applied:
+        _kernel(snapshot.kernel, snapshot.at, console)
+        _pods(snapshot, console)
+        _policies(snapshot, console)
+        _sets(snapshot, console)
+    else:
+        _untouched(console)
     _faults(snapshot, console)
 
 
@@ -130,6 +133,13 @@ def _pods(snapshot: StatusSnapshot, console: Console) -> None:
         _print(table, console)
     else:
         console.print("\nNo pod of this node is isolated: every packet is allowed.")
+
+
+def _untouched(console: Console) -> None:
+    console.print()
+    console.print(
+        "[bold]Kernel[/] not touched yet: what was in it before this agent started is still enforced"
+    )
 
 
 def _direction(policies: tuple[str, ...] | None) -> str:

@@ -35,6 +35,7 @@ def facts() -> Facts:
         now=NOW,
         started=NOW - 7_300,
         ready=True,
+        applied=True,
         iptables_mode="nft",
         iptables_mode_reason="nft: kubelet's hint chain KUBE-IPTABLES-HINT is in nft",
         families=(4, 6),

@@ -50,6 +50,12 @@ def test_nothing_enforced_is_said(facts: Facts) -> None:
     assert "No pod of this node is isolated" in text
 
 
+def test_what_the_kernel_held_before_is_not_said_to_be_open(facts: Facts) -> None:
+    text = shown(take(dataclasses.replace(facts, applied=False), Program(), KernelView({}, {})))
+    assert "what was in it before this agent started is still enforced" in text
+    assert "every packet is allowed" not in text
+
+
 def test_text_from_objects_is_never_markup(facts: Facts, program: Program, view: KernelView) -> None:
     fault = Fault("[red]chain[/nonsense] is gone from fd00::100:1", "look at [that]")
     text = shown(take(dataclasses.replace(facts, faults=(fault,)), program, view))
