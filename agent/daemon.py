@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from agent import __version__, log
 from agent.dataplane.backend import Backend, Fault, Report
 from agent.dataplane.host import HostState, check_host
+from agent.dataplane.iptables.tables import WAIT_SECONDS
 from agent.dataplane.links import LinkChanges
 from agent.dataplane.mode import ModeChoice
 from agent.inbox import Inbox
@@ -170,7 +171,8 @@ class Agent:
             return
         self._adopted = True
         self._sync()
-        self._drift_at = time.monotonic() + self._settings.drift_interval
+        # A command of an agent that was killed may have waited for the lock, to write what was wanted then.
+        self._drift_at = time.monotonic() + min(self._settings.drift_interval, WAIT_SECONDS + 2)
         # What has been read until now lives as long as the agent: no collection need look at it again.
         gc.collect()
         gc.freeze()

@@ -64,6 +64,34 @@ def test_nothing_is_read_or_written_before_every_kind_has_been_told(rig: Rig) ->
     assert [name for name, _ in rig.backend.calls][:2] == ["adopt", "sync"]
 
 
+def test_a_name_that_no_pod_has_opens_nothing_that_was_closed_before(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.backend.isolated = {bytes((10, 0, 0, 1))}
+    elsewhere = Upsert(Kind.POD, Pod("default", "p", "1", {}, "there", (bytes((10, 0, 0, 1)),)))
+    rig.start()
+    rig.source.sink([elsewhere])
+    rig.source.synced()
+    rig.until(lambda: len(rig.backend.named("adopt")) > 1)
+    assert not rig.backend.named("sync")
+    assert not ready(rig)
+    (fault, *_) = rig.agent.health().faults
+    assert "no pod names the node here" in fault.what
+    assert "pods name: there" in fault.what
+    assert "--node-name" in fault.remedy
+    rig.source.sink([pod(2)])
+    rig.until(lambda: ready(rig))
+    assert not rig.agent.health().faults
+
+
+def test_a_name_that_no_pod_has_is_warned_about_and_holds_up_nothing(rig: Rig) -> None:
+    rig.start()
+    rig.source.sink([Upsert(Kind.POD, Pod("default", "p", "1", {}, "there"))])
+    rig.source.synced()
+    rig.until(lambda: ready(rig))
+    assert ["no pod names the node here" in f.what for f in rig.agent.health().faults] == [True]
+
+
 def test_waiting_for_the_source_costs_nothing_however_long_it_takes(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +299,15 @@ def test_who_was_refused_stays_so_until_a_sync_has_seen_otherwise(rig: Rig) -> N
     assert rig.backend.named("apply") == []
     assert rig.backend.named("drift") == []
     rig.until(lambda: ready(rig))
+
+
+def test_soon_after_the_first_sync_it_is_seen_what_an_earlier_run_may_still_have_written(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "WAIT_SECONDS", -1.9)
+    rig.synced()
+    rig.until(lambda: rig.backend.named("drift"))
+    assert rig.backend.named("drift")[0] - rig.backend.named("sync")[0] < 2.0
 
 
 def test_families_that_come_later_make_another_backend_but_no_early_sync(
