@@ -72,7 +72,7 @@ class Backend(Protocol):
         ...
 
     def disturbed(self) -> bool:
-        """Whether somebody else wrote rules since the last call of any kind; False where it cannot be told.
+        """Whether somebody else is known to have written rules since they were last read.
 
         Cheap enough to be asked every second; what it means, :meth:`drift` finds out.
         """

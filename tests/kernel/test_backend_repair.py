@@ -41,7 +41,7 @@ def test_what_others_write_is_noticed_whatever_is_applied_after_it(node: TwoPods
     more = [pod(f"more-{n}", n, node="there", app="b") for n in (8, 9)]
     added = [policy(f"added-{n}", selector=labelled(app="a"), ingress=[]) for n in (8, 9)]
     for number in range(2):
-        if number == 1 and node.mode == "nft":
+        if number == 1:
             assert not node.backend.disturbed()
             iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
         events: list[Event] = [more[number], *([added[number]] if with_rules else [])]
@@ -49,8 +49,6 @@ def test_what_others_write_is_noticed_whatever_is_applied_after_it(node: TwoPods
         assert not node.backend.apply(node.program, node.engine.apply(events, 1.0)).faults
         assert (node.backend._chains.writes > writes) is with_rules
         node.backend.tidy(node.program)
-    if node.mode == "legacy":
-        return
     assert node.backend.disturbed()
     assert any("could let packets pass" in difference for difference in node.backend.drift(node.program))
     assert not node.backend.disturbed()

@@ -12,7 +12,7 @@ import structlog
 from agent.dataplane.backend import Fault, KernelView, Report
 from agent.dataplane.conntrack import ConntrackError, forget
 from agent.dataplane.ipset import IpSets, SetError
-from agent.dataplane.iptables import hooks, leftovers, names, nft
+from agent.dataplane.iptables import hooks, leftovers, names
 from agent.dataplane.iptables.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.kernel import Chains
@@ -21,6 +21,7 @@ from agent.dataplane.iptables.sets import Sets, network_members
 from agent.dataplane.iptables.spotcheck import SpotCheck
 from agent.dataplane.iptables.steps import Gains, Planner, Step
 from agent.dataplane.iptables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.watch import Watch
 from agent.dataplane.mode import Mode
 from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.strangers import kube_router_fault
@@ -54,14 +55,11 @@ class IptablesBackend:
         naming = Naming()
         self._desired = Desired(self.families, options, naming)
         self._planner = Planner(self.families, self._desired, naming)
-        self._chains = Chains(Tables(mode), self.families)
+        self._netlink = NetlinkSocket()
+        self._chains = Chains(Tables(mode), self.families, Watch(mode, self.families, self._netlink))
         self._ipsets = IpSets()
         self._sets = Sets(self._ipsets)
         self._spot_check = SpotCheck(self._ipsets.members)
-        self._netlink = NetlinkSocket()
-        # The version that the ruleset had when it was read, and how many commits were ours then.
-        self._generation: int | None = None
-        self._commits = 0
         self._fights = Fights(now)
         self._removals = Fights(now, REMOVING, STOP_REMOVING)
         self._hooked: set[tuple[Family, str]] = set()
@@ -91,7 +89,6 @@ class IptablesBackend:
         started = time.perf_counter()
         writes = self._writes()
         try:
-            self._mark_generation()
             self._chains.load()
             stranger = self._stranger(self._chains.whole.values())
             self._refused = stranger is not None
@@ -152,21 +149,10 @@ class IptablesBackend:
         return self._report(started, writes, [], left)
 
     def disturbed(self) -> bool:
-        if self.mode != "nft":
-            return False
-        now = nft.generation(self._netlink)
-        if now is None or self._generation is None:
-            return now != self._generation
-        # Each commit of ours counts one, one that is refused counts nothing.
-        return now != self._generation + self._chains.commits - self._commits
-
-    def _mark_generation(self) -> None:
-        """Remember the ruleset's version. Before it is read: what comes in after that counts as not seen."""
-        self._generation = nft.generation(self._netlink)
-        self._commits = self._chains.commits
+        return self._chains.watch.changed()
 
     def drift(self, program: Program) -> list[str]:
-        self._mark_generation()
+        self._chains.watch.mark()
         differences: list[str] = []
         tables = {family: self._chains.tables.read(family) for family in self.families}
         if self._stranger(tables.values()) is not None:

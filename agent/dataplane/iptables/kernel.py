@@ -9,6 +9,7 @@ from agent.dataplane.backend import Fault
 from agent.dataplane.iptables import names, render, script
 from agent.dataplane.iptables.desired import Changes
 from agent.dataplane.iptables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.watch import Watch
 from agent.kube.model import Family
 
 Rules = tuple[str, ...]
@@ -22,22 +23,24 @@ class Chains:
     """Our chains in the kernel, both families.
 
     ``garbage`` are those that nothing needs any more and nothing leads to, to be removed when there is time.
-    Every write keeps this true: what failed to be written is not recorded as written. ``commits`` counts the
-    transactions that the kernel took.
+    Every write keeps this true: what failed to be written is not recorded as written. ``watch`` is told of
+    each write.
     """
 
-    def __init__(self, tables: Tables, families: Iterable[Family]) -> None:
+    def __init__(self, tables: Tables, families: Iterable[Family], watch: Watch) -> None:
         self.tables = tables
         self.families = tuple(families)
         self.whole: dict[Family, Table] = {family: {} for family in self.families}
         self.garbage: dict[Family, set[str]] = {family: set() for family in self.families}
         self.writes = 0
-        self.commits = 0
+        self.watch = watch
 
     def load(self) -> None:
         """Read the filter tables. Raises TableError."""
+        self.watch.mark()
         for family in self.families:
             self.whole[family] = self.tables.read(family)
+        self.watch.mark_made()
 
     def ours(self, family: Family) -> dict[str, Rules]:
         """Return our chains of a family with their rules."""
@@ -216,8 +219,9 @@ class Chains:
         if not todo:
             return {}
         self.writes += len(todo)
+        self.watch.before_write()
         failed = self.tables.restore(todo)
-        self.commits += len(todo) - len(failed)
+        self.watch.after_write(len(todo) - len(failed))
         return failed
 
 
