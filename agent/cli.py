@@ -13,7 +13,17 @@ from typing import Any
 import click
 
 from agent import __version__
-from agent.settings import SETTINGS, Setting, SettingError, Settings, given, resolve, value, warnings
+from agent.settings import (
+    SETTINGS,
+    Setting,
+    SettingError,
+    Settings,
+    check_kubeconfig,
+    given,
+    resolve,
+    value,
+    warnings,
+)
 
 Flags = Mapping[str, str | bool | None]
 
@@ -103,6 +113,11 @@ def run(**flags: Any) -> None:
     Exit codes: 0 stopped by a signal, 1 cannot go on, 2 wrong options.
     """
     settings = _settings(flags)
+    if settings.manifests is None:
+        try:
+            check_kubeconfig(_texts(flags), os.environ)
+        except SettingError as error:
+            raise click.UsageError(str(error)) from None
     from agent import log, node
 
     log.configure(settings.log_format, settings.log_level)

@@ -110,6 +110,7 @@ def test_a_flag_of_two_forms_beats_the_environment(ran: Ran, monkeypatch: pytest
     [
         (("run", "--mark-ingress", "3"), "--mark-ingress is '3': give one bit"),
         (("run", "--manifests", "/nowhere"), "--manifests is '/nowhere': give a directory"),
+        (("run", "--node-name", "a", "--kubeconfig", "/no/x"), "--kubeconfig is '/no/x': no such file"),
         (("run", "--node-name", "A"), "--node-name is 'A'"),
         (("run", "--what"), "No such option"),
         (("render",), "--manifests is missing"),
@@ -147,6 +148,21 @@ def test_without_the_capability_it_ends_at_once(
 def test_the_capability_is_read_not_the_user(tmp_path: Path, text: str, may: bool) -> None:
     (tmp_path / "status").write_text(text)
     assert capability.may_change_network(tmp_path / "status") is may
+
+
+def test_a_kubeconfig_of_the_environment_must_be_there_unless_manifests_are_read(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/a:{tmp_path}/b")
+    result = netpol_agent("run", "--node-name", "n1")
+    assert (result.exit_code, ran.settings) == (2, None)
+    assert f"KUBECONFIG is '{tmp_path}/a:{tmp_path}/b': no such file" in result.output
+    netpol_agent("run", "--node-name", "n1", "--manifests", str(tmp_path))
+    assert ran.settings is not None
+    ran.settings = None
+    (tmp_path / "b").touch()
+    netpol_agent("run", "--node-name", "n1")
+    assert ran.settings is not None
 
 
 def test_cleanup_exits_as_told(monkeypatch: pytest.MonkeyPatch) -> None:

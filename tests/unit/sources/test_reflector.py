@@ -387,12 +387,44 @@ def test_a_service_account_in_the_cluster_has_its_token_read_again(
     assert connection._headers()["Authorization"].lower() == "bearer second"
 
 
-@pytest.mark.parametrize("text", ["", "{", "current-context: nowhere", "[]"])
-def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path, text: str) -> None:
+CONTEXTS = "contexts: [{name: c, context: {cluster: k, user: u}}, {name: d}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is not a kubeconfig; give a file of kind Config"),
+        ("[]", "is not a kubeconfig; give a file of kind Config"),
+        ("{kind: Pod}", "is not a kubeconfig; give a file of kind Config"),
+        ("{", "is not YAML: "),
+        ("current-context: nowhere", "has no contexts; give a file that kubectl can use"),
+        (f"{CONTEXTS}current-context: nowhere", "has no context 'nowhere'; choose with --context: c, d"),
+        (CONTEXTS, "has no current-context; choose with --context: c, d"),
+        (f"{CONTEXTS}current-context: c", "correct the file, or name another with --kubeconfig"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match="set --kubeconfig"):
+    with pytest.raises(ConfigurationError) as caught:
         Connection(str(path)).get("/", {}, 1)
+    assert str(caught.value).startswith("no usable API server configuration: ")
+    assert str(path) in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_no_configuration_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match="kubeconfig /no/where: no such file; correct the path"):
+        Connection("/no/where").get("/", {}, 1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigurationError, match="none found") as caught:
+        Connection().get("/", {}, 1)
+    for words in (str(tmp_path / ".kube/config"), "serviceaccount", "--kubeconfig", "--manifests"):
+        assert words in str(caught.value)
 
 
 def test_a_configuration_that_appears_later_is_taken_up(script: Script, url: str, tmp_path: Path) -> None:
