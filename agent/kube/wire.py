@@ -259,12 +259,15 @@ def _pod(wire: shapes.Pod) -> Pod:
 
 
 def _pod_addresses(status: shapes.PodStatus) -> tuple[bytes, ...]:
-    """Return a pod's addresses, at most one for each family, the first holding."""
+    """Return a pod's addresses, at most one for each family, the first holding.
+
+    The unspecified address, 0.0.0.0 or ::, is nobody's, and no set of the kernel can hold it.
+    """
     texts = [entry.ip for entry in status.ips] if status.ips else [status.ip or ""]
     found: dict[int, bytes] = {}
     for text in texts:
         packed = lenient_address(text) if text else None
-        if packed is not None:
+        if packed is not None and any(packed):
             found.setdefault(len(packed), packed)
     return tuple(found.values())
 

@@ -34,6 +34,7 @@ class FakeBackend:
         self.calls: list[tuple[str, float]] = []
         self.deltas: list[Delta] = []
         self.adopting: list[Exception] = []
+        self.isolated: set[bytes] = set()
         self.syncs: list[Report | Exception] = []
         self.applies: list[Report | Exception] = []
         self.tidies: list[Report | Exception] = []
@@ -56,7 +57,7 @@ class FakeBackend:
         self.calls.append(("adopt", time.monotonic()))
         if self.adopting:
             raise self.adopting.pop(0)
-        return {direction: set() for direction in Direction}
+        return {direction: set(self.isolated) for direction in Direction}
 
     def sync(self, program: Program, owners: Mapping[bytes, Key] = MappingProxyType({})) -> Report:
         del program, owners

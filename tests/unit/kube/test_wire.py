@@ -93,6 +93,10 @@ def test_a_pod_has_one_address_per_family_and_the_first_holds() -> None:
     assert found.addresses == (bytes.fromhex("fd" + "00" * 14 + "01"), bytes([10, 0, 0, 1]))
 
 
+def test_the_unspecified_address_is_no_pods() -> None:
+    assert pod(status={"podIPs": [{"ip": "0.0.0.0"}, {"ip": "::"}]}).addresses == ()
+
+
 def test_a_mapped_pod_address_is_ipv4() -> None:
     assert pod(status={"podIP": "::ffff:10.0.0.1"}).addresses == (bytes([10, 0, 0, 1]),)
 
