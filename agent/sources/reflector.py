@@ -15,8 +15,8 @@ import msgspec
 import structlog
 import urllib3
 
-from agent.kube.events import Delete, Event, Invalid, Sink, Synced
-from agent.kube.model import Key, Kind
+from agent.kube.events import Delete, Event, Invalid, Sink, Synced, Upsert
+from agent.kube.model import Key, Kind, Pod
 from agent.kube.wire import (
     Bookmark,
     Decoded,
@@ -53,9 +53,10 @@ class _Expired(Exception):  # noqa: N818 - not an error: the server no longer ho
 class Reflector:
     """One kind's list and watch, on the thread that calls ``run``.
 
-    Of each object only its key and resourceVersion are kept, so that a later list tells what changed
-    and what is gone. A list is always a consistent read, so it never goes back in time. Nothing is ever
-    forgotten because of an error: objects go when the server says so, or when a whole list lacks them.
+    Of each object only its key, resourceVersion and uid are kept, so that a later list tells what changed
+    and what is gone. A list is always a consistent read, so it never goes back in time, unless the cluster
+    does: one restored from a backup gives its versions out again, so they say nothing then. No object is
+    ever forgotten because of an error: it goes when the server says so, or when a whole list lacks it.
     """
 
     def __init__(self, kind: Kind, connection: Connection, sink: Sink) -> None:
@@ -67,7 +68,10 @@ class Reflector:
         self._sink = sink
         self._stopping = threading.Event()
         self._response: urllib3.BaseHTTPResponse | None = None
-        self._versions: dict[Key, str] = {}
+        self._versions: dict[Key, tuple[str, str]] = {}
+        """The resourceVersion and uid last told of each object."""
+        self._latest = 0
+        """The highest resourceVersion seen of the whole."""
         self._invalid: dict[Key, str] = {}
         self._resource_version = ""
         self._synced = False
@@ -151,6 +155,7 @@ class Reflector:
         if self._refusals >= _REFUSALS:
             self._refusals = 0
             self._resource_version = ""
+            self._forget_versions()
 
     def _list(self) -> None:
         """Tell every object, page by page, then what is gone since the last list, then Synced."""
@@ -161,6 +166,7 @@ class Reflector:
         while not self._stopping.is_set():
             page = decode_page(self.kind, self._get(query))
             unreadable += page.unreadable
+            self._look_for_a_restore(page.resource_version)
             seen.update(item.key for item in page.items)
             self._tell([item for item in page.items if self._is_news(item)])
             if not page.continuation:
@@ -175,6 +181,17 @@ class Reflector:
                 )
                 return
             query["continue"] = page.continuation
+
+    def _look_for_a_restore(self, version: str) -> None:
+        """Let nothing known pass for unchanged where the versions of the whole have gone back."""
+        number = _number(version)
+        if number < self._latest:
+            log.warning("the cluster has gone back in time", kind=self.kind.value, resource_version=version)
+            self._forget_versions()
+        self._latest = number or self._latest
+
+    def _forget_versions(self) -> None:
+        self._versions = dict.fromkeys(self._versions, ("", ""))
 
     def _finish_list(self, seen: set[Key], unreadable: int) -> None:
         if unreadable:
@@ -249,6 +266,7 @@ class Reflector:
         self._tell(items)
         if version:
             self._resource_version = version
+            self._latest = max(self._latest, _number(version))
             self._refusals = 0
         if status is not None:
             if status.code == 410:
@@ -256,7 +274,7 @@ class Reflector:
             raise RequestFailedError(status.code, status)
 
     def _is_news(self, item: Decoded) -> bool:
-        return not item.resource_version or self._versions.get(item.key) != item.resource_version
+        return not item.resource_version or self._versions.get(item.key) != _version(item)
 
     def _tell(self, items: list[Decoded]) -> None:
         if not items:
@@ -265,12 +283,13 @@ class Reflector:
         # Told first, remembered after: what the sink did not take is told again.
         self._sink(events)
         self._last_event = time.time()
-        for key, version, event in items:
+        for item in items:
+            key, _, event = item
             if isinstance(event, Delete):
                 self._versions.pop(key, None)
                 self._invalid.pop(key, None)
                 continue
-            self._versions[key] = version
+            self._versions[key] = _version(item)
             if isinstance(event, Invalid):
                 self._refuse(key, event)
             elif self._invalid:
@@ -304,6 +323,16 @@ class Reflector:
         if fault != self._fault:
             log.warning("API server trouble", kind=self.kind.value, fault=fault)
         self._fault = fault
+
+
+def _version(item: Decoded) -> tuple[str, str]:
+    found = item.event.object if isinstance(item.event, Upsert) else None
+    return item.resource_version, found.uid if isinstance(found, Pod) else ""
+
+
+def _number(version: str) -> int:
+    """Return a resourceVersion as the number that it is on every Kubernetes API server; 0 when it is none."""
+    return int(version) if version.isdecimal() else 0
 
 
 def _backoff(attempt: int) -> float:

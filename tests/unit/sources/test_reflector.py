@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from agent.kube.events import Delete, Event, Synced, Upsert
-from agent.kube.model import Key, Kind
+from agent.kube.model import Key, Kind, Pod
 from agent.sources import connect, reflector
 from agent.sources.connect import ConfigurationError, Connection
 from agent.sources.reflector import Reflector
@@ -287,6 +287,39 @@ def test_a_cluster_restored_from_a_backup_is_listed_anew(
     found = running()
     wait(lambda: found.events[-1:] == [Delete(Kind.POD, Key("x", "b"))] and not found.reflector.state().fault)
     assert [type(e) for e in found.events] == [Upsert, Upsert, Synced, Upsert, Delete]
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "then"),
+    [
+        (
+            (9, "1"),
+            (5, "1"),
+            ["before", "after"],
+        ),  # restored, and what was lost went on under the same number
+        ((9, "1"), (12, "2"), ["before", "after"]),  # another of the same name, and it has caught up
+        ((9, "1"), (12, "1"), ["before"]),
+    ],
+)
+def test_the_same_version_is_the_same_object_only_where_time_and_uid_say_so(
+    script: Script,
+    running: Callable[[], Running],
+    first: tuple[int, str],
+    later: tuple[int, str],
+    then: list[str],
+) -> None:
+    def labelled(label: str, uid: str) -> Json:
+        found = pod("a", 4)
+        found["metadata"] |= {"labels": {"app": label}, "uid": uid}
+        return found
+
+    script.lists = [page(first[0], labelled("before", first[1])), page(later[0], labelled("after", later[1]))]
+    script.watches = [refuse(410), stream()]
+    found = running()
+    wait(lambda: len(script.asked) == 4)
+    pods = [e.object for e in found.events if isinstance(e, Upsert) and isinstance(e.object, Pod)]
+    assert [each.labels["app"] for each in pods] == then
+    assert not [e for e in found.events if isinstance(e, Delete)]
 
 
 def test_a_watch_that_is_never_answered_is_given_up_sooner_than_a_silent_one(
