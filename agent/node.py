@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from agent.daemon import Agent, chosen_families
 from agent.dataplane.backend import Backend
 from agent.dataplane.host import check_host
 from agent.dataplane.iptables.backend import IptablesBackend
-from agent.dataplane.iptables.leftovers import remove, remove_sets
+from agent.dataplane.iptables.leftovers import held_families, remove, remove_sets
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.lock import LockedError, lock_node
 from agent.dataplane.mode import MODES, decide_mode
@@ -47,7 +48,8 @@ def run(settings: Settings) -> int:
 def _run_locked(settings: Settings) -> int:
     choice = decide_mode(settings.iptables_mode.value)
     host = check_host(settings.fix_host, choice.mode)
-    families = chosen_families(settings.families, host)
+    held = held_families(choice.mode)
+    families = chosen_families(settings.families, host, held)
     _log.info(
         "starting",
         version=__version__,
@@ -64,7 +66,7 @@ def _run_locked(settings: Settings) -> int:
         return IptablesBackend(choice.mode, families, options_of(settings))
 
     try:
-        agent = Agent(settings, choice, host, _source(settings), make_backend)
+        agent = Agent(settings, choice, host, _source(settings), make_backend, held)
     except OSError as error:
         _log.error(
             "the kernel cannot be programmed",
@@ -80,12 +82,12 @@ def _run_locked(settings: Settings) -> int:
             address=settings.health_address,
             port=settings.health_port,
             error=error.strerror or str(error),
-            remedy="free the port or choose another with --health-port",
+            remedy=_health_remedy(error),
         )
         return CANNOT_GO_ON
     # Whichever thread the signal comes to, the loop wakes up and runs its handler.
     signal.set_wakeup_fd(agent.inbox.wakes, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, agent.inbox.stop)
     server.start()
     try:
@@ -94,6 +96,13 @@ def _run_locked(settings: Settings) -> int:
         server.stop()
     _log.info("stopped", detail="what is in the kernel stays there")
     return STOPPED
+
+
+def _health_remedy(error: OSError) -> str:
+    # A family that is turned off has no address at all.
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return "choose an address of this node with --health-address"
+    return "free the port or choose another with --health-port"
 
 
 def _source(settings: Settings) -> Source:
