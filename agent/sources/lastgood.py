@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,18 @@ class LastGood:
         self._folder = state_dir / "manifests"
         self._directory = str(directory.absolute())
 
+    def check(self) -> None:
+        """Make the directory, and see that it can be listed and written. Raises OSError."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        os.listdir(self._folder)
+        with tempfile.TemporaryFile(dir=self._folder):
+            pass
+
     def load(self) -> dict[str, dict[ObjectId, Manifest]]:
-        """Return what was kept, by manifest path; what is not readable any more is left out."""
+        """Return what was kept, by manifest path; what is not readable any more is left out.
+
+        Raises OSError when the directory cannot be reached.
+        """
         found: dict[str, dict[ObjectId, Manifest]] = {}
         for file in sorted(self._folder.glob("*.json")) if self._folder.is_dir() else ():
             with contextlib.suppress(OSError, msgspec.DecodeError):

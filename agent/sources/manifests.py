@@ -80,7 +80,9 @@ class ManifestSource:
         self._logged: set[str] = set()
         self._folder_faults: tuple[str, ...] = ()
         self._absent = False
+        self._state_dir = state_dir
         self._state_faults: dict[str, str] = {}
+        self._state_told = False
         self._states = {kind: SyncState(False, 0, 0.0, 0.0, "not read yet") for kind in _KINDS}
 
     def start(self, sink: Sink) -> None:
@@ -101,8 +103,13 @@ class ManifestSource:
 
     def load(self) -> None:
         """Load the last good versions that were kept. Used on the source's own thread."""
-        if self._last_good is not None:
+        if self._last_good is None:
+            return
+        try:
             self._restored = self._last_good.load()
+            self._last_good.check()
+        except OSError as error:
+            self._tell_state(error)
 
     def _run(self, sink: Sink) -> None:
         self.load()
@@ -250,7 +257,7 @@ class ManifestSource:
                         field=problem.field,
                         problem=problem.message,
                     )
-        self._log_once(troubles)
+        self._log_once((*faults, *unread))
         now = time.time()
         for kind in _KINDS:
             mine = desired.faults[kind]
@@ -285,9 +292,22 @@ class ManifestSource:
             elif not file.fault:
                 self._last_good.store(path, file.good.values())
             self._state_faults.pop(path, None)
+            self._state_told = bool(self._state_faults)
         except OSError as error:
+            self._tell_state(error)
             self._state_faults[path] = (
                 f"{path}: its last good version cannot be kept: {error}; make the state directory writable"
+            )
+
+    def _tell_state(self, error: OSError) -> None:
+        if not self._state_told:
+            self._state_told = True
+            log.warning(
+                "state directory not usable",
+                path=str(self._state_dir),
+                error=error.strerror or str(error),
+                consequence="after a restart, what is refused has no last good version",
+                remedy="make it a directory that the agent can write, or name another with --state-dir",
             )
 
 

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import structlog
 
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Selector
 from agent.sources import writing
+from agent.sources.lastgood import LastGood
 from agent.sources.manifests import ManifestSource, read_manifests
 
 POLICY = Kind.POLICY
@@ -531,3 +533,38 @@ def test_what_nobody_reads_spoils_no_state(directory: Path, state: Path) -> None
         write(directory / name, "a: [")
     again = Heard(directory, state)
     assert kinds(again.look()) == [Upsert, Upsert, Synced]
+
+
+def test_a_state_directory_that_cannot_be_used_is_told_once_under_its_own_name(tmp_path: Path) -> None:
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    (manifests / "a.yaml").write_text(text("a"))
+    (tmp_path / "state").write_text("a file")
+    with structlog.testing.capture_logs() as logs:
+        heard = Heard(manifests, tmp_path / "state")
+        heard.look()
+        (manifests / "b.yaml").write_text(text("b"))
+        heard.look()
+    told = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert [(entry["event"], entry["path"], entry["error"]) for entry in told] == [
+        ("state directory not usable", str(tmp_path / "state"), "Not a directory")
+    ]
+    assert "last good version" in told[0]["consequence"]
+    assert "--state-dir" in told[0]["remedy"]
+    assert heard.synced
+    (tmp_path / "state").unlink()
+    (manifests / "a.yaml").write_text(text("a", WIDER))
+    (manifests / "b.yaml").write_text(text("b", WIDER))
+    heard.look()
+    heard.look()
+    assert (tmp_path / "state").is_dir()
+
+
+def test_an_unreachable_state_directory_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: LastGood) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(LastGood, "load", refuse)
+    heard = Heard(tmp_path, tmp_path / "state")
+    heard.look()
+    assert heard.synced
