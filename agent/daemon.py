@@ -13,7 +13,7 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from agent import __version__, log
 from agent.dataplane.backend import Backend, Fault, Report
@@ -46,15 +46,19 @@ LINK_PAUSE = 0.5
 LINKS_RETRY = 5.0
 
 
-def chosen_families(setting: Families, host: HostState) -> tuple[Family, ...]:
-    """Return the families to enforce: those wanted that the host has."""
+def chosen_families(setting: Families, host: HostState, held: Iterable[Family] = ()) -> tuple[Family, ...]:
+    """Return the families to enforce: those wanted that the host has, or whose chains are in the kernel.
+
+    A family that goes takes no chains along: should it come back, they must not judge by what was then.
+    """
+    usable = host.families | frozenset(held)
     wanted = {
         Families.AUTO: (Family.V4, Family.V6),
         Families.DUAL: (Family.V4, Family.V6),
         Families.IPV4: (Family.V4,),
         Families.IPV6: (Family.V6,),
     }[setting]
-    return tuple(family for family in wanted if family in host.families)
+    return tuple(family for family in wanted if family in usable)
 
 
 class Agent:
@@ -67,13 +71,18 @@ class Agent:
         host: HostState,
         source: Source,
         make_backend: Callable[[tuple[Family, ...]], Backend],
+        held: frozenset[Family] = frozenset(),
     ) -> None:
-        """Make the backend; raises OSError where the kernel cannot be programmed at all."""
+        """Make the backend; raises OSError where the kernel cannot be programmed at all.
+
+        ``held``: the families of which an earlier run has left chains.
+        """
         self.inbox = Inbox()
         self._settings = settings
         self._choice = choice
         self._host = host
-        self._families = chosen_families(settings.families, host)
+        self._held = held
+        self._families = chosen_families(settings.families, host, held)
         self._make_backend = make_backend
         self._backend = make_backend(self._families)
         self._source = source
@@ -294,7 +303,8 @@ class Agent:
         self._host = check_host(self._settings.fix_host, self._choice.mode)
         if self._node_fault is not None:
             self._look_for_node()
-        families = chosen_families(self._settings.families, self._host)
+        held = self._families if self._adopted else self._held
+        families = chosen_families(self._settings.families, self._host, held)
         if families != self._families and families:
             try:
                 backend = self._make_backend(families)

@@ -7,8 +7,9 @@ from random import Random
 import pytest
 
 from agent.dataplane.iptables import names
+from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.desired import Desired, Naming
-from agent.dataplane.iptables.leftovers import remove, remove_sets
+from agent.dataplane.iptables.leftovers import held_families, remove, remove_sets
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.legacy import table_names
 from agent.dataplane.mode import MODES, Mode
@@ -142,6 +143,16 @@ def test_cleanup_leaves_nothing_of_ours_and_everything_of_others(mode: Mode, net
     assert our_sets() == {}
     assert {family: iptables(mode, family, "-S") for family in FAMILIES} == before
     assert netns.run(["ipset", "list", "-n"]) == sets
+
+
+@EACH_MODE
+def test_the_families_that_hold_chains_of_ours_are_known_and_asking_makes_no_table(mode: Mode) -> None:
+    assert held_families(mode) == frozenset()
+    assert table_names(Family.V4) == ()
+    backend = IptablesBackend(mode, (Family.V6,), Options())
+    backend.sync(Engine(HERE).program)
+    backend.close()
+    assert held_families(mode) == {Family.V6}
 
 
 @EACH_MODE

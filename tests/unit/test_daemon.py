@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from agent import daemon
+from agent.daemon import chosen_families
 from agent.dataplane.backend import Fault, Report
 from agent.dataplane.host import HostState
 from agent.inbox import Inbox
 from agent.kube.events import Event, Synced, Upsert
 from agent.kube.model import Direction, Family, Kind, NetworkPolicy, Pod
-from agent.settings import resolve
+from agent.settings import Families, resolve
 from agent.status.health import readyz
 from tests.unit.daemon_rig import DONE, FAILED, SECONDS, Links, Rig
 
@@ -64,9 +65,7 @@ def test_nothing_is_read_or_written_before_every_kind_has_been_told(rig: Rig) ->
     assert [name for name, _ in rig.backend.calls][:2] == ["adopt", "sync"]
 
 
-def test_a_name_that_no_pod_has_opens_nothing_that_was_closed_before(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_no_pod_has_opens_nothing_that_was_closed_before(rig: Rig) -> None:
     rig.backend.isolated = {bytes((10, 0, 0, 1))}
     elsewhere = Upsert(Kind.POD, Pod("default", "p", "1", {}, "there", (bytes((10, 0, 0, 1)),)))
     rig.start()
@@ -322,6 +321,23 @@ def test_families_that_come_later_make_another_backend_but_no_early_sync(
     assert rig.backend.calls == []
     rig.source.synced()
     rig.until(lambda: ready(rig))
+
+
+def test_a_family_whose_chains_are_in_the_kernel_stays_enforced_when_the_host_loses_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only4 = HostState((), frozenset({Family.V4}), False, False)
+    monkeypatch.setattr(daemon, "HOST_CHECK", 0.02)
+    rig.synced()
+    rig.until(lambda: ready(rig))
+    monkeypatch.setattr(daemon, "check_host", lambda *_: only4)
+    rig.agent._host_at = 0.0
+    rig.until(lambda: rig.agent._host is only4)
+    time.sleep(0.1)
+    assert rig.made == [(Family.V4, Family.V6)]
+    assert chosen_families(Families.AUTO, only4) == (Family.V4,)
+    assert chosen_families(Families.AUTO, only4, {Family.V6}) == (Family.V4, Family.V6)
+    assert chosen_families(Families.IPV4, only4, {Family.V6}) == (Family.V4,)
 
 
 # Other threads

@@ -40,6 +40,16 @@ def sets_referred_to(mode: Mode, families: Iterable[Family]) -> frozenset[str]:
     )
 
 
+def held_families(mode: Mode) -> frozenset[Family]:
+    """Return the families in which one mode has chains of ours; one that cannot be read is not counted."""
+    found = set()
+    for family in Family:
+        with contextlib.suppress(TableError):
+            if any(names.is_ours(chain) for table in tables(mode, [family]).values() for chain in table):
+                found.add(family)
+    return frozenset(found)
+
+
 def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:
     """Remove our hooks and chains from one mode's filter tables; return what could not be removed."""
     written = Tables(mode)
