@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from agent import __version__
 from agent.cli import main
+from agent.kube.model import Kind
+from agent.sources.source import SyncState
+from agent.status.health import Health, readyz
+from agent.status.health import text as health_text
 from tests.docs import README, ROOT, readme, with_part
 
 DOCUMENTS = sorted([README, *ROOT.glob("docs/*.md"), ROOT / "deploy/README.md", ROOT / "vagrant/README.md"])
@@ -52,3 +58,29 @@ def test_every_option_in_the_readme_exists() -> None:
 def test_every_make_target_named_in_the_readme_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z]+)", README.read_text())) - {"both"} <= targets
+
+
+def test_the_answer_of_readyz_in_the_readme_is_what_is_printed() -> None:
+    names = ("links", "source-namespace", "source-networkpolicy", "source-pod", "source-probe")
+    caches = {
+        kind: SyncState(kind is not Kind.POD, 0, 5.0, 5.0) for kind in (*Kind,) if kind is not Kind.NODE
+    }
+    health = Health(5.0, 5.0, caches, applied=False, threads=dict.fromkeys(names, True))
+    printed = health_text(readyz(health))
+    assert textwrap.indent(printed, "    ") in README.read_text()
+
+
+def test_the_image_is_set_with_the_tag_that_is_pushed() -> None:
+    commands = (ROOT / "deploy/README.md").read_text()
+    (pushed,) = re.findall(r"docker push (\S+)", commands)
+    assert f"kustomize edit set image netpol-agent={pushed}\n" in commands
+    assert pushed.endswith(f":{__version__}")
+
+
+def test_what_is_installed_to_run_is_what_is_run() -> None:
+    """The agent does without the commands of ipset and conntrack: nothing asks for them."""
+    packages = (ROOT / "deploy/Dockerfile").read_text().rpartition("apt-get install")[2]
+    assert "iptables" in packages
+    for unused in ("ipset", "conntrack"):
+        assert unused not in packages
+        assert f"`{unused}`" not in README.read_text()
