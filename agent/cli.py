@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import click
 
@@ -41,10 +42,32 @@ _RENDER_SETTINGS = (
 )
 
 
-def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+class _Told(NamedTuple):
+    """What a command says of a setting where it means something else there; None: what the table says."""
+
+    help: str | None = None
+    default: str | None = None
+
+
+_DIRECTORY = _Told(
+    "The directory to read Pods, Namespaces and NetworkPolicies from.", "none, it must be given"
+)
+_IN_RENDER = {
+    "manifests": _DIRECTORY,
+    "node_name": _Told("The node whose rules to print.", "the only node that pods name"),
+    "families": _Told("Address families to print; auto is both."),
+}
+_IN_STATUS = {
+    "health_address": _Told("The address where the agent serves."),
+    "health_port": _Told("The TCP port where it serves."),
+}
+
+
+def _option(setting: Setting, told: _Told) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     variables = ", ".join(setting.environment)
-    default = f"; default: {setting.default_text}" if setting.default_text else ""
-    text = f"{setting.help}  [env: {variables}{default}]"
+    in_words = setting.default_text if told.default is None else told.default
+    default = f"; default: {in_words}" if in_words else ""
+    text = f"{told.help or setting.help}  [env: {variables}{default}]"
     if setting.switch:
         return click.option(
             f"{setting.flag}/{setting.negative_flag}", setting.name, default=None, is_flag=True, help=text
@@ -52,13 +75,15 @@ def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., An
     return click.option(setting.flag, setting.name, default=None, metavar=setting.metavar, help=text)
 
 
-def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _options(
+    *names: str, told: Mapping[str, _Told] = MappingProxyType({})
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the options of these settings, in the table's order; of all without names."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for setting in reversed(SETTINGS):
             if not names or setting.name in names:
-                command = _option(setting)(command)
+                command = _option(setting, told.get(setting.name, _Told()))(command)
         return command
 
     return decorate
@@ -103,7 +128,10 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(
+    short_help="Enforce policies until stopped.",
+    epilog="Example: netpol-agent run --manifests /etc/netpol-agent --node-name worker-1",
+)
 @_options()
 def run(**flags: Any) -> None:
     """Enforce policies until stopped.
@@ -127,8 +155,11 @@ def run(**flags: Any) -> None:
     sys.exit(node.run(settings))
 
 
-@main.command()
-@_options(*_RENDER_SETTINGS)
+@main.command(
+    short_help="Print what a node would be given.",
+    epilog="Example: netpol-agent render --manifests examples --node-name worker-1",
+)
+@_options(*_RENDER_SETTINGS, told=_IN_RENDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the program and the texts as JSON.")
 def render(as_json: bool, **flags: Any) -> None:
     """Print what would be programmed for a node from manifests; touch nothing.
@@ -156,11 +187,14 @@ def render(as_json: bool, **flags: Any) -> None:
     sys.exit(1 if manifests.refused else 0)
 
 
-@main.command()
+@main.command(
+    short_help="Say whether a connection is allowed.",
+    epilog="Example: netpol-agent explain shop/web shop/api 8080 --manifests examples",
+)
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @click.argument("service", metavar="PORT[/PROTO]")
-@_options("manifests")
+@_options("manifests", told={"manifests": _DIRECTORY})
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with every rule.")
 def explain(source: str, destination: str, service: str, as_json: bool, **flags: Any) -> None:
     """Say whether SRC may open a connection to DST, and which policies and rules decide it.
@@ -191,7 +225,10 @@ def explain(source: str, destination: str, service: str, as_json: bool, **flags:
     sys.exit(explanation.outcome.exit_code)
 
 
-@main.command()
+@main.command(
+    short_help="Remove all of it from the kernel.",
+    epilog="Example: netpol-agent cleanup --log-format console",
+)
 @_options(*_LOG_SETTINGS)
 def cleanup(**flags: Any) -> None:
     """Remove everything the agent has put in this node's kernel.
@@ -208,8 +245,11 @@ def cleanup(**flags: Any) -> None:
     sys.exit(node.cleanup())
 
 
-@main.command()
-@_options("health_address", "health_port")
+@main.command(
+    short_help="Show what is enforced here.",
+    epilog="Example: netpol-agent status --json",
+)
+@_options("health_address", "health_port", told=_IN_STATUS)
 @click.option("--url", metavar="URL", help="Where the agent serves, instead of the two above.")
 @click.option("--json", "as_json", is_flag=True, help="Print what the agent serves, as it is.")
 def status(url: str | None, as_json: bool, **flags: Any) -> None:

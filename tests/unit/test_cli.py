@@ -62,6 +62,35 @@ def test_run_has_an_option_for_every_setting() -> None:
         assert setting.environment[0] in "".join(output.split())
 
 
+def test_the_list_of_commands_is_whole() -> None:
+    lines = netpol_agent("--help").output.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == sorted(cli.main.commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
+@pytest.mark.parametrize("name", sorted(cli.main.commands))
+def test_every_command_gives_an_example_with_options_it_has(name: str) -> None:
+    output = netpol_agent(name, "--help").output
+    example = output.partition("Example: ")[2].split()
+    assert example[:2] == ["netpol-agent", name]
+    params = {flag for param in cli.main.commands[name].params for flag in param.opts}
+    assert {word for word in example if word.startswith("--")} <= params
+
+
+def test_an_option_is_told_as_its_command_means_it() -> None:
+    for name in ("render", "explain"):
+        output = " ".join(netpol_agent(name, "--help").output.split())
+        assert "default: none, it must be given" in output
+        assert "API server" not in output
+    render = " ".join(netpol_agent("render", "--help").output.split())
+    assert "default: the only node that pods name" in render
+    assert "the kernel has" not in render
+    assert "any that is free" not in netpol_agent("status", "--help").output
+    run = " ".join(netpol_agent("run", "--help").output.split())
+    assert "default: none: an API server is read" in run
+    assert "0 takes any that is free" in run
+
+
 class Ran:
     """What the daemon was given."""
 
