@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.kube.model import Direction
-from agent.policy.program import AddressPort, Delta, Member, PodId, PolicyId
+from agent.policy.program import AddressPort, Delta, Member, PodId, PolicyId, SetKind
 
 OTHER = {Direction.INGRESS: Direction.EGRESS, Direction.EGRESS: Direction.INGRESS}
 
@@ -33,6 +33,8 @@ class _Side:
     recompiled: bool = False
     gained: set[bytes] = field(default_factory=set)
     lost: set[bytes] = field(default_factory=set)
+    unnamed: set[bytes] = field(default_factory=set)
+    """Addresses of pods here, not of peers, that lose a named port."""
 
 
 def hazardous(
@@ -57,6 +59,8 @@ def hazardous(
         side = sides[set_id.direction]
         side.gained.update(_addresses(added))
         side.lost.update(_addresses(removed) - delta.released)
+        if set_id.kind is SetKind.ADDRESS_PORTS and set_id.direction is Direction.INGRESS:
+            side.unnamed.update(_addresses(removed) - delta.released)
     return any(
         _within(side, delta.isolated[d], delta.opened[d]) or _across(side, sides[OTHER[d]], delta.local)
         for d, side in sides.items()
@@ -83,7 +87,8 @@ def _within(side: _Side, isolated: set[bytes], opened: set[bytes]) -> bool:
     # A pod that was open and is now isolated by a policy that came with it: its peers must be there at once.
     if side.recompiled and isolated and side.gained - isolated:
         return True
-    return bool(opened and side.lost - opened)
+    # A pod that is opened passes what its named ports did: they must not go first.
+    return bool(opened and (side.lost - opened or side.unnamed & opened))
 
 
 def _across(side: _Side, other: _Side, local: set[bytes]) -> bool:
