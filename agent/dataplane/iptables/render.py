@@ -44,7 +44,7 @@ DISCOVERY = (133, 134, 135, 136)
 """ICMPv6 router and neighbour discovery (RFC 4861, section 4); its hop limit, 255, never crosses a router."""
 
 LISTENER = (130, 131, 132, 143)
-"""ICMPv6 multicast listener discovery (RFC 2710, RFC 3810)."""
+"""ICMPv6 multicast listener discovery (RFC 2710, RFC 3810): always to a group, with hop limit 1."""
 
 
 def _in_set(name: str, sides: str) -> str:
@@ -269,6 +269,6 @@ def _unnamed_addresses(family: Family, options: Options) -> list[str]:
     icmp = "-p ipv6-icmp -m icmp6 --icmpv6-type"
     return [
         *(f"{icmp} {kind} -m hl --hl-eq 255 -j {options.leave}" for kind in DISCOVERY),
-        *(f"{icmp} {kind} -j {options.leave}" for kind in LISTENER),
+        *(f"-d ff00::/8 {icmp} {kind} -m hl --hl-eq 1 -j {options.leave}" for kind in LISTENER),
         *(f"{flag} {r} -j DROP" for r in ("fe80::/10", "ff00::/8") for flag in ("-s", "-d")),
     ]
