@@ -33,8 +33,8 @@ class _Side:
     recompiled: bool = False
     gained: set[bytes] = field(default_factory=set)
     lost: set[bytes] = field(default_factory=set)
-    unnamed: set[bytes] = field(default_factory=set)
-    """Addresses of pods here, not of peers, that lose a named port."""
+    named: set[bytes] = field(default_factory=set)
+    """Addresses of pods here, not of peers, that gain or lose a named port."""
 
 
 def hazardous(
@@ -60,7 +60,7 @@ def hazardous(
         side.gained.update(_addresses(added))
         side.lost.update(_addresses(removed) - delta.released)
         if set_id.kind is SetKind.ADDRESS_PORTS and set_id.direction is Direction.INGRESS:
-            side.unnamed.update(_addresses(removed) - delta.released)
+            side.named.update(_addresses(added) | (_addresses(removed) - delta.released))
     return any(
         _within(side, delta.isolated[d], delta.opened[d]) or _across(side, sides[OTHER[d]], delta.local)
         for d, side in sides.items()
@@ -88,12 +88,15 @@ def _within(side: _Side, isolated: set[bytes], opened: set[bytes]) -> bool:
     if side.recompiled and isolated and side.gained - isolated:
         return True
     # A pod that is opened passes what its named ports did: they must not go first.
-    return bool(opened and (side.lost - opened or side.unnamed & opened))
+    return bool(opened and (side.lost - opened or side.named & opened))
 
 
 def _across(side: _Side, other: _Side, local: set[bytes]) -> bool:
     """One direction gains what the other loses, on packets between two pods of this node."""
     if (side.rechained or side.edited) and (other.gained | other.lost) & local:
+        return True
+    # A pod's named ports are matched on the packet's destination, as the peers of the other direction are.
+    if (side.gained | side.lost) & other.named:
         return True
     gained, lost = side.gained & local, other.lost & local
     return any(len(a) == len(b) and a != b for a in gained for b in lost)
