@@ -270,7 +270,7 @@ SETTINGS: tuple[Setting, ...] = (
         "state_dir",
         "/var/lib/netpol-agent",
         "DIR",
-        "Where the last good version of each policy is kept across restarts.",
+        "Where the last good version of each object of the manifests is kept across restarts.",
         _path,
     ),
     _choice(
@@ -313,7 +313,7 @@ SETTINGS: tuple[Setting, ...] = (
         "linger",
         "60",
         "SECONDS",
-        "How long a deleted isolated pod's address stays closed unless a newer pod claims it.",
+        "How long a deleted or finished isolated pod's address stays closed unless a newer pod claims it.",
         _seconds(0),
     ),
     Setting(
