@@ -42,6 +42,17 @@ class Invalid(NamedTuple):
     problems: tuple[Problem, ...]
     closed: NetworkPolicy | None = None
 
+    def meanwhile(self, good: bool | None) -> str:
+        """Say what holds until the object is right; ``good``: whether a good one came before, if known."""
+        kept = "the last good version stays in force"
+        if good:
+            return kept
+        without = "it counts for nothing until it is right"
+        if self.closed is not None:
+            whose = "the pods it selects" if self.kind is Kind.POLICY else "its pods"
+            without = f"{whose} are closed until it is right"
+        return without if good is False else f"{kept}, and where there is none, {without}"
+
 
 class Synced(NamedTuple):
     """Every object of a kind that existed when the source started has been told."""

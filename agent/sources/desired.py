@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from agent.kube.events import Delete, Event, Invalid, Upsert
@@ -29,10 +30,14 @@ class Held(NamedTuple):
 
 
 class Desired(NamedTuple):
-    """The objects that hold, and faults by kind, one line for each object that is wrong."""
+    """The objects that hold, and faults by kind, one line for each object that is wrong.
+
+    ``places`` says of each object of a manifest the path and line where it is.
+    """
 
     objects: dict[ObjectId, Wanted]
     faults: dict[Kind, tuple[str, ...]]
+    places: Mapping[ObjectId, str] = MappingProxyType({})
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -72,7 +77,7 @@ def combine(files: Mapping[str, Held]) -> Desired:
         identity = (Kind.NAMESPACE, Key("", namespace))
         if identity not in objects:
             objects[identity] = Wanted(Namespace(namespace, {METADATA_NAME: namespace}))
-    return Desired(objects, {kind: tuple(lines) for kind, lines in faults.items()})
+    return Desired(objects, {kind: tuple(lines) for kind, lines in faults.items()}, places)
 
 
 def changes(told: Mapping[ObjectId, Wanted], wanted: Mapping[ObjectId, Wanted]) -> list[Event]:

@@ -36,6 +36,8 @@ _EMPTY_SECONDS = 1.0
 # A file that stays unfinished longer than this is a fault.
 _UNFINISHED_SECONDS = UNENDED_SECONDS + 5.0
 
+_KEPT = "the last good version of its objects stays in force"
+
 
 class _File:
     """One manifest file: the text last seen, and the last good version of its objects."""
@@ -249,15 +251,21 @@ class ManifestSource:
             log.info("manifests read", directory=str(self._directory), files=len(self._files))
         for event in events:
             if isinstance(event, Invalid):
+                identity = (event.kind, event.key)
+                meanwhile = event.meanwhile(desired.objects[identity].value is not None)
                 for problem in event.problems:
                     log.warning(
                         "object refused",
+                        file=desired.places.get(identity, ""),
                         kind=event.kind.value,
                         object=str(event.key),
                         field=problem.field,
                         problem=problem.message,
+                        meanwhile=meanwhile,
                     )
-        self._log_once((*faults, *unread))
+        known = {file.fault for file in self._files.values() if file.known}
+        nothing = "nothing of it is enforced until it can be read"
+        self._log_once(dict.fromkeys(faults, _KEPT) | {f: _KEPT if f in known else nothing for f in unread})
         now = time.time()
         for kind in _KINDS:
             mine = desired.faults[kind]
@@ -272,14 +280,15 @@ class ManifestSource:
 
     def _fail(self, fault: str) -> None:
         self._absent = True
-        self._log_once((fault,))
+        self._log_once({fault: _KEPT if self._files else "nothing is programmed until it can be listed"})
         for kind, state in self._states.items():
             self._states[kind] = state._replace(fault=fault)
 
-    def _log_once(self, troubles: tuple[str, ...]) -> None:
-        for trouble in troubles:
+    def _log_once(self, troubles: Mapping[str, str]) -> None:
+        """Log each trouble that is new, and what holds meanwhile."""
+        for trouble, meanwhile in troubles.items():
             if trouble not in self._logged:
-                log.warning("manifest not read", problem=trouble)
+                log.warning("manifest not read", problem=trouble, meanwhile=meanwhile)
         self._logged = set(troubles)
 
     def _keep(self, path: str) -> None:

@@ -306,6 +306,7 @@ class Reflector:
                 object=str(key),
                 field=problem.field,
                 problem=problem.message,
+                meanwhile=event.meanwhile(None),
             )
 
     def _contact(self) -> None:

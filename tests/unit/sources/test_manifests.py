@@ -568,3 +568,26 @@ def test_an_unreachable_state_directory_ends_nothing(tmp_path: Path, monkeypatch
     heard = Heard(tmp_path, tmp_path / "state")
     heard.look()
     assert heard.synced
+
+
+def test_a_refusal_in_the_log_names_the_file_and_what_holds_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text("a"))
+    (tmp_path / "pod.yaml").write_text("{apiVersion: v1, kind: Pod, metadata: {name: p, labels: {a: [1]}}}")
+    heard = Heard(tmp_path)
+    heard.look()
+    (tmp_path / "a.yaml").write_text(text("a", MISSPELT) + "---\n" + text("b", MISSPELT))
+    with structlog.testing.capture_logs() as logs:
+        heard.look()
+        (tmp_path / "c.yaml").write_text("{")
+        heard.look()
+        (tmp_path / "a.yaml").write_text("{")
+        heard.look()
+    assert [(e["object"], e["file"], e["meanwhile"]) for e in logs if e["event"] == "object refused"] == [
+        ("x/a", "a.yaml line 1", "the last good version stays in force"),
+        ("x/b", "a.yaml line 6", "the pods it selects are closed until it is right"),
+    ]
+    unread = [(e["problem"].split(":")[0], e["meanwhile"]) for e in logs if e["event"] == "manifest not read"]
+    assert unread == [
+        ("c.yaml", "nothing of it is enforced until it can be read"),
+        ("a.yaml", "the last good version of its objects stays in force"),
+    ]
