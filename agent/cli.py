@@ -22,6 +22,7 @@ from agent.settings import (
     check_kubeconfig,
     given,
     resolve,
+    unknown_variables,
     value,
     warnings,
 )
@@ -150,6 +151,8 @@ def run(**flags: Any) -> None:
 
     log.configure(settings.log_format, settings.log_level)
     _end_without_privilege()
+    for line in unknown_variables(os.environ):
+        log.get(__name__).warning("unknown environment variable", detail=line)
     for warning in warnings(settings):
         log.get(__name__).warning("setting may do harm", detail=warning)
     sys.exit(node.run(settings))

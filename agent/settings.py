@@ -6,6 +6,7 @@ The table :data:`SETTINGS` makes the command line's options and the documentatio
 
 from __future__ import annotations
 
+import difflib
 import enum
 import ipaddress
 import os
@@ -395,6 +396,9 @@ def resolve(
 
 
 def _parsed(setting: Setting, chosen: _Given) -> Any:
+    if chosen.origin and not chosen.text:
+        # Perhaps a shell variable that is not set: what the default does is not what was meant.
+        raise SettingError(f"{chosen.origin} is empty: give it a value, or leave it out.")
     try:
         return setting.parse(chosen.text)
     except _UnfitError as unfit:
@@ -428,6 +432,24 @@ def check_kubeconfig(flags: Mapping[str, str | None], environ: Mapping[str, str]
         raise SettingError(
             f"{chosen.origin} is {chosen.text!r}: no such file; correct the path or leave it out."
         )
+
+
+# What Kubernetes sets in every pod for a Service that is called netpol-agent.
+_OF_A_SERVICE = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.+)?)?")
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a line for each variable that looks like a setting of ours and is none, with the nearest."""
+    known = [variable for setting in SETTINGS for variable in setting.environment]
+    lines = []
+    for variable in sorted(environ):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name == variable or variable in known or _OF_A_SERVICE.fullmatch(name):
+            continue
+        near = difflib.get_close_matches(variable, known, 1, 0.8)
+        remedy = f"did you mean {near[0]}?" if near else "'netpol-agent run --help' lists those there are"
+        lines.append(f"{variable} is no setting and does nothing; {remedy}")
+    return tuple(lines)
 
 
 def warnings(settings: Settings) -> tuple[str, ...]:

@@ -127,6 +127,13 @@ def test_run_hands_its_settings_on_and_exits_as_told(ran: Ran, monkeypatch: pyte
     assert found.linger == 5.0
 
 
+def test_a_variable_that_is_no_setting_is_warned_of(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETPOL_AGENT_LINGERS", "5")
+    result = netpol_agent("run", "--node-name", "n1")
+    assert "did you mean NETPOL_AGENT_LINGER?" in result.output
+    assert ran.settings is not None
+
+
 def test_a_flag_of_two_forms_beats_the_environment(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETPOL_AGENT_ALLOW_NODES", "true")
     netpol_agent("run", "--node-name", "n1", "--no-allow-nodes")
@@ -141,6 +148,8 @@ def test_a_flag_of_two_forms_beats_the_environment(ran: Ran, monkeypatch: pytest
         (("run", "--manifests", "/nowhere"), "--manifests is '/nowhere': give a directory"),
         (("run", "--node-name", "a", "--kubeconfig", "/no/x"), "--kubeconfig is '/no/x': no such file"),
         (("run", "--node-name", "A"), "--node-name is 'A'"),
+        (("run", "--manifests", ""), "--manifests is empty: give it a value"),
+        (("explain", "a", "b", "80", "--manifests", ""), "--manifests is empty: give it a value"),
         (("run", "--what"), "No such option"),
         (("render",), "--manifests is missing"),
         (("status", "--health-port", "x"), "--health-port is 'x'"),

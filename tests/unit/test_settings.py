@@ -20,6 +20,7 @@ from agent.settings import (
     Settings,
     given,
     resolve,
+    unknown_variables,
     value,
     warnings,
 )
@@ -205,3 +206,30 @@ def test_one_value_does_not_need_the_others_to_be_right() -> None:
     assert value("health_port", {}, {"NETPOL_AGENT_LINGER": "soon"}) == 20245
     with pytest.raises(SettingError, match="NETPOL_AGENT_HEALTH_PORT"):
         value("health_port", {}, {"NETPOL_AGENT_HEALTH_PORT": "http"})
+
+
+def test_a_variable_that_is_no_setting_is_told_with_the_nearest() -> None:
+    found = unknown_variables(
+        {
+            "NETPOL_AGENT_DENIED_PACKET": "reject",
+            "NETPOL_AGENT_COLOUR_OF_THE_LOGO": "blue",
+            "NETPOL_AGENT_LINGER": "1",
+            "NODE_NAME": "n1",
+            "NETPOL_AGENTS": "2",
+            "NETPOL_AGENT_SERVICE_HOST": "10.0.0.1",
+            "NETPOL_AGENT_SERVICE_PORT": "80",
+            "NETPOL_AGENT_SERVICE_PORT_HTTP": "80",
+            "NETPOL_AGENT_PORT": "tcp://10.0.0.1:80",
+            "NETPOL_AGENT_PORT_80_TCP_ADDR": "10.0.0.1",
+        }
+    )
+    assert len(found) == 2
+    assert found[0].startswith("NETPOL_AGENT_COLOUR_OF_THE_LOGO is no setting")
+    assert found[1].endswith("did you mean NETPOL_AGENT_DENIED_PACKETS?")
+
+
+@pytest.mark.parametrize("name", ["manifests", "kubeconfig", "state_dir", "node_name"])
+def test_a_flag_without_a_value_is_refused(name: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(SettingError, match=f"{flag} is empty: give it a value, or leave it out"):
+        resolve({name: ""}, {})
