@@ -21,7 +21,7 @@ from agent import log
 from agent.dataplane.backend import Fault
 from agent.dataplane.legacy import PROC_NET
 from agent.dataplane.links import Bridge, bridges
-from agent.dataplane.mode import Mode, find_command
+from agent.dataplane.mode import PROGRAMS, Mode, find_command
 from agent.dataplane.netlink import Message, NetlinkSocket, attribute
 from agent.kube.model import Family
 
@@ -163,8 +163,7 @@ class _Host:
         for family in sorted(families):
             missing = [a for a in ("save", "restore") if self.read.find_command(family, mode, a) is None]
             if missing:
-                program = "iptables" if family is Family.V4 else "ip6tables"
-                names = " and ".join(f"{program}-{mode}-{action}" for action in missing)
+                names = " and ".join(f"{PROGRAMS[family]}-{mode}-{action}" for action in missing)
                 self.fault(f"not installed: {names}", "install the package iptables, version 1.8 or later")
 
     def netfilter(self) -> None:

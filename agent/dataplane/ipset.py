@@ -303,11 +303,6 @@ class IpSets:
         """Exchange two sets' contents under their names; rules that refer to a name see the other content."""
         self._command(first, uapi.IPSET_CMD_SWAP, _name(first) + _second_name(second))
 
-    def rename(self, name: str, new: str) -> None:
-        """Give a set that no rule refers to another name."""
-        _check_name(new)
-        self._command(name, uapi.IPSET_CMD_RENAME, _name(name) + _second_name(new))
-
     def destroy(self, name: str) -> None:
         """Remove a set that no rule refers to. None there is no error."""
         try:

@@ -28,7 +28,7 @@ MODES: tuple[Mode, ...] = ("nft", "legacy")
 OUR_PREFIX = "KUBE-NETPOL-"
 _OURS = re.compile(r"KUBE-(NETPOL-|(POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16}$)")
 _HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
-_PROGRAMS = {Family.V4: "iptables", Family.V6: "ip6tables"}
+PROGRAMS = {Family.V4: "iptables", Family.V6: "ip6tables"}
 _SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _TIMEOUT_SECONDS = 30
 _RETRY_SECONDS = (1.0, 3.0)
@@ -197,7 +197,7 @@ def find_command(family: Family, mode: Mode, action: str) -> str | None:
 
     It is looked for by its explicit name, then by the plain one, which may be of either mode.
     """
-    program = _PROGRAMS[family]
+    program = PROGRAMS[family]
     explicit = shutil.which(f"{program}-{mode}-{action}", path=_SEARCH_PATH)
     if explicit is not None:
         return explicit

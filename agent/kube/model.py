@@ -20,6 +20,11 @@ class Family(enum.IntEnum):
     V4 = 4
     V6 = 6
 
+    @property
+    def bits(self) -> int:
+        """The length of an address."""
+        return 32 if self is Family.V4 else 128
+
 
 class Protocol(enum.IntEnum):
     """A transport protocol by its IANA number."""

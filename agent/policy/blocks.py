@@ -110,7 +110,7 @@ def _difference(ranges: Ranges, without: Ranges) -> Ranges:
 
 def _networks(addresses: Range, family: Family) -> list[Network]:
     """Return the networks that make up a range, sorted; none of them is a /0."""
-    size = 4 if family is Family.V4 else 16
+    size = family.bits // 8
     found: list[Network] = []
     for cidr in iprange_to_cidrs(IPAddress(addresses.first, family), IPAddress(addresses.last, family)):
         prefix = cidr.prefixlen

@@ -47,6 +47,13 @@ class NetworkMember(NamedTuple):
 Member = bytes | AddressPort | NetworkMember
 
 
+def member_address(member: Member) -> bytes | None:
+    """Return the address of the pod that a set's member stands for; None for a network."""
+    if isinstance(member, AddressPort):
+        return member.address
+    return member if isinstance(member, bytes) else None
+
+
 class SetId(NamedTuple):
     """A set of peers or of named ports, of one direction and family.
 
@@ -145,7 +152,7 @@ class Program:
 
     def isolated(self, direction: Direction, family: Family) -> set[bytes]:
         """Return the addresses isolated in a direction: of pods and closed ones. Costs a scan."""
-        size = 4 if family is Family.V4 else 16
+        size = family.bits // 8
         found = {a for a in self.closed[direction] if len(a) == size}
         for pod_id, pod in self.pods.items():
             if pod_id.direction is direction:

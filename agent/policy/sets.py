@@ -144,7 +144,7 @@ class Sets:
 
     def _fill(self, live: LiveSet) -> None:
         family = live.id.family
-        size = 4 if family is Family.V4 else 16
+        size = family.bits // 8
         records: Iterable[PodRecord]
         if live.term is not None:
             _feeds(live.term, family).append(live)

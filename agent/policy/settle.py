@@ -12,7 +12,6 @@ from agent.policy.journal import Journal
 from agent.policy.linger import Lingering
 from agent.policy.ownership import Ownership
 from agent.policy.program import (
-    AddressPort,
     Delta,
     Member,
     PodId,
@@ -22,6 +21,7 @@ from agent.policy.program import (
     Program,
     SetId,
     SetKind,
+    member_address,
 )
 from agent.policy.selection import Selection
 from agent.policy.sets import Sets
@@ -178,8 +178,8 @@ class Settlement:
         self, journal: Journal, delta: Delta, dropped: list[set[Member]], now: float
     ) -> None:
         owners = self._ownership.owners
-        left = {_address(m) for membership in delta.members.values() for m in membership.removed}
-        left.update(_address(m) for members in dropped for m in members)
+        left = {member_address(m) for membership in delta.members.values() for m in membership.removed}
+        left.update(member_address(m) for members in dropped for m in members)
         for address, pods in journal.departed.items():
             owner = owners.get(address)
             if owner is not None and pods == {owner.identity}:
@@ -240,7 +240,9 @@ class Settlement:
         owners = self._ownership.owners
         for added, removed in delta.members.values():
             for member in (*added, *removed):
-                address = _address(member)
+                address = member_address(member)
+                if address is None:
+                    continue
                 owner = owners.get(address)
                 before = journal.owners.get(address, owner)
                 if (owner is not None and owner.local) or (before is not None and before.local):
@@ -252,9 +254,3 @@ class Settlement:
 
 def _sets_of(program: PolicyProgram) -> set[SetId]:
     return {set_id for rules in program for rule in rules for set_id in rule.sets()}
-
-
-def _address(member: Member) -> bytes:
-    if isinstance(member, bytes):
-        return member
-    return member.address if isinstance(member, AddressPort) else member.network.address
