@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
 
 from agent.settings import LogFormat, LogLevel
 
+_NAME = "logger_name"
+"""structlog's own functions have an argument ``logger``, so it cannot be bound under that name."""
+
+
+def _name_logger(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if _NAME in event:
+        event["logger"] = event.pop(_NAME)
+    return event
+
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return the logger of a module: events are short fixed texts, what varies goes in fields."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**{_NAME: name})
     return logger
 
 
@@ -21,6 +31,7 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
     least = getattr(logging, level.value.upper())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _name_logger,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -29,7 +40,9 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
     if as_json:
         final = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        final = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # https://no-color.org: set and not empty.
+        colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        final = [structlog.dev.ConsoleRenderer(colors=colours)]
     structlog.configure(
         processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(least),
