@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Selector
+from agent.sources import manifests as source_of_manifests
 from agent.sources import writing
 from agent.sources.lastgood import LastGood
 from agent.sources.manifests import ManifestSource, read_manifests
@@ -192,6 +195,14 @@ def test_a_damaged_state_file_is_passed_over(directory: Path, state: Path) -> No
     for file in (state / "manifests").iterdir():
         file.write_text("{")
     assert kinds(Heard(directory, state).look()) == [Upsert, Synced]
+
+
+@contextlib.contextmanager
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Gather what the source logs, by a logger that no configuration has been settled for."""
+    monkeypatch.setattr(source_of_manifests, "log", structlog.get_logger())
+    with structlog.testing.capture_logs() as logs:
+        yield logs
 
 
 def test_a_state_directory_that_cannot_be_written_is_a_fault_and_stops_nothing(
@@ -535,12 +546,14 @@ def test_what_nobody_reads_spoils_no_state(directory: Path, state: Path) -> None
     assert kinds(again.look()) == [Upsert, Upsert, Synced]
 
 
-def test_a_state_directory_that_cannot_be_used_is_told_once_under_its_own_name(tmp_path: Path) -> None:
+def test_a_state_directory_that_cannot_be_used_is_told_once_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifests = tmp_path / "manifests"
     manifests.mkdir()
     (manifests / "a.yaml").write_text(text("a"))
     (tmp_path / "state").write_text("a file")
-    with structlog.testing.capture_logs() as logs:
+    with logged(monkeypatch) as logs:
         heard = Heard(manifests, tmp_path / "state")
         heard.look()
         (manifests / "b.yaml").write_text(text("b"))
@@ -570,13 +583,15 @@ def test_an_unreachable_state_directory_ends_nothing(tmp_path: Path, monkeypatch
     assert heard.synced
 
 
-def test_a_refusal_in_the_log_names_the_file_and_what_holds_meanwhile(tmp_path: Path) -> None:
+def test_a_refusal_in_the_log_names_the_file_and_what_holds_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.yaml").write_text(text("a"))
     (tmp_path / "pod.yaml").write_text("{apiVersion: v1, kind: Pod, metadata: {name: p, labels: {a: [1]}}}")
     heard = Heard(tmp_path)
     heard.look()
     (tmp_path / "a.yaml").write_text(text("a", MISSPELT) + "---\n" + text("b", MISSPELT))
-    with structlog.testing.capture_logs() as logs:
+    with logged(monkeypatch) as logs:
         heard.look()
         (tmp_path / "c.yaml").write_text("{")
         heard.look()
