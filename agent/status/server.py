@@ -5,6 +5,7 @@ It asks the agent anew for each request, through the two callables it is given, 
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
 import socket
@@ -98,7 +99,7 @@ class StatusServer:
         except OSError as error:
             fault = Fault(
                 f"health cannot be served on {self._address} port {self.port}: {error.strerror or error}",
-                "free the port, or choose another with --health-port",
+                _remedy(error),
                 blocking=False,
             )
             if self._fault != (fault,):
@@ -126,6 +127,13 @@ class StatusServer:
         if path == "/":
             return Response(200, _TEXT, _INDEX.encode())
         return Response(404, _TEXT, f"no such page: {path}; / lists what there is\n".encode())
+
+
+def _remedy(error: OSError) -> str:
+    # A family that is turned off has no address at all.
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return "choose an address of this node with --health-address"
+    return "free the port, or choose another with --health-port"
 
 
 def _answer(answer: health.Answer, as_json: bool) -> Response:

@@ -215,5 +215,7 @@ def test_a_server_that_never_got_its_port_stops_at_once(server: StatusServer, ag
 def test_an_address_this_host_has_not_is_a_fault(agent: Agent) -> None:
     server = StatusServer("192.0.2.77", 0, agent.health, agent.status)
     server.start()
-    assert "192.0.2.77 port 0: Cannot assign" in server.faults()[0].what
+    (fault,) = server.faults()
+    assert "192.0.2.77 port 0: Cannot assign" in fault.what
+    assert "--health-address" in fault.remedy
     server.stop()
