@@ -155,6 +155,14 @@ def test_a_pod_that_comes_into_reach_and_changes_its_port_is_reached_by_neither(
     follow(patch, upsert(_pod(0, _LABELS[0], 81)) + beginning[1:], [(False, beginning[:1])])
 
 
+def test_a_pod_that_changes_policies_and_is_renumbered_at_once_is_not_denied_on_its_way(
+    patch: pytest.MonkeyPatch,
+) -> None:
+    from_a = NetworkPolicy("red", "q", _A, ingress=(Rule((Peer(_A),)),))
+    beginning = upsert(_pod(0, _LABELS[0], 80), _pod(1, _LABELS[0], 80), _HTTP, from_a)
+    follow(patch, beginning, [(False, upsert(_pod(0, _LABELS[1], 81)))])
+
+
 def test_a_pod_that_is_opened_and_renumbered_at_once_is_not_denied_on_its_way(
     patch: pytest.MonkeyPatch,
 ) -> None:

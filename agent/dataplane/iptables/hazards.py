@@ -80,7 +80,8 @@ def _addresses(members: Iterable[Member]) -> set[bytes]:
 def _within(side: _Side, isolated: set[bytes], opened: set[bytes]) -> bool:
     """Chains change together with sets, or with who is isolated, in a way that one packet can tell."""
     moved = side.gained | side.lost
-    if any(moved - own for own in side.rechained.values()):
+    # A pod is no peer of its own, but its chain does look at its named ports.
+    if any(moved - own or side.named & own for own in side.rechained.values()):
         return True
     if side.edited and (moved or isolated or opened):
         return True
