@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.leftovers import held_families, remove, remove_sets
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.lock import LockedError, lock_node
-from agent.dataplane.mode import MODES, decide_mode
+from agent.dataplane.mode import MODES, UndecidedError, decide_mode
 from agent.kube.model import Family
 from agent.settings import AllowedPackets, DeniedPackets, Settings
 from agent.sources.source import Source
@@ -41,8 +40,10 @@ def run(settings: Settings) -> int:
         with lock_node():
             return _run_locked(settings)
     except LockedError as error:
-        _log.error("another agent runs on this node", detail=str(error))
-        return CANNOT_GO_ON
+        _log.error("the node cannot be locked", detail=str(error))
+    except UndecidedError as error:
+        _log.error("which iptables this node uses cannot be told", detail=str(error))
+    return CANNOT_GO_ON
 
 
 def _run_locked(settings: Settings) -> int:
@@ -74,17 +75,7 @@ def _run_locked(settings: Settings) -> int:
             remedy="run as root, with CAP_NET_ADMIN, in the node's network namespace",
         )
         return CANNOT_GO_ON
-    try:
-        server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status)
-    except OSError as error:
-        _log.error(
-            "cannot serve health",
-            address=settings.health_address,
-            port=settings.health_port,
-            error=error.strerror or str(error),
-            remedy=_health_remedy(error),
-        )
-        return CANNOT_GO_ON
+    server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status)
     # Whichever thread the signal comes to, the loop wakes up and runs its handler.
     signal.set_wakeup_fd(agent.inbox.wakes, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -96,13 +87,6 @@ def _run_locked(settings: Settings) -> int:
         server.stop()
     _log.info("stopped", detail="what is in the kernel stays there")
     return STOPPED
-
-
-def _health_remedy(error: OSError) -> str:
-    # A family that is turned off has no address at all.
-    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return "choose an address of this node with --health-address"
-    return "free the port or choose another with --health-port"
 
 
 def _source(settings: Settings) -> Source:
@@ -125,7 +109,8 @@ def cleanup() -> int:
             if not faults:
                 faults += remove_sets()
     except LockedError as error:
-        _log.error("an agent runs on this node and would put everything back", detail=str(error))
+        # An agent that runs here would put everything back.
+        _log.error("the node cannot be locked", detail=str(error))
         return CANNOT_GO_ON
     for fault in faults:
         _log.error("not removed", what=fault.what, remedy=fault.remedy)

@@ -27,7 +27,7 @@ from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.strangers import kube_router_fault
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key
-from agent.policy.program import AddressPort, Delta, Member, Program
+from agent.policy.program import Delta, Member, Program, member_address
 
 log = structlog.get_logger(__name__)
 
@@ -411,19 +411,13 @@ def _losses_of(live: Mapping[str, Gains], released: set[bytes]) -> dict[str, Gai
     if not released:
         return found
     for name, gains in live.items():
-        lost = {m for m in gains.removed if _address(m) in released}
+        lost = {m for m in gains.removed if member_address(m) in released}
         if lost:
             found[name] = Gains(removed=lost)
             gains.removed -= lost
     return found
 
 
-def _address(member: Member) -> bytes | None:
-    if isinstance(member, AddressPort):
-        return member.address
-    return member if isinstance(member, bytes) else None
-
-
 def _without(members: Iterable[Member], addresses: set[bytes]) -> set[Member]:
     wanted = set(members)
-    return {m for m in wanted if _address(m) not in addresses} if addresses else wanted
+    return {m for m in wanted if member_address(m) not in addresses} if addresses else wanted

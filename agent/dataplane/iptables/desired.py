@@ -14,7 +14,6 @@ Chains = dict[str, tuple[str, ...]]
 Changes = dict[Family, dict[str, tuple[str, ...] | None]]
 """For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
 
-_BITS = {Family.V4: 32, Family.V6: 128}
 Tree = tuple[Direction, Family]
 _Node = tuple[tuple[Prefix, Key | None], ...]
 
@@ -178,9 +177,9 @@ class Desired:
         pods = {**self._kept.get(tree, {}), **self._addresses.get(tree, {})}
         nodes: dict[Prefix, _Node] = {
             node: tuple(
-                (entry, pods.get(entry.value) if entry.length == _BITS[family] else None) for entry in entries
+                (entry, pods.get(entry.value) if entry.length == family.bits else None) for entry in entries
             )
-            for node, entries in build(pods, _BITS[family]).items()
+            for node, entries in build(pods, family.bits).items()
         }
         before = self._nodes.get(tree, {})
         for node, entries in nodes.items():

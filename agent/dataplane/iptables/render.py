@@ -36,7 +36,6 @@ IsolatedNamer = Callable[[Direction, Family], str]
 MULTIPORT_SLOTS = 15
 """Ports in one multiport match; a range takes two (iptables-extensions(8))."""
 
-_BITS = {Family.V4: 32, Family.V6: 128}
 _ANY_PORT = (0, 65535)
 _PROTOCOLS = {protocol: protocol.name.lower() for protocol in Protocol}
 
@@ -130,7 +129,7 @@ def pod_chain(pod: PodId, program: PodProgram, family: Family, options: Options)
     itself = "-s" if direction is Direction.INGRESS else "-d"
     rules = [
         _join(
-            f"{itself} {address_text(address)}/{_BITS[family]}",
+            f"{itself} {address_text(address)}/{family.bits}",
             names.about("from pod", pod.pod, " to itself"),
             f"-g {names.allow(direction)}",
         )
@@ -145,7 +144,7 @@ def pod_chain(pod: PodId, program: PodProgram, family: Family, options: Options)
 
 def address_in(addresses: Iterable[bytes], family: Family) -> bytes | None:
     """Return the address of a family, or None."""
-    size = _BITS[family] // 8
+    size = family.bits // 8
     return next((a for a in addresses if len(a) == size), None)
 
 
@@ -176,7 +175,7 @@ def node_name(direction: Direction, family: Family, node: Prefix) -> str:
 
 def prefix_text(prefix: Prefix, family: Family) -> str:
     """Return a prefix as iptables-save prints it: address/length."""
-    packed = prefix.value.to_bytes(_BITS[family] // 8, "big")
+    packed = prefix.value.to_bytes(family.bits // 8, "big")
     text = socket.inet_ntop(socket.AF_INET if family is Family.V4 else socket.AF_INET6, packed)
     return f"{text}/{prefix.length}"
 

@@ -15,7 +15,7 @@ from agent.dataplane.iptables.kernel import sets_in
 from agent.dataplane.iptables.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key, family_of
-from agent.policy.program import AddressPort, Delta, Member, PodId, Program, SetId, SetKind
+from agent.policy.program import AddressPort, Delta, Member, PodId, Program, SetId, SetKind, member_address
 
 Rules = tuple[str, ...]
 
@@ -271,7 +271,7 @@ class Planner:
     ) -> dict[SetId, Gains]:
         moving: dict[SetId, Gains] = {}
         for set_id, name in self.set_names.items():
-            members = {m for m in program.sets[set_id] if _address(m) not in withheld}
+            members = {m for m in program.sets[set_id] if member_address(m) not in withheld}
             shape = shape_of(set_id, len(members))
             gains = _compared(name, shape, members, content, referred, step)
             if gains:
@@ -330,15 +330,9 @@ def _compared(
     return gains
 
 
-def _address(member: Member) -> bytes | None:
-    if isinstance(member, AddressPort):
-        return member.address
-    return member if isinstance(member, bytes) else None
-
-
 def _left(moving: Mapping[SetId, Gains]) -> set[bytes]:
     """Return the addresses that leave sets: whose pods they were is not known any more."""
-    found = {_address(member) for gains in moving.values() for member in gains.removed}
+    found = {member_address(member) for gains in moving.values() for member in gains.removed}
     return {address for address in found if address is not None}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import IO
 
 from agent.dataplane.iptables import nft
-from agent.dataplane.mode import INSTALL, Mode, find_command
+from agent.dataplane.mode import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
 
@@ -49,10 +49,6 @@ class TableError(Exception):
         super().__init__(f"{command} failed{at}: {reason}")
 
 
-def _program(family: Family) -> str:
-    return "iptables" if family is Family.V4 else "ip6tables"
-
-
 def parse(text: str) -> Table:
     """Parse the filter table out of what iptables-save prints."""
     chains: dict[str, list[str]] = {}
@@ -85,7 +81,7 @@ class Tables:
     def command(self, family: Family, action: str) -> str:
         """Name the command for an action: ``save`` or ``restore``."""
         found = find_command(family, self.mode, action)
-        return found if found is not None else f"{_program(family)}-{self.mode}-{action}"
+        return found if found is not None else f"{PROGRAMS[family]}-{self.mode}-{action}"
 
     def read(self, family: Family) -> Table:
         """Return the filter table as it is. Raises TableError.

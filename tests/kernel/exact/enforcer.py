@@ -17,6 +17,7 @@ from agent.kube.events import Delete, Event, Synced, Upsert
 from agent.kube.model import Family, Kind, Object
 from agent.policy.engine import Engine
 from agent.policy.program import Member, Program
+from agent.policy.vacated import LOCAL_SECONDS
 from tests.kernel.exact.arena import Arena
 from tests.lab.netns import Netns
 from tests.property.strategies import HERE
@@ -116,6 +117,9 @@ class Enforcer:
     def empty(self) -> None:
         """Delete everything; raise WrongStateError when anything is left."""
         self.move((), Random(0))
+        # What is remembered of addresses that were left has its time.
+        self._now += LOCAL_SECONDS
+        self._engine.apply((), self._now)
         self.tidy()
         left = {name: size for name, size in self._engine.sizes().items() if size}
         if left or self._engine.program != Program():

@@ -219,3 +219,26 @@ def test_an_address_this_host_has_not_is_a_fault(agent: Agent) -> None:
     assert "192.0.2.77 port 0: Cannot assign" in fault.what
     assert "--health-address" in fault.remedy
     server.stop()
+
+
+@pytest.mark.parametrize(
+    ("number", "option"),
+    [
+        (errno.EADDRNOTAVAIL, "--health-address"),
+        (errno.EAFNOSUPPORT, "--health-address"),
+        (errno.EADDRINUSE, "--health-port"),
+        (errno.EACCES, "--health-port"),
+    ],
+)
+def test_health_that_cannot_be_served_names_the_option_to_change(
+    number: int, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "trouble")
+
+    monkeypatch.setattr(server_module, "_Server", refuse)
+    server = StatusServer("127.0.0.1", 1, lambda: pytest.fail("asked"), lambda: pytest.fail("asked"))
+    server.start()
+    (fault,) = server.faults()
+    server.stop()
+    assert option in fault.remedy
