@@ -45,11 +45,16 @@ _WRONG = st.one_of(
         )
     ),
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=5),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
         max_leaves=6,
     ),
-)
+).map(copy.deepcopy)
+"""Each time of its own: what was put in may be changed by what is done next."""
 _FIELDS = (
     "podSelectr",
     "PodSelector",

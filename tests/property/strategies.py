@@ -36,7 +36,7 @@ NAMESPACES = ("red", "blue", "ghost")
 ADDRESSES_4 = tuple(
     ipaddress.ip_address(a).packed
     for a in (
-        "0.0.0.0",
+        "0.0.0.1",
         "10.0.0.1",
         "10.0.0.2",
         "10.0.1.1",
@@ -47,7 +47,7 @@ ADDRESSES_4 = tuple(
 )
 ADDRESSES_6 = tuple(
     ipaddress.ip_address(a).packed
-    for a in ("::", "fd00::1", "fd00::2", "fd00:0:0:1::1", "7fff:" + ":".join(["ffff"] * 7), "8000::")
+    for a in ("::1", "fd00::1", "fd00::2", "fd00:0:0:1::1", "7fff:" + ":".join(["ffff"] * 7), "8000::")
 )
 ADDRESSES = ADDRESSES_4 + ADDRESSES_6
 

@@ -1,6 +1,6 @@
 """From the addresses that random clusters are made of to addresses that packets can be sent to.
 
-Random pods have 0.0.0.0 and 255.255.255.255, where corners are; no packet goes there. What matters of an
+Random pods have 0.0.0.1 and 255.255.255.255, where corners are; no packet goes there. What matters of an
 address is only which networks hold it with which other addresses, so the whole address space is turned by a
 map that keeps every common prefix: networks stay networks of the same length, and hold the same pods.
 """
@@ -23,7 +23,7 @@ def packed(text: str) -> bytes:
 IMAGES = tuple(
     (packed(one), packed(other))
     for one, other in (
-        ("0.0.0.0", "2.0.0.0"),
+        ("0.0.0.1", "2.0.0.1"),
         ("10.0.0.1", "10.244.1.9"),
         ("10.0.0.2", "10.244.1.10"),
         ("10.0.0.3", "10.244.1.11"),
@@ -34,7 +34,7 @@ IMAGES = tuple(
         ("127.255.255.255", "111.255.255.255"),
         ("128.0.0.0", "128.0.0.0"),
         ("255.255.255.255", "223.255.255.255"),
-        ("::", "2000::"),
+        ("::1", "2000::1"),
         ("fd00::1", "fd00:10:244:1::9"),
         ("fd00::2", "fd00:10:244:1::a"),
         ("fd00::3", "fd00:10:244:1::b"),
