@@ -6,6 +6,7 @@ direction, change at once: few pods, all on this node, and policies about the ve
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from itertools import permutations, product
 
@@ -98,7 +99,15 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
         yield context
 
 
-_steps = st.tuples(st.sampled_from((False, False, True)), st.lists(_events, min_size=1, max_size=2))
+_told_of_namespaces = _namespaces.map(upsert)
+_told = st.one_of(
+    _events.map(lambda event: [event]),
+    _events.map(lambda event: [event]),
+    st.builds(operator.add, _told_of_namespaces, _told_of_namespaces),
+    st.builds(operator.add, _told_of_namespaces, _policies.map(upsert)),
+)
+"""Not a pod with anything else: one that comes under a policy as its peers come too may wait for them."""
+_steps = st.tuples(st.sampled_from((False, False, True)), _told)
 
 
 # Each is quick, and what is looked for takes two or three things to come together.
@@ -161,6 +170,18 @@ def test_a_pod_that_changes_policies_and_is_renumbered_at_once_is_not_denied_on_
     from_a = NetworkPolicy("red", "q", _A, ingress=(Rule((Peer(_A),)),))
     beginning = upsert(_pod(0, _LABELS[0], 80), _pod(1, _LABELS[0], 80), _HTTP, from_a)
     follow(patch, beginning, [(False, upsert(_pod(0, _LABELS[1], 81)))])
+
+
+def test_pods_that_are_opened_together_are_not_denied_as_their_namespace_is_relabelled(
+    patch: pytest.MonkeyPatch,
+) -> None:
+    to_b = (Rule((Peer(None, _B),)),)
+    both = NetworkPolicy("red", "p", egress=to_b), NetworkPolicy("blue", "p", egress=to_b)
+    pods = upsert(*(_pod(place, _LABELS[0], 80) for place in range(3)))
+    beginning = pods + upsert(Namespace("red", _LABELS[1]), *both)
+    opening = upsert(Namespace("red", _LABELS[0]), NetworkPolicy("red", "p"))
+    follow(patch, beginning, [(False, opening)])
+    follow(patch, pods + opening + upsert(both[1]), [(False, upsert(Namespace("red", _LABELS[1]), both[0]))])
 
 
 def test_a_pod_that_is_opened_and_renumbered_at_once_is_not_denied_on_its_way(

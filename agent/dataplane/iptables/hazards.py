@@ -86,10 +86,19 @@ def _within(side: _Side, isolated: set[bytes], opened: set[bytes]) -> bool:
     if side.edited and (moved or isolated or opened):
         return True
     # A pod that was open and is now isolated by a policy that came with it: its peers must be there at once.
-    if side.recompiled and isolated and side.gained - isolated:
+    if side.recompiled and _apart(isolated, side.gained):
         return True
     # A pod that is opened passes what its named ports did: they must not go first.
-    return bool(opened and (side.lost - opened or side.named & opened))
+    return bool(side.named & opened) or _apart(opened, side.lost)
+
+
+def _apart(pods: set[bytes], peers: set[bytes]) -> bool:
+    """Whether a packet can be between one of the pods and one of the peers; no pod is a peer of its own."""
+    for size in (4, 16):
+        ours, theirs = {a for a in pods if len(a) == size}, {a for a in peers if len(a) == size}
+        if ours and theirs and (len(ours) > 1 or ours != theirs):
+            return True
+    return False
 
 
 def _across(side: _Side, other: _Side, local: set[bytes]) -> bool:
