@@ -140,7 +140,7 @@ class Node:
 
 def text_of(data: object, name: str) -> bytes:
     text = json.dumps(data) if name.endswith(".json") else yaml.safe_dump(data, sort_keys=False)
-    return text.encode()
+    return f"{text}\n".encode()
 
 
 def refused(cluster: RandomCluster, policy: NetworkPolicy, name: str, text: bytes) -> bool:
