@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ class ApiError(Exception):
         self.status = status
 
 
+IDLE_SECONDS = 30.0
+"""After so long without a request the connection is made anew: the server closes one that idles for 90."""
+
+
 class Client:
     """One connection, opened in ``netns`` and kept, for one thread; :meth:`another` makes one for another."""
 
@@ -36,6 +41,7 @@ class Client:
         self._certificate = certificate
         self._token = token
         self._connection: http.client.HTTPSConnection | None = None
+        self._used = 0.0
         self.written: dict[str, int] = {}
         """The newest resourceVersion that was written through this client, by kind."""
 
@@ -67,10 +73,13 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content}
         try:
+            if time.monotonic() - self._used > IDLE_SECONDS:
+                self.close()
             connection = self._connect()
             connection.request(method, path, data, headers)
             response = connection.getresponse()
             answer = response.read().decode()
+            self._used = time.monotonic()
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise error if isinstance(error, OSError) else OSError(str(error)) from error
