@@ -126,10 +126,11 @@ def pod_chain(pod: PodId, program: PodProgram, family: Family, options: Options)
         return {}
     direction = pod.direction
     bit = f"{options.mark(direction):#x}"
-    itself = "-s" if direction is Direction.INGRESS else "-d"
+    own = f"{address_text(address)}/{family.bits}"
     rules = [
         _join(
-            f"{itself} {address_text(address)}/{family.bits}",
+            # Both ends, though the tree leads one here: that may still be an address the pod had before.
+            f"-s {own} -d {own}",
             names.about("from pod", pod.pod, " to itself"),
             f"-g {names.allow(direction)}",
         )

@@ -166,7 +166,7 @@ def test_a_pod_without_an_address_of_a_family_has_no_chain_there() -> None:
     program = PodProgram((b"\x0a\0\0\1",), (Key("ns", "p"),))
     assert render.pod_chain(pod, program, Family.V6, Options()) == {}
     (rules,) = render.pod_chain(pod, program, Family.V4, Options()).values()
-    assert rules[0].startswith("-d 10.0.0.1/32 ")
+    assert rules[0].startswith("-s 10.0.0.1/32 -d 10.0.0.1/32 ")
     assert rules[-1].endswith(f"-g {names.DENY}")
 
 
