@@ -156,6 +156,9 @@ def test_every_pod_of_a_crowded_node_is_judged_by_its_own_chain(
     _ask_everybody(kernel, second, seed)
     assert not backend.tidy(engine.program).faults
     _ask_everybody(kernel, second, seed)
+    fresh = Kernel()
+    assert not make_backend(fresh, patch).sync(engine.program).faults
+    assert kernel.tables == fresh.tables
 
 
 def _ask_everybody(kernel: Kernel, addresses: list[bytes], seed: int) -> None:

@@ -1,0 +1,249 @@
+"""Breakages of the renderer, of the tree, and of the steps from one state of the kernel to the next."""
+
+from __future__ import annotations
+
+from tests.mutation.model import Mutation, Selection
+
+_RENDER = "agent/dataplane/iptables/render.py"
+_TREE = "agent/dataplane/iptables/tree.py"
+_HAZARDS = "agent/dataplane/iptables/hazards.py"
+_STEPS = "agent/dataplane/iptables/steps.py"
+_BACKEND = "agent/dataplane/iptables/backend.py"
+_DESIRED = "agent/dataplane/iptables/desired.py"
+_NAMES = "agent/dataplane/iptables/names.py"
+
+DATAPLANE = (
+    # --- Rules ----------------------------------------------------------------------------------------------
+    Mutation(
+        "a multiport chunk dropped",
+        _RENDER,
+        "for chunk in _chunks(ranges):",
+        "for chunk in _chunks(ranges)[:1]:",
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "a range counted as one port of a multiport match",
+        _RENDER,
+        "slots = 1 if first == last else 2",
+        "slots = 1",
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "a range written as its first port",
+        _RENDER,
+        'texts = [str(a) if a == b else f"{a}:{b}" for a, b in chunk]',
+        "texts = [str(a) for a, b in chunk]",
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "any port written for one protocol as for every protocol",
+        _RENDER,
+        'matches.append(f"-p {name}")',
+        'matches.append("")',
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "src for dst",
+        _RENDER,
+        'side = "src" if policy.direction is Direction.INGRESS else "dst"',
+        'side = "dst" if policy.direction is Direction.INGRESS else "src"',
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "OR for AND between a rule's peers and its ports",
+        _RENDER,
+        "chain += [_join(port, peer, about, allow) for port in ports for peer in peers]",
+        "chain += [_join(match, about, allow) for match in (*ports, *peers)]",
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "peers lost where a rule has a chain of them",
+        _RENDER,
+        'chain += [_join(port, about, f"-j {inner}") for port in ports]',
+        "chain += [_join(port, about, allow) for port in ports]",
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "named ports of peers are not rendered",
+        _RENDER,
+        'chain += [_join(_in_set(set_name(s), "dst,dst"), about, allow) for s in rule.folded]',
+        "pass",
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "one rule's chain of peers serves every rule of the policy",
+        _NAMES,
+        'digest("rule", policy.direction, *policy.policy, str(number))',
+        'digest("rule", policy.direction, *policy.policy)',
+        (Selection.RULES,),
+    ),
+    Mutation(
+        "a policy's two directions share a chain",
+        _NAMES,
+        'digest("policy", policy.direction, *policy.policy)',
+        'digest("policy", *policy.policy)',
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "sets of both families share a name",
+        _NAMES,
+        "KUBE-{side}-{int(set_id.family)}-",
+        "KUBE-{side}-4-",
+        (Selection.CHAINS,),
+    ),
+    # --- Marks and verdicts ---------------------------------------------------------------------------------
+    Mutation(
+        "a policy of one direction is asked for the other's mark",
+        _RENDER,
+        '    bit = f"{options.mark(direction):#x}"\n    own',
+        '    bit = f"{options.mark(Direction.EGRESS):#x}"\n    own',
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "a pod's own marks count as a policy's",
+        _RENDER,
+        "            clear,\n            *from_nodes,",
+        "            *from_nodes,",
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "marks stay on a packet that was judged",
+        _RENDER,
+        ' {fell} -g {names.DENY}",\n            clear,',
+        ' {fell} -g {names.DENY}",',
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "strangers' marks are cleared with ours",
+        _RENDER,
+        'clear = f"-j MARK --set-xmark 0x0/{options.both_marks:#x}"',
+        'clear = "-j MARK --set-xmark 0x0/0xffffffff"',
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "mark not checked: an isolated address that no pod has is open",
+        _RENDER,
+        '            f"-m mark ! --mark {bit}/{bit} {fell} -g {names.DENY}",\n',
+        "",
+        (Selection.STEPS,),
+    ),
+    Mutation(
+        "a pod's packets to others pass for those to itself",
+        _RENDER,
+        'f"-s {own} -d {own}",',
+        'f"-s {own}",',
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "accept before the second direction is judged",
+        _RENDER,
+        'common = [established, *(f"{check} -j {names.judge(d)}" for d, check in checks.items())]',
+        "common = [established, f'{checks[Direction.EGRESS]} -j {names.judge(Direction.EGRESS)}']",
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "bypass for everyone",
+        _RENDER,
+        "f\"-i {uplink} {_in_set(names.nodes_set(family), 'src')} \"",
+        'f"-i {uplink} "',
+        (Selection.STEPS,),
+    ),
+    # --- The tree -------------------------------------------------------------------------------------------
+    Mutation(
+        "a tree leaf dropped",
+        _TREE,
+        "nodes[node] = tuple(Prefix(a, bits) for a in members)",
+        "nodes[node] = tuple(Prefix(a, bits) for a in members[:7])",
+        (Selection.CROWD,),
+    ),
+    Mutation(
+        "a lonely address of the tree dropped",
+        _TREE,
+        "                entries.append(Prefix(group[0], bits))",
+        "                pass",
+        (Selection.CROWD,),
+    ),
+    Mutation(
+        "a node of the tree covers half of its addresses",
+        _TREE,
+        "child = Prefix(value << (bits - length), length)",
+        "child = Prefix(value << (bits - length), min(bits, length + 1))",
+        (Selection.CROWD,),
+    ),
+    Mutation(
+        "a pod that goes keeps its place in the tree",
+        _DESIRED,
+        "if self._addresses.get(tree, {}).get(number) == pod.pod:",
+        "if False:",
+        (Selection.CROWD,),
+    ),
+    # --- Steps ----------------------------------------------------------------------------------------------
+    Mutation(
+        "hazard switch off",
+        _HAZARDS,
+        "    return any(\n        _within(side",
+        "    return False and any(\n        _within(side",
+        (Selection.MOVES,),
+    ),
+    Mutation(
+        "no hazard is seen between the two directions",
+        _HAZARDS,
+        " or _across(side, sides[OTHER[d]], delta.local)",
+        "",
+        (Selection.MOVES,),
+    ),
+    Mutation(
+        "no hazard is seen where chains and sets change together",
+        _HAZARDS,
+        "if any(moved - own or side.named & own for own in side.rechained.values()):",
+        "if False:",
+        (Selection.MOVES,),
+    ),
+    Mutation(
+        "removals before additions",
+        _BACKEND,
+        "        self._change(\n"
+        "            {n: Gains(_without(g.added, held_back), g.removed) "
+        "for n, g in step.live.items()}, faults\n"
+        "        )\n",
+        "        self._change({n: Gains(removed=g.removed) for n, g in step.live.items()}, faults)\n"
+        "        added = {n: Gains(_without(g.added, held_back)) for n, g in step.live.items()}\n"
+        "        self._change(added, faults)\n",
+        (Selection.MOVES,),
+    ),
+    Mutation(
+        "an address is isolated before its chain is there",
+        _BACKEND,
+        "            faults += self._chains.write(chains)\n            self._change(entering, faults)\n",
+        "            self._change(entering, faults)\n            faults += self._chains.write(chains)\n",
+        (Selection.STEPS,),
+    ),
+    Mutation(
+        "connections are not forgotten when an address changes hands",
+        _BACKEND,
+        "            count = forget(wanted)\n",
+        "            count = 0\n",
+        (Selection.STEPS,),
+    ),
+    Mutation(
+        "named ports come after the pod that has them is isolated",
+        _STEPS,
+        "if set_id.kind is SetKind.ADDRESS_PORTS and set_id.direction is Direction.INGRESS:",
+        "if False:",
+        (Selection.MOVES,),
+    ),
+    Mutation(
+        "what left a set while no agent ran stays in it",
+        _STEPS,
+        "gains = Gains(members - held.members, held.members - members)",
+        "gains = Gains(members - held.members)",
+        (Selection.RESTART,),
+    ),
+    Mutation(
+        "a rule inserted one place too far",
+        "agent/dataplane/iptables/script.py",
+        "if position > length else",
+        "if position >= length else",
+        (Selection.MOVES,),
+    ),
+)

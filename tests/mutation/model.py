@@ -1,0 +1,55 @@
+"""What a mutation is, and the tests that may be asked to catch one."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+
+class Selection(enum.StrEnum):
+    """Tests to run, as pytest takes them; each takes seconds."""
+
+    COMPILER = (
+        "tests/property/test_evaluator.py::test_the_compiler_judges_every_packet_as_the_specification_does"
+    )
+    """The compiler against the evaluator, on random clusters."""
+    MANIFESTS = "tests/property/test_evaluator.py::test_manifests_of_a_cluster_say_the_same"
+    """Random clusters written as manifests and read again."""
+    HISTORY = "tests/property/test_compiler.py::test_any_history_ends_where_its_objects_say"
+    """Every step of a random history, and its end against a fresh start."""
+    TRUTH = "tests/property/test_compiler.py::test_a_program_judges_packets_as_the_objects_do"
+    """The program after a random history against the plain truth."""
+    BLOCKS = "tests/property/test_compiler.py::test_block_lists_hold_exactly_what_their_blocks_do"
+    """The algebra of blocks, at every edge."""
+    CHAINS = "tests/property/test_rendered.py::test_chains_judge_every_packet_as_the_specification_does"
+    """Chains and sets against the evaluator, on random clusters."""
+    CROWD = "tests/property/test_rendered.py::test_every_pod_of_a_crowded_node_is_judged_by_its_own_chain"
+    """The tree over many pods, as they come and go."""
+    RULES = "tests/property/test_rendered.py::test_rules_of_many_peers_and_ports_are_kept_apart"
+    """Policies of rules that need chains of their own."""
+    BROKEN = "tests/property/test_bad_input.py::test_a_policy_that_an_api_server_tells_broken_opens_nothing"
+    """Broken policies, with and without a last good version."""
+    STEPS = (
+        "tests/property/test_steps.py"
+        "::test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change"
+    )
+    """Every state of chains and sets on the way through a random history."""
+    MOVES = "tests/property/test_moves.py"
+    """The same where labels move pods from one side of a verdict to the other, restarts included."""
+    RESTART = "tests/property/test_steps.py::test_a_restart_moves_the_kernel_on_without_a_wrong_verdict"
+    """The same through restarts."""
+    DECODING = "tests/unit/kube/test_wire.py"
+    """What an API server sends, case by case."""
+
+
+class Mutation(NamedTuple):
+    """A small breakage: ``original``, found once in ``file``, becomes ``replacement``.
+
+    Each of ``by`` alone must catch it.
+    """
+
+    name: str
+    file: str
+    original: str
+    replacement: str
+    by: tuple[Selection, ...]

@@ -1,0 +1,348 @@
+"""Breakages of decoding, of selectors, of the algebra of blocks and ports, and of the compiler."""
+
+from __future__ import annotations
+
+from tests.mutation.model import Mutation, Selection
+
+_MODEL = "agent/kube/model.py"
+_READING = "agent/kube/policy.py"
+_WIRE = "agent/kube/wire.py"
+_BLOCKS = "agent/policy/blocks.py"
+_PORTS = "agent/policy/ports.py"
+_COMPILE = "agent/policy/compile.py"
+_SETS = "agent/policy/sets.py"
+_TERMS = "agent/policy/terms.py"
+_SETTLE = "agent/policy/settle.py"
+
+POLICY = (
+    # --- Reading --------------------------------------------------------------------------------------------
+    Mutation(
+        "policyTypes unset never names Egress",
+        _READING,
+        'return {"Ingress", "Egress"} if spec.get("egress") else {"Ingress"}',
+        'return {"Ingress"}',
+        (Selection.DECODING,),
+    ),
+    Mutation(
+        "default protocol UDP",
+        _READING,
+        "if value is None:\n        return Protocol.TCP",
+        "if value is None:\n        return Protocol.UDP",
+        (Selection.DECODING,),
+    ),
+    Mutation(
+        "endPort is not read",
+        _READING,
+        "return Port(protocol, number_or_name, end)",
+        "return Port(protocol, number_or_name)",
+        (Selection.MANIFESTS,),
+    ),
+    Mutation(
+        "an except is not read",
+        _READING,
+        "excepts.append(inner)",
+        "pass",
+        (Selection.MANIFESTS,),
+    ),
+    Mutation(
+        "a port's name is that of the last container, not the first",
+        _WIRE,
+        " and (port.name, protocol) not in found:",
+        ":",
+        (Selection.DECODING,),
+    ),
+    # --- Selectors ------------------------------------------------------------------------------------------
+    Mutation(
+        "NotIn does not match an absent key",
+        _MODEL,
+        "if value is not None and value in values:",
+        "if value is None or value in values:",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "OR for AND between a selector's requirements",
+        _MODEL,
+        "                if value is None or value not in values:\n                    return False",
+        "                return value is not None and value in values",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "DoesNotExist is looked for among the pods that have the key",
+        "agent/policy/labels.py",
+        "if operator is not Operator.IN and operator is not Operator.EXISTS:",
+        "if operator is not Operator.IN and operator is not Operator.DOES_NOT_EXIST:",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a pod that comes after a policy is selected whatever its labels",
+        "agent/policy/selection.py",
+        "{k: policy for k, policy in policies.items() if policy.pod_selector.matches(group.labels)}",
+        "dict(policies)",
+        (Selection.COMPILER,),
+    ),
+    # --- Blocks ---------------------------------------------------------------------------------------------
+    Mutation(
+        "a lost except",
+        _BLOCKS,
+        "found.extend(_difference(inside, _union(_range(e) for e in excepts if e.family is family)))",
+        "found.extend(inside)",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "what one block excepts is taken from another",
+        _BLOCKS,
+        "found.extend(_difference(inside, _union(_range(e) for e in excepts if e.family is family)))",
+        "found = list(_difference((*found, *inside), _union(map(_range, excepts))))",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "an except one address short at its beginning",
+        _BLOCKS,
+        "left.append(Range(start, cut.first - 1))",
+        "left.append(Range(start, cut.first))",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "an except one address short at its end",
+        _BLOCKS,
+        "start = cut.last + 1",
+        "start = cut.last",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "nomatch lost",
+        _BLOCKS,
+        "[NetworkMember(n, True) for n in left_out",
+        "[NetworkMember(n) for n in left_out",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "a /0 told as one half only",
+        _BLOCKS,
+        'found += [Network(bytes(size), 1), Network(b"\\x80" + bytes(size - 1), 1)]',
+        "found.append(Network(bytes(size), 1))",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "the last address of a block has no named port",
+        _BLOCKS,
+        "return at >= 0 and number <= ranges[at].last",
+        "return at >= 0 and number < ranges[at].last",
+        (Selection.BLOCKS,),
+    ),
+    # --- Ports ----------------------------------------------------------------------------------------------
+    Mutation(
+        "endPort ignored",
+        _PORTS,
+        "PortRange(protocol, port, port if end is None else end)",
+        "PortRange(protocol, port, port)",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a range one port short",
+        _PORTS,
+        "PortRange(protocol, port, port if end is None else end)",
+        "PortRange(protocol, port, port if end is None else end - 1)",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "ranges that do not quite touch are joined",
+        _PORTS,
+        "current.first <= merged[-1].last + 1",
+        "current.first <= merged[-1].last + 2",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "ranges of two protocols are joined",
+        _PORTS,
+        "merged[-1].protocol is current.protocol and ",
+        "",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a range ends where one inside it does",
+        _PORTS,
+        "merged[-1]._replace(last=max(merged[-1].last, current.last))",
+        "merged[-1]._replace(last=current.last)",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "port 65535 forgotten where every port is meant",
+        _PORTS,
+        "LAST_PORT = 65535",
+        "LAST_PORT = 65534",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a port's name means every port",
+        _PORTS,
+        "names.add(PortName(port, protocol))",
+        "ranges.append(PortRange(protocol, 0, LAST_PORT))",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a name that no pod has means every port",
+        _COMPILE,
+        "    return RuleProgram(number, sources, ports.ranges, named)",
+        "    return RuleProgram(number, sources, ports.ranges or None, None if not ports.ranges else named)",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "protocol ignored where a pod's named port is looked up",
+        _SETS,
+        "if name == port.name and protocol is port.protocol:",
+        "if name == port.name:",
+        (Selection.COMPILER,),
+    ),
+    # --- Rules ----------------------------------------------------------------------------------------------
+    Mutation(
+        "ingress for egress",
+        _COMPILE,
+        "if context.direction is Direction.INGRESS:",
+        "if context.direction is Direction.EGRESS:",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "the wrong family",
+        _COMPILE,
+        "PolicyProgram(compiled[Family.V4], compiled[Family.V6])",
+        "PolicyProgram(compiled[Family.V6], compiled[Family.V4])",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a podSelector peer is not limited to its namespace",
+        _COMPILE,
+        "predicates.add(Predicate(namespace, None, pods))",
+        "predicates.add(Predicate(None, EVERYTHING, pods))",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a podSelector beside a namespaceSelector is lost",
+        _COMPILE,
+        "Predicate(None, namespaces, pods if pods is not None else EVERYTHING)",
+        "Predicate(None, namespaces, EVERYTHING)",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "OR for AND between a peer's two selectors",
+        _COMPILE,
+        "predicates.add(Predicate(None, namespaces, pods if pods is not None else EVERYTHING))",
+        "predicates |= {Predicate(None, namespaces, EVERYTHING), "
+        "Predicate(namespace, None, pods or EVERYTHING)}",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "peers that match nothing match everything",
+        _COMPILE,
+        "sources = None if peers is None else _peer_sets(context, peers)",
+        "sources = None if peers is None else _peer_sets(context, peers) or None",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a named port with peers is looked for on every pod",
+        _COMPILE,
+        "PeerPods(predicate, name))",
+        "PortPods(name))",
+        (Selection.MOVES,),
+    ),
+    # --- Pods and addresses ---------------------------------------------------------------------------------
+    Mutation(
+        "an address belongs to the oldest pod, not the newest",
+        "agent/policy/ownership.py",
+        "winner = max(claimants, key=_rank, default=None)",
+        "winner = min(claimants, key=_rank, default=None)",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "an address is not inherited by those who also claim it",
+        "agent/policy/ownership.py",
+        "                self._claimants[address] = claimants\n",
+        "                pass\n",
+        (Selection.HISTORY,),
+    ),
+    Mutation(
+        "a finished pod keeps its address",
+        "agent/policy/inventory.py",
+        "if pod.host_network or pod.finished or not pod.addresses:",
+        "if pod.host_network or not pod.addresses:",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a pod on its host's network counts",
+        "agent/policy/inventory.py",
+        "if pod.host_network or pod.finished or not pod.addresses:",
+        "if pod.finished or not pod.addresses:",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "linger ignored",
+        "agent/policy/linger.py",
+        "if self._seconds <= 0:",
+        "if self._seconds > 0:",
+        (Selection.HISTORY,),
+    ),
+    Mutation(
+        "this node is one of the others that may reach every pod",
+        "agent/policy/bypass.py",
+        "        if name == self._own:\n            return\n",
+        "",
+        (Selection.TRUTH,),
+    ),
+    # --- Sets over time -------------------------------------------------------------------------------------
+    Mutation(
+        "a shared set goes with the first of its users",
+        _SETS,
+        "        live.references -= 1\n        if live.references:\n",
+        "        live.references -= 1\n        if live.references > 1:\n",
+        (Selection.MOVES,),
+    ),
+    Mutation(
+        "members of a shared set go with one of its users",
+        _SETS,
+        "        if live.references:\n            return None\n",
+        "        if live.references:\n            live.members.clear()\n            return None\n",
+        (Selection.MOVES,),
+    ),
+    Mutation(
+        "a second user of a set is not counted",
+        _SETS,
+        "            live.references += 1\n",
+        "",
+        (Selection.MOVES,),
+    ),
+    Mutation(
+        "an address stays in the sets of its former pod",
+        _SETS,
+        "                self._note(live, member, True)\n                live.members.remove(member)\n",
+        "                pass\n",
+        (Selection.HISTORY,),
+    ),
+    Mutation(
+        "a namespace that is relabelled leaves its pods where they were",
+        _TERMS,
+        "for scope in before - new.scopes:",
+        "for scope in set[_Scope]():",
+        (Selection.HISTORY,),
+    ),
+    Mutation(
+        "an address that changes hands is not released",
+        _SETTLE,
+        "                delta.released.add(address)\n                if owner is None:\n",
+        "                if owner is None:\n",
+        (Selection.HISTORY,),
+    ),
+    Mutation(
+        "a policy stays compiled when its last pod goes",
+        _SETTLE,
+        "policy = self._selection.policy(policy_id.policy) if policy_id in self._users else None",
+        "policy = self._selection.policy(policy_id.policy)",
+        (Selection.HISTORY,),
+    ),
+    Mutation(
+        "an invalid policy takes the place of its last good version",
+        "agent/policy/engine.py",
+        "if event.kind is not Kind.POLICY or event.key in self._good:",
+        "if event.kind is not Kind.POLICY:",
+        (Selection.BROKEN,),
+    ),
+)
