@@ -46,13 +46,13 @@ def block_members(blocks: Iterable[IPBlock], family: Family) -> frozenset[Networ
     """
     own = {block for block in blocks if block.cidr.family is family}
     ranges = block_ranges(own, family)
-    plain = frozenset(NetworkMember(n) for r in ranges for n in _networks(r, family))
+    plain = frozenset(NetworkMember(n) for r in ranges for n in range_networks(r, family))
     if len(own) != 1 or not plain:
         return plain
     (block,) = own
     whole = (_range(block.cidr),)
-    left_out = {n for r in _difference(whole, ranges) for n in _networks(r, family)}
-    covered = [n for n in _networks(whole[0], family) if n not in left_out]
+    left_out = {n for r in _difference(whole, ranges) for n in range_networks(r, family)}
+    covered = [n for n in range_networks(whole[0], family) if n not in left_out]
     excluding = frozenset(
         [NetworkMember(n) for n in covered]
         + [NetworkMember(n, True) for n in left_out if any(_contains(c, n) for c in covered)]
@@ -67,7 +67,7 @@ def members_text(members: Iterable[NetworkMember]) -> str:
 
 def ranges_text(ranges: Ranges, family: Family) -> str:
     """Return the canonical text of ranges, as networks."""
-    return ",".join(str(network) for r in ranges for network in _networks(r, family))
+    return ",".join(str(network) for r in ranges for network in range_networks(r, family))
 
 
 def in_ranges(address: bytes, ranges: Ranges) -> bool:
@@ -108,8 +108,8 @@ def _difference(ranges: Ranges, without: Ranges) -> Ranges:
     return tuple(left)
 
 
-def _networks(addresses: Range, family: Family) -> list[Network]:
-    """Return the networks that make up a range, sorted; none of them is a /0."""
+def range_networks(addresses: Range, family: Family) -> list[Network]:
+    """Return the networks of a family that make up a range, sorted; none of them is a /0."""
     size = family.bits // 8
     found: list[Network] = []
     for cidr in iprange_to_cidrs(IPAddress(addresses.first, family), IPAddress(addresses.last, family)):

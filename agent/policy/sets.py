@@ -8,7 +8,7 @@ from itertools import chain
 from agent.kube.model import Family, Pod
 from agent.policy.blocks import in_ranges
 from agent.policy.graph import Definition, Group, LiveSet, Networks, PeerPods, PodRecord, Term
-from agent.policy.labels import Multimap
+from agent.policy.named import NamedPorts
 from agent.policy.ownership import Ownership
 from agent.policy.ports import PortName
 from agent.policy.program import AddressPort, Member, Membership, SetId
@@ -28,20 +28,17 @@ class Sets:
         self._terms = terms
         self._ownership = ownership
         self._live: dict[SetId, LiveSet] = {}
-        self._by_port: dict[PortName, list[LiveSet]] = {}
+        self._named = NamedPorts()
         """Sets of all pods that have a named port; those of a term hang on the term."""
-        self._pods_by_port: Multimap[PortName, PodRecord] = Multimap()
         self._changed: dict[LiveSet, dict[Member, bool]] = {}
         """Members touched in this step, and whether they were in before it."""
 
     def replace_ports(self, old: PodRecord | None, new: PodRecord | None) -> None:
         """Take one version of a live pod for another as a pod that has its named ports."""
         if old is not None:
-            for name, protocol, _ in old.pod.ports:
-                self._pods_by_port.remove(PortName(name, protocol), old)
+            self._named.remove_pod(old)
         if new is not None:
-            for name, protocol, _ in new.pod.ports:
-                self._pods_by_port.add(PortName(name, protocol), new)
+            self._named.add_pod(new)
 
     def enter(self, record: PodRecord, address: bytes) -> None:
         """Put an address that a pod now owns into every set that the pod belongs in."""
@@ -102,9 +99,7 @@ class Sets:
             if not live.term.v4 and not live.term.v6:
                 self._terms.deactivate(live.term)
         elif live.port is not None:
-            self._by_port[live.port].remove(live)
-            if not self._by_port[live.port]:
-                del self._by_port[live.port]
+            self._named.remove_set(live, live.port)
         members = live.members
         for member, was in self._changed.pop(live, {}).items():
             (members.add if was else members.discard)(member)
@@ -134,12 +129,7 @@ class Sets:
         if record.group is not None and record.group.terms is not None:
             for term in record.group.terms:
                 found += term.v4 if v4 else term.v6
-        if self._by_port:
-            family = Family.V4 if v4 else Family.V6
-            for name, protocol, _ in record.pod.ports:
-                for live in self._by_port.get(PortName(name, protocol), ()):
-                    if live.id.family is family:
-                        found.append(live)
+        found += self._named.askers(record, address)
         return found
 
     def _fill(self, live: LiveSet) -> None:
@@ -150,8 +140,8 @@ class Sets:
             _feeds(live.term, family).append(live)
             records = chain.from_iterable(group.pods for group in live.term.groups)
         elif live.port is not None:
-            self._by_port.setdefault(live.port, []).append(live)
-            records = self._pods_by_port.get(live.port)
+            self._named.add_set(live, live.port)
+            records = self._named.holders(live, live.port)
         else:
             records = ()
         owners = self._ownership.owners
@@ -184,8 +174,7 @@ class Sets:
     def sizes(self) -> dict[str, int]:
         return {
             "live sets": len(self._live),
-            "sets by port": len(self._by_port),
-            "pods by port": self._pods_by_port.total,
+            **self._named.sizes(),
         }
 
 
