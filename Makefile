@@ -29,8 +29,9 @@ test: $(STAMP) ## Run every test; those with real packets need root
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.lab.kube_build >/dev/null
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-bench: root $(STAMP) ## Measure compiling, rendering, applying, and policy to packet (root)
-	@.ci/packages $(PYTHON) kernel
+bench: root $(STAMP) ## Measure the agent on generated clusters of up to 100,000 pods, with a real API server (root)
+	@.ci/packages $(PYTHON) kernel cluster
+	@$(BIN)/python -m tests.lab.kube_build >/dev/null
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(STAMP) ## Check style, format and types

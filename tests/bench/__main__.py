@@ -1,68 +1,188 @@
-"""``python -m tests.bench``: what compiling, rendering, applying and the way from policy to packet take."""
+"""``python -m tests.bench``: how quick the agent is, and what it uses, on generated clusters."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
+import platform
 import sys
-from collections.abc import Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
+import msgspec
 
-from agent.dataplane.mode import Mode
+from agent import __version__
 from agent.status.text import plain_console
-from tests.bench import measure
-from tests.bench.cluster import Size
-from tests.bench.measure import Result
+from tests.bench.arena import Arena
+from tests.bench.cold import cold
+from tests.bench.latency import latency
+from tests.bench.result import Result, Size
+from tests.bench.settings import Settings
+from tests.bench.stages import stages
+from tests.bench.table import show
+from tests.lab.node import Layout, Mode
+
+SIZES = {
+    size.name: size
+    for size in (
+        Size("small", 300, 30, 50),
+        Size("middle", 10_000, 110, 1_000),
+        Size("large", 100_000, 240, 5_000),
+    )
+}
+ON_A_CLUSTER: dict[str, Callable[[Arena], Iterator[Result]]] = {
+    "cold": cold,
+    "latency": latency,
+}
+"""Sections measured at each size, on one API server and node."""
+ON_A_SIZE: dict[str, Callable[[Size, Settings], Iterator[Result]]] = {"stages": stages}
+"""Sections measured at each size, without an API server."""
+ON_THEIR_OWN: dict[str, Callable[[Settings], Iterator[Result]]] = {}
+"""Sections that make what they need, and are measured once."""
+
+
+_WIDTH_OF_A_FILE = 160
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What is written as JSON."""
+
+    version: str
+    machine: str
+    processors: int
+    began: str
+    seconds: float
+    settings: Settings
+    results: list[Result]
+    failed: list[str]
+
+
+def _sizes(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> tuple[Size, ...]:
+    return tuple(map(_size, texts)) or tuple(SIZES.values())
+
+
+def _size(text: str) -> Size:
+    parts = text.split("/")
+    if text in SIZES:
+        return SIZES[text]
+    if len(parts) == 3 and all(part.isdecimal() for part in parts):
+        pods, local, policies = map(int, parts)
+        if 0 < local < pods and policies > 0:
+            return Size(text, pods, local, policies)
+    known = ", ".join(SIZES)
+    raise click.BadParameter(f"{text!r} is none of {known}, nor PODS/LOCAL/POLICIES such as 1000/110/50")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--pods", default=2000, show_default=True, help="Pods of the cluster.")
-@click.option("--local", default=110, show_default=True, help="Pods of this node among them.")
-@click.option("--policies", default=200, show_default=True, help="Policies of the cluster.")
-@click.option("--times", default=20, show_default=True, help="How often each is measured.")
 @click.option(
-    "--iptables-mode", "mode", type=click.Choice(["nft", "legacy"]), default="nft", show_default=True
+    "--size",
+    "sizes",
+    callback=_sizes,
+    multiple=True,
+    help="small, middle, large or PODS/LOCAL/POLICIES; may be repeated.  [default: the three]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(pods: int, local: int, policies: int, times: int, mode: Mode, as_json: bool) -> None:
-    """Measure compiling, rendering, applying and the way from policy to packet.
-
-    The first three on a made-up cluster, without an API server; the last with the whole agent on the pods of
-    examples/. Times are milliseconds of wall clock, so a busy machine shows in them.
-    """
+@click.option(
+    "--section",
+    "sections",
+    type=click.Choice([*ON_A_CLUSTER, *ON_A_SIZE, *ON_THEIR_OWN]),
+    multiple=True,
+    help="What to measure; may be repeated.  [default: all]",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), help="How often each change is made.  [default: 50, with --quick 10]"
+)
+@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="nft", show_default=True)
+@click.option(
+    "--layout", type=click.Choice([layout.value for layout in Layout]), default="bridge", show_default=True
+)
+@click.option(
+    "--churn", type=click.IntRange(0), help="Events that stand for an hour of them.  [default: 180000]"
+)
+@click.option(
+    "--quick", is_flag=True, help="Ten rounds, short streams of events, no churn: a look, no figures."
+)
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+def main(
+    sizes: tuple[Size, ...],
+    sections: tuple[str, ...],
+    rounds: int | None,
+    mode: str,
+    layout: str,
+    churn: int | None,
+    quick: bool,
+    file: Path | None,
+) -> None:
+    """Measure the agent against a real kube-apiserver, on one node, with real packets."""
     if os.geteuid() != 0:
         click.echo("This makes network namespaces, so it needs root: sudo make bench", err=True)
         sys.exit(2)
-    if not 0 < local < pods or policies < 1 or times < 1:
-        raise click.UsageError("give at least one of each, and more pods than local ones.")
-    size = Size(pods, local, policies)
-    results = list(_measured(size, times, mode, plain_console(sys.stderr)))
-    if as_json:
-        document = {"size": size._asdict(), "milliseconds": [result._asdict() for result in results]}
-        click.echo(json.dumps(document, indent=2))
-        return
-    table = Table("milliseconds", title=f"{pods} pods, {local} of them here, {policies} policies", box=None)
-    for heading in ("median", "slowest", "times"):
-        table.add_column(heading, justify="right")
-    for result in results:
-        table.add_row(result.name, f"{result.median:.2f}", f"{result.slowest:.2f}", str(result.times))
-    plain_console(sys.stdout).print(table)
+    settings = Settings(
+        rounds=rounds or (10 if quick else 50),
+        mode=Mode(mode),
+        layout=Layout(layout),
+        churn=churn if churn is not None else (0 if quick else 180_000),
+        quick=quick,
+    )
+    began, begin = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
+    results: list[Result] = []
+    failed: list[str] = []
+    for size in sizes:
+        if chosen := [name for name in ON_A_CLUSTER if not sections or name in sections]:
+            _on_cluster(size, chosen, settings, results, failed)
+        for name, stage in ON_A_SIZE.items():
+            if not sections or name in sections:
+                _run(f"{name} at {size.name}", lambda s=stage, z=size: s(z, settings), results, failed)  # type: ignore[misc]
+    for name, section in ON_THEIR_OWN.items():
+        if not sections or name in sections:
+            _run(name, lambda s=section: s(settings), results, failed)  # type: ignore[misc]
+    report = Report(
+        version=__version__,
+        machine=f"Linux {platform.release()} {platform.machine()}",
+        processors=os.cpu_count() or 0,
+        began=began,
+        seconds=round(time.monotonic() - begin, 1),
+        settings=settings,
+        results=results,
+        failed=failed,
+    )
+    show(results, plain_console(sys.stdout, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE))
+    click.echo(f"{report.machine}, {report.processors} processors; {report.seconds:.0f} s in all")
+    if file is not None:
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    if failed:
+        click.echo(f"failed: {', '.join(failed)}", err=True)
+        sys.exit(1)
 
 
-def _measured(size: Size, times: int, mode: Mode, progress: Console) -> Iterator[Result]:
-    parts = {
-        "compiling": measure.compiling(size, times),
-        "rendering": measure.rendering(size, times),
-        "applying": measure.applying(size, times, mode),
-        "packets": measure.packets(times, mode),
-    }
-    for name, part in parts.items():
-        with progress.status(f"{name} ...") if progress.is_terminal else contextlib.nullcontext():
-            yield from part
+def _on_cluster(
+    size: Size, sections: list[str], settings: Settings, results: list[Result], failed: list[str]
+) -> None:
+    try:
+        with Arena(size, settings, lambda text: _say(f"{size.name}: {text}")) as arena:
+            for name in sections:
+                section = ON_A_CLUSTER[name]
+                _run(f"{name} at {size.name}", lambda s=section: s(arena), results, failed)  # type: ignore[misc]
+    except Exception:
+        traceback.print_exc()
+        failed.append(f"{', '.join(sections)} at {size.name}")
+
+
+def _run(
+    name: str, section: Callable[[], Iterator[Result]], results: list[Result], failed: list[str]
+) -> None:
+    """Take a section's results; what it fails with is shown, and ends no other."""
+    _say(f"measuring {name}")
+    try:
+        results.extend(section())
+    except Exception:
+        traceback.print_exc()
+        failed.append(name)
+
+
+def _say(text: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
 
 
 if __name__ == "__main__":

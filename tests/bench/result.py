@@ -22,7 +22,7 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One row: ``count`` measurements of one thing, all in ``unit`` (``ms``, ``MB``, ``events/s``, ``ratio``).
+    """One row: ``count`` measurements of one thing, in ``unit`` (``ms``, ``MB``, ``events/s``, ``ratio``).
 
     ``worst`` is the greatest, or the least where more is better. ``size`` is None where no generated cluster
     was involved. ``low`` and ``high`` are the bounds of the median's 95 % confidence interval, where there

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,19 @@ class Client:
         if response.status >= 400:
             raise ApiError(response.status, answer)
         return answer
+
+    def lines(self, path: str) -> Iterator[bytes]:
+        """Send a GET and yield the answer's lines as they come, as those of a watch: until :meth:`close`.
+
+        Raises ApiError when it is refused. The connection is of no other use meanwhile.
+        """
+        connection = self._connect()
+        connection.request("GET", path, headers={"Authorization": f"Bearer {self._token}"})
+        response = connection.getresponse()
+        if response.status >= 400:
+            raise ApiError(response.status, response.read().decode())
+        while line := response.readline():
+            yield line
 
     def get(self, path: str) -> Json:
         return self._json("GET", path)

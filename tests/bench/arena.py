@@ -1,0 +1,213 @@
+"""What is measured on: one API server with a generated cluster, one node with the agent, and the probed pods.
+
+Packets go from a client, a pod of another node on which no agent runs, to a target on the agent's node. Of
+the generated pods no more than objects exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.bench.cluster import NODE, encode, objects, running_pod
+from tests.bench.etcd import Etcd
+from tests.bench.result import Size
+from tests.bench.settings import Settings
+from tests.lab.apiserver import ApiServer
+from tests.lab.client import Client
+from tests.lab.cluster import ROOT, AgentProcess, http_get, wait_until
+from tests.lab.lab import UNDERLAY4, Lab
+from tests.lab.node import Pod
+from tests.lab.place import LabError
+from tests.lab.service import install_kube_proxy
+
+HERE, THERE = "bench-here", "bench-there"
+"""The namespaces of the target and of the client."""
+
+Say = Callable[[str], None]
+
+_LOADED_SECONDS = 300.0
+_READY_SECONDS = 300.0
+
+
+class Arena:
+    """A cluster of one size; a context manager that leaves nothing behind."""
+
+    def __init__(self, size: Size, settings: Settings, say: Say) -> None:
+        self.size = size
+        self.settings = settings
+        self.say = say
+        self._agent: AgentProcess | None = None
+        with contextlib.ExitStack() as stack:
+            self.lab = stack.enter_context(Lab())
+            self.api = stack.enter_context(
+                ApiServer(self.lab.underlay, UNDERLAY4, self.lab.directory / "api")
+            )
+            self._fill()
+            self.node = self.lab.node(NODE, settings.layout, settings.mode)
+            install_kube_proxy(self.node)
+            far = self.lab.node("bench-far", settings.layout, settings.mode)
+            self.target = self.lab.pod(self.node, f"{HERE}/target")
+            self.fresh = self.lab.pod(self.node, f"{HERE}/fresh")
+            self.client_pod = self.lab.pod(far, f"{THERE}/client")
+            self._make_objects()
+            stack.callback(self.stop_agent, signal.SIGKILL)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Arena:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def client(self) -> Client:
+        return self.api.client
+
+    def _fill(self) -> None:
+        """Put the cluster into etcd while the API server is away, which then reads it at its start."""
+        begin = time.monotonic()
+        self.say(f"writing {self.size.pods:,} pods and {self.size.policies:,} policies")
+        self.api.stop()
+        with self.lab.underlay.entered(), Etcd() as etcd:
+            etcd.fill(objects(self.size))
+        self.say(f"written after {time.monotonic() - begin:.0f} s; the API server reads them")
+        self.api.start()
+        for path, wanted in (
+            ("/api/v1/pods", self.size.pods),
+            ("/apis/networking.k8s.io/v1/networkpolicies", self.size.policies),
+        ):
+            wait_until(lambda p=path, n=wanted: self._served(p) >= n, _LOADED_SECONDS, 0.5)  # type: ignore[misc]
+        self.say(f"served after {time.monotonic() - begin:.0f} s")
+
+    def _served(self, path: str) -> int:
+        """Return how many objects the API server has of a kind."""
+        page = self.client.get(f"{path}?limit=1")
+        return len(page["items"]) + int(page["metadata"].get("remainingItemCount", 0))
+
+    def _make_objects(self) -> None:
+        for namespace in (HERE, THERE):
+            self.client.create_namespace(namespace, {"of": "bench"})
+        self.create(self.target, {"app": "target"})
+        self.create(self.client_pod, {"app": "client"})
+
+    def create(self, pod: Pod, labels: dict[str, str]) -> None:
+        """Create a probed pod's object, and report it running."""
+        namespace, name = pod.name.split("/")
+        self.client.create_pod(
+            namespace, name, node=pod.node.name, addresses=[pod.v4, pod.v6], labels=labels, ports=_PORTS
+        )
+
+    def client_object(self, labels: dict[str, str]) -> tuple[str, bytes]:
+        """Return the client's object as etcd would hold it with these labels, and its key."""
+        pod = self.client_pod
+        namespace, name = pod.name.split("/")
+        made = running_pod(namespace, name, pod.node.name, [pod.v4, pod.v6], {"app": "client", **labels})
+        return f"/registry/pods/{pod.name}", encode(made)
+
+    # The agent
+
+    @property
+    def agent(self) -> AgentProcess:
+        """The agent that runs. Raises LabError when there is none."""
+        if self._agent is None or self._agent.process.poll() is not None:
+            tail = "" if self._agent is None else self._agent.tail()
+            raise LabError(f"no agent runs on the node; its log ends with:\n{tail}")
+        return self._agent
+
+    def start_agent(self) -> int:
+        """Start the agent; return when, in nanoseconds of the monotonic clock."""
+        kubeconfig = str(self.api.kubeconfig("agent"))
+        begin = time.monotonic_ns()
+        self._agent = AgentProcess(self.node, "--kubeconfig", kubeconfig)
+        return begin
+
+    def stop_agent(self, number: int = signal.SIGTERM) -> None:
+        """End the agent; what it put in the kernel stays."""
+        if self._agent is not None:
+            self._agent.stop(number)
+
+    def ensure_agent(self) -> AgentProcess:
+        """Have an agent running that is ready, and return it."""
+        if self._agent is None or self._agent.process.poll() is not None:
+            self.start_agent()
+        self.agent.wait_ready(_READY_SECONDS)
+        return self.agent
+
+    def is_ready(self) -> bool:
+        """Whether the agent says so."""
+        try:
+            return http_get(self.node, "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def clean_kernel(self) -> None:
+        """Remove from the node what the agent has put there. The agent must not run. Raises LabError."""
+        log = self.lab.directory / "cleanup.log"
+        with log.open("wb") as output:
+            command = [sys.executable, "-m", "agent", "cleanup"]
+            process = self.node.popen(command, output=output, environment={"PYTHONPATH": str(ROOT)})
+            if process.wait() != 0:
+                raise LabError(f"the kernel cannot be cleaned: {log.read_text(errors='replace')}")
+
+    @contextlib.contextmanager
+    def policy(self, name: str, spec: dict[str, Any]) -> Iterator[None]:
+        """Have a policy on the target's namespace for a while."""
+        self.client.create_policy(HERE, name, spec)
+        try:
+            yield
+        finally:
+            self.client.delete_policy(HERE, name)
+
+
+class Usage:
+    """What a process and its children that have ended have used of processors and memory."""
+
+    def __init__(self, pid: int) -> None:
+        self._directory = Path("/proc", str(pid))
+
+    def cpu_seconds(self) -> float:
+        """Return processor time, that of its ended children too (proc(5): stat, fields 14 to 17)."""
+        fields = (self._directory / "stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> tuple[float, float]:
+        """Return resident memory now and at its peak, in millions of bytes."""
+        text = (self._directory / "status").read_text()
+        found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", text, re.MULTILINE))
+        return int(found["VmRSS"]) * 1024 / 1e6, int(found["VmHWM"]) * 1024 / 1e6
+
+
+@contextlib.contextmanager
+def load(arena: Arena, kind: str, rate: float, count: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """Write remote pod events in another process; see :mod:`tests.bench.load`. Call from the main thread."""
+    size = arena.size
+    command = [
+        *(sys.executable, "-m", "tests.bench.load", f"{size.pods}/{size.local}/{size.policies}"),
+        *(kind, str(rate), str(count)),
+    ]
+    with arena.lab.underlay.entered():
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *command],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+_PORTS = [("http", "TCP", 8080)]

@@ -1,0 +1,67 @@
+"""Changes remote pods in etcd at a steady rate: ``python -m tests.bench.load SIZE KIND RATE COUNT``.
+
+``KIND`` says which events: ``concern`` moves a pod out of the sets of this node's policies, or back, by its
+label; ``elsewhere`` changes a label that no policy asks for; ``mixed`` takes one of each in turn. ``COUNT``
+0: until ended by a signal. Prints ``started`` with the first event; at the end, a line with how many were
+written and in how many seconds. What was moved is moved back before the next thousand, so that every event
+changes something.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+from tests.bench.cluster import encode, pod, pod_key
+from tests.bench.etcd import PUTS, Etcd
+from tests.bench.result import Size
+
+KINDS = ("concern", "elsewhere", "mixed")
+_MOVED = 500
+"""How many pods are changed before they are changed back."""
+_TICK = 0.01
+"""At most so many seconds of events are written at once."""
+
+
+def changes(size: Size, kind: str) -> Iterator[tuple[str, bytes]]:
+    """Yield events without end: the key of a remote pod and what it is now."""
+    remote = range(size.local, size.pods)
+    moved = min(_MOVED, len(remote))
+    start = 0
+    while True:
+        for revision, away in (("2", {"role": "none"}), ("1", {})):
+            for place in range(moved):
+                number = remote[(start + place) % len(remote)]
+                concerns = kind == "concern" or (kind == "mixed" and place % 2 == 0)
+                made = pod(number, size, revision=revision, **(away if concerns else {}))
+                yield pod_key(made), encode(made)
+        start += moved
+
+
+def main() -> None:
+    text, kind, rate_text, count_text = sys.argv[1:]
+    size = Size("", *map(int, text.split("/")))
+    rate, count = float(rate_text), int(count_text)
+    ended = False
+
+    def end(*_: object) -> None:
+        nonlocal ended
+        ended = True
+
+    signal.signal(signal.SIGTERM, end)
+    events = changes(size, kind)
+    batch = max(1, min(PUTS, round(rate * _TICK)))
+    with Etcd() as etcd:
+        print("started", flush=True)
+        begin, written = time.monotonic(), 0
+        while not ended and (not count or written < count):
+            etcd.put([next(events) for _ in range(batch)])
+            written += batch
+            time.sleep(max(0.0, begin + written / rate - time.monotonic()))
+        print(written, time.monotonic() - begin, flush=True)
+
+
+if __name__ == "__main__":
+    main()
