@@ -194,6 +194,8 @@ class Settlement:
                 delta.released.add(address)
                 if owner is None:
                     self._vacated.leave(address, frozenset(pods), now, local=was_local)
+                    if not was_local:
+                        delta.vacant.add(address)
 
     def _settle_vacated(self, journal: Journal, delta: Delta) -> None:
         """Release addresses that were vacated in an earlier step and now have another owner."""
@@ -229,6 +231,7 @@ class Settlement:
         for address in self._lingering.due(now):
             _, directions = self._lingering.open(address)
             delta.released.add(address)
+            delta.vacant.discard(address)
             for direction in directions:
                 delta.opened[direction].add(address)
         for address, (pod, directions) in orphans.items():

@@ -167,3 +167,25 @@ def test_a_change_of_mode_changes_no_set_that_the_old_rules_look_at(
     assert backend.drift(after.program) == []
     assert names.isolated_set(Direction.INGRESS, Family.V4) in our_sets()
     backend.close()
+
+
+def test_a_vacant_address_is_forgotten_when_it_is_quiet_and_at_the_latest_before_its_next_owner(
+    node: TwoPods, forgotten: set[bytes]
+) -> None:
+    address = {packed("10.0.0.7"), packed("fd00::7")}
+
+    def come_and_go() -> None:
+        for event in (pod("x", 7, node="there", app="b"), gone(pod("x", 7))):
+            node.backend.apply(node.program, node.engine.apply([event], 1.0))
+        assert not address & sets_looked_at(node.mode)
+
+    come_and_go()
+    assert forgotten == set()
+    assert node.backend.untidy()
+    node.backend.tidy(node.program)
+    assert forgotten == address
+    assert not node.backend.untidy()
+    forgotten.clear()
+    come_and_go()
+    node.backend.apply(node.program, node.engine.apply([pod("y", 7, node="there", app="b")], 1.0))
+    assert forgotten == address

@@ -138,8 +138,11 @@ class Follower:
         assert delta.released >= released
         # Besides: what was closed and is not any more, and what another pod takes over later.
         assert delta.released - released <= closed_before | self.vacated
+        vacant = {a for a in released if a not in owners and a not in local and a not in closed_before}
+        assert delta.vacant == vacant
         self.vacated = (self.vacated | delta.released) - owners.keys()
         expected = difference(before, after, local | self.local(), delta.released)
+        expected.vacant = vacant
         assert delta == expected
         assert bool(delta) == bool(expected.released or snapshot(after) != before)
         active = {PolicyId(d, key) for (d, _), pod in after.pods.items() for key in pod.policies}

@@ -48,8 +48,12 @@ class IptablesBackend:
         families: Iterable[Family],
         options: Options,
         now: Callable[[], float] = time.monotonic,
+        *,
+        beside_kube_router: bool = False,
     ) -> None:
+        """``beside_kube_router``: write, in front of it, though what kube-router's firewall left is there."""
         self.mode = mode
+        self._beside_kube_router = beside_kube_router
         self._other_mode: Mode = "legacy" if mode == "nft" else "nft"
         self.families = tuple(families)
         naming = Naming()
@@ -64,6 +68,9 @@ class IptablesBackend:
         self._removals = Fights(now, REMOVING, STOP_REMOVING)
         self._hooked: set[tuple[Family, str]] = set()
         self._unforgotten: set[bytes] = set()
+        """Addresses whose connections could not be forgotten: they get into no set, and are not opened."""
+        self._vacant: set[bytes] = set()
+        """Those that nobody has, whose connections are forgotten together when it is quiet."""
         self._lagging: frozenset[str] = frozenset()
         """Sets that rules still refer to, though they should not, because a write failed."""
         self._now = now
@@ -128,12 +135,13 @@ class IptablesBackend:
             or self._desired.prunable
             or any(self._chains.garbage.values())
             or self._sets.garbage
+            or self._vacant
         )
 
     def tidy(self, program: Program) -> Report:
         started = time.perf_counter()
         writes = self._writes()
-        faults: list[Fault] = []
+        faults = self._forget(self._vacant)
         if not self._failed:
             # A sync does both of these: while one is due, what they would change is not known to be there.
             if self._planner.switched:
@@ -234,6 +242,8 @@ class IptablesBackend:
 
         Raises TableError where it was there and the other mode's cannot be read now.
         """
+        if self._beside_kube_router:
+            return None
         found = kube_router_fault(tables)
         if found is not None:
             return found
@@ -272,7 +282,9 @@ class IptablesBackend:
         lagging = {name: names.counterpart(name) for name in early} if self._lagging else {}
         early |= {old: early[name] for name, old in lagging.items() if old in self._lagging}
         self._change(early, faults)
-        faults += self._forget(step.released)
+        at_once = step.released - step.vacant
+        self._vacant |= step.vacant
+        faults += self._forget(at_once)
         held_back = self._unforgotten
         taken = step.fresh.keys() & self._sets.shapes.keys()
         if taken:
@@ -300,9 +312,9 @@ class IptablesBackend:
         else:
             faults += self._chains.write(chains)
             self._change(entering, faults)
-        if step.released and (any(entering.values()) or any(chains.values())):
+        if at_once and (any(entering.values()) or any(chains.values())):
             # What came in between, while the former owner's rules still held, is forgotten as well.
-            faults += self._forget(step.released)
+            faults += self._forget(at_once)
             held_back = self._unforgotten
         self._change(
             {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.live.items()}, faults
@@ -345,6 +357,9 @@ class IptablesBackend:
         wanted = self._unforgotten | released
         if not wanted:
             return []
+        # One walk of the table costs the same for all of them.
+        wanted |= self._vacant
+        self._vacant = set()
         try:
             count = forget(wanted)
         except ConntrackError as error:

@@ -40,7 +40,8 @@ class Step:
 
     ``fresh``: sets to make, which no rule that stays refers to; ``unseen``: additions to sets that cannot
     change a verdict yet; ``live``: those that do; ``isolated``: addresses that enter and leave the sets of
-    isolated addresses. ``dropped``: sets that nothing needs when the step is done. ``otherwise``: what at
+    isolated addresses. ``released``: addresses whose connections have to be forgotten before they are in
+    anything again, ``vacant`` those among them for which that can wait. ``dropped``: sets that nothing needs when the step is done. ``otherwise``: what at
     least must hold in sets that rules are to let go of, where a rule could not be written and still refers
     to them: peers leave, addresses are isolated, nothing is opened.
     """
@@ -51,6 +52,7 @@ class Step:
     live: dict[str, Gains] = field(default_factory=dict)
     isolated: dict[str, Gains] = field(default_factory=dict)
     released: set[bytes] = field(default_factory=set)
+    vacant: set[bytes] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
     otherwise: dict[str, Gains] = field(default_factory=dict)
 
@@ -78,7 +80,7 @@ class Planner:
             {pod: program.pods[pod].addresses for pod in delta.pods if pod in program.pods},
             [p for p in delta.policies if p in program.policies and self.desired.has_policy(p)],
         )
-        step = Step({family: {} for family in self.families}, released=delta.released)
+        step = Step({family: {} for family in self.families}, released=delta.released, vacant=delta.vacant)
         self._come_and_go(program, delta, step)
         if delta.bypass:
             self._change_nodes(program, step)

@@ -284,7 +284,10 @@ def test_whose_an_address_was_is_forgotten_in_the_end(engine: Engine, node: str,
     client = "10.0.9.9"
     engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1"), pod("old", client, node=node, app="client")), 0)
     idle = engine.sizes()["vacated"]
-    assert engine.apply([delete_pod("old")], 0).released == {address(client)}
+    delta = engine.apply([delete_pod("old")], 0)
+    assert delta.released == {address(client)}
+    # Only a pod of this node may go on using it.
+    assert delta.vacant == (set() if node == "here" else {address(client)})
     assert engine.sizes()["vacated"] == idle + 1
     engine.apply([], seconds - 1)
     assert engine.apply(upsert(pod("new", client)), seconds - 1).released == {address(client)}
