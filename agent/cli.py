@@ -5,6 +5,7 @@ What a command needs is imported inside it, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -31,6 +32,9 @@ Flags = Mapping[str, str | bool | None]
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _LOG_SETTINGS = ("log_format", "log_level")
+_MIGRATE_SETTINGS = tuple(
+    setting.name for setting in SETTINGS if setting.name not in ("health_address", "health_port")
+)
 _RENDER_SETTINGS = (
     "node_name",
     "manifests",
@@ -112,6 +116,25 @@ def _value(name: str, flags: Flags) -> Any:
         raise click.UsageError(str(error)) from None
 
 
+def _settings_to_enforce(flags: Flags) -> Settings:
+    """Return the settings of a command that enforces, and set up logging; say what is odd about them."""
+    settings = _settings(flags)
+    if settings.manifests is None:
+        try:
+            check_kubeconfig(_texts(flags), os.environ)
+        except SettingError as error:
+            raise click.UsageError(str(error)) from None
+    from agent import log
+
+    log.configure(settings.log_format, settings.log_level)
+    _end_without_privilege()
+    for line in unknown_variables(os.environ):
+        log.get(__name__).warning("unknown environment variable", detail=line)
+    for warning in warnings(settings):
+        log.get(__name__).warning("setting may do harm", detail=warning)
+    return settings
+
+
 def _end_without_privilege() -> None:
     from agent import capability, log
 
@@ -141,21 +164,51 @@ def run(**flags: Any) -> None:
 
     Exit codes: 0 stopped by a signal, 1 cannot go on, 2 wrong options.
     """
-    settings = _settings(flags)
-    if settings.manifests is None:
-        try:
-            check_kubeconfig(_texts(flags), os.environ)
-        except SettingError as error:
-            raise click.UsageError(str(error)) from None
-    from agent import log, node
+    settings = _settings_to_enforce(flags)
+    from agent import node
+
+    sys.exit(node.run(settings))
+
+
+@main.command(
+    short_help="Take a node over from kube-router's firewall.",
+    epilog="Example: netpol-agent migrate --node-name worker-1 --dry-run",
+)
+@_options(*_MIGRATE_SETTINGS)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=300,
+    metavar="SECONDS",
+    help="How long to wait for this agent's own rules to be whole.  [default: 300]",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what is there, and what is in the way.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found and what is left as JSON.")
+def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
+    """Take a node over from kube-router's firewall, which must have been stopped there.
+
+    What it left stays in force while this agent's rules are put in front of it, and is removed when these
+    are whole; kube-router's other parts are not touched. To be run before the agent, which then takes over.
+    Where nothing is left of it, nothing is done.
+
+    Exit codes: 0 nothing of it is left (with --dry-run: nothing is in the way), 1 something is (named),
+    2 wrong options.
+    """
+    settings = _settings(flags) if dry_run else _settings_to_enforce(flags)
+    from agent import log
+    from agent import migrate as migrating
 
     log.configure(settings.log_format, settings.log_level)
     _end_without_privilege()
-    for line in unknown_variables(os.environ):
-        log.get(__name__).warning("unknown environment variable", detail=line)
-    for warning in warnings(settings):
-        log.get(__name__).warning("setting may do harm", detail=warning)
-    sys.exit(node.run(settings))
+    outcome = migrating.migrate(settings, timeout, dry_run=dry_run)
+    if as_json:
+        click.echo(migrating.as_json(outcome), nl=False)
+    elif dry_run:
+        click.echo(migrating.text(outcome), nl=False)
+    if not dry_run:
+        for fault in outcome.faults:
+            log.get(__name__).error("not migrated", what=fault.what, remedy=fault.remedy)
+    sys.exit(migrating.exit_code(outcome))
 
 
 @main.command(
@@ -233,7 +286,8 @@ def explain(source: str, destination: str, service: str, as_json: bool, **flags:
     epilog="Example: netpol-agent cleanup --log-format console",
 )
 @_options(*_LOG_SETTINGS)
-def cleanup(**flags: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what is left as JSON.")
+def cleanup(as_json: bool, **flags: Any) -> None:
     """Remove everything the agent has put in this node's kernel.
 
     Refused while an agent runs here, since it would put everything back.
@@ -245,7 +299,15 @@ def cleanup(**flags: Any) -> None:
 
     log.configure(log_format, log_level)
     _end_without_privilege()
-    sys.exit(node.cleanup())
+    left = node.cleanup()
+    if as_json:
+        faults = [{"what": fault.what, "remedy": fault.remedy} for fault in left]
+        click.echo(json.dumps({"left": faults}, indent=2))
+    for fault in left:
+        log.get(__name__).error("not removed", what=fault.what, remedy=fault.remedy)
+    if not left:
+        log.get(__name__).info("removed", detail="nothing of the agent's is left in the kernel")
+    sys.exit(node.CANNOT_GO_ON if left else node.STOPPED)
 
 
 @main.command(

@@ -20,7 +20,7 @@ from agent.dataplane.backend import Backend, Fault, Report
 from agent.dataplane.host import HostState, check_host
 from agent.dataplane.iptables.tables import WAIT_SECONDS
 from agent.dataplane.links import LinkChanges
-from agent.dataplane.mode import ModeChoice
+from agent.dataplane.mode import Mode, ModeChoice
 from agent.inbox import Inbox
 from agent.kube.model import Family, Key, Kind
 from agent.policy.engine import Engine
@@ -316,6 +316,20 @@ class Agent:
             self._families, self._backend = families, backend
             if self._adopted:
                 self._sync()
+
+    @property
+    def mode(self) -> Mode:
+        """The iptables mode that it programs."""
+        return self._choice.mode
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The address families that it enforces now."""
+        return self._families
+
+    def node_is_named(self) -> bool:
+        """Whether any pod names this node. For the loop's own thread, or once the loop has ended."""
+        return self._settings.node_name in self._engine.nodes()
 
     def _watch_links(self) -> None:
         """Have the host looked at soon after an interface came or went: the first pod may bring a bridge."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent import __version__, log
 from agent.daemon import Agent, chosen_families
-from agent.dataplane.backend import Backend
+from agent.dataplane.backend import Backend, Fault
 from agent.dataplane.host import check_host
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.leftovers import held_families, remove, remove_sets
@@ -22,6 +22,14 @@ from agent.status.server import StatusServer
 _log = log.get(__name__)
 
 STOPPED, CANNOT_GO_ON = 0, 1
+
+
+class StartError(Exception):
+    """The agent cannot start on this node; ``remedy`` says what a person can do."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.remedy = remedy
 
 
 def options_of(settings: Settings) -> Options:
@@ -43,10 +51,29 @@ def run(settings: Settings) -> int:
         _log.error("the node cannot be locked", detail=str(error))
     except UndecidedError as error:
         _log.error("which iptables this node uses cannot be told", detail=str(error))
+    except StartError as error:
+        _log.error("the agent cannot start", detail=str(error), remedy=error.remedy)
     return CANNOT_GO_ON
 
 
 def _run_locked(settings: Settings) -> int:
+    agent = make_agent(settings)
+    server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status)
+    stop_on_signals(agent)
+    server.start()
+    try:
+        agent.run()
+    finally:
+        server.stop()
+    _log.info("stopped", detail="what is in the kernel stays there")
+    return STOPPED
+
+
+def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent:
+    """Make the agent of this node, which must be locked. Raises StartError and UndecidedError.
+
+    ``beside_kube_router``: write though what kube-router's firewall left is there.
+    """
     choice = decide_mode(settings.iptables_mode.value)
     host = check_host(settings.fix_host, choice.mode)
     held = held_families(choice.mode)
@@ -60,33 +87,31 @@ def _run_locked(settings: Settings) -> int:
         families=[int(f) for f in families],
     )
     if not families:
-        _log.error("no address family to enforce", wanted=settings.families.value)
-        return CANNOT_GO_ON
+        wanted = settings.families.value
+        raise StartError(
+            f"no address family to enforce: wanted {wanted}, and the kernel has it not", "set --families"
+        )
 
     def make_backend(families: tuple[Family, ...]) -> Backend:
-        return IptablesBackend(choice.mode, families, options_of(settings))
+        return IptablesBackend(
+            choice.mode, families, options_of(settings), beside_kube_router=beside_kube_router
+        )
 
     try:
-        agent = Agent(settings, choice, host, _source(settings), make_backend, held)
+        return Agent(settings, choice, host, _source(settings), make_backend, held)
     except OSError as error:
-        _log.error(
-            "the kernel cannot be programmed",
-            error=str(error),
-            remedy="run as root, with CAP_NET_ADMIN, in the node's network namespace",
-        )
-        return CANNOT_GO_ON
-    server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status)
+        raise StartError(
+            f"the kernel cannot be programmed: {error}",
+            "run as root, with CAP_NET_ADMIN, in the node's network namespace",
+        ) from error
+
+
+def stop_on_signals(agent: Agent) -> None:
+    """Have the signals that end a process stop the agent's loop."""
     # Whichever thread the signal comes to, the loop wakes up and runs its handler.
     signal.set_wakeup_fd(agent.inbox.wakes, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, agent.inbox.stop)
-    server.start()
-    try:
-        agent.run()
-    finally:
-        server.stop()
-    _log.info("stopped", detail="what is in the kernel stays there")
-    return STOPPED
 
 
 def _source(settings: Settings) -> Source:
@@ -99,21 +124,14 @@ def _source(settings: Settings) -> Source:
     return ApiSource(settings.kubeconfig or None, settings.context or None, nodes=settings.allow_nodes)
 
 
-def cleanup() -> int:
-    """Remove everything of ours from this node's kernel; return the exit code."""
+def cleanup() -> list[Fault]:
+    """Remove everything of ours from this node's kernel; return what of it is left, and why."""
     try:
         with lock_node():
             faults = []
             for mode in MODES:
                 faults += remove(mode, (Family.V4, Family.V6))
-            if not faults:
-                faults += remove_sets()
+            return faults or remove_sets()
     except LockedError as error:
         # An agent that runs here would put everything back.
-        _log.error("the node cannot be locked", detail=str(error))
-        return CANNOT_GO_ON
-    for fault in faults:
-        _log.error("not removed", what=fault.what, remedy=fault.remedy)
-    if not faults:
-        _log.info("removed", detail="nothing of the agent's is left in the kernel")
-    return CANNOT_GO_ON if faults else STOPPED
+        return [Fault(str(error), "delete the agent's DaemonSet or service, then run it again")]

@@ -21,20 +21,31 @@ from tests.lab.place import Place
 FIRST_PORT, LAST_PORT = 1024, 65535
 _HEADER = struct.Struct("!HHHH")
 _BURST = 32
+_SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 
 
 class Stream:
-    """Sends from one place to a UDP port of another; a context manager. IPv4 only.
+    """Sends from one place to a UDP port of another; a context manager.
 
-    ``rate`` is packets a second, 0: as many as possible. Source ports come round after 64,512 packets.
+    ``rate`` is packets a second, 0: as many as possible; they are sent ``burst`` at a time. Source ports come
+    round after 64,512 packets.
     """
 
-    def __init__(self, source: Place, destination: Place, port: int, rate: int = 0) -> None:
+    def __init__(
+        self,
+        source: Place,
+        destination: Place,
+        port: int,
+        rate: int = 0,
+        *,
+        burst: int = _BURST,
+        family: Family = Family.V4,
+    ) -> None:
         with destination.netns.entered():
-            self._arriving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._arriving = socket.socket(_SOCKETS[family], socket.SOCK_DGRAM)
         self._arriving.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         self._arriving.setblocking(False)
-        self._arriving.bind(("", port))
+        self._arriving.bind((destination.address(family), port))
         self.sent = 0
         self.arrived = 0
         with source.netns.entered():
@@ -43,9 +54,10 @@ class Stream:
                     sys.executable,
                     "-m",
                     "tests.kernel.stream",
-                    destination.address(Family.V4),
+                    destination.address(family),
                     str(port),
                     str(rate),
+                    str(burst),
                 ],
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.PIPE,
@@ -68,18 +80,21 @@ class Stream:
         self._arriving.close()
 
 
-def send(address: str, port: int, rate: int) -> int:
+def send(address: str, port: int, rate: int, burst: int) -> int:
     """Send until standard input ends; return how many."""
     sent = 0
     ports = itertools.cycle(range(FIRST_PORT, LAST_PORT + 1))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     began = time.monotonic()
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as sock:
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_UDP) as sock:
+        if family is socket.AF_INET6:
+            # The kernel fills in the checksum, without which IPv4 permits UDP and IPv6 does not.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, _HEADER.size - 2)
         while True:
-            for _ in range(_BURST):
-                # Without a checksum, as IPv4 permits.
+            for _ in range(burst):
                 packet = _HEADER.pack(next(ports), port, 8, 0)
                 sock.sendto(packet, (address, 0))
-            sent += _BURST
+            sent += burst
             pause = max(0.0, began + sent / rate - time.monotonic()) if rate else 0.0
             if select.select([sys.stdin], [], [], pause)[0]:
                 return sent
@@ -87,4 +102,4 @@ def send(address: str, port: int, rate: int) -> int:
 
 if __name__ == "__main__":
     print("sending", flush=True)
-    print(send(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    print(send(sys.argv[1], *map(int, sys.argv[2:])))

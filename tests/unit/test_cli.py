@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agent import __version__, capability, cli, node
-from agent.dataplane.backend import KernelView
+from agent.dataplane.backend import Fault, KernelView
 from agent.kube.model import Kind
 from agent.policy.program import Program
 from agent.settings import SETTINGS, Settings
@@ -205,10 +205,16 @@ def test_a_kubeconfig_of_the_environment_must_be_there_unless_manifests_are_read
 
 def test_cleanup_exits_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capability, "may_change_network", lambda: True)
-    monkeypatch.setattr(node, "cleanup", lambda: 1)
-    assert netpol_agent("cleanup").exit_code == 1
-    monkeypatch.setattr(node, "cleanup", lambda: 0)
-    assert netpol_agent("cleanup").exit_code == 0
+    monkeypatch.setattr(node, "cleanup", lambda: [Fault("set KUBE-X: in use", "remove the rule")])
+    result = netpol_agent("cleanup", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {
+        "left": [{"what": "set KUBE-X: in use", "remedy": "remove the rule"}]
+    }
+    monkeypatch.setattr(node, "cleanup", list)
+    result = netpol_agent("cleanup", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"left": []}
 
 
 class Served:

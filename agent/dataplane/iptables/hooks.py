@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from agent.dataplane.iptables import names
 
@@ -104,14 +104,14 @@ def place(table: Table, wanted: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def remove(table: Table) -> list[str]:
-    """Return the restore lines that take out every rule that leads from a built-in chain to ours."""
+def remove(table: Table, doomed: Callable[[str], bool] = names.is_ours) -> list[str]:
+    """Return the restore lines that take out every rule that leads from any other chain to doomed ones."""
     lines = []
     for chain, rules in table.items():
-        if names.is_ours(chain):
+        if doomed(chain):
             continue
         for rule in rules:
             target = _target(_words(rule))
-            if target is not None and names.is_ours(target):
+            if target is not None and doomed(target):
                 lines.append(f"-D {chain} {rule}")
     return lines

@@ -22,6 +22,8 @@ FAMILY_NAMES = {Family.V4: "ip", Family.V6: "ip6"}
 _HOOKS = {"FORWARD": 2, "OUTPUT": 3}
 """NF_INET_FORWARD, NF_INET_LOCAL_OUT."""
 _BATCH_RESOURCE = 10
+FILTER = "filter"
+"""The table that iptables calls so in nft mode, too."""
 
 
 def generation(netlink: NetlinkSocket) -> int | None:
@@ -37,9 +39,9 @@ def generation(netlink: NetlinkSocket) -> int | None:
     return None if found is None else int.from_bytes(found, "big")
 
 
-def exists(netlink: NetlinkSocket, family: Family) -> bool:
-    """Whether there is a filter table with anything in it."""
-    return bool(_uses(netlink, family))
+def exists(netlink: NetlinkSocket, family: Family, table: str = FILTER) -> bool:
+    """Whether there is a table with anything in it."""
+    return bool(_uses(netlink, family, table))
 
 
 def is_empty(netlink: NetlinkSocket, family: Family) -> bool:
@@ -47,9 +49,9 @@ def is_empty(netlink: NetlinkSocket, family: Family) -> bool:
     return _uses(netlink, family) == 0
 
 
-def _uses(netlink: NetlinkSocket, family: Family) -> int | None:
-    """Return how much is in the filter table; None where there is none."""
-    name = attribute(_TABLE_NAME, b"filter\0")
+def _uses(netlink: NetlinkSocket, family: Family, table: str = FILTER) -> int | None:
+    """Return how much is in a table; None where there is none."""
+    name = attribute(_TABLE_NAME, table.encode() + b"\0")
     try:
         answer = netlink.get(Message(_SUBSYSTEM | _GET_TABLE, _FAMILIES[family], name))
     except OSError as error:
@@ -74,7 +76,8 @@ def is_usual(netlink: NetlinkSocket, family: Family, chain: str) -> bool:
     return found == (_HOOKS[chain], 0)
 
 
-def delete_table(netlink: NetlinkSocket, family: Family) -> None:
-    """Delete the filter table, which must be empty: everything in it would go along."""
-    table = Message(_SUBSYSTEM | _DELETE_TABLE, _FAMILIES[family], attribute(_TABLE_NAME, b"filter\0"))
-    netlink.transact(_BATCH_BEGIN, table, _BATCH_END, _BATCH_RESOURCE)
+def delete_table(netlink: NetlinkSocket, family: Family, table: str = FILTER) -> None:
+    """Delete a table and everything in it, at once. Raises OSError."""
+    name = attribute(_TABLE_NAME, table.encode() + b"\0")
+    message = Message(_SUBSYSTEM | _DELETE_TABLE, _FAMILIES[family], name)
+    netlink.transact(_BATCH_BEGIN, message, _BATCH_END, _BATCH_RESOURCE)

@@ -1,0 +1,227 @@
+"""A node on which kube-router's firewall was in force, with pods, and ``netpol-agent migrate`` run there.
+
+What kube-router last knew and what the policies are today differ, so that it shows which of the two judges:
+
+====================  ===========  =======
+connection            kube-router  today
+====================  ===========  =======
+client to web         allowed      allowed
+stale to web          allowed      denied
+novel to web          denied       allowed
+stranger to web       denied       denied
+caged to novel        allowed      allowed
+caged to stranger     allowed      denied
+caged to client       denied       denied
+====================  ===========  =======
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agent.kube.model import Family, Protocol
+from tests.kernel import kube_router
+from tests.kernel.kube_router import KnownPod, KnownPolicy
+from tests.lab.lab import Lab
+from tests.lab.node import Layout, Mode, Pod
+from tests.lab.probe import Flow, Verdict
+
+PODS = ("web", "client", "stale", "novel", "stranger", "caged")
+PORT = 5353
+WAYS = {
+    "client web": (True, True),
+    "stale web": (True, False),
+    "novel web": (False, True),
+    "stranger web": (False, False),
+    "caged novel": (True, True),
+    "caged stranger": (True, False),
+    "caged client": (False, False),
+}
+"""Source and destination to whether kube-router allowed it, and whether it is allowed today."""
+
+_ROOT = Path(__file__).parents[2]
+_POLICIES = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web-in}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+    - from: [{podSelector: {matchExpressions: [{key: app, operator: In, values: [client, novel]}]}}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: caged-out}
+spec:
+  podSelector: {matchLabels: {app: caged}}
+  policyTypes: [Egress]
+  egress: [{to: [{podSelector: {matchLabels: {app: novel}}}]}]
+---
+# Allowed out by a mark of ours: kube-router's rules must not take it for theirs.
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: novel-out}
+spec:
+  podSelector: {matchLabels: {app: novel}}
+  policyTypes: [Egress]
+  egress: [{}]
+"""
+_POD = """\
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec: {{nodeName: worker, containers: [{{name: c, image: i}}]}}
+status: {{phase: Running, podIPs: [{{ip: {v4}}}, {{ip: "{v6}"}}]}}
+"""
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit code, what it printed, and its log."""
+
+    code: int
+    output: str
+    log: str
+
+    def json(self) -> Any:
+        return json.loads(self.output)
+
+
+class OldNode:
+    """The node, its pods and the manifests of today. A context manager."""
+
+    def __init__(self, layout: Layout, mode: Mode, *, k3s: bool = False) -> None:
+        self.lab = Lab()
+        try:
+            self.node = self.lab.node("worker", layout, mode)
+            self.pods: dict[str, Pod] = {name: self.lab.pod(self.node, name) for name in PODS}
+            self.manifests = self.node.directory / "manifests"
+            self.manifests.mkdir(parents=True)
+            text = "".join(_POD.format(name=n, v4=p.v4, v6=p.v6) for n, p in self.pods.items())
+            (self.manifests / "today.yaml").write_text(_POLICIES + text)
+            known = {n: KnownPod(n, {f: p.address(f) for f in Family}) for n, p in self.pods.items()}
+            self._known = [*known.values()]
+            self._policies = [
+                KnownPolicy("web-in", "dst", [known["web"]], [known["client"], known["stale"]]),
+                KnownPolicy("caged-out", "src", [known["caged"]], [known["novel"], known["stranger"]]),
+            ]
+            self._k3s = k3s
+            for pod in self.pods.values():
+                self.lab.serve(pod, udp=[PORT])
+            self.node.run("ipset", "restore", stdin=kube_router.SERVICE_SETS)
+            self.node.iptables_restore(Family.V4, kube_router.SERVICE_RULES)
+        except BaseException:
+            self.lab.close()
+            raise
+
+    def __enter__(self) -> OldNode:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lab.close()
+
+    def kube_router_syncs(self, version: str = "1") -> None:
+        """Write what kube-router's firewall writes in a sync; what is ours under its prefixes goes."""
+        self.node.run("ipset", "-exist", "restore", stdin=kube_router.sets(self._policies))
+        tables = kube_router.filter_tables(self._known, self._policies, version, k3s=self._k3s)
+        for family, theirs in tables.items():
+            tool = f"{'iptables' if family is Family.V4 else 'ip6tables'}-{self.node.mode}"
+            saved = self.node.run(f"{tool}-save", "-t", "filter").splitlines()
+            foreign = re.compile(r"KUBE-(?:POD-FW|NWPLCY|ROUTER-(?:INPUT|FORWARD|OUTPUT))\b|KUBE-ROUTER rule")
+            kept = [line for line in saved if line.startswith((":", "-A")) and not foreign.search(line)]
+            head, _, rest = theirs.partition("\n")
+            self.node.run(f"{tool}-restore", stdin="\n".join([head, *kept, rest]))
+
+    def command(self, *arguments: str, name: str = "worker", killed: str = "") -> Ended:
+        """Run ``migrate`` to its end; ``killed``: see :mod:`tests.kernel.killed`."""
+        module = ["tests.kernel.killed", killed] if killed else ["agent"]
+        command = [sys.executable, "-m", *module, "migrate", "--manifests", str(self.manifests)]
+        command += ["--node-name", name, "--state-dir", str(self.node.directory / "state")]
+        command += ["--iptables-mode", self.node.mode, "--log-format", "console", *arguments]
+        return self.ended(self.started(command))
+
+    def cleanup(self) -> None:
+        """Remove everything of the agent's."""
+        ended = self.ended(self.started([sys.executable, "-m", "agent", "cleanup", "--json"]))
+        assert ended.code == 0, ended.log
+        assert ended.json() == {"left": []}
+
+    def started(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start a command of the agent on the node; its log and output go to files there."""
+        shell = ["sh", "-c", 'exec "$@" >"$0" 2>"$0.log"', str(self._output), *command]
+        with Path("/dev/null").open("wb") as output:
+            return self.node.popen(shell, output=output, environment={"PYTHONPATH": str(_ROOT)})
+
+    def ended(self, process: subprocess.Popen[bytes]) -> Ended:
+        """Wait for the end of what was started last."""
+        process.wait(120)
+        log = self._output.with_name(self._output.name + ".log")
+        return Ended(process.returncode, self._output.read_text(), log.read_text())
+
+    @property
+    def _output(self) -> Path:
+        return self.node.directory / "output"
+
+    def flows(self, ways: Iterable[str]) -> list[Flow]:
+        """Return ways, such as ``client web``, as flows in both families."""
+        pairs = [way.split() for way in ways]
+        return [
+            Flow(self.pods[source], self.pods[destination].address(family), Protocol.UDP, PORT)
+            for source, destination in pairs
+            for family in Family
+        ]
+
+    def allowed(self) -> dict[str, bool]:
+        """Try every way with new connections; a way must go the same in both families."""
+        verdicts = self.lab.probe(self.flows(WAYS))
+        found = [verdict is Verdict.ALLOWED for verdict in verdicts]
+        assert found[::2] == found[1::2], dict(
+            zip(WAYS, zip(found[::2], found[1::2], strict=True), strict=True)
+        )
+        return dict(zip(WAYS, found[::2], strict=True))
+
+    def others(self) -> str:
+        """Return everything in the kernel that is neither the agent's nor kube-router's firewall's."""
+        mode = self.node.mode
+        texts = [self.node.run(f"{tool}-{mode}-save") for tool in ("iptables", "ip6tables")]
+        lines = [line for text in texts for line in text.splitlines() if not line.startswith("#")]
+        ours = re.compile(
+            r"KUBE-(?:NETPOL|PODS|NWRULE|POD-FW|NWPLCY|ROUTER-(?:INPUT|FORWARD|OUTPUT))|KUBE-ROUTER rule"
+        )
+        kept = [re.sub(r"\[\d+:\d+\]", "", line) for line in lines if not ours.search(line)]
+        sets = self.node.run("ipset", "save").splitlines()
+        mine = re.compile(r"(?:inet6:)?KUBE-")
+        return "\n".join(
+            [*kept, *(re.sub(r" initval \S+", "", s) for s in sets if not mine.match(s.split()[1]))]
+        )
+
+    def left(self) -> str:
+        """Return the rules and sets of kube-router's firewall that are there."""
+        mode = self.node.mode
+        texts = [self.node.run(f"{tool}-{mode}-save", "-t", "filter") for tool in ("iptables", "ip6tables")]
+        texts.append(self.node.run("ipset", "list", "-n"))
+        theirs = re.compile(
+            "KUBE-ROUTER-(?:INPUT|FORWARD|OUTPUT)|KUBE-ROUTER rule|KUBE-(?:POD-FW|NWPLCY|SRC|DST)-[A-Z2-7]{6}"
+        )
+        return "\n".join(line for text in texts for line in text.splitlines() if theirs.search(line))
+
+
+def by_kube_router() -> dict[str, bool]:
+    """Return what is allowed when kube-router's rules judge alone."""
+    return {way: theirs for way, (theirs, _) in WAYS.items()}
+
+
+def by_both() -> dict[str, bool]:
+    """Return what is allowed when both judge."""
+    return {way: theirs and ours for way, (theirs, ours) in WAYS.items()}
+
+
+def by_us() -> dict[str, bool]:
+    """Return what is allowed when this agent's rules judge alone."""
+    return {way: ours for way, (_, ours) in WAYS.items()}
