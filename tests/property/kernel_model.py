@@ -35,12 +35,14 @@ _MULTIPORT_SLOTS = 15
 
 
 class Packet(NamedTuple):
-    """A new connection's first packet; ``protocol`` an IANA number."""
+    """A new connection's first packet, or one of an established one; ``protocol`` an IANA number."""
 
     source: bytes
     destination: bytes
     protocol: int
     port: int
+    established: bool = False
+    bridged: bool = False
 
 
 Match = Callable[["Kernel", Packet, int], bool]
@@ -66,6 +68,8 @@ class Kernel:
         self.fails: Callable[[], bool] = lambda: False
         """Asked before every write whether the kernel refuses it, for no reason."""
         self.writes = 0
+        self.met = 0
+        """How many rules the last packet met: those that it was compared with, matching or not."""
 
     def changed(self) -> None:
         self.writes += 1
@@ -80,6 +84,7 @@ class Kernel:
         chains = self.tables[family_of(packet.source)]
         stack: list[tuple[str, int]] = []
         chain, at = "FORWARD", 0
+        self.met = 0
         while True:
             rules = chains[chain]
             if at == len(rules):
@@ -89,6 +94,7 @@ class Kernel:
                 continue
             rule = _compiled(rules[at])
             at += 1
+            self.met += 1
             if not all(match(self, packet, mark) for match in rule.matches):
                 continue
             if rule.set_mark is not None:
@@ -186,7 +192,12 @@ def _match(word: str, value: str, words: list[str]) -> Match:
     if word == "-i":
         # Every packet comes from an uplink: what the source address is, then decides alone.
         return lambda _, __, ___: value == _UPLINK
-    if word in ("--ctstate", "--physdev-is-bridged", "--icmpv6-type", "--hl-eq"):
+    if word == "--ctstate":
+        assert value == "RELATED,ESTABLISHED"
+        return lambda _, packet, __: packet.established
+    if word == "--physdev-is-bridged":
+        return lambda _, packet, __: packet.bridged
+    if word in ("--icmpv6-type", "--hl-eq"):
         return lambda _, __, ___: False
     if word in ("--src-type", "--dst-type"):
         return lambda _, __, ___: False

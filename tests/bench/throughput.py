@@ -1,0 +1,306 @@
+"""What enforcement costs the packets: two pods of a node, without and with the agent's rules, in turn.
+
+``python -m tests.bench.throughput`` measures by itself, in network namespaces of its own. The node is as the
+agent finds one: it tracks connections and has the few rules of kube-proxy that a forwarded packet meets;
+where pods are on a bridge, iptables sees what is bridged. The agent's engine and backend program it once, and
+then only the two rules that lead packets to the agent's chains are taken out and put back, so that nothing
+but the rules differs. Each pair of measurements is one ratio, with / without; which comes first is drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import itertools
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import click
+import msgspec
+
+from agent.dataplane.ipset import IpSets
+from agent.dataplane.iptables import hooks, names
+from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.tables import Tables
+from agent.dataplane.mode import MODES, Mode
+from agent.kube.model import Family, Protocol
+from agent.policy.engine import Engine
+from agent.status.text import plain_console
+from tests.bench import crowd
+from tests.bench.result import Result, Size, summary
+from tests.lab.lab import Lab
+from tests.lab.netns import CommandError
+from tests.lab.node import Layout, Node, Pod
+from tests.property.kernel_model import Kernel, Packet
+
+SECTION = "packets"
+SIZES = (110, 240)
+PAIRS = 20
+SLICES = 4
+"""Into how many parts each measurement of a pair is cut, which take turns: what else the machine does
+then falls on both alike."""
+CONNECTIONS = 2000
+BULK = "256M"
+"""How much one slice is."""
+
+_BULK_PORT = 30000
+_CPUS = sorted(os.sched_getaffinity(0))
+"""The client's side runs on the first, the server's on the last."""
+
+_KUBE_PROXY = """\
+*filter
+:KUBE-PROXY-FIREWALL - [0:0]
+:KUBE-FORWARD - [0:0]
+:KUBE-SERVICES - [0:0]
+:KUBE-EXTERNAL-SERVICES - [0:0]
+-A FORWARD -m conntrack --ctstate NEW -m comment --comment "load balancer firewall" -j KUBE-PROXY-FIREWALL
+-A FORWARD -m comment --comment "forwarding rules" -j KUBE-FORWARD
+-A FORWARD -m conntrack --ctstate NEW -m comment --comment "service portals" -j KUBE-SERVICES
+-A FORWARD -m conntrack --ctstate NEW -m comment --comment "external portals" -j KUBE-EXTERNAL-SERVICES
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+-A KUBE-FORWARD -m comment --comment "forwarding rules" -m mark --mark 0x4000/0x4000 -j ACCEPT
+-A KUBE-FORWARD -m comment --comment "forwarding" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+COMMIT
+"""
+"""What kube-proxy has in FORWARD of a node without Services."""
+
+_NGINX = """\
+daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.log;
+events {{ worker_connections 4096; }}
+http {{ access_log off; server {{ listen {port} backlog=4096; location / {{ return 200 "ok\\n"; }} }} }}
+"""
+
+_RATE = re.compile(r"^Requests per second:\s+([\d.]+)", re.MULTILINE)
+_FAILED = re.compile(r"^Failed requests:\s+(\d+)", re.MULTILINE)
+
+
+def measure(
+    local: int, layout: Layout, mode: Mode, pairs: int, progress: Callable[[str], None] = lambda _: None
+) -> Iterator[Result]:
+    """Yield what a new packet meets, and the ratios of connections and of throughput in bulk."""
+    size, where = crowd.size(local), f"{layout}, {mode}"
+    with Lab() as lab:
+        node = lab.node("node", layout, mode)
+        client, server = lab.pod(node, "client"), lab.pod(node, "server")
+        # Of the others only the addresses are there.
+        others = [node.next_addresses() for _ in range(local - 2)]
+        texts = [(client.v4, client.v6), (server.v4, server.v6), *others]
+        node.iptables_restore(Family.V4, _KUBE_PROXY)
+        with _environment("XTABLES_LOCKFILE", str(node.directory / "xtables.lock")), node.netns.entered():
+            progress(f"{local} local pods, {where}: programming")
+            _program(mode, texts, node.cidr4)
+            addresses = [ipaddress.IPv4Address(v4).packed for v4, _ in texts]
+            yield from _rules_met(size, where, node, mode, addresses)
+            with _serving(lab, server):
+                yield from _ratios(size, where, mode, client, server, pairs, progress)
+
+
+def _program(mode: Mode, texts: Sequence[tuple[str, str]], known: str) -> None:
+    engine = Engine(crowd.NODE)
+    engine.apply(crowd.crowd(texts, known), 0.0)
+    backend = IptablesBackend(mode, (Family.V4, Family.V6), Options())
+    try:
+        backend.adopt()
+        report = backend.sync(engine.program)
+    finally:
+        backend.close()
+    if report.faults:
+        raise RuntimeError(f"the node could not be programmed: {report.faults}")
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _rules_met(
+    size: Size, where: str, node: Node, mode: Mode, addresses: Sequence[bytes]
+) -> Iterator[Result]:
+    """Walk the chains as they are in the kernel, for the first packet between any two pods of the node."""
+    kernel = Kernel()
+    chains = {chain: rules for chain, rules in Tables(mode).read(Family.V4).items() if names.is_ours(chain)}
+    kernel.tables[Family.V4] = {**chains, "FORWARD": (hooks.hook_rule("FORWARD"),)}
+    with IpSets() as ipsets:
+        kernel.sets = {
+            name: (shape, members) for name, (shape, members) in ipsets.read(names.SET_PREFIX).items()
+        }
+    bridged = node.layout is Layout.BRIDGE
+    new, known = [], []
+    for source in addresses:
+        for destination in addresses:
+            if source != destination:
+                packet = Packet(source, destination, Protocol.TCP, crowd.PORT, bridged=bridged)
+                if not kernel.passes(packet):
+                    raise RuntimeError(f"{packet} is denied")
+                new.append(float(kernel.met))
+    kernel.passes(packet._replace(established=True))
+    known.append(float(kernel.met))
+    yield summary(SECTION, f"rules that a new packet meets ({where})", "rules", new, size=size)
+    yield summary(SECTION, f"rules that an established one meets ({where})", "rules", known, size=size)
+
+
+@contextlib.contextmanager
+def _serving(lab: Lab, server: Pod) -> Iterator[None]:
+    """Have the pod answer HTTP on the port of the policies, and iperf3 on the first of their range."""
+    configuration = lab.directory / "nginx.conf"
+    configuration.write_text(_NGINX.format(directory=lab.directory, port=crowd.PORT))
+    commands = [["nginx", "-c", str(configuration)], ["iperf3", "-s", "-p", str(_BULK_PORT)]]
+    with server.netns.entered():
+        running = [
+            subprocess.Popen(_on(_CPUS[-1], command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for command in commands
+        ]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
+
+
+def _on(cpu: int, command: Sequence[str]) -> list[str]:
+    """Have a command run on one processor. Not before others: the kernel's own threads would have to wait."""
+    return ["taskset", "-c", str(cpu), *command]
+
+
+def _connections(client: Pod, server: Pod) -> float:
+    """Return new HTTP connections per second."""
+    url = f"http://{server.v4}:{crowd.PORT}/"
+    command = ["ab", "-q", "-c", "16", "-n", str(CONNECTIONS), url]
+    printed = client.netns.run(_on(_CPUS[0], command))
+    rate, failed = _RATE.search(printed), _FAILED.search(printed)
+    if rate is None or failed is None or failed[1] != "0":
+        raise RuntimeError(f"connections failed:\n{printed}")
+    return float(rate[1])
+
+
+def _bulk(client: Pod, server: Pod) -> float:
+    """Return bits per second over one connection."""
+    command = ["iperf3", "-c", server.v4, "-p", str(_BULK_PORT), "-n", BULK, "-J"]
+    printed = json.loads(client.netns.run(_on(_CPUS[0], command)))
+    return float(printed["end"]["sum_received"]["bits_per_second"])
+
+
+def _ratios(
+    size: Size,
+    where: str,
+    mode: Mode,
+    client: Pod,
+    server: Pod,
+    pairs: int,
+    progress: Callable[[str], None],
+) -> Iterator[Result]:
+    loads = {"new HTTP connections per second": _connections, "bulk throughput": _bulk}
+    ratios: dict[str, list[float]] = {name: [] for name in loads}
+    without: dict[str, list[float]] = {name: [] for name in loads}
+    _wait_until_served(client, server)
+    for number in range(pairs):
+        progress(f"{size.local} local pods, {where}: pair {number + 1} of {pairs}")
+        rates: dict[tuple[str, bool], list[float]] = {
+            (name, on): [] for name in loads for on in (True, False)
+        }
+        order = random.sample((True, False), 2)
+        for _ in range(SLICES):
+            for enforced in order:
+                _enforce(mode, enforced)
+                for name, load in loads.items():
+                    rates[name, enforced].append(load(client, server))
+            order.reverse()
+        for name in loads:
+            # Each slice is as much work, so this is the rate over all of them.
+            with_rules, bare = (statistics.harmonic_mean(rates[name, on]) for on in (True, False))
+            ratios[name].append(with_rules / bare)
+            without[name].append(bare)
+    for name, found in ratios.items():
+        rate = statistics.median(without[name])
+        note = f"{rate / 1e9:.1f} Gbit/s without" if name.startswith("bulk") else f"{rate:,.0f} without"
+        title = f"{name}, with / without ({where})"
+        yield summary(SECTION, title, "ratio", found, size=size, more_is_better=True, note=note)
+
+
+def _wait_until_served(client: Pod, server: Pod) -> None:
+    """Wait until the servers answer, and measure each load once to warm up."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            _connections(client, server)
+            _bulk(client, server)
+        except (CommandError, RuntimeError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _enforce(mode: Mode, enforced: bool) -> None:
+    """Lead forwarded packets to the agent's chains, or do not; the chains stay as they are."""
+    table = Tables(mode).read(Family.V4)
+    lines = hooks.place(table, dict.fromkeys(hooks.HOOKS, "")) if enforced else hooks.remove(table)
+    for error in Tables(mode).restore({Family.V4: lines}).values():
+        raise error
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--local", type=click.IntRange(2, 240), multiple=True, help="Pods of the node: 110 and 240.")
+@click.option(
+    "--layout", "layouts", type=click.Choice(list(map(str, Layout))), multiple=True, help="Of pods; both."
+)
+@click.option("--iptables-mode", "modes", type=click.Choice(MODES), multiple=True, help="One or both; nft.")
+@click.option("--pairs", type=click.IntRange(1), default=PAIRS, show_default=True, help="Pairs of each.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(
+    local: tuple[int, ...], layouts: tuple[str, ...], modes: tuple[Mode, ...], pairs: int, as_json: bool
+) -> None:
+    """Measure what enforcement costs the packets between two pods of one node.
+
+    New HTTP connections per second and throughput in bulk, each as the ratio with / without the agent's
+    rules, and how many rules a packet meets. What is given more than once is measured each.
+    """
+    if os.geteuid() != 0:
+        click.echo("This makes network namespaces, so it needs root: run it with sudo", err=True)
+        sys.exit(2)
+    console = plain_console(sys.stderr)
+    found: list[Result] = []
+    with contextlib.ExitStack() as stack:
+        status = stack.enter_context(console.status("...")) if console.is_terminal else None
+
+        def progress(text: str) -> None:
+            if status is not None:
+                status.update(text)
+
+        for mode, layout, count in itertools.product(modes or ("nft",), layouts or Layout, local or SIZES):
+            for result in measure(count, Layout(layout), mode, pairs, progress):
+                found.append(result)
+                if not as_json:
+                    click.echo(_line(result))
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(found), indent=2))
+
+
+def _line(result: Result) -> str:
+    interval = "" if result.low is None else f" [{result.low:.3f}, {result.high:.3f}]"
+    size = "" if result.size is None else f"{result.size.local} local pods: "
+    return (
+        f"{size}{result.name}: median {result.median:.3f}{interval}, worst {result.worst:.3f} "
+        f"of {result.count} {result.note}"
+    ).rstrip()
+
+
+if __name__ == "__main__":
+    main()
