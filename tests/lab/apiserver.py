@@ -93,10 +93,10 @@ class ApiServer:
         process.wait()
         self._processes = [(n, p) for n, p in self._processes if p is not process]
 
-    def start(self) -> None:
-        """Start kube-apiserver after :meth:`stop`, and wait until it is ready."""
+    def start(self, timeout: float = 60) -> None:
+        """Start kube-apiserver after :meth:`stop`, and wait until it has read what there is."""
         self._start_apiserver(kube_apiserver())
-        self._until("kube-apiserver", self._ready, 60)
+        self._until("kube-apiserver", self._ready, timeout)
 
     def kubeconfig(self, user: str) -> Path:
         """Write and return the kubeconfig of ``admin``, or of ``agent``, which may only read."""
