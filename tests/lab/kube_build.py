@@ -1,7 +1,7 @@
-"""Builds kube-apiserver from its Go module, once, into a cache outside the repository.
+"""Builds kube-apiserver and kubectl from their Go modules, once, into a cache outside the repository.
 
-``kube-apiserver/`` beside this file pins every module by version and hash. ``python -m
-tests.lab.kube_build`` builds it ahead of the tests; it takes some minutes and 2 GB of Go's own cache.
+``kubernetes/`` beside this file pins every module by version and hash. ``python -m tests.lab.kube_build``
+builds both ahead of the tests; it takes some minutes and 2 GB of Go's own cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.lab.place import LabError
 
 VERSION = "1.36.3"
-SOURCE = Path(__file__).with_name("kube-apiserver")
+SOURCE = Path(__file__).with_name("kubernetes")
 
 _LDFLAGS = " ".join(
     ["-s", "-w"]
@@ -47,7 +47,16 @@ def kube_apiserver() -> Path:
     Safe to call from several processes at once: one builds, the others wait. Raises LabError when it cannot
     be built.
     """
-    target = cache_directory() / f"kube-apiserver-{VERSION}"
+    return _built("kube-apiserver", "about five minutes on two cores")
+
+
+def kubectl() -> Path:
+    """Return the path of kubectl, in which kustomize is, as :func:`kube_apiserver` does."""
+    return _built("kubectl", "about a minute on two cores when kube-apiserver has been built")
+
+
+def _built(name: str, time_it_takes: str) -> Path:
+    target = cache_directory() / f"{name}-{VERSION}"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,22 +64,22 @@ def kube_apiserver() -> Path:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("waiting for another process to build kube-apiserver")
+            _say(f"waiting for another process to build {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _build(target)
+            _build(name, target, time_it_takes)
     return target
 
 
-def _build(target: Path) -> None:
+def _build(name: str, target: Path, time_it_takes: str) -> None:
     go, toolchain = _go()
-    _say(f"building kube-apiserver {VERSION} into {target}: once, about five minutes on two cores")
+    _say(f"building {name} {VERSION} into {target}: once, {time_it_takes}")
     unfinished = target.with_name(f"{target.name}.{os.getpid()}")
     try:
         done = subprocess.run(
             [
                 *(go, "build", "-mod=readonly", "-buildvcs=false", "-trimpath"),
-                *("-ldflags", _LDFLAGS, "-o", str(unfinished), "."),
+                *("-ldflags", _LDFLAGS, "-o", str(unfinished), f"./{name}"),
             ],
             cwd=SOURCE,
             env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off", **toolchain},
@@ -79,7 +88,7 @@ def _build(target: Path) -> None:
             check=False,
         )
         if done.returncode != 0:
-            raise LabError(f"kube-apiserver does not build with {go}:\n{done.stdout}{done.stderr}")
+            raise LabError(f"{name} does not build with {go}:\n{done.stdout}{done.stderr}")
         unfinished.rename(target)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -107,7 +116,7 @@ def _go() -> tuple[str, dict[str, str]]:
             with contextlib.suppress(OSError):  # another process may have put it there meanwhile
                 unfinished.rename(place)
         except subprocess.CalledProcessError as error:
-            raise LabError(f"no Go to build kube-apiserver with:\n{error.stderr.decode()}") from error
+            raise LabError(f"no Go to build Kubernetes with:\n{error.stderr.decode()}") from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return str(place / "go/bin/go"), {}
@@ -118,4 +127,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    print(kube_apiserver())
+    print(kube_apiserver(), kubectl(), sep="\n")
