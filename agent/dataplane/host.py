@@ -83,6 +83,7 @@ class Readers:
     """Where the node is read, and how modules are loaded: the kernel itself, unless a test says otherwise."""
 
     proc_sys: Path = Path("/proc/sys")
+    proc_sys_of_host: Path = Path("/host/proc/sys")
     proc_net: Path = PROC_NET
     bridges: Callable[[], list[Bridge]] = bridges
     answers: Callable[[Message], int] = _answers
@@ -239,8 +240,10 @@ class _Host:
         """Set a sysctl and say so; False when it may not be."""
         if not self.fix:
             return False
-        path = self.read.proc_sys / name
         before = self.read.sysctl(name)
+        # Containers have /proc/sys read-only, and may be given the node's own beside it.
+        mounted = self.read.proc_sys_of_host / name
+        path = mounted if mounted.exists() else self.read.proc_sys / name
         try:
             path.write_text(f"{value}\n")
         except OSError as error:

@@ -165,7 +165,7 @@ def namespaces(heard: Heard, name: str) -> list[Namespace]:
 
 def test_nodes_only_when_asked_for(server: ApiServer, client: Client) -> None:
     client.create_node("n1", ["192.0.2.1", "2001:db8::1"], ["10.1.0.0/24", "fd00:1::/64"])
-    plain, asked = Heard(server, "agent"), Heard(server, "agent", nodes=True)
+    plain, asked = Heard(server, "agent"), Heard(server, nodes=True)
     try:
         wait(lambda: plain.synced() and asked.synced())
         assert Kind.NODE not in plain.source.states()

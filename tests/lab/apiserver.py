@@ -14,46 +14,48 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import yaml
+
 from tests.lab.client import ApiError, Client
 from tests.lab.kube_build import kube_apiserver
 from tests.lab.netns import Netns
 from tests.lab.place import LabError
 
 PORT = 6443
-AGENT_ACCOUNT = ("kube-system", "netpol-agent")
+ACCOUNT = "/api/v1/namespaces/kube-system/serviceaccounts/netpol-agent"
 
-_READABLE = [
-    {"apiGroups": [""], "resources": ["pods", "namespaces", "nodes"], "verbs": ["get", "list", "watch"]},
-    {
-        "apiGroups": ["networking.k8s.io"],
-        "resources": ["networkpolicies"],
-        "verbs": ["get", "list", "watch"],
-    },
-]
+_RBAC = Path(__file__).parents[2] / "deploy/base/rbac.yaml"
+_COLLECTIONS = {
+    "ServiceAccount": "/api/v1/namespaces/kube-system/serviceaccounts",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+}
+_TOKEN_SECONDS = 6 * 3600
 
 
 class ApiServer:
     """etcd and kube-apiserver in ``netns``, listening on its ``address``; a context manager.
 
     etcd's data is in memory and gone with it. No controllers and no scheduler run: pods are bound by
-    whoever creates them, and :class:`tests.lab.client.Client` finishes namespaces. Call from the main
-    thread: processes end with the thread that started them. Raises LabError when it does not become ready.
+    whoever creates them, and :class:`tests.lab.client.Client` finishes namespaces. The agent's account is
+    there, with the permissions that ``deploy/`` gives it and no others. Call from the main thread: processes
+    end with the thread that started them. Raises LabError when it does not become ready.
     """
 
     def __init__(self, netns: Netns, address: str, directory: Path) -> None:
         self.netns = netns
         self.address = address
         self.directory = directory
-        self._tokens = {"admin": secrets.token_hex(16), "agent": secrets.token_hex(16)}
+        self._admin_token = secrets.token_hex(16)
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         binary = kube_apiserver()
         (directory / "data").mkdir(parents=True)
         try:
             self._start_etcd()
             self._start_apiserver(binary)
-            self.client = Client(netns, self.url, self.certificate, self._tokens["admin"])
+            self.client = Client(netns, self.url, self.certificate, self._admin_token)
             self._until("kube-apiserver", self._ready, 60)
-            self._permit_agent()
+            self._install_account()
         except BaseException:
             self.close()
             raise
@@ -98,14 +100,20 @@ class ApiServer:
         self._start_apiserver(kube_apiserver())
         self._until("kube-apiserver", self._ready, timeout)
 
+    def agent_token(self) -> str:
+        """Return a token of the agent's service account, as kubelet asks for one (TokenRequest)."""
+        asked = {"spec": {"expirationSeconds": _TOKEN_SECONDS}}
+        return str(self.client.post(f"{ACCOUNT}/token", asked)["status"]["token"])
+
     def kubeconfig(self, user: str) -> Path:
-        """Write and return the kubeconfig of ``admin``, or of ``agent``, which may only read."""
+        """Write and return the kubeconfig of ``admin``, or of ``agent``: its service account's."""
+        token = self._admin_token if user == "admin" else self._agent_token
         ca = base64.b64encode(self.certificate.read_bytes()).decode()
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "lab", "cluster": {"server": self.url, "certificate-authority-data": ca}}],
-            "users": [{"name": user, "user": {"token": self._tokens[user]}}],
+            "users": [{"name": user, "user": {"token": token}}],
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
             "current-context": "lab",
         }
@@ -142,13 +150,8 @@ class ApiServer:
         return True
 
     def _start_apiserver(self, binary: Path) -> None:
-        account, namespace = AGENT_ACCOUNT[1], AGENT_ACCOUNT[0]
         tokens = self.directory / "tokens.csv"
-        tokens.write_text(
-            f'{self._tokens["admin"]},admin,admin,"system:masters"\n'
-            f"{self._tokens['agent']},system:serviceaccount:{namespace}:{account},agent,"
-            f'"system:serviceaccounts,system:serviceaccounts:{namespace}"\n'
-        )
+        tokens.write_text(f'{self._admin_token},admin,admin,"system:masters"\n')
         key = self.directory / "accounts.key"
         if not key.exists():
             key.write_bytes(_private_key())
@@ -199,22 +202,18 @@ class ApiServer:
             return True
         return False
 
-    def _permit_agent(self) -> None:
-        namespace, account = AGENT_ACCOUNT
-        api = "/apis/rbac.authorization.k8s.io/v1"
-        self.client.post(f"{api}/clusterroles", {"metadata": {"name": "netpol-agent"}, "rules": _READABLE})
-        self.client.post(
-            f"{api}/clusterrolebindings",
-            {
-                "metadata": {"name": "netpol-agent"},
-                "roleRef": {
-                    "apiGroup": "rbac.authorization.k8s.io",
-                    "kind": "ClusterRole",
-                    "name": "netpol-agent",
-                },
-                "subjects": [{"kind": "ServiceAccount", "namespace": namespace, "name": account}],
-            },
-        )
+    def _has_system_namespace(self) -> bool:
+        with contextlib.suppress(OSError, ApiError):
+            self.client.get("/api/v1/namespaces/kube-system")
+            return True
+        return False
+
+    def _install_account(self) -> None:
+        # The server makes its own namespaces in the background.
+        self._until("kube-apiserver", self._has_system_namespace, 30)
+        for document in yaml.safe_load_all(_RBAC.read_text()):
+            self.client.post(f"{_COLLECTIONS[document['kind']]}?fieldValidation=Strict", document)
+        self._agent_token = self.agent_token()
 
 
 def _private_key() -> bytes:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.lab.apiserver import ApiServer
 from tests.lab.client import Json
@@ -124,7 +124,7 @@ class Cluster:
         self.client = self.api.client
         self._workspaces = itertools.count(1)
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

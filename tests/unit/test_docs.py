@@ -73,8 +73,10 @@ def test_the_answer_of_readyz_in_the_readme_is_what_is_printed() -> None:
 def test_the_image_is_set_with_the_tag_that_is_pushed() -> None:
     commands = (ROOT / "deploy/README.md").read_text()
     (pushed,) = re.findall(r"docker push (\S+)", commands)
-    assert f"kustomize edit set image netpol-agent={pushed}\n" in commands
-    assert pushed.endswith(f":{__version__}")
+    name, _, tag = pushed.rpartition(":")
+    assert f"sed -i 's|newName: .*|newName: {name}|' deploy/image/kustomization.yaml\n" in commands
+    assert tag == __version__
+    assert f"    newTag: {tag}\n" in (ROOT / "deploy/image/kustomization.yaml").read_text()
 
 
 def test_what_is_installed_to_run_is_what_is_run() -> None:

@@ -42,6 +42,7 @@ class Node:
             self.write(name, text)
         self.readers = Readers(
             proc_sys=root / "sys",
+            proc_sys_of_host=root / "host",
             proc_net=root / "net",
             bridges=lambda: self.bridges,
             answers=lambda message: self.codes.get(message.kind >> 8, 0),
@@ -246,6 +247,16 @@ def test_ipvs_must_track_connections(node: Node, sign: str) -> None:
     assert state.faults == ()
     assert state.ipvs
     assert node.text("sys/net/ipv4/vs/conntrack") == "1"
+
+
+def test_in_a_container_sysctls_are_set_where_the_hosts_are_mounted(node: Node) -> None:
+    node.bridges = [Bridge("cni0", True)]
+    name = "net/bridge/bridge-nf-call-iptables"
+    node.write(f"sys/{name}", "0")
+    node.write(f"host/{name}", "0")
+    node.check()
+    assert node.text(f"host/{name}") == "1"
+    assert node.text(f"sys/{name}") == "0"
 
 
 def test_interfaces_that_cannot_be_read_are_a_fault(node: Node) -> None:

@@ -1,0 +1,104 @@
+"""What deploy/ says, as kustomize puts it together, and clusters that run it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from agent.kube.model import Family
+from tests.lab import container
+from tests.lab.client import Json
+from tests.lab.cluster import ROOT, AgentProcess, Cluster
+from tests.lab.kube_build import kubectl
+from tests.lab.netns import Netns
+from tests.lab.node import Node
+
+DEPLOY = ROOT / "deploy"
+SERVICE = "10.96.0.1"
+"""The first address of the API server's range of Services: its own, as pods reach it."""
+
+CONFIGMAPS = "/api/v1/namespaces/kube-system/configmaps"
+DAEMONSETS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
+
+
+def built(directory: Path | str) -> list[Json]:
+    """Return the objects that ``kubectl kustomize`` makes of a directory."""
+    done = subprocess.run(
+        [str(kubectl()), "kustomize", str(directory)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(objects: Sequence[Json], kind: str) -> Json:
+    """Return the only object of a kind."""
+    (only,) = (found for found in objects if found["kind"] == kind)
+    return only
+
+
+class PodAgent(AgentProcess):
+    """An agent run as a pod's container: its arguments, environment, files and privileges are the pod's."""
+
+    def __init__(self, node: Node, pod: Json, kubelet: container.Kubelet) -> None:
+        self.node = node
+        self.log = node.directory / "agent.log"
+        (only,) = pod["containers"]
+        with self.log.open("ab") as log:
+            self.process = container.start(node, pod, only, kubelet, log)
+
+    @property
+    def pid(self) -> int:
+        return container.main_process(self.process)
+
+    def stop(self, number: int = 15) -> None:
+        container.stop(self.process, number)
+
+
+class DeployedCluster(Cluster):
+    """A cluster on which deploy/ is installed by kubectl, and whose nodes run the DaemonSet's pods."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            self.kubectl("apply", "--validate=strict", "-k", str(DEPLOY))
+            self.pod: Json = self.client.get(f"{DAEMONSETS}/netpol-agent")["spec"]["template"]["spec"]
+            self.account = self.lab.directory / "account"
+            self.kubelet = self.kubelet_of(self.api.agent_token(), self.account)
+        except BaseException:
+            self.close()
+            raise
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """Run kubectl as the cluster's administrator; return what it printed. Raises CommandError."""
+        return run_kubectl(self.api.netns, self.api.kubeconfig("admin"), *arguments, stdin=stdin)
+
+    def kubelet_of(self, token: str, account: Path) -> container.Kubelet:
+        """Return what kubelets know, with an account's token put into a directory."""
+        account.mkdir(exist_ok=True)
+        (account / "token").write_text(token)
+        (account / "ca.crt").write_bytes(self.api.certificate.read_bytes())
+        configmaps = self.client.get(CONFIGMAPS)["items"]
+        data = {found["metadata"]["name"]: found.get("data", {}) for found in configmaps}
+        return container.Kubelet(data, SERVICE, 443, account)
+
+    def start_agent(self, node: Node, *arguments: str) -> AgentProcess:
+        assert not arguments, "what a deployed agent is told is in deploy/"
+        reach_api_server(node, self.api.address)
+        agent = self.agents[node.name] = PodAgent(node, self.pod, self.kubelet)
+        return agent
+
+
+def run_kubectl(netns: Netns, kubeconfig: Path, *arguments: str, stdin: str = "") -> str:
+    """Run kubectl in a namespace; return what it printed. Raises CommandError."""
+    cache = kubeconfig.parent / "kubectl-cache"
+    command = [str(kubectl()), f"--kubeconfig={kubeconfig}", f"--cache-dir={cache}", *arguments]
+    return netns.run(command, stdin=stdin)
+
+
+def reach_api_server(node: Node, address: str) -> None:
+    """Let a node reach the API server by its Service, as kube-proxy does."""
+    translated = ("-d", SERVICE, "-p", "tcp", "--dport", "443", "-j", "DNAT", "--to", f"{address}:6443")
+    node.iptables(Family.V4, "-t", "nat", "-A", "OUTPUT", *translated)
