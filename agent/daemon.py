@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from agent import __version__, log
-from agent.dataplane.backend import Backend, Fault, Report
+from agent.dataplane.backend import Backend, Fault, Reading, Report
 from agent.dataplane.host import HostState, check_host
 from agent.dataplane.iptables.tables import WAIT_SECONDS
 from agent.dataplane.links import LinkChanges
@@ -44,6 +44,9 @@ HEARTBEAT = 1.0
 LINK_PAUSE = 0.5
 """Seconds between two looks at the host while interfaces come and go."""
 LINKS_RETRY = 5.0
+OVERTAKEN = 3
+"""How often a look at the kernel may be overtaken by writes of this agent before it waits for one."""
+OVERTAKEN_PAUSE = 0.2
 
 
 def chosen_families(setting: Families, host: HostState, held: Iterable[Family] = ()) -> tuple[Family, ...]:
@@ -104,6 +107,8 @@ class Agent:
         self._disturbed_at = 0.0
         self._synced_at = 0.0
         self._drift_checked = 0.0
+        self._looking: Reading | None = None
+        self._overtaken = 0
         self._lasting: frozenset[str] = frozenset()
         """Differences that the last repair did not mend; its retry will try again."""
         self._repairs = 0
@@ -277,11 +282,37 @@ class Agent:
         return self._backend.disturbed()
 
     def _check_drift(self, now: float) -> None:
-        """Compare and repair; while a retry is pending, too, which may be about something else."""
+        """Have the kernel read, on a thread of its own; what it holds is compared when that is done."""
         self._drift_at = now + self._settings.drift_interval
-        if self._refused:
+        if self._refused or self._looking is not None:
             return
-        differences = [found for found in self._differences() if found not in self._lasting]
+        backend, reading = self._backend, self._backend.reading()
+        self._looking = reading
+
+        def look() -> None:
+            reading.read()
+            self.inbox.call(lambda: self._compare(backend, reading))
+
+        threading.Thread(target=look, name="drift", daemon=True).start()
+
+    def _compare(self, backend: Backend, reading: Reading) -> None:
+        """Compare and repair; while a retry is pending, too, which may be about something else."""
+        now = time.monotonic()
+        self._looking = None
+        # Programs that write all the time are not to cost this one more than a tenth of its time.
+        self._disturbed_at = max(self._disturbed_at, now + 10 * reading.seconds)
+        if self._refused or backend is not self._backend:
+            return
+        if backend.overtaken(reading):
+            self._overtaken += 1
+            self._drift_at = now + OVERTAKEN_PAUSE
+            if self._overtaken <= OVERTAKEN:
+                return
+            found = self._differences()
+        else:
+            found = self._differences(reading)
+        self._overtaken = 0
+        differences = [difference for difference in found if difference not in self._lasting]
         self._drift_checked = time.time()
         if differences:
             _log.warning("the kernel was changed from outside", differences=differences[:20])
@@ -292,9 +323,9 @@ class Agent:
             self._sync()
             self._lasting = frozenset() if self._retry_at is None else frozenset(self._differences())
 
-    def _differences(self) -> list[str]:
+    def _differences(self, reading: Reading | None = None) -> list[str]:
         try:
-            return self._backend.drift(self._engine.program)
+            return self._backend.drift(self._engine.program, reading)
         except Exception as error:
             return [f"the kernel cannot be read: {error}"]
 

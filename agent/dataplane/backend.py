@@ -45,6 +45,19 @@ class KernelView(NamedTuple):
     """Set to its kernel name and number of members."""
 
 
+class Reading(Protocol):
+    """A look at rules in the kernel that takes long."""
+
+    @property
+    def seconds(self) -> float:
+        """How long :meth:`read` took."""
+        ...
+
+    def read(self) -> None:
+        """Look, on any thread; nothing is raised here."""
+        ...
+
+
 class Backend(Protocol):
     """Moves the kernel from one correct state to the next. Not thread-safe: one thread calls it."""
 
@@ -78,8 +91,19 @@ class Backend(Protocol):
         """
         ...
 
-    def drift(self, program: Program) -> list[str]:
-        """Compare the kernel with what was left there; return what differs, for people. Writes nothing."""
+    def reading(self) -> Reading:
+        """Return what reads the rules for :meth:`drift`, so that the thread that calls this need not wait."""
+        ...
+
+    def overtaken(self, reading: Reading) -> bool:
+        """Whether this agent wrote rules since a reading was made, so that it says nothing."""
+        ...
+
+    def drift(self, program: Program, reading: Reading | None = None) -> list[str]:
+        """Compare the kernel with what was left there; return what differs, for people. Writes nothing.
+
+        ``reading``: a finished one that is not overtaken; without it the rules are read here.
+        """
         ...
 
     def close(self) -> None:

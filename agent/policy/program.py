@@ -175,11 +175,11 @@ class Delta:
     absent means removed); ``sets_added`` and ``sets_removed`` the ids of sets that came and went,
     ``members`` how sets that stayed changed; ``isolated`` and ``opened`` the addresses that became, or
     ceased to be, isolated in a direction (pods' and closed ones together). ``released`` are addresses whose
-    owner went or changed and which concern this node (local, or in a set here before or after): connection
-    tracking must forget them before they are opened or put in any set. ``vacant`` are those released that were
-    remote and that nobody has now: they are released again when somebody takes them, so that forgetting
-    them can wait. ``local`` are the addresses of local
-    pods, after this step and before it, among the members that changed.
+    owner went or changed and which concern this node (local, or in a set here before or after):
+    connection tracking must forget them before they are opened or put in any set. ``vacant`` are those
+    released that were remote and that nobody has now: they are released again when somebody takes them,
+    so that forgetting them can wait. ``local`` are the addresses of local pods, after this step and
+    before it, among the members that changed.
     """
 
     policies: set[PolicyId] = field(default_factory=set)

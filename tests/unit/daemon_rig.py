@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agent.daemon import Agent
-from agent.dataplane.backend import Fault, KernelView, Report
+from agent.dataplane.backend import Fault, KernelView, Reading, Report
 from agent.dataplane.host import HostState
 from agent.dataplane.mode import ModeChoice
 from agent.kube.events import Sink, Synced
@@ -27,6 +27,15 @@ SECONDS = 5.0
 """How long a test waits for what should come in milliseconds."""
 
 
+class FakeReading:
+    """Reads nothing in no time."""
+
+    seconds = 0.0
+
+    def read(self) -> None:
+        pass
+
+
 class FakeBackend:
     """Writes down the calls made to it, and answers as it is told."""
 
@@ -39,6 +48,7 @@ class FakeBackend:
         self.applies: list[Report | Exception] = []
         self.tidies: list[Report | Exception] = []
         self.drifts: list[list[str]] = []
+        self.overtakes: list[bool] = []
         self.dirty = False
         self.stays_dirty = False
         self.closed = False
@@ -80,8 +90,15 @@ class FakeBackend:
     def disturbed(self) -> bool:
         return False
 
-    def drift(self, program: Program) -> list[str]:
-        del program
+    def reading(self) -> Reading:
+        return FakeReading()
+
+    def overtaken(self, reading: Reading) -> bool:
+        del reading
+        return self.overtakes.pop(0) if self.overtakes else False
+
+    def drift(self, program: Program, reading: Reading | None = None) -> list[str]:
+        del program, reading
         self.calls.append(("drift", time.monotonic()))
         return self.drifts.pop(0) if self.drifts else []
 

@@ -256,6 +256,20 @@ def test_drift_is_repaired_and_counted(rig: Rig) -> None:
     assert rig.agent.status().kernel.drift.repairs == 1
 
 
+def test_a_look_that_writes_overtake_says_nothing_but_not_for_ever(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "OVERTAKEN_PAUSE", 0.01)
+    rig.backend.overtakes = [True] * (daemon.OVERTAKEN + 1)
+    rig.backend.drifts = [["chain X is gone"]]
+    rig.synced()
+    rig.until(lambda: ready(rig))
+    rig.agent._drift_at = 0.0
+    rig.until(lambda: len(rig.backend.named("sync")) == 2)
+    assert rig.backend.overtakes == []
+    assert len(rig.backend.named("drift")) == 1
+
+
 def test_drift_is_looked_for_while_a_retry_is_pending_and_what_stays_waits_for_that(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import structlog
 
-from agent.dataplane.backend import Fault, KernelView, Report
+from agent.dataplane.backend import Fault, KernelView, Reading, Report
 from agent.dataplane.conntrack import ConntrackError, forget
 from agent.dataplane.ipset import IpSets, SetError
 from agent.dataplane.iptables import hooks, leftovers, names
@@ -17,6 +17,7 @@ from agent.dataplane.iptables.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.reading import TablesReading
 from agent.dataplane.iptables.sets import Sets, network_members
 from agent.dataplane.iptables.spotcheck import SpotCheck
 from agent.dataplane.iptables.steps import Gains, Planner, Step
@@ -73,6 +74,8 @@ class IptablesBackend:
         """Those that nobody has, whose connections are forgotten together when it is quiet."""
         self._lagging: frozenset[str] = frozenset()
         """Sets that rules still refer to, though they should not, because a write failed."""
+        self._looked_at: dict[Family, Table] | None = None
+        """What is in the tables besides our chains, when that was last seen and nothing was wrong."""
         self._now = now
         self._other_mode_left = False
         self._leftovers: list[Fault] = []
@@ -96,8 +99,9 @@ class IptablesBackend:
         started = time.perf_counter()
         writes = self._writes()
         try:
+            self._looked_at = None
             self._chains.load()
-            stranger = self._stranger(self._chains.whole.values())
+            stranger = self._stranger([*self._chains.whole.values(), *self._tables_elsewhere()])
             self._refused = stranger is not None
             if stranger is not None:
                 return Report(time.perf_counter() - started, 0, True, (stranger,), refused=True)
@@ -159,23 +163,41 @@ class IptablesBackend:
     def disturbed(self) -> bool:
         return self._chains.watch.changed()
 
-    def drift(self, program: Program) -> list[str]:
-        self._chains.watch.mark()
+    def reading(self) -> TablesReading:
+        known = None
+        if self._looked_at is not None and self._chains.watch.certain():
+            known = {f: {**self._looked_at[f], **self._chains.ours(f)} for f in self.families}
+        else:
+            self._chains.watch.mark()
+        tables, writes = self._chains.tables, self._chains.writes
+        return TablesReading(tables, self._other_mode, self.families, writes, known)
+
+    def overtaken(self, reading: Reading) -> bool:
+        if not isinstance(reading, TablesReading):
+            return True
+        return reading.known is None and reading.writes != self._chains.writes
+
+    def drift(self, program: Program, reading: Reading | None = None) -> list[str]:
+        if not isinstance(reading, TablesReading):
+            reading = self.reading()
+            reading.read()
+        tables = reading.tables()
         differences: list[str] = []
-        tables = {family: self._chains.tables.read(family) for family in self.families}
-        if self._stranger(tables.values()) is not None:
+        if self._stranger([*tables.values(), *reading.elsewhere()]) is not None:
             differences.append("kube-router's firewall writes here")
         for family, now in tables.items():
-            held = self._chains.ours(family)
-            for chain in sorted(held.keys() | {c for c in now if names.is_ours(c)}):
-                if held.get(chain) != now.get(chain):
-                    what = "is gone" if chain not in now else "is not as it was left"
-                    differences.append(f"IPv{int(family)}: chain {chain} {what}")
+            if reading.known is None:
+                differences += self._chains.changed(family, now)
             due = self._fights.due()
             for chain, why in hooks.misplaced(now).items():
                 # One that is missing leaves everything open: it never waits.
                 if due or hooks.missing(now, chain):
                     differences.append(f"IPv{int(family)}: {chain}: {why}")
+        self._looked_at = (
+            {f: {c: r for c, r in now.items() if not names.is_ours(c)} for f, now in tables.items()}
+            if not differences
+            else None
+        )
         in_kernel = self._sets.sizes_in_kernel()
         for name, size in self._sets.sizes.items():
             if name not in in_kernel:
@@ -238,21 +260,17 @@ class IptablesBackend:
         return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused)
 
     def _stranger(self, tables: Iterable[Table]) -> Fault | None:
-        """Look for kube-router's firewall in these tables and those of the other mode.
+        """Look for kube-router's firewall in these tables."""
+        return None if self._beside_kube_router else kube_router_fault(tables)
 
-        Raises TableError where it was there and the other mode's cannot be read now.
-        """
-        if self._beside_kube_router:
-            return None
-        found = kube_router_fault(tables)
-        if found is not None:
-            return found
+    def _tables_elsewhere(self) -> Iterable[Table]:
+        """Read the other mode's tables. Raises TableError where kube-router's firewall may still be there."""
         try:
-            return kube_router_fault(leftovers.tables(self._other_mode, self.families).values())
+            return leftovers.tables(self._other_mode, self.families).values()
         except TableError:
             if self._refused:
                 raise
-            return None
+            return ()
 
     def _referred_elsewhere(self, content: Iterable[str]) -> frozenset[str]:
         """Return the sets that our rules in the other mode may refer to."""

@@ -46,6 +46,15 @@ class Chains:
         """Return our chains of a family with their rules."""
         return {chain: rules for chain, rules in self.whole[family].items() if names.is_ours(chain)}
 
+    def changed(self, family: Family, now: Table) -> list[str]:
+        """Return which chains of ours a table holds otherwise than they were left, for people."""
+        held = self.ours(family)
+        return [
+            f"IPv{int(family)}: chain {chain} {'is gone' if chain not in now else 'is not as it was left'}"
+            for chain in sorted(held.keys() | set(filter(names.is_ours, now)))
+            if held.get(chain) != now.get(chain)
+        ]
+
     def write(self, changes: Changes) -> list[Fault]:
         """Write chains, atomically for each family; return what could not be written.
 

@@ -39,11 +39,12 @@ class Step:
     """One change of the kernel; everything by kernel name.
 
     ``fresh``: sets to make, which no rule that stays refers to; ``unseen``: additions to sets that cannot
-    change a verdict yet; ``live``: those that do; ``isolated``: addresses that enter and leave the sets of
-    isolated addresses. ``released``: addresses whose connections have to be forgotten before they are in
-    anything again, ``vacant`` those among them for which that can wait. ``dropped``: sets that nothing needs when the step is done. ``otherwise``: what at
-    least must hold in sets that rules are to let go of, where a rule could not be written and still refers
-    to them: peers leave, addresses are isolated, nothing is opened.
+    change a verdict yet; ``live``: those that do; ``isolated``: addresses that enter and leave the sets
+    of isolated addresses. ``released``: addresses whose connections have to be forgotten before they are
+    in anything again, ``vacant`` those among them for which that can wait. ``dropped``: sets that nothing
+    needs when the step is done. ``otherwise``: what at least must hold in sets that rules are to let go
+    of, where a rule could not be written and still refers to them: peers leave, addresses are isolated,
+    nothing is opened.
     """
 
     chains: Changes

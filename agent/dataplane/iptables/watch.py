@@ -39,6 +39,10 @@ class Watch:
         """Whether somebody else wrote since."""
         return self._version() != self._expected
 
+    def certain(self) -> bool:
+        """Whether nobody else can have written: no if that cannot be told, as in legacy mode."""
+        return self._mode == "nft" and self._expected not in ((), (None,)) and not self.changed()
+
     def before_write(self) -> None:
         """Note that this agent is about to write."""
         self._quiet = self._mode == "legacy" and not self.changed()

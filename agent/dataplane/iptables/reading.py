@@ -1,0 +1,62 @@
+"""A look at the filter tables that takes its time on another thread, while the main loop goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Mapping
+
+from agent.dataplane.iptables import leftovers
+from agent.dataplane.iptables.tables import Table, Tables
+from agent.dataplane.mode import Mode
+from agent.kube.model import Family
+
+
+class TablesReading:
+    """What the filter tables of both modes hold, read by :meth:`read` and by nothing else.
+
+    ``known``: what is known to be in ours, where nobody wrote since that was looked at; ``writes`` how often
+    the backend had written when this was made.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        other_mode: Mode,
+        families: Iterable[Family],
+        writes: int,
+        known: Mapping[Family, Table] | None,
+    ) -> None:
+        self.writes = writes
+        self.known = known
+        self.seconds = 0.0
+        """How long reading took."""
+        self._tables = tables
+        self._other_mode = other_mode
+        self._families = tuple(families)
+        self._found: dict[Family, Table] = {}
+        self._elsewhere: dict[Family, Table] = {}
+        self._error: Exception | None = None
+
+    def read(self) -> None:
+        """Read; what goes wrong is raised where the result is asked for. Safe to call on any thread."""
+        started = time.perf_counter()
+        try:
+            if self.known is None:
+                self._found = {family: self._tables.read(family) for family in self._families}
+        except Exception as error:
+            self._error = error
+        # What cannot be read there has not kept the agent from writing, or it would not be looking now.
+        with contextlib.suppress(Exception):
+            self._elsewhere = leftovers.tables(self._other_mode, self._families)
+        self.seconds = time.perf_counter() - started
+
+    def tables(self) -> Mapping[Family, Table]:
+        """Return our mode's tables. Raises TableError, or whatever else went wrong."""
+        if self._error is not None:
+            raise self._error
+        return self._found if self.known is None else self.known
+
+    def elsewhere(self) -> Iterable[Table]:
+        """Return the other mode's tables; none where these cannot be read."""
+        return self._elsewhere.values()
