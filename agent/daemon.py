@@ -283,8 +283,11 @@ class Agent:
 
     def _check_drift(self, now: float) -> None:
         """Have the kernel read, on a thread of its own; what it holds is compared when that is done."""
+        if self._looking is not None:
+            self._drift_at = now + OVERTAKEN_PAUSE
+            return
         self._drift_at = now + self._settings.drift_interval
-        if self._refused or self._looking is not None:
+        if self._refused:
             return
         backend, reading = self._backend, self._backend.reading()
         self._looking = reading
