@@ -139,16 +139,17 @@ def _rules_met(
         kernel.sets = {
             name: (shape, members) for name, (shape, members) in ipsets.read(names.SET_PREFIX).items()
         }
-    bridged = node.layout is Layout.BRIDGE
+    kernel.bridged = node.layout is Layout.BRIDGE
     new, known = [], []
     for source in addresses:
         for destination in addresses:
             if source != destination:
-                packet = Packet(source, destination, Protocol.TCP, crowd.PORT, bridged=bridged)
+                packet = Packet(source, destination, Protocol.TCP, crowd.PORT)
                 if not kernel.passes(packet):
                     raise RuntimeError(f"{packet} is denied")
                 new.append(float(kernel.met))
-    kernel.passes(packet._replace(established=True))
+    kernel.established = True
+    kernel.passes(packet)
     known.append(float(kernel.met))
     yield summary(SECTION, f"rules that a new packet meets ({where})", "rules", new, size=size)
     yield summary(SECTION, f"rules that an established one meets ({where})", "rules", known, size=size)

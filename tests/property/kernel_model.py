@@ -35,14 +35,12 @@ _MULTIPORT_SLOTS = 15
 
 
 class Packet(NamedTuple):
-    """A new connection's first packet, or one of an established one; ``protocol`` an IANA number."""
+    """A new connection's first packet; ``protocol`` an IANA number."""
 
     source: bytes
     destination: bytes
     protocol: int
     port: int
-    established: bool = False
-    bridged: bool = False
 
 
 Match = Callable[["Kernel", Packet, int], bool]
@@ -68,6 +66,8 @@ class Kernel:
         self.fails: Callable[[], bool] = lambda: False
         """Asked before every write whether the kernel refuses it, for no reason."""
         self.writes = 0
+        self.established = self.bridged = False
+        """What packets are asked for besides what they hold."""
         self.met = 0
         """How many rules the last packet met: those that it was compared with, matching or not."""
 
@@ -193,10 +193,10 @@ def _match(word: str, value: str, words: list[str]) -> Match:
         # Every packet comes from an uplink: what the source address is, then decides alone.
         return lambda _, __, ___: value == _UPLINK
     if word == "--ctstate":
-        assert value == "RELATED,ESTABLISHED"
-        return lambda _, packet, __: packet.established
+        assert value in ("RELATED,ESTABLISHED", "ESTABLISHED")
+        return lambda kernel, _, __: kernel.established
     if word == "--physdev-is-bridged":
-        return lambda _, packet, __: packet.bridged
+        return lambda kernel, _, __: kernel.bridged
     if word in ("--icmpv6-type", "--hl-eq"):
         return lambda _, __, ___: False
     if word in ("--src-type", "--dst-type"):
