@@ -6,8 +6,7 @@ import os
 import platform
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,12 +14,10 @@ import msgspec
 
 from agent import __version__
 from agent.status.text import plain_console
-from tests.bench.arena import Arena
-from tests.bench.cold import cold
-from tests.bench.latency import latency
+from tests.bench.plot import draw
 from tests.bench.result import Result, Size
+from tests.bench.run import SECTIONS, Run
 from tests.bench.settings import Settings
-from tests.bench.stages import stages
 from tests.bench.table import show
 from tests.lab.node import Layout, Mode
 
@@ -32,17 +29,6 @@ SIZES = {
         Size("large", 100_000, 240, 5_000),
     )
 }
-ON_A_CLUSTER: dict[str, Callable[[Arena], Iterator[Result]]] = {
-    "cold": cold,
-    "latency": latency,
-}
-"""Sections measured at each size, on one API server and node."""
-ON_A_SIZE: dict[str, Callable[[Size, Settings], Iterator[Result]]] = {"stages": stages}
-"""Sections measured at each size, without an API server."""
-ON_THEIR_OWN: dict[str, Callable[[Settings], Iterator[Result]]] = {}
-"""Sections that make what they need, and are measured once."""
-
-
 _WIDTH_OF_A_FILE = 160
 
 
@@ -79,6 +65,7 @@ def _size(text: str) -> Size:
 @click.option(
     "--size",
     "sizes",
+    metavar="SIZE",
     callback=_sizes,
     multiple=True,
     help="small, middle, large or PODS/LOCAL/POLICIES; may be repeated.  [default: the three]",
@@ -86,24 +73,46 @@ def _size(text: str) -> Size:
 @click.option(
     "--section",
     "sections",
-    type=click.Choice([*ON_A_CLUSTER, *ON_A_SIZE, *ON_THEIR_OWN]),
+    type=click.Choice(SECTIONS),
     multiple=True,
     help="What to measure; may be repeated.  [default: all]",
 )
 @click.option(
     "--rounds", type=click.IntRange(1), help="How often each change is made.  [default: 50, with --quick 10]"
 )
-@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="nft", show_default=True)
 @click.option(
-    "--layout", type=click.Choice([layout.value for layout in Layout]), default="bridge", show_default=True
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    default="nft",
+    show_default=True,
+    help="Which iptables.",
 )
 @click.option(
-    "--churn", type=click.IntRange(0), help="Events that stand for an hour of them.  [default: 180000]"
+    "--layout",
+    type=click.Choice([layout.value for layout in Layout]),
+    default="bridge",
+    show_default=True,
+    help="How pods are attached.",
 )
 @click.option(
-    "--quick", is_flag=True, help="Ten rounds, short streams of events, no churn: a look, no figures."
+    "--churn",
+    type=click.IntRange(0),
+    help="How many events stand for an hour of them; 0 for none.  [default: 180000, with --quick 0]",
 )
-@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON here.")
+@click.option("--quick", is_flag=True, help="Few rounds, short streams of events: a look, no figures.")
+@click.option(
+    "--json",
+    "file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every row as JSON.",
+)
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the section growth as SVG, such as docs/event-cost.svg.",
+)
 def main(
     sizes: tuple[Size, ...],
     sections: tuple[str, ...],
@@ -113,11 +122,29 @@ def main(
     churn: int | None,
     quick: bool,
     file: Path | None,
+    plot: Path | None,
 ) -> None:
-    """Measure the agent against a real kube-apiserver, on one node, with real packets."""
+    """Measure the agent against a real kube-apiserver, on one node, with real packets.
+
+    \b
+    cold      from the process's start to the first packet denied, and to ready
+    latency   from an API call to the first packet treated the new way: quiet,
+              and under 50 and 500 remote pod events a second
+    events    processor time per remote pod event, and when idle
+    rate      the greatest sustained rate of remote pod events
+    memory    resident memory, and after an hour's worth of events
+    stages    the rooms one by one, without an API server
+    growth    the same node in clusters of 1,000 to 100,000 pods
+
+    The clusters are written straight into the API server's etcd, and so are the streams of events, so that
+    making them leaves the machine to what is measured. What is timed is an API call. Figures mean something
+    on a machine that does nothing else.
+    """
     if os.geteuid() != 0:
         click.echo("This makes network namespaces, so it needs root: sudo make bench", err=True)
         sys.exit(2)
+    if plot is not None and sections and "growth" not in sections:
+        raise click.UsageError("--plot draws the section growth: add --section growth")
     settings = Settings(
         rounds=rounds or (10 if quick else 50),
         mode=Mode(mode),
@@ -126,17 +153,11 @@ def main(
         quick=quick,
     )
     began, begin = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
-    results: list[Result] = []
-    failed: list[str] = []
-    for size in sizes:
-        if chosen := [name for name in ON_A_CLUSTER if not sections or name in sections]:
-            _on_cluster(size, chosen, settings, results, failed)
-        for name, stage in ON_A_SIZE.items():
-            if not sections or name in sections:
-                _run(f"{name} at {size.name}", lambda s=stage, z=size: s(z, settings), results, failed)  # type: ignore[misc]
-    for name, section in ON_THEIR_OWN.items():
-        if not sections or name in sections:
-            _run(name, lambda s=section: s(settings), results, failed)  # type: ignore[misc]
+    run = Run(settings)
+    try:
+        run.measure(sizes, sections or SECTIONS)
+    except KeyboardInterrupt:
+        run.failed.append("interrupted: what would have followed is missing")
     report = Report(
         version=__version__,
         machine=f"Linux {platform.release()} {platform.machine()}",
@@ -144,45 +165,18 @@ def main(
         began=began,
         seconds=round(time.monotonic() - begin, 1),
         settings=settings,
-        results=results,
-        failed=failed,
+        results=run.results,
+        failed=run.failed,
     )
-    show(results, plain_console(sys.stdout, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE))
+    show(run.results, plain_console(sys.stdout, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE))
     click.echo(f"{report.machine}, {report.processors} processors; {report.seconds:.0f} s in all")
     if file is not None:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    if failed:
-        click.echo(f"failed: {', '.join(failed)}", err=True)
+    if plot is not None and not run.failed:
+        plot.write_text(draw(run.results))
+    if run.failed:
+        click.echo(f"failed: {'; '.join(run.failed)}", err=True)
         sys.exit(1)
-
-
-def _on_cluster(
-    size: Size, sections: list[str], settings: Settings, results: list[Result], failed: list[str]
-) -> None:
-    try:
-        with Arena(size, settings, lambda text: _say(f"{size.name}: {text}")) as arena:
-            for name in sections:
-                section = ON_A_CLUSTER[name]
-                _run(f"{name} at {size.name}", lambda s=section: s(arena), results, failed)  # type: ignore[misc]
-    except Exception:
-        traceback.print_exc()
-        failed.append(f"{', '.join(sections)} at {size.name}")
-
-
-def _run(
-    name: str, section: Callable[[], Iterator[Result]], results: list[Result], failed: list[str]
-) -> None:
-    """Take a section's results; what it fails with is shown, and ends no other."""
-    _say(f"measuring {name}")
-    try:
-        results.extend(section())
-    except Exception:
-        traceback.print_exc()
-        failed.append(name)
-
-
-def _say(text: str) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.bench.cluster import NODE, encode, objects, running_pod
+from tests.bench.cluster import NODE, encode, objects, pod_key
 from tests.bench.etcd import Etcd
 from tests.bench.result import Size
 from tests.bench.settings import Settings
@@ -34,7 +34,7 @@ HERE, THERE = "bench-here", "bench-there"
 
 Say = Callable[[str], None]
 
-_LOADED_SECONDS = 300.0
+_LOADED_SECONDS = 600.0
 _READY_SECONDS = 300.0
 
 
@@ -77,10 +77,10 @@ class Arena:
         begin = time.monotonic()
         self.say(f"writing {self.size.pods:,} pods and {self.size.policies:,} policies")
         self.api.stop()
-        with self.lab.underlay.entered(), Etcd() as etcd:
+        with self.etcd() as etcd:
             etcd.fill(objects(self.size))
         self.say(f"written after {time.monotonic() - begin:.0f} s; the API server reads them")
-        self.api.start()
+        self.api.start(_LOADED_SECONDS)
         for path, wanted in (
             ("/api/v1/pods", self.size.pods),
             ("/apis/networking.k8s.io/v1/networkpolicies", self.size.policies),
@@ -107,11 +107,17 @@ class Arena:
         )
 
     def client_object(self, labels: dict[str, str]) -> tuple[str, bytes]:
-        """Return the client's object as etcd would hold it with these labels, and its key."""
-        pod = self.client_pod
-        namespace, name = pod.name.split("/")
-        made = running_pod(namespace, name, pod.node.name, [pod.v4, pod.v6], {"app": "client", **labels})
-        return f"/registry/pods/{pod.name}", encode(made)
+        """Return the client's object as etcd holds it, but with these labels, and its key."""
+        namespace, name = self.client_pod.name.split("/")
+        made = self.client.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
+        del made["metadata"]["resourceVersion"]
+        made["metadata"]["labels"] = {"app": "client", **labels}
+        return pod_key(made), encode(made)
+
+    def etcd(self) -> Etcd:
+        """Return a connection to the API server's etcd."""
+        with self.lab.underlay.entered():
+            return Etcd()
 
     # The agent
 

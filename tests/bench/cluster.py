@@ -1,11 +1,11 @@
 """A made-up cluster of a given size, the same each time, as the JSON that an API server stores.
 
-Each namespace has about 20 policies, so that a pod is isolated by eight: three select the whole namespace,
-three its tier, two its app. Each policy has three peers (pods of its namespace; pods of the namespaces of a
-team, for every other policy only those of a role; a block with an except) and three ports (a number, a
-name, a range); every other policy has egress too. Label values are shared, so sets are. The first
-``size.local`` pods are this node's, spread over the namespaces; the others live on nodes that exist by name
-only.
+Each namespace has about 20 policies: one selects all its pods, six a tier each, six the busiest app and seven
+another app each, so that a pod is isolated by three policies and one in eight by eight. Each policy has three
+peers (pods of its namespace; pods of the namespaces of a team, for every other policy only those of a role;
+a block with an except) and three ports (a number, a name, a range); every other policy has egress too. Label
+values are shared, so sets are. The first ``size.local`` pods are this node's, spread over the namespaces; the
+others live on nodes that exist by name only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.bench.result import Size
 NODE = "bench-node"
 ROLES = 5
 
-_APPS, _TIERS, _POLICIES_OF_NAMESPACE, _NAMESPACES_OF_TEAM = 4, 3, 20, 10
+_APPS, _TIERS, _POLICIES_OF_NAMESPACE, _NAMESPACES_OF_TEAM = 8, 6, 20, 10
 _PODS_OF_NODE = 100
 _MADE = "2026-01-01T00:00:00Z"
 _NAMESPACE_OF_UIDS = uuid.UUID("6f1d7a52-6a2f-4d53-9a3b-5f6f0f3f7c11")
@@ -76,8 +76,8 @@ def pod(number: int, size: Size, **changed: str) -> Json:
     spaces = namespace_count(size)
     space, place = number % spaces, number // spaces
     labels = {
-        "app": f"app-{place % _APPS}",
-        "tier": f"tier-{place // _APPS % _TIERS}",
+        "app": f"app-{(7 * space + place) % _APPS}",
+        "tier": f"tier-{(space + place) % _TIERS}",
         "role": f"role-{place % ROLES}",
         "revision": "1",
         "pod-template-hash": f"{number % 7919:010x}",
@@ -138,12 +138,13 @@ def policy(number: int, size: Size) -> Json:
     spaces = namespace_count(size)
     space, place = number % spaces, number // spaces
     kind = place % _POLICIES_OF_NAMESPACE
-    if kind < 3:
+    if kind == 0:
         selector: Json = {}
-    elif kind < 12:
+    elif kind <= _TIERS:
         selector = {"matchLabels": {"tier": f"tier-{kind % _TIERS}"}}
     else:
-        selector = {"matchLabels": {"app": f"app-{kind % _APPS}"}}
+        # The busiest app has what is left when each other has its own.
+        selector = {"matchLabels": {"app": f"app-{max(0, kind - (_POLICIES_OF_NAMESPACE - _APPS))}"}}
     of_team: Json = {
         "namespaceSelector": {"matchLabels": {"team": f"team-{(number + place) % _teams(size)}"}}
     }
