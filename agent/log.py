@@ -6,9 +6,18 @@ import logging
 import os
 import sys
 
-import structlog
-
 from agent.settings import LogFormat, LogLevel
+
+# structlog loads rich when it is there, for tracebacks in colour: a tenth of a second of each start, and five
+# megabytes for as long as the agent runs. Told that it is not there, it prints plain ones.
+_missing = "rich" not in sys.modules
+if _missing:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+try:
+    import structlog
+finally:
+    if _missing:
+        del sys.modules["rich"]
 
 _NAME = "logger_name"
 """structlog's own functions have an argument ``logger``, so it cannot be bound under that name."""

@@ -9,17 +9,13 @@ members and more, one system call many messages.
 from __future__ import annotations
 
 import errno
-import os
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_IPSET
-from pyroute2.netlink.nfnetlink import ipset as uapi
-
-from agent.dataplane.backend import Fault
+from agent.dataplane.ipset_errors import Code, SetError, error_of
 from agent.dataplane.ipset_members import (
     TYPE_REVISION,
     decode_members,
@@ -33,6 +29,10 @@ from agent.policy.program import Member
 NAME_LENGTH = 31
 """IPSET_MAXNAMELEN less its NUL."""
 
+_SUBSYSTEM = 6
+"""NFNL_SUBSYS_IPSET"""
+CMD_CREATE, CMD_DESTROY, CMD_SWAP, CMD_LIST, CMD_ADD, CMD_DEL = 2, 3, 6, 7, 9, 10
+FLAG_LIST_HEADER = 4
 _ATTR_PROTOCOL, _ATTR_SETNAME, _ATTR_SETNAME2, _ATTR_TYPENAME = 1, 2, 3, 3
 _ATTR_REVISION, _ATTR_FAMILY, _ATTR_FLAGS, _ATTR_DATA, _ATTR_ADT, _ATTR_LINENO = 4, 5, 6, 7, 8, 9
 _ATTR_HASHSIZE, _ATTR_MAXELEM, _ATTR_ELEMENTS, _ATTR_REFERENCES = 18, 19, 24, 25
@@ -45,42 +45,6 @@ _AF_INET, _AF_INET6 = 2, 10
 _MIN_MAXELEM = 65536
 _MAX_HASHSIZE = 1 << 20
 
-_HASH_FULL = 4352
-_REASONS = {
-    errno.ENOENT: ("no such set in the kernel", "the agent makes it again by itself"),
-    errno.EEXIST: ("a set of that name exists", "the agent reads the kernel again by itself"),
-    errno.EPERM: ("not permitted", "run the agent with CAP_NET_ADMIN in the node's network namespace"),
-    errno.ENOMEM: ("the kernel has no memory for it", "free memory on the node"),
-    errno.EBUSY: ("the set is being read or resized", "the agent tries again by itself"),
-    uapi.IPSET_ERR_PROTOCOL: (
-        "the kernel does not understand the request",
-        "update the kernel: this one's ipset is older than version 6",
-    ),
-    uapi.IPSET_ERR_FIND_TYPE: (
-        "the kernel lacks this type of set",
-        "load the modules ip_set_hash_ip, ip_set_hash_ipport and ip_set_hash_net",
-    ),
-    uapi.IPSET_ERR_MAX_SETS: (
-        "the kernel holds as many sets as it can",
-        "raise the ip_set module's max_sets",
-    ),
-    uapi.IPSET_ERR_BUSY: ("a rule still refers to the set", "the agent tries again by itself"),
-    uapi.IPSET_ERR_REFERENCED: ("a rule refers to the set", "the agent tries again by itself"),
-    uapi.IPSET_ERR_EXIST_SETNAME2: (
-        "the other name is missing or taken",
-        "the agent reads the kernel again by itself",
-    ),
-    uapi.IPSET_ERR_TYPE_MISMATCH: (
-        "the sets are of different types",
-        "the agent reads the kernel again by itself",
-    ),
-    uapi.IPSET_ERR_INVALID_CIDR: ("a prefix length the set cannot hold", "see the member named"),
-    uapi.IPSET_ERR_INVALID_FAMILY: (
-        "the kernel lacks this address family for sets",
-        "enable IPv6 in the kernel",
-    ),
-    _HASH_FULL: ("the set is full", "the agent makes a larger one by itself"),
-}
 _TRANSIENT = frozenset({errno.EBUSY, errno.EAGAIN, errno.EINTR})
 _RETRY_SECONDS = (0.001, 0.004, 0.016)
 
@@ -124,35 +88,6 @@ class SetChange(NamedTuple):
     removed: Iterable[Member] = ()
 
 
-class SetError(Exception):
-    """An operation on a set failed. ``code`` is the kernel's error number, 0 when it was not asked."""
-
-    def __init__(self, name: str, what: str, remedy: str = "", code: int = 0) -> None:
-        super().__init__(f"set {name}: {what}")
-        self.name = name
-        self.what = what
-        self.remedy = remedy
-        self.code = code
-
-    @property
-    def full(self) -> bool:
-        """Whether the set has no room: see :meth:`IpSets.grow`."""
-        return self.code == _HASH_FULL
-
-    @property
-    def referenced(self) -> bool:
-        """Whether rules still refer to the set."""
-        return self.code in (uapi.IPSET_ERR_BUSY, uapi.IPSET_ERR_REFERENCED)
-
-    @property
-    def missing(self) -> bool:
-        """Whether the set does not exist."""
-        return self.code == errno.ENOENT
-
-    def fault(self) -> Fault:
-        return Fault(str(self), self.remedy)
-
-
 def needed_maxelem(count: int) -> int:
     """Return the maxelem for so many members: a power of two, a quarter to spare, 65,536 at least."""
     return max(_MIN_MAXELEM, 1 << (count + count // 4).bit_length())
@@ -181,7 +116,7 @@ class IpSets:
     def list_shapes(self, prefix: str = "") -> dict[str, SetHeader]:
         """Return the sets whose name begins with ``prefix``, from their headers alone."""
         # IPSET_FLAG_LIST_HEADER
-        flags = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", uapi.IPSET_FLAG_LIST_HEADER))
+        flags = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", FLAG_LIST_HEADER))
         found: dict[str, SetHeader] = {}
         for name, shape, data, _ in self._list(flags):
             if not name.startswith(prefix) or shape is None:
@@ -204,7 +139,7 @@ class IpSets:
             if shape is not None and elements is not None:
                 members |= decode_members(shape.type, elements)
         if shape is None:
-            raise _error(name, errno.ENOENT)
+            raise error_of(name, errno.ENOENT)
         return SetContent(shape, members)
 
     def read(self, prefix: str) -> dict[str, SetContent]:
@@ -227,12 +162,12 @@ class IpSets:
         The elements of a large set come in several messages, of which the first alone has the shape.
         """
         try:
-            for body in self._socket.dump(_message(uapi.IPSET_CMD_LIST, request)):
+            for body in self._socket.dump(_message(CMD_LIST, request)):
                 fields = dict(attributes(body))
                 data: memoryview | bytes = fields.get(_ATTR_DATA, b"")
                 yield _text(fields[_ATTR_SETNAME]), _shape(fields, data), data, fields.get(_ATTR_ADT)
         except OSError as error:
-            raise _error(name or "(all)", error.errno or 0) from error
+            raise error_of(name or "(all)", error.errno or 0) from error
 
     def create(self, name: str, shape: SetShape, members: Iterable[Member] = ()) -> None:
         """Make a new set and fill it; on an error nothing is left of it."""
@@ -251,7 +186,7 @@ class IpSets:
             + attribute(_ATTR_FAMILY, bytes([family]))
             + attribute(_ATTR_DATA | NESTED, data)
         )
-        self._command(name, uapi.IPSET_CMD_CREATE, body)
+        self._command(name, CMD_CREATE, body)
         try:
             self.add(name, members)
         except SetError:
@@ -279,14 +214,14 @@ class IpSets:
         additions: list[tuple[str, Message]] = []
         removals: list[tuple[str, Message]] = []
         for name, added, removed in changes:
-            _encode(uapi.IPSET_CMD_ADD, name, added, additions, errors)
-            _encode(uapi.IPSET_CMD_DEL, name, removed, removals, errors)
+            _encode(CMD_ADD, name, added, additions, errors)
+            _encode(CMD_DEL, name, removed, removals, errors)
         failed = self._carry_out(additions + removals)
         if removals:
-            again = [(name, message) for name, message, code in failed if code == _HASH_FULL]
-            failed = [entry for entry in failed if entry[2] != _HASH_FULL] + self._carry_out(again)
+            again = [(name, message) for name, message, code in failed if code == Code.HASH_FULL]
+            failed = [entry for entry in failed if entry[2] != Code.HASH_FULL] + self._carry_out(again)
         for name, message, code in failed:
-            errors.setdefault((name, message.kind & 0xFF), _error(name, code))
+            errors.setdefault((name, message.kind & 0xFF), error_of(name, code))
         return list(errors.values())
 
     def _carry_out(self, named: Sequence[tuple[str, Message]]) -> list[tuple[str, Message, int]]:
@@ -301,12 +236,12 @@ class IpSets:
 
     def swap(self, first: str, second: str) -> None:
         """Exchange two sets' contents under their names; rules that refer to a name see the other content."""
-        self._command(first, uapi.IPSET_CMD_SWAP, _name(first) + _second_name(second))
+        self._command(first, CMD_SWAP, _name(first) + _second_name(second))
 
     def destroy(self, name: str) -> None:
         """Remove a set that no rule refers to. None there is no error."""
         try:
-            self._command(name, uapi.IPSET_CMD_DESTROY, _name(name))
+            self._command(name, CMD_DESTROY, _name(name))
         except SetError as error:
             if not error.missing:
                 raise
@@ -331,12 +266,12 @@ class IpSets:
             try:
                 failed = self._socket.request([message])
             except OSError as error:
-                raise _error(name, error.errno or errno.EIO) from error
+                raise error_of(name, error.errno or errno.EIO) from error
             if not failed:
                 return
             code = failed[0][1]
             if code not in _TRANSIENT or pause is None:
-                raise _error(name, code)
+                raise error_of(name, code)
             time.sleep(pause)
 
 
@@ -365,7 +300,7 @@ def _encode(
 
 
 def _message(command: int, body: bytes, flags: int = 0) -> Message:
-    return Message(NFNL_SUBSYS_IPSET << 8 | command, _AF_INET, _PROTOCOL + body, flags)
+    return Message(_SUBSYSTEM << 8 | command, _AF_INET, _PROTOCOL + body, flags)
 
 
 def _check_name(name: str) -> None:
@@ -395,10 +330,3 @@ def _shape(fields: Mapping[int, memoryview], data: memoryview | bytes) -> SetSha
     family = Family.V6 if fields[_ATTR_FAMILY][0] == _AF_INET6 else Family.V4
     maxelem = _number(dict(attributes(data)).get(_ATTR_MAXELEM))
     return SetShape(_text(fields[_ATTR_TYPENAME]), family, maxelem or 0)
-
-
-def _error(name: str, code: int) -> SetError:
-    what, remedy = _REASONS.get(code, ("", ""))
-    if not what:
-        what = f"ipset error {code}" if code >= uapi.IPSET_ERR_PROTOCOL - 1 else os.strerror(code)
-    return SetError(name, what, remedy, code)

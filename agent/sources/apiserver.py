@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Mapping
 
-import structlog
 import urllib3
 
+from agent import log
 from agent.kube.events import Sink
 from agent.kube.model import Kind
 from agent.sources.connect import ConfigurationError, Connection
@@ -16,7 +16,7 @@ from agent.sources.faults import failure
 from agent.sources.reflector import Reflector
 from agent.sources.source import SyncState
 
-log = structlog.get_logger()
+_log = log.get(__name__)
 
 _QUIET_SECONDS = 25.0
 _PROBE_SECONDS = 10.0
@@ -84,7 +84,7 @@ class ApiSource:
             fault = self._probe()
             answered = time.monotonic()
             if fault and not self._stopping.is_set():
-                log.warning("API server silent", fault=fault)
+                _log.warning("API server silent", fault=fault)
                 for reflector in self._reflectors:
                     reflector.drop(fault)
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import structlog
 import watchfiles
 
+from agent import log
 from agent.kube.events import Invalid, Sink, Synced
 from agent.kube.manifest import Manifest
 from agent.kube.model import Kind, Object
@@ -20,7 +20,7 @@ from agent.sources.lastgood import LastGood, ObjectId
 from agent.sources.source import SyncState
 from agent.sources.writing import UNENDED_SECONDS, BeingWrittenError
 
-log = structlog.get_logger()
+_log = log.get(__name__)
 
 _KINDS = (Kind.NAMESPACE, Kind.POD, Kind.POLICY, Kind.NODE)
 
@@ -154,7 +154,7 @@ class ManifestSource:
             self.refresh(sink)
         except Exception as error:
             # A fault of ours must not end the watch: the node would go stale in silence.
-            log.exception("manifests not read", directory=str(self._directory))
+            _log.exception("manifests not read", directory=str(self._directory))
             self._fail(f"internal error: {error!r}; retrying")
 
     def refresh(self, sink: Sink) -> None:
@@ -231,7 +231,7 @@ class ManifestSource:
         file.manifests, file.good = (*reading.manifests, *kept.values()), {**good, **kept}
         for kind in set(reading.ignored) - self._ignored:
             self._ignored.add(kind)
-            log.info("kind ignored", kind=kind, file=path)
+            _log.info("kind ignored", kind=kind, file=path)
 
     def _tell(self, sink: Sink, faults: tuple[str, ...]) -> None:
         desired = combine({path: _held(file) for path, file in self._files.items()})
@@ -248,13 +248,13 @@ class ManifestSource:
         if not self._synced and not faults and not unknown:
             self._synced = True
             sink([Synced(kind) for kind in _KINDS])
-            log.info("manifests read", directory=str(self._directory), files=len(self._files))
+            _log.info("manifests read", directory=str(self._directory), files=len(self._files))
         for event in events:
             if isinstance(event, Invalid):
                 identity = (event.kind, event.key)
                 meanwhile = event.meanwhile(desired.objects[identity].value is not None)
                 for problem in event.problems:
-                    log.warning(
+                    _log.warning(
                         "object refused",
                         file=desired.places.get(identity, ""),
                         kind=event.kind.value,
@@ -288,7 +288,7 @@ class ManifestSource:
         """Log each trouble that is new, and what holds meanwhile."""
         for trouble, meanwhile in troubles.items():
             if trouble not in self._logged:
-                log.warning("manifest not read", problem=trouble, meanwhile=meanwhile)
+                _log.warning("manifest not read", problem=trouble, meanwhile=meanwhile)
         self._logged = set(troubles)
 
     def _keep(self, path: str) -> None:
@@ -311,7 +311,7 @@ class ManifestSource:
     def _tell_state(self, error: OSError) -> None:
         if not self._state_told:
             self._state_told = True
-            log.warning(
+            _log.warning(
                 "state directory not usable",
                 path=str(self._state_dir),
                 error=error.strerror or str(error),

@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 
 import msgspec
-import structlog
 import urllib3
 
+from agent import log
 from agent.kube.events import Delete, Event, Invalid, Sink, Synced, Upsert
 from agent.kube.model import Key, Kind, Pod
 from agent.kube.wire import (
@@ -30,7 +30,7 @@ from agent.sources.connect import ConfigurationError, Connection
 from agent.sources.faults import PATHS, RequestFailedError, failure, refusal
 from agent.sources.source import SyncState
 
-log = structlog.get_logger()
+_log = log.get(__name__)
 
 PAGE = 500
 """Objects asked for in one page of a list."""
@@ -119,7 +119,7 @@ class Reflector:
                 verb = "watch"
                 self._watch()
             except _Expired:
-                log.info("listing again", kind=self.kind.value, reason="resource version expired")
+                _log.info("listing again", kind=self.kind.value, reason="resource version expired")
                 self._resource_version = ""
             except RequestFailedError as error:
                 self._failed(refusal(self.kind, verb, error))
@@ -137,7 +137,7 @@ class Reflector:
                     self._connection.reset()
             except Exception as error:
                 # A fault of ours must not end the watch: the node would go stale in silence.
-                log.exception("watch failed", kind=self.kind.value)
+                _log.exception("watch failed", kind=self.kind.value)
                 self._failed(f"internal error: {error!r}; retrying")
             if self._dropped:
                 self._failed(self._dropped)
@@ -172,7 +172,7 @@ class Reflector:
             if not page.continuation:
                 self._finish_list(seen, unreadable)
                 self._resource_version = page.resource_version
-                log.info(
+                _log.info(
                     "listed",
                     kind=self.kind.value,
                     objects=len(seen),
@@ -186,7 +186,7 @@ class Reflector:
         """Let nothing known pass for unchanged where the versions of the whole have gone back."""
         number = _number(version)
         if number < self._latest:
-            log.warning("the cluster has gone back in time", kind=self.kind.value, resource_version=version)
+            _log.warning("the cluster has gone back in time", kind=self.kind.value, resource_version=version)
             self._forget_versions()
         self._latest = number or self._latest
 
@@ -196,7 +196,7 @@ class Reflector:
     def _finish_list(self, seen: set[Key], unreadable: int) -> None:
         if unreadable:
             # Which objects these are is unknown, so no absence is certain.
-            log.warning("objects without a readable name", kind=self.kind.value, objects=unreadable)
+            _log.warning("objects without a readable name", kind=self.kind.value, objects=unreadable)
             gone = []
         else:
             gone = [key for key in self._versions if key not in seen]
@@ -259,7 +259,7 @@ class Reflector:
             elif isinstance(change, Bookmark):
                 version = change.resource_version or version
             elif isinstance(change, Unreadable):
-                log.warning("watch event unreadable", kind=self.kind.value, problem=change.why)
+                _log.warning("watch event unreadable", kind=self.kind.value, problem=change.why)
             else:
                 status = change
                 break
@@ -300,7 +300,7 @@ class Reflector:
             f"{p.field}: {p.message}" if p.field else p.message for p in event.problems
         )
         for problem in event.problems:
-            log.warning(
+            _log.warning(
                 "object refused",
                 kind=self.kind.value,
                 object=str(key),
@@ -314,7 +314,7 @@ class Reflector:
         self._last_contact = time.time()
         if self._fault:
             self._fault = ""
-            log.info("API server answers again", kind=self.kind.value)
+            _log.info("API server answers again", kind=self.kind.value)
 
     def _failed(self, fault: str) -> None:
         if self._stopping.is_set():
@@ -322,7 +322,7 @@ class Reflector:
         # Why a connection was dropped says more than how its reader met the end.
         fault = self._dropped or fault
         if fault != self._fault:
-            log.warning("API server trouble", kind=self.kind.value, fault=fault)
+            _log.warning("API server trouble", kind=self.kind.value, fault=fault)
         self._fault = fault
 
 

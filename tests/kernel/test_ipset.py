@@ -11,12 +11,12 @@ import pytest
 from agent.dataplane.ipset import (
     IpSets,
     SetChange,
-    SetError,
     SetHeader,
     SetShape,
     needed_maxelem,
     spare_name,
 )
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.ipset_members import TYPE_REVISION
 from agent.kube.model import Family, Network, Protocol
 from agent.policy.program import AddressPort, Member, NetworkMember

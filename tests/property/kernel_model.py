@@ -18,7 +18,8 @@ import pytest
 from pyroute2.netlink.nfnetlink import ipset as uapi
 
 from agent.dataplane.conntrack import ConntrackError
-from agent.dataplane.ipset import SetChange, SetContent, SetError, SetHeader, SetShape
+from agent.dataplane.ipset import SetChange, SetContent, SetHeader, SetShape
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import backend as backend_module
 from agent.dataplane.iptables import hooks, leftovers, nft
 from agent.dataplane.iptables import steps as steps_module

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from types import MappingProxyType
 
-import structlog
-
+from agent import log
 from agent.dataplane.backend import Fault, KernelView, Reading, Report
 from agent.dataplane.conntrack import ConntrackError, forget
-from agent.dataplane.ipset import IpSets, SetError
+from agent.dataplane.ipset import IpSets
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import hooks, leftovers, names
 from agent.dataplane.iptables.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
@@ -30,7 +30,7 @@ from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key
 from agent.policy.program import Delta, Member, Program, member_address
 
-log = structlog.get_logger(__name__)
+_log = log.get(__name__)
 
 LEFTOVERS_PAUSE = 300.0
 """Seconds until what could not be removed from the other mode is tried again."""
@@ -385,7 +385,7 @@ class IptablesBackend:
             return [error.fault()]
         self._unforgotten = set()
         if count:
-            log.info("connections forgotten", addresses=len(wanted), connections=count)
+            _log.info("connections forgotten", addresses=len(wanted), connections=count)
         return []
 
     def _staged(self, changes: Changes) -> tuple[Changes, Changes]:
@@ -431,7 +431,7 @@ class IptablesBackend:
         if removed:
             self._removals.put_back(removed)
         if displaced or removed:
-            log.warning("hooks put back in front", reasons=displaced + removed)
+            _log.warning("hooks put back in front", reasons=displaced + removed)
         faults = self._chains.run(lines)
         if not faults:
             self._hooked.update((family, chain) for family in self.families for chain in hooks.HOOKS)

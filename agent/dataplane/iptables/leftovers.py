@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from agent.dataplane import legacy
 from agent.dataplane.backend import Fault
-from agent.dataplane.ipset import IpSets, SetError
+from agent.dataplane.ipset import IpSets
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import hooks, names, nft, script
 from agent.dataplane.iptables.kernel import sets_in
 from agent.dataplane.iptables.tables import Table, TableError, Tables

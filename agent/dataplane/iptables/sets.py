@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from agent.dataplane.backend import Fault
-from agent.dataplane.ipset import IpSets, SetChange, SetContent, SetError, SetShape, needed_maxelem
+from agent.dataplane.ipset import IpSets, SetChange, SetContent, SetShape, needed_maxelem
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import names
 from agent.kube.model import Family, Network
 from agent.policy.program import Member, NetworkMember, SetId, SetKind

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from agent.dataplane.ipset import SetError
+from agent.dataplane.ipset_errors import SetError
 from agent.kube.model import address_text
 from agent.policy.program import AddressPort, Member
 

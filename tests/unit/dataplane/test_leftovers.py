@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pyroute2.netlink.nfnetlink import ipset as uapi
 
-from agent.dataplane.ipset import SetError
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import leftovers, names
 from agent.dataplane.iptables.leftovers import remove_sets
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable
 
-from agent.dataplane.ipset import SetError
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables.spotcheck import SECONDS, SpotCheck
 from agent.policy.program import Member
 

@@ -1,0 +1,14 @@
+"""What an agent that runs does not use is not loaded: it costs each start, and memory on every node."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("package", ["rich", "pyroute2", "kubernetes", "iptc", "yaml", "watchfiles"])
+def test_running_loads_only_what_is_used(package: str) -> None:
+    code = f"import agent.node, sys; sys.exit({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
