@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_NET_ADMIN = 1 << 12
-"""CAP_NET_ADMIN of capability.h."""
+_NEEDED = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
+"""Their bits of capability.h. iptables asks the kernel about sets and legacy tables through raw sockets."""
 
 
-def may_change_network(status: Path = Path("/proc/self/status")) -> bool:
-    """Whether CAP_NET_ADMIN is in effect; True when that cannot be read, as what is tried will tell."""
+def missing(status: Path = Path("/proc/self/status")) -> tuple[str, ...]:
+    """Return the capabilities that are needed and not in effect; none when that cannot be read.
+
+    What is tried will tell then.
+    """
     try:
         lines = status.read_text().splitlines()
-        effective = next(line for line in lines if line.startswith("CapEff:"))
-        return bool(int(effective.split()[1], 16) & _NET_ADMIN)
+        effective = int(next(line for line in lines if line.startswith("CapEff:")).split()[1], 16)
     except (OSError, StopIteration, ValueError):
-        return True
+        return ()
+    return tuple(name for name, bit in _NEEDED.items() if not effective >> bit & 1)

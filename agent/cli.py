@@ -138,8 +138,12 @@ def _settings_to_enforce(flags: Flags) -> Settings:
 def _end_without_privilege() -> None:
     from agent import capability, log
 
-    if not capability.may_change_network():
-        log.get(__name__).error("needs root (CAP_NET_ADMIN) in the node's network namespace")
+    if missing := capability.missing():
+        log.get(__name__).error(
+            "needs root in the node's network namespace",
+            missing=" and ".join(missing),
+            remedy="run as root; in a container, add these capabilities",
+        )
         sys.exit(1)
 
 

@@ -112,7 +112,8 @@ def _sandbox(node: Node, pod: Json, container: Json, kubelet: Kubelet) -> list[s
     for name, text in environment(container, node, kubelet).items():
         command += ["--setenv", name, text]
     command += _system()
-    command += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys", "--dir", "/tmp"]
+    command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    command += ["--ro-bind", "/sys", "/sys", "--dir", "/tmp"]
     for mount in container.get("volumeMounts", ()):
         command += _mount(node, pod, mount)
     if pod.get("automountServiceAccountToken"):

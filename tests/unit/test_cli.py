@@ -106,7 +106,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
         return 1
 
     monkeypatch.setattr(node, "run", run)
-    monkeypatch.setattr(capability, "may_change_network", lambda: True)
+    monkeypatch.setattr(capability, "missing", tuple)
     return found
 
 
@@ -166,26 +166,29 @@ def test_wrong_options_are_named_and_exit_with_2(ran: Ran, arguments: tuple[str,
 def test_without_the_capability_it_ends_at_once(
     ran: Ran, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(capability, "may_change_network", lambda: False)
+    monkeypatch.setattr(capability, "missing", lambda: ("CAP_NET_RAW",))
     monkeypatch.setattr(node, "cleanup", lambda: pytest.fail("not to be tried"))
     result = netpol_agent(*command)
     assert result.exit_code == 1
-    assert "needs root (CAP_NET_ADMIN) in the node's network namespace" in result.output
+    assert "needs root in the node's network namespace" in result.output
+    assert "CAP_NET_RAW" in result.output
     assert ran.settings is None
 
 
 @pytest.mark.parametrize(
-    ("text", "may"),
+    ("text", "missing"),
     [
-        ("CapEff:\t000001ffffffffff\n", True),
-        ("Uid:\t0\nCapEff:\t00000000a80425fb\n", False),
-        ("CapEff:\t0000000000001000\n", True),
-        ("", True),
+        ("CapEff:\t000001ffffffffff\n", ()),
+        ("Uid:\t0\nCapEff:\t00000000a80425fb\n", ("CAP_NET_ADMIN",)),
+        ("CapEff:\t0000000000003000\n", ()),
+        ("CapEff:\t0000000000001000\n", ("CAP_NET_RAW",)),
+        ("CapEff:\t0000000000000000\n", ("CAP_NET_ADMIN", "CAP_NET_RAW")),
+        ("", ()),
     ],
 )
-def test_the_capability_is_read_not_the_user(tmp_path: Path, text: str, may: bool) -> None:
+def test_capabilities_are_read_not_the_user(tmp_path: Path, text: str, missing: tuple[str, ...]) -> None:
     (tmp_path / "status").write_text(text)
-    assert capability.may_change_network(tmp_path / "status") is may
+    assert capability.missing(tmp_path / "status") == missing
 
 
 def test_a_kubeconfig_of_the_environment_must_be_there_unless_manifests_are_read(
@@ -204,7 +207,7 @@ def test_a_kubeconfig_of_the_environment_must_be_there_unless_manifests_are_read
 
 
 def test_cleanup_exits_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capability, "may_change_network", lambda: True)
+    monkeypatch.setattr(capability, "missing", tuple)
     monkeypatch.setattr(node, "cleanup", lambda: [Fault("set KUBE-X: in use", "remove the rule")])
     result = netpol_agent("cleanup", "--json")
     assert result.exit_code == 1

@@ -1,0 +1,167 @@
+"""The pod may do what the agent needs and no more: each privilege and mount that is taken away is missed.
+
+On a node of iptables-legacy with a bridge that does not call iptables yet, which is where most is needed.
+"""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from agent.kube.model import Family
+from tests.deploy.stage import DEPLOY, DeployedCluster, PodAgent, built, of_kind, reach_api_server
+from tests.lab.client import Json
+from tests.lab.cluster import http_get, wait_until
+from tests.lab.container import of_host, start
+from tests.lab.node import Layout, Mode, Node
+from tests.lab.service import install_kube_proxy
+
+BRIDGE_CALLS = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
+BITS = {"NET_ADMIN": 12, "NET_RAW": 13}
+"""Of capability.h."""
+
+POD: Json = of_kind(built(DEPLOY), "DaemonSet")["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+CAPABILITIES: list[str] = CONTAINER["securityContext"]["capabilities"]["add"]
+MOUNTS: list[str] = [mount["mountPath"] for mount in CONTAINER["volumeMounts"]]
+MISSED = {
+    "NET_ADMIN": '"missing": "CAP_NET_ADMIN"',
+    "NET_RAW": '"missing": "CAP_NET_RAW"',
+    "/run/netpol-agent": "lock cannot be opened: Read-only file system",
+    "/run/xtables.lock": r"xtables\.lock",
+    "/host/proc/sys/net": r"pass IPv4 beside iptables: net\.bridge\.bridge-nf-call-iptables is 0",
+    "token": "no usable API server configuration",
+}
+"""What is heard of it, in the log or from /readyz, when one is not there."""
+
+
+class Alone(NamedTuple):
+    """A node without an agent, and a way to start one there whose pod has been changed."""
+
+    node: Node
+    start: Callable[[Json], PodAgent]
+
+
+@pytest.fixture(params=[pytest.param(None, marks=pytest.mark.xdist_group("deploy"), id="deployed")])
+def alone(deployed: DeployedCluster) -> Iterator[Alone]:
+    node = deployed.lab.node("alone", Layout.BRIDGE, Mode.LEGACY)
+    install_kube_proxy(node)
+    reach_api_server(node, deployed.api.address)
+    # A bridge that carries a pod is one that matters.
+    deployed.lab.pod(node, "pod")
+    node.netns.sysctl(dict.fromkeys(BRIDGE_CALLS, 0))
+    started: list[PodAgent] = []
+
+    def start_agent(pod: Json) -> PodAgent:
+        started.append(PodAgent(node, pod, deployed.kubelet))
+        return started[-1]
+
+    yield Alone(node, start_agent)
+    for agent in started:
+        agent.stop(signal.SIGKILL)
+    deployed.lab.remove_node(node)
+
+
+def heard(agent: PodAgent) -> str:
+    """Return everything the agent has said: its log, and /readyz if it answers 503."""
+    try:
+        status, body = http_get(agent.node, "/readyz")
+    except OSError:
+        status, body = 0, ""
+    assert status != 200, f"it is ready without:\n{agent.tail()}"
+    return agent.tail() + body
+
+
+def test_it_starts_with_what_the_manifest_gives_and_has_that_only(alone: Alone) -> None:
+    agent = alone.start(POD)
+    agent.wait_ready()
+    assert 'iptables_mode": "legacy' in agent.tail()
+    for name in BRIDGE_CALLS:
+        assert alone.node.run("cat", "/proc/sys/" + name.replace(".", "/")).strip() == "1"
+    status = Path(f"/proc/{agent.pid}/status").read_text()
+    effective = int(re.findall(r"CapEff:\t(\w+)", status)[0], 16)
+    assert effective == sum(1 << BITS[name] for name in CAPABILITIES)
+    assert "NoNewPrivs:\t1" in status
+    writable = set()
+    for line in Path(f"/proc/{agent.pid}/mountinfo").read_text().splitlines():
+        _, _, _, _, place, options, *_ = line.split()
+        if "rw" in options.split(",") and not place.startswith(("/dev", "/proc")):
+            writable.add(place)
+    assert writable == set(MOUNTS)
+
+
+def test_every_privilege_has_a_test() -> None:
+    assert MISSED.keys() == {*CAPABILITIES, *MOUNTS, "token"}
+
+
+def lacking(name: str) -> Json:
+    """Return the pod without a capability."""
+    pod = copy.deepcopy(POD)
+    pod["containers"][0]["securityContext"]["capabilities"]["add"].remove(name)
+    return pod
+
+
+@pytest.mark.parametrize("command", ["iptables-legacy", "iptables-nft"])
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_without_a_capability_no_iptables_writes_the_agents_rules(
+    deployed: DeployedCluster, alone: Alone, tmp_path: Path, name: str, command: str
+) -> None:
+    """Not the agent alone wants them, which looks for them when it starts."""
+    alone.node.run("ipset", "create", "KUBE-TEST", "hash:ip")
+    arguments = ["-I", "FORWARD", "-m", "set", "--match-set", "KUBE-TEST", "src", "-j", "RETURN"]
+    codes = []
+    for pod in (POD, lacking(name)):
+        (container,) = pod["containers"]
+        with (tmp_path / "output").open("ab") as output:
+            changed = {**container, "command": [command, *arguments], "args": []}
+            codes.append(start(alone.node, pod, changed, deployed.kubelet, output).wait(30))
+    assert codes[0] == 0, (tmp_path / "output").read_text()
+    assert codes[1] != 0
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_without_a_capability_it_does_not_become_ready(alone: Alone, name: str) -> None:
+    agent = alone.start(lacking(name))
+    wait_until(lambda: bool(re.search(MISSED[name], heard(agent))), 30)
+
+
+@pytest.mark.parametrize("path", MOUNTS)
+def test_without_a_mount_it_does_not_become_ready(alone: Alone, path: str) -> None:
+    pod = copy.deepcopy(POD)
+    mounts = pod["containers"][0]["volumeMounts"]
+    mounts[:] = [mount for mount in mounts if mount["mountPath"] != path]
+    agent = alone.start(pod)
+    wait_until(lambda: bool(re.search(MISSED[path], heard(agent))), 30)
+
+
+def test_without_a_token_it_does_not_become_ready(alone: Alone) -> None:
+    agent = alone.start({**POD, "automountServiceAccountToken": False})
+    wait_until(lambda: bool(re.search(MISSED["token"], heard(agent))), 30)
+
+
+def test_it_takes_turns_with_the_nodes_own_iptables(alone: Alone) -> None:
+    with of_host(alone.node, "/run/xtables.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        agent = alone.start(POD)
+        wait_until(lambda: "xtables lock" in heard(agent), 30)
+    agent.wait_ready()
+
+
+def test_when_its_pod_is_deleted_it_ends_in_time_and_its_rules_stay(alone: Alone) -> None:
+    agent = alone.start(POD)
+    agent.wait_ready()
+    rules = alone.node.iptables(Family.V4, "-S")
+    assert "KUBE-NETPOL" in rules
+    begin = time.monotonic()
+    agent.stop()
+    assert agent.process.returncode == 0
+    assert time.monotonic() - begin < POD["terminationGracePeriodSeconds"]
+    assert alone.node.iptables(Family.V4, "-S") == rules
