@@ -13,8 +13,13 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 # Two at a time: tests with real packets keep a core busy each.
 WORKERS ?= 2
 ARGS ?=
+IMAGE ?= netpol-agent:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/__init__.py)
+BASE ?=
+# From nothing, for every platform, from the oldest Python that is supported on.
+LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock'
 
-.PHONY: help demo test bench lint fmt clean root python
+.PHONY: help demo test bench image lint fmt lock clean root python
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target what; do \
@@ -30,9 +35,15 @@ test: $(STAMP) ## Run every test; those with real packets need root
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 bench: root $(STAMP) ## Measure the agent on generated clusters of up to 100,000 pods, with a real API server (root)
-	@.ci/packages $(PYTHON) kernel cluster
+	@.ci/packages $(PYTHON) kernel cluster bench
 	@$(BIN)/python -m tests.lab.kube_build >/dev/null
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+image: ## Build the container image with docker, podman or buildah (IMAGE=... names it, BASE=... is the Debian below)
+	@for builder in docker podman buildah; do \
+		! command -v $$builder >/dev/null || exec $$builder build -f deploy/Dockerfile \
+			-t "$(IMAGE)" $(if $(BASE),--build-arg "BASE=$(BASE)") $(ARGS) .; done; \
+	echo "None of docker, podman and buildah is here: apt-get install buildah" >&2; exit 1
 
 lint: $(STAMP) ## Check style, format and types
 	@$(BIN)/ruff check .
@@ -43,6 +54,12 @@ fmt: $(STAMP) ## Put code into its format, and settings into the README
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m tests.docs
+
+lock: $(STAMP) ## Choose anew the versions and hashes of the image's Python packages
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[lock]'
+	@$(BIN)/uv pip compile $(LOCKING) pyproject.toml --output-file deploy/requirements.txt
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(BIN)/uv pip compile $(LOCKING) - --output-file deploy/requirements-build.txt
 
 clean: ## Remove what make has made here
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
