@@ -134,6 +134,7 @@ def main(
     rate      the greatest sustained rate of remote pod events
     memory    resident memory, and after an hour's worth of events
     stages    the rooms one by one, without an API server
+    packets   what the rules cost packets between two pods of the node
     growth    the same node in clusters of 1,000 to 100,000 pods
 
     The clusters are written straight into the API server's etcd, and so are the streams of events, so that

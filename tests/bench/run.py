@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import click
 
+from tests.bench import throughput
 from tests.bench.arena import Arena
 from tests.bench.cold import cold
 from tests.bench.growth import growth
@@ -29,11 +30,21 @@ ON_A_CLUSTER: dict[str, Callable[[Arena], Iterator[Result]]] = {
 ON_A_SIZE: dict[str, Callable[[Size, Settings], Iterator[Result]]] = {"stages": stages}
 """Measured at each size, without an API server."""
 ON_THEIR_OWN: dict[str, Callable[[Settings], Iterator[Result]]] = {
+    "packets": lambda settings: packets(settings),
     "growth": lambda settings: growth(settings, say),
 }
 """Measured once, on what they make themselves."""
 
+_FEW_PAIRS = 2
+
 SECTIONS = (*ON_A_CLUSTER, *ON_A_SIZE, *ON_THEIR_OWN)
+
+
+def packets(settings: Settings) -> Iterator[Result]:
+    """Measure what the rules cost the packets, with as many local pods as the two larger sizes have."""
+    pairs = _FEW_PAIRS if settings.quick else throughput.PAIRS
+    for local in throughput.SIZES:
+        yield from throughput.measure(local, settings.layout, settings.mode.value, pairs, say)
 
 
 class Run:

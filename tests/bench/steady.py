@@ -15,12 +15,13 @@ from tests.bench.result import Result, summary
 from tests.lab.cluster import wait_until
 from tests.lab.place import LabError
 
-_EVENTS, _EVENTS_QUICK = 2000, 400
+_EVENTS, _EVENTS_QUICK = 2000, 200
 _RATE = 200.0
-_SETTLE_SECONDS = 1.5
-_RUNS = 3
+_RUNS, _RUNS_QUICK = 3, 1
+_QUIET_SECONDS = 0.5
 _IDLE_SECONDS, _IDLE_SECONDS_QUICK = 15.0, 2.0
 RATES = (100, 200, 500, 1000, 1500, 2000, 3000, 4000)
+_RATES_QUICK = RATES[:3]
 _LAG_MS = 100.0
 _STEP_SECONDS, _STEP_SECONDS_QUICK = 10.0, 3.0
 _MARK_PAUSE = (0.1, 0.4)
@@ -32,16 +33,17 @@ def events(arena: Arena) -> Iterator[Result]:
     """Yield processor time when nothing happens, and for each event of a steady stream beyond that."""
     usage = Usage(arena.ensure_agent().process.pid)
     quick = arena.settings.quick
+    runs = range(_RUNS_QUICK if quick else _RUNS)
     caught_up(arena)
     time.sleep(1)
-    idle = [cpu_share(usage, _IDLE_SECONDS_QUICK if quick else _IDLE_SECONDS) for _ in range(_RUNS)]
+    idle = [cpu_share(usage, _IDLE_SECONDS_QUICK if quick else _IDLE_SECONDS) for _ in runs]
     share = statistics.median(idle)
     note = "parts of one processor, in thousandths"
     yield summary("events", "CPU when idle", "ms/s", [1000 * one for one in idle], size=arena.size, note=note)
     count = _EVENTS_QUICK if quick else _EVENTS
     each = f"over {count} at {_RATE:.0f} a second, each"
     for kind, what in (("concern", "concerns this node"), ("elsewhere", "does not")):
-        taken = [_cpu_per_event(arena, usage, kind, count, share) for _ in range(_RUNS)]
+        taken = [_cpu_per_event(arena, usage, kind, count, share) for _ in runs]
         name = f"CPU per remote pod event that {what}"
         arena.say(f"{name}: {statistics.median(taken):.3f} ms")
         yield summary("events", name, "ms", taken, size=arena.size, note=each)
@@ -60,11 +62,18 @@ def _cpu_per_event(arena: Arena, usage: Usage, kind: str, count: int, idle: floa
     before, begin = usage.cpu_seconds(), time.monotonic()
     with load(arena, kind, _RATE, count) as loader:
         written = finished(loader).written
-    # Asking whether it has caught up would itself cost; so it is given the time, and asked afterwards.
-    time.sleep(_SETTLE_SECONDS)
+    _until_idle(usage, idle)
     used = usage.cpu_seconds() - before - idle * (time.monotonic() - begin)
-    caught_up(arena, 1)
+    caught_up(arena)
     return 1000 * used / written
+
+
+def _until_idle(usage: Usage, idle: float) -> None:
+    """Wait until the agent works no more than when idle: asking it would itself cost."""
+    deadline = time.monotonic() + 60
+    while cpu_share(usage, _QUIET_SECONDS) > 2 * idle + 0.05:
+        if time.monotonic() > deadline:
+            raise LabError("a minute after the last event the agent still works")
 
 
 def rate(arena: Arena) -> Iterator[Result]:
@@ -73,9 +82,10 @@ def rate(arena: Arena) -> Iterator[Result]:
     The label is written to etcd as the events are, so that the lag is the watch's and the agent's.
     """
     arena.ensure_agent()
-    seconds = _STEP_SECONDS_QUICK if arena.settings.quick else _STEP_SECONDS
-    greatest, note = 0.0, f"it held {RATES[-1]} a second, the greatest that was tried"
-    for wanted in RATES:
+    quick = arena.settings.quick
+    seconds, rates = (_STEP_SECONDS_QUICK, _RATES_QUICK) if quick else (_STEP_SECONDS, RATES)
+    greatest, note = 0.0, f"it held {rates[-1]} a second, the greatest that was tried"
+    for wanted in rates:
         lags, achieved = _lags(arena, wanted, seconds)
         row = summary("rate", f"lag under {wanted} events/s", "ms", lags, size=arena.size)
         arena.say(f"{wanted} events/s: {achieved:.0f} written, lag {row.median:.0f} ms, p90 {row.p90:.0f} ms")
@@ -88,8 +98,6 @@ def rate(arena: Arena) -> Iterator[Result]:
             break
         greatest = achieved
     caught_up(arena)
-    if not greatest:
-        raise LabError(f"no rate is held with a lag under {_LAG_MS:.0f} ms: {note}")
     yield summary(
         "rate",
         "greatest rate with lag under 100 ms",
