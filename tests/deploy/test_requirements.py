@@ -1,4 +1,4 @@
-"""What the image is made from is pinned by hash and is what pyproject.toml asks for: ``make lock`` does both."""
+"""What the image is made of is pinned by hash and is what pyproject.toml asks for: `make lock`."""
 
 from __future__ import annotations
 
