@@ -17,7 +17,7 @@ from agent import log, node
 from agent.daemon import Agent
 from agent.dataplane.backend import Fault
 from agent.dataplane.host import check_host
-from agent.dataplane.ipset import SetError
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import takeover
 from agent.dataplane.iptables.tables import TableError
 from agent.dataplane.iptables.takeover import Remains
@@ -73,8 +73,11 @@ def migrate(settings: Settings, timeout: float, *, dry_run: bool = False) -> Out
 
 def _take_over(settings: Settings, found: Remains, timeout: float) -> Outcome:
     agent = node.make_agent(settings, beside_kube_router=True)
-    not_ready = _run_until_ready(agent, timeout)
-    fault = not_ready or _not_whole(agent, settings, found)
+    fault = (
+        _family_missed(agent, settings, found)
+        or _run_until_ready(agent, timeout)
+        or _not_whole(agent, settings, found)
+    )
     if fault is not None:
         return Outcome(found, found, (fault,))
     _log.info("this agent's rules are in front, and whole")
@@ -130,12 +133,17 @@ def _not_whole(agent: Agent, settings: Settings, found: Remains) -> Fault | None
             f"kube-router's firewall had pods here, and no pod names the node {settings.node_name}",
             "set --node-name (or NODE_NAME) to what spec.nodeName of this node's pods says",
         )
-    for family in sorted(found.families() - set(agent.families)):
-        if family in check_host(fix=False, mode=agent.mode).families:
-            return Fault(
-                f"kube-router's firewall enforces IPv{int(family)} here, and this agent does not",
-                f"have it do so: --families; it is {settings.families.value}",
-            )
+    return None
+
+
+def _family_missed(agent: Agent, settings: Settings, found: Remains) -> Fault | None:
+    """Return the fault where a family would be enforced by nobody, which the host has."""
+    missed = found.families() - set(agent.families)
+    for family in sorted(missed & check_host(fix=False, mode=agent.mode).families):
+        return Fault(
+            f"kube-router's firewall enforces IPv{int(family)} here, and this agent does not",
+            f"have it do so: --families; it is {settings.families.value}",
+        )
     return None
 
 

@@ -1,13 +1,14 @@
 """A command of the agent that ends itself by SIGKILL at one of its writes to the kernel.
 
-``python -m tests.kernel.killed N COMMAND...``: before the Nth write, counted from 1, of those listed here:
-restores and what changes sets, and each restore counts once more after it. ``removal`` for N: before the
-first thing of kube-router's is removed.
+``python -m tests.kernel.killed N COMMAND...``: at the Nth step from 1. There is one before each restore and
+one after it, and one before every third set that is destroyed. ``removal`` for N: before the first thing of
+kube-router's is removed.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import signal
 import sys
@@ -33,22 +34,32 @@ def _end(*_: object) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _counted(method: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+def _around(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def wrapped(*arguments: Any, **named: Any) -> Any:
+    def wrapped(*arguments: Any) -> Any:
         _step()
-        found = method(*arguments, **named)
-        if after:
-            _step()
+        found = method(*arguments)
+        _step()
         return found
 
     return wrapped
 
 
+def _before_every_third(method: Callable[..., Any]) -> Callable[..., Any]:
+    calls = itertools.cycle((False, True, False))
+
+    @functools.wraps(method)
+    def wrapped(*arguments: Any) -> Any:
+        if next(calls):
+            _step()
+        return method(*arguments)
+
+    return wrapped
+
+
 if __name__ == "__main__":
-    Tables.restore = _counted(Tables.restore, after=True)  # type: ignore[method-assign]
-    for name in ("create", "change", "swap", "destroy"):
-        setattr(IpSets, name, _counted(getattr(IpSets, name), after=False))
+    Tables.restore = _around(Tables.restore)  # type: ignore[method-assign]
+    IpSets.destroy = _before_every_third(IpSets.destroy)  # type: ignore[method-assign]
     if sys.argv[1] == "removal":
         takeover.remove = _end  # type: ignore[assignment]
     cli.main(sys.argv[2:], prog_name="netpol-agent")

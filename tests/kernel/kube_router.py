@@ -60,7 +60,7 @@ def _filter_table(
     family: Family, pods: Sequence[KnownPod], policies: Sequence[KnownPolicy], version: str, k3s: bool
 ) -> str:
     chains = ["KUBE-NWPLCY-COMMON", "KUBE-NWPLCY-DEFAULT", *TOP.values()]
-    rules = [f"-I {chain} 1 {_hook(chain)}" for chain in TOP]
+    rules = [f"-I {chain} 1 {hook(chain)}" for chain in TOP]
     rules += [f"-A {TOP['INPUT']} {rule}" for rule in _entry_rules(family)]
     rules += [f"-A KUBE-NWPLCY-COMMON {rule}" for rule in _common_rules(family)]
     mark = "-j MARK --set-xmark 0x10000/0x10000"
@@ -84,7 +84,8 @@ def _filter_table(
     return "\n".join(["*filter", *declared, *rules, "COMMIT", ""])
 
 
-def _hook(built_in: str) -> str:
+def hook(built_in: str) -> str:
+    """Return the rule of a built-in chain that leads to kube-router's."""
     arguments = ["-m", "comment", "--comment", "kube-router netpol", "-j", TOP[built_in]]
     return f"{_comment(f'kube-router netpol - {hashed(built_in, *arguments)}')} -j {TOP[built_in]}"
 

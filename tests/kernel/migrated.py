@@ -12,6 +12,7 @@ stranger to web       denied       denied
 caged to novel        allowed      allowed
 caged to stranger     allowed      denied
 caged to client       denied       denied
+novel to reopened     denied       allowed
 ====================  ===========  =======
 """
 
@@ -25,6 +26,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agent.dataplane.iptables import leftovers
+from agent.dataplane.mode import MODES
 from agent.kube.model import Family, Protocol
 from tests.kernel import kube_router
 from tests.kernel.kube_router import KnownPod, KnownPolicy
@@ -32,7 +35,8 @@ from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Pod
 from tests.lab.probe import Flow, Verdict
 
-PODS = ("web", "client", "stale", "novel", "stranger", "caged")
+# In this order kube-router judges: a mark that came with a packet would meet the destination's chain first.
+PODS = ("reopened", "web", "client", "stale", "novel", "stranger", "caged")
 PORT = 5353
 WAYS = {
     "client web": (True, True),
@@ -42,6 +46,7 @@ WAYS = {
     "caged novel": (True, True),
     "caged stranger": (True, False),
     "caged client": (False, False),
+    "novel reopened": (False, True),
 }
 """Source and destination to whether kube-router allowed it, and whether it is allowed today."""
 
@@ -109,9 +114,10 @@ class OldNode:
             self._known = [*known.values()]
             self._policies = [
                 KnownPolicy("web-in", "dst", [known["web"]], [known["client"], known["stale"]]),
+                KnownPolicy("reopened-in", "dst", [known["reopened"]], [known["web"]]),
                 KnownPolicy("caged-out", "src", [known["caged"]], [known["novel"], known["stranger"]]),
             ]
-            self._k3s = k3s
+            self.k3s = k3s
             for pod in self.pods.values():
                 self.lab.serve(pod, udp=[PORT])
             self.node.run("ipset", "restore", stdin=kube_router.SERVICE_SETS)
@@ -129,7 +135,7 @@ class OldNode:
     def kube_router_syncs(self, version: str = "1") -> None:
         """Write what kube-router's firewall writes in a sync; what is ours under its prefixes goes."""
         self.node.run("ipset", "-exist", "restore", stdin=kube_router.sets(self._policies))
-        tables = kube_router.filter_tables(self._known, self._policies, version, k3s=self._k3s)
+        tables = kube_router.filter_tables(self._known, self._policies, version, k3s=self.k3s)
         for family, theirs in tables.items():
             tool = f"{'iptables' if family is Family.V4 else 'ip6tables'}-{self.node.mode}"
             saved = self.node.run(f"{tool}-save", "-t", "filter").splitlines()
@@ -137,6 +143,14 @@ class OldNode:
             kept = [line for line in saved if line.startswith((":", "-A")) and not foreign.search(line)]
             head, _, rest = theirs.partition("\n")
             self.node.run(f"{tool}-restore", stdin="\n".join([head, *kept, rest]))
+
+    def kube_router_goes_first(self) -> None:
+        """Move its hooks to the front, as a sync does before anything else."""
+        for family in Family:
+            for chain in kube_router.TOP:
+                rule = kube_router.hook(chain)
+                lines = ["*filter", f"-D {chain} {rule}", f"-I {chain} 1 {rule}", "COMMIT", ""]
+                self.node.iptables_restore(family, "\n".join(lines))
 
     def command(self, *arguments: str, name: str = "worker", killed: str = "") -> Ended:
         """Run ``migrate`` to its end; ``killed``: see :mod:`tests.kernel.killed`."""
@@ -148,12 +162,14 @@ class OldNode:
 
     def cleanup(self) -> None:
         """Remove everything of the agent's."""
-        ended = self.ended(self.started([sys.executable, "-m", "agent", "cleanup", "--json"]))
-        assert ended.code == 0, ended.log
-        assert ended.json() == {"left": []}
+        with self.node.netns.entered():
+            for mode in MODES:
+                assert leftovers.remove(mode, Family) == []
+            assert leftovers.remove_sets() == []
 
     def started(self, command: list[str]) -> subprocess.Popen[bytes]:
         """Start a command of the agent on the node; its log and output go to files there."""
+        self._output.with_name(self._output.name + ".log").unlink(missing_ok=True)
         shell = ["sh", "-c", 'exec "$@" >"$0" 2>"$0.log"', str(self._output), *command]
         with Path("/dev/null").open("wb") as output:
             return self.node.popen(shell, output=output, environment={"PYTHONPATH": str(_ROOT)})
@@ -161,12 +177,20 @@ class OldNode:
     def ended(self, process: subprocess.Popen[bytes]) -> Ended:
         """Wait for the end of what was started last."""
         process.wait(120)
-        log = self._output.with_name(self._output.name + ".log")
-        return Ended(process.returncode, self._output.read_text(), log.read_text())
+        return Ended(process.returncode, self._output.read_text(), self.log())
+
+    def log(self) -> str:
+        """Return the log of what was started last, as far as it has come."""
+        path = self._output.with_name(self._output.name + ".log")
+        return path.read_text() if path.exists() else ""
 
     @property
     def _output(self) -> Path:
         return self.node.directory / "output"
+
+    def web(self, nft_family: str) -> str:
+        """Return the address of web in a family as nft calls it."""
+        return self.pods["web"].address(Family.V4 if nft_family == "ip" else Family.V6)
 
     def flows(self, ways: Iterable[str]) -> list[Flow]:
         """Return ways, such as ``client web``, as flows in both families."""

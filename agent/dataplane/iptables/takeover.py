@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.dataplane.backend import Fault
-from agent.dataplane.ipset import IpSets, SetError
+from agent.dataplane.ipset import IpSets
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import hooks, leftovers, nft, script
 from agent.dataplane.iptables.tables import Table, Tables
 from agent.dataplane.mode import MODES, Mode
