@@ -88,6 +88,9 @@ def running_fault(proc: Path = Path("/proc")) -> Fault | None:
             words = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if "--cleanup-config" not in words and not any(_SWITCHED_OFF.fullmatch(word) for word in words):
+        said = [word for word in words if word.split("=")[0] == "--run-firewall"]
+        # Of a flag that is given twice, the last counts; without it the firewall is on.
+        off = bool(said) and _SWITCHED_OFF.fullmatch(said[-1]) is not None
+        if not off and "--cleanup-config" not in words:
             return Fault(f"kube-router runs here with its firewall on (process {directory.name})", STOP)
     return None

@@ -62,11 +62,11 @@ def test_a_dry_run_shows_what_is_there_and_changes_nothing(old: OldNode) -> None
     assert ended.code == 0, ended.log
     assert "IPv4, iptables mode nft: 15 chains, reached from INPUT, FORWARD, OUTPUT\n" in ended.output
     assert "IPv6, iptables mode nft: 15 chains" in ended.output
-    assert "  10 sets\n" in ended.output
+    assert "  12 sets\n" in ended.output
     assert old.left() == before
     assert old.allowed() == by_kube_router()
     shown = old.command("--dry-run", "--json").json()
-    assert shown["found"]["sets"] == 10
+    assert shown["found"]["sets"] == 12
     assert shown["left"] == shown["found"]
     assert shown["faults"] == []
 

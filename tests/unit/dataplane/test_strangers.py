@@ -126,6 +126,8 @@ def process(proc: Path, number: int, name: str, *arguments: str, namespace: str 
         ("kube-router", ["--run-firewall=true"], "net:[1]", True),
         ("kube-router", ["--run-firewall=false"], "net:[1]", False),
         ("kube-router", ["--run-router", "--run-firewall=0"], "net:[1]", False),
+        ("kube-router", ["--run-firewall=true", "--run-firewall=false"], "net:[1]", False),
+        ("kube-router", ["--run-firewall=false", "--run-firewall"], "net:[1]", True),
         ("kube-router", ["--cleanup-config"], "net:[1]", False),
         ("kube-router", [], "net:[2]", False),
         ("kube-proxy", [], "net:[1]", False),
