@@ -15,7 +15,7 @@ import pytest
 from agent.dataplane.backend import Fault
 from agent.dataplane.conntrack import ConntrackError
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import leftovers, names, render, tables
+from agent.dataplane.iptables import kernel, leftovers, names, render, tables
 from agent.dataplane.mode import MODES, Mode
 from agent.kube.events import Event
 from agent.kube.model import Direction, Family, Key, Port, Protocol, Rule
@@ -80,6 +80,41 @@ def test_a_rule_that_is_refused_keeps_closed_whom_it_concerns_and_holds_up_nobod
     node.backend.tidy(node.program)
     assert node.backend.drift(node.program) == []
     assert len(our_chains(node.mode)[Family.V4][names.policy_chain(PolicyId(Direction.INGRESS, bad))]) == 1
+
+
+@EACH_MODE
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_large_first_write_is_made_in_parts_and_what_is_refused_takes_nothing_along(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    monkeypatch.setattr(kernel, "PART", 3)
+    engine, backend = Engine(HERE), make_backend(mode)
+    apps = [f"app-{number}" for number in range(8)]
+    events: list[Event] = [namespace("default")]
+    events += [pod(app, number, app=app) for number, app in enumerate(apps, start=1)]
+    events += [
+        policy(
+            app,
+            selector=labelled(app=app),
+            ingress=[Rule((pods_of(app="app-1"), pods_of(app="x")), (Port(Protocol.TCP, 80),))],
+        )
+        for app in apps
+    ]
+    engine.apply(events, 0.0)
+    bad = Key("default", "app-5")
+    with monkeypatch.context() as broken:
+        break_policy(broken, lambda found: refused and found.policy == bad)
+        report = backend.sync(engine.program)
+    assert report.pending is refused
+    for family in FAMILIES:
+        chains = our_chains(mode)[family]
+        for app in apps:
+            chain = chains[names.policy_chain(PolicyId(Direction.INGRESS, Key("default", app)))]
+            assert bool(chain) is not (refused and app == bad.name)
+    assert len(our_sets()[names.isolated_set(Direction.INGRESS, Family.V4)]) == len(apps)
+    assert backend.sync(engine.program).faults == ()
+    backend.tidy(engine.program)
+    assert backend.drift(engine.program) == []
 
 
 @pytest.mark.parametrize("mode", MODES)

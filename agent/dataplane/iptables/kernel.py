@@ -14,6 +14,9 @@ from agent.kube.model import Family
 
 Rules = tuple[str, ...]
 
+PART = 1000
+"""How many rules of new chains are written at once."""
+
 _COMMENT = re.compile(r'--comment "([^"]*)"')
 _JUMP = re.compile(r" ?-[jg] (\S+)$")
 _MATCH_SET = re.compile(r"--match-set (\S+) ")
@@ -74,6 +77,7 @@ class Chains:
                 self.garbage[family].discard(chain)
                 if current.get(chain) != rules:
                     wanted[family][chain] = rules
+        self._begin(wanted)
         failed = self._restore({f: script.lines(self.whole[f], chains) for f, chains in wanted.items()})
         faults: list[Fault] = []
         for family, chains in wanted.items():
@@ -84,6 +88,28 @@ class Chains:
             else:
                 faults.append(_table_fault(family, failed[family]))
         return faults
+
+    def _begin(self, wanted: Mapping[Family, Mapping[str, Rules]]) -> None:
+        """Make new chains of a large write before the rest, in parts; what failed is left to the rest.
+
+        The command takes more than twice the time for twice the rules. Nothing leads to new chains until a
+        chain that is there already is written. In legacy mode every part would write the whole table anew.
+        """
+        if self.tables.mode == "legacy":
+            return
+        todo = {}
+        for family, chains in wanted.items():
+            new = {c: r for c, r in chains.items() if c not in self.whole[family]}
+            if sum(map(len, new.values())) > PART:
+                todo[family] = script.parts(new, PART)
+        while todo:
+            failed = self._restore({family: parts[0][0] for family, parts in todo.items()})
+            for family, parts in list(todo.items()):
+                _, whole = parts.pop(0)
+                if family not in failed:
+                    self.whole[family].update(whole)
+                if family in failed or not parts:
+                    del todo[family]
 
     def _write_by_halves(self, family: Family, chains: Mapping[str, Rules]) -> list[Fault]:
         missing = [chain for chain in chains if chain not in self.whole[family]]

@@ -44,6 +44,24 @@ def lines(current: Mapping[str, Rules], wanted: Mapping[str, Rules]) -> list[str
     return declared + rules
 
 
+def parts(chains: Mapping[str, Rules], size: int) -> list[tuple[list[str], dict[str, Rules]]]:
+    """Divide the making of new chains into transactions of about ``size`` lines, to be run in order.
+
+    Returns for each its lines and what the chains that it completes then hold. The first one declares all of
+    them, empty, so that rules may refer to any; a chain's rules are never divided.
+    """
+    found: list[tuple[list[str], dict[str, Rules]]] = [
+        ([f":{chain} - [0:0]" for chain in chains], dict.fromkeys(chains, ()))
+    ]
+    for chain, rules in chains.items():
+        if len(found) == 1 or len(found[-1][0]) >= size:
+            found.append(([], {}))
+        lines, whole = found[-1]
+        lines += [f"-A {chain} {rule}" for rule in rules]
+        whole[chain] = rules
+    return found
+
+
 def deletions(chains: Iterable[str]) -> list[str]:
     """Return the lines that remove chains, which may refer to one another."""
     doomed = sorted(chains)

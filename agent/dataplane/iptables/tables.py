@@ -21,7 +21,10 @@ WAIT_SECONDS = 5
 """How long a command waits for the xtables lock; never unbounded, so that the agent can say why."""
 
 COMMAND_SECONDS = 15
-"""How long commands that run at the same time may take altogether, that wait included."""
+"""How long commands that run at the same time may take altogether, that wait included; long texts have more."""
+
+_LINES_A_SECOND = 500
+"""How many lines a command may be given for each further second: a tenth of what a slow node does."""
 
 _COMMENT_BYTES = "surrogateescape"
 """Comments of other programs' rules hold any bytes; they are given back as they were."""
@@ -112,7 +115,8 @@ class Tables:
         Chains not named stay as they are. Returns the families that failed and so hold what they held.
         """
         running: dict[Family, tuple[subprocess.Popen[str], str]] = {}
-        end = time.monotonic() + COMMAND_SECONDS
+        seconds = COMMAND_SECONDS + sum(map(len, lines.values())) / _LINES_A_SECOND
+        end = time.monotonic() + seconds
         failed: dict[Family, TableError] = {}
         for family, family_lines in lines.items():
             if not family_lines:
@@ -191,7 +195,7 @@ def _finish(process: subprocess.Popen[str], name: str, lines: list[str], seconds
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        why = f"no answer in {COMMAND_SECONDS} s; its outcome is unknown"
+        why = "no answer in time; its outcome is unknown"
         return TableError(name, why, refused=False)
     if process.returncode == 0:
         return None

@@ -75,3 +75,15 @@ def test_chains_that_refer_to_each_other_are_emptied_before_they_go(
 def test_chains_are_declared_before_any_rule() -> None:
     lines = script.lines({"A": ("x",)}, {"A": ("y",), "B": ("z",)})
     assert lines == [":A - [0:0]", ":B - [0:0]", "-A A y", "-A B z"]
+
+
+@given(tables, st.integers(1, 12))
+def test_parts_make_the_same_chains_and_say_what_each_has_made(
+    wanted: dict[str, tuple[str, ...]], size: int
+) -> None:
+    made: dict[str, tuple[str, ...]] = {}
+    for lines, whole in script.parts(wanted, size):
+        made = carry_out(made, lines)
+        assert {chain: made[chain] for chain in whole} == whole
+        assert len(lines) < size + 6
+    assert made == wanted

@@ -26,6 +26,7 @@ def test_commands_that_hang_without_reading_are_waited_for_together(
 ) -> None:
     command(tmp_path, "exec sleep 60", monkeypatch)
     monkeypatch.setattr(tables, "COMMAND_SECONDS", 0.5)
+    monkeypatch.setattr(tables, "_LINES_A_SECOND", 1_000_000)
     began = time.monotonic()
     failed = Tables("nft").restore(LINES)
     assert time.monotonic() - began < 2.0
