@@ -24,9 +24,10 @@ NFT_TABLES = {Family.V4: "kube-router-filter-ipv4", Family.V6: "kube-router-filt
 
 _BUILT_IN = ("INPUT", "FORWARD", "OUTPUT")
 _HOOK = re.compile(r"-[jg] (KUBE-ROUTER-(?:INPUT|FORWARD|OUTPUT)|KUBE-POD-FW-[A-Z2-7]{16})(?: |$)")
-_CHAIN = re.compile(r"KUBE-(?:POD-FW-[A-Z2-7]{16}|NWPLCY-(?:[A-Z2-7]{16}|DEFAULT|COMMON))")
+_CHAIN = re.compile(r"KUBE-(?:POD-FW-[A-Z2-7]{16}|NWPLCY-(?:[A-Z2-7]{16}|DEFAULT|COMMON|TAIL))")
 _TOP_CHAIN = re.compile(r"KUBE-ROUTER-(?:INPUT|FORWARD|OUTPUT)")
-_SET = re.compile(r"(?:inet6:)?KUBE-(?:SRC|DST)-[A-Z2-7]{16}")
+_SET = re.compile(r"(?:inet6:)?(?:KUBE-(?:SRC|DST)-[A-Z2-7]{16}|kube-router-local-pods)")
+"""The last, and the chain TAIL, are of kube-router's --netpol-default-deny."""
 _ACCEPT = re.compile(
     r'--comment "(?:KUBE-ROUTER )?rule to explicitly ACCEPT traffic that comply to network policies"'
     r" -m mark --mark 0x20000/0x20000 -j ACCEPT$"

@@ -65,7 +65,8 @@ def test_others_are_let_be(table: dict[str, list[str]]) -> None:
 
 FIREWALL_CHAINS = [
     *("KUBE-ROUTER-INPUT", "KUBE-ROUTER-FORWARD", "KUBE-ROUTER-OUTPUT"),
-    *("KUBE-NWPLCY-DEFAULT", "KUBE-NWPLCY-COMMON", f"KUBE-NWPLCY-{HASH}", f"KUBE-POD-FW-{HASH}"),
+    *("KUBE-NWPLCY-DEFAULT", "KUBE-NWPLCY-COMMON", "KUBE-NWPLCY-TAIL"),
+    *(f"KUBE-NWPLCY-{HASH}", f"KUBE-POD-FW-{HASH}"),
 ]
 OTHER_CHAINS = [
     *(
@@ -94,11 +95,17 @@ def test_sets_of_the_firewall_are_told_from_those_of_its_other_parts_and_from_ou
         assert not is_firewall_set(name.lower())
     for name in (
         "kube-router-svip",
+        "kube-router-local-ips",
         "inet6:kube-router-local-ips",
         f"TMP-{HASH}",
         f"KUBE-SRC-4-{HASH.lower()}",
     ):
         assert not is_firewall_set(name)
+
+
+def test_sets_of_its_default_deny_are_the_firewalls_too() -> None:
+    assert is_firewall_set("kube-router-local-pods")
+    assert is_firewall_set("inet6:kube-router-local-pods")
 
 
 def test_the_rule_by_which_it_accepts_is_known_in_both_its_forms() -> None:
