@@ -21,7 +21,7 @@ WAIT_SECONDS = 5
 """How long a command waits for the xtables lock; never unbounded, so that the agent can say why."""
 
 COMMAND_SECONDS = 15
-"""How long commands that run at the same time may take altogether, that wait included; long texts have more."""
+"""How long commands that run at the same time may take together, that wait included; a long text has more."""
 
 _LINES_A_SECOND = 500
 """How many lines a command may be given for each further second: a tenth of what a slow node does."""
