@@ -57,6 +57,16 @@ class PodAgent(AgentProcess):
         container.stop(self.process, number)
 
 
+def run_to_the_end(
+    node: Node, pod: Json, only: Json, kubelet: container.Kubelet, timeout: float = 60.0
+) -> tuple[int, str]:
+    """Run a container that ends by itself; return its exit code and what it printed."""
+    log = node.directory / "container.log"
+    with log.open("wb") as output:
+        code = container.start(node, pod, only, kubelet, output).wait(timeout)
+    return code, log.read_text(errors="replace")
+
+
 class DeployedCluster(Cluster):
     """A cluster on which deploy/ is installed by kubectl, and whose nodes run the DaemonSet's pods."""
 

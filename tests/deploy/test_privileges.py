@@ -17,10 +17,18 @@ from typing import NamedTuple
 import pytest
 
 from agent.kube.model import Family
-from tests.deploy.stage import DEPLOY, DeployedCluster, PodAgent, built, of_kind, reach_api_server
+from tests.deploy.stage import (
+    DEPLOY,
+    DeployedCluster,
+    PodAgent,
+    built,
+    of_kind,
+    reach_api_server,
+    run_to_the_end,
+)
 from tests.lab.client import Json
 from tests.lab.cluster import http_get, wait_until
-from tests.lab.container import of_host, start
+from tests.lab.container import of_host
 from tests.lab.node import Layout, Mode, Node
 from tests.lab.service import install_kube_proxy
 
@@ -112,19 +120,18 @@ def lacking(name: str) -> Json:
 @pytest.mark.parametrize("command", ["iptables-legacy", "iptables-nft"])
 @pytest.mark.parametrize("name", CAPABILITIES)
 def test_without_a_capability_no_iptables_writes_the_agents_rules(
-    deployed: DeployedCluster, alone: Alone, tmp_path: Path, name: str, command: str
+    deployed: DeployedCluster, alone: Alone, name: str, command: str
 ) -> None:
     """Not the agent alone wants them, which looks for them when it starts."""
     alone.node.run("ipset", "create", "KUBE-TEST", "hash:ip")
     arguments = ["-I", "FORWARD", "-m", "set", "--match-set", "KUBE-TEST", "src", "-j", "RETURN"]
-    codes = []
+    ended = []
     for pod in (POD, lacking(name)):
         (container,) = pod["containers"]
-        with (tmp_path / "output").open("ab") as output:
-            changed = {**container, "command": [command, *arguments], "args": []}
-            codes.append(start(alone.node, pod, changed, deployed.kubelet, output).wait(30))
-    assert codes[0] == 0, (tmp_path / "output").read_text()
-    assert codes[1] != 0
+        changed = {**container, "command": [command, *arguments], "args": []}
+        ended.append(run_to_the_end(alone.node, pod, changed, deployed.kubelet))
+    assert ended[0][0] == 0, ended[0][1]
+    assert ended[1][0] != 0
 
 
 @pytest.mark.parametrize("name", CAPABILITIES)

@@ -14,9 +14,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple, Protocol
 
 from tests.lab.client import Json
 from tests.lab.node import Node
@@ -25,26 +24,36 @@ from tests.lab.place import LabError
 ACCOUNT_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 _ROOT = Path(__file__).parents[2]
-_SYSTEM = ("bin", "etc", "lib", "lib32", "lib64", "sbin", "usr")
-_IMAGE_ENVIRONMENT = {
+_SYSTEM = ("bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr")
+_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "PYTHONPATH": str(_ROOT),
 }
-_ENTRYPOINT = [sys.executable, "-m", "agent"]
 
 
-@dataclass(frozen=True)
-class Kubelet:
+class Image(Protocol):
+    """What containers are made of: files, and the configuration of the OCI image specification."""
+
+    @property
+    def files(self) -> Path: ...
+
+    @property
+    def config(self) -> Json: ...
+
+
+class Kubelet(NamedTuple):
     """What a kubelet knows beside the pod: ConfigMaps by name, and the API server's address as pods have it.
 
-    ``account`` is a directory with the service account's ``token`` and ``ca.crt``.
+    ``account`` is a directory with the service account's ``token`` and ``ca.crt``. Without ``image``,
+    containers are made of this machine's system and Python, and this checkout.
     """
 
     configmaps: Mapping[str, Mapping[str, str]]
     service_host: str
     service_port: int
     account: Path
+    image: Image | None = None
 
 
 def start(
@@ -54,9 +63,13 @@ def start(
 
     Call it from the main thread: it dies with this process. Raises LabError for what cannot be done here.
     """
-    command = container.get("command") or _ENTRYPOINT
+    command = container.get("command") or _entrypoint(kubelet)
     arguments = [*_sandbox(node, pod, container, kubelet), *command, *container.get("args", [])]
     return node.popen(arguments, output=output)
+
+
+def _entrypoint(kubelet: Kubelet) -> list[str]:
+    return [*kubelet.image.config["Entrypoint"]] if kubelet.image else [sys.executable, "-m", "agent"]
 
 
 def main_process(started: subprocess.Popen[bytes]) -> int:
@@ -82,7 +95,9 @@ def stop(started: subprocess.Popen[bytes], number: int = signal.SIGTERM, timeout
 
 def environment(container: Json, node: Node, kubelet: Kubelet) -> dict[str, str]:
     """Return the environment of a container. Raises LabError for a reference that leads nowhere."""
-    found = dict(_IMAGE_ENVIRONMENT)
+    found = dict(_ENVIRONMENT)
+    if kubelet.image:
+        found = {"HOME": "/root"} | dict(entry.split("=", 1) for entry in kubelet.image.config["Env"])
     found |= {
         "KUBERNETES_SERVICE_HOST": kubelet.service_host,
         "KUBERNETES_SERVICE_PORT": str(kubelet.service_port),
@@ -111,7 +126,9 @@ def _sandbox(node: Node, pod: Json, container: Json, kubelet: Kubelet) -> list[s
     command = ["bwrap", "--die-with-parent", "--unshare-pid", "--as-pid-1", "--clearenv"]
     for name, text in environment(container, node, kubelet).items():
         command += ["--setenv", name, text]
-    command += _system()
+    command += _system(Path("/")) if kubelet.image is None else _system(kubelet.image.files)
+    if kubelet.image is None:
+        command += _checkout()
     command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
     command += ["--ro-bind", "/sys", "/sys", "--dir", "/tmp"]
     for mount in container.get("volumeMounts", ()):
@@ -131,14 +148,19 @@ def _sandbox(node: Node, pod: Json, container: Json, kubelet: Kubelet) -> list[s
     return [*command, "--chdir", "/", "--"]
 
 
-def _system() -> list[str]:
+def _system(root: Path) -> list[str]:
     command = []
     for name in _SYSTEM:
-        path = Path("/", name)
+        path = root / name
         if path.is_symlink():
-            command += ["--symlink", os.readlink(path), str(path)]
+            command += ["--symlink", os.readlink(path), f"/{name}"]
         elif path.exists():
-            command += ["--ro-bind", str(path), str(path)]
+            command += ["--ro-bind", str(path), f"/{name}"]
+    return command
+
+
+def _checkout() -> list[str]:
+    command = []
     for place in sorted({str(_ROOT), sys.prefix, sys.base_prefix}):
         if not place.startswith("/usr"):
             command += ["--ro-bind", place, place]
@@ -149,6 +171,12 @@ def _mount(node: Node, pod: Json, mount: Json) -> list[str]:
     (volume,) = (volume for volume in pod["volumes"] if volume["name"] == mount["name"])
     if "emptyDir" in volume:
         return ["--tmpfs", mount["mountPath"]]
+    source = volume_source(node, volume)
+    return ["--ro-bind" if mount.get("readOnly") else "--bind", str(source), mount["mountPath"]]
+
+
+def volume_source(node: Node, volume: Json) -> Path:
+    """Return where a hostPath volume is, made if it is to be. Raises LabError when it is not as it says."""
     source = of_host(node, volume["hostPath"]["path"])
     kind = volume["hostPath"].get("type", "")
     if kind == "DirectoryOrCreate":
@@ -157,7 +185,7 @@ def _mount(node: Node, pod: Json, mount: Json) -> list[str]:
         source.touch()
     elif kind == "Directory" and not source.is_dir():
         raise LabError(f"{source} is no directory: the pod would not start")
-    return ["--ro-bind" if mount.get("readOnly") else "--bind", str(source), mount["mountPath"]]
+    return source
 
 
 def of_host(node: Node, path: str) -> Path:

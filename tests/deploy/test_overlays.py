@@ -1,0 +1,178 @@
+"""What the overlays and components change, and that it does what it is for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agent.kube.model import Family
+from tests.deploy.stage import (
+    DAEMONSETS,
+    DEPLOY,
+    DeployedCluster,
+    PodAgent,
+    built,
+    of_kind,
+    reach_api_server,
+    run_to_the_end,
+)
+from tests.kernel import kube_router
+from tests.kernel.kube_router import KnownPod, KnownPolicy
+from tests.lab.client import Json
+from tests.lab.node import Layout, Mode, Node
+from tests.lab.service import install_kube_proxy
+
+ROUTED = DEPLOY / "overlays/routed-cni"
+REPLACING = DEPLOY / "overlays/replace-kube-router"
+BRIDGE_CALLS = "net.bridge.bridge-nf-call-iptables"
+KUBE_ROUTER: Json = {
+    "apiVersion": "apps/v1",
+    "kind": "DaemonSet",
+    "metadata": {"name": "kube-router", "namespace": "kube-system"},
+    "spec": {
+        "selector": {"matchLabels": {"k8s-app": "kube-router"}},
+        "template": {
+            "metadata": {"labels": {"k8s-app": "kube-router"}},
+            "spec": {
+                "containers": [
+                    {
+                        "name": "kube-router",
+                        "image": "kube-router",
+                        "args": ["--run-router=true", "--run-firewall=true", "--run-service-proxy=false"],
+                    }
+                ]
+            },
+        },
+    },
+}
+
+
+def pod_of(objects: list[Json]) -> Json:
+    spec: Json = of_kind(objects, "DaemonSet")["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.fixture(
+    params=[pytest.param(layout, marks=pytest.mark.xdist_group("deploy"), id=layout) for layout in Layout]
+)
+def old(request: pytest.FixtureRequest, deployed: DeployedCluster) -> Iterator[Node]:
+    """A node without an agent."""
+    node = deployed.lab.node("old", request.param, Mode.NFT)
+    install_kube_proxy(node)
+    reach_api_server(node, deployed.api.address)
+    yield node
+    deployed.lab.remove_node(node)
+
+
+@pytest.mark.parametrize(
+    "old", [pytest.param(Layout.ROUTED, marks=pytest.mark.xdist_group("deploy"))], indirect=True
+)
+def test_where_the_cni_routes_the_agent_changes_no_setting_of_the_node(
+    deployed: DeployedCluster, old: Node
+) -> None:
+    objects = built(ROUTED)
+    pod = pod_of(objects)
+    assert "/proc" not in json.dumps(pod["volumes"])
+    configmap = of_kind(objects, "ConfigMap")
+    kubelet = deployed.kubelet._replace(configmaps={configmap["metadata"]["name"]: configmap["data"]})
+    # A bridge that is none of the pods', as Docker makes one, is left as it is.
+    old.netns.ip("link add docker0 type bridge", "link set docker0 up")
+    old.netns.sysctl({BRIDGE_CALLS: 0})
+    agent = PodAgent(old, pod, kubelet)
+    try:
+        agent.wait_ready()
+        assert old.run("cat", "/proc/sys/" + BRIDGE_CALLS.replace(".", "/")).strip() == "0"
+    finally:
+        agent.stop()
+
+
+def test_what_migrates_a_node_has_what_the_agent_there_has() -> None:
+    pod = pod_of(built(REPLACING))
+    (migrate,), (agent,) = pod["initContainers"], pod["containers"]
+    assert migrate["args"] == ["migrate"]
+    for same in ("image", "env", "envFrom", "securityContext", "volumeMounts", "resources"):
+        assert migrate[same] == agent[same]
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", "netpol-agent": "on"}
+
+
+@pytest.mark.xdist_group("deploy")
+def test_kube_routers_firewall_is_turned_off_by_kubectl(deployed: DeployedCluster, tmp_path: Path) -> None:
+    patch = REPLACING / "kube-router.yaml"
+    wanted = [*KUBE_ROUTER["spec"]["template"]["spec"]["containers"][0]["args"], "--run-firewall=false"]
+    deployed.kubectl("create", "--validate=strict", "-f", "-", stdin=json.dumps(KUBE_ROUTER))
+    try:
+        name = ("-n", "kube-system", "patch", "daemonset", "kube-router")
+        deployed.kubectl(*name, "--type", "json", "--patch-file", str(patch))
+        spec = deployed.client.get(f"{DAEMONSETS}/kube-router")["spec"]
+    finally:
+        deployed.client.delete(f"{DAEMONSETS}/kube-router")
+    assert spec["template"]["spec"]["containers"][0]["args"] == wanted
+    assert spec["updateStrategy"] == {"type": "OnDelete"}
+    # Where kube-router is put together by kustomize, the same file does.
+    (tmp_path / "kube-router.yaml").write_text(yaml.safe_dump(KUBE_ROUTER))
+    (tmp_path / "off.yaml").write_text(patch.read_text())
+    target = {"kind": "DaemonSet", "name": "kube-router"}
+    (tmp_path / "kustomization.yaml").write_text(
+        yaml.safe_dump(
+            {"resources": ["kube-router.yaml"], "patches": [{"path": "off.yaml", "target": target}]}
+        )
+    )
+    (built_by_kustomize,) = built(tmp_path)
+    assert built_by_kustomize["spec"]["template"] == {
+        **KUBE_ROUTER["spec"]["template"],
+        "spec": {
+            "containers": [{**KUBE_ROUTER["spec"]["template"]["spec"]["containers"][0], "args": wanted}]
+        },
+    }
+
+
+def test_a_node_of_kube_routers_is_taken_over_before_its_agent_starts(
+    deployed: DeployedCluster, old: Node
+) -> None:
+    pod = pod_of(built(REPLACING))
+    (migrate,) = pod["initContainers"]
+    # The settings are the base's, under the name that they have there.
+    configmap = of_kind(built(REPLACING), "ConfigMap")
+    kubelet = deployed.kubelet._replace(configmaps={configmap["metadata"]["name"]: configmap["data"]})
+    with deployed.workspace() as workspace:
+        namespace = workspace.namespace("old")
+        web = workspace.pod(old, namespace, "web", {"app": "web"})
+        workspace.policy(namespace, "closed", {"matchLabels": {"app": "web"}}, policyTypes=["Ingress"])
+        known = KnownPod("web", {family: web.address(family) for family in Family})
+        policies = [KnownPolicy("closed", "dst", [known], [])]
+        old.run("ipset", "restore", stdin=kube_router.sets(policies))
+        for family, text in kube_router.filter_tables([known], policies).items():
+            old.iptables_restore(family, text)
+        code, said = run_to_the_end(old, pod, migrate, kubelet)
+        assert code == 0, said
+        for family in Family:
+            rules = old.iptables(family, "-S")
+            assert "KUBE-ROUTER" not in rules
+            assert "KUBE-NETPOL" in rules
+        agent = PodAgent(old, pod, kubelet)
+        try:
+            agent.wait_ready()
+            assert [found["pod"] for found in agent.status()["pods"]] == [f"{namespace}/web"]
+        finally:
+            agent.stop()
+    # It stays in the pod, and is done at once when the pod is started again.
+    code, said = run_to_the_end(old, pod, migrate, kubelet, 20)
+    assert code == 0, said
+
+
+def test_nodes_are_let_in_by_a_component(deployed: DeployedCluster, tmp_path: Path) -> None:
+    component, base = (
+        os.path.relpath(DEPLOY / part, tmp_path) for part in ("components/allow-nodes", "base")
+    )
+    (tmp_path / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": [base], "components": [component]})
+    )
+    deployed.kubectl("apply", "--validate=strict", "--dry-run=server", "-k", str(tmp_path))
+    data = of_kind(built(tmp_path), "ConfigMap")["data"]
+    assert data["NETPOL_AGENT_ALLOW_NODES"] == "true"
+    assert data.keys() > of_kind(built(DEPLOY), "ConfigMap")["data"].keys()
