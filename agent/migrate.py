@@ -50,6 +50,8 @@ def migrate(settings: Settings, timeout: float, *, dry_run: bool = False) -> Out
     try:
         found = takeover.look()
         if not found.any():
+            if not dry_run:
+                _log.info("nothing of kube-router's firewall is here")
             return Outcome(found, found)
         with lock_node():
             running = running_fault()

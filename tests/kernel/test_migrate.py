@@ -67,6 +67,7 @@ def test_what_is_denied_passes_at_no_moment_and_what_is_allowed_at_each(old: Old
     again = old.command("--json")
     assert again.code == 0
     assert again.json()["found"] == {"chains": [], "sets": 0, "nft_tables": []}
+    assert "nothing of kube-router's firewall is here" in again.log
 
 
 def test_killed_at_any_write_nothing_passes_and_a_second_run_ends_it(old: OldNode) -> None:
