@@ -17,7 +17,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.bench.cluster import NODE, encode, objects, pod_key
+from tests.bench.cluster import (
+    NODE,
+    SAMPLE,
+    Template,
+    encode,
+    fields,
+    namespace,
+    namespace_count,
+    pod_key,
+    pod_of,
+    policy,
+)
 from tests.bench.etcd import Etcd
 from tests.bench.result import Size
 from tests.bench.settings import Settings
@@ -51,6 +62,8 @@ class Arena:
             self.api = stack.enter_context(
                 ApiServer(self.lab.underlay, UNDERLAY4, self.lab.directory / "api")
             )
+            self.template = self.lab.directory / "pod.encoded"
+            """A pod as the API server stores one: see :class:`tests.bench.cluster.Template`."""
             self._fill()
             self.node = self.lab.node(NODE, settings.layout, settings.mode)
             install_kube_proxy(self.node)
@@ -73,20 +86,51 @@ class Arena:
         return self.api.client
 
     def _fill(self) -> None:
-        """Put the cluster into etcd while the API server is away, which then reads it at its start."""
+        """Have the cluster there: namespaces and policies through the API, pods straight into etcd.
+
+        The API server is away meanwhile, and then reads them as one that starts.
+        """
         begin = time.monotonic()
         self.say(f"writing {self.size.pods:,} pods and {self.size.policies:,} policies")
+        for number in range(namespace_count(self.size)):
+            self.client.post("/api/v1/namespaces", namespace(number, self.size))
+        for number in range(self.size.policies):
+            made = policy(number, self.size)
+            self.client.post(_policies(made["metadata"]["namespace"]), made)
+        self.template.write_bytes(self._encoded_sample())
+        template = Template(self.template.read_bytes())
         self.api.stop()
+        own = (fields(number, self.size) for number in range(self.size.pods))
         with self.etcd() as etcd:
-            etcd.fill(objects(self.size))
+            etcd.fill((pod_key(one), template.pod(one)) for one in own)
         self.say(f"written after {time.monotonic() - begin:.0f} s; the API server reads them")
         self.api.start(_LOADED_SECONDS)
-        for path, wanted in (
-            ("/api/v1/pods", self.size.pods),
-            ("/apis/networking.k8s.io/v1/networkpolicies", self.size.policies),
-        ):
-            wait_until(lambda p=path, n=wanted: self._served(p) >= n, _LOADED_SECONDS, 0.5)  # type: ignore[misc]
+        wait_until(lambda: self._served("/api/v1/pods") >= self.size.pods, _LOADED_SECONDS, 0.5)
+        self._check_served()
         self.say(f"served after {time.monotonic() - begin:.0f} s")
+
+    def _check_served(self) -> None:
+        """See that the last pod reads as it was meant. Raises LabError."""
+        own = fields(self.size.pods - 1, self.size)
+        served = self.client.get(f"/api/v1/namespaces/{own.namespace}/pods/{own.name}")
+        wanted = pod_of(own)
+        for part in ("spec", "status"):
+            # The API server adds defaults.
+            served[part] = {key: served[part].get(key) for key in wanted[part] if key != "containers"}
+            wanted[part].pop("containers", None)
+        if any(served[part] != wanted[part] for part in ("spec", "status")) or (
+            served["metadata"]["labels"] != wanted["metadata"]["labels"]
+        ):
+            raise LabError(f"the API server serves {own} as {served}")
+
+    def _encoded_sample(self) -> bytes:
+        """Return a pod as the API server stores its own: in Kubernetes' protobuf, which it reads quickly."""
+        path = f"/api/v1/namespaces/{SAMPLE.namespace}/pods/{SAMPLE.name}"
+        with self.etcd() as etcd:
+            etcd.put([(pod_key(SAMPLE), encode(pod_of(SAMPLE)))])
+        encoded = self.client.encoded(path, "application/vnd.kubernetes.protobuf")
+        self.client.delete(path)
+        return encoded
 
     def _served(self, path: str) -> int:
         """Return how many objects the API server has of a kind."""
@@ -94,8 +138,8 @@ class Arena:
         return len(page["items"]) + int(page["metadata"].get("remainingItemCount", 0))
 
     def _make_objects(self) -> None:
-        for namespace in (HERE, THERE):
-            self.client.create_namespace(namespace, {"of": "bench"})
+        for name in (HERE, THERE):
+            self.client.create_namespace(name, {"of": "bench"})
         self.create(self.target, {"app": "target"})
         self.create(self.client_pod, {"app": "client"})
 
@@ -112,7 +156,7 @@ class Arena:
         made = self.client.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
         del made["metadata"]["resourceVersion"]
         made["metadata"]["labels"] = {"app": "client", **labels}
-        return pod_key(made), encode(made)
+        return f"/registry/pods/{self.client_pod.name}", encode(made)
 
     def etcd(self) -> Etcd:
         """Return a connection to the API server's etcd."""
@@ -198,6 +242,7 @@ def load(arena: Arena, kind: str, rate: float, count: int = 0) -> Iterator[subpr
     size = arena.size
     command = [
         *(sys.executable, "-m", "tests.bench.load", f"{size.pods}/{size.local}/{size.policies}"),
+        str(arena.template),
         *(kind, str(rate), str(count)),
     ]
     with arena.lab.underlay.entered():
@@ -214,6 +259,10 @@ def load(arena: Arena, kind: str, rate: float, count: int = 0) -> Iterator[subpr
     finally:
         process.terminate()
         process.communicate()
+
+
+def _policies(namespace: str) -> str:
+    return f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
 
 
 _PORTS = [("http", "TCP", 8080)]

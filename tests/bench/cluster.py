@@ -1,30 +1,28 @@
 """A made-up cluster of a given size, the same each time, as the JSON that an API server stores.
 
-Each namespace has about 20 policies: one selects all its pods, six a tier each, six the busiest app and seven
-another app each, so that a pod is isolated by three policies and one in eight by eight. Each policy has three
-peers (pods of its namespace; pods of the namespaces of a team, for every other policy only those of a role;
-a block with an except) and three ports (a number, a name, a range); every other policy has egress too. Label
-values are shared, so sets are. The first ``size.local`` pods are this node's, spread over the namespaces; the
-others live on nodes that exist by name only.
+Each namespace has about 20 policies: one selects all its pods, six a tier each, six the busiest app and
+seven another app each, so that a pod is isolated by three policies and one in eight by eight. Each policy
+has three peers (pods of its namespace; pods of the namespaces of a team, for every other policy only those
+of a role; a block with an except) and three ports (a number, a name, a range); every other policy has
+egress too. Label values are shared, so sets are. The first ``size.local`` pods are this node's, spread over
+the namespaces; the others live on nodes that exist by name only.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import msgspec
 
 from tests.bench.result import Size
 
-NODE = "bench-node"
+NODE = "node-here"
 ROLES = 5
 
 _APPS, _TIERS, _POLICIES_OF_NAMESPACE, _NAMESPACES_OF_TEAM = 8, 6, 20, 10
 _PODS_OF_NODE = 100
 _MADE = "2026-01-01T00:00:00Z"
-_NAMESPACE_OF_UIDS = uuid.UUID("6f1d7a52-6a2f-4d53-9a3b-5f6f0f3f7c11")
 
 Json = dict[str, Any]
 
@@ -36,78 +34,71 @@ def namespace_count(size: Size) -> int:
     return max(1, size.policies // _POLICIES_OF_NAMESPACE)
 
 
-def objects(size: Size) -> Iterator[tuple[str, bytes]]:
-    """Yield everything that exists: its key in etcd, and its JSON."""
-    for number in range(namespace_count(size)):
-        yield f"/registry/namespaces/ns-{number}", encode(namespace(number, size))
-    for number in range(size.policies):
-        made = policy(number, size)
-        yield policy_key(made), encode(made)
-    for number in range(size.pods):
-        made = pod(number, size)
-        yield pod_key(made), encode(made)
-
-
-def pod_key(made: Json) -> str:
-    """Return where etcd has a pod."""
-    return f"/registry/pods/{made['metadata']['namespace']}/{made['metadata']['name']}"
-
-
-def policy_key(made: Json) -> str:
-    """Return where etcd has a policy."""
-    return f"/registry/networkpolicies/{made['metadata']['namespace']}/{made['metadata']['name']}"
-
-
 def namespace(number: int, size: Size) -> Json:
     """Return a namespace; ten share a team."""
-    name = f"ns-{number}"
+    name = _space(number)
     labels = {"kubernetes.io/metadata.name": name, "team": f"team-{number % _teams(size)}"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": _meta(name, None, labels),
-        "spec": {"finalizers": ["kubernetes"]},
-        "status": {"phase": "Active"},
-    }
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+class Fields(NamedTuple):
+    """What pods differ in. Each is as long in every pod, so that one can be put in another's place."""
+
+    name: str
+    namespace: str
+    node: str
+    address: str
+    uid: str
+    container: str
+    revision_hash: str
+    app: str
+    tier: str
+    role: str
+    revision: str
+
+
+def fields(number: int, size: Size, **changed: str) -> Fields:
+    """Return what is a pod's own, some of it changed."""
+    spaces = namespace_count(size)
+    space, place = number % spaces, number // spaces
+    node = f"node-{(number - size.local) // _PODS_OF_NODE:04}"
+    made = Fields(
+        name=f"pod-{number:06}",
+        namespace=_space(space),
+        node=NODE if number < size.local else node,
+        address=f"10.{100 + number // 10000}.{100 + number // 100 % 100}.{100 + number % 100}",
+        uid=f"00000000-0000-4000-8000-{number:012}",
+        container=f"{number:064x}",
+        revision_hash=f"{number % 7919:010x}",
+        app=f"app-{(7 * space + place) % _APPS}",
+        tier=f"tier-{(space + place) % _TIERS}",
+        role=f"role-{place % ROLES}",
+        revision="rev-1",
+    )
+    return made._replace(**changed)
 
 
 def pod(number: int, size: Size, **changed: str) -> Json:
-    """Return a pod with its labels, some of them changed: about 2.4 kB, as real ones are."""
-    spaces = namespace_count(size)
-    space, place = number % spaces, number // spaces
-    labels = {
-        "app": f"app-{(7 * space + place) % _APPS}",
-        "tier": f"tier-{(space + place) % _TIERS}",
-        "role": f"role-{place % ROLES}",
-        "revision": "1",
-        "pod-template-hash": f"{number % 7919:010x}",
-    }
-    node = NODE if number < size.local else f"node-{(number - size.local) // _PODS_OF_NODE}"
-    address = f"10.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
-    return running_pod(f"ns-{space}", f"pod-{number}", node, [address], {**labels, **changed})
+    """Return a pod, some of its fields changed."""
+    return pod_of(fields(number, size, **changed))
 
 
-def running_pod(
-    namespace: str, name: str, node: str, addresses: list[str], labels: Mapping[str, str]
-) -> Json:
-    """Return a pod that runs, with all that kubelet and controllers write into one."""
+def pod_of(own: Fields) -> Json:
+    """Return a pod that runs, with all that kubelet and controllers write into one: about 2.5 kB."""
     owner = {
         "apiVersion": "apps/v1",
         "kind": "ReplicaSet",
-        "name": f"{name.rsplit('-', 1)[0]}-5d9f7c6b8",
-        "uid": _uid(f"owner of {namespace}/{name}"),
+        "name": "service-5d9f7c6b8",
+        "uid": "00000000-0000-4000-9000-000000000000",
         "controller": True,
         "blockOwnerDeletion": True,
     }
-    meta = {**_meta(name, namespace, labels), "ownerReferences": [owner], "generation": 1}
-    meta["managedFields"] = [*_MANAGED]
-    container_id = "containerd://" + uuid.uuid5(_NAMESPACE_OF_UIDS, name).hex * 2
     status = {
         "phase": "Running",
         "conditions": _CONDITIONS,
         "hostIP": "172.16.0.10",
-        "podIP": addresses[0],
-        "podIPs": [{"ip": address} for address in addresses],
+        "podIP": own.address,
+        "podIPs": [{"ip": own.address}],
         "startTime": _MADE,
         "containerStatuses": [
             {
@@ -118,7 +109,7 @@ def running_pod(
                 "restartCount": 0,
                 "image": _IMAGE,
                 "imageID": f"{_IMAGE}@sha256:{'ab' * 32}",
-                "containerID": container_id,
+                "containerID": f"containerd://{own.container}",
                 "started": True,
             }
         ],
@@ -127,10 +118,62 @@ def running_pod(
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": meta,
-        "spec": {**_SPEC, "nodeName": node},
+        "metadata": {
+            "name": own.name,
+            "namespace": own.namespace,
+            "uid": own.uid,
+            "creationTimestamp": _MADE,
+            "generation": 1,
+            "labels": {
+                "app": own.app,
+                "tier": own.tier,
+                "role": own.role,
+                "revision": own.revision,
+                "pod-template-hash": own.revision_hash,
+            },
+            "ownerReferences": [owner],
+            "managedFields": _MANAGED,
+        },
+        "spec": {**_SPEC, "nodeName": own.node},
         "status": status,
     }
+
+
+class Template:
+    """A pod as an API server encodes it; others are made by putting their own fields in the places of its."""
+
+    def __init__(self, data: bytes) -> None:
+        """Take the encoded pod of ``SAMPLE``. Raises ValueError when it lacks one of its fields."""
+        wanted = {text.encode(): place for place, text in enumerate(SAMPLE)}
+        parts = re.split(b"(" + b"|".join(map(re.escape, wanted)) + b")", data)
+        self._parts: list[bytes | int] = [wanted.get(part, part) for part in parts]
+        if missing := {*range(len(SAMPLE))} - {part for part in self._parts if isinstance(part, int)}:
+            raise ValueError(f"the encoded pod lacks {[SAMPLE[place] for place in missing]}")
+
+    def pod(self, own: Fields) -> bytes:
+        """Return the encoded pod with these fields."""
+        return b"".join(own[part].encode() if isinstance(part, int) else part for part in self._parts)
+
+
+SAMPLE = Fields(
+    name="pod-987654",
+    namespace="ns-9876",
+    node="node-8765",
+    address="10.199.198.197",
+    uid="00000000-0000-4000-8000-999999999999",
+    container="e" * 64,
+    revision_hash="9f8e7d6c5b",
+    app="app-9",
+    tier="tier-9",
+    role="role-9",
+    revision="rev-9",
+)
+"""No pod has any of these."""
+
+
+def pod_key(own: Fields) -> str:
+    """Return where etcd has a pod."""
+    return f"/registry/pods/{own.namespace}/{own.name}"
 
 
 def policy(number: int, size: Size) -> Json:
@@ -158,7 +201,7 @@ def policy(number: int, size: Size) -> Json:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {**_meta(f"policy-{number}", f"ns-{space}", {}), "generation": 1},
+        "metadata": {"name": f"policy-{number:04}", "namespace": _space(space)},
         "spec": policy_spec(selector, peers, egress=place % 2 == 1),
     }
 
@@ -190,17 +233,8 @@ def _teams(size: Size) -> int:
     return max(2, namespace_count(size) // _NAMESPACES_OF_TEAM)
 
 
-def _uid(name: str) -> str:
-    return str(uuid.uuid5(_NAMESPACE_OF_UIDS, name))
-
-
-def _meta(name: str, namespace: str | None, labels: Mapping[str, str]) -> Json:
-    meta: Json = {"name": name, "uid": _uid(f"{namespace}/{name}"), "creationTimestamp": _MADE}
-    if namespace is not None:
-        meta["namespace"] = namespace
-    if labels:
-        meta["labels"] = dict(labels)
-    return meta
+def _space(number: int) -> str:
+    return f"ns-{number:04}"
 
 
 _IMAGE = "registry.example/team/service:1.0.0"

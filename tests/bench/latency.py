@@ -67,14 +67,7 @@ def measured(arena: Arena, make: Make, circumstances: str) -> Iterator[Result]:
         arena.say(f"{name}, {circumstances}: {sorted(values)[len(values) // 2]:.1f} ms")
         yield summary("latency", f"{name}, {circumstances}", "ms", values, size=arena.size, note=note)
         if circumstances == "quiet":
-            yield summary(
-                "latency",
-                f"{name}: the API call itself",
-                "ms",
-                calls[name],
-                size=arena.size,
-                note="part of the row before",
-            )
+            yield summary("latency", f"{name}: the API call itself", "ms", calls[name], size=arena.size)
 
 
 def _floor(arena: Arena) -> Iterator[Result]:
@@ -110,9 +103,7 @@ def _floor(arena: Arena) -> Iterator[Result]:
                         raise TimeoutError(f"a bare watch of {path} was told nothing in 10 s")
                     taken[change.name].append((watch.at - begin) / 1e6)
         for what, values in taken.items():
-            yield summary(
-                "latency", f"{what}: a bare watch is told", "ms", values, size=arena.size, note="the floor"
-            )
+            yield summary("latency", f"{what}: a bare watch is told", "ms", values, size=arena.size)
 
 
 class _Watch:

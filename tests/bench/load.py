@@ -1,10 +1,10 @@
-"""Changes remote pods in etcd at a steady rate: ``python -m tests.bench.load SIZE KIND RATE COUNT``.
+"""Changes remote pods in etcd at a steady rate: ``python -m tests.bench.load SIZE FILE KIND RATE COUNT``.
 
-``KIND`` says which events: ``concern`` moves a pod out of the sets of this node's policies, or back, by its
-label; ``elsewhere`` changes a label that no policy asks for; ``mixed`` takes one of each in turn. ``COUNT``
-0: until ended by a signal. Prints ``started`` with the first event; at the end, a line with how many were
-written and in how many seconds. What was moved is moved back before the next thousand, so that every event
-changes something.
+``FILE`` holds a pod as the API server encodes it. ``KIND`` says which events: ``concern`` moves a pod out
+of the sets of this node's policies, or back, by its label; ``elsewhere`` changes a label that no policy
+asks for; ``mixed`` takes one of each in turn. ``COUNT`` 0: until ended by a signal. Prints ``started`` with
+the first event; at the end, a line with how many were written and in how many seconds. What was moved is
+moved back before the next thousand, so that every event changes something.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
-from tests.bench.cluster import encode, pod, pod_key
+from tests.bench.cluster import Template, fields, pod_key
 from tests.bench.etcd import PUTS, Etcd
 from tests.bench.result import Size
 
@@ -25,23 +26,24 @@ _TICK = 0.01
 """At most so many seconds of events are written at once."""
 
 
-def changes(size: Size, kind: str) -> Iterator[tuple[str, bytes]]:
+def changes(size: Size, template: Template, kind: str) -> Iterator[tuple[str, bytes]]:
     """Yield events without end: the key of a remote pod and what it is now."""
     remote = range(size.local, size.pods)
     moved = min(_MOVED, len(remote))
     start = 0
     while True:
-        for revision, away in (("2", {"role": "none"}), ("1", {})):
+        for revision, away in (("rev-2", {"role": "role-9"}), ("rev-1", {})):
             for place in range(moved):
                 number = remote[(start + place) % len(remote)]
                 concerns = kind == "concern" or (kind == "mixed" and place % 2 == 0)
-                made = pod(number, size, revision=revision, **(away if concerns else {}))
-                yield pod_key(made), encode(made)
+                made = fields(number, size, revision=revision, **(away if concerns else {}))
+                yield pod_key(made), template.pod(made)
         start += moved
 
 
 def main() -> None:
-    text, kind, rate_text, count_text = sys.argv[1:]
+    text, file, kind, rate_text, count_text = sys.argv[1:]
+    template = Template(Path(file).read_bytes())
     size = Size("", *map(int, text.split("/")))
     rate, count = float(rate_text), int(count_text)
     ended = False
@@ -51,7 +53,7 @@ def main() -> None:
         ended = True
 
     signal.signal(signal.SIGTERM, end)
-    events = changes(size, kind)
+    events = changes(size, template, kind)
     batch = max(1, min(PUTS, round(rate * _TICK)))
     with Etcd() as etcd:
         print("started", flush=True)

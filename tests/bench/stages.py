@@ -126,8 +126,8 @@ def _changes(size: Size, times: int) -> dict[str, list[Event]]:
     for place in range(times):
         number = remote[place % len(remote)]
         back = _pod(cluster.pod(number, size))
-        concern += [_pod(cluster.pod(number, size, role="none")), back]
-        elsewhere += [_pod(cluster.pod(number, size, revision="2")), back]
+        concern += [_pod(cluster.pod(number, size, role="role-9")), back]
+        elsewhere += [_pod(cluster.pod(number, size, revision="rev-2")), back]
     added: list[Event] = []
     removed: list[Event] = []
     for place in range(times):

@@ -38,8 +38,7 @@ def events(arena: Arena) -> Iterator[Result]:
     time.sleep(1)
     idle = [cpu_share(usage, _IDLE_SECONDS_QUICK if quick else _IDLE_SECONDS) for _ in runs]
     share = statistics.median(idle)
-    note = "parts of one processor, in thousandths"
-    yield summary("events", "CPU when idle", "ms/s", [1000 * one for one in idle], size=arena.size, note=note)
+    yield summary("events", "CPU when idle", "ms/s", [1000 * one for one in idle], size=arena.size)
     count = _EVENTS_QUICK if quick else _EVENTS
     each = f"over {count} at {_RATE:.0f} a second, each"
     for kind, what in (("concern", "concerns this node"), ("elsewhere", "does not")):

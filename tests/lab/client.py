@@ -87,6 +87,17 @@ class Client:
             raise ApiError(response.status, answer)
         return answer
 
+    def encoded(self, path: str, accept: str) -> bytes:
+        """Send a GET; return the answer in another encoding than JSON, as it is. Raises ApiError."""
+        connection = self._connect()
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": accept}
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        body = response.read()
+        if response.status >= 400:
+            raise ApiError(response.status, body.decode(errors="replace"))
+        return body
+
     def lines(self, path: str) -> Iterator[bytes]:
         """Send a GET and yield the answer's lines as they come, as those of a watch: until :meth:`close`.
 
