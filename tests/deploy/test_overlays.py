@@ -165,6 +165,7 @@ def test_a_node_of_kube_routers_is_taken_over_before_its_agent_starts(
     assert code == 0, said
 
 
+@pytest.mark.xdist_group("deploy")
 def test_nodes_are_let_in_by_a_component(deployed: DeployedCluster, tmp_path: Path) -> None:
     component, base = (
         os.path.relpath(DEPLOY / part, tmp_path) for part in ("components/allow-nodes", "base")
