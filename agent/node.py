@@ -98,7 +98,7 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
         )
 
     try:
-        return Agent(settings, choice, host, _source(settings), make_backend, held)
+        return Agent(settings, choice, host, _source(settings, fresh=not held), make_backend, held)
     except OSError as error:
         raise StartError(
             f"the kernel cannot be programmed: {error}",
@@ -114,14 +114,21 @@ def stop_on_signals(agent: Agent) -> None:
         signal.signal(number, agent.inbox.stop)
 
 
-def _source(settings: Settings) -> Source:
+def _source(settings: Settings, *, fresh: bool) -> Source:
+    """Return where objects come from; ``fresh``: the kernel holds nothing of an earlier run."""
     if settings.manifests is not None:
         from agent.sources.manifests import ManifestSource
 
         return ManifestSource(Path(settings.manifests), settings.state_dir)
     from agent.sources.apiserver import ApiSource
 
-    return ApiSource(settings.kubeconfig or None, settings.context or None, nodes=settings.allow_nodes)
+    return ApiSource(
+        settings.kubeconfig or None,
+        settings.context or None,
+        nodes=settings.allow_nodes,
+        state=settings.state_dir,
+        anything=fresh,
+    )
 
 
 def cleanup() -> list[Fault]:

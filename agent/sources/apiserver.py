@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import urllib3
 
@@ -14,6 +15,7 @@ from agent.kube.model import Kind
 from agent.sources.connect import ConfigurationError, Connection
 from agent.sources.faults import failure
 from agent.sources.reflector import Reflector
+from agent.sources.seen import Seen
 from agent.sources.source import SyncState
 
 _log = log.get(__name__)
@@ -27,7 +29,10 @@ class ApiSource:
     """Pods, namespaces, network policies, and nodes when asked for, from an API server.
 
     ``kubeconfig`` and ``context`` name the configuration; without them it is the pod's own, else the
-    user's. Nothing is read before ``start``, and no failure ends it: failures are named in ``states``.
+    user's. ``state`` is a directory in which to remember how far the server has told this node;
+    ``anything``: the kernel holds nothing of an earlier run, so that, where nothing is remembered, the
+    first list may be as old as the server likes. Nothing is read before ``start``, and no failure ends
+    it: failures are named in ``states``.
 
     A connection that is silently dead is noticed within a minute, in three ways, because each sees what
     the others cannot. The kernel's keepalive ends one whose other end does not acknowledge (40 s): a
@@ -38,23 +43,37 @@ class ApiSource:
     """
 
     def __init__(
-        self, kubeconfig: str | None = None, context: str | None = None, *, nodes: bool = False
+        self,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        *,
+        nodes: bool = False,
+        state: Path | None = None,
+        anything: bool = False,
     ) -> None:
         self._connection = Connection(kubeconfig, context)
         self._kinds = [Kind.NAMESPACE, Kind.POD, Kind.POLICY] + ([Kind.NODE] if nodes else [])
+        self._state = state
+        self._anything = anything
         self._reflectors: list[Reflector] = []
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
 
     def start(self, sink: Sink) -> None:
         """Begin; events arrive on one thread for each kind."""
-        self._reflectors = [Reflector(kind, self._connection, sink) for kind in self._kinds]
+        self._reflectors = [
+            Reflector(kind, self._connection, sink, self._seen(kind), anything=self._anything)
+            for kind in self._kinds
+        ]
         work = [(f"source-{r.kind.value.lower()}", r.run) for r in self._reflectors]
         work.append(("source-probe", self._look))
         for name, run in work:
             thread = threading.Thread(target=run, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def _seen(self, kind: Kind) -> Seen:
+        return Seen(self._state / "seen" / kind.value if self._state is not None else None)
 
     def stop(self) -> None:
         """End every connection and wait for the threads, at most two seconds in all."""

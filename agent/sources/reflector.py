@@ -28,6 +28,7 @@ from agent.kube.wire import (
 )
 from agent.sources.connect import ConfigurationError, Connection
 from agent.sources.faults import PATHS, RequestFailedError, failure, refusal
+from agent.sources.seen import Seen
 from agent.sources.source import SyncState
 
 _log = log.get(__name__)
@@ -43,6 +44,8 @@ _WATCH_SECONDS = (300, 600)
 _BACKOFF_SECONDS = (0.2, 30.0)
 _HEALTHY_SECONDS = 10.0
 _REFUSALS = 3
+_TOO_LARGE = 504
+"""How a version that the server has not reached is refused."""
 _READ_BYTES = 1 << 16
 
 
@@ -54,12 +57,17 @@ class Reflector:
     """One kind's list and watch, on the thread that calls ``run``.
 
     Of each object only its key, resourceVersion and uid are kept, so that a later list tells what changed
-    and what is gone. A list is always a consistent read, so it never goes back in time, unless the cluster
-    does: one restored from a backup gives its versions out again, so they say nothing then. No object is
-    ever forgotten because of an error: it goes when the server says so, or when a whole list lacks it.
+    and what is gone. A list is never older than what this node was told, by this process or the one
+    before (``seen``), which an API server can answer from its cache; where nothing is known, it is a
+    consistent read, or, with ``anything``, whatever the server has at hand. So it never goes back in
+    time, unless the cluster does: one restored from a backup gives its versions out again, so they say
+    nothing then. No object is ever forgotten because of an error: it goes when the server says so, or
+    when a whole list lacks it.
     """
 
-    def __init__(self, kind: Kind, connection: Connection, sink: Sink) -> None:
+    def __init__(
+        self, kind: Kind, connection: Connection, sink: Sink, seen: Seen, *, anything: bool = False
+    ) -> None:
         self.kind = kind
         self.heard = 0.0
         """``time.monotonic()`` of the last bytes from the server while a watch is open, else 0.0."""
@@ -70,8 +78,8 @@ class Reflector:
         self._response: urllib3.BaseHTTPResponse | None = None
         self._versions: dict[Key, tuple[str, str]] = {}
         """The resourceVersion and uid last told of each object."""
-        self._latest = 0
-        """The highest resourceVersion seen of the whole."""
+        self._seen = seen
+        self._anything = anything
         self._invalid: dict[Key, str] = {}
         self._resource_version = ""
         self._synced = False
@@ -161,10 +169,18 @@ class Reflector:
         """Tell every object, page by page, then what is gone since the last list, then Synced."""
         began = time.monotonic()
         seen: set[Key] = set()
-        query = {"limit": str(PAGE)}
+        query = {"limit": str(PAGE), **self._not_older()}
         unreadable = 0
         while not self._stopping.is_set():
-            page = decode_page(self.kind, self._get(query))
+            try:
+                body = self._get(query)
+            except RequestFailedError as error:
+                if error.code != _TOO_LARGE or query.pop("resourceVersion", None) is None:
+                    raise
+                # Nobody has told this server so much, or it cannot know: it has to read its store.
+                query.pop("resourceVersionMatch", None)
+                continue
+            page = decode_page(self.kind, body)
             unreadable += page.unreadable
             self._look_for_a_restore(page.resource_version)
             seen.update(item.key for item in page.items)
@@ -180,15 +196,23 @@ class Reflector:
                     resource_version=page.resource_version,
                 )
                 return
-            query["continue"] = page.continuation
+            # The token says of which version the rest is.
+            query = {"limit": str(PAGE), "continue": page.continuation}
+
+    def _not_older(self) -> dict[str, str]:
+        """Return what of a request says how old its answer may be (API concepts, resource versions)."""
+        if self._seen.latest:
+            return {"resourceVersion": str(self._seen.latest), "resourceVersionMatch": "NotOlderThan"}
+        return {"resourceVersion": "0"} if self._anything else {}
 
     def _look_for_a_restore(self, version: str) -> None:
         """Let nothing known pass for unchanged where the versions of the whole have gone back."""
         number = _number(version)
-        if number < self._latest:
+        if number < self._seen.latest:
             _log.warning("the cluster has gone back in time", kind=self.kind.value, resource_version=version)
             self._forget_versions()
-        self._latest = number or self._latest
+            self._seen.reset(number)
+        self._seen.note(number)
 
     def _forget_versions(self) -> None:
         self._versions = dict.fromkeys(self._versions, ("", ""))
@@ -263,10 +287,11 @@ class Reflector:
             else:
                 status = change
                 break
+        if version:
+            self._seen.note(_number(version))
         self._tell(items)
         if version:
             self._resource_version = version
-            self._latest = max(self._latest, _number(version))
             self._refusals = 0
         if status is not None:
             if status.code == 410:

@@ -19,6 +19,7 @@ from agent.kube.model import Key, Kind, Pod
 from agent.sources import connect, reflector
 from agent.sources.connect import ConfigurationError, Connection
 from agent.sources.reflector import Reflector
+from agent.sources.seen import Seen
 
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, str]], None]
 Json = dict[str, Any]
@@ -85,10 +86,11 @@ def write_config(path: Path, url: str, user: Json) -> None:
 class Running:
     """A reflector on a thread, and what it told."""
 
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, seen: Path | None = None, *, anything: bool = False) -> None:
         self.events: list[Event] = []
         self.batches: list[int] = []
-        self.reflector = Reflector(Kind.POD, Connection(str(kubeconfig)), self.sink)
+        connection = Connection(str(kubeconfig))
+        self.reflector = Reflector(Kind.POD, connection, self.sink, Seen(seen), anything=anything)
         self.thread = threading.Thread(target=self.reflector.run, daemon=True)
         self.thread.start()
 
@@ -103,12 +105,12 @@ class Running:
 
 
 @pytest.fixture
-def running(kubeconfig: Path, script: Script) -> Iterator[Callable[[], Running]]:
+def running(kubeconfig: Path, script: Script) -> Iterator[Callable[..., Running]]:
     del script
     started: list[Running] = []
 
-    def start() -> Running:
-        started.append(Running(kubeconfig))
+    def start(seen: Path | None = None, *, anything: bool = False) -> Running:
+        started.append(Running(kubeconfig, seen, anything=anything))
         return started[-1]
 
     yield start
@@ -231,7 +233,9 @@ def test_too_old_is_listed_again_and_only_differences_are_told(
     script.watches = [gone, stream()]
     found = running()
     wait(lambda: len(script.asked) == 5)
-    assert "resourceVersion" not in script.asked[2]
+    assert "resourceVersion" not in script.asked[0]
+    assert script.asked[2] == {"limit": "500", "resourceVersion": "1", "resourceVersionMatch": "NotOlderThan"}
+    assert script.asked[3] == {"limit": "500", "continue": "next"}
     assert [
         getattr(e, "object", None) and e.object.name for e in found.events[4:] if isinstance(e, Upsert)
     ] == [
@@ -361,7 +365,7 @@ def test_a_sink_that_fails_does_not_end_the_watch(script: Script, kubeconfig: Pa
         if len(calls) == 1:
             raise RuntimeError("once")
 
-    found = Reflector(Kind.POD, Connection(str(kubeconfig)), sink)
+    found = Reflector(Kind.POD, Connection(str(kubeconfig)), sink, Seen(None))
     thread = threading.Thread(target=found.run, daemon=True)
     thread.start()
     wait(lambda: found.state().synced)
@@ -469,3 +473,48 @@ def test_a_configuration_that_appears_later_is_taken_up(script: Script, url: str
         wait(lambda: found.reflector.state().synced)
     finally:
         found.stop()
+
+
+def test_a_restart_asks_for_nothing_older_than_was_told_before(
+    script: Script, running: Callable[..., Running], tmp_path: Path
+) -> None:
+    seen = tmp_path / "state/seen/Pod"
+    script.lists = [page(3, pod("a", 2)), page(8, pod("a", 2))]
+    script.watches = [stream(line("MODIFIED", pod("a", 7))), stream()]
+    first = running(seen, anything=True)
+    wait(lambda: len(first.events) == 3)
+    assert script.asked[0] == {"limit": "500", "resourceVersion": "0"}
+    first.stop()
+    asked = len(script.asked)
+    second = running(seen, anything=True)
+    wait(lambda: second.reflector.state().synced)
+    assert script.asked[asked] == {
+        "limit": "500",
+        "resourceVersion": "7",
+        "resourceVersionMatch": "NotOlderThan",
+    }
+
+
+def test_a_server_that_was_not_told_so_much_is_asked_to_read_its_store(
+    script: Script, running: Callable[..., Running], tmp_path: Path
+) -> None:
+    Seen(tmp_path / "Pod").note(90)
+    script.lists = [refuse(504), page(4, pod("a", 2), more="next"), page(4, pod("b", 3))]
+    script.watches = [stream()]
+    found = running(tmp_path / "Pod")
+    wait(lambda: found.reflector.state().synced)
+    assert script.asked[0]["resourceVersion"] == "90"
+    assert script.asked[1] == {"limit": "500"}
+    # It is another cluster, or one restored from a backup.
+    assert Seen(tmp_path / "Pod").latest == 4
+
+
+def test_what_cannot_be_remembered_is_told_and_keeps_nothing_from_working(
+    script: Script, running: Callable[..., Running], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    script.lists = [page(4, pod("a", 2))]
+    script.watches = [stream()]
+    found = running(tmp_path / "file/Pod")
+    wait(lambda: found.reflector.state().synced)
+    assert script.asked[0] == {"limit": "500"}
