@@ -173,7 +173,7 @@ def main(
     click.echo(f"{report.machine}, {report.processors} processors; {report.seconds:.0f} s in all")
     if file is not None:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    if plot is not None and not run.failed:
+    if plot is not None and "growth" in run.done:
         plot.write_text(draw(run.results))
     if run.failed:
         click.echo(f"failed: {'; '.join(run.failed)}", err=True)

@@ -22,7 +22,7 @@ from tests.bench.result import Size
 KINDS = ("concern", "elsewhere", "mixed")
 _MOVED = 500
 """How many pods are changed before they are changed back."""
-_TICK = 0.01
+_TICK = 0.005
 """At most so many seconds of events are written at once."""
 
 

@@ -48,12 +48,13 @@ def packets(settings: Settings) -> Iterator[Result]:
 
 
 class Run:
-    """What has been measured so far, and which sections failed."""
+    """What has been measured so far, and which sections are done and which failed."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.results: list[Result] = []
         self.failed: list[str] = []
+        self.done: list[str] = []
 
     def measure(self, sizes: Sequence[Size], sections: Collection[str]) -> None:
         """Measure sections, by name, at these sizes."""
@@ -78,6 +79,7 @@ class Run:
         say(f"measuring {what}")
         with self._surviving(what):
             self.results.extend(rows)
+            self.done.append(what)
 
     @contextlib.contextmanager
     def _surviving(self, what: str) -> Iterator[None]:
