@@ -14,6 +14,7 @@ from agent.kube.model import Family
 from tests.deploy.stage import (
     DAEMONSETS,
     DEPLOY,
+    KUBE_ROUTER,
     DeployedCluster,
     PodAgent,
     built,
@@ -30,26 +31,6 @@ from tests.lab.service import install_kube_proxy
 ROUTED = DEPLOY / "overlays/routed-cni"
 REPLACING = DEPLOY / "overlays/replace-kube-router"
 BRIDGE_CALLS = "net.bridge.bridge-nf-call-iptables"
-KUBE_ROUTER: Json = {
-    "apiVersion": "apps/v1",
-    "kind": "DaemonSet",
-    "metadata": {"name": "kube-router", "namespace": "kube-system"},
-    "spec": {
-        "selector": {"matchLabels": {"k8s-app": "kube-router"}},
-        "template": {
-            "metadata": {"labels": {"k8s-app": "kube-router"}},
-            "spec": {
-                "containers": [
-                    {
-                        "name": "kube-router",
-                        "image": "kube-router",
-                        "args": ["--run-router=true", "--run-firewall=true", "--run-service-proxy=false"],
-                    }
-                ]
-            },
-        },
-    },
-}
 
 
 def pod_of(objects: list[Json]) -> Json:
@@ -163,6 +144,26 @@ def test_a_node_of_kube_routers_is_taken_over_before_its_agent_starts(
     # It stays in the pod, and is done at once when the pod is started again.
     code, said = run_to_the_end(old, pod, migrate, kubelet, 20)
     assert code == 0, said
+
+
+@pytest.mark.xdist_group("deploy")
+@pytest.mark.parametrize("part", ["base", "cleanup"])
+def test_selinux_is_told_by_a_component(deployed: DeployedCluster, tmp_path: Path, part: str) -> None:
+    component, resource = (os.path.relpath(DEPLOY / at, tmp_path) for at in ("components/selinux", part))
+    (tmp_path / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": [resource], "components": [component]})
+    )
+    deployed.kubectl("create", "--validate=strict", "--dry-run=server", "-f", "-", stdin=pods_owner(tmp_path))
+    owner = yaml.safe_load(pods_owner(tmp_path))
+    context = owner["spec"]["template"]["spec"]["securityContext"]
+    assert context == {"seccompProfile": {"type": "RuntimeDefault"}, "seLinuxOptions": {"type": "spc_t"}}
+
+
+def pods_owner(directory: Path) -> str:
+    """Return the DaemonSet or Job of a directory, under a name that nothing has, as YAML."""
+    (owner,) = (found for found in built(directory) if found["kind"] in ("DaemonSet", "Job"))
+    owner["metadata"]["name"] = "of-a-test"
+    return str(yaml.safe_dump(owner))
 
 
 @pytest.mark.xdist_group("deploy")

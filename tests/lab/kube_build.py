@@ -55,6 +55,11 @@ def kubectl() -> Path:
     return _built("kubectl", "about a minute on two cores when kube-apiserver has been built")
 
 
+def kubectl_is_built() -> bool:
+    """Whether kubectl is in the cache."""
+    return (cache_directory() / f"kubectl-{VERSION}").exists()
+
+
 def _built(name: str, time_it_takes: str) -> Path:
     target = cache_directory() / f"{name}-{VERSION}"
     if target.exists():
