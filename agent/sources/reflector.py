@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 import urllib3
@@ -22,19 +22,16 @@ from agent.kube.wire import (
     Decoded,
     Status,
     Unreadable,
-    decode_page,
     decode_status,
     decode_watch_line,
 )
 from agent.sources.connect import ConfigurationError, Connection
 from agent.sources.faults import PATHS, RequestFailedError, failure, refusal
+from agent.sources.listing import pages
 from agent.sources.seen import Seen
 from agent.sources.source import SyncState
 
 _log = log.get(__name__)
-
-PAGE = 500
-"""Objects asked for in one page of a list."""
 
 SILENCE_SECONDS = 90.0
 """How long one watch may be silent: API servers send a bookmark about each minute."""
@@ -44,8 +41,6 @@ _WATCH_SECONDS = (300, 600)
 _BACKOFF_SECONDS = (0.2, 30.0)
 _HEALTHY_SECONDS = 10.0
 _REFUSALS = 3
-_TOO_LARGE = 504
-"""How a version that the server has not reached is refused."""
 _READ_BYTES = 1 << 16
 
 
@@ -169,35 +164,23 @@ class Reflector:
         """Tell every object, page by page, then what is gone since the last list, then Synced."""
         began = time.monotonic()
         seen: set[Key] = set()
-        query = {"limit": str(PAGE), **self._not_older()}
         unreadable = 0
-        while not self._stopping.is_set():
-            try:
-                body = self._get(query)
-            except RequestFailedError as error:
-                if error.code != _TOO_LARGE or query.pop("resourceVersion", None) is None:
-                    raise
-                # Nobody has told this server so much, or it cannot know: it has to read its store.
-                query.pop("resourceVersionMatch", None)
-                continue
-            page = decode_page(self.kind, body)
+        for page in pages(self.kind, self._get, self._not_older()):
             unreadable += page.unreadable
             self._look_for_a_restore(page.resource_version)
             seen.update(item.key for item in page.items)
             self._tell([item for item in page.items if self._is_news(item)])
-            if not page.continuation:
-                self._finish_list(seen, unreadable)
-                self._resource_version = page.resource_version
-                _log.info(
-                    "listed",
-                    kind=self.kind.value,
-                    objects=len(seen),
-                    seconds=round(time.monotonic() - began, 3),
-                    resource_version=page.resource_version,
-                )
+            if self._stopping.is_set():
                 return
-            # The token says of which version the rest is.
-            query = {"limit": str(PAGE), "continue": page.continuation}
+        self._finish_list(seen, unreadable)
+        self._resource_version = page.resource_version
+        _log.info(
+            "listed",
+            kind=self.kind.value,
+            objects=len(seen),
+            seconds=round(time.monotonic() - began, 3),
+            resource_version=page.resource_version,
+        )
 
     def _not_older(self) -> dict[str, str]:
         """Return what of a request says how old its answer may be (API concepts, resource versions)."""
@@ -229,7 +212,7 @@ class Reflector:
             self._sink([Synced(self.kind)])
             self._synced = True
 
-    def _get(self, query: dict[str, str]) -> bytes:
+    def _get(self, query: Mapping[str, str]) -> bytes:
         response = self._connection.get(PATHS[self.kind], query, _ANSWER_SECONDS)
         self._response = response
         try:
