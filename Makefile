@@ -30,7 +30,7 @@ demo: root $(STAMP) ## See real packets allowed and denied by the policies of ex
 	@$(BIN)/python -m tests.demo $(ARGS)
 
 test: $(STAMP) ## Run every test; those with real packets need root
-	@.ci/packages $(PYTHON) kernel cluster
+	@.ci/packages $(PYTHON) kernel cluster image
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.lab.kube_build >/dev/null
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
