@@ -83,7 +83,8 @@ def _pod(number: int, addresses: tuple[str, str], node: str) -> Pod:
 def _policy(namespace: int, number: int, known: str) -> NetworkPolicy:
     last = number == POLICIES_EACH - 1
     whole = ipaddress.IPv4Network(known if last else f"192.168.{namespace * POLICIES_EACH + number}.0/24")
-    excepted = list(whole.subnets(new_prefix=28))[-1]
+    # Small enough to hold none of 240 pods of a node.
+    excepted = list(whole.subnets(new_prefix=30))[-1]
     peers = (
         Peer(pod_selector=_selector("app", f"app-{number}")),
         # Of the namespace's own team: the measured pods are of two.

@@ -17,8 +17,8 @@ import msgspec
 from tests.bench.result import Result
 
 _SVG = "http://www.w3.org/2000/svg"
-_WIDTH, _HEIGHT = 900, 330
-_TOP, _BOTTOM = 72, 52
+_WIDTH, _HEIGHT = 920, 336
+_TOP, _BOTTOM = 78, 52
 _PANELS = ((60, 240), (530, 240))
 """Where each panel begins and how wide its lines are; names of lines stand to the right."""
 
@@ -86,6 +86,7 @@ def draw(results: Iterable[Result]) -> str:
         "<title>What an event costs as the cluster grows</title>",
         f"<style>{_STYLE}</style>",
         _text(_PANELS[0][0] - 40, 24, "What an event costs as the cluster grows, on one node", "title"),
+        _text(_PANELS[1][0] - 40, 24, "dots: medians; thin lines: up to the 90th of a hundred"),
     ]
     for panel, (left, width) in zip(PANELS, _PANELS, strict=True):
         parts += _panel(panel, grown, left, width)
