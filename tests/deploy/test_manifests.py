@@ -170,7 +170,8 @@ def test_every_image_is_that_of_this_version(name: str) -> None:
 def test_probes_ask_where_the_agent_answers(name: str) -> None:
     settings = resolve({}, of_kind(built(directory(name)), "ConfigMap")["data"], hostname=lambda: "worker-1")
     (container,) = pod_of(name)["containers"]
-    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+    probes = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    for probe, path in probes.items():
         asked = container[probe]["httpGet"]
         assert asked == {"host": settings.health_address, "port": settings.health_port, "path": path}
 

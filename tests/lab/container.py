@@ -26,12 +26,13 @@ from tests.lab.place import LabError
 ACCOUNT_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 _ROOT = Path(__file__).parents[2]
-_SYSTEM = ("bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr")
+_SYSTEM = ("bin", "etc", "lib", "lib32", "lib64", "sbin", "usr")
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "PYTHONPATH": str(_ROOT),
 }
+_ENTRYPOINT = [sys.executable, "-m", "agent"]
 
 
 class Image(Protocol):
@@ -47,8 +48,8 @@ class Image(Protocol):
 class Kubelet(NamedTuple):
     """What a kubelet knows beside the pod: ConfigMaps by name, and the API server's address as pods have it.
 
-    ``account`` is a directory with the service account's ``token`` and ``ca.crt``. Without ``image``,
-    containers are made of this machine's system and Python, and this checkout.
+    ``account`` is a directory with the service account's ``token`` and ``ca.crt``. ``image`` is for
+    :mod:`tests.lab.runtime`: the containers here are of this machine's system and Python, and this checkout.
     """
 
     configmaps: Mapping[str, Mapping[str, str]]
@@ -65,13 +66,9 @@ def start(
 
     Call it from the main thread: it dies with this process. Raises LabError for what cannot be done here.
     """
-    command = container.get("command") or _entrypoint(kubelet)
+    command = container.get("command") or _ENTRYPOINT
     arguments = [*_sandbox(node, pod, container, kubelet), *command, *container.get("args", [])]
     return node.popen(arguments, output=output)
-
-
-def _entrypoint(kubelet: Kubelet) -> list[str]:
-    return [*kubelet.image.config["Entrypoint"]] if kubelet.image else [sys.executable, "-m", "agent"]
 
 
 def main_process(started: subprocess.Popen[bytes]) -> int:
@@ -133,9 +130,7 @@ def _sandbox(node: Node, pod: Json, container: Json, kubelet: Kubelet) -> list[s
     command += ["--die-with-parent", "--unshare-pid", "--as-pid-1", "--clearenv"]
     for name, text in environment(container, node, kubelet).items():
         command += ["--setenv", name, text]
-    command += _system(Path("/")) if kubelet.image is None else _system(kubelet.image.files)
-    if kubelet.image is None:
-        command += _checkout()
+    command += _system()
     command += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
     command += ["--ro-bind", "/sys", "/sys", "--dir", "/tmp"]
     for mount in container.get("volumeMounts", ()):
@@ -155,19 +150,14 @@ def _sandbox(node: Node, pod: Json, container: Json, kubelet: Kubelet) -> list[s
     return [*command, "--chdir", "/", "--"]
 
 
-def _system(root: Path) -> list[str]:
+def _system() -> list[str]:
     command = []
     for name in _SYSTEM:
-        path = root / name
+        path = Path("/", name)
         if path.is_symlink():
             command += ["--symlink", os.readlink(path), f"/{name}"]
         elif path.exists():
             command += ["--ro-bind", str(path), f"/{name}"]
-    return command
-
-
-def _checkout() -> list[str]:
-    command = []
     for place in sorted({str(_ROOT), sys.prefix, sys.base_prefix}):
         if not place.startswith("/usr"):
             command += ["--ro-bind", place, place]
