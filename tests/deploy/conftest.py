@@ -1,4 +1,4 @@
-"""One cluster on which deploy/ is installed, with two nodes that run it."""
+"""One cluster on which deploy/ is installed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.scene import Scene
 from tests.deploy.stage import DeployedCluster
 from tests.lab.kube_build import kube_apiserver, kubectl
-from tests.lab.node import Layout, Mode, Node
-
-Nodes = tuple[Node, Node]
 
 
 @pytest.fixture(scope="session")
@@ -25,21 +21,3 @@ def deployed(request: pytest.FixtureRequest) -> Iterator[DeployedCluster]:
         kubectl()
     with DeployedCluster() as made:
         yield made
-
-
-@pytest.fixture(
-    scope="session", params=[pytest.param(None, marks=pytest.mark.xdist_group("deploy"), id="deployed")]
-)
-def nodes(deployed: DeployedCluster) -> Iterator[Nodes]:
-    # What asks most of an agent: a bridge to set up, and the iptables that wants more than netlink.
-    near, far = (deployed.node(name, Layout.BRIDGE, Mode.LEGACY) for name in ("near", "far"))
-    deployed.wait_ready()
-    yield near, far
-    for node in (near, far):
-        deployed.remove_node(node)
-
-
-@pytest.fixture
-def scene(deployed: DeployedCluster, nodes: Nodes) -> Iterator[Scene]:
-    with deployed.workspace() as workspace:
-        yield Scene(workspace, *nodes)
