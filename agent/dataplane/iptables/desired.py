@@ -6,16 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from agent.dataplane.iptables import names, render
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.tree import Prefix, build
-from agent.kube.model import Direction, Family, Key, family_of
+from agent.dataplane.iptables.trees import Tree, Trees
+from agent.kube.model import Direction, Family
 from agent.policy.program import Delta, PodId, PolicyId, Program, SetId
 
 Chains = dict[str, tuple[str, ...]]
 Changes = dict[Family, dict[str, tuple[str, ...] | None]]
 """For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
-
-Tree = tuple[Direction, Family]
-_Node = tuple[tuple[Prefix, Key | None], ...]
 
 
 class Naming:
@@ -46,22 +43,16 @@ class Desired:
         self._options = options
         self._naming = naming
         self._policy_chains: dict[PolicyId, dict[Family, frozenset[str]]] = {}
-        self._addresses: dict[Tree, dict[int, Key]] = {}
         self._by_pod: dict[PodId, tuple[bytes, ...]] = {}
-        self._nodes: dict[Tree, dict[Prefix, _Node]] = {}
-        self._touched: set[Tree] = set(self._trees())
-        self._kept: dict[Tree, dict[int, Key]] = {}
+        self._trees = Trees(self.families)
         self._tops: dict[Family, Chains] = {}
         self.uplinks: frozenset[str] = frozenset()
 
     def full(self, program: Program) -> dict[Family, Chains]:
         """Return every chain of the program."""
         self._policy_chains.clear()
-        self._addresses.clear()
         self._by_pod.clear()
-        self._nodes.clear()
-        self._touched.update(self._trees())
-        self._kept.clear()
+        self._trees.clear()
         self._tops.clear()
         everything = Delta(policies=set(program.policies), pods=set(program.pods))
         changes = self.update(program, everything)
@@ -81,25 +72,20 @@ class Desired:
             self._policy(program, policy, changes)
         for pod in sorted(delta.pods):
             self._pod(program, pod, delta, changes)
-        for tree in sorted(self._touched):
-            self._tree(tree, changes)
-        self._touched.clear()
+        for family, chains in self._trees.update().items():
+            changes[family].update(chains)
         for family in self.families:
             self._top(program, family, changes)
         return changes
 
     def prune(self) -> Changes:
-        """Return the tree nodes that change when opened addresses lose their place in the trees."""
-        changes: Changes = {family: {} for family in self.families}
-        for tree in [tree for tree, kept in self._kept.items() if kept]:
-            self._kept[tree] = {}
-            self._tree(tree, changes)
-        return changes
+        """Return the tree nodes that change when the trees take the shape that their addresses give them."""
+        return self._trees.prune()
 
     @property
     def prunable(self) -> bool:
-        """Whether opened addresses still have a place in the trees."""
-        return any(self._kept.values())
+        """Whether :meth:`prune` has something to return."""
+        return self._trees.prunable
 
     def referring(self, program: Program, sets: Iterable[SetId]) -> Changes:
         """Return the chains of policies that refer to any of these sets."""
@@ -128,9 +114,6 @@ class Desired:
             self._top(program, family, changes)
         return changes
 
-    def _trees(self) -> list[Tree]:
-        return [(direction, family) for direction in Direction for family in self.families]
-
     def _policy(self, program: Program, policy: PolicyId, changes: Changes) -> None:
         compiled = program.policies.get(policy)
         before = self._policy_chains.pop(policy, {})
@@ -154,40 +137,12 @@ class Desired:
             chains = {} if compiled is None else render.pod_chain(pod, compiled, family, self._options)
             changes[family][name] = chains.get(name)
         for address in before:
-            tree = (pod.direction, family_of(address))
-            number = int.from_bytes(address, "big")
-            self._touched.add(tree)
-            if self._addresses.get(tree, {}).get(number) == pod.pod:
-                del self._addresses[tree][number]
-                if address in delta.opened[pod.direction]:
-                    self._kept.setdefault(tree, {})[number] = pod.pod
+            kept = address in delta.opened[pod.direction]
+            self._trees.leave(pod.direction, address, pod.pod, kept=kept)
         for address in after:
-            tree = (pod.direction, family_of(address))
-            number = int.from_bytes(address, "big")
-            self._touched.add(tree)
-            self._addresses.setdefault(tree, {})[number] = pod.pod
-            self._kept.get(tree, {}).pop(number, None)
+            self._trees.enter(pod.direction, address, pod.pod)
         if after:
             self._by_pod[pod] = after
-
-    def _tree(self, tree: Tree, changes: Changes) -> None:
-        direction, family = tree
-        if family not in self.families:
-            return
-        pods = {**self._kept.get(tree, {}), **self._addresses.get(tree, {})}
-        nodes: dict[Prefix, _Node] = {
-            node: tuple(
-                (entry, pods.get(entry.value) if entry.length == family.bits else None) for entry in entries
-            )
-            for node, entries in build(pods, family.bits).items()
-        }
-        before = self._nodes.get(tree, {})
-        for node, entries in nodes.items():
-            if before.get(node) != entries:
-                changes[family].update(render.tree_chain(direction, family, node, entries))
-        for node in before.keys() - nodes.keys():
-            changes[family][render.node_name(direction, family, node)] = None
-        self._nodes[tree] = nodes
 
     def _top(self, program: Program, family: Family, changes: Changes) -> None:
         guarded = bool(program.pods) or any(program.closed.values())

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from agent.dataplane.ipset import SetContent, SetShape
 from agent.dataplane.iptables import names
-from agent.dataplane.iptables.desired import Changes, Desired, Naming, Tree, merged
+from agent.dataplane.iptables.desired import Changes, Desired, Naming, merged
 from agent.dataplane.iptables.hazards import hazardous
 from agent.dataplane.iptables.kernel import sets_in
 from agent.dataplane.iptables.sets import addresses_shape, network_members, networks_shape, shape_of
+from agent.dataplane.iptables.trees import Tree
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key, family_of
 from agent.policy.program import AddressPort, Delta, Member, PodId, Program, SetId, SetKind, member_address
