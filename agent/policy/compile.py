@@ -9,9 +9,12 @@ from agent.policy.blocks import block_members, block_ranges, members_text, range
 from agent.policy.graph import Definition, Networks, PeerPods, PortPods, Predicate
 from agent.policy.labels import quoted
 from agent.policy.ports import PortName, Ports, compile_ports
-from agent.policy.program import PolicyProgram, RuleProgram, SetId, SetKind
+from agent.policy.program import NetworkMember, PolicyProgram, RuleProgram, SetId, SetKind
 
 EVERYTHING = Selector()
+
+FEW_NETWORKS = 6
+"""As many networks of a rule are compared one by one; a look into a set takes as long as six of them."""
 
 
 class Compiled(NamedTuple):
@@ -67,30 +70,34 @@ def _rule(context: _Context, number: int, rule: Rule) -> RuleProgram | None:
 def _ingress_rule(
     context: _Context, number: int, peers: _Peers | None, ports: Ports | None
 ) -> RuleProgram | None:
-    sources = None if peers is None else _peer_sets(context, peers)
-    if sources == ():
+    sources, blocks = (None, ()) if peers is None else _peer_sets(context, peers)
+    if sources == () and not blocks:
         return None
     if ports is None:
-        return RuleProgram(number, sources)
+        return RuleProgram(number, sources, blocks=blocks)
     named = tuple(sorted(_local_port_set(context, name) for name in ports.names))
-    return RuleProgram(number, sources, ports.ranges, named)
+    return RuleProgram(number, sources, ports.ranges, named, blocks=blocks)
 
 
 def _egress_rule(
     context: _Context, number: int, peers: _Peers | None, ports: Ports | None
 ) -> RuleProgram | None:
     destinations: tuple[SetId, ...] | None
+    blocks: tuple[NetworkMember, ...] = ()
     if ports is not None and not ports.ranges:
         # Only the folded sets can match: the peers' own would be kept up to date for nothing.
         destinations = ()
+    elif peers is None:
+        destinations = None
     else:
-        destinations = None if peers is None else _peer_sets(context, peers)
+        destinations, blocks = _peer_sets(context, peers)
+    nobody = destinations == () and not blocks
     if ports is None:
-        return None if destinations == () else RuleProgram(number, destinations)
+        return None if nobody else RuleProgram(number, destinations, blocks=blocks)
     folded = tuple(sorted(s for name in ports.names for s in _folded_sets(context, peers, name)))
-    if destinations == () and not folded:
+    if nobody and not folded:
         return None
-    return RuleProgram(number, destinations, ports.ranges, (), folded)
+    return RuleProgram(number, destinations, ports.ranges, (), folded, blocks)
 
 
 def _split_peers(namespace: str, peers: tuple[Peer, ...]) -> _Peers:
@@ -108,14 +115,16 @@ def _split_peers(namespace: str, peers: tuple[Peer, ...]) -> _Peers:
     return _Peers(tuple(predicates), tuple(blocks))
 
 
-def _peer_sets(context: _Context, peers: _Peers) -> tuple[SetId, ...]:
+def _peer_sets(context: _Context, peers: _Peers) -> tuple[tuple[SetId, ...], tuple[NetworkMember, ...]]:
+    """Return the sets of a rule's peers, and its blocks' networks where these are too few for a set."""
     found = [
         context.set(SetKind.ADDRESSES, str(predicate), PeerPods(predicate)) for predicate in peers.predicates
     ]
     members = block_members(peers.blocks, context.family)
-    if members:
+    few = tuple(sorted(members)) if len(members) <= FEW_NETWORKS else ()
+    if members and not few:
         found.append(context.set(SetKind.NETWORKS, members_text(members), Networks(members)))
-    return tuple(sorted(found))
+    return tuple(sorted(found)), few
 
 
 def _local_port_set(context: _Context, name: PortName) -> SetId:

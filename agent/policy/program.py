@@ -83,13 +83,16 @@ class RuleProgram(NamedTuple):
 
     It allows a packet when
 
-    - its peer is in one of ``peers`` (None: any peer), and its protocol and destination port in one of
-      ``ports``, or (destination address, port) in one of ``named`` (both None: any port of any protocol); or
+    - its peer is in one of ``peers`` (None: any peer) or in ``blocks``, and its protocol and destination port
+      in one of ``ports``, or (destination address, port) in one of ``named`` (both None: any port of any
+      protocol); or
     - its (destination address, protocol, port) is in one of ``folded``: sets into which an egress
-      peer and a named port have been folded together.
+      peer and a named port have been folded together. Where ``peers`` or ``blocks`` are given too, who is
+      in such a set is in one of those.
 
-    Empty tuples match nothing. ``ports`` and ``named`` are None together or neither. ``number`` counts the
-    policy's rules of this direction from 0, as in its spec.
+    ``blocks`` are the members of a NETWORKS set that are too few for one: the longest prefix decides. There
+    are none where ``peers`` is None. Empty tuples match nothing. ``ports`` and ``named`` are None together
+    or neither. ``number`` counts the policy's rules of this direction from 0, as in its spec.
     """
 
     number: int
@@ -97,6 +100,7 @@ class RuleProgram(NamedTuple):
     ports: tuple[PortRange, ...] | None = None
     named: tuple[SetId, ...] | None = None
     folded: tuple[SetId, ...] = ()
+    blocks: tuple[NetworkMember, ...] = ()
 
     def sets(self) -> tuple[SetId, ...]:
         """Return every set the rule refers to."""

@@ -157,9 +157,7 @@ def test_a_fight_for_the_first_place_is_told_and_not_fought_ever_faster(node: Tw
     put_back: list[int] = []
     for second in range(100):
         node.clock += 1.0
-        if "netpol" not in iptables(node.mode, Family.V4, "-S", "FORWARD", "1"):
-            pass
-        else:
+        if hooks.HOOKS["FORWARD"] in iptables(node.mode, Family.V4, "-S", "FORWARD", "1"):
             iptables(node.mode, Family.V4, "-D", "FORWARD", "-j", "ACCEPT") if put_back else None
             iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
         if node.backend.drift(node.program):

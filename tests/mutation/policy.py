@@ -183,8 +183,9 @@ POLICY = (
     Mutation(
         "a name that no pod has means every port",
         _COMPILE,
-        "    return RuleProgram(number, sources, ports.ranges, named)",
-        "    return RuleProgram(number, sources, ports.ranges or None, None if not ports.ranges else named)",
+        "    return RuleProgram(number, sources, ports.ranges, named, blocks=blocks)",
+        "    return RuleProgram("
+        "number, sources, ports.ranges or None, None if not ports.ranges else named, blocks=blocks)",
         (Selection.COMPILER,),
     ),
     Mutation(
@@ -234,8 +235,8 @@ POLICY = (
     Mutation(
         "peers that match nothing match everything",
         _COMPILE,
-        "sources = None if peers is None else _peer_sets(context, peers)",
-        "sources = None if peers is None else _peer_sets(context, peers) or None",
+        "    if sources == () and not blocks:\n        return None\n",
+        "    if sources == () and not blocks:\n        sources = None\n",
         (Selection.COMPILER,),
     ),
     Mutation(

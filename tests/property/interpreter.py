@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from agent.kube.model import Direction, Protocol, family_of
 from agent.policy.program import (
     AddressPort,
@@ -38,7 +40,11 @@ def program_allows(program: Program, direction: Direction, probe: Probe) -> bool
 def _rule_allows(program: Program, rule: RuleProgram, peer: bytes, probe: Probe) -> bool:
     if any(_has_port(program, set_id, probe) for set_id in rule.folded):
         return True
-    if rule.peers is not None and not any(_has_peer(program, set_id, peer) for set_id in rule.peers):
+    if (
+        rule.peers is not None
+        and not any(_has_peer(program, set_id, peer) for set_id in rule.peers)
+        and not _in_networks(rule.blocks, peer)
+    ):
         return False
     if rule.ports is None or rule.named is None:
         assert rule.ports is None
@@ -61,7 +67,11 @@ def _has_peer(program: Program, set_id: SetId, peer: bytes) -> bool:
     if set_id.kind is SetKind.ADDRESSES:
         return peer in members
     assert set_id.kind is SetKind.NETWORKS
-    found = [m for m in members if isinstance(m, NetworkMember) and _lies_in(peer, m)]
+    return _in_networks((m for m in members if isinstance(m, NetworkMember)), peer)
+
+
+def _in_networks(members: Iterable[NetworkMember], address: bytes) -> bool:
+    found = [m for m in members if _lies_in(address, m)]
     return bool(found) and not max(found, key=lambda m: m.network.prefix).nomatch
 
 

@@ -231,6 +231,7 @@ class ModelTables:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self.mode = "nft"
 
     def read(self, family: Family) -> Table:
         return dict(self.kernel.tables[family])

@@ -297,7 +297,9 @@ def test_every_reference_of_a_program_is_to_a_set_of_its_direction_and_family(
     for family in Family:
         for rule in program.rules(family):
             assert (rule.ports is None) == (rule.named is None)
-            assert rule.peers != () or rule.folded
+            assert rule.peers != () or rule.folded or rule.blocks
+            assert not rule.blocks or rule.peers is not None
+            assert list(rule.blocks) == sorted(set(rule.blocks))
             for set_id in rule.sets():
                 assert (set_id.direction, set_id.family) == (direction, family)
                 used.add(set_id)

@@ -31,6 +31,7 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
+from agent.policy import compile
 from agent.policy.cluster import cluster_of, owner
 from agent.policy.engine import Engine
 from agent.policy.evaluator import judge
@@ -49,10 +50,12 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
         yield context
 
 
-@given(clusters(), st.booleans(), st.booleans())
+@given(clusters(), st.booleans(), st.booleans(), st.sampled_from((0, compile.FEW_NETWORKS)))
 def test_chains_judge_every_packet_as_the_specification_does(
-    patch: pytest.MonkeyPatch, random: RandomCluster, accept: bool, marked: bool
+    patch: pytest.MonkeyPatch, random: RandomCluster, accept: bool, marked: bool, few: int
 ) -> None:
+    # Blocks as sets, and as rules where they are few.
+    patch.setattr(compile, "FEW_NETWORKS", few)
     cluster = cluster_of(random.objects)
     engine = Engine(HERE)
     engine.apply(upsert(*random.objects), 0.0)
@@ -84,11 +87,14 @@ def _judged_here(objects: tuple[Object, ...], direction: Direction, packet: Prob
 def test_rules_of_many_peers_and_ports_are_kept_apart(
     patch: pytest.MonkeyPatch, shapes: list[tuple[int, int, bool]]
 ) -> None:
-    """Rule number n allows addresses 10.n.0.x and ports 100n+2x, and whoever else has its named port."""
-    rules, peers, ports = [], [bytes((10, 9, 0, 1))], [9]
+    """Rule number n allows addresses 10.n.0.x and ports 100n+2x, and whoever else has its named port.
+
+    One port is in every rule: whom one rule's peers are not, another's may be.
+    """
+    rules, peers, ports = [], [bytes((10, 9, 0, 1))], [9, 77]
     for number, (peer_count, port_count, named) in enumerate(shapes):
         sources = [bytes((10, number, 0, last)) for last in range(peer_count)]
-        numbers = [100 * (number + 1) + 2 * n for n in range(port_count)]
+        numbers = [77, *(100 * (number + 1) + 2 * n for n in range(port_count))]
         asked = [Port(Protocol.TCP, n) for n in numbers] + [Port(Protocol.TCP, f"p-{number}")] * named
         rules.append(Rule(tuple(Peer(block=IPBlock(Network(s, 32))) for s in sources), tuple(asked)))
         peers += sources

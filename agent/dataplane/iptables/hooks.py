@@ -13,12 +13,11 @@ HOOKS = {"FORWARD": names.FORWARD, "OUTPUT": names.OUTPUT}
 Table = Mapping[str, tuple[str, ...]]
 
 _PASSING = frozenset({"ACCEPT", "QUEUE", "NFQUEUE", "SYNPROXY", "TEE"})
-_COMMENT = names.comment("netpol-agent enforces NetworkPolicy")
 
 
 def hook_rule(chain: str) -> str:
     """Return the rule of a built-in chain that leads to ours."""
-    return f"{_COMMENT} -j {HOOKS[chain]}"
+    return f"-j {HOOKS[chain]}"
 
 
 def missing(table: Table, chain: str) -> bool:
@@ -39,7 +38,7 @@ def misplaced(table: Table) -> dict[str, str]:
         if missing(table, chain):
             found[chain] = "its rule is missing"
             continue
-        if rules.count(hook) > 1:
+        if len(_leading(table, chain)) > 1:
             found[chain] = "its rule is there more than once"
             continue
         for rule in rules[: rules.index(hook)]:
@@ -47,6 +46,11 @@ def misplaced(table: Table) -> dict[str, str]:
                 found[chain] = f"a rule before it could let packets pass: {rule}"
                 break
     return found
+
+
+def _leading(table: Table, chain: str) -> list[str]:
+    """Return the rules of a built-in chain that lead to ours, those of an earlier version too."""
+    return [rule for rule in table.get(chain, ()) if _target(_words(rule)) == HOOKS[chain]]
 
 
 def _leaves_chain(rule: str, table: Table) -> bool:
@@ -99,7 +103,7 @@ def place(table: Table, wanted: Mapping[str, str]) -> list[str]:
     lines = []
     for chain in wanted:
         hook = hook_rule(chain)
-        lines += [f"-D {chain} {hook}"] * table.get(chain, ()).count(hook)
+        lines += [f"-D {chain} {rule}" for rule in _leading(table, chain)]
         lines.append(f"-I {chain} 1 {hook}")
     return lines
 

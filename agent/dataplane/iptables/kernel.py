@@ -261,13 +261,15 @@ class Chains:
 
 
 def _by_policy(chains: Mapping[str, Rules | None], held: Table) -> list[list[str]]:
-    """Return the chains in groups: a policy's own chain with those of its rules, each other one alone."""
+    """Return the chains in groups: a policy's own chain with all of its rules, each other one alone."""
     policy_of: dict[str, str] = {}
     for known in (held, chains):
-        for chain, rules in known.items():
-            if chain.startswith(names.POLICY_PREFIX):
-                targets = (_JUMP.search(rule) for rule in rules or ())
-                policy_of.update((t[1], chain) for t in targets if t and t[1].startswith(names.RULE_PREFIX))
+        pending = [(chain, chain) for chain in known if chain.startswith(names.POLICY_PREFIX)]
+        for policy, chain in pending:
+            targets = (_JUMP.search(rule) for rule in known.get(chain) or ())
+            found = [t[1] for t in targets if t and t[1].startswith(names.RULE_PREFIX)]
+            policy_of.update(dict.fromkeys(found, policy))
+            pending += [(policy, target) for target in found]
     groups: dict[str, list[str]] = {}
     for chain in chains:
         groups.setdefault(policy_of.get(chain, chain), []).append(chain)
@@ -287,7 +289,10 @@ def _about(rules: Rules) -> str:
 
 
 def _table_fault(family: Family, error: TableError, chains: Mapping[str, Rules] | None = None) -> Fault:
-    concerned = "".join(f" of {chain} ({_about(rules)})" for chain, rules in [*(chains or {}).items()][:3])
+    # Where a chain's rules say nothing, those that were written with it do.
+    written = [*(chains or {}).items()]
+    spoken = tuple(rule for _, rules in written for rule in rules)
+    concerned = "".join(f" of {chain} ({_about((*rules, *spoken))})" for chain, rules in written[:3])
     return Fault(
         f"IPv{int(family)} rules{concerned}: {error}",
         "the agent tries again by itself; if it stays, look at what the kernel lacks for this rule "

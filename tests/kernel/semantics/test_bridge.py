@@ -168,3 +168,78 @@ def test_a_link_local_source_that_is_routed_is_judged(stage: Stage) -> None:
     stage.all_arrive(s, sent(case, a, s, Family.V4))
     stage.given(isolated("s"))
     stage.none_arrive(s, sent(case, a, s, Family.V4))
+
+
+def known(stage: Stage, protocol: str, source: str, destination: str, ports: tuple[int, int]) -> None:
+    """Have the node track a connection as one that has been answered."""
+    state = ("--state", "ESTABLISHED") if protocol == "tcp" else ()
+    tuple_ = ("-s", source, "-d", destination, "--sport", str(ports[0]), "--dport", str(ports[1]))
+    status = ("-u", "SEEN_REPLY,ASSURED", "-t", "60")
+    stage.near.run("conntrack", "-I", "-p", protocol, *tuple_, *state, *status)
+
+
+@pytest.mark.both_modes
+@pytest.mark.bridge
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_known_connection_goes_on(stage: Stage, family: Family, protocol: str) -> None:
+    """The control of the tests below: between pods it does, though a new one would not begin."""
+    stage.given(isolated("s"))
+    a, s = stage.pods["a"], stage.pods["s"]
+    port = serial()
+    known(stage, protocol, a.address(family), s.address(family), (port, 7777))
+    stage.all_arrive(s, in_connection(a, s, protocol, a.address(family), s.address(family), port))
+
+
+def in_connection(
+    one: Pod, other: Pod, protocol: str, source: str, destination: str, port: int, mac: str = ""
+) -> Callable[[bytes], None]:
+    def send(tag: bytes) -> None:
+        if protocol == "udp":
+            packet = packets.udp(source, destination, 7777, tag, source_port=port)
+        else:
+            packet = packets.tcp(source, destination, 7777, flags=0x10, source_port=port, payload=tag)
+        packets.send_frame(one, packets.frame(one.mac, mac or other.mac, packet))
+
+    return send
+
+
+@pytest.mark.both_modes
+@pytest.mark.bridge
+@pytest.mark.parametrize(
+    ("protocol", "case"),
+    [
+        pytest.param(protocol, case, id=f"{protocol}-{case.name}")
+        for family in Family
+        for case in CASES[family]
+        for protocol in ("tcp", "udp")
+        if (protocol == "udp" or "link-local" in case.name) and not case.source.startswith(("0.", "::"))
+    ],
+)
+def test_a_known_connection_carries_no_address_that_names_no_pod(
+    stage: Stage, protocol: str, case: Case
+) -> None:
+    family = Family.V6 if ":" in case.source + case.destination else Family.V4
+    stage.given(isolated("s"))
+    a, s = stage.pods["a"], stage.pods["s"]
+    source, destination = case.source or a.address(family), case.destination or s.address(family)
+    port = serial()
+    known(stage, protocol, source, destination, (port, 7777))
+    send = in_connection(a, s, protocol, source, destination, port, case.mac)
+    assert stage.arrive(s, send) == 0
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("destination", ["10.244.1.255", "224.0.0.1", "255.255.255.255"])
+def test_a_forged_answer_to_everybody_opens_nothing(stage: Stage, destination: str) -> None:
+    """The node is sent the first packet too and so tracks the flow, though policy drops it on the bridge."""
+    stage.given(isolated("a", "s", types=["Ingress", "Egress"]))
+    a, b, s = (stage.pods[name] for name in ("a", "b", "s"))
+    port = serial()
+    send = in_connection(a, s, "udp", a.v4, destination, port, packets.BROADCAST_MAC)
+    assert stage.arrive(s, send) == 0
+    answer = packets.udp(destination, a.v4, port, b"answer", source_port=7777)
+    packets.send_frame(b, packets.frame(b.mac, a.mac, answer))
+    tracked = stage.near.run("conntrack", "-L", "-p", "udp", "-d", destination, "--sport", str(port))
+    assert "UNREPLIED" not in tracked, "the answer was not taken for one: nothing is shown here"
+    assert f"dst={destination}" in tracked
+    assert stage.arrive(s, send) == 0

@@ -34,6 +34,15 @@ def test_a_hook_that_is_there_twice_is_put_right() -> None:
     assert reason(OURS, OURS) is not None
 
 
+def test_the_hook_of_an_earlier_version_is_replaced() -> None:
+    old = f'-m comment --comment "netpol-agent enforces NetworkPolicy" {OURS}'
+    assert reason(old) == "its rule is missing"
+    assert reason(OURS, old) is not None
+    for rules in ((old,), (OURS, old)):
+        lines = place(table(*rules), {"FORWARD": ""})
+        assert lines == [*(f"-D FORWARD {rule}" for rule in rules), f"-I FORWARD 1 {OURS}"]
+
+
 @pytest.mark.parametrize(
     "rule",
     [

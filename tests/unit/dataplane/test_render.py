@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dataplane.iptables import names, render
+from agent.dataplane.iptables.kernel import _by_policy
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.text import member_text, render_text
 from agent.kube.model import Direction, Family, Key, Network, Protocol
@@ -85,7 +86,11 @@ def test_a_multiport_match_has_at_most_fifteen_ports_a_range_counting_two(wanted
         ([PortRange(Protocol.SCTP, 0, 65535)], ["-p sctp"]),
         (
             [PortRange(Protocol.TCP, 80, 80), PortRange(Protocol.TCP, 90, 99), PortRange(Protocol.UDP, 5, 5)],
-            ["-p tcp -m multiport --dports 80,90:99", "-p udp -m udp --dport 5"],
+            ["-p tcp -m tcp --dport 80", "-p tcp -m tcp --dport 90:99", "-p udp -m udp --dport 5"],
+        ),
+        (
+            [PortRange(Protocol.TCP, n, n + n // 90) for n in (70, 80, 90)],
+            ["-p tcp -m multiport --dports 70,80,90:91"],
         ),
     ],
 )
@@ -135,9 +140,11 @@ def test_a_rule_matches_one_set_at_most_and_says_whom_it_serves(
     for chain in chains.values():
         for rule in chain:
             assert rule.count("--match-set") <= 1
-            assert re.search(rf'--comment "rule [0-2] {direction} of ns/p"', rule)
             target = rule.split(" ")[-1]
             assert target in inner or target == names.allow(direction)
+            # What only leads to the chain of a rule's peers says nothing: that would cost every packet.
+            said = re.search(rf'--comment "rule [0-2] {direction} of ns/p"', rule)
+            assert bool(said) is (target not in inner)
             targets.add(target)
     assert inner <= targets
 
@@ -158,7 +165,39 @@ def test_several_ports_and_several_peers_meet_in_a_chain_of_the_rule() -> None:
     chains = render.policy_chains(POLICY, [RuleProgram(4, peers, ports, ())], names.peer_set)
     inner = names.rule_chain(POLICY, 4)
     assert len(chains[inner]) == 3
-    assert [rule.split(" ")[-2:] for rule in chains[names.policy_chain(POLICY)]] == [["-j", inner]] * 2
+    # Nothing that comes after could let in whom the rule's peers do not.
+    assert [rule.split(" ")[-2:] for rule in chains[names.policy_chain(POLICY)]] == [["-g", inner]] * 2
+    twice = render.policy_chains(
+        POLICY, [RuleProgram(4, peers, ports, ()), RuleProgram(5, peers, ports, ())], names.peer_set
+    )
+    first, last = names.rule_chain(POLICY, 4), names.rule_chain(POLICY, 5)
+    found = [rule.split(" ")[-2:] for rule in twice[names.policy_chain(POLICY)]]
+    assert found == [["-j", first]] * 2 + [["-g", last]] * 2
+
+
+def test_few_networks_are_compared_without_a_set_and_what_they_except_in_a_chain() -> None:
+    blocks = tuple(NetworkMember(Network(bytes((10, n, 0, 0)), 16), nomatch=n == 2) for n in (1, 2))
+    chains = render.policy_chains(POLICY, [RuleProgram(0, (), None, None, (), blocks)], names.peer_set)
+    inner, about = names.block_chain(POLICY, 0), names.about("rule 0 ingress of", POLICY.policy)
+    assert chains == {
+        names.policy_chain(POLICY): (f"-s 10.1.0.0/16 {about} -j {inner}",),
+        inner: (f"-s 10.2.0.0/16 {about} -j RETURN", f"{about} -g {names.allow(POLICY.direction)}"),
+    }
+    plain = render.policy_chains(POLICY, [RuleProgram(0, (), None, None, (), blocks[:1])], names.peer_set)
+    allowing = f"-s 10.1.0.0/16 {about} -g {names.allow(POLICY.direction)}"
+    assert plain == {names.policy_chain(POLICY): (allowing,)}
+
+
+def test_what_a_block_excepts_is_written_with_its_policy_or_not_at_all() -> None:
+    """Else a policy could come to lead to what an earlier block of it excepted."""
+    peers = set_ids(SetKind.ADDRESSES, Direction.INGRESS, 1)
+    ports = (PortRange(Protocol.TCP, 80, 80),)
+    blocks = (NetworkMember(Network(bytes(4), 1)), NetworkMember(Network(bytes(4), 8), nomatch=True))
+    chains = render.policy_chains(POLICY, [RuleProgram(0, peers, ports, (), (), blocks)], names.peer_set)
+    assert len(chains) == 3
+    alone = render.policy_chains(PolicyId(Direction.EGRESS, Key("ns", "p")), [], names.peer_set)
+    groups = _by_policy({**chains, **alone}, {})
+    assert sorted(map(sorted, groups)) == sorted([sorted(chains), sorted(alone)])
 
 
 def test_a_pod_without_an_address_of_a_family_has_no_chain_there() -> None:
@@ -193,7 +232,11 @@ def test_the_top_chains_hold_for_every_combination_of_options(
     # Replies leave first, but for what on a bridge names no pod.
     leave = "ACCEPT" if options.accept else "RETURN"
     established = f"-m conntrack --ctstate RELATED,ESTABLISHED -j {leave}"
-    assert chains[names.FORWARD].index(established) == (1 if guarded else 0)
+    assert chains[names.FORWARD].index(established) == (2 if guarded else 0)
+    if guarded:
+        own = "169.254.0.0/16" if family is Family.V4 else "fe80::/10"
+        ordinary = f"! -s {own} ! -d {own} -p tcp -m conntrack --ctstate ESTABLISHED -j {leave}"
+        assert chains[names.FORWARD][0] == ordinary
     assert chains[names.OUTPUT][0] == established
     assert established not in chains[names.BRIDGED][:1] or not guarded
     assert bool(chains[names.BRIDGED]) is guarded
@@ -205,7 +248,8 @@ def test_the_top_chains_hold_for_every_combination_of_options(
     # Both marks are clear on entry and on leaving.
     for direction in Direction:
         judge = chains[names.judge(direction)]
-        assert judge[0] == judge[-1] == "-j MARK --set-xmark 0x0/0x81"
+        assert judge[0] == f"-m mark ! --mark 0x0/0x81 {judge[-1]}"
+        assert judge[-1] == "-j MARK --set-xmark 0x0/0x81"
         assert f"! --mark {options.mark(direction):#x}/{options.mark(direction):#x}" in judge[-2]
     assert (chains[names.DENY] == ("-j DROP",)) is not options.reject
     if options.reject:
@@ -233,7 +277,7 @@ def test_what_stands_in_for_a_refused_top_chain_lets_nothing_unjudged_pass() -> 
     chains = tops(Options())
     forward = chains[names.FORWARD]
     for chain in (names.FORWARD, names.BRIDGED):
-        assert render.stand_in(chain, forward) == forward[1:]
+        assert render.stand_in(chain, forward) == (forward[0], *forward[2:])
     for chain in (names.DENY, *map(names.judge, Direction)):
         assert render.stand_in(chain, forward) == ("-j DROP",)
     assert render.stand_in(names.allow(Direction.INGRESS), forward) is None

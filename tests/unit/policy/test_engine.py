@@ -23,6 +23,7 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
+from agent.policy.compile import FEW_NETWORKS
 from agent.policy.engine import Engine
 from agent.policy.program import AddressPort, Member, PodId, PodProgram, PolicyId, Program, SetId, SetKind
 from agent.policy.vacated import LOCAL_SECONDS, REMOTE_SECONDS
@@ -382,7 +383,8 @@ def test_deleting_what_was_never_known_does_nothing(engine: Engine) -> None:
 
 
 def test_an_address_that_only_an_ip_block_named_is_not_released(engine: Engine) -> None:
-    blocks = Rule((Peer(None, None, block("10.0.5.1/32")),))
+    # So many that they are a set.
+    blocks = Rule(tuple(Peer(None, None, block(f"10.0.{5 + n}.1/32")) for n in range(FEW_NETWORKS + 1)))
     policy = NetworkPolicy("shop", "p", ingress=(blocks,))
     engine.apply(
         upsert(policy, pod("web", "10.0.0.1"), pod("far", "10.0.5.1", node="there", namespace="x")), 0
