@@ -50,8 +50,12 @@ class Client:
         return Client(self._netns, self._url, self._certificate, self._token)
 
     def close(self) -> None:
-        """Close the connection; the next request opens another."""
+        """Close the connection, waking who reads its lines; the next request opens another."""
         if self._connection is not None:
+            sock: socket.socket | None = self._connection.sock
+            if sock is not None:
+                with contextlib.suppress(OSError):  # the server has closed it
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
             self._connection.close()
             self._connection = None
 
