@@ -30,7 +30,7 @@ from tests.lab.place import LabError
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy/Dockerfile"
 _MADE_FROM = (".dockerignore", "LICENSE", "README.md", "pyproject.toml", "deploy/Dockerfile")
-_LAYERS_KEPT = 60
+_LAYERS_KEPT = 40
 _SECONDS_KEPT = 86_400
 
 
