@@ -238,12 +238,16 @@ def top_chains(
     common = [established, *(f"{check} -j {names.judge(d)}" for d, check in checks.items())]
     if options.accept:
         common += [f"{check} -j ACCEPT" for check in checks.values()]
+    # Each way to the trees is one along which the kernel checks them whole whenever a rule is added. In IPv6
+    # some bridged packets are not to be judged at all, so that the others do not come back from the guard.
+    returns = family is Family.V4
     bridged = [
         _ordinary_tcp(family, options),
-        f"-m physdev --physdev-is-bridged -g {names.BRIDGED}",
+        f"-m physdev --physdev-is-bridged -{'j' if returns else 'g'} {names.BRIDGED}",
     ]
     chains[names.FORWARD] = (*(bridged if guarded else ()), *common)
-    chains[names.BRIDGED] = (*_unnamed_addresses(family, options), *common) if guarded else ()
+    unnamed = _unnamed_addresses(family, options)
+    chains[names.BRIDGED] = (*unnamed, *(() if returns else common)) if guarded else ()
     remote = "-m addrtype ! --src-type LOCAL"
     output = [established, *(f"{check} {remote} -j {names.judge(d)}" for d, check in checks.items())]
     if options.accept:

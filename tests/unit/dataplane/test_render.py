@@ -241,8 +241,12 @@ def test_the_top_chains_hold_for_every_combination_of_options(
     assert established not in chains[names.BRIDGED][:1] or not guarded
     assert bool(chains[names.BRIDGED]) is guarded
     # Egress is judged before ingress, each behind its own set.
-    judges = [r.split(" ")[-1] for r in chains[names.FORWARD] if "-j KUBE-NETPOL-" in r]
+    judging = [r for r in chains[names.FORWARD] if "-j KUBE-NETPOL-" in r and names.BRIDGED not in r]
+    judges = [r.split(" ")[-1] for r in judging]
     assert judges == [names.judge(Direction.EGRESS), names.judge(Direction.INGRESS)]
+    # Who comes back from the guard is judged after it, who does not, by it.
+    comes_back = any(rule.endswith(f"-j {names.BRIDGED}") for rule in chains[names.FORWARD])
+    assert set(judging).isdisjoint(chains[names.BRIDGED]) is (comes_back or not guarded)
     for rule in chains[names.OUTPUT][1:]:
         assert "addrtype ! --src-type LOCAL" in rule
     # Both marks are clear on entry and on leaving.
