@@ -69,7 +69,8 @@ def fields(number: int, size: Size, **changed: str) -> Fields:
         address=f"10.{100 + number // 10000}.{100 + number // 100 % 100}.{100 + number % 100}",
         uid=f"00000000-0000-4000-8000-{number:012}",
         container=f"{number:064x}",
-        revision_hash=f"{number % 7919:010x}",
+        # As the pods of one ReplicaSet do, those with the same labels share it.
+        revision_hash=f"{place % (_APPS * _TIERS * ROLES):010x}",
         app=f"app-{(7 * space + place) % _APPS}",
         tier=f"tier-{(space + place) % _TIERS}",
         role=f"role-{place % ROLES}",
