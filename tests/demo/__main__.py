@@ -19,7 +19,7 @@ from rich.console import Console
 
 from agent.status.text import plain_console
 from tests.demo import show
-from tests.demo.examples import ExampleError, Examples, read
+from tests.demo.examples import Example, ExampleError, Examples, read
 from tests.demo.show import Seen
 from tests.demo.stage import Agent, Stage, StageError, agent
 from tests.lab.lab import Lab
@@ -27,7 +27,7 @@ from tests.lab.netns import CommandError
 from tests.lab.node import Layout, Mode
 from tests.lab.place import LabError
 
-_EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 _IN_FORCE_SECONDS = 10.0
 
 
@@ -36,7 +36,7 @@ _IN_FORCE_SECONDS = 10.0
     "--examples",
     "directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=_EXAMPLES,
+    default=EXAMPLES,
     help="Another directory of examples, laid out as examples/ is.",
 )
 @click.option(
@@ -116,15 +116,22 @@ def _steps(console: Console, examples: Examples, stage: Stage, running: Agent) -
     console.print("\n[bold]no policy[/]\nNothing is isolated: everything is reached.")
     seen, failures = _show(console, examples, stage, bare, bare)
     for step in examples.steps:
-        console.print(f"\n[bold]{step.title}[/]\n{step.explanation}")
-        running.add(step.path)
-        seen, wrong = _show(console, examples, stage, seen, show.expected(examples, step.reach))
+        seen, wrong = enact(console, examples, stage, running, step, seen)
         failures += wrong
     console.print("\n[bold]no policy again[/]\nEvery policy is removed at once: all is as at the start.")
     for step in examples.steps:
         running.remove(step.path)
     _, wrong = _show(console, examples, stage, seen, bare)
     return failures + wrong
+
+
+def enact(
+    console: Console, examples: Examples, stage: Stage, running: Agent, step: Example, before: Seen
+) -> tuple[Seen, int]:
+    """Give the agent one more policy and show what changes; return what is seen, and how much is wrong."""
+    console.print(f"\n[bold]{step.title}[/]\n{step.explanation}")
+    running.add(step.path)
+    return _show(console, examples, stage, before, show.expected(examples, step.reach))
 
 
 def _show(console: Console, examples: Examples, stage: Stage, before: Seen, wanted: Seen) -> tuple[Seen, int]:
