@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ SERVICE = "10.96.0.1"
 """The first address of the API server's range of Services: its own, as pods reach it."""
 
 CONFIGMAPS = "/api/v1/namespaces/kube-system/configmaps"
+JOBS = "/apis/batch/v1/namespaces/kube-system/jobs"
 DAEMONSETS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
 
 KUBE_ROUTER: Json = {
@@ -140,3 +142,20 @@ def reach_api_server(node: Node, address: str) -> None:
     """Let a node reach the API server by its Service, as kube-proxy does."""
     translated = ("-d", SERVICE, "-p", "tcp", "--dport", "443", "-j", "DNAT", "--to", f"{address}:6443")
     node.iptables(Family.V4, "-t", "nat", "-A", "OUTPUT", *translated)
+
+
+def do_jobs(cluster: DeployedCluster, nodes: Mapping[str, Node], done: dict[str, Json]) -> None:
+    """Do what the Job controller and kubelets do with each Job that is there, and enter it into ``done``."""
+    for job in cluster.client.get(JOBS)["items"]:
+        if job["metadata"]["name"] in done:
+            continue
+        pod = job["spec"]["template"]["spec"]
+        (only,) = pod["containers"]
+        code, _ = run_to_the_end(nodes[pod["nodeName"]], pod, only, cluster.kubelet)
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        ended = ["SuccessCriteriaMet", "Complete"] if code == 0 else ["FailureTarget", "Failed"]
+        conditions = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ended]
+        status: Json = {"startTime": now, "conditions": conditions}
+        status |= {"completionTime": now, "succeeded": 1} if code == 0 else {"failed": 1}
+        cluster.client.patch(f"{JOBS}/{job['metadata']['name']}/status", {"status": status})
+        done[job["metadata"]["name"]] = job

@@ -16,11 +16,12 @@ from agent.cli import main
 from agent.kube.model import Family
 from tests.deploy.stage import (
     DEPLOY,
+    JOBS,
     DeployedCluster,
     PodAgent,
     built,
+    do_jobs,
     reach_api_server,
-    run_to_the_end,
 )
 from tests.deploy.test_privileges import CONTAINER
 from tests.lab.client import Json
@@ -29,7 +30,6 @@ from tests.lab.node import Layout, Mode, Node
 from tests.lab.service import install_kube_proxy
 
 SCRIPT = DEPLOY / "cleanup/on-every-node"
-JOBS = "/apis/batch/v1/namespaces/kube-system/jobs"
 
 
 @pytest.fixture(params=[pytest.param(None, marks=pytest.mark.xdist_group("deploy"), id="deployed")])
@@ -75,23 +75,11 @@ def start_script(cluster: DeployedCluster, *nodes: str) -> subprocess.Popen[str]
         )
 
 
-def do_jobs(cluster: DeployedCluster, nodes: dict[str, Node], script: subprocess.Popen[str]) -> list[Json]:
+def do_jobs_of(cluster: DeployedCluster, nodes: dict[str, Node], script: subprocess.Popen[str]) -> list[Json]:
     """Do what the Job controller and kubelets do, until the script ends; return the Jobs, in no order."""
     done: dict[str, Json] = {}
     while script.poll() is None:
-        for job in cluster.client.get(JOBS)["items"]:
-            if job["metadata"]["name"] in done:
-                continue
-            pod = job["spec"]["template"]["spec"]
-            (only,) = pod["containers"]
-            code, _ = run_to_the_end(nodes[pod["nodeName"]], pod, only, cluster.kubelet)
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            ended = ["SuccessCriteriaMet", "Complete"] if code == 0 else ["FailureTarget", "Failed"]
-            conditions = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ended]
-            status: Json = {"startTime": now, "conditions": conditions}
-            status |= {"completionTime": now, "succeeded": 1} if code == 0 else {"failed": 1}
-            cluster.client.patch(f"{JOBS}/{job['metadata']['name']}/status", {"status": status})
-            done[job["metadata"]["name"]] = job
+        do_jobs(cluster, nodes, done)
         time.sleep(0.05)
     for name in done:
         cluster.client.text("DELETE", f"{JOBS}/{name}", {"propagationPolicy": "Background"})
@@ -102,7 +90,7 @@ def test_every_node_is_cleaned_by_a_job_of_its_own(
     deployed: DeployedCluster, emptied: dict[str, Node]
 ) -> None:
     script = start_script(deployed)
-    jobs = do_jobs(deployed, emptied, script)
+    jobs = do_jobs_of(deployed, emptied, script)
     output, errors = script.communicate()
     assert script.returncode == 0, output + errors
     assert sorted(output.splitlines()) == ["cordoned: clean", "tainted: clean"]
@@ -117,7 +105,7 @@ def test_a_node_where_an_agent_runs_is_named(deployed: DeployedCluster, emptied:
     agent.wait_ready()
     try:
         script = start_script(deployed, "tainted", "cordoned")
-        do_jobs(deployed, emptied, script)
+        do_jobs_of(deployed, emptied, script)
         output, _ = script.communicate()
     finally:
         agent.stop()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import io
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from agent import __version__
 from agent.cli import main
@@ -15,13 +17,19 @@ from agent.kube.model import Kind
 from agent.sources.source import SyncState
 from agent.status.health import Health, readyz
 from agent.status.health import text as health_text
-from tests.docs import README, ROOT, readme, with_part
+from tests.demo import show
+from tests.demo.examples import read
+from tests.demo.picture import STEPS
+from tests.docs import ROOT, SETTINGS_PAGE, documents, settings_page, with_part
 
-DOCUMENTS = sorted([README, *ROOT.glob("docs/*.md"), ROOT / "deploy/README.md", ROOT / "vagrant/README.md"])
+DOCUMENTS = documents()
+OPERATIONS = ROOT / "docs/operations.md"
+OF_OTHERS = {"--disable-network-policy"}
+PICTURES = sorted(ROOT.glob("docs/*.svg"))
 
 
 def test_generated_parts_are_as_the_code_has_them() -> None:
-    assert README.read_text() == readme(README.read_text()), "run make fmt"
+    assert SETTINGS_PAGE.read_text() == settings_page(SETTINGS_PAGE.read_text()), "run make fmt"
 
 
 def test_a_missing_part_is_an_error() -> None:
@@ -31,8 +39,16 @@ def test_a_missing_part_is_an_error() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
-        assert (document.parent / target).exists(), target
+    for target, part in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", document.read_text()):
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        assert not part or part in anchors(path), f"{target}#{part}"
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -41,33 +57,35 @@ def test_paths_named_exist(document: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_every_command_is_in_the_readme_with_its_exit_codes() -> None:
-    text = README.read_text()
+def test_every_command_is_documented_with_its_exit_codes() -> None:
+    text = OPERATIONS.read_text()
     for name, command in main.commands.items():
         assert f"`netpol-agent {name}" in text
         assert "Exit codes: 0" in (command.help or ""), name
 
 
-def test_every_option_in_the_readme_exists() -> None:
+def test_every_option_of_the_agent_that_is_named_exists() -> None:
     helps = "".join(CliRunner().invoke(main, [name, "--help"]).output for name in main.commands)
-    own = {"--layout"}  # the demo's
-    for option in set(re.findall(r"`?(--[a-z][a-z-]+)", README.read_text())) - own:
-        assert option in helps, option
+    for document in (path for path in DOCUMENTS if path.name != "benchmark.md"):
+        # Alone in its quotes, and so of no other program.
+        for option in set(re.findall(r"`(--[a-z][a-z-]+)", document.read_text())):
+            assert option in helps or option in OF_OTHERS, f"{document.name}: {option}"
 
 
-def test_every_make_target_named_in_the_readme_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z]+)", README.read_text())) - {"both"} <= targets
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", document.read_text(), re.MULTILINE)) <= targets
 
 
-def test_the_answer_of_readyz_in_the_readme_is_what_is_printed() -> None:
+def test_the_answer_of_readyz_that_is_shown_is_what_is_printed() -> None:
     names = ("links", "source-namespace", "source-networkpolicy", "source-pod", "source-probe")
     caches = {
         kind: SyncState(kind is not Kind.POD, 0, 5.0, 5.0) for kind in (*Kind,) if kind is not Kind.NODE
     }
     health = Health(5.0, 5.0, caches, applied=False, threads=dict.fromkeys(names, True))
     printed = health_text(readyz(health))
-    assert textwrap.indent(printed, "    ") in README.read_text()
+    assert f"```text\n{printed}```\n" in OPERATIONS.read_text()
 
 
 def test_the_image_is_set_with_the_tag_that_is_pushed() -> None:
@@ -80,12 +98,38 @@ def test_the_image_is_set_with_the_tag_that_is_pushed() -> None:
 
 
 def test_what_is_installed_to_run_is_what_is_run() -> None:
-    """The agent does without the commands of ipset and conntrack: a node needs neither.
+    """The agent does without the commands of ipset and conntrack: nowhere are they asked for to run it."""
+    for document in ("docs/install.md", "deploy/systemd/README.md"):
+        text = (ROOT / document).read_text()
+        assert "iptables" in text
+        for unused in ("`ipset`", "`conntrack`", "install ipset", "install conntrack"):
+            assert unused not in text
 
-    The image has ipset for whoever looks around in it.
-    """
-    packages = (ROOT / "deploy/Dockerfile").read_text().rpartition("apt-get install")[2]
-    assert "iptables" in packages
-    assert "conntrack" not in packages
-    for unused in ("ipset", "conntrack"):
-        assert f"`{unused}`" not in README.read_text()
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.name)
+def test_pictures_fetch_nothing(picture: Path) -> None:
+    text = picture.read_text().replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert not re.search(r"//|@import|@font-face|<script|<image|href|url\((?!#)", text)
+
+
+def test_the_picture_of_the_demo_shows_what_the_examples_say() -> None:
+    """The tables of the picture, whose times are of the run that was drawn."""
+    examples = read(ROOT / "examples")
+    lines = [line.replace("\xa0", " ") for line in drawn_lines((ROOT / "docs/demo.svg").read_text())]
+    before = show.expected(examples, examples.reach)
+    for step in examples.steps[:STEPS]:
+        now = show.expected(examples, step.reach)
+        console = Console(file=io.StringIO(), width=78)
+        console.print(show.table(examples, before, now, now))
+        assert isinstance(console.file, io.StringIO)
+        for line in console.file.getvalue().splitlines():
+            assert "".join(line.split()) in lines
+        before = now
+
+
+def drawn_lines(svg: str) -> list[str]:
+    """Return the lines of text of a picture, without spaces."""
+    found: dict[float, str] = {}
+    for y, text in re.findall(r'<text [^>]*\by="([\d.]+)"[^>]*>([^<]*)</text>', svg):
+        found[float(y)] = found.get(float(y), "") + "".join(html.unescape(text).split())
+    return [found[y] for y in sorted(found)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -14,12 +12,9 @@ from click.testing import CliRunner, Result
 from agent import cli
 from agent.kube.model import Key, Protocol
 from agent.settings import SETTINGS
-from tests.docs import README, ROOT
+from tests.docs import ROOT
 
 EXAMPLES = ROOT / "examples"
-DOCUMENTS = (README, ROOT / "docs/debugging.md")
-_RUN = re.compile(r"^    \$ netpol-agent (explain .*)\n((?:    .*\n)*)", re.MULTILINE)
-RUNS = [(path.name, *found) for path in DOCUMENTS for found in _RUN.findall(path.read_text())]
 
 
 @pytest.fixture(autouse=True)
@@ -45,19 +40,6 @@ def policy(directory: Path, name: str, spec: str, namespace: str = "shop") -> No
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
         f"metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
     )
-
-
-@pytest.mark.parametrize(("document", "command", "output"), RUNS)
-def test_runs_in_the_documentation_are_real(
-    document: str, command: str, output: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    result = CliRunner().invoke(cli.main, shlex.split(command))
-    assert result.stdout == re.sub("^    ", "", output, flags=re.MULTILINE), document
-
-
-def test_there_are_runs_in_the_documentation() -> None:
-    assert {document for document, _, _ in RUNS} == {path.name for path in DOCUMENTS}
 
 
 def test_the_exit_code_is_the_answer() -> None:

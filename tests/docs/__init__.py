@@ -1,4 +1,7 @@
-"""Writes the parts of the documentation that come from the code: ``python -m tests.docs``."""
+"""The documentation: the parts of it that come from the code, and the commands that it shows.
+
+``python -m tests.docs`` writes the former; test_commands.py runs the latter.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,15 @@ from pathlib import Path
 
 from agent.settings import SETTINGS, Setting
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+SETTINGS_PAGE = ROOT / "docs/settings.md"
+
+
+def documents() -> list[Path]:
+    """Return every document that is for readers, in order of their paths."""
+    below = (path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted([*ROOT.glob("*.md"), *(found for path in below for found in path.rglob("*.md"))])
 
 
 def settings_table() -> str:
@@ -30,8 +40,8 @@ def with_part(text: str, name: str, part: str) -> str:
     return pattern.sub(lambda _: f"{begin}\n{part}\n{end}", text)
 
 
-def readme(text: str) -> str:
-    """Return the README with every generated part as the code has it now."""
+def settings_page(text: str) -> str:
+    """Return the page of settings with every generated part as the code has it now."""
     return with_part(text, "settings", settings_table())
 
 
@@ -47,7 +57,3 @@ def _variables(setting: Setting) -> str:
 
 def _default(setting: Setting) -> str:
     return setting.default_text if setting.default != setting.default_text else f"`{setting.default}`"
-
-
-if __name__ == "__main__":
-    README.write_text(readme(README.read_text()))
