@@ -19,18 +19,18 @@ BASE ?=
 LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock'
 
-.PHONY: help demo test bench image lint fmt lock clean root python
+.PHONY: help demo test bench image cluster-test kind-test lint fmt lock clean root python
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target what; do \
-		printf 'make %-6s %s\n' "$$target" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target what; do \
+		printf 'make %-12s %s\n' "$$target" "$$what"; done
 
 demo: root $(STAMP) ## See real packets allowed and denied by the policies of examples/ (root)
 	@.ci/packages $(PYTHON) kernel
 	@$(BIN)/python -m tests.demo $(ARGS)
 
 test: $(STAMP) ## Run every test; those with real packets need root
-	@.ci/packages $(PYTHON) kernel cluster image
+	@.ci/packages $(PYTHON) kernel cluster image machines
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.lab.kube_build >/dev/null
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
@@ -45,12 +45,19 @@ image: ## Build the container image with docker, podman or buildah (IMAGE=... na
 			-t "$(IMAGE)" $(if $(BASE),--build-arg "BASE=$(BASE)") $(ARGS) .; done; \
 	echo "None of docker, podman and buildah is here: apt-get install buildah" >&2; exit 1
 
+cluster-test: $(STAMP) ## Run the tests of every feature on a cluster that runs the agent (KUBECTL="kubectl --context=NAME")
+	@[ -n "$(KUBECTL)" ] || { echo 'Say which cluster: make cluster-test KUBECTL="kubectl --context=NAME"' >&2; exit 2; }
+	@TEST_KUBECTL="$(KUBECTL)" TEST_IMAGE="$(TEST_IMAGE)" $(BIN)/pytest tests/conformance/test_features.py $(ARGS)
+
+kind-test: $(STAMP) ## Make a cluster with kind, install the agent, run the tests of every feature, delete it (KEEP=1 keeps it)
+	@kind/test $(ARGS)
+
 lint: $(STAMP) ## Check style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-fmt: $(STAMP) ## Put code into its format, and settings into the README
+fmt: $(STAMP) ## Put code into its format, and settings into their page
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m tests.docs
