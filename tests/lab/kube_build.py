@@ -1,7 +1,7 @@
-"""Builds kube-apiserver and kubectl from their Go modules, once, into a cache outside the repository.
+"""Builds kube-apiserver, kubectl and kind from their Go modules, once, into a cache outside the repository.
 
-``kubernetes/`` beside this file pins every module by version and hash. ``python -m tests.lab.kube_build``
-builds both ahead of the tests; it takes some minutes and 2 GB of Go's own cache.
+``kubernetes/`` and ``kind/`` beside this file pin every module by version and hash. All three are built
+ahead of the tests by ``python -m tests.lab.kube_build``; it takes some minutes and 2 GB of Go's own cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 from tests.lab.place import LabError
 
 VERSION = "1.36.3"
+KIND_VERSION = "0.33.0"
 SOURCE = Path(__file__).with_name("kubernetes")
+KIND_SOURCE = Path(__file__).with_name("kind")
 
 _LDFLAGS = " ".join(
     ["-s", "-w"]
@@ -60,8 +62,15 @@ def kubectl_is_built() -> bool:
     return (cache_directory() / f"kubectl-{VERSION}").exists()
 
 
-def _built(name: str, time_it_takes: str) -> Path:
-    target = cache_directory() / f"{name}-{VERSION}"
+def kind() -> Path:
+    """Return the path of kind, as :func:`kube_apiserver` does."""
+    return _built("kind", "about twenty seconds on two cores", KIND_VERSION, KIND_SOURCE, ".")
+
+
+def _built(
+    name: str, time_it_takes: str, version: str = VERSION, source: Path = SOURCE, package: str = ""
+) -> Path:
+    target = cache_directory() / f"{name}-{version}"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,28 +81,28 @@ def _built(name: str, time_it_takes: str) -> Path:
             _say(f"waiting for another process to build {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _build(name, target, time_it_takes)
+            _say(f"building {name} {version} into {target}: once, {time_it_takes}")
+            _build(source, package or f"./{name}", target)
     return target
 
 
-def _build(name: str, target: Path, time_it_takes: str) -> None:
+def _build(source: Path, package: str, target: Path) -> None:
     go, toolchain = _go()
-    _say(f"building {name} {VERSION} into {target}: once, {time_it_takes}")
     unfinished = target.with_name(f"{target.name}.{os.getpid()}")
     try:
         done = subprocess.run(
             [
                 *(go, "build", "-mod=readonly", "-buildvcs=false", "-trimpath"),
-                *("-ldflags", _LDFLAGS, "-o", str(unfinished), f"./{name}"),
+                *("-ldflags", _LDFLAGS, "-o", str(unfinished), package),
             ],
-            cwd=SOURCE,
+            cwd=source,
             env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off", **toolchain},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode != 0:
-            raise LabError(f"{name} does not build with {go}:\n{done.stdout}{done.stderr}")
+            raise LabError(f"{target.name} does not build with {go}:\n{done.stdout}{done.stderr}")
         unfinished.rename(target)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -132,4 +141,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    print(kube_apiserver(), kubectl(), sep="\n")
+    print(kube_apiserver(), kubectl(), kind(), sep="\n")
