@@ -77,6 +77,15 @@ def image() -> Image:
     return Image(target / "files", **about)
 
 
+def debian() -> Path:
+    """Return the Debian that the image is built on, as a tar file, as :func:`image` does."""
+    cache = cache_directory() / "image"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _base(cache)
+
+
 def _contents() -> Iterator[bytes]:
     """Yield all that decides what the image is."""
     paths = [ROOT / name for name in _MADE_FROM] + sorted((ROOT / "deploy").glob("requirements*.txt"))
