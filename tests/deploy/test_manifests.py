@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from agent.cli import main
 from agent.dataplane.host import Readers
 from agent.dataplane.lock import LOCK
 from agent.settings import SETTINGS, resolve
-from tests.deploy.stage import DAEMONSETS, DEPLOY, KUBE_ROUTER, built, of_kind, run_kubectl
+from tests.deploy.stage import DAEMONSETS, DEPLOY, built, of_kind, run_kubectl
 from tests.lab.apiserver import ApiServer
 from tests.lab.client import ApiError, Json
 from tests.lab.netns import CommandError, Netns
@@ -79,26 +77,6 @@ def test_what_is_installed_is_created_applied_again_and_deleted(server: ApiServe
         run(server, "delete", "--ignore-not-found", "-k", there)
     with pytest.raises(ApiError, match="404"):
         server.client.get(f"{DAEMONSETS}/netpol-agent")
-
-
-def test_the_readmes_commands_run(server: ApiServer) -> None:
-    """Those for which an API server is enough, in their order."""
-    readme = (DEPLOY / "README.md").read_text()
-    commands = re.findall(r"^    kubectl (.+)$", readme, re.MULTILINE)
-    run(server, "create", "-f", "-", stdin=json.dumps(KUBE_ROUTER))
-    try:
-        for command in commands:
-            if not re.search(r"\b(rollout|logs|exec)\b", command):
-                with contextlib.chdir(DEPLOY.parent):
-                    run(server, *shlex.split(command))
-    finally:
-        run(server, "-n", "kube-system", "delete", "daemonset", "kube-router")
-    left = "serviceaccounts,configmaps,daemonsets,clusterroles,clusterrolebindings"
-    named = ("-l", "app.kubernetes.io/name=netpol-agent", "-o", "name")
-    # The ConfigMaps of other settings stay, as it says.
-    assert {line.split("/")[0] for line in run(server, "-n", "kube-system", "get", left, *named).split()} == {
-        "configmap"
-    }
 
 
 def settings_in(server: ApiServer) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sysconfig
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +36,9 @@ from tests.lab.service import install_kube_proxy
 
 SECONDS = 180.0
 """How long a block of commands may take. All of pip's downloads are in one."""
+
+_ATTENTION = 0.2
+"""Seconds from one look at what controllers have to do to the next."""
 
 _PORT = 5432
 _DAEMONSET = f"{DAEMONSETS}/netpol-agent"
@@ -139,13 +143,17 @@ class Stage(DeployedCluster):
             else:
                 process = on.popen(command, output=output)
         deadline = time.monotonic() + SECONDS
-        while process.poll() is None:
-            self.tend()
+        while True:
+            try:
+                process.wait(_ATTENTION)
+                break
+            except subprocess.TimeoutExpired:
+                self.tend()
             if time.monotonic() > deadline:
                 process.kill()
                 process.wait()
                 raise AssertionError(f"{script}\ntakes more than {SECONDS} s:\n{log.read_text()}")
-            time.sleep(0.05)
+        self.tend()
         printed = log.read_text(errors="replace")
         assert process.returncode == 0 or allowed_to_fail, (
             f"{script}\nends with code {process.returncode}:\n{printed}"
@@ -162,7 +170,8 @@ class Stage(DeployedCluster):
             "KUBECACHEDIR": "/tmp/home/kubectl",
             "PATH": f"/tmp/bin:{root}/.venv/bin:{os.environ['PATH']}:/usr/sbin:/sbin",
             "PIP_CACHE_DIR": str(pip),
-            "PIP_NO_COMPILE": "1",
+            # What pip would fetch is there, as the tests' own: it installs the agent alone.
+            "PYTHONPATH": sysconfig.get_path("purelib"),
             "TMPDIR": "/tmp",
             "XTABLES_LOCKFILE": "/run/xtables.lock",
         }

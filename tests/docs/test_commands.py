@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.kube.model import Family
 from tests.conftest import Measured
 from tests.docs import ROOT, documents
 from tests.docs.commands import NOT_RUN, Block, Command, blocks
@@ -42,6 +43,19 @@ REWRITTEN = (
 
 ONCE = re.compile(r"make |python3 -m venv |/opt/netpol-agent/bin/pip ")
 """What takes seconds, and what it has done for one document is there for the next."""
+
+
+def only_settings_are_left(stage: Stage) -> None:
+    """Check that what removes the installation removes all but ConfigMaps of earlier settings, as it says."""
+    kinds = "serviceaccounts,configmaps,daemonsets,clusterroles,clusterrolebindings"
+    named = ("-l", "app.kubernetes.io/name=netpol-agent", "-o", "name")
+    left = stage.kubectl("-n", "kube-system", "get", kinds, *named).split()
+    assert {line.split("/")[0] for line in left} <= {"configmap"}
+    assert "KUBE-NETPOL" not in stage.worker.iptables(Family.V4, "-S")
+
+
+ENDINGS = {"deploy/README.md": only_settings_are_left}
+"""What holds when all commands of a document have run."""
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +125,8 @@ def test_the_documents_commands_run(stage: Stage, document: Path, measured: Meas
             raise AssertionError(f"{name}, line {block.line}: {error}") from None
         if "apply -k deploy/\n" in script(block) and name == "deploy/README.md":
             measured(f"from kubectl apply -k to a rolled out agent: {time.monotonic() - begin:.1f} s")
+    if name in ENDINGS:
+        ENDINGS[name](stage)
 
 
 def test_nothing_is_left_out_that_no_document_has() -> None:
