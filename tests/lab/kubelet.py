@@ -22,12 +22,15 @@ class Kubelets:
 
     A context manager. A pod's only container runs by this machine's Python, not from its image: what is run
     has to begin with ``python3``. Namespaces that are being deleted are finished. No probes, no logs, no
-    exec by the API server: :meth:`execute` runs a command where ``kubectl exec`` would.
+    exec by the API server: :meth:`execute` runs a command where ``kubectl exec`` would. For other processes
+    ``directory`` has a file for each pod, ``NAMESPACE_NAME``, with the path of its network namespace.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._client = cluster.client.another()
+        self.directory = cluster.lab.directory / "pods"
+        self.directory.mkdir()
         self._places: dict[tuple[str, str], Netns] = {}
         self._running: dict[str, tuple[tuple[str, str], subprocess.Popen[bytes]]] = {}
         self._end = threading.Event()
@@ -80,6 +83,7 @@ class Kubelets:
         (container,) = pod["spec"]["containers"]
         with netns.entered():
             process = subprocess.Popen(_by_our_python(container["command"]), start_new_session=True)
+        (self.directory / "_".join(key)).write_text(netns.path)
         self._places[key] = netns
         self._running[uid] = key, process
         status = {
@@ -95,6 +99,7 @@ class Kubelets:
         key, process = self._running.pop(uid)
         process.kill()
         process.wait()
+        (self.directory / "_".join(key)).unlink()
         del self._places[key]
         for node in self._cluster.lab.nodes.values():
             if made := node.pods.get("/".join(key)):
