@@ -17,6 +17,9 @@ from agent.kube.events import Event
 T = TypeVar("T")
 
 CALL_SECONDS = 30.0
+WAITING = 10_000
+"""As many events wait at most, and what one more call puts: who reads faster than this works has to wait."""
+_LOOK_SECONDS = 0.5
 _PIPE = 4096
 
 
@@ -36,6 +39,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
         self._sleeps, self.wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for end in (self._sleeps, self.wakes):
             weakref.finalize(self, os.close, end)
@@ -48,8 +52,11 @@ class Inbox:
         self._closed = False
 
     def put(self, events: Sequence[Event]) -> None:
-        """Add events: a sink for sources."""
+        """Add events: a sink for sources. Waits while too many wait already."""
         with self._lock:
+            while len(self._events) >= WAITING and not self._stopped and not self._closed:
+                # Whoever stops may be a signal handler, which cannot tell.
+                self._room.wait(_LOOK_SECONDS)
             self._events.extend(events)
         self._wake()
 
@@ -119,6 +126,7 @@ class Inbox:
         with self._lock:
             batch = Batch(self._events, self._calls)
             self._events, self._calls = [], []
+            self._room.notify_all()
         return batch
 
     @property

@@ -23,7 +23,7 @@ ISOLATION_ANNOTATION = "net.beta.kubernetes.io/network-policy"
 """The namespace annotation of Kubernetes 1.3 to 1.6 that isolates its pods on ingress."""
 
 _SHARED = 16384
-"""How many label sets and port lists are remembered for sharing before starting anew."""
+"""How many label sets, port lists and times are remembered for sharing before starting anew."""
 
 
 class Status(msgspec.Struct, frozen=True, gc=False):
@@ -89,6 +89,7 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _NO_LABELS: dict[str, str] = {}
 _label_sets: dict[bytes, dict[str, str]] = {}
+_times: dict[str, str] = {}
 _port_lists: dict[tuple[NamedPort, ...], tuple[NamedPort, ...]] = {}
 
 
@@ -253,9 +254,18 @@ def _pod(wire: shapes.Pod) -> Pod:
         ports=_pod_ports(spec),
         host_network=bool(spec.host_network),
         finished=status.phase in ("Succeeded", "Failed"),
-        started=status.started or "",
-        created=meta.created or "",
+        started=_time(status.started),
+        created=_time(meta.created),
     )
+
+
+def _time(text: str | None) -> str:
+    """Return a time of an object; pods that come together have equal ones, which they share."""
+    if not text:
+        return ""
+    if len(_times) >= _SHARED:
+        _times.clear()
+    return _times.setdefault(text, text)
 
 
 def _pod_addresses(status: shapes.PodStatus) -> tuple[bytes, ...]:

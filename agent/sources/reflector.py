@@ -71,8 +71,8 @@ class Reflector:
         self._sink = sink
         self._stopping = threading.Event()
         self._response: urllib3.BaseHTTPResponse | None = None
-        self._versions: dict[Key, tuple[str, str]] = {}
-        """The resourceVersion and uid last told of each object."""
+        self._versions: dict[Key, int] = {}
+        """A hash of the resourceVersion and uid last told of each object: of 100,000 these would be 8 MB."""
         self._seen = seen
         self._anything = anything
         self._invalid: dict[Key, str] = {}
@@ -198,7 +198,7 @@ class Reflector:
         self._seen.note(number)
 
     def _forget_versions(self) -> None:
-        self._versions = dict.fromkeys(self._versions, ("", ""))
+        self._versions = dict.fromkeys(self._versions, 0)
 
     def _finish_list(self, seen: set[Key], unreadable: int) -> None:
         if unreadable:
@@ -334,9 +334,9 @@ class Reflector:
         self._fault = fault
 
 
-def _version(item: Decoded) -> tuple[str, str]:
+def _version(item: Decoded) -> int:
     found = item.event.object if isinstance(item.event, Upsert) else None
-    return item.resource_version, found.uid if isinstance(found, Pod) else ""
+    return hash((item.resource_version, found.uid if isinstance(found, Pod) else ""))
 
 
 def _number(version: str) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from agent import daemon
+from agent import inbox as inbox_module
 from agent.daemon import chosen_families
 from agent.dataplane.backend import Fault, Report
 from agent.dataplane.host import HostState
@@ -470,7 +471,8 @@ print(time.monotonic() - sent[0])
         assert float(done.stdout) < 0.2
 
 
-def test_an_inbox_that_nobody_takes_from_blocks_nobody() -> None:
+def test_a_full_pipe_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_module, "WAITING", 100_000)
     inbox = Inbox()
     for number in range(70_000):
         inbox.put([pod(number % 250)])
