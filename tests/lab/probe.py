@@ -292,7 +292,7 @@ class _Batch:
                 sock.bind((flow.own, 0))
             self._epoll.register(sock.fileno(), select.EPOLLIN)
         self._inits[sock.fileno(), port] = index
-        packet = sctp.Packet(port, flow.port, 0, sctp.INIT, tag=(index + 1) << 16 | port)
+        packet = sctp.Packet(port, flow.port, 0, sctp.INIT, tag=_tag(index, port))
         sock.sendto(packet.encode(), (flow.address, 0))
 
     def _decide(self, index: int, verdict: Verdict) -> None:
@@ -324,7 +324,8 @@ class _Batch:
             if packet is None or packet.chunk not in (sctp.INIT_ACK, sctp.ABORT):
                 continue
             index = self._inits.get((fd, packet.destination))
-            if index is not None:
+            # Until it is bound, a raw socket is given other addresses' packets, too.
+            if index is not None and packet.verification == _tag(index, packet.destination):
                 self._decide(index, Verdict.ALLOWED if packet.chunk == sctp.INIT_ACK else Verdict.REJECTED)
         while True:
             try:
@@ -342,6 +343,11 @@ class _Batch:
         for sock in self._raw.values():
             sock.close()
         self._epoll.close()
+
+
+def _tag(index: int, port: int) -> int:
+    """Return the initiate tag of a flow's INIT, which each answer to it bears (RFC 9260, 8.5)."""
+    return (index + 1) << 16 | port
 
 
 def _outcome(sock: socket.socket, protocol: Protocol) -> Verdict:
