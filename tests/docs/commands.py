@@ -23,7 +23,10 @@ NOT_RUN = (
     (r"apt-get install\b", "changes the machine; .ci/packages does the same for the tests"),
     (r"make (test|lint)$|\.ci/run$", "is what runs this test"),
     (r"make bench\b", "takes an hour; tests/cluster/test_bench.py runs each section on a tiny cluster"),
-    (r"python -m tests\.mutation$", "takes an hour; tests/mutation/test_catalogue.py checks the list"),
+    (
+        r"python -m tests\.mutation$",
+        "runs the tests once for each; tests/mutation/test_catalogue.py checks the list",
+    ),
     (r"modprobe ", "changes the machine's kernel; where it is a module, tests/lab/node.py loads it"),
     (r"make lock\b", "chooses new versions; tests/deploy/test_requirements.py checks what it has chosen"),
 )
