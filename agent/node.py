@@ -105,8 +105,9 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
         )
 
     def make_backend(families: tuple[Family, ...]) -> Backend:
+        options = options_of(settings)
         return IptablesBackend(
-            choice.mode, families, options_of(settings), beside_kube_router=beside_kube_router
+            choice.mode, families, options, beside_kube_router=beside_kube_router, ahead=True
         )
 
     try:

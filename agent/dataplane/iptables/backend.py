@@ -51,8 +51,12 @@ class IptablesBackend:
         now: Callable[[], float] = time.monotonic,
         *,
         beside_kube_router: bool = False,
+        ahead: bool = False,
     ) -> None:
-        """``beside_kube_router``: write, in front of it, though what kube-router's firewall left is there."""
+        """``beside_kube_router``: write, in front of it, though what kube-router's firewall left is there.
+
+        ``ahead``: have commands wait to be needed.
+        """
         self.mode = mode
         self._beside_kube_router = beside_kube_router
         self._other_mode: Mode = "legacy" if mode == "nft" else "nft"
@@ -61,7 +65,8 @@ class IptablesBackend:
         self._desired = Desired(self.families, options, naming)
         self._planner = Planner(self.families, self._desired, naming)
         self._netlink = NetlinkSocket()
-        self._chains = Chains(Tables(mode), self.families, Watch(mode, self.families, self._netlink))
+        tables = Tables(mode, ahead=ahead)
+        self._chains = Chains(tables, self.families, Watch(mode, self.families, self._netlink))
         self._ipsets = IpSets()
         self._sets = Sets(self._ipsets)
         self._spot_check = SpotCheck(self._ipsets.members)
@@ -243,6 +248,7 @@ class IptablesBackend:
 
     def close(self) -> None:
         """Let go of the kernel; what it holds stays."""
+        self._chains.tables.close()
         self._ipsets.close()
         self._netlink.close()
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import IO
 
 from agent.dataplane.iptables import nft
+from agent.dataplane.iptables.waiting import ROOM, Waiting, give
 from agent.dataplane.mode import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
@@ -76,10 +77,19 @@ def script(lines: Iterable[str]) -> str:
 
 
 class Tables:
-    """The filter tables of both families in one iptables mode, ``nft`` or ``legacy``."""
+    """The filter tables of both families in one iptables mode, ``nft`` or ``legacy``.
 
-    def __init__(self, mode: Mode) -> None:
+    ``ahead``: commands that restore are started before they are needed, and end with :meth:`close`.
+    """
+
+    def __init__(self, mode: Mode, *, ahead: bool = False) -> None:
         self.mode = mode
+        self._waiting = Waiting() if ahead and mode == "nft" else None
+
+    def close(self) -> None:
+        """End the commands that wait to be needed."""
+        if self._waiting is not None:
+            self._waiting.close()
 
     def command(self, family: Family, action: str) -> str:
         """Name the command for an action: ``save`` or ``restore``."""
@@ -121,17 +131,9 @@ class Tables:
         for family, family_lines in lines.items():
             if not family_lines:
                 continue
-            command = [self.command(family, "restore"), "--noflush", f"--wait={WAIT_SECONDS}"]
+            command = self._restoring(family)
             try:
-                with _as_file(script(family_lines)) as given:
-                    process = subprocess.Popen(
-                        command,
-                        stdin=given,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.PIPE,
-                        encoding="utf-8",
-                        errors=_COMMENT_BYTES,
-                    )
+                process = self._given(command, script(family_lines))
             except OSError as error:
                 failed[family] = TableError(command[0], str(error), refused=False, remedy=_remedy(error))
                 continue
@@ -140,7 +142,29 @@ class Tables:
             failure = _finish(process, name, lines[family], end - time.monotonic())
             if failure is not None:
                 failed[family] = failure
+        if self._waiting is not None:
+            for family in running:
+                self._waiting.prepare(self._restoring(family))
         return failed
+
+    def _restoring(self, family: Family) -> list[str]:
+        return [self.command(family, "restore"), "--noflush", f"--wait={WAIT_SECONDS}"]
+
+    def _given(self, command: list[str], text: str) -> subprocess.Popen[str]:
+        """Return a command that has been given its input. Raises OSError."""
+        waiting = self._waiting.take(command) if self._waiting is not None and len(text) <= ROOM else None
+        if waiting is not None:
+            give(waiting, text)
+            return waiting
+        with _as_file(text) as given:
+            return subprocess.Popen(
+                command,
+                stdin=given,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors=_COMMENT_BYTES,
+            )
 
 
 def _remedy(error: Exception) -> str:

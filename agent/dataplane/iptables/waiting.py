@@ -1,0 +1,73 @@
+"""Commands that are started before they are needed: a restore begins with the reading of its lines.
+
+Starting ``iptables-nft-restore`` takes as long as most of what it then does. One that waits for its standard
+input has asked the kernel for nothing yet, holds no lock, and ends when that input does: with the agent,
+however that ends. In legacy mode there is no such command, lest one be found waiting there with the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+
+ROOM = 16_000
+"""Characters that surely go into a pipe at once; a longer text is given as a file to a command of its own."""
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    """Start a command that waits for its input. Raises OSError."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="surrogateescape",
+    )
+
+
+def give(process: subprocess.Popen[str], text: str) -> None:
+    """Give a command that waits its whole input, which must not be longer than ROOM.
+
+    One that has ended meanwhile takes nothing: its exit code will say so.
+    """
+    stdin, process.stdin = process.stdin, None
+    if stdin is not None:
+        with contextlib.suppress(BrokenPipeError), stdin:
+            stdin.write(text)
+
+
+class Waiting:
+    """Commands that wait, at most one of each kind. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}
+
+    def take(self, command: list[str]) -> subprocess.Popen[str] | None:
+        """Return a command that waits, which is the caller's from then on; None where none does."""
+        process = self._waiting.pop(tuple(command), None)
+        if process is not None and process.poll() is not None:
+            _end(process)
+            return None
+        return process
+
+    def prepare(self, command: list[str]) -> None:
+        """Have a command wait, unless one does; where it cannot be started, whoever needs it will say why."""
+        key = tuple(command)
+        if key not in self._waiting:
+            with contextlib.suppress(OSError):
+                self._waiting[key] = start(command)
+
+    def close(self) -> None:
+        """End those that wait."""
+        while self._waiting:
+            _end(self._waiting.popitem()[1])
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    give(process, "")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
