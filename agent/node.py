@@ -12,9 +12,9 @@ from agent.daemon import Agent, chosen_families
 from agent.dataplane.backend import Backend, Fault
 from agent.dataplane.host import check_host
 from agent.dataplane.iptables.backend import IptablesBackend
-from agent.dataplane.iptables.leftovers import held_families, remove, remove_sets
+from agent.dataplane.iptables.leftovers import held_families, is_clean, remove, remove_sets
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.lock import LockedError, lock_node
+from agent.dataplane.lock import LOCK, LockedError, lock_node
 from agent.dataplane.mode import MODES, UndecidedError, decide_mode
 from agent.kube.model import Family
 from agent.settings import AllowedPackets, DeniedPackets, Settings
@@ -111,7 +111,8 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
         )
 
     try:
-        return Agent(settings, choice, host, _source(settings, fresh=not held), make_backend, held)
+        source = _source(settings, fresh=not held and is_clean())
+        return Agent(settings, choice, host, source, make_backend, held)
     except OSError as error:
         raise StartError(
             f"the kernel cannot be programmed: {error}",
@@ -139,7 +140,7 @@ def _source(settings: Settings, *, fresh: bool) -> Source:
         settings.kubeconfig or None,
         settings.context or None,
         nodes=settings.allow_nodes,
-        state=settings.state_dir,
+        state=LOCK.parent,
         anything=fresh,
     )
 

@@ -271,8 +271,7 @@ SETTINGS: tuple[Setting, ...] = (
         "state_dir",
         "/var/lib/netpol-agent",
         "DIR",
-        "Where the last good version of each object of the manifests, or how far the API server was read, is "
-        "kept across restarts.",
+        "Where the last good version of each object of the manifests is kept across restarts.",
         _path,
     ),
     _choice(

@@ -184,9 +184,11 @@ class Reflector:
 
     def _not_older(self) -> dict[str, str]:
         """Return what of a request says how old its answer may be (API concepts, resource versions)."""
-        if self._seen.latest:
-            return {"resourceVersion": str(self._seen.latest), "resourceVersionMatch": "NotOlderThan"}
-        return {"resourceVersion": "0"} if self._anything else {}
+        # The version 0 would mean anything at all, too, but is answered in one piece.
+        version = self._seen.latest or int(self._anything)
+        if not version:
+            return {}
+        return {"resourceVersion": str(version), "resourceVersionMatch": "NotOlderThan"}
 
     def _look_for_a_restore(self, version: str) -> None:
         """Let nothing known pass for unchanged where the versions of the whole have gone back."""
@@ -219,7 +221,9 @@ class Reflector:
             _raise_for(response)
             body: bytes = response.read()
         finally:
-            self._response = None
+            # A page that nobody waits for any more may come while another request is under way.
+            if self._response is response:
+                self._response = None
             response.release_conn()
         self._contact()
         return body

@@ -19,9 +19,8 @@ class Seen:
     """The highest resourceVersion of one kind that this node was told, in a file of its own.
 
     It is written before what came with it is enforced, and each time at the same place, so that whatever
-    ends the agent, the file is never behind what the kernel holds. It outlives the process, not a crash of
-    the node, after which the kernel holds nothing to go back from. Without a file that can be written
-    nothing is remembered.
+    ends the agent, the file is never behind what the kernel holds. It belongs where it goes when the node
+    is started anew, as what the kernel holds does. Without a file that can be written nothing is remembered.
     """
 
     def __init__(self, path: Path | None) -> None:

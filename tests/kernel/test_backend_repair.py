@@ -11,13 +11,14 @@ from agent.dataplane.iptables.leftovers import remove
 from agent.dataplane.iptables.tables import TableError
 from agent.dataplane.mode import MODES
 from agent.kube.events import Event
-from agent.kube.model import Direction, Family, Key
+from agent.kube.model import Direction, Family, Key, Rule
 from agent.policy.engine import Engine
 from agent.policy.program import PodId
 from tests.kernel.kernel_state import (
     FAMILIES,
     HERE,
     TwoPods,
+    block,
     break_policy,
     iptables,
     labelled,
@@ -246,3 +247,33 @@ def test_a_built_in_chain_of_another_priority_is_not_taken_for_an_empty_one(netn
     for _ in range(2):
         (fault,) = backend.sync(program).faults
         assert "FORWARD" in fault.what
+
+
+def test_a_change_seen_by_a_look_that_was_overtaken_is_seen_by_the_next(node: TwoPods) -> None:
+    assert node.backend.drift(node.program) == []
+    iptables(node.mode, Family.V4, "-D", "FORWARD", "1")
+    reading = node.backend.reading()
+    reading.read()
+    added = policy("added", selector=labelled(app="a"), ingress=[])
+    node.backend.apply(node.program, node.engine.apply([added], 1.0))
+    assert node.backend.overtaken(reading)
+    assert node.backend.drift(node.program) == ["IPv4: FORWARD: its rule is missing"]
+
+
+def test_what_is_known_does_not_outlive_a_sync_that_came_in_between(node: TwoPods) -> None:
+    assert node.backend.drift(node.program) == []
+    reading = node.backend.reading()
+    reading.read()
+    assert node.backend.sync(node.program).faults == ()
+    node.backend.drift(node.program, reading)
+    assert node.backend._looked_at is None or node.mode == "legacy"
+
+
+def test_blocks_are_written_as_the_kernel_prints_them(node: TwoPods) -> None:
+    peer = block("::2:0/112", "::2:100/120")
+    added = policy("added", selector=labelled(app="a"), ingress=[Rule((peer,))])
+    report = node.backend.apply(node.program, node.engine.apply([added], 1.0))
+    assert report.faults == ()
+    node.backend.tidy(node.program)
+    node.backend._looked_at = None
+    assert node.backend.drift(node.program) == []

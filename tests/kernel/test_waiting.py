@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from agent.dataplane.iptables.tables import Tables
-from agent.dataplane.iptables.waiting import ROOM
 from agent.kube.model import Family
 
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")
@@ -85,7 +84,7 @@ def test_a_command_that_ended_while_it_waited_is_replaced(tables: Tables) -> Non
 def test_a_long_text_goes_to_a_command_of_its_own_and_a_wrong_line_is_named(tables: Tables) -> None:
     tables.restore({Family.V4: [":A - [0:0]"]})
     spared = settled(1)
-    rules = [f"-A A -s 10.{n >> 8}.{n & 255}.0/24 -j DROP" for n in range(ROOM // 20)]
+    rules = [f"-A A -s 10.{n >> 8}.{n & 255}.0/24 -j DROP" for n in range(2500)]
     assert tables.restore({Family.V4: rules}) == {}
     assert settled(1) == spared
     assert len(tables.read(Family.V4)["A"]) == len(rules)

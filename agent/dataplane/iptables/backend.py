@@ -173,6 +173,8 @@ class IptablesBackend:
         if self._looked_at is not None and self._chains.watch.certain():
             known = {f: {**self._looked_at[f], **self._chains.ours(f)} for f in self.families}
         else:
+            # What somebody wrote is seen only when these tables are looked at; until then nothing is known.
+            self._looked_at = None
             self._chains.watch.mark()
         tables, writes = self._chains.tables, self._chains.writes
         return TablesReading(tables, self._other_mode, self.families, writes, known)
@@ -198,11 +200,12 @@ class IptablesBackend:
                 # One that is missing leaves everything open: it never waits.
                 if due or hooks.missing(now, chain):
                     differences.append(f"IPv{int(family)}: {chain}: {why}")
-        self._looked_at = (
-            {f: {c: r for c, r in now.items() if not names.is_ours(c)} for f, now in tables.items()}
-            if not differences
-            else None
-        )
+        if differences:
+            self._looked_at = None
+        elif reading.known is None:
+            self._looked_at = {
+                f: {c: r for c, r in now.items() if not names.is_ours(c)} for f, now in tables.items()
+            }
         in_kernel = self._sets.sizes_in_kernel()
         for name, size in self._sets.sizes.items():
             if name not in in_kernel:

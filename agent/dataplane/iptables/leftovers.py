@@ -51,6 +51,18 @@ def held_families(mode: Mode) -> frozenset[Family]:
     return frozenset(found)
 
 
+def is_clean() -> bool:
+    """Whether this node's kernel surely holds nothing of ours, in either mode."""
+    try:
+        for mode in MODES:
+            if any(names.is_ours(chain) for table in tables(mode, Family).values() for chain in table):
+                return False
+        with IpSets() as ipsets:
+            return not any(map(names.is_our_set, ipsets.list_shapes(names.SET_PREFIX)))
+    except (TableError, SetError, OSError):
+        return False
+
+
 def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:
     """Remove our hooks and chains from one mode's filter tables; return what could not be removed."""
     written = Tables(mode)

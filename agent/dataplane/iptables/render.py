@@ -150,7 +150,7 @@ def _blocks(policy: PolicyId, rule: RuleProgram, flag: str, about: str, chains: 
 
 
 def _network_text(network: Network) -> str:
-    return f"{address_text(network.address)}/{network.prefix}"
+    return prefix_text(Prefix(int.from_bytes(network.address, "big"), network.prefix), network.family)
 
 
 def pod_chain(pod: PodId, program: PodProgram, family: Family, options: Options) -> Chains:

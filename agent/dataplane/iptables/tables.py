@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import IO
 
 from agent.dataplane.iptables import nft
-from agent.dataplane.iptables.waiting import ROOM, Waiting, give
+from agent.dataplane.iptables.waiting import Waiting, give
 from agent.dataplane.mode import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
@@ -152,7 +152,8 @@ class Tables:
 
     def _given(self, command: list[str], text: str) -> subprocess.Popen[str]:
         """Return a command that has been given its input. Raises OSError."""
-        waiting = self._waiting.take(command) if self._waiting is not None and len(text) <= ROOM else None
+        size = len(text.encode(errors=_COMMENT_BYTES))
+        waiting = self._waiting.take(command, size) if self._waiting is not None else None
         if waiting is not None:
             give(waiting, text)
             return waiting

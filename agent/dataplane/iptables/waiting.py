@@ -8,10 +8,10 @@ however that ends. In legacy mode there is no such command, lest one be found wa
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import subprocess
 
-ROOM = 16_000
-"""Characters that surely go into a pipe at once; a longer text is given as a file to a command of its own."""
+_F_GETPIPE_SZ = 1032
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -27,7 +27,7 @@ def start(command: list[str]) -> subprocess.Popen[str]:
 
 
 def give(process: subprocess.Popen[str], text: str) -> None:
-    """Give a command that waits its whole input, which must not be longer than ROOM.
+    """Give a command that waits its whole input.
 
     One that has ended meanwhile takes nothing: its exit code will say so.
     """
@@ -43,10 +43,18 @@ class Waiting:
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}
 
-    def take(self, command: list[str]) -> subprocess.Popen[str] | None:
-        """Return a command that waits, which is the caller's from then on; None where none does."""
-        process = self._waiting.pop(tuple(command), None)
-        if process is not None and process.poll() is not None:
+    def take(self, command: list[str], size: int) -> subprocess.Popen[str] | None:
+        """Return a command that waits, which is the caller's from then on; None where none does.
+
+        None, too, where so many bytes may not fit into its pipe: writing them could block.
+        """
+        process = self._waiting.get(tuple(command))
+        if process is None or process.stdin is None:
+            return None
+        if size > fcntl.fcntl(process.stdin, _F_GETPIPE_SZ):
+            return None
+        del self._waiting[tuple(command)]
+        if process.poll() is not None:
             _end(process)
             return None
         return process

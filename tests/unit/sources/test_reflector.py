@@ -483,7 +483,7 @@ def test_a_restart_asks_for_nothing_older_than_was_told_before(
     script.watches = [stream(line("MODIFIED", pod("a", 7))), stream()]
     first = running(seen, anything=True)
     wait(lambda: len(first.events) == 3)
-    assert script.asked[0] == {"limit": "500", "resourceVersion": "0"}
+    assert script.asked[0] == {"limit": "500", "resourceVersion": "1", "resourceVersionMatch": "NotOlderThan"}
     first.stop()
     asked = len(script.asked)
     second = running(seen, anything=True)
