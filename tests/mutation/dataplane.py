@@ -9,7 +9,7 @@ _TREE = "agent/dataplane/iptables/tree.py"
 _HAZARDS = "agent/dataplane/iptables/hazards.py"
 _STEPS = "agent/dataplane/iptables/steps.py"
 _BACKEND = "agent/dataplane/iptables/backend.py"
-_DESIRED = "agent/dataplane/iptables/desired.py"
+_TREES = "agent/dataplane/iptables/trees.py"
 _NAMES = "agent/dataplane/iptables/names.py"
 
 DATAPLANE = (
@@ -193,8 +193,8 @@ DATAPLANE = (
     ),
     Mutation(
         "a pod that goes keeps its place in the tree",
-        _DESIRED,
-        "if self._addresses.get(tree, {}).get(number) == pod.pod:",
+        _TREES,
+        "if state is not None and state.addresses.get(number) == pod:",
         "if False:",
         (Selection.CROWD,),
     ),

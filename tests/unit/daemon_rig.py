@@ -179,6 +179,10 @@ class Rig:
         self.source.synced()
         self.until(lambda: self.backend.named("sync"))
 
+    def look_for_drift(self) -> None:
+        """Have drift be looked for now. On the loop's own thread, which may be about to say when."""
+        self.agent.inbox.call(lambda: setattr(self.agent, "_drift_at", 0.0))
+
     def until(self, what: Callable[[], object]) -> None:
         limit = time.monotonic() + SECONDS
         while not what():

@@ -180,13 +180,13 @@ def test_a_fault_that_has_passed_is_not_shown_for_ever(rig: Rig, monkeypatch: py
     rig.backend.syncs = [Report(0.0, 1, False, (fight,))]
     rig.synced()
     rig.until(lambda: fight in rig.agent.health().faults)
-    rig.agent._drift_at = 0.0
+    rig.look_for_drift()
     rig.until(lambda: rig.backend.named("drift"))
     time.sleep(0.05)
     assert fight in rig.agent.health().faults
     rig.agent._synced_at = 0.0
     monkeypatch.setattr(daemon, "FAULTS_CHECK", 0.0)
-    rig.agent._drift_at = 0.0
+    rig.look_for_drift()
     rig.until(lambda: not rig.agent.health().faults)
 
 
@@ -252,7 +252,7 @@ def test_drift_is_repaired_and_counted(rig: Rig) -> None:
     rig.backend.drifts = [["chain X is gone"]]
     rig.synced()
     rig.until(lambda: ready(rig))
-    rig.agent._drift_at = 0.0
+    rig.look_for_drift()
     rig.until(lambda: len(rig.backend.named("sync")) == 2)
     assert rig.agent.status().kernel.drift.repairs == 1
 
@@ -265,7 +265,7 @@ def test_a_look_that_writes_overtake_says_nothing_but_not_for_ever(
     rig.backend.drifts = [["chain X is gone"]]
     rig.synced()
     rig.until(lambda: ready(rig))
-    rig.agent._drift_at = 0.0
+    rig.look_for_drift()
     rig.until(lambda: len(rig.backend.named("sync")) == 2)
     assert rig.backend.overtakes == []
     assert len(rig.backend.named("drift")) == 1
@@ -280,13 +280,13 @@ def test_drift_is_looked_for_while_a_retry_is_pending_and_what_stays_waits_for_t
     rig.backend.drifts = [["a set is full"]] * 2 + [["a set is full", "a hook is missing"]] * 10
     rig.synced()
     rig.until(lambda: len(rig.backend.named("sync")) == 1)
-    rig.agent._drift_at = 0.0
+    rig.look_for_drift()
     rig.until(lambda: len(rig.backend.named("sync")) == 2)
     rig.until(lambda: len(rig.backend.named("drift")) == 2)
-    rig.agent._drift_at = 0.0
+    rig.look_for_drift()
     rig.until(lambda: len(rig.backend.named("sync")) == 3)
     rig.until(lambda: len(rig.backend.named("drift")) == 4)
-    rig.agent._drift_at = 0.0
+    rig.look_for_drift()
     rig.until(lambda: len(rig.backend.named("drift")) == 5)
     time.sleep(0.05)
     assert len(rig.backend.named("sync")) == 3
