@@ -231,7 +231,9 @@ class Agent:
     def _owners(self) -> dict[bytes, Key]:
         return {address: pod.key for pod in self._engine.local_pods() for address in pod.addresses}
 
-    def _call(self, move: Callable[..., Report], *arguments: Delta | dict[bytes, Key]) -> Report:
+    def _call(
+        self, move: Callable[..., Report], *arguments: Delta | dict[bytes, Key] | Callable[[], bool]
+    ) -> Report:
         """Call the backend; whatever it raises is a failure to try again, and ends nothing."""
         self._heartbeat = time.time()
         try:
@@ -273,9 +275,13 @@ class Agent:
         quiet = self.inbox.empty and now - self._quiet_since >= TIDY_AFTER
         if not quiet and now - self._dirty_since < TIDY_AT_LATEST:
             return
-        report = self._call(self._backend.tidy)
-        self._dirty_since = None
+        report = self._call(self._backend.tidy, self._has_news)
+        if not report.unfinished:
+            self._dirty_since = None
         self._note(report, tidied=True)
+
+    def _has_news(self) -> bool:
+        return not self.inbox.empty
 
     def _disturbed(self, now: float) -> bool:
         self._disturbed_at = now + HEARTBEAT

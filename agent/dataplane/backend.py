@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from agent.kube.model import Direction, Key
@@ -26,7 +26,7 @@ class Report(NamedTuple):
 
     ``seconds`` it took; ``writes`` made to the kernel; ``pending``: something failed or was put off, and
     :meth:`Backend.sync` is due. ``refused``: another program enforces policies in this kernel; nothing
-    may be written until a sync says otherwise.
+    may be written until a sync says otherwise. ``unfinished``: a :meth:`Backend.tidy` that was interrupted.
     """
 
     seconds: float
@@ -34,6 +34,7 @@ class Report(NamedTuple):
     pending: bool = False
     faults: tuple[Fault, ...] = ()
     refused: bool = False
+    unfinished: bool = False
 
 
 class KernelView(NamedTuple):
@@ -80,8 +81,11 @@ class Backend(Protocol):
         """Whether :meth:`tidy` has something to do."""
         ...
 
-    def tidy(self, program: Program) -> Report:
-        """Remove what nothing needs any more. Called when nothing else is to be done, retries aside."""
+    def tidy(self, program: Program, interrupted: Callable[[], bool] = ...) -> Report:
+        """Remove what nothing needs any more. Called when nothing else is to be done, retries aside.
+
+        ``interrupted`` is asked between writes, each of which takes up to 20 ms: whether the rest can wait.
+        """
         ...
 
     def disturbed(self) -> bool:

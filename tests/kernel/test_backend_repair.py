@@ -20,6 +20,7 @@ from tests.kernel.kernel_state import (
     TwoPods,
     block,
     break_policy,
+    gone,
     iptables,
     labelled,
     make_backend,
@@ -277,3 +278,20 @@ def test_blocks_are_written_as_the_kernel_prints_them(node: TwoPods) -> None:
     node.backend.tidy(node.program)
     node.backend._looked_at = None
     assert node.backend.drift(node.program) == []
+
+
+def test_tidying_stops_between_writes_when_something_else_has_come_and_goes_on_later() -> None:
+    engine, backend = Engine(HERE), make_backend("nft")
+    local = [pod(f"p{number}", number, app="a") for number in range(1, 4)]
+    engine.apply([*local, policy("a", selector=labelled(app="a"), ingress=[])], 0.0)
+    backend.sync(engine.program)
+    for event in (gone(policy("a")), policy("b", selector=labelled(app="a"), egress=[])):
+        backend.apply(engine.program, engine.apply([event], 1.0))
+    calls = 0
+    while (report := backend.tidy(engine.program, lambda: True)).unfinished:
+        assert report.writes
+        calls += 1
+        assert calls < 10
+    assert calls > 1
+    assert not backend.untidy()
+    assert backend.drift(engine.program) == []

@@ -233,10 +233,15 @@ class ModelTables:
         self.kernel = kernel
         self.mode = "nft"
 
+    def close(self) -> None:
+        pass
+
     def read(self, family: Family) -> Table:
         return dict(self.kernel.tables[family])
 
-    def restore(self, lines: Mapping[Family, list[str]]) -> dict[Family, TableError]:
+    def restore(
+        self, lines: Mapping[Family, list[str]], done: Callable[[Family], None] = lambda _: None
+    ) -> dict[Family, TableError]:
         failed = {}
         for family, family_lines in lines.items():
             try:
@@ -247,6 +252,7 @@ class ModelTables:
                 failed[family] = TableError("iptables-restore", str(error))
                 continue
             self.kernel.changed()
+            done(family)
         return failed
 
 
@@ -358,7 +364,7 @@ def make_backend(
     def uplinks(networks: Iterable[Network]) -> frozenset[str]:
         return frozenset({_UPLINK} if list(networks) else ())
 
-    patch.setattr(backend_module, "Tables", lambda _: ModelTables(kernel))
+    patch.setattr(backend_module, "Tables", lambda _, **__: ModelTables(kernel))
     patch.setattr(backend_module, "IpSets", lambda: ModelIpSets(kernel))
     patch.setattr(backend_module, "forget", forget)
     patch.setattr(backend_module, "uplinks", uplinks)

@@ -82,8 +82,8 @@ class FakeBackend:
     def untidy(self) -> bool:
         return self.dirty
 
-    def tidy(self, program: Program) -> Report:
-        del program
+    def tidy(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
+        del program, interrupted
         self.dirty = self.stays_dirty
         return self._called("tidy", self.tidies, NOTHING)
 

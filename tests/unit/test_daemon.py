@@ -248,6 +248,15 @@ def test_what_cannot_be_tidied_is_left_until_something_else_is_written(rig: Rig)
     rig.until(lambda: len(rig.backend.named("tidy")) > before)
 
 
+def test_tidying_that_was_interrupted_goes_on_when_what_came_is_done(rig: Rig) -> None:
+    rig.backend.tidies = [Report(0.0, 1, unfinished=True)]
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: len(rig.backend.named("tidy")) == 2)
+    time.sleep(0.2)
+    assert len(rig.backend.named("tidy")) == 2
+
+
 def test_drift_is_repaired_and_counted(rig: Rig) -> None:
     rig.backend.drifts = [["chain X is gone"]]
     rig.synced()

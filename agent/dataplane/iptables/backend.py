@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from types import MappingProxyType
 
 from agent import log
@@ -147,23 +147,40 @@ class IptablesBackend:
             or self._vacant
         )
 
-    def tidy(self, program: Program) -> Report:
+    def tidy(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
         started = time.perf_counter()
         writes = self._writes()
-        faults = self._forget(self._vacant)
+        faults: list[Fault] = []
+        left: list[Fault] = []
+        for part in self._untidy_parts(program, faults, left):
+            part()
+            if faults:
+                break
+            if self._writes() > writes and interrupted():
+                return self._report(started, writes, [], left)._replace(unfinished=True)
+        return self._report(started, writes, faults, left)
+
+    def _untidy_parts(
+        self, program: Program, faults: list[Fault], left: list[Fault]
+    ) -> Iterator[Callable[[], None]]:
+        """Yield what there is to tidy up, in the order in which it can be done.
+
+        What cannot be removed does no harm: it is told in ``left``, and left for the next time.
+        """
+        yield lambda: faults.extend(self._forget(self._vacant))
         if not self._failed:
             # A sync does both of these: while one is due, what they would change is not known to be there.
             if self._planner.switched:
-                try:
-                    faults += self._carry_out(self._planner.switch_back(program))
-                except SetError as error:
-                    faults.append(error.fault())
-            faults += self._chains.write(self._desired.prune())
-            if faults:
-                return self._report(started, writes, faults)
-        # What cannot be removed does no harm: it is left for the next time.
-        left = self._chains.sweep() + self._sets.sweep()
-        return self._report(started, writes, [], left)
+                yield lambda: self._switch_back(program, faults)
+            yield lambda: faults.extend(self._chains.write(self._desired.prune()))
+        yield lambda: left.extend(self._chains.sweep())
+        yield lambda: left.extend(self._sets.sweep())
+
+    def _switch_back(self, program: Program, faults: list[Fault]) -> None:
+        try:
+            faults += self._carry_out(self._planner.switch_back(program))
+        except SetError as error:
+            faults.append(error.fault())
 
     def disturbed(self) -> bool:
         return self._chains.watch.changed()
@@ -332,14 +349,15 @@ class IptablesBackend:
         )
         entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
         unreached, reached = self._staged(chains)
-        if any(entering.values()) and any(reached.values()):
-            faults += self._chains.write(unreached)
-            self._change(entering, faults)
+        apart = any(entering.values()) and any(reached.values())
+        faults += self._chains.write(
+            unreached if apart else chains, lambda family: self._enter(entering, family, faults)
+        )
+        # Where chains could not be written, too: then their pods are closed.
+        self._change(entering, faults)
+        if apart:
             faults += self._chains.write(reached)
-        else:
-            faults += self._chains.write(chains)
-            self._change(entering, faults)
-        if at_once and (any(entering.values()) or any(chains.values())):
+        if at_once and (any(g.added for g in step.isolated.values()) or any(chains.values())):
             # What came in between, while the former owner's rules still held, is forgotten as well.
             faults += self._forget(at_once)
             held_back = self._unforgotten
@@ -352,6 +370,11 @@ class IptablesBackend:
         self._change(leaving, faults)
         self._sets.garbage |= step.dropped & self._sets.shapes.keys()
         return faults
+
+    def _enter(self, entering: dict[str, Gains], family: Family, faults: list[Fault]) -> None:
+        """Isolate the addresses of a family whose chains are written, without waiting for the other's."""
+        sets = {self._planner.naming.isolated_set(direction, family) for direction in Direction}
+        self._change({name: entering.pop(name) for name in sets & entering.keys()}, faults)
 
     def _hold_lagging(self, step: Step, faults: list[Fault]) -> None:
         """Take away and isolate in sets that rules refer to for want of a write, too; open nothing there.

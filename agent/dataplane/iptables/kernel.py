@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from agent.dataplane.backend import Fault
 from agent.dataplane.iptables import names, render, script
@@ -58,8 +58,10 @@ class Chains:
             if held.get(chain) != now.get(chain)
         ]
 
-    def write(self, changes: Changes) -> list[Fault]:
+    def write(self, changes: Changes, done: Callable[[Family], None] = lambda _: None) -> list[Fault]:
         """Write chains, atomically for each family; return what could not be written.
+
+        ``done`` is called with a family as soon as its chains are written, which the other's may not be yet.
 
         Chains given as None become garbage. When a family is refused, what the kernel does not take is found
         by halves and left as it was, or where it is new made so that it allows nothing; the rest is written.
@@ -78,7 +80,11 @@ class Chains:
                 if current.get(chain) != rules:
                     wanted[family][chain] = rules
         self._begin(wanted)
-        failed = self._restore({f: script.lines(self.whole[f], chains) for f, chains in wanted.items()})
+        lines = {f: script.lines(self.whole[f], chains) for f, chains in wanted.items()}
+        for family, text in lines.items():
+            if not text:
+                done(family)
+        failed = self._restore(lines, done)
         faults: list[Fault] = []
         for family, chains in wanted.items():
             if family not in failed:
@@ -249,13 +255,15 @@ class Chains:
     def _one(self, family: Family, lines: list[str]) -> TableError | None:
         return self._restore({family: lines}).get(family)
 
-    def _restore(self, lines: Mapping[Family, list[str]]) -> dict[Family, TableError]:
+    def _restore(
+        self, lines: Mapping[Family, list[str]], done: Callable[[Family], None] = lambda _: None
+    ) -> dict[Family, TableError]:
         todo = {family: text for family, text in lines.items() if text}
         if not todo:
             return {}
         self.writes += len(todo)
         self.watch.before_write()
-        failed = self.tables.restore(todo)
+        failed = self.tables.restore(todo, done)
         self.watch.after_write(len(todo) - len(failed))
         return failed
 

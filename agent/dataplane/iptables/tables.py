@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO
 
 from agent.dataplane.iptables import nft
@@ -119,10 +119,13 @@ class Tables:
             _check_readable(family, command, done.stdout)
         return parse(done.stdout)
 
-    def restore(self, lines: Mapping[Family, list[str]]) -> dict[Family, TableError]:
+    def restore(
+        self, lines: Mapping[Family, list[str]], done: Callable[[Family], None] = lambda _: None
+    ) -> dict[Family, TableError]:
         """Apply lines to each family's filter table, each family atomically and both at once.
 
-        Chains not named stay as they are. Returns the families that failed and so hold what they held.
+        Chains not named stay as they are. Returns the families that failed and so hold what they held;
+        ``done`` is called with each other one as soon as it is through.
         """
         running: dict[Family, tuple[subprocess.Popen[str], str]] = {}
         seconds = COMMAND_SECONDS + sum(map(len, lines.values())) / _LINES_A_SECOND
@@ -142,6 +145,8 @@ class Tables:
             failure = _finish(process, name, lines[family], end - time.monotonic())
             if failure is not None:
                 failed[family] = failure
+            else:
+                done(family)
         if self._waiting is not None:
             for family in running:
                 self._waiting.prepare(self._restoring(family))
