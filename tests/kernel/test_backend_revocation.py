@@ -193,3 +193,17 @@ def test_a_vacant_address_is_forgotten_when_it_is_quiet_and_at_the_latest_before
     come_and_go()
     node.backend.apply(node.program, node.engine.apply([pod("y", 7, node="there", app="b")], 1.0))
     assert forgotten == address
+
+
+def test_a_policy_that_comes_back_before_it_is_tidied_up_finds_its_sets_and_the_peers_of_now(
+    node: TwoPods,
+) -> None:
+    again = policy("again", selector=labelled(app="a"), ingress=[Rule((pods_of(app="late"),))])
+    late = [pod(f"late-{number}", number, node="there", app="late") for number in (20, 21)]
+    for event in (late[0], again, gone(again), late[1], gone(late[0]), again):
+        assert node.backend.apply(node.program, node.engine.apply([event], 1.0)).faults == ()
+    held = sets_looked_at(node.mode)
+    assert packed("10.0.0.21") in held
+    assert packed("10.0.0.20") not in held
+    node.backend.tidy(node.program)
+    assert node.backend.drift(node.program) == []

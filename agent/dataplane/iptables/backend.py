@@ -330,7 +330,11 @@ class IptablesBackend:
         self._vacant |= step.vacant
         faults += self._forget(at_once)
         held_back = self._unforgotten
-        taken = step.fresh.keys() & self._sets.shapes.keys()
+        reused: set[str] = set()
+        if not self._failed and not self._lagging:
+            # Only garbage refers to these: a policy that comes back before that is removed finds its sets.
+            reused = {name for name, (shape, _) in step.fresh.items() if self._sets.fits(name, shape)}
+        taken = (step.fresh.keys() & self._sets.shapes.keys()) - reused
         if taken:
             faults += self._chains.let_go_of(taken)
         unmade: set[str] = set()
@@ -339,7 +343,9 @@ class IptablesBackend:
                 wanted = members | self._still_closed(name)
             else:
                 wanted = _without(members, held_back)
-            failed = self._sets.create(name, shape, wanted)
+            failed = (
+                self._sets.reuse(name, wanted) if name in reused else self._sets.create(name, shape, wanted)
+            )
             if failed:
                 faults += failed
                 unmade.add(name)

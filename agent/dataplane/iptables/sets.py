@@ -62,6 +62,18 @@ class Sets:
         headers = self._ipsets.list_shapes(names.SET_PREFIX)
         return {name: header.size for name, header in headers.items() if names.is_our_set(name)}
 
+    def fits(self, name: str, shape: SetShape) -> bool:
+        """Whether garbage of that name can be what is wanted, given other members."""
+        held = self.shapes.get(name)
+        if name not in self.garbage or held is None:
+            return False
+        return held[:2] == shape[:2] and held.maxelem >= shape.maxelem
+
+    def reuse(self, name: str, members: Iterable[Member]) -> list[Fault]:
+        """Give garbage other members, in place: nothing that packets reach looks at it. Raises SetError."""
+        self.writes += 1
+        return self._refill(name, set(members))
+
     def create(self, name: str, shape: SetShape, members: Iterable[Member]) -> list[Fault]:
         """Make a set that no rule of ours refers to yet, in place of one of that name that nothing needs.
 
