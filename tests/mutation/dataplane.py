@@ -235,8 +235,9 @@ DATAPLANE = (
     Mutation(
         "an address is isolated before its chain is there",
         _BACKEND,
-        "            faults += self._chains.write(chains)\n            self._change(entering, faults)\n",
-        "            self._change(entering, faults)\n            faults += self._chains.write(chains)\n",
+        "        apart = any(entering.values()) and any(reached.values())\n",
+        "        self._change(entering, faults)\n"
+        "        apart = any(entering.values()) and any(reached.values())\n",
         (Selection.STEPS,),
     ),
     Mutation(
