@@ -89,7 +89,7 @@ DATAPLANE = (
         _RENDER,
         'chain += [_join(_in_set(set_name(s), "dst,dst"), about, allow) for s in rule.folded]',
         "pass",
-        (Selection.CHAINS,),
+        (Selection.FOLDED,),
     ),
     Mutation(
         "one rule's chain of peers serves every rule of the policy",

@@ -21,6 +21,7 @@ class Selection(enum.StrEnum):
     """The program after a random history against the plain truth."""
     BLOCKS = "tests/property/test_compiler.py::test_block_lists_hold_exactly_what_their_blocks_do"
     """The algebra of blocks, at every edge."""
+    FOLDED = "tests/unit/dataplane/test_render.py::test_named_ports_of_peers_are_each_a_rule_of_the_policy"
     CHAINS = "tests/property/test_rendered.py::test_chains_judge_every_packet_as_the_specification_does"
     """Chains and sets against the evaluator, on random clusters."""
     CROWD = "tests/property/test_rendered.py::test_every_pod_of_a_crowded_node_is_judged_by_its_own_chain"

@@ -305,3 +305,14 @@ def test_the_text_depends_on_the_objects_alone(history: list[Batch]) -> None:
             other.apply([event], 0.0)
     assert render_text(one.program, Options()) == render_text(other.program, Options())
     assert render_text(one.program, Options()) == render_text(one.program, Options())
+
+
+def test_named_ports_of_peers_are_each_a_rule_of_the_policy() -> None:
+    policy = PolicyId(Direction.EGRESS, Key("ns", "p"))
+    folded = set_ids(SetKind.ADDRESS_PORTS, Direction.EGRESS, 2)
+    rules = render.policy_chains(policy, [RuleProgram(0, (), (), (), folded)], names.peer_set)
+    written = rules[names.policy_chain(policy)]
+    assert len(written) == len(folded)
+    for set_id, rule in zip(folded, written, strict=True):
+        assert f"--match-set {names.peer_set(set_id)} dst,dst" in rule
+        assert rule.endswith(f"-g {names.allow(Direction.EGRESS)}")
