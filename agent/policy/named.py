@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from agent.kube.model import Family
+from agent.kube.model import Family, family_of
 from agent.policy.blocks import Range, range_networks
 from agent.policy.graph import LiveSet, PodRecord
 from agent.policy.labels import Multimap
@@ -140,7 +140,7 @@ class NamedPorts:
         """Yield the sets that ask for a named port of a pod, at an address of its own."""
         if not self._askers:
             return
-        family = Family.V4 if len(address) == 4 else Family.V6
+        family = family_of(address)
         for port in _ports(record):
             askers = self._askers.get((port, family))
             if askers is not None:

@@ -46,16 +46,20 @@ def held_families(mode: Mode) -> frozenset[Family]:
     found = set()
     for family in Family:
         with contextlib.suppress(TableError):
-            if any(names.is_ours(chain) for table in tables(mode, [family]).values() for chain in table):
+            if _holds_ours(mode, family):
                 found.add(family)
     return frozenset(found)
+
+
+def _holds_ours(mode: Mode, family: Family) -> bool:
+    return any(names.is_ours(chain) for table in tables(mode, [family]).values() for chain in table)
 
 
 def is_clean() -> bool:
     """Whether this node's kernel surely holds nothing of ours, in either mode."""
     try:
         for mode in MODES:
-            if any(names.is_ours(chain) for table in tables(mode, Family).values() for chain in table):
+            if any(_holds_ours(mode, family) for family in Family):
                 return False
         with IpSets() as ipsets:
             return not any(map(names.is_our_set, ipsets.list_shapes(names.SET_PREFIX)))

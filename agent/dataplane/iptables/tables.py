@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO
 
 from agent.dataplane.iptables import nft
-from agent.dataplane.iptables.waiting import Waiting, give
+from agent.dataplane.iptables.waiting import BYTES, Waiting, give, start
 from agent.dataplane.mode import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
@@ -26,9 +26,6 @@ COMMAND_SECONDS = 15
 
 _LINES_A_SECOND = 500
 """How many lines a command may be given for each further second: a tenth of what a slow node does."""
-
-_COMMENT_BYTES = "surrogateescape"
-"""Comments of other programs' rules hold any bytes; they are given back as they were."""
 
 _FAILED_LINE = re.compile(r"line:? (\d+)")
 
@@ -107,7 +104,7 @@ class Tables:
                 [command, "-t", "filter"],
                 capture_output=True,
                 encoding="utf-8",
-                errors=_COMMENT_BYTES,
+                errors=BYTES,
                 timeout=COMMAND_SECONDS,
                 check=False,
             )
@@ -157,20 +154,13 @@ class Tables:
 
     def _given(self, command: list[str], text: str) -> subprocess.Popen[str]:
         """Return a command that has been given its input. Raises OSError."""
-        size = len(text.encode(errors=_COMMENT_BYTES))
+        size = len(text.encode(errors=BYTES))
         waiting = self._waiting.take(command, size) if self._waiting is not None else None
         if waiting is not None:
             give(waiting, text)
             return waiting
         with _as_file(text) as given:
-            return subprocess.Popen(
-                command,
-                stdin=given,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                errors=_COMMENT_BYTES,
-            )
+            return start(command, given)
 
 
 def _remedy(error: Exception) -> str:
@@ -214,7 +204,7 @@ def _as_file(text: str) -> IO[bytes]:
     A pipe would have to be filled while the command waits for its lock, and the other family's with it.
     """
     file = os.fdopen(os.memfd_create("iptables-restore", os.MFD_CLOEXEC), "w+b")
-    file.write(text.encode(errors=_COMMENT_BYTES))
+    file.write(text.encode(errors=BYTES))
     file.seek(0)
     return file
 

@@ -10,19 +10,24 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import subprocess
+from typing import IO
 
 _F_GETPIPE_SZ = 1032
 
 
-def start(command: list[str]) -> subprocess.Popen[str]:
-    """Start a command that waits for its input. Raises OSError."""
+BYTES = "surrogateescape"
+"""Comments of other programs' rules hold any bytes; they are given back as they were."""
+
+
+def start(command: list[str], given: IO[bytes] | int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """Start a command, which waits for its input unless it is given a file. Raises OSError."""
     return subprocess.Popen(
         command,
-        stdin=subprocess.PIPE,
+        stdin=given,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        errors="surrogateescape",
+        errors=BYTES,
     )
 
 
