@@ -130,6 +130,13 @@ def test_settings_are_known_and_valid(name: str) -> None:
     resolve({}, data, hostname=lambda: "worker-1")
 
 
+@pytest.mark.parametrize("name", [*INSTALLED, "deploy/cleanup"])
+def test_no_service_of_the_namespace_makes_a_setting(name: str) -> None:
+    """A Service ``netpol-agent-health`` would give the agent NETPOL_AGENT_HEALTH_PORT=tcp://... otherwise."""
+    (owner,) = (found for found in built(directory(name)) if found["kind"] in ("DaemonSet", "Job"))
+    assert owner["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 @pytest.mark.parametrize("name", INSTALLED)
 def test_commands_flags_and_paths_are_known(name: str) -> None:
     for container in containers(pod_of(name)):
