@@ -13,6 +13,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 # Two at a time: tests with real packets keep a core busy each.
 WORKERS ?= 2
 ARGS ?=
+# What a target needs of Debian, as .ci/packages names it; prerequisites know it too, so that it is installed at once.
+NEEDS :=
 IMAGE ?= netpol-agent:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/__init__.py)
 BASE ?=
 # From nothing, for every platform, from the oldest Python that is supported on.
@@ -25,17 +27,20 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target what; do \
 		printf 'make %-12s %s\n' "$$target" "$$what"; done
 
+demo: NEEDS := kernel
 demo: root $(STAMP) ## See real packets allowed and denied by the policies of examples/ (root)
-	@.ci/packages $(PYTHON) kernel
+	@.ci/packages $(PYTHON) $(NEEDS)
 	@$(BIN)/python -m tests.demo $(ARGS)
 
+test: NEEDS := kernel cluster image machines
 test: $(STAMP) ## Run every test; those with real packets need root
-	@.ci/packages $(PYTHON) kernel cluster image machines
+	@.ci/packages $(PYTHON) $(NEEDS)
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.lab.kube_build >/dev/null
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
+bench: NEEDS := kernel cluster bench
 bench: root $(STAMP) ## Measure the agent on generated clusters of up to 100,000 pods, with a real API server (root)
-	@.ci/packages $(PYTHON) kernel cluster bench
+	@.ci/packages $(PYTHON) $(NEEDS)
 	@$(BIN)/python -m tests.lab.kube_build >/dev/null
 	@$(BIN)/python -m tests.bench $(ARGS)
 
@@ -76,13 +81,13 @@ root:
 	@[ "$$(id -u)" = 0 ] || { echo "This makes network namespaces, so it needs root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
 
 python:
-	@command -v python3 >/dev/null || [ -n "$(PYTHON)" ] || .ci/packages - python
+	@command -v python3 >/dev/null || [ -n "$(PYTHON)" ] || .ci/packages - python venv $(NEEDS)
 	@[ -n "$(PYTHON)" ] || python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed; $$(command -v python3) is $$(python3 -V 2>&1)." >&2; \
 		echo "PYTHON=/path/to/python3.11 make ... uses another." >&2; exit 1; }
 
 $(STAMP): pyproject.toml | python
-	@.ci/packages $(PYTHON) venv
+	@.ci/packages $(PYTHON) venv $(NEEDS)
 	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); echo "making $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
 	@echo "installing Python packages into $(VENV)" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
