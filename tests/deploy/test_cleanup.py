@@ -117,6 +117,17 @@ def test_a_node_where_an_agent_runs_is_named(deployed: DeployedCluster, emptied:
     )
 
 
+def test_a_name_that_no_node_has_is_named_at_once(
+    deployed: DeployedCluster, emptied: dict[str, Node]
+) -> None:
+    script = start_script(deployed, "tainted", "taintde")
+    output, errors = script.communicate(timeout=30)
+    assert (script.returncode, output) == (1, "")
+    assert 'nodes "taintde" not found' in errors
+    assert deployed.client.get(JOBS)["items"] == []
+    assert "KUBE-NETPOL" in emptied["tainted"].iptables(Family.V4, "-S")
+
+
 @pytest.mark.xdist_group("deploy")
 def test_it_is_refused_while_the_daemonset_is_there(deployed: DeployedCluster) -> None:
     script = start_script(deployed)
