@@ -21,6 +21,7 @@ from tests.lab.apiserver import ApiServer
 from tests.lab.client import ApiError, Json
 from tests.lab.netns import CommandError, Netns
 
+README = DEPLOY / "README.md"
 ADDRESS = "10.255.0.1"
 INSTALLED = ["deploy", *(f"deploy/overlays/{path.name}" for path in sorted((DEPLOY / "overlays").iterdir()))]
 MOUNTED = {str(LOCK.parent), "/run/xtables.lock", str(Readers().proc_sys_of_host / "net")}
@@ -77,6 +78,20 @@ def test_what_is_installed_is_created_applied_again_and_deleted(server: ApiServe
         run(server, "delete", "--ignore-not-found", "-k", there)
     with pytest.raises(ApiError, match="404"):
         server.client.get(f"{DAEMONSETS}/netpol-agent")
+
+
+def test_removing_leaves_nothing_of_whatever_was_applied(server: ApiServer, tmp_path: Path) -> None:
+    parts = {"resources": "base", "components": "components/allow-nodes"}
+    own = {kind: [os.path.relpath(DEPLOY / part, tmp_path)] for kind, part in parts.items()}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    for applied in (DEPLOY, DEPLOY / "overlays/routed-cni", tmp_path):
+        run(server, "apply", "--validate=strict", "-k", str(applied))
+    (remove,) = re.findall(r"^    kubectl (.* delete configmaps,.*)$", README.read_text(), re.MULTILINE)
+    removed = run(server, *remove.split())
+    assert len(re.findall(r"^configmap ", removed, re.MULTILINE)) == 3
+    run(server, "-n", "kube-system", "delete", "daemonset", "netpol-agent")
+    kinds = "daemonsets,configmaps,serviceaccounts,clusterroles,clusterrolebindings,roles,rolebindings"
+    assert "netpol-agent" not in run(server, "get", kinds, "--all-namespaces", "-o", "name")
 
 
 def settings_in(server: ApiServer) -> dict[str, str]:
