@@ -16,7 +16,7 @@ from pathlib import Path
 from agent.dataplane.backend import Fault
 from agent.kube.model import Family
 
-STOP = "run kube-router with --run-firewall=false (k3s: --disable-network-policy)"
+STOP = "run kube-router with --run-firewall=false (k3s: its servers with --disable-network-policy)"
 """How to have it write no more; what it wrote stays in force."""
 
 NFT_TABLES = {Family.V4: "kube-router-filter-ipv4", Family.V6: "kube-router-filter-ipv6"}

@@ -24,7 +24,6 @@ from tests.docs import ROOT, SETTINGS_PAGE, documents, settings_page, with_part
 
 DOCUMENTS = documents()
 OPERATIONS = ROOT / "docs/operations.md"
-OF_OTHERS = {"--disable-network-policy"}
 PICTURES = sorted(ROOT.glob("docs/*.svg"))
 
 
@@ -69,7 +68,7 @@ def test_every_option_of_the_agent_that_is_named_exists() -> None:
     for document in (path for path in DOCUMENTS if path.name != "benchmark.md"):
         # Alone in its quotes, and so of no other program.
         for option in set(re.findall(r"`(--[a-z][a-z-]+)", document.read_text())):
-            assert option in helps or option in OF_OTHERS, f"{document.name}: {option}"
+            assert option in helps, f"{document.name}: {option}"
 
 
 def test_every_make_target_that_is_named_exists() -> None:
