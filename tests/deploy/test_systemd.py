@@ -1,7 +1,6 @@
 """The systemd unit agrees with the agent, is strict, and lets it enforce.
 
-systemd does not run here: its analyzer reads the unit, and bubblewrap gives the unit's command what the unit
-says of capabilities, privileges and files.
+Its analyzer reads the unit, and systemd itself, as the first process of a node made of namespaces, runs it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,13 +23,16 @@ from agent.dataplane.lock import LOCK
 from agent.kube.model import Family
 from agent.settings import SETTINGS, Settings, resolve
 from tests.conftest import Measured
-from tests.lab.cluster import ROOT, AgentProcess
+from tests.lab.cluster import ROOT, wait_until
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node
 from tests.lab.probe import Verdict
+from tests.lab.systemd import UnitAgent
 
 UNIT = ROOT / "deploy/systemd/netpol-agent.service"
 PROGRAM = "/opt/netpol-agent/bin/netpol-agent"
+MANIFESTS_PLACE = "netpol-agent/manifests"
+BITS = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_LEASE": 28}  # of capability.h
 EXPOSURE = 30
 """In tenths, as systemd-analyze has it: up to 3.0 of 10 is what it calls OK."""
 
@@ -45,6 +46,15 @@ def unit() -> configparser.RawConfigParser:
     parser = _Unit(delimiters="=", comment_prefixes="#", strict=False)
     parser.read(UNIT)
     return parser
+
+
+def installed() -> set[str]:
+    """Return what the README's commands put where, beside the program."""
+    lines = UNIT.with_name("README.md").read_text().splitlines()
+    commands = [shlex.split(line) for line in lines if line.startswith("    install ")]
+    for *_, source, _ in commands:
+        assert (ROOT / source).is_file(), source
+    return {target + Path(source).name if target.endswith("/") else target for *_, source, target in commands}
 
 
 def environment(unit: configparser.RawConfigParser) -> dict[str, str]:
@@ -85,6 +95,16 @@ def test_its_commands_are_the_agents(unit: configparser.RawConfigParser) -> None
     assert set(called) <= main.commands.keys()
 
 
+def test_what_it_refers_to_is_installed_with_it(unit: configparser.RawConfigParser) -> None:
+    """Whoever reads the unit where it is installed has no checkout."""
+    places = installed()
+    assert f"/etc/systemd/system/{UNIT.name}" in places
+    references = unit["Unit"]["Documentation"].split()
+    assert references
+    assert {reference.removeprefix("file:") for reference in references} <= places
+    assert unit["Service"]["EnvironmentFile"].removeprefix("-") in places
+
+
 def test_its_settings_are_known_and_valid(unit: configparser.RawConfigParser) -> None:
     known = {variable for setting in SETTINGS for variable in setting.environment}
     examples = re.findall(r"^#(\w+)=(.*)$", UNIT.with_name("netpol-agent.default").read_text(), re.MULTILINE)
@@ -113,51 +133,9 @@ def capabilities(unit: configparser.RawConfigParser) -> list[str]:
 
 
 def test_it_keeps_what_the_agent_asks_for(unit: configparser.RawConfigParser, tmp_path: Path) -> None:
-    bits = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_LEASE": 28}  # of capability.h
     status = tmp_path / "status"
-    status.write_text(f"CapEff:\t{sum(1 << bits[name] for name in capabilities(unit)):016x}\n")
+    status.write_text(f"CapEff:\t{sum(1 << BITS[name] for name in capabilities(unit)):016x}\n")
     assert capability.missing(status) == ()
-
-
-class UnitAgent(AgentProcess):
-    """The unit's command on a node, with what the unit allows."""
-
-    def __init__(self, node: Node, unit: configparser.RawConfigParser) -> None:
-        self.node = node
-        self.log = node.directory / "agent.log"
-        used = settings(unit)
-        lock = node.netns.environment["XTABLES_LOCKFILE"]
-        Path(lock).touch()
-        command = ["bwrap", "--die-with-parent", "--as-pid-1", "--unshare-pid", "--ro-bind", "/", "/"]
-        command += ["--dev", "/dev", "--proc", "/proc"]
-        for place, mine in ((used.state_dir, "state"), (LOCK.parent, "run/netpol-agent")):
-            (node.directory / mine).mkdir(parents=True, exist_ok=True)
-            if place == used.state_dir:
-                command += ["--tmpfs", str(place.parent)]
-            command += ["--bind", str(node.directory / mine), str(place)]
-        (node.directory / "manifests").mkdir(exist_ok=True)
-        command += [
-            "--tmpfs",
-            "/etc",
-            "--ro-bind",
-            str(node.directory / "manifests"),
-            environment(unit)[MANIFESTS],
-        ]
-        command += ["--bind", lock, lock, "--cap-drop", "ALL"]
-        for name in capabilities(unit):
-            command += ["--cap-add", name]
-        program, *arguments = shlex.split(unit["Service"]["ExecStart"])
-        assert program == PROGRAM
-        command += [sys.executable, "-m", "agent", *arguments]
-        with self.log.open("ab") as log:
-            told = {**environment(unit), "NETPOL_AGENT_NODE_NAME": node.name, "PYTHONPATH": str(ROOT)}
-            self.process = node.popen(command, output=log, environment=told)
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        if self.process.poll() is None:
-            os.kill(int(children.read_text().split()[0]), number)
-        self.process.wait(20)
 
 
 @pytest.fixture(params=[pytest.param(mode, marks=pytest.mark.xdist_group("systemd")) for mode in Mode])
@@ -168,13 +146,26 @@ def node(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Node]]:
         yield lab, lab.node("worker-1", Layout.BRIDGE, request.param)
 
 
-def test_it_enforces_a_directory_of_manifests(
-    node: tuple[Lab, Node], unit: configparser.RawConfigParser
-) -> None:
-    lab, worker = node
+@pytest.fixture
+def agent(node: tuple[Lab, Node]) -> Iterator[UnitAgent]:
+    _, worker = node
     # So that the mode is found, and the bridge has to be told.
     worker.iptables(Family.V4, "-A", "INPUT", "-j", "ACCEPT")
     worker.netns.sysctl({"net.bridge.bridge-nf-call-iptables": 0, "net.bridge.bridge-nf-call-ip6tables": 0})
+    defaults = UNIT.with_name("netpol-agent.default").read_text()
+    defaults += f"NETPOL_AGENT_NODE_NAME={worker.name}\n"
+    manifests = worker.directory / "etc" / MANIFESTS_PLACE
+    manifests.mkdir(parents=True)
+    write(manifests, [])
+    started = UnitAgent(worker, UNIT, PROGRAM, defaults)
+    yield started
+    started.close()
+
+
+def test_it_enforces_a_directory_of_manifests(node: tuple[Lab, Node], agent: UnitAgent) -> None:
+    """From a boot on, with no lock of iptables there; what is denied stays so, whatever befalls the agent."""
+    lab, worker = node
+    agent.wait_ready()
     server, client = (lab.pod(worker, name) for name in ("server", "client"))
     lab.serve(server, tcp=[80])
     ways = flows(client, server, tcp=[80])
@@ -191,24 +182,52 @@ def test_it_enforces_a_directory_of_manifests(
     ]
     policy = {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]}
     kind = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
-    manifests = worker.directory / "manifests"
-    manifests.mkdir()
+    manifests = worker.directory / "etc" / MANIFESTS_PLACE
     write(manifests, [*items, {**kind, "metadata": {"name": "closed"}, "spec": policy}])
-    agent = UnitAgent(worker, unit)
-    try:
-        agent.wait_ready()
-        denied = dict.fromkeys(ways, Verdict.DENIED)
-        assert lab.check(denied) == {}
-        agent.stop()
-        assert agent.process.returncode == 0
-        assert lab.check(denied) == {}, "stopping it opened something"
-        agent = UnitAgent(worker, unit)
-        agent.wait_ready()
-        assert lab.check(denied) == {}
-        write(manifests, items)
-        lab.wait_for(dict.fromkeys(ways, Verdict.ALLOWED))
-    finally:
-        agent.stop(signal.SIGKILL)
+    denied = dict.fromkeys(ways, Verdict.DENIED)
+    lab.wait_for(denied)
+
+    agent.systemctl("stop", agent.unit)
+    assert (agent.show("ActiveState"), agent.show("Result")) == ("inactive", "success")
+    assert lab.check(denied) == {}, "stopping it opened something"
+    agent.systemctl("start", agent.unit)
+    agent.wait_ready()
+    assert lab.check(denied) == {}
+
+    agent.systemctl("kill", "--kill-whom=main", "--signal=KILL", agent.unit)
+    wait_until(lambda: agent.show("NRestarts") == "1" and agent.show("ActiveState") == "active", 30)
+    agent.wait_ready()
+    assert lab.check(denied) == {}
+    write(manifests, items)
+    lab.wait_for(dict.fromkeys(ways, Verdict.ALLOWED))
+
+
+def test_the_network_waits_for_the_rules(node: tuple[Lab, Node], agent: UnitAgent) -> None:
+    """systemd.special(7): network-pre.target is reached before any network is configured."""
+    del node
+    agent.wait_ready()
+    reached = "network-pre.target"
+    wait_until(lambda: agent.show("ActiveState", reached) == "active")
+    times = [int(agent.show("ActiveEnterTimestampMonotonic", unit)) for unit in (agent.unit, reached)]
+    assert 0 < times[0] <= times[1]
+
+
+def test_it_runs_with_what_the_unit_says(
+    node: tuple[Lab, Node], agent: UnitAgent, unit: configparser.RawConfigParser
+) -> None:
+    del node
+    agent.wait_ready()
+    pid = agent.show("MainPID")
+    status = dict(line.split(":\t", 1) for line in agent.read(f"/proc/{pid}/status").splitlines())
+    wanted = sum(1 << BITS[name] for name in capabilities(unit))
+    for name in ("CapPrm", "CapEff", "CapBnd"):
+        assert int(status[name], 16) == wanted, name
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    mounts = (line.split() for line in agent.read(f"/proc/{pid}/mountinfo").splitlines())
+    places = {fields[4]: fields[5].split(",")[0] for fields in mounts}
+    assert places["/"] == "ro"
+    writable = {"/run/xtables.lock", "/run/netpol-agent", "/var/lib/netpol-agent"}
+    assert {places[place] for place in writable} == {"rw"}
 
 
 def write(directory: Path, items: list[object]) -> None:
