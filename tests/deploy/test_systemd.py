@@ -212,6 +212,34 @@ def test_the_network_waits_for_the_rules(node: tuple[Lab, Node], agent: UnitAgen
     assert 0 < times[0] <= times[1]
 
 
+def test_it_comes_after_what_loads_a_firewall(node: tuple[Lab, Node], agent: UnitAgent) -> None:
+    """As Debian's nftables.service does, whose file of rules begins by flushing all there are."""
+    _, worker = node
+    agent.wait_ready()
+    agent.systemctl("stop", agent.unit)
+    service = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 0.5\n"
+    firewall = worker.directory / "etc/systemd/system/nftables.service"
+    firewall.write_text(f"[Unit]\nDefaultDependencies=no\nBefore=network-pre.target\n{service}")
+    agent.systemctl("daemon-reload")
+    agent.systemctl("start", firewall.name, agent.unit)
+    loaded = int(agent.show("ActiveEnterTimestampMonotonic", firewall.name))
+    assert 0 < loaded <= int(agent.show("ExecMainStartTimestampMonotonic"))
+
+
+def test_one_that_cannot_start_is_tried_again_and_again(node: tuple[Lab, Node], agent: UnitAgent) -> None:
+    """Nothing waits half a minute for the rules of an agent that has ended."""
+    _, worker = node
+    agent.wait_ready()
+    defaults = worker.directory / "etc/default/netpol-agent"
+    right = defaults.read_text()
+    defaults.write_text(f"{right}NETPOL_AGENT_LINGER=long\n")
+    agent.systemctl("restart", "--no-block", agent.unit)
+    wait_until(lambda: int(agent.show("NRestarts")) >= 2, 20)
+    assert "NETPOL_AGENT_LINGER is 'long'" in agent.tail()
+    defaults.write_text(right)
+    agent.wait_ready()
+
+
 def test_it_runs_with_what_the_unit_says(
     node: tuple[Lab, Node], agent: UnitAgent, unit: configparser.RawConfigParser
 ) -> None:
