@@ -454,9 +454,16 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def warnings(settings: Settings) -> tuple[str, ...]:
     """Return what a person should know of settings that are valid and yet may do harm, a line each."""
-    return tuple(
+    marks = [
         f"--{name} is {mark:#x}, a bit that kube-proxy uses unless told otherwise: "
         "choose another, or give kube-proxy other masquerade and drop bits"
         for name, mark in (("mark-ingress", settings.mark_ingress), ("mark-egress", settings.mark_egress))
         if mark & KUBE_PROXY_MARKS
+    ]
+    if ipaddress.ip_address(settings.health_address).is_loopback:
+        return tuple(marks)
+    served = (
+        f"--health-address is {settings.health_address}: whoever reaches it, pods included, may ask /status "
+        "which pods and policies are here; choose 127.0.0.1, or let nobody else reach the port"
     )
+    return (*marks, served)

@@ -184,6 +184,15 @@ def test_the_bits_of_kube_proxy_are_warned_of(bit: str, count: int) -> None:
     assert all("kube-proxy" in line and bit in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("address", "count"), [("127.0.0.1", 0), ("127.0.0.9", 0), ("::1", 0), ("0.0.0.0", 1), ("::", 1)]
+)
+def test_an_address_that_others_reach_is_warned_of(address: str, count: int) -> None:
+    found = warnings(settings(health_address=address))
+    assert len(found) == count
+    assert all(address in line and "/status" in line for line in found)
+
+
 def test_objects_come_from_one_place(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="one place"):
         settings(manifests=str(tmp_path), kubeconfig="/x")
