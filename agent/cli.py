@@ -152,7 +152,7 @@ def _end_without_privilege() -> None:
 def main() -> None:
     """Enforce Kubernetes NetworkPolicy on this node, with iptables and ipset.
 
-    Every option can also be given in the environment, as its help says.
+    What an option sets can be set in the environment, too, where its help names a variable.
     """
 
 
@@ -286,7 +286,7 @@ def explain(source: str, destination: str, service: str, as_json: bool, **flags:
 
 
 @main.command(
-    short_help="Remove all of it from the kernel.",
+    short_help="Remove what the agent has put in the kernel.",
     epilog="Example: netpol-agent cleanup --log-format console",
 )
 @_options(*_LOG_SETTINGS)
