@@ -21,6 +21,7 @@ from tests.deploy.stage import (
     PodAgent,
     built,
     do_jobs,
+    of_kind,
     reach_api_server,
 )
 from tests.deploy.test_privileges import CONTAINER
@@ -30,6 +31,8 @@ from tests.lab.node import Layout, Mode, Node
 from tests.lab.service import install_kube_proxy
 
 SCRIPT = DEPLOY / "cleanup/on-every-node"
+NO_NODES = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
+"""Labels of what some clouds call a node, where no pod can be on a node's network."""
 
 
 @pytest.fixture(params=[pytest.param(None, marks=pytest.mark.xdist_group("deploy"), id="deployed")])
@@ -44,9 +47,7 @@ def emptied(deployed: DeployedCluster) -> Iterator[dict[str, Node]]:
         install_kube_proxy(node)
         reach_api_server(node, deployed.api.address)
         deployed.client.create_node(name, [node.v4, node.v6], [node.cidr4, node.cidr6])
-        deployed.client.patch(
-            f"/api/v1/nodes/{name}", {"metadata": {"labels": {"kubernetes.io/os": "linux"}}}
-        )
+        label(deployed, name, {})
         agent = PodAgent(node, deployed.pod, deployed.kubelet)
         agent.wait_ready()
         agent.stop()
@@ -57,6 +58,13 @@ def emptied(deployed: DeployedCluster) -> Iterator[dict[str, Node]]:
     for name, node in found.items():
         deployed.client.delete_node(name)
         deployed.lab.remove_node(node)
+
+
+def label(cluster: DeployedCluster, node: str, labels: dict[str, str]) -> None:
+    """Give a Linux node labels."""
+    cluster.client.patch(
+        f"/api/v1/nodes/{node}", {"metadata": {"labels": {"kubernetes.io/os": "linux", **labels}}}
+    )
 
 
 def start_script(cluster: DeployedCluster, *nodes: str) -> subprocess.Popen[str]:
@@ -89,9 +97,14 @@ def do_jobs_of(cluster: DeployedCluster, nodes: dict[str, Node], script: subproc
 def test_every_node_is_cleaned_by_a_job_of_its_own(
     deployed: DeployedCluster, emptied: dict[str, Node]
 ) -> None:
+    for number, (key, value) in enumerate(NO_NODES.items()):
+        deployed.client.create_node(f"virtual-{number}", [], ["10.99.0.0/24"])
+        label(deployed, f"virtual-{number}", {key: value})
     script = start_script(deployed)
     jobs = do_jobs_of(deployed, emptied, script)
     output, errors = script.communicate()
+    for number in range(len(NO_NODES)):
+        deployed.client.delete_node(f"virtual-{number}")
     assert script.returncode == 0, output + errors
     assert sorted(output.splitlines()) == ["cordoned: clean", "tainted: clean"]
     assert sorted(job["spec"]["template"]["spec"]["nodeName"] for job in jobs) == ["cordoned", "tainted"]
@@ -135,6 +148,16 @@ def test_it_is_refused_while_the_daemonset_is_there(deployed: DeployedCluster) -
     assert (script.returncode, output) == (1, "")
     assert "kubectl -n kube-system delete daemonset netpol-agent" in errors
     assert deployed.client.get(JOBS)["items"] == []
+
+
+def test_the_daemonset_leaves_out_the_same() -> None:
+    pod = of_kind(built(DEPLOY), "DaemonSet")["spec"]["template"]["spec"]
+    (term,) = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert term["matchExpressions"] == [
+        {"key": key, "operator": "NotIn", "values": [value]} for key, value in NO_NODES.items()
+    ]
 
 
 def test_the_job_reaches_every_node_and_may_do_what_the_agent_may() -> None:
