@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.kube.model import Family, Protocol
-from tests.lab.netns import Netns
+from tests.lab.netns import Netns, own_link_local
 from tests.lab.node import UPLINK, Layout, Mode, Node, Pod
 from tests.lab.place import LabError, Place
 from tests.lab.probe import GRACE, Flow, Prober, Verdict
@@ -55,6 +55,7 @@ class Lab:
             self.underlay.sysctl({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
             self.underlay.ip(
                 "link add br0 type bridge",
+                *own_link_local("br0", "fe80::1"),
                 "link set br0 up",
                 f"addr add {UNDERLAY4}/16 dev br0",
                 f"addr add {UNDERLAY6}/64 dev br0 nodad",
@@ -90,6 +91,7 @@ class Lab:
             f"link set {port} up",
         )
         netns.ip(
+            *own_link_local(UPLINK, f"fe80::{v6.partition('::')[2]}"),
             f"link set {UPLINK} up",
             f"addr add {v4}/16 dev {UPLINK}",
             f"addr add {v6}/64 dev {UPLINK} nodad",

@@ -41,6 +41,15 @@ def _set(fd: int) -> None:
     _check(_libc.setns(fd, CLONE_NEWNET), "setns")
 
 
+def own_link_local(name: str, address: str) -> tuple[str, str]:
+    """Return the commands for ``ip`` that give a link, not yet up, a link-local address that is good at once.
+
+    The kernel's own is tentative until a work queue of the whole machine has come to it, and until then it
+    neither asks for neighbours for what it forwards nor answers for that address.
+    """
+    return f"link set {name} addrgenmode none", f"addr add {address}/64 dev {name} nodad"
+
+
 class CommandError(Exception):
     """A command run in a namespace failed; the text holds the command and what it printed."""
 

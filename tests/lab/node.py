@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from agent.kube.model import Family
-from tests.lab.netns import Netns
+from tests.lab.netns import Netns, own_link_local
 from tests.lab.place import LabError
 
 VETH_MAC = "ee:ee:ee:ee:ee:ee"
@@ -138,6 +138,7 @@ class Node:
         _load_bridge_filter()
         self.netns.ip(
             f"link add cni0 address {mac_of(self.gateway4)} type bridge",
+            *own_link_local("cni0", "fe80::1"),
             "link set cni0 up",
             f"addr add {self.gateway4}/24 dev cni0",
             f"addr add {self.gateway6}/64 dev cni0 nodad",
@@ -198,6 +199,7 @@ class Node:
         self.netns.ip(
             f"link add {pod.veth} address {VETH_MAC} type veth"
             f" peer name eth0 address {pod.mac} netns {pod.netns.path}",
+            *own_link_local(pod.veth, VETH_LINK_LOCAL),
             f"link set {pod.veth} up",
             f"route replace {pod.v4}/32 dev {pod.veth}",
             f"route replace {pod.v6}/128 dev {pod.veth}",
