@@ -6,6 +6,7 @@ Its analyzer reads the unit, and systemd itself, as the first process of a node 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from agent.dataplane.lock import LOCK
 from agent.kube.model import Family
 from agent.settings import SETTINGS, Settings, resolve
 from tests.conftest import Measured
-from tests.lab.cluster import ROOT, wait_until
+from tests.lab.cluster import ROOT, http_get, wait_until
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node
 from tests.lab.probe import Verdict
@@ -35,6 +36,17 @@ MANIFESTS_PLACE = "netpol-agent/manifests"
 BITS = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_LEASE": 28}  # of capability.h
 EXPOSURE = 30
 """In tenths, as systemd-analyze has it: up to 3.0 of 10 is what it calls OK."""
+
+
+UNREACHED = """
+apiVersion: v1
+kind: Config
+clusters: [{name: a, cluster: {server: "https://192.0.2.1:6443"}}]
+users: [{name: a, user: {token: none}}]
+contexts: [{name: a, context: {cluster: a, user: a}}]
+current-context: a
+"""
+"""A kubeconfig of a server at an address for documentation (RFC 5737), which nobody has."""
 
 
 class _Unit(configparser.RawConfigParser):
@@ -238,6 +250,27 @@ def test_one_that_cannot_start_is_tried_again_and_again(node: tuple[Lab, Node], 
     assert "NETPOL_AGENT_LINGER is 'long'" in agent.tail()
     defaults.write_text(right)
     agent.wait_ready()
+
+
+def test_nothing_waits_for_an_api_server(node: tuple[Lab, Node], agent: UnitAgent) -> None:
+    """What waits at a boot is the network, by which the API server is reached."""
+    _, worker = node
+    agent.wait_ready()
+    (worker.directory / "etc/kubeconfig").write_text(UNREACHED)
+    with (worker.directory / "etc/default/netpol-agent").open("a") as defaults:
+        defaults.write(f"{MANIFESTS}=\nKUBECONFIG=/etc/kubeconfig\n")
+    old = agent.show("MainPID")
+    agent.systemctl("restart", "--no-block", agent.unit)
+    # Half a minute is what it would wait.
+    wait_until(lambda: agent.show("MainPID") not in ("0", old) and agent.show("ActiveState") == "active", 15)
+    wait_until(lambda: answers_not_ready(worker))
+
+
+def answers_not_ready(node: Node) -> bool:
+    """Whether an agent is there, and not ready."""
+    with contextlib.suppress(OSError):
+        return http_get(node, "/readyz")[0] == 503
+    return False
 
 
 def test_it_runs_with_what_the_unit_says(

@@ -97,7 +97,9 @@ class UnitAgent(AgentProcess):
             command += ["--ro-bind", str(source), f"{place}/lib/{name}"]
         python = f"{place}/lib/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
         script = self.node.directory / "program"
-        start = f'PYTHONPATH={place}/lib:{place}/lib/packages exec {python} -m agent "$@"'
+        # A Python that is a shared library would find the system's in its place.
+        paths = f"LD_LIBRARY_PATH={place}/lib/python/lib PYTHONPATH={place}/lib:{place}/lib/packages"
+        start = f'{paths} exec {python} -m agent "$@"'
         script.write_text(f"#!/bin/sh\n{start}\n")
         script.chmod(0o755)
         command += ["--ro-bind", str(script), str(program), "--clearenv", "--setenv", "container", "lab"]
