@@ -60,6 +60,8 @@ class Lab:
                 f"addr add {UNDERLAY4}/16 dev br0",
                 f"addr add {UNDERLAY6}/64 dev br0 nodad",
             )
+            for address in ("fe80::1", UNDERLAY6):
+                self.underlay.wait_for_address("br0", address)
             self.prober = Prober()
             stack.callback(self.prober.close)
             self._stack = stack.pop_all()
@@ -90,8 +92,9 @@ class Lab:
             f"link set {port} master br0",
             f"link set {port} up",
         )
+        link_local = f"fe80::{v6.partition('::')[2]}"
         netns.ip(
-            *own_link_local(UPLINK, f"fe80::{v6.partition('::')[2]}"),
+            *own_link_local(UPLINK, link_local),
             f"link set {UPLINK} up",
             f"addr add {v4}/16 dev {UPLINK}",
             f"addr add {v6}/64 dev {UPLINK} nodad",
@@ -100,6 +103,8 @@ class Lab:
         )
         self.underlay.wait_for_link(port)
         netns.wait_for_link(UPLINK)
+        for address in (link_local, v6):
+            netns.wait_for_address(UPLINK, address)
 
     def node(self, name: str, layout: Layout | str = Layout.BRIDGE, mode: Mode | str = Mode.NFT) -> Node:
         """Add a node; every other node gets routes to its pods, and it to theirs."""

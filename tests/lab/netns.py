@@ -19,12 +19,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from agent.dataplane.netlink import ROUTE, Message, NetlinkSocket, attribute
+
 CLONE_NEWNET = 0x40000000
 
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_RUNNING = 0x8913, 0x8914, 0x40
 
 SO_RCVBUFFORCE = 33
 """A receive buffer beyond the system's limit (socket(7)); Python's socket module does not name it."""
+
+_RTM_GETROUTE, _RTA_DST, _RTA_OIF, _RTN_LOCAL = 26, 1, 4, 2
+_RTMSG_REST, _RTMSG_TYPE = 8, 3
+"""What follows the family's four bytes in an rtmsg (rtnetlink(7)): its size, and where the type is in it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _home = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -42,10 +48,9 @@ def _set(fd: int) -> None:
 
 
 def own_link_local(name: str, address: str) -> tuple[str, str]:
-    """Return the commands for ``ip`` that give a link, not yet up, a link-local address that is good at once.
+    """Return the commands for ``ip`` that give a link, not yet up, this link-local address, not the kernel's.
 
-    The kernel's own is tentative until a work queue of the whole machine has come to it, and until then it
-    neither asks for neighbours for what it forwards nor answers for that address.
+    It is good as soon as :meth:`Netns.wait_for_address` returns, which cannot be said of the kernel's.
     """
     return f"link set {name} addrgenmode none", f"addr add {address}/64 dev {name} nodad"
 
@@ -154,6 +159,26 @@ class Netns:
                 time.sleep(0.0002)
             # The flag is set just before the queue is opened, both under the lock that setting flags takes.
             fcntl.ioctl(sock, SIOCSIFFLAGS, fcntl.ioctl(sock, SIOCGIFFLAGS, request))
+
+    def wait_for_address(self, name: str, address: str) -> None:
+        """Wait until a link answers for an IPv6 address of its own, added without duplicate detection.
+
+        A work queue of the whole machine joins its groups and then makes its route; until that, nothing is
+        delivered to it, nobody is told its link's address, and, were it the only link-local one, nobody is
+        asked for theirs. Raises OSError (ETIMEDOUT) after 10 s.
+        """
+        with self.entered(), NetlinkSocket(ROUTE) as netlink:
+            asked = attribute(_RTA_DST, socket.inet_pton(socket.AF_INET6, address))
+            asked += attribute(_RTA_OIF, struct.pack("=I", socket.if_nametoindex(name)))
+            message = Message(_RTM_GETROUTE, socket.AF_INET6, bytes(_RTMSG_REST) + asked)
+            deadline = time.monotonic() + 10
+            while True:
+                with contextlib.suppress(OSError):  # no route at all
+                    if netlink.get(message)[_RTMSG_TYPE] == _RTN_LOCAL:
+                        return
+                if time.monotonic() > deadline:
+                    raise OSError(errno.ETIMEDOUT, f"{name} of {self.label} has no address {address}")
+                time.sleep(0.0002)
 
     def sysctl(self, values: Mapping[str, object]) -> None:
         """Set sysctls of the namespace; a dot inside an interface's name is written as a slash."""

@@ -143,6 +143,8 @@ class Node:
             f"addr add {self.gateway4}/24 dev cni0",
             f"addr add {self.gateway6}/64 dev cni0 nodad",
         )
+        for address in ("fe80::1", self.gateway6):
+            self.netns.wait_for_address("cni0", address)
         self.netns.sysctl(
             {
                 "net.bridge.bridge-nf-call-iptables": 1,
@@ -173,6 +175,9 @@ class Node:
             self._attach_routed(pod)
         self.netns.wait_for_link(pod.veth)
         pod.netns.wait_for_link("eth0")
+        pod.netns.wait_for_address("eth0", v6)
+        if self.layout is Layout.ROUTED:
+            self.netns.wait_for_address(pod.veth, VETH_LINK_LOCAL)
         self.pods[name] = pod
         return pod
 
