@@ -242,7 +242,10 @@ def render(as_json: bool, **flags: Any) -> None:
             flags["node_name"] = rendering.only_node(manifests)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-    rendered = rendering.render(manifests, _settings(flags))
+    settings = _settings(flags)
+    if odd := rendering.warning(manifests, settings.node_name):
+        click.echo(f"warning: {odd}", err=True)
+    rendered = rendering.render(manifests, settings)
     click.echo(rendering.as_json(rendered) if as_json else rendered.text, nl=False)
     sys.exit(1 if manifests.refused else 0)
 

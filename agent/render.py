@@ -52,7 +52,7 @@ def read(directory: Path) -> Manifests:
 
 def only_node(manifests: Manifests) -> str:
     """Return the node that pods are on; raises ValueError, naming those there are, when it is not one."""
-    nodes = sorted({found.node for found in manifests.objects if isinstance(found, Pod) and found.node})
+    nodes = _nodes(manifests)
     if len(nodes) == 1:
         return nodes[0]
     if not nodes:
@@ -60,6 +60,19 @@ def only_node(manifests: Manifests) -> str:
             "no pod in the manifests has a spec.nodeName: --node-name says whose rules to print."
         )
     raise ValueError(f"the pods are on {len(nodes)} nodes; choose one with --node-name: {', '.join(nodes)}.")
+
+
+def warning(manifests: Manifests, node: str) -> str | None:
+    """Return what is odd about a node's name, if anything: that pods name other nodes, and not this one."""
+    nodes = _nodes(manifests)
+    if node in nodes or not nodes:
+        return None
+    shown = ", ".join(nodes[:5]) + (", ..." if len(nodes) > 5 else "")
+    return f"no pod names the node {node}, so nothing is enforced there; pods name: {shown}"
+
+
+def _nodes(manifests: Manifests) -> list[str]:
+    return sorted({found.node for found in manifests.objects if isinstance(found, Pod) and found.node})
 
 
 def render(manifests: Manifests, settings: Settings) -> Rendered:

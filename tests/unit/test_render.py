@@ -64,6 +64,14 @@ def test_one_node_needs_no_name_and_several_are_listed(two_nodes: Path) -> None:
     assert render(two_nodes).stdout.startswith("# node n-a\n")
 
 
+def test_a_node_that_no_pod_names_is_warned_of(two_nodes: Path) -> None:
+    result = render(two_nodes, "--node-name", "n-c")
+    assert result.exit_code == 0
+    assert "no pod names the node n-c" in result.stderr
+    assert "n-a, n-b" in result.stderr
+    assert render(two_nodes, "--node-name", "n-a").stderr == ""
+
+
 def test_only_what_the_node_needs_is_rendered(two_nodes: Path) -> None:
     text = render(two_nodes, "--node-name", "n-b").stdout
     assert "10.0.2.1" in text
