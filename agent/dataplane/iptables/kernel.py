@@ -303,7 +303,8 @@ def _table_fault(family: Family, error: TableError, chains: Mapping[str, Rules] 
     concerned = "".join(f" of {chain} ({_about((*rules, *spoken))})" for chain, rules in written[:3])
     return Fault(
         f"IPv{int(family)} rules{concerned}: {error}",
-        "the agent tries again by itself; if it stays, look at what the kernel lacks for this rule "
+        error.remedy
+        or "the agent tries again by itself; if it stays, look at what the kernel lacks for this rule "
         "(its modules: xt_set, xt_multiport, xt_conntrack, xt_mark, xt_comment, xt_physdev, xt_addrtype, "
         f"{'ipt_REJECT' if family is Family.V4 else 'xt_hl, ip6t_REJECT'})",
     )

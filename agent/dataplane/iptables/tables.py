@@ -27,6 +27,8 @@ COMMAND_SECONDS = 15
 _LINES_A_SECOND = 500
 """How many lines a command may be given for each further second: a tenth of what a slow node does."""
 
+_LOCKED = "the agent tries again by itself; if it stays, see who holds the lock: fuser /run/xtables.lock"
+
 _FAILED_LINE = re.compile(r"line:? (\d+)")
 
 
@@ -221,7 +223,7 @@ def _finish(process: subprocess.Popen[str], name: str, lines: list[str], seconds
         return None
     reason = " ".join(line for line in stderr.splitlines() if line and not line.startswith("Try `")).strip()
     if "xtables lock" in reason:
-        return TableError(name, reason, refused=False)
+        return TableError(name, reason, refused=False, remedy=_LOCKED)
     found = _FAILED_LINE.search(stderr)
     number = int(found[1]) - 2 if found else -1
     text = lines[number] if 0 <= number < len(lines) else ""
