@@ -7,6 +7,11 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow: how long an example takes says nothing of what it shows.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 # Asks rich for colour also where output is no terminal; tests look at what is printed without it.
 os.environ.pop("FORCE_COLOR", None)
