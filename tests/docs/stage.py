@@ -42,7 +42,7 @@ _ATTENTION = 0.2
 
 _PORT = 5432
 _DAEMONSET = f"{DAEMONSETS}/netpol-agent"
-_COPIED = ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+_NOT_COPIED = [".git", *(line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines())]
 
 
 class Stage(DeployedCluster):
@@ -106,11 +106,7 @@ class Stage(DeployedCluster):
         """Make what the commands may write: a checkout, /etc, /opt, /tmp and /var/lib."""
         files = self.lab.directory / "files"
         checkout = files / "checkout"
-        listed = subprocess.run(_COPIED, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        for name in filter(None, listed.split("\0")):
-            if (ROOT / name).is_file():
-                (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, checkout / name)
+        shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(*_NOT_COPIED), symlinks=True)
         (checkout / ".venv").mkdir()
         for name in ("opt", "tmp", "state"):
             (files / name).mkdir()
