@@ -76,7 +76,7 @@ def _ingress_rule(
     if ports is None:
         return RuleProgram(number, sources, blocks=blocks)
     named = tuple(sorted(_local_port_set(context, name) for name in ports.names))
-    return RuleProgram(number, sources, ports.ranges, named, blocks=blocks)
+    return RuleProgram(number, sources, ports.ranges, named, blocks=blocks, protocol=ports.protocol)
 
 
 def _egress_rule(
@@ -97,7 +97,7 @@ def _egress_rule(
     folded = tuple(sorted(s for name in ports.names for s in _folded_sets(context, peers, name)))
     if nobody and not folded:
         return None
-    return RuleProgram(number, destinations, ports.ranges, (), folded, blocks)
+    return RuleProgram(number, destinations, ports.ranges, (), folded, blocks, ports.protocol)
 
 
 def _split_peers(namespace: str, peers: tuple[Peer, ...]) -> _Peers:

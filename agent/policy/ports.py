@@ -24,6 +24,12 @@ class Ports(NamedTuple):
     ranges: tuple[PortRange, ...]
     names: tuple[PortName, ...]
 
+    @property
+    def protocol(self) -> Protocol | None:
+        """The protocol of all of them; None where they have several."""
+        found = {r.protocol for r in self.ranges} | {name.protocol for name in self.names}
+        return found.pop() if len(found) == 1 else None
+
 
 def compile_ports(ports: Iterable[Port]) -> Ports:
     """Return the ports as ranges that neither touch nor overlap within a protocol, and as names."""

@@ -92,7 +92,8 @@ class RuleProgram(NamedTuple):
 
     ``blocks`` are the members of a NETWORKS set that are too few for one: the longest prefix decides. There
     are none where ``peers`` is None. Empty tuples match nothing. ``ports`` and ``named`` are None together
-    or neither. ``number`` counts the policy's rules of this direction from 0, as in its spec.
+    or neither. ``number`` counts the policy's rules of this direction from 0, as in its spec. ``protocol`` is
+    that of all ``ports`` and ``named``, None where they have several or are None.
     """
 
     number: int
@@ -101,6 +102,7 @@ class RuleProgram(NamedTuple):
     named: tuple[SetId, ...] | None = None
     folded: tuple[SetId, ...] = ()
     blocks: tuple[NetworkMember, ...] = ()
+    protocol: Protocol | None = None
 
     def sets(self) -> tuple[SetId, ...]:
         """Return every set the rule refers to."""

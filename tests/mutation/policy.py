@@ -183,9 +183,8 @@ POLICY = (
     Mutation(
         "a name that no pod has means every port",
         _COMPILE,
-        "    return RuleProgram(number, sources, ports.ranges, named, blocks=blocks)",
-        "    return RuleProgram("
-        "number, sources, ports.ranges or None, None if not ports.ranges else named, blocks=blocks)",
+        "ports.ranges, named, blocks=blocks, protocol=",
+        "ports.ranges or None, named if ports.ranges else None, blocks=blocks, protocol=",
         (Selection.COMPILER,),
     ),
     Mutation(

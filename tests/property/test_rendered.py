@@ -6,6 +6,7 @@ Here is what no program shows: the split of ports into matches, marks, the tree 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from random import Random
 
 import pytest
@@ -83,24 +84,42 @@ def _judged_here(objects: tuple[Object, ...], direction: Direction, packet: Prob
     return pod is not None and pod.node == HERE
 
 
-@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 20), st.booleans()), min_size=1, max_size=3))
+_rule_shapes = st.tuples(
+    st.integers(1, 3),
+    st.integers(0, 20),
+    st.sampled_from((None, Protocol.TCP, Protocol.UDP)),
+    st.booleans(),
+)
+
+
+@given(st.lists(_rule_shapes, min_size=1, max_size=3))
 def test_rules_of_many_peers_and_ports_are_kept_apart(
-    patch: pytest.MonkeyPatch, shapes: list[tuple[int, int, bool]]
+    patch: pytest.MonkeyPatch, shapes: list[tuple[int, int, Protocol | None, bool]]
 ) -> None:
     """Rule number n allows addresses 10.n.0.x and ports 100n+2x, and whoever else has its named port.
 
-    One port is in every rule: whom one rule's peers are not, another's may be.
+    One port is in every rule: whom one rule's peers are not, another's may be. A block that is cut allows
+    10.n.0.0/28 but for one address in it.
     """
     rules, peers, ports = [], [bytes((10, 9, 0, 1))], [9, 77]
-    for number, (peer_count, port_count, named) in enumerate(shapes):
+    for number, (peer_count, port_count, named, cut) in enumerate(shapes):
         sources = [bytes((10, number, 0, last)) for last in range(peer_count)]
-        numbers = [77, *(100 * (number + 1) + 2 * n for n in range(port_count))]
-        asked = [Port(Protocol.TCP, n) for n in numbers] + [Port(Protocol.TCP, f"p-{number}")] * named
-        rules.append(Rule(tuple(Peer(block=IPBlock(Network(s, 32))) for s in sources), tuple(asked)))
+        blocks = [IPBlock(Network(s, 32)) for s in sources]
+        if cut:
+            blocks = [IPBlock(Network(sources[0], 28), (Network(bytes((10, number, 0, 5)), 32),))]
+            sources = [bytes((10, number, 0, last)) for last in (0, 5, 6)]
+        numbers = [77, *(100 * (number + 1) + 2 * n for n in range(port_count))] if port_count else []
+        asked = [Port(Protocol.TCP, n) for n in numbers]
+        if named is not None or not asked:
+            asked.append(Port(named or Protocol.TCP, f"p-{number}"))
+        rules.append(Rule(tuple(Peer(block=block) for block in blocks), tuple(asked)))
         peers += sources
         ports += [*numbers, number + 1]
     here, there = bytes((10, 8, 0, 1)), bytes((10, 8, 0, 2))
-    own = tuple(NamedPort(f"p-{number}", Protocol.TCP, number + 1) for number in range(len(shapes)))
+    own = tuple(
+        NamedPort(f"p-{number}", named or Protocol.TCP, number + 1)
+        for number, (_, _, named, _) in enumerate(shapes)
+    )
     pod = Pod("red", "a", uid="1", node=HERE, addresses=(here,), ports=own)
     policy = NetworkPolicy("red", "p", ingress=tuple(rules), egress=())
     cluster = RandomCluster((pod, policy))
@@ -109,13 +128,12 @@ def test_rules_of_many_peers_and_ports_are_kept_apart(
     kernel = Kernel()
     assert not make_backend(kernel, patch).sync(engine.program).faults
     known = cluster_of(cluster.objects)
-    for peer in (*peers, there):
-        for port in ports:
-            packet = Probe(peer, here, Protocol.TCP, port)
-            expected = judge(known, packet).allowed
-            assert kernel.passes(kernel_model.Packet(*packet)) == expected, cluster.disagreement(
-                packet, f"the specification says {expected}"
-            )
+    for peer, port, protocol in product((*peers, there), ports, (Protocol.TCP, Protocol.UDP)):
+        packet = Probe(peer, here, protocol, port)
+        expected = judge(known, packet).allowed
+        assert kernel.passes(kernel_model.Packet(*packet)) == expected, cluster.disagreement(
+            packet, f"the specification says {expected}"
+        )
 
 
 def _neighbours(numbers: list[int]) -> list[bytes]:

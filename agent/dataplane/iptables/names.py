@@ -73,11 +73,6 @@ def rule_chain(policy: PolicyId, number: int) -> str:
     return RULE_PREFIX + digest("rule", policy.direction, *policy.policy, str(number))
 
 
-def block_chain(policy: PolicyId, number: int) -> str:
-    """Name the chain of what one rule's block excepts."""
-    return RULE_PREFIX + digest("block", policy.direction, *policy.policy, str(number))
-
-
 def pod_chain(pod: PodId) -> str:
     return "KUBE-POD-FW-" + digest("pod", pod.direction, *pod.pod)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from agent.dataplane.iptables import names
 from agent.dataplane.iptables.options import Options
@@ -61,92 +62,132 @@ def _join(*parts: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-def port_matches(ports: Iterable[PortRange]) -> list[str]:
-    """Return the fewest matches that together match exactly these destination ports."""
-    by_protocol: dict[Protocol, list[tuple[int, int]]] = {}
-    for protocol, first, last in ports:
-        by_protocol.setdefault(protocol, []).append((first, last))
+def port_matches(ports: Iterable[PortRange], few: int = FEW_PORTS) -> list[str]:
+    """Return matches that together match exactly these destination ports; up to ``few`` have one each."""
     matches = []
-    for protocol, ranges in by_protocol.items():
-        name = _PROTOCOLS[protocol]
-        if _ANY_PORT in ranges:
+    for name, chunks in _chunks(ports):
+        if not chunks:
             matches.append(f"-p {name}")
-            continue
-        for chunk in _chunks(ranges):
-            texts = [str(a) if a == b else f"{a}:{b}" for a, b in chunk]
-            if len(texts) <= FEW_PORTS:
+        for texts in chunks:
+            if len(texts) <= few:
                 matches += [f"-p {name} -m {name} --dport {text}" for text in texts]
             else:
                 matches.append(f"-p {name} -m multiport --dports {','.join(texts)}")
     return matches
 
 
-def _chunks(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    chunks: list[list[tuple[int, int]]] = []
-    used = MULTIPORT_SLOTS
-    for first, last in ranges:
-        slots = 1 if first == last else 2
-        if used + slots > MULTIPORT_SLOTS:
-            chunks.append([])
-            used = 0
-        chunks[-1].append((first, last))
-        used += slots
-    return chunks
+def _chunks(ports: Iterable[PortRange]) -> list[tuple[str, list[list[str]]]]:
+    """Return for each protocol its ports as text, in as few lots as fit a match each; none means any port."""
+    by_protocol: dict[Protocol, list[tuple[int, int]]] = {}
+    for protocol, first, last in ports:
+        by_protocol.setdefault(protocol, []).append((first, last))
+    found = []
+    for protocol, ranges in by_protocol.items():
+        chunks: list[list[str]] = []
+        used = MULTIPORT_SLOTS
+        for first, last in () if _ANY_PORT in ranges else ranges:
+            slots = 1 if first == last else 2
+            if used + slots > MULTIPORT_SLOTS:
+                chunks.append([])
+                used = 0
+            chunks[-1].append(str(first) if first == last else f"{first}:{last}")
+            used += slots
+        found.append((_PROTOCOLS[protocol], chunks))
+    return found
+
+
+class _Writer(NamedTuple):
+    """Writes the rules of a policy in one direction and family."""
+
+    policy: PolicyId
+    set_name: SetNamer
+
+    @property
+    def allow(self) -> str:
+        return f"-g {names.allow(self.policy.direction)}"
+
+    def about(self, rule: RuleProgram) -> str:
+        return names.about(f"rule {rule.number} {self.policy.direction} of", self.policy.policy)
+
+    def ways(self, rule: RuleProgram, few: int = FEW_PORTS) -> list[str]:
+        """Return the matches of which one must hold for a packet to have one of the rule's ports."""
+        if rule.ports is None and rule.named is None:
+            return [""]
+        named = (_in_set(self.set_name(s), "dst,dst") for s in rule.named or ())
+        return [*port_matches(rule.ports or (), few), *named]
+
+    def peers(self, rule: RuleProgram, protocol: str = "") -> list[str]:
+        """Return rules that allow the rule's peers; from what a block of it excepts the last ones return."""
+        inwards = self.policy.direction is Direction.INGRESS
+        side, flag = ("src", "-s") if inwards else ("dst", "-d")
+        about = self.about(rule)
+        found = [
+            _join(protocol, _in_set(self.set_name(s), side), about, self.allow) for s in rule.peers or ()
+        ]
+        for network, excepted in sorted(rule.blocks, key=lambda member: not member.nomatch):
+            target = "-j RETURN" if excepted else self.allow
+            found.append(_join(f"{flag} {_network_text(network)}", protocol, about, target))
+        return found
+
+    def once(self, rule: RuleProgram) -> list[str] | None:
+        """Return the rule's peers after one line that returns for other ports; None where none can."""
+        if rule.ports is None and rule.named is None:
+            return self.peers(rule)
+        chunks, named = _chunks(rule.ports or ()), rule.named or ()
+        others = [f"-m set ! --match-set {self.set_name(s)} dst,dst" for s in named]
+        if not chunks and len(named) == 1:
+            return [f"{others[0]} -j RETURN", *self.peers(rule)]
+        if len(chunks) != 1 or len(named) > 1 or (named and rule.protocol is None):
+            return None
+        ((protocol, lots),) = chunks
+        only = f"-p {protocol}"
+        if not lots and not named:
+            return self.peers(rule, only)
+        if len(lots) != 1:
+            return None
+        (lot,) = lots
+        numbers = f"-m {protocol} ! --dport" if len(lot) == 1 else "-m multiport ! --dports"
+        return [_join(only, f"{numbers} {','.join(lot)}", *others, "-j RETURN"), *self.peers(rule, only)]
 
 
 def policy_chains(policy: PolicyId, rules: Iterable[RuleProgram], set_name: SetNamer) -> Chains:
     """Return a policy's chain in one direction and family, and the chains of rules that need their own.
 
-    A rule of the kernel matches one set at most, and a look into a set takes longer than all else. Where
-    ports meet several peers, the ports lead to a chain of the peers. From the policy's last rule they do not
-    come back: whom none of the peers is, the rule's other ports do not let in either.
+    A rule of the kernel matches one set at most, and a look into a set takes longer than all else. A rule's
+    peers are written once, after one line that returns for ports that are not the rule's: were each of its
+    ports to lead to them, the kernel would check them once for each whenever it checks the table. Where one
+    line cannot tell the ports, several lead to a chain of the peers; from the policy's last rule they do not
+    come back, since whom none of the peers is, the rule's other ports do not let in either.
     """
+    write = _Writer(policy, set_name)
     own = names.policy_chain(policy)
-    allow = f"-g {names.allow(policy.direction)}"
-    inwards = policy.direction is Direction.INGRESS
-    side, flag = ("src", "-s") if inwards else ("dst", "-d")
     chain: list[str] = []
     chains: Chains = {own: ()}
     written = list(rules)
     for rule in written:
-        about = names.about(f"rule {rule.number} {policy.direction} of", policy.policy)
-        peers = (
-            None
-            if rule.peers is None
-            else [
-                *(f"{_in_set(set_name(s), side)} {about} {allow}" for s in rule.peers),
-                *_blocks(policy, rule, flag, about, chains),
-            ]
-        )
-        numbers = [] if rule.ports is None else port_matches(rule.ports)
-        named = [_in_set(set_name(s), "dst,dst") for s in rule.named or ()]
-        ports = None if rule.ports is None and rule.named is None else numbers + named
-        if peers is None:
-            chain += [_join(port, about, allow) for port in ([""] if ports is None else ports)]
-        elif ports is None:
-            chain += peers
-        elif len(peers) == 1 and not named and not rule.blocks:
-            chain += [_join(port, peer) for port in ports for peer in peers]
-        elif peers and ports:
+        last = rule is written[-1]
+        ways, peers, once = write.ways(rule), write.peers(rule), write.once(rule)
+        if rule.peers is None:
+            chain += [_join(way, write.about(rule), write.allow) for way in ways]
+        elif len(peers) == 1 and not rule.named:
+            chain += [_join(way, peers[0]) for way in ways]
+        elif once is not None and not rule.folded and (last or not any(map(_returns, once))):
+            chain += once
+        elif peers and ways:
             inner = names.rule_chain(policy, rule.number)
+            ways = write.ways(rule, few=1)
+            if once is not None and not rule.folded and len(ways) > 1:
+                ways, peers = [""], once
             chains[inner] = tuple(peers)
-            lead = "-g" if rule is written[-1] else "-j"
-            chain += [f"{port} {lead} {inner}" for port in ports]
-        chain += [_join(_in_set(set_name(s), "dst,dst"), about, allow) for s in rule.folded]
+            chain += [_join(way, "-g" if last else "-j", inner) for way in ways]
+        folded = (_in_set(set_name(s), "dst,dst") for s in rule.folded)
+        chain += [_join(named_port, write.about(rule), write.allow) for named_port in folded]
     chains[own] = tuple(chain)
     return chains
 
 
-def _blocks(policy: PolicyId, rule: RuleProgram, flag: str, about: str, chains: Chains) -> list[str]:
-    """Return rules that allow the networks of a rule's blocks; what these except gets a chain of its own."""
-    excepted = [m.network for m in rule.blocks if m.nomatch]
-    lead = f"-g {names.allow(policy.direction)}"
-    if excepted:
-        inner = names.block_chain(policy, rule.number)
-        passed_by = [f"{flag} {_network_text(network)} {about} -j RETURN" for network in excepted]
-        chains[inner] = (*passed_by, f"{about} {lead}")
-        lead = f"-j {inner}"
-    return [f"{flag} {_network_text(m.network)} {about} {lead}" for m in rule.blocks if not m.nomatch]
+def _returns(rule: str) -> bool:
+    return rule.endswith("-j RETURN")
 
 
 def _network_text(network: Network) -> str:

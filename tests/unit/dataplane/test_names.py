@@ -28,7 +28,6 @@ def chains(key: Key) -> list[str]:
         policy = PolicyId(direction, key)
         found += [names.policy_chain(policy), names.pod_chain(PodId(direction, key))]
         found += [names.rule_chain(policy, number) for number in (0, 1, 11)]
-        found += [names.block_chain(policy, number) for number in (0, 1, 11)]
     return found
 
 

@@ -141,11 +141,12 @@ def test_a_rule_matches_one_set_at_most_and_says_whom_it_serves(
         for rule in chain:
             assert rule.count("--match-set") <= 1
             target = rule.split(" ")[-1]
-            assert target in inner or target == names.allow(direction)
-            # What only leads to the chain of a rule's peers says nothing: that would cost every packet.
+            assert target in inner or target in ("RETURN", names.allow(direction))
+            # What only leads to the rule's peers, or past them, says nothing: that would cost every packet.
             said = re.search(rf'--comment "rule [0-2] {direction} of ns/p"', rule)
-            assert bool(said) is (target not in inner)
+            assert bool(said) is (target == names.allow(direction))
             targets.add(target)
+    assert targets <= inner | {"RETURN", names.allow(direction)}
     assert inner <= targets
 
 
@@ -159,7 +160,7 @@ def test_a_rule_that_matches_nothing_writes_no_rule() -> None:
     assert render.policy_chains(POLICY, nothing, names.peer_set) == {names.policy_chain(POLICY): ()}
 
 
-def test_several_ports_and_several_peers_meet_in_a_chain_of_the_rule() -> None:
+def test_ports_of_several_protocols_and_several_peers_meet_in_a_chain_of_the_rule() -> None:
     peers = set_ids(SetKind.ADDRESSES, Direction.INGRESS, 3)
     ports = (PortRange(Protocol.TCP, 80, 80), PortRange(Protocol.UDP, 53, 53))
     chains = render.policy_chains(POLICY, [RuleProgram(4, peers, ports, ())], names.peer_set)
@@ -175,17 +176,75 @@ def test_several_ports_and_several_peers_meet_in_a_chain_of_the_rule() -> None:
     assert found == [["-j", first]] * 2 + [["-g", last]] * 2
 
 
-def test_few_networks_are_compared_without_a_set_and_what_they_except_in_a_chain() -> None:
+NAMED = set_ids(SetKind.ADDRESS_PORTS, Direction.INGRESS, 1)
+IN_NAMED = f"-m set ! --match-set {names.peer_set(NAMED[0])} dst,dst"
+
+
+@pytest.mark.parametrize(
+    ("ports", "named", "guard", "only"),
+    [
+        ([(80, 80)], (), "-p tcp -m tcp ! --dport 80 -j RETURN", "-p tcp "),
+        ([(80, 80), (90, 99)], (), "-p tcp -m multiport ! --dports 80,90:99 -j RETURN", "-p tcp "),
+        ([(80, 80)], NAMED, f"-p tcp -m tcp ! --dport 80 {IN_NAMED} -j RETURN", "-p tcp "),
+        ([], NAMED, f"{IN_NAMED} -j RETURN", ""),
+        ([(0, 65535)], (), None, "-p tcp "),
+    ],
+)
+def test_peers_are_written_once_after_a_line_that_returns_for_other_ports(
+    ports: list[tuple[int, int]], named: tuple[SetId, ...], guard: str | None, only: str
+) -> None:
+    """So that the kernel checks them once, and not once for each port."""
+    peers = set_ids(SetKind.ADDRESSES, Direction.INGRESS, 2)
+    ranges = tuple(PortRange(Protocol.TCP, first, last) for first, last in ports)
+    rule = RuleProgram(0, peers, ranges, named, protocol=Protocol.TCP)
+    about = names.about("rule 0 ingress of", POLICY.policy)
+    allowing = [
+        f"{only}-m set --match-set {names.peer_set(s)} src {about} -g {names.allow(POLICY.direction)}"
+        for s in peers
+    ]
+    written = ([] if guard is None else [guard]) + allowing
+    own, inner = names.policy_chain(POLICY), names.rule_chain(POLICY, 0)
+    assert render.policy_chains(POLICY, [rule], names.peer_set) == {own: tuple(written)}
+    # Before another rule, whose ports it may not keep the packet from.
+    other = RuleProgram(1, None)
+    chains = render.policy_chains(POLICY, [rule, other], names.peer_set)
+    if guard is None:
+        assert chains == {own: (*written, *render.policy_chains(POLICY, [other], names.peer_set)[own])}
+    else:
+        assert chains[own][0].endswith(f"-j {inner}")
+        assert chains[inner] in (tuple(written), tuple(rule.removeprefix(only) for rule in allowing))
+
+
+def test_ports_that_one_line_cannot_tell_lead_to_the_peers_each() -> None:
+    peers = set_ids(SetKind.ADDRESSES, Direction.INGRESS, 2)
+    several = set_ids(SetKind.ADDRESS_PORTS, Direction.INGRESS, 2)
+    one, many = (
+        (PortRange(Protocol.TCP, 80, 80),),
+        tuple(PortRange(Protocol.TCP, n, n) for n in range(1, 33, 2)),
+    )
+    for rule, ways in (
+        (RuleProgram(0, peers, one, several, protocol=Protocol.TCP), 3),
+        (RuleProgram(0, peers, one, several[:1]), 2),
+        (RuleProgram(0, peers, many, (), protocol=Protocol.TCP), 2),
+    ):
+        chains = render.policy_chains(POLICY, [rule], names.peer_set)
+        assert len(chains[names.policy_chain(POLICY)]) == ways
+        assert len(chains[names.rule_chain(POLICY, 0)]) == 2
+
+
+def test_few_networks_are_compared_without_a_set_after_what_they_except() -> None:
     blocks = tuple(NetworkMember(Network(bytes((10, n, 0, 0)), 16), nomatch=n == 2) for n in (1, 2))
-    chains = render.policy_chains(POLICY, [RuleProgram(0, (), None, None, (), blocks)], names.peer_set)
-    inner, about = names.block_chain(POLICY, 0), names.about("rule 0 ingress of", POLICY.policy)
-    assert chains == {
-        names.policy_chain(POLICY): (f"-s 10.1.0.0/16 {about} -j {inner}",),
-        inner: (f"-s 10.2.0.0/16 {about} -j RETURN", f"{about} -g {names.allow(POLICY.direction)}"),
-    }
-    plain = render.policy_chains(POLICY, [RuleProgram(0, (), None, None, (), blocks[:1])], names.peer_set)
+    rule = RuleProgram(0, (), None, None, (), blocks)
+    about = names.about("rule 0 ingress of", POLICY.policy)
     allowing = f"-s 10.1.0.0/16 {about} -g {names.allow(POLICY.direction)}"
-    assert plain == {names.policy_chain(POLICY): (allowing,)}
+    both = (f"-s 10.2.0.0/16 {about} -j RETURN", allowing)
+    own, inner = names.policy_chain(POLICY), names.rule_chain(POLICY, 0)
+    assert render.policy_chains(POLICY, [rule], names.peer_set) == {own: both}
+    # What returns may not keep a packet from a later rule.
+    chains = render.policy_chains(POLICY, [rule, RuleProgram(1, ())], names.peer_set)
+    assert chains == {own: (f"-j {inner}",), inner: both}
+    plain = render.policy_chains(POLICY, [RuleProgram(0, (), None, None, (), blocks[:1])], names.peer_set)
+    assert plain == {own: (allowing,)}
 
 
 def test_what_a_block_excepts_is_written_with_its_policy_or_not_at_all() -> None:
@@ -193,8 +252,9 @@ def test_what_a_block_excepts_is_written_with_its_policy_or_not_at_all() -> None
     peers = set_ids(SetKind.ADDRESSES, Direction.INGRESS, 1)
     ports = (PortRange(Protocol.TCP, 80, 80),)
     blocks = (NetworkMember(Network(bytes(4), 1)), NetworkMember(Network(bytes(4), 8), nomatch=True))
-    chains = render.policy_chains(POLICY, [RuleProgram(0, peers, ports, (), (), blocks)], names.peer_set)
-    assert len(chains) == 3
+    rules = [RuleProgram(n, peers, ports, (), (), blocks) for n in range(2)]
+    chains = render.policy_chains(POLICY, rules, names.peer_set)
+    assert len(chains) == 2
     alone = render.policy_chains(PolicyId(Direction.EGRESS, Key("ns", "p")), [], names.peer_set)
     groups = _by_policy({**chains, **alone}, {})
     assert sorted(map(sorted, groups)) == sorted([sorted(chains), sorted(alone)])
