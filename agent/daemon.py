@@ -22,9 +22,11 @@ from agent.dataplane.iptables.tables import WAIT_SECONDS
 from agent.dataplane.links import LinkChanges
 from agent.dataplane.mode import Mode, ModeChoice
 from agent.inbox import Inbox
+from agent.kube.events import Event
 from agent.kube.model import Family, Key, Kind
 from agent.policy.engine import Engine
 from agent.policy.program import Delta
+from agent.portions import portions
 from agent.settings import Families, Settings
 from agent.sources.source import Source, SyncState
 from agent.status.health import Health, readyz
@@ -75,16 +77,20 @@ class Agent:
         source: Source,
         make_backend: Callable[[tuple[Family, ...]], Backend],
         held: frozenset[Family] = frozenset(),
+        *,
+        fresh: bool = False,
     ) -> None:
         """Make the backend; raises OSError where the kernel cannot be programmed at all.
 
-        ``held``: the families of which an earlier run has left chains.
+        ``held``: the families of which an earlier run has left chains. ``fresh``: the kernel holds nothing of
+        one, so that this node's pods are open until they are isolated.
         """
         self.inbox = Inbox()
         self._settings = settings
         self._choice = choice
         self._host = host
         self._held = held
+        self._fresh = fresh
         self._families = chosen_families(settings.families, host, held)
         self._make_backend = make_backend
         self._backend = make_backend(self._families)
@@ -128,9 +134,7 @@ class Agent:
             while not self.inbox.stopped:
                 batch = self.inbox.take(self._wait(time.monotonic()))
                 now = time.monotonic()
-                delta = self._engine.apply(batch.events, now)
-                if self._adopted and not self._refused and delta:
-                    self._note(self._call(self._backend.apply, delta))
+                self._take(batch.events, now)
                 self._due(now)
                 for call in batch.calls:
                     call()
@@ -139,6 +143,19 @@ class Agent:
             self.inbox.close()
             self._source.stop()
             self._backend.close()
+
+    def _take(self, events: list[Event], now: float) -> None:
+        """Compile events and bring what they change into the kernel."""
+        if not self._applied:
+            # A collection would look at the whole cluster again and again while it is read.
+            gc.freeze()
+        if not self._adopted:
+            self._engine.apply(events, now)
+            return
+        for portion in portions(events, self._engine.is_here, self._settings.node_name):
+            delta = self._engine.apply(portion, now)
+            if delta and not self._refused:
+                self._note(self._call(self._backend.apply, delta))
 
     def _wait(self, now: float) -> float:
         """Return how long nothing is due."""
@@ -163,7 +180,10 @@ class Agent:
         if not self._adopted:
             if self._synced() and (self._retry_at is None or now >= self._retry_at):
                 self._first_sync(now)
+            elif self._fresh and self._can_isolate():
+                self._isolate()
             return
+        self._enforcing()
         if self._retry_at is not None and now >= self._retry_at:
             self._sync()
         elif now >= self._drift_at or (now >= self._disturbed_at and self._disturbed(now)):
@@ -183,13 +203,38 @@ class Agent:
         except Exception as error:
             self._note(Report(0.0, 0, True, (Fault(f"the kernel cannot be read: {error}"),)))
             return
+        self._begin()
+
+    def _begin(self) -> None:
+        """Write what is known, and from then on what changes."""
         self._adopted = True
         self._sync()
         # A command of an agent that was killed may have waited for the lock, to write what was wanted then.
         self._drift_at = time.monotonic() + min(self._settings.drift_interval, WAIT_SECONDS + 2)
-        # What has been read until now lives as long as the agent: no collection need look at it again.
-        gc.collect()
-        gc.freeze()
+
+    def _can_isolate(self) -> bool:
+        """Whether everything is known that says which pods here are isolated, by which rules."""
+        others = [kind for kind in self._source.states() if kind is not Kind.POD]
+        return self._engine.synced(Kind.POD, here=True) and all(map(self._engine.synced, others))
+
+    def _isolate(self) -> None:
+        """Isolate this node's pods before the others' are known, on a node where all of them are open.
+
+        Peers are let in as they become known. Where the kernel holds anything, its pods stay as they are
+        until everything is known: there this would close what was rightly open.
+        """
+        self._fresh = False
+        isolated = self._engine.program.pods
+        if not isolated:
+            return
+        try:
+            held = self._backend.adopt()
+        except Exception as error:
+            _log.warning("the kernel cannot be read", error=str(error))
+            return
+        if not any(held.values()):
+            _log.info("isolating", isolated_pods=len({pod.pod for pod in isolated}))
+            self._begin()
 
     def _look_for_node(self) -> None:
         """See whether any pod names this node; until one does, the name may be wrong."""
@@ -218,15 +263,23 @@ class Agent:
         self._note(report)
         # Also where nothing had to be written: what was found there has been taken over.
         self._last, self._last_at = report, time.time()
-        if not report.pending and not self._applied:
-            self._applied = True
-            _log.info(
-                "enforcing",
-                seconds=round(report.seconds, 3),
-                since_start=round(time.time() - self._started, 3),
-                isolated_pods=len({pod.pod for pod in self._engine.program.pods}),
-                policies=len({policy.policy for policy in self._engine.program.policies}),
-            )
+        self._enforcing()
+
+    def _enforcing(self) -> None:
+        """Take note of it when for the first time everything that the sources told is in the kernel."""
+        if self._applied or self._retry_at is not None or not self._synced():
+            return
+        self._applied = True
+        _log.info(
+            "enforcing",
+            seconds=round(self._last.seconds if self._last else 0.0, 3),
+            since_start=round(time.time() - self._started, 3),
+            isolated_pods=len({pod.pod for pod in self._engine.program.pods}),
+            policies=len({policy.policy for policy in self._engine.program.policies}),
+        )
+        # What has been read until now lives as long as the agent: no collection need look at it again.
+        gc.collect()
+        gc.freeze()
 
     def _owners(self) -> dict[bytes, Key]:
         return {address: pod.key for pod in self._engine.local_pods() for address in pod.addresses}

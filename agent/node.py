@@ -111,8 +111,8 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
         )
 
     try:
-        source = _source(settings, fresh=not held and is_clean())
-        return Agent(settings, choice, host, source, make_backend, held)
+        fresh = not held and is_clean()
+        return Agent(settings, choice, host, _source(settings, fresh=fresh), make_backend, held, fresh=fresh)
     except OSError as error:
         raise StartError(
             f"the kernel cannot be programmed: {error}",
@@ -142,6 +142,7 @@ def _source(settings: Settings, *, fresh: bool) -> Source:
         nodes=settings.allow_nodes,
         state=LOCK.parent,
         anything=fresh,
+        first=settings.node_name if fresh else "",
     )
 
 

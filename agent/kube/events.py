@@ -55,9 +55,13 @@ class Invalid(NamedTuple):
 
 
 class Synced(NamedTuple):
-    """Every object of a kind that existed when the source started has been told."""
+    """Every object of a kind that existed when the source started has been told.
+
+    ``here``: every one on this node has; it is told before, if at all.
+    """
 
     kind: Kind
+    here: bool = False
 
 
 Event = Upsert | Delete | Invalid | Synced

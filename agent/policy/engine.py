@@ -72,7 +72,7 @@ class Engine:
         self._standins: set[Key] = set()
         """Policies in force for want of a good version: they isolate and allow nothing."""
         self._invalid: dict[tuple[Kind, Key], tuple[Problem, ...]] = {}
-        self._synced: set[Kind] = set()
+        self._synced: set[tuple[Kind, bool]] = set()
         groups = Groups()
         self._groups = groups
         self._terms = Terms(groups)
@@ -115,9 +115,9 @@ class Engine:
             elif isinstance(event, Invalid):
                 self._hold(event)
             else:
-                self._synced.add(event.kind)
+                self._synced.add((event.kind, event.here))
         journal, self._journal = self._journal, Journal()
-        delta = self._settlement.settle(journal, now, pods_synced=Kind.POD in self._synced)
+        delta = self._settlement.settle(journal, now, pods_synced=self.synced(Kind.POD))
         bypass = self._bypass.networks
         if bypass is not self.program.bypass:
             # Another object may be equal: a node that came and went within the step.
@@ -148,9 +148,14 @@ class Engine:
         """Return the nodes that pods name, the empty name of pods without one aside. Costs a scan."""
         return {record.pod.node for record in self._inventory.records.values()} - {""}
 
-    def synced(self, kind: Kind) -> bool:
-        """Whether every object of a kind that existed at start has been told."""
-        return kind in self._synced
+    def is_here(self, pod: Key) -> bool:
+        """Whether a pod that is known is on this node."""
+        record = self._inventory.records.get(pod)
+        return record is not None and record.local
+
+    def synced(self, kind: Kind, *, here: bool = False) -> bool:
+        """Whether every object of a kind that existed at start has been told; ``here``: on this node."""
+        return (kind, here) in self._synced
 
     def local_pods(self) -> list[LocalPod]:
         """Return this node's targets, sorted by key. Safe to call from any thread."""

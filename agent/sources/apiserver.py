@@ -31,7 +31,8 @@ class ApiSource:
     ``kubeconfig`` and ``context`` name the configuration; without them it is the pod's own, else the
     user's. ``state`` is a directory in which to remember how far the server has told this node;
     ``anything``: the kernel holds nothing of an earlier run, so that, where nothing is remembered, the
-    first list may be as old as the server likes. Nothing is read before ``start``, and no failure ends
+    first list may be as old as the server likes. ``first``: the node whose pods are told before the others.
+    Nothing is read before ``start``, and no failure ends
     it: failures are named in ``states``.
 
     A connection that is silently dead is noticed within a minute, in three ways, because each sees what
@@ -39,7 +40,7 @@ class ApiSource:
     lost path, a host that is gone. A server that acknowledges and does not answer (stopped, or stuck) is
     found by a probe: when no watch at all has heard anything for 25 s, one small request must be answered
     in 10. And a single watch that starves behind a proxy misses its bookmark, which comes about each
-    minute, and is given up after 90 s. Busy clusters never probe: any event on any watch is proof enough.
+    minute, and is begun anew after 90 s. Busy clusters never probe: any event on any watch is proof enough.
     """
 
     def __init__(
@@ -50,21 +51,32 @@ class ApiSource:
         nodes: bool = False,
         state: Path | None = None,
         anything: bool = False,
+        first: str = "",
     ) -> None:
         self._connection = Connection(kubeconfig, context)
         self._kinds = [Kind.NAMESPACE, Kind.POD, Kind.POLICY] + ([Kind.NODE] if nodes else [])
         self._state = state
         self._anything = anything
+        self._first = first
         self._reflectors: list[Reflector] = []
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
 
     def start(self, sink: Sink) -> None:
         """Begin; events arrive on one thread for each kind."""
-        self._reflectors = [
-            Reflector(kind, self._connection, sink, self._seen(kind), anything=self._anything)
-            for kind in self._kinds
-        ]
+        for kind in sorted(self._kinds, key=lambda kind: kind is Kind.POD):
+            pods = kind is Kind.POD and bool(self._first)
+            self._reflectors.append(
+                Reflector(
+                    kind,
+                    self._connection,
+                    sink,
+                    self._seen(kind),
+                    anything=self._anything,
+                    first=f"spec.nodeName={self._first}" if pods else "",
+                    after=[other.listed for other in self._reflectors] if pods else (),
+                )
+            )
         work = [(f"source-{r.kind.value.lower()}", r.run) for r in self._reflectors]
         work.append(("source-probe", self._look))
         for name, run in work:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import urllib3
@@ -20,6 +20,7 @@ from agent.kube.model import Key, Kind, Pod
 from agent.kube.wire import (
     Bookmark,
     Decoded,
+    Page,
     Status,
     Unreadable,
     decode_status,
@@ -34,18 +35,23 @@ from agent.sources.source import SyncState
 _log = log.get(__name__)
 
 SILENCE_SECONDS = 90.0
-"""How long one watch may be silent: API servers send a bookmark about each minute."""
+"""How long one watch may be silent: API servers send a bookmark about each minute, if not always."""
 
 _ANSWER_SECONDS = 30.0
 _WATCH_SECONDS = (300, 600)
 _BACKOFF_SECONDS = (0.2, 30.0)
 _HEALTHY_SECONDS = 10.0
 _REFUSALS = 3
+_AFTER_SECONDS = 5.0
 _READ_BYTES = 1 << 16
 
 
 class _Expired(Exception):  # noqa: N818 - not an error: the server no longer holds what was asked for
     """The resourceVersion or continue token is too old (410 Gone): list again."""
+
+
+class _Silent(Exception):  # noqa: N818 - not an error: there may be nothing to tell
+    """A watch that was open told nothing, not even a bookmark."""
 
 
 class Reflector:
@@ -61,9 +67,20 @@ class Reflector:
     """
 
     def __init__(
-        self, kind: Kind, connection: Connection, sink: Sink, seen: Seen, *, anything: bool = False
+        self,
+        kind: Kind,
+        connection: Connection,
+        sink: Sink,
+        seen: Seen,
+        *,
+        anything: bool = False,
+        first: str = "",
+        after: Sequence[threading.Event] = (),
     ) -> None:
+        """``first``: a fieldSelector of objects to be told before all, which wait for ``after`` then."""
         self.kind = kind
+        self.listed = threading.Event()
+        """Set when everything that there was at first has been told."""
         self.heard = 0.0
         """``time.monotonic()`` of the last bytes from the server while a watch is open, else 0.0."""
 
@@ -75,8 +92,12 @@ class Reflector:
         """A hash of the resourceVersion and uid last told of each object: of 100,000 these would be 8 MB."""
         self._seen = seen
         self._anything = anything
+        self._first = first
+        self._after = after
         self._invalid: dict[Key, str] = {}
         self._resource_version = ""
+        self._consistent = False
+        """Whether the next list has to be a consistent read: the last one expired before its end."""
         self._synced = False
         self._fault = ""
         self._dropped = ""
@@ -98,6 +119,7 @@ class Reflector:
     def stop(self) -> None:
         """Make ``run`` return soon; does not wait for it."""
         self._stopping.set()
+        self.listed.set()
         self.drop()
 
     def drop(self, fault: str = "") -> None:
@@ -116,6 +138,7 @@ class Reflector:
             self._dropped = ""
             verb = "watch" if self._resource_version else "list"
             wait = 0.0
+            silent = False
             try:
                 if not self._resource_version:
                     self._list()
@@ -123,7 +146,13 @@ class Reflector:
                 self._watch()
             except _Expired:
                 _log.info("listing again", kind=self.kind.value, reason="resource version expired")
+                # What the server has at hand may itself be too old for a second page.
+                self._consistent = verb == "list"
                 self._resource_version = ""
+            except _Silent:
+                # An API server that was started anew sends no bookmarks of what has not changed since.
+                silent = True
+                _log.debug("watching again", kind=self.kind.value, reason="nothing came")
             except RequestFailedError as error:
                 self._failed(refusal(self.kind, verb, error))
                 wait = error.retry_after
@@ -144,7 +173,7 @@ class Reflector:
                 self._failed(f"internal error: {error!r}; retrying")
             if self._dropped:
                 self._failed(self._dropped)
-            healthy = self.heard - began > _HEALTHY_SECONDS
+            healthy = silent or self.heard - began > _HEALTHY_SECONDS
             self.heard = 0.0
             attempt = 0 if healthy else attempt + 1
             self._stopping.wait(max(min(wait, _BACKOFF_SECONDS[1]), _backoff(attempt)))
@@ -162,17 +191,18 @@ class Reflector:
 
     def _list(self) -> None:
         """Tell every object, page by page, then what is gone since the last list, then Synced."""
+        if self._first:
+            self._list_first()
         began = time.monotonic()
         seen: set[Key] = set()
         unreadable = 0
-        for page in pages(self.kind, self._get, self._not_older()):
+        for page in self._told({}):
             unreadable += page.unreadable
-            self._look_for_a_restore(page.resource_version)
             seen.update(item.key for item in page.items)
-            self._tell([item for item in page.items if self._is_news(item)])
-            if self._stopping.is_set():
-                return
+        if self._stopping.is_set():
+            return
         self._finish_list(seen, unreadable)
+        self._consistent = False
         self._resource_version = page.resource_version
         _log.info(
             "listed",
@@ -182,8 +212,29 @@ class Reflector:
             resource_version=page.resource_version,
         )
 
+    def _list_first(self) -> None:
+        """Tell what is wanted before all else, once, and leave the machine to what else is wanted then."""
+        for _ in self._told({"fieldSelector": self._first}):
+            pass
+        self._first = ""
+        self._sink([Synced(self.kind, here=True)])
+        until = time.monotonic() + _AFTER_SECONDS
+        for event in self._after:
+            event.wait(max(0.0, until - time.monotonic()))
+
+    def _told(self, selector: Mapping[str, str]) -> Iterator[Page]:
+        """Yield the pages of a list, or of a part of it, when what is news in each has been told."""
+        for page in pages(self.kind, lambda query: self._get({**query, **selector}), self._not_older()):
+            self._look_for_a_restore(page.resource_version)
+            self._tell([item for item in page.items if self._is_news(item)])
+            yield page
+            if self._stopping.is_set():
+                return
+
     def _not_older(self) -> dict[str, str]:
         """Return what of a request says how old its answer may be (API concepts, resource versions)."""
+        if self._consistent:
+            return {}
         # The version 0 would mean anything at all, too, but is answered in one piece.
         version = self._seen.latest or int(self._anything)
         if not version:
@@ -213,6 +264,7 @@ class Reflector:
         if not self._synced:
             self._sink([Synced(self.kind)])
             self._synced = True
+            self.listed.set()
 
     def _get(self, query: Mapping[str, str]) -> bytes:
         response = self._connection.get(PATHS[self.kind], query, _ANSWER_SECONDS)
@@ -248,11 +300,14 @@ class Reflector:
             # A stop or drop while the request was on its way found no response to end.
             if self._stopping.is_set() or self._dropped:
                 return
-            for lines in _batches(response):
-                self._contact()
-                self._take(lines)
-                if self._stopping.is_set():
-                    return
+            try:
+                for lines in _batches(response):
+                    self._contact()
+                    self._take(lines)
+                    if self._stopping.is_set():
+                        return
+            except urllib3.exceptions.ReadTimeoutError:
+                raise _Silent from None
         finally:
             self._response = None
             # Never back to the pool: what is left of its body would be read as the next answer.

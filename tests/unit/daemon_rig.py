@@ -149,13 +149,13 @@ class Links:
 class Rig:
     """An agent with fakes around it, running in a thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, fresh: bool = False) -> None:
         self.backend = FakeBackend()
         self.source = FakeSource()
         self.made: list[tuple[Family, ...]] = []
         host = HostState((), frozenset(Family), False, False)
         choice = ModeChoice("nft", "because")
-        self.agent = Agent(settings, choice, host, self.source, self._make_backend)
+        self.agent = Agent(settings, choice, host, self.source, self._make_backend, fresh=fresh)
         self.thread = threading.Thread(target=self.agent.run, daemon=True)
         self.turns = 0
 

@@ -19,7 +19,7 @@ from agent.dataplane.backend import Fault, Report
 from agent.dataplane.host import HostState
 from agent.inbox import Inbox
 from agent.kube.events import Event, Synced, Upsert
-from agent.kube.model import Direction, Family, Kind, NetworkPolicy, Pod
+from agent.kube.model import Direction, Family, Kind, NetworkPolicy, Pod, Rule
 from agent.settings import Families, resolve
 from agent.status.health import readyz
 from tests.unit.daemon_rig import DONE, FAILED, SECONDS, Links, Rig
@@ -38,10 +38,24 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
         found.stop()
 
 
+@pytest.fixture
+def fresh(rig: Rig) -> Iterator[Rig]:
+    """A rig on a node whose kernel holds nothing of the agent's."""
+    del rig
+    found = Rig(resolve({"node_name": "here"}, {}), fresh=True)
+    yield found
+    if found.thread.is_alive():
+        found.stop()
+
+
 def pod(number: int) -> Event:
     return Upsert(
         Kind.POD, Pod("default", f"p{number}", str(number), {}, "here", (bytes((10, 0, 0, number)),))
     )
+
+
+def far(number: int) -> Event:
+    return Upsert(Kind.POD, Pod("default", f"f{number}", "", {}, "there", (bytes((10, 0, 1, number)),)))
 
 
 def deny(name: str = "deny") -> Event:
@@ -64,6 +78,63 @@ def test_nothing_is_read_or_written_before_every_kind_has_been_told(rig: Rig) ->
     rig.source.sink([Synced(Kind.NAMESPACE)])
     rig.until(lambda: ready(rig))
     assert [name for name, _ in rig.backend.calls][:2] == ["adopt", "sync"]
+
+
+OWN_PODS: list[Event] = [pod(1), Synced(Kind.POD, here=True)]
+POLICIES: list[Event] = [deny(), Synced(Kind.POLICY), Synced(Kind.NAMESPACE)]
+
+
+@pytest.mark.parametrize("events", [[*OWN_PODS, *POLICIES], [*POLICIES, *OWN_PODS]])
+def test_where_every_pod_is_open_this_nodes_are_isolated_before_the_others_are_known(
+    fresh: Rig, events: list[Event]
+) -> None:
+    fresh.start()
+    for event in events[:-1]:
+        fresh.source.sink([event])
+    time.sleep(0.05)
+    assert fresh.backend.calls == []
+    fresh.source.sink(events[-1:])
+    fresh.until(lambda: fresh.backend.named("sync"))
+    assert not ready(fresh)
+    # Who comes to be known is let in at once.
+    fresh.source.sink([Upsert(Kind.POLICY, NetworkPolicy("default", "deny", ingress=(Rule(),)))])
+    fresh.until(lambda: fresh.backend.named("apply"))
+    assert not ready(fresh)
+    fresh.source.sink([Synced(Kind.POD)])
+    fresh.until(lambda: ready(fresh))
+    assert len(fresh.backend.named("sync")) == 1
+
+
+def test_where_early_isolation_failed_it_is_tried_again_and_the_agent_is_not_ready_before(fresh: Rig) -> None:
+    fresh.backend.syncs = [FAILED] * 3
+    fresh.start()
+    fresh.source.sink([*OWN_PODS, *POLICIES, Synced(Kind.POD)])
+    fresh.until(lambda: fresh.backend.named("sync"))
+    assert not ready(fresh)
+    fresh.until(lambda: ready(fresh))
+    assert len(fresh.backend.named("sync")) == 4
+
+
+@pytest.mark.parametrize(
+    ("isolated", "policies", "read"), [({bytes((10, 0, 0, 1))}, POLICIES, 1), (set(), POLICIES[1:], 0)]
+)
+def test_where_something_is_held_or_nothing_is_isolated_every_pod_has_to_be_known_first(
+    fresh: Rig, isolated: set[bytes], policies: list[Event], read: int
+) -> None:
+    fresh.backend.isolated = isolated
+    fresh.start()
+    fresh.source.sink([*OWN_PODS, *policies])
+    time.sleep(0.1)
+    assert [name for name, _ in fresh.backend.calls] == ["adopt"] * read
+    fresh.source.sink([Synced(Kind.POD)])
+    fresh.until(lambda: ready(fresh))
+
+
+def test_what_an_earlier_run_holds_is_not_closed_to_peers_that_are_not_known_yet(rig: Rig) -> None:
+    rig.start()
+    rig.source.sink([*OWN_PODS, *POLICIES])
+    time.sleep(0.1)
+    assert rig.backend.calls == []
 
 
 def test_a_name_that_no_pod_has_opens_nothing_that_was_closed_before(rig: Rig) -> None:

@@ -86,11 +86,11 @@ def write_config(path: Path, url: str, user: Json) -> None:
 class Running:
     """A reflector on a thread, and what it told."""
 
-    def __init__(self, kubeconfig: Path, seen: Path | None = None, *, anything: bool = False) -> None:
+    def __init__(self, kubeconfig: Path, seen: Path | None = None, **options: Any) -> None:
         self.events: list[Event] = []
         self.batches: list[int] = []
         connection = Connection(str(kubeconfig))
-        self.reflector = Reflector(Kind.POD, connection, self.sink, Seen(seen), anything=anything)
+        self.reflector = Reflector(Kind.POD, connection, self.sink, Seen(seen), **options)
         self.thread = threading.Thread(target=self.reflector.run, daemon=True)
         self.thread.start()
 
@@ -109,8 +109,8 @@ def running(kubeconfig: Path, script: Script) -> Iterator[Callable[..., Running]
     del script
     started: list[Running] = []
 
-    def start(seen: Path | None = None, *, anything: bool = False) -> Running:
-        started.append(Running(kubeconfig, seen, anything=anything))
+    def start(seen: Path | None = None, **options: Any) -> Running:
+        started.append(Running(kubeconfig, seen, **options))
         return started[-1]
 
     yield start
@@ -336,6 +336,64 @@ def test_a_watch_that_is_never_answered_is_given_up_sooner_than_a_silent_one(
     wait(lambda: "fell silent" in found.reflector.state().fault, 2.0)
     wait(lambda: len(found.events) == 2)
     assert len(script.asked) == 3
+
+
+def test_a_watch_that_has_nothing_to_tell_is_begun_anew_at_once_and_is_no_fault(
+    script: Script, running: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often: an API server may have no bookmarks to send, and an event must not wait for a pause."""
+    monkeypatch.setattr(reflector, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "_BACKOFF_SECONDS", (30.0, 30.0))
+    script.lists = [page(1)]
+    script.watches = [stream()] * 4 + [stream(line("ADDED", pod("a", 2)), pause=1.0)]
+    found = running()
+    faults: list[str] = []
+
+    def told() -> bool:
+        faults.append(found.reflector.state().fault)
+        return len(found.events) == 2
+
+    wait(told)
+    assert set(faults) == {""}
+    assert len(script.asked) == 6
+
+
+def test_a_list_whose_second_page_has_expired_is_asked_to_be_consistent(
+    script: Script, running: Callable[..., Running]
+) -> None:
+    """What a server has at hand may be so old that its store cannot give the rest of it any more."""
+    script.lists = [page(5, pod("a", 1), more="next"), refuse(410), page(9, pod("a", 1), pod("b", 2))]
+    script.watches = [stream(GONE), stream()]
+    found = running(anything=True)
+    wait(lambda: len([q for q in script.asked if "watch" in q]) == 2)
+    lists = [query.get("resourceVersion") for query in script.asked if "watch" not in query]
+    # Once it is listed, the next list need not be.
+    assert lists == ["1", None, None, "9"]
+    assert found.reflector.state().objects == 2
+
+
+def test_pods_of_the_node_are_told_before_the_others(script: Script, running: Callable[..., Running]) -> None:
+    script.lists = [page(3, pod("here", 1)), page(4, pod("here", 1), pod("far", 2))]
+    script.watches = [stream()]
+    found = running(first="spec.nodeName=n")
+    wait(lambda: len(found.events) == 4 and len(script.asked) == 3)
+    here, near, far, synced = found.events
+    assert isinstance(here, Upsert)
+    assert isinstance(far, Upsert)
+    assert (here.object.name, near) == ("here", Synced(Kind.POD, here=True))
+    assert (far.object.name, synced) == ("far", Synced(Kind.POD))
+    selectors = [query.get("fieldSelector") for query in script.asked]
+    assert selectors == ["spec.nodeName=n", None, None]
+
+
+def test_one_that_went_while_the_others_were_read_is_told_as_gone(
+    script: Script, running: Callable[..., Running]
+) -> None:
+    script.lists = [page(3, pod("here", 1)), page(4)]
+    script.watches = [stream()]
+    found = running(first="spec.nodeName=n")
+    wait(lambda: len(found.events) == 4)
+    assert found.events[2:] == [Delete(Kind.POD, Key("x", "here")), Synced(Kind.POD)]
 
 
 def test_retry_after_is_obeyed(script: Script, running: Callable[[], Running]) -> None:
