@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.kube.model import Key, Pod
-from agent.policy.graph import Group, PodRecord
+from agent.policy.graph import Group, PodRecord, with_one, without_one
 from agent.policy.groups import Groups
 from agent.policy.journal import Journal
 from agent.policy.ownership import Ownership
@@ -54,7 +54,7 @@ class Inventory:
             # Labels are most of what a pod takes in memory; pods that look the same share them.
             pod = msgspec.structs.replace(pod, labels=group.labels)
         record = PodRecord(pod, group, local)
-        group.pods.add(record)
+        group.pods = with_one(group.pods, record)
         return record
 
     def _move(self, key: Key, old: PodRecord | None, new: PodRecord | None, journal: Journal) -> None:
@@ -84,7 +84,7 @@ class Inventory:
             self._leave_group(old, old.group)
 
     def _leave_group(self, record: PodRecord, group: Group) -> None:
-        group.pods.discard(record)
+        group.pods = without_one(group.pods, record)
         if not group.pods:
             self._terms.remove_group(group)
             self._groups.discard(group)

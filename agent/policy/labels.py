@@ -50,16 +50,17 @@ def _requirement_text(requirement: Requirement) -> str:
 
 
 class Multimap(Generic[K, V]):
-    """Distinct values under each key. Values are not sets themselves.
+    """Distinct values under each key. Values are not dicts themselves.
 
     Most keys of a label index have one value, so that one is held bare: a set of its own would cost more than
-    all else that is kept for a pod. ``add`` and ``remove`` are idempotent; a key goes with its last value.
+    all else that is kept for a pod. Several are the keys of a dict, which takes half of what a set does.
+    ``add`` and ``remove`` are idempotent; a key goes with its last value.
     """
 
     __slots__ = ("_values", "total")
 
     def __init__(self) -> None:
-        self._values: dict[K, V | set[V]] = {}
+        self._values: dict[K, V | dict[V, None]] = {}
         self.total = 0
         """The number of (key, value) pairs."""
 
@@ -67,24 +68,24 @@ class Multimap(Generic[K, V]):
         found = self._values.get(key)
         if found is None:
             self._values[key] = value
-        elif isinstance(found, set):
+        elif isinstance(found, dict):
             if value in found:
                 return
-            found.add(value)
+            found[value] = None
         elif found == value:
             return
         else:
-            self._values[key] = {found, value}
+            self._values[key] = {found: None, value: None}
         self.total += 1
 
     def remove(self, key: K, value: V) -> None:
         found = self._values.get(key)
-        if isinstance(found, set):
+        if isinstance(found, dict):
             if value not in found:
                 return
-            found.remove(value)
+            del found[value]
             if len(found) == 1:
-                self._values[key] = found.pop()
+                (self._values[key],) = found
         elif found is not None and found == value:
             del self._values[key]
         else:
@@ -96,7 +97,7 @@ class Multimap(Generic[K, V]):
         found = self._values.get(key)
         if found is None:
             return ()
-        return found if isinstance(found, set) else (found,)
+        return found if isinstance(found, dict) else (found,)
 
     def __iter__(self) -> Iterator[K]:
         return iter(self._values)

@@ -126,7 +126,7 @@ class Sets:
         """Return every set that asks for pods like this one, or for a port that it has."""
         v4 = len(address) == 4
         found: list[LiveSet] = []
-        if record.group is not None and record.group.terms is not None:
+        if record.group is not None:
             for term in record.group.terms:
                 found += term.v4 if v4 else term.v6
         found += self._named.askers(record, address)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from agent.kube.model import Selector
-from agent.policy.graph import Group, Predicate, Term
+from agent.policy.graph import Group, Predicate, Term, with_one, without_one
 from agent.policy.groups import Groups
 from agent.policy.labels import LabelIndex, SelectorIndex
 
@@ -111,7 +111,7 @@ class Terms:
 
     def remove_group(self, group: Group) -> None:
         """Forget a group that has no pods any more."""
-        for term in list(group.terms or ()):
+        for term in list(group.terms):
             _unlink(term, group)
 
     def set_namespace(self, name: str, labels: dict[str, str] | None) -> list[Link]:
@@ -175,15 +175,10 @@ class Terms:
 
 
 def _link(term: Term, group: Group) -> None:
-    term.groups.add(group)
-    if group.terms is None:
-        group.terms = set()
-    group.terms.add(term)
+    term.groups[group] = None
+    group.terms = with_one(group.terms, term)
 
 
 def _unlink(term: Term, group: Group) -> None:
-    term.groups.discard(group)
-    if group.terms is not None:
-        group.terms.discard(term)
-        if not group.terms:
-            group.terms = None
+    term.groups.pop(group, None)
+    group.terms = without_one(group.terms, term)

@@ -31,6 +31,7 @@ from agent.sources.faults import PATHS, RequestFailedError, failure, refusal
 from agent.sources.listing import pages
 from agent.sources.seen import Seen
 from agent.sources.source import SyncState
+from agent.sources.versions import Versions
 
 _log = log.get(__name__)
 
@@ -88,7 +89,7 @@ class Reflector:
         self._sink = sink
         self._stopping = threading.Event()
         self._response: urllib3.BaseHTTPResponse | None = None
-        self._versions: dict[Key, int] = {}
+        self._versions = Versions()
         """A hash of the resourceVersion and uid last told of each object: of 100,000 these would be 8 MB."""
         self._seen = seen
         self._anything = anything
@@ -194,11 +195,12 @@ class Reflector:
         if self._first:
             self._list_first()
         began = time.monotonic()
-        seen: set[Key] = set()
+        seen = Versions()
         unreadable = 0
         for page in self._told({}):
             unreadable += page.unreadable
-            seen.update(item.key for item in page.items)
+            for item in page.items:
+                seen.note(item.key, 0)
         if self._stopping.is_set():
             return
         self._finish_list(seen, unreadable)
@@ -251,9 +253,9 @@ class Reflector:
         self._seen.note(number)
 
     def _forget_versions(self) -> None:
-        self._versions = dict.fromkeys(self._versions, 0)
+        self._versions.doubt()
 
-    def _finish_list(self, seen: set[Key], unreadable: int) -> None:
+    def _finish_list(self, seen: Versions, unreadable: int) -> None:
         if unreadable:
             # Which objects these are is unknown, so no absence is certain.
             _log.warning("objects without a readable name", kind=self.kind.value, objects=unreadable)
@@ -353,10 +355,10 @@ class Reflector:
         for item in items:
             key, _, event = item
             if isinstance(event, Delete):
-                self._versions.pop(key, None)
+                self._versions.forget(key)
                 self._invalid.pop(key, None)
                 continue
-            self._versions[key] = _version(item)
+            self._versions.note(key, _version(item))
             if isinstance(event, Invalid):
                 self._refuse(key, event)
             elif self._invalid:
