@@ -43,6 +43,8 @@ _ATTENTION = 0.2
 _PORT = 5432
 _DAEMONSET = f"{DAEMONSETS}/netpol-agent"
 _NOT_COPIED = [".git", *(line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines())]
+_NOT_KNOWN = ("KUBECONFIG", "NODE_NAME", "ARGS", "MAKEFLAGS", "MAKELEVEL")
+"""What a reader's environment has not: settings of the agent, and what make was told that runs the tests."""
 
 
 class Stage(DeployedCluster):
@@ -180,7 +182,8 @@ class Stage(DeployedCluster):
             *("--bind", str(files / "checkout"), root, "--ro-bind", f"{root}/.venv", f"{root}/.venv"),
             *("--unshare-uts", "--hostname", "worker-1", "--chdir", root),
             *(word for name, value in environment.items() for word in ("--setenv", name, value)),
-            *("--unsetenv", "KUBECONFIG", "--unsetenv", "NODE_NAME", "--"),
+            *(word for name in _NOT_KNOWN for word in ("--unsetenv", name)),
+            "--",
         ]
 
     # How the cluster is when a document begins
