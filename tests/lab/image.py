@@ -118,6 +118,8 @@ def _build(cache: Path, target: Path) -> None:
             )
             run([*buildah, "push", "--quiet", "netpol-agent", f"oci:{workplace / 'oci'}:built"])
         finally:
+            # The step that failed is left, and mounted, to be looked at.
+            run([*buildah, "rm", "--all"])
             if driver != "overlay" or len(list((store / "root/overlay").glob("*"))) > _LAYERS_KEPT:
                 shutil.rmtree(store, ignore_errors=True)
         _unpack(workplace / "oci", workplace / "unpacked")
