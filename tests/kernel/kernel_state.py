@@ -126,7 +126,19 @@ def every_rule_form() -> list[Event]:
     tcp, udp, sctp = Protocol
     ports = (Port(tcp, 80), Port(tcp, 1, 65535), Port(udp, 0, 65535), Port(udp, 53), Port(sctp, 5, 9))
     peers = (pods_of(app="a"), namespaces_of(team="x"), block("10.0.0.0/8", "10.1.0.0/16"))
+    told_in_one_line = [
+        Rule(peers, (Port(tcp, 80),)),
+        Rule(peers, (Port(tcp, 80), Port(tcp, 90, 99))),
+        Rule(peers, (Port(tcp, 80), Port(tcp, "http"), Port(tcp, 90, 99))),
+        Rule(peers, (Port(udp, "dns"),)),
+        Rule(peers, (Port(udp),)),
+        Rule(peers, (Port(sctp, 5, 9),)),
+        Rule(peers[2:], (Port(tcp, 80), Port(udp, 53))),
+        Rule((block("10.0.0.0/8"), block("fd00::/16")), (Port(tcp, 80), Port(udp, 53))),
+    ]
     return [
+        *(policy(f"line-{n}", ingress=[r], egress=[r]) for n, r in enumerate(told_in_one_line)),
+        policy("lines", ingress=told_in_one_line, egress=told_in_one_line),
         namespace("default", team="x"),
         namespace(LONG, team="y"),
         pod("a", 1, app="a", ports=[HTTP]),

@@ -52,7 +52,7 @@ DATAPLANE = (
     Mutation(
         "OR for AND between a rule's peers and its ports",
         _RENDER,
-        "chain += [_join(way, peers[0]) for way in ways]",
+        "chain += [line for way in ways for line in write.peers(rule, way)]",
         "chain += [*(_join(way, write.allow) for way in ways), *peers]",
         (Selection.CHAINS,),
     ),

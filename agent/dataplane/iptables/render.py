@@ -116,17 +116,15 @@ class _Writer(NamedTuple):
         named = (_in_set(self.set_name(s), "dst,dst") for s in rule.named or ())
         return [*port_matches(rule.ports or (), few), *named]
 
-    def peers(self, rule: RuleProgram, protocol: str = "") -> list[str]:
-        """Return rules that allow the rule's peers; from what a block of it excepts the last ones return."""
+    def peers(self, rule: RuleProgram, way: str = "") -> list[str]:
+        """Return rules that allow the rule's peers that come a way; from what a block excepts they return."""
         inwards = self.policy.direction is Direction.INGRESS
         side, flag = ("src", "-s") if inwards else ("dst", "-d")
         about = self.about(rule)
-        found = [
-            _join(protocol, _in_set(self.set_name(s), side), about, self.allow) for s in rule.peers or ()
-        ]
+        found = [_join(way, _in_set(self.set_name(s), side), about, self.allow) for s in rule.peers or ()]
         for network, excepted in sorted(rule.blocks, key=lambda member: not member.nomatch):
             target = "-j RETURN" if excepted else self.allow
-            found.append(_join(f"{flag} {_network_text(network)}", protocol, about, target))
+            found.append(_join(f"{flag} {_network_text(network)}", way, about, target))
         return found
 
     def once(self, rule: RuleProgram) -> list[str] | None:
@@ -170,7 +168,7 @@ def policy_chains(policy: PolicyId, rules: Iterable[RuleProgram], set_name: SetN
         if rule.peers is None:
             chain += [_join(way, write.about(rule), write.allow) for way in ways]
         elif len(peers) == 1 and not rule.named:
-            chain += [_join(way, peers[0]) for way in ways]
+            chain += [line for way in ways for line in write.peers(rule, way)]
         elif once is not None and not rule.folded and (last or not any(map(_returns, once))):
             chain += once
         elif peers and ways:

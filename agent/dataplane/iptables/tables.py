@@ -29,6 +29,9 @@ _LINES_A_SECOND = 500
 
 _LOCKED = "the agent tries again by itself; if it stays, see who holds the lock: fuser /run/xtables.lock"
 
+_FEW_LINES = 100
+"""How many lines are read by a command in less time than the kernel takes for the rest."""
+
 _FAILED_LINE = re.compile(r"line:? (\d+)")
 
 
@@ -121,15 +124,29 @@ class Tables:
     def restore(
         self, lines: Mapping[Family, list[str]], done: Callable[[Family], None] = lambda _: None
     ) -> dict[Family, TableError]:
-        """Apply lines to each family's filter table, each family atomically and both at once.
+        """Apply lines to each family's filter table, each family atomically.
 
         Chains not named stay as they are. Returns the families that failed and so hold what they held;
-        ``done`` is called with each other one as soon as it is through.
+        ``done`` is called with each other one as soon as it is through. Both are applied at once where there
+        is much to read; else one after the other, since the kernel commits one at a time, and the first
+        would often have to wait for the other.
         """
         running: dict[Family, tuple[subprocess.Popen[str], str]] = {}
         seconds = COMMAND_SECONDS + sum(map(len, lines.values())) / _LINES_A_SECOND
         end = time.monotonic() + seconds
         failed: dict[Family, TableError] = {}
+        finished: set[Family] = set()
+        few = sum(map(len, lines.values())) <= _FEW_LINES
+
+        def finish(family: Family) -> None:
+            process, name = running[family]
+            failure = _finish(process, name, lines[family], end - time.monotonic())
+            finished.add(family)
+            if failure is not None:
+                failed[family] = failure
+            else:
+                done(family)
+
         for family, family_lines in lines.items():
             if not family_lines:
                 continue
@@ -140,12 +157,10 @@ class Tables:
                 failed[family] = TableError(command[0], str(error), refused=False, remedy=_remedy(error))
                 continue
             running[family] = (process, command[0])
-        for family, (process, name) in running.items():
-            failure = _finish(process, name, lines[family], end - time.monotonic())
-            if failure is not None:
-                failed[family] = failure
-            else:
-                done(family)
+            if few:
+                finish(family)
+        for family in sorted(running.keys() - finished):
+            finish(family)
         if self._waiting is not None:
             for family in running:
                 self._waiting.prepare(self._restoring(family))

@@ -232,6 +232,17 @@ def test_ports_that_one_line_cannot_tell_lead_to_the_peers_each() -> None:
         assert len(chains[names.rule_chain(POLICY, 0)]) == 2
 
 
+def test_addresses_come_before_ports_as_iptables_prints_them() -> None:
+    blocks = (NetworkMember(Network(bytes((10, 1, 0, 0)), 16)),)
+    ports = tuple(PortRange(protocol, 53, 53) for protocol in (Protocol.TCP, Protocol.UDP))
+    rule = RuleProgram(0, (), ports, (), (), blocks)
+    about, allow = names.about("rule 0 ingress of", POLICY.policy), f"-g {names.allow(POLICY.direction)}"
+    (written,) = render.policy_chains(POLICY, [rule], names.peer_set).values()
+    assert written == tuple(
+        f"-s 10.1.0.0/16 -p {p} -m {p} --dport 53 {about} {allow}" for p in ("tcp", "udp")
+    )
+
+
 def test_few_networks_are_compared_without_a_set_after_what_they_except() -> None:
     blocks = tuple(NetworkMember(Network(bytes((10, n, 0, 0)), 16), nomatch=n == 2) for n in (1, 2))
     rule = RuleProgram(0, (), None, None, (), blocks)
