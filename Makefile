@@ -46,7 +46,7 @@ bench: root $(STAMP) ## Measure the agent on generated clusters of up to 100,000
 
 image: ## Build the container image with docker, podman or buildah (IMAGE=... names it, BASE=... is the Debian below)
 	@for builder in docker podman buildah; do \
-		! command -v $$builder >/dev/null || exec $$builder build -f deploy/Dockerfile \
+		! command -v $$builder >/dev/null || DOCKER_BUILDKIT=1 exec $$builder build -f deploy/Dockerfile \
 			-t "$(IMAGE)" $(if $(BASE),--build-arg "BASE=$(BASE)") $(ARGS) .; done; \
 	echo "None of docker, podman and buildah is here: apt-get install buildah" >&2; exit 1
 
