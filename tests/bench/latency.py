@@ -7,6 +7,7 @@ that watches the API server can be quicker.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import random
 import threading
 import time
@@ -125,7 +126,8 @@ class _Watch:
         self._client.close()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        # Closed under it, also in the middle of a chunk.
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             for _ in self._lines:
                 self.at = time.monotonic_ns()
                 self.told.set()

@@ -122,9 +122,15 @@ class _Writer(NamedTuple):
         side, flag = ("src", "-s") if inwards else ("dst", "-d")
         about = self.about(rule)
         found = [_join(way, _in_set(self.set_name(s), side), about, self.allow) for s in rule.peers or ()]
-        for network, excepted in sorted(rule.blocks, key=lambda member: not member.nomatch):
-            target = "-j RETURN" if excepted else self.allow
-            found.append(_join(f"{flag} {_network_text(network)}", way, about, target))
+        plain = [_network_text(member.network) for member in rule.blocks if not member.nomatch]
+        excepted = [_network_text(member.network) for member in rule.blocks if member.nomatch]
+        if excepted and len(plain) == 1:
+            # Most packets are from elsewhere: they are compared with the block alone.
+            found.append(f"! {flag} {plain.pop()} -j RETURN")
+        found += [f"{flag} {network} {about} -j RETURN" for network in excepted]
+        found += [_join(f"{flag} {network}", way, about, self.allow) for network in plain]
+        if excepted and not plain:
+            found.append(_join(way, about, self.allow))
         return found
 
     def once(self, rule: RuleProgram) -> list[str] | None:
@@ -143,9 +149,11 @@ class _Writer(NamedTuple):
             return self.peers(rule, only)
         if len(lots) != 1:
             return None
-        (lot,) = lots
-        numbers = f"-m {protocol} ! --dport" if len(lot) == 1 else "-m multiport ! --dports"
-        return [_join(only, f"{numbers} {','.join(lot)}", *others, "-j RETURN"), *self.peers(rule, only)]
+        (first, *more) = lots[0]
+        # One comparison takes a third of what a match for many ports does, and often tells.
+        numbers = f"-m {protocol} ! --dport {first}"
+        rest = f"-m multiport ! --dports {','.join(more)}" if more else ""
+        return [_join(only, numbers, rest, *others, "-j RETURN"), *self.peers(rule, only)]
 
 
 def policy_chains(policy: PolicyId, rules: Iterable[RuleProgram], set_name: SetNamer) -> Chains:

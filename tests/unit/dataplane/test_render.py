@@ -184,7 +184,12 @@ IN_NAMED = f"-m set ! --match-set {names.peer_set(NAMED[0])} dst,dst"
     ("ports", "named", "guard", "only"),
     [
         ([(80, 80)], (), "-p tcp -m tcp ! --dport 80 -j RETURN", "-p tcp "),
-        ([(80, 80), (90, 99)], (), "-p tcp -m multiport ! --dports 80,90:99 -j RETURN", "-p tcp "),
+        (
+            [(80, 80), (90, 99), (443, 443)],
+            (),
+            "-p tcp -m tcp ! --dport 80 -m multiport ! --dports 90:99,443 -j RETURN",
+            "-p tcp ",
+        ),
         ([(80, 80)], NAMED, f"-p tcp -m tcp ! --dport 80 {IN_NAMED} -j RETURN", "-p tcp "),
         ([], NAMED, f"{IN_NAMED} -j RETURN", ""),
         ([(0, 65535)], (), None, "-p tcp "),
@@ -248,7 +253,7 @@ def test_few_networks_are_compared_without_a_set_after_what_they_except() -> Non
     rule = RuleProgram(0, (), None, None, (), blocks)
     about = names.about("rule 0 ingress of", POLICY.policy)
     allowing = f"-s 10.1.0.0/16 {about} -g {names.allow(POLICY.direction)}"
-    both = (f"-s 10.2.0.0/16 {about} -j RETURN", allowing)
+    both = ("! -s 10.1.0.0/16 -j RETURN", f"-s 10.2.0.0/16 {about} -j RETURN", allowing.split(" ", 2)[2])
     own, inner = names.policy_chain(POLICY), names.rule_chain(POLICY, 0)
     assert render.policy_chains(POLICY, [rule], names.peer_set) == {own: both}
     # What returns may not keep a packet from a later rule.
