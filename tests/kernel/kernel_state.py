@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
 
@@ -162,10 +163,46 @@ def every_rule_form() -> list[Event]:
             "nobody", ingress=[Rule((pods_of(app="none"),)), Rule((Peer(),)), Rule((), (Port(tcp, "no"),))]
         ),
         policy("l" * 253, namespace=LONG, ingress=[Rule(peers, ports)], egress=[Rule(peers, ports)]),
+        *_every_pair_of_peers_and_ports(),
         Upsert(
             Kind.NODE, Node("there", (packed("192.0.2.7"), packed("2001:db8::7")), (network("10.9.0.0/24"),))
         ),
     ]
+
+
+def _every_pair_of_peers_and_ports() -> Iterator[Event]:
+    """Give policies whose last rule has the peers and ports that one before it has, too."""
+    tcp, udp, sctp = Protocol
+    cut = block("10.0.0.0/8", "10.1.0.0/16"), block("fd00::/16", "fd00:1::/32")
+    for number, (peers, ports) in enumerate(
+        itertools.product(
+            (
+                (pods_of(app="a"),),
+                (block("10.0.0.0/8"), block("fd00::/8")),
+                cut[:1],
+                cut[1:],
+                (pods_of(app="a"), namespaces_of(team="x"), cut[0]),
+                (pods_of(app="a"), namespaces_of(team="x"), cut[1]),
+            ),
+            (
+                (),
+                (Port(tcp),),
+                (Port(tcp, 80),),
+                (Port(sctp, 80, 90),),
+                (Port(udp, 53), Port(udp, 80)),
+                (Port(udp, 53), Port(tcp, 80)),
+                (Port(sctp, 5, 9), Port(sctp, 80), Port(sctp, 90)),
+                MANY_PORTS,
+                (Port(tcp, "http"),),
+                (Port(tcp, "http"), Port(tcp, 80)),
+                (Port(tcp, "http"), Port(tcp, 80), Port(tcp, 90)),
+                (Port(tcp, "http"), Port(udp, 80)),
+                (Port(tcp, "http"), Port(tcp, "web")),
+            ),
+        )
+    ):
+        rule = Rule(peers, ports)
+        yield policy(f"pair-{number}", selector=labelled(app="c"), ingress=[rule, rule], egress=[rule, rule])
 
 
 def random_events(random: Random) -> list[Event]:

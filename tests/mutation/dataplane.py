@@ -57,6 +57,13 @@ DATAPLANE = (
         (Selection.CHAINS,),
     ),
     Mutation(
+        "a network written behind the ports, where iptables-save does not print it",
+        _RENDER,
+        '_join(f"{flag} {network}", way, about, self.allow) for network in plain',
+        '_join(way, f"{flag} {network}", about, self.allow) for network in plain',
+        (Selection.CHAINS,),
+    ),
+    Mutation(
         "peers lost where a rule has a chain of them",
         _RENDER,
         'chain += [_join(way, "-g" if last else "-j", inner) for way in ways]',

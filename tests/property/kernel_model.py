@@ -139,7 +139,7 @@ def _compiled(text: str) -> _Rule:
     """Read a rule as iptables-save prints it. Raises ValueError on what the agent never writes."""
     words = shlex.split(text)
     matches: list[Match] = []
-    target, goto, negated = "", False, False
+    target, goto, negated, beside = "", False, False, False
     set_mark: tuple[int, int] | None = None
     while words:
         word = words.pop(0)
@@ -150,6 +150,9 @@ def _compiled(text: str) -> _Rule:
             words.pop(0)
             continue
         value = words.pop(0) if word != "--physdev-is-bridged" else ""
+        if word in ("-s", "-d") and beside:
+            raise ValueError(f"iptables-save prints addresses first: {text}")
+        beside |= word not in ("-s", "-d")
         if word in ("-j", "-g"):
             target, goto = value, word == "-g"
         elif word == "--set-xmark":
