@@ -23,14 +23,19 @@ _HEAD = 1024
 
 
 def pages(
-    kind: Kind, get: Callable[[Mapping[str, str]], bytes], not_older: Mapping[str, str]
+    kind: Kind,
+    get: Callable[[Mapping[str, str]], bytes],
+    not_older: Mapping[str, str],
+    *,
+    whole: bool = False,
 ) -> Iterator[Page]:
     """Yield a list's pages, all of one version.
 
     ``get`` takes a request's query and returns the answer's body; ``not_older`` is what of the query says how
-    old the answer may be. Raises what ``get`` raises, and msgspec.DecodeError.
+    old the answer may be; ``whole``: all is asked for in one page. Raises what ``get`` raises, and
+    msgspec.DecodeError.
     """
-    body = _first(get, not_older)
+    body = _first(get, {} if whole else {"limit": str(PAGE)}, not_older)
     while True:
         token = _continuation(body)
         coming = _ahead(get, token) if token else None
@@ -43,8 +48,9 @@ def pages(
         body = coming.result()
 
 
-def _first(get: Callable[[Mapping[str, str]], bytes], not_older: Mapping[str, str]) -> bytes:
-    query = {"limit": str(PAGE)}
+def _first(
+    get: Callable[[Mapping[str, str]], bytes], query: Mapping[str, str], not_older: Mapping[str, str]
+) -> bytes:
     try:
         return get({**query, **not_older})
     except RequestFailedError as error:

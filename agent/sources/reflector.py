@@ -43,6 +43,8 @@ _WATCH_SECONDS = (300, 600)
 _BACKOFF_SECONDS = (0.2, 30.0)
 _HEALTHY_SECONDS = 10.0
 _REFUSALS = 3
+_EXPIRED = 2
+"""After so many lists that expired before their end, one is asked for in one piece."""
 _AFTER_SECONDS = 5.0
 _READ_BYTES = 1 << 16
 
@@ -97,8 +99,8 @@ class Reflector:
         self._after = after
         self._invalid: dict[Key, str] = {}
         self._resource_version = ""
-        self._consistent = False
-        """Whether the next list has to be a consistent read: the last one expired before its end."""
+        self._expired = 0
+        """How many lists in a row came to nothing since they, or the watch after one, were too old."""
         self._synced = False
         self._fault = ""
         self._dropped = ""
@@ -137,22 +139,23 @@ class Reflector:
         while not self._stopping.is_set():
             began = time.monotonic()
             self._dropped = ""
-            verb = "watch" if self._resource_version else "list"
+            listing = not self._resource_version
+            if not listing:
+                self._expired = 0
+            verb = "list" if listing else "watch"
             wait = 0.0
-            silent = False
             try:
-                if not self._resource_version:
+                if listing:
                     self._list()
                 verb = "watch"
                 self._watch()
             except _Expired:
                 _log.info("listing again", kind=self.kind.value, reason="resource version expired")
-                # What the server has at hand may itself be too old for a second page.
-                self._consistent = verb == "list"
+                # What one server has at hand may be too old for a second page, or for another's watch.
+                self._expired = self._expired + 1 if verb == "list" else int(listing)
                 self._resource_version = ""
             except _Silent:
                 # An API server that was started anew sends no bookmarks of what has not changed since.
-                silent = True
                 _log.debug("watching again", kind=self.kind.value, reason="nothing came")
             except RequestFailedError as error:
                 self._failed(refusal(self.kind, verb, error))
@@ -174,7 +177,8 @@ class Reflector:
                 self._failed(f"internal error: {error!r}; retrying")
             if self._dropped:
                 self._failed(self._dropped)
-            healthy = silent or self.heard - began > _HEALTHY_SECONDS
+            # However it ended and little as it told: a proxy may end each watch that is silent for a minute.
+            healthy = self.heard > began and time.monotonic() - began > _HEALTHY_SECONDS
             self.heard = 0.0
             attempt = 0 if healthy else attempt + 1
             self._stopping.wait(max(min(wait, _BACKOFF_SECONDS[1]), _backoff(attempt)))
@@ -204,7 +208,6 @@ class Reflector:
         if self._stopping.is_set():
             return
         self._finish_list(seen, unreadable)
-        self._consistent = False
         self._resource_version = page.resource_version
         _log.info(
             "listed",
@@ -226,7 +229,13 @@ class Reflector:
 
     def _told(self, selector: Mapping[str, str]) -> Iterator[Page]:
         """Yield the pages of a list, or of a part of it, when what is news in each has been told."""
-        for page in pages(self.kind, lambda query: self._get({**query, **selector}), self._not_older()):
+        # Of one node's pods there are few: asked for in pages, servers that page from their store alone
+        # would read every pod of the cluster there. And a whole answer cannot expire before its end.
+        whole = bool(selector) or self._expired >= _EXPIRED
+        found = pages(
+            self.kind, lambda query: self._get({**query, **selector}), self._not_older(), whole=whole
+        )
+        for page in found:
             self._look_for_a_restore(page.resource_version)
             self._tell([item for item in page.items if self._is_news(item)])
             yield page
@@ -235,7 +244,7 @@ class Reflector:
 
     def _not_older(self) -> dict[str, str]:
         """Return what of a request says how old its answer may be (API concepts, resource versions)."""
-        if self._consistent:
+        if self._expired:
             return {}
         # The version 0 would mean anything at all, too, but is answered in one piece.
         version = self._seen.latest or int(self._anything)

@@ -150,8 +150,8 @@ def refuse(code: int, **headers: str) -> Answer:
     )
 
 
-def stream(*parts: bytes, pause: float = 0.05, hold: bool = True) -> Answer:
-    """Send chunks with a pause between them, then hold the stream open or end it."""
+def stream(*parts: bytes, pause: float = 0.05, hold: float = 3.0) -> Answer:
+    """Send chunks with a pause between them, then hold the stream open for some seconds, and end it."""
 
     def answer(handler: BaseHTTPRequestHandler, _: dict[str, str]) -> None:
         handler.send_response(200)
@@ -161,8 +161,7 @@ def stream(*parts: bytes, pause: float = 0.05, hold: bool = True) -> Answer:
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
             handler.wfile.flush()
             time.sleep(pause)
-        if hold:
-            time.sleep(3)
+        time.sleep(hold)
         handler.wfile.write(b"0\r\n\r\n")
 
     return answer
@@ -214,14 +213,14 @@ def test_a_watch_that_ends_is_resumed_from_the_last_event_or_bookmark(
 ) -> None:
     script.lists = [page(1)]
     bookmark = line("BOOKMARK", {"metadata": {"resourceVersion": "9"}})
-    script.watches = [stream(line("ADDED", pod("a", 5)), hold=False), stream(bookmark, hold=False), stream()]
+    script.watches = [stream(line("ADDED", pod("a", 5)), hold=0.0), stream(bookmark, hold=0.0), stream()]
     found = running()
     wait(lambda: len(script.asked) == 4)
     assert [q.get("resourceVersion") for q in script.asked] == [None, "1", "5", "9"]
     assert found.reflector.state().fault == ""
 
 
-@pytest.mark.parametrize("gone", [refuse(410), stream(GONE, hold=False)], ids=["status", "event"])
+@pytest.mark.parametrize("gone", [refuse(410), stream(GONE, hold=0.0)], ids=["status", "event"])
 def test_too_old_is_listed_again_and_only_differences_are_told(
     script: Script, running: Callable[[], Running], gone: Answer
 ) -> None:
@@ -230,12 +229,12 @@ def test_too_old_is_listed_again_and_only_differences_are_told(
         page(7, pod("same", 1), more="next"),
         page(7, pod("changed", 6), pod("new", 7)),
     ]
-    script.watches = [gone, stream()]
+    script.watches = [stream(hold=0.0), gone, stream()]
     found = running()
-    wait(lambda: len(script.asked) == 5)
+    wait(lambda: len(script.asked) == 6)
     assert "resourceVersion" not in script.asked[0]
-    assert script.asked[2] == {"limit": "500", "resourceVersion": "1", "resourceVersionMatch": "NotOlderThan"}
-    assert script.asked[3] == {"limit": "500", "continue": "next"}
+    assert script.asked[3] == {"limit": "500", "resourceVersion": "1", "resourceVersionMatch": "NotOlderThan"}
+    assert script.asked[4] == {"limit": "500", "continue": "next"}
     assert [
         getattr(e, "object", None) and e.object.name for e in found.events[4:] if isinstance(e, Upsert)
     ] == [
@@ -287,7 +286,7 @@ def test_a_cluster_restored_from_a_backup_is_listed_anew(
 ) -> None:
     behind = line("ERROR", {"kind": "Status", "code": 504, "message": "Too large resource version"})
     script.lists = [page(9, pod("a", 8), pod("b", 9)), page(5, pod("a", 5))]
-    script.watches = [refuse(504), stream(behind, hold=False), refuse(504), stream()]
+    script.watches = [refuse(504), stream(behind, hold=0.0), refuse(504), stream()]
     found = running()
     wait(lambda: found.events[-1:] == [Delete(Kind.POD, Key("x", "b"))] and not found.reflector.state().fault)
     assert [type(e) for e in found.events] == [Upsert, Upsert, Synced, Upsert, Delete]
@@ -343,6 +342,7 @@ def test_a_watch_that_has_nothing_to_tell_is_begun_anew_at_once_and_is_no_fault(
 ) -> None:
     """However often: an API server may have no bookmarks to send, and an event must not wait for a pause."""
     monkeypatch.setattr(reflector, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.05)
     monkeypatch.setattr(reflector, "_BACKOFF_SECONDS", (30.0, 30.0))
     script.lists = [page(1)]
     script.watches = [stream()] * 4 + [stream(line("ADDED", pod("a", 2)), pause=1.0)]
@@ -363,13 +363,50 @@ def test_a_list_whose_second_page_has_expired_is_asked_to_be_consistent(
 ) -> None:
     """What a server has at hand may be so old that its store cannot give the rest of it any more."""
     script.lists = [page(5, pod("a", 1), more="next"), refuse(410), page(9, pod("a", 1), pod("b", 2))]
-    script.watches = [stream(GONE), stream()]
+    script.watches = [stream(hold=0.0), stream(GONE), stream()]
     found = running(anything=True)
-    wait(lambda: len([q for q in script.asked if "watch" in q]) == 2)
+    wait(lambda: len([q for q in script.asked if "watch" in q]) == 3)
     lists = [query.get("resourceVersion") for query in script.asked if "watch" not in query]
     # Once it is listed, the next list need not be.
     assert lists == ["1", None, None, "9"]
     assert found.reflector.state().objects == 2
+
+
+def test_lists_that_expire_again_and_again_before_their_end_are_asked_for_in_one_piece(
+    script: Script, running: Callable[..., Running]
+) -> None:
+    """Where reading the pages takes longer than the store keeps what it has replaced."""
+    begun = page(5, pod("a", 1), more="next")
+    script.lists = [begun, refuse(410), begun, refuse(410), page(9, pod("a", 1), pod("b", 2))]
+    script.watches = [stream()]
+    found = running()
+    wait(lambda: len(script.asked) == 6)
+    assert [query.get("limit") for query in script.asked] == ["500"] * 4 + [None, None]
+    assert [type(e) for e in found.events] == [Upsert, Upsert, Synced]
+
+
+def test_a_list_that_is_too_old_for_a_watch_at_once_is_asked_to_be_consistent(
+    script: Script, running: Callable[..., Running]
+) -> None:
+    """Another server may have answered, whose cache is behind: with the same list, it would go on."""
+    script.lists = [page(5, pod("a", 1)), page(9, pod("a", 1))]
+    script.watches = [refuse(410), stream()]
+    running(anything=True)
+    wait(lambda: len(script.asked) == 4)
+    assert [query.get("resourceVersion") for query in script.asked] == ["1", "5", None, "9"]
+
+
+def test_watches_that_are_ended_with_nothing_told_are_begun_anew_at_once_if_they_lasted(
+    script: Script, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may end what was silent for a minute, each time; an event must not wait for a pause."""
+    monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "_BACKOFF_SECONDS", (30.0, 30.0))
+    script.lists = [page(1)]
+    script.watches = [stream(hold=0.2)] * 4 + [stream(line("ADDED", pod("a", 2)))]
+    found = running()
+    wait(lambda: len(found.events) == 2)
+    assert len(script.asked) == 6
 
 
 def test_pods_of_the_node_are_told_before_the_others(script: Script, running: Callable[..., Running]) -> None:
@@ -384,6 +421,8 @@ def test_pods_of_the_node_are_told_before_the_others(script: Script, running: Ca
     assert (far.object.name, synced) == ("far", Synced(Kind.POD))
     selectors = [query.get("fieldSelector") for query in script.asked]
     assert selectors == ["spec.nodeName=n", None, None]
+    # In pages, older servers read every pod of the cluster from their store to find those of one node.
+    assert [query.get("limit") for query in script.asked] == [None, "500", None]
 
 
 def test_one_that_went_while_the_others_were_read_is_told_as_gone(
