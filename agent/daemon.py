@@ -66,6 +66,10 @@ def chosen_families(setting: Families, host: HostState, held: Iterable[Family] =
     return tuple(family for family in wanted if family in usable)
 
 
+def _unread(error: Exception) -> Fault:
+    return Fault(f"the kernel cannot be read: {error}")
+
+
 class Agent:
     """The main loop and what it knows. One thread runs it; :meth:`health` and :meth:`status` serve others."""
 
@@ -146,7 +150,7 @@ class Agent:
 
     def _take(self, events: list[Event], now: float) -> None:
         """Compile events and bring what they change into the kernel."""
-        if not self._applied:
+        if events and not self._synced():
             # A collection would look at the whole cluster again and again while it is read.
             gc.freeze()
         if not self._adopted:
@@ -178,7 +182,9 @@ class Agent:
         if now >= self._host_at:
             self._check_host(now)
         if not self._adopted:
-            if self._synced() and (self._retry_at is None or now >= self._retry_at):
+            if self._retry_at is not None and now < self._retry_at:
+                return
+            if self._synced():
                 self._first_sync(now)
             elif self._fresh and self._can_isolate():
                 self._isolate()
@@ -201,7 +207,7 @@ class Agent:
                 return
             self._engine.adopt(isolated, now)
         except Exception as error:
-            self._note(Report(0.0, 0, True, (Fault(f"the kernel cannot be read: {error}"),)))
+            self._note(Report(0.0, 0, True, (_unread(error),)))
             return
         self._begin()
 
@@ -223,15 +229,17 @@ class Agent:
         Peers are let in as they become known. Where the kernel holds anything, its pods stay as they are
         until everything is known: there this would close what was rightly open.
         """
-        self._fresh = False
+        self._retry_at = None
         isolated = self._engine.program.pods
         if not isolated:
+            # What is listed or changes until everything is known may still isolate one.
             return
         try:
             held = self._backend.adopt()
         except Exception as error:
-            _log.warning("the kernel cannot be read", error=str(error))
+            self._note(Report(0.0, 0, True, (_unread(error),)))
             return
+        self._fresh = False
         if not any(held.values()):
             _log.info("isolating", isolated_pods=len({pod.pod for pod in isolated}))
             self._begin()

@@ -143,10 +143,15 @@ class Cluster:
 
         ``arguments`` are the agent's; call :meth:`wait_ready` when all nodes are there.
         """
+        node = self.bare_node(name, layout, mode)
+        self.start_agent(node, *arguments)
+        return node
+
+    def bare_node(self, name: str, layout: Layout, mode: Mode) -> Node:
+        """Add such a node with no agent on it."""
         node = self.lab.node(name, layout, mode)
         install_kube_proxy(node)
         self.client.create_node(name, [node.v4, node.v6], [node.cidr4, node.cidr6])
-        self.start_agent(node, *arguments)
         return node
 
     def start_agent(self, node: Node, *arguments: str) -> AgentProcess:
@@ -156,8 +161,10 @@ class Cluster:
         return agent
 
     def remove_node(self, node: Node) -> None:
-        """Stop its agent and remove a node."""
-        self.agents.pop(node.name).stop()
+        """Stop its agent, if it has one, and remove a node."""
+        agent = self.agents.pop(node.name, None)
+        if agent is not None:
+            agent.stop()
         self.client.delete_node(node.name)
         self.lab.remove_node(node)
 

@@ -18,8 +18,8 @@ from agent.daemon import chosen_families
 from agent.dataplane.backend import Fault, Report
 from agent.dataplane.host import HostState
 from agent.inbox import Inbox
-from agent.kube.events import Event, Synced, Upsert
-from agent.kube.model import Direction, Family, Kind, NetworkPolicy, Pod, Rule
+from agent.kube.events import Delete, Event, Synced, Upsert
+from agent.kube.model import Direction, Family, Key, Kind, NetworkPolicy, Pod, Rule
 from agent.settings import Families, resolve
 from agent.status.health import readyz
 from tests.unit.daemon_rig import DONE, FAILED, SECONDS, Links, Rig
@@ -128,6 +128,45 @@ def test_where_something_is_held_or_nothing_is_isolated_every_pod_has_to_be_know
     assert [name for name, _ in fresh.backend.calls] == ["adopt"] * read
     fresh.source.sink([Synced(Kind.POD)])
     fresh.until(lambda: ready(fresh))
+
+
+def test_a_kernel_that_cannot_be_read_is_read_again_before_the_others_are_known(fresh: Rig) -> None:
+    fresh.backend.adopting = [OSError("busy")] * 2
+    fresh.start()
+    fresh.source.sink([*OWN_PODS, *POLICIES])
+    fresh.until(lambda: fresh.backend.named("adopt"))
+    assert any("busy" in fault.what for fault in fresh.agent.health().faults)
+    fresh.until(lambda: fresh.backend.named("sync"))
+    assert len(fresh.backend.named("adopt")) == 3
+    assert not ready(fresh)
+    fresh.source.sink([Synced(Kind.POD)])
+    fresh.until(lambda: ready(fresh))
+    assert fresh.agent.health().faults == ()
+
+
+def test_the_loop_rests_when_the_pods_to_isolate_have_gone_while_the_kernel_could_not_be_read(
+    fresh: Rig,
+) -> None:
+    fresh.backend.adopting = [OSError("busy")] * 50
+    fresh.start()
+    fresh.source.sink([*OWN_PODS, *POLICIES])
+    fresh.until(lambda: fresh.backend.named("adopt"))
+    fresh.source.sink([Delete(Kind.POD, Key("default", "p1"))])
+    time.sleep(0.5)
+    assert fresh.turns_in(0.3) <= 3
+    assert not fresh.backend.named("sync")
+
+
+@pytest.mark.parametrize("late", [deny(), pod(1)], ids=["policy", "pod"])
+def test_what_comes_while_the_others_are_read_is_isolated_too(fresh: Rig, late: Event) -> None:
+    fresh.start()
+    known = [Synced(Kind.POD, here=True), Synced(Kind.POLICY), Synced(Kind.NAMESPACE)]
+    fresh.source.sink([*(event for event in (pod(1), deny()) if event != late), *known])
+    time.sleep(0.05)
+    assert fresh.backend.calls == []
+    fresh.source.sink([late])
+    fresh.until(lambda: fresh.backend.named("sync"))
+    assert not ready(fresh)
 
 
 def test_what_an_earlier_run_holds_is_not_closed_to_peers_that_are_not_known_yet(rig: Rig) -> None:
