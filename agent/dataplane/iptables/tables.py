@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO
 
 from agent.dataplane.iptables import nft
-from agent.dataplane.iptables.waiting import BYTES, Waiting, give, start
+from agent.dataplane.iptables.waiting import BYTES, Waiting, give, outcome, start
 from agent.dataplane.mode import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
@@ -87,6 +87,7 @@ class Tables:
     def __init__(self, mode: Mode, *, ahead: bool = False) -> None:
         self.mode = mode
         self._waiting = Waiting() if ahead and mode == "nft" else None
+        self._commands: dict[tuple[Family, str], str] = {}
 
     def close(self) -> None:
         """End the commands that wait to be needed."""
@@ -95,8 +96,13 @@ class Tables:
 
     def command(self, family: Family, action: str) -> str:
         """Name the command for an action: ``save`` or ``restore``."""
-        found = find_command(family, self.mode, action)
-        return found if found is not None else f"{PROGRAMS[family]}-{self.mode}-{action}"
+        known = self._commands.get((family, action))
+        if known is None:
+            known = find_command(family, self.mode, action)
+            if known is None:
+                return f"{PROGRAMS[family]}-{self.mode}-{action}"
+            self._commands[family, action] = known
+        return known
 
     def read(self, family: Family) -> Table:
         """Return the filter table as it is. Raises TableError.
@@ -114,6 +120,7 @@ class Tables:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
+            self._commands.clear()
             raise TableError(command, str(error), remedy=_remedy(error)) from error
         if done.returncode:
             raise TableError(command, done.stderr.strip() or f"exit code {done.returncode}")
@@ -154,6 +161,7 @@ class Tables:
             try:
                 process = self._given(command, script(family_lines))
             except OSError as error:
+                self._commands.clear()
                 failed[family] = TableError(command[0], str(error), refused=False, remedy=_remedy(error))
                 continue
             running[family] = (process, command[0])
@@ -228,10 +236,12 @@ def _as_file(text: str) -> IO[bytes]:
 
 def _finish(process: subprocess.Popen[str], name: str, lines: list[str], seconds: float) -> TableError | None:
     try:
-        _, stderr = process.communicate(timeout=max(seconds, 0.1))
+        stderr = outcome(process, max(seconds, 0.1))
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
         why = "no answer in time; its outcome is unknown"
         return TableError(name, why, refused=False)
     if process.returncode == 0:

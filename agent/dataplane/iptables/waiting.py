@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import select
 import subprocess
+import time
 from typing import IO
 
 _F_GETPIPE_SZ = 1032
@@ -40,6 +43,46 @@ def give(process: subprocess.Popen[str], text: str) -> None:
     if stdin is not None:
         with contextlib.suppress(BrokenPipeError), stdin:
             stdin.write(text)
+
+
+def outcome(process: subprocess.Popen[str], seconds: float) -> str:
+    """Wait for a command that was started here to end; return what it had to say.
+
+    Raises subprocess.TimeoutExpired when it has not ended by then. Waiting with a limit as the standard
+    library does is sleeping and looking again: half a millisecond at least, after all has been done.
+    """
+    try:
+        ended = os.pidfd_open(process.pid)
+    except OSError:  # before Linux 5.3
+        return process.communicate(timeout=seconds)[1]
+    said: list[bytes] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, ended)
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        source = process.stderr
+        if source is not None:
+            poll.register(source.fileno(), select.POLLIN)
+        end = time.monotonic() + seconds
+        running = True
+        while running or poll.poll(0):
+            ready = [fd for fd, _ in poll.poll(max(0.0, 1000 * (end - time.monotonic())))]
+            if not ready:
+                raise subprocess.TimeoutExpired(process.args, seconds)
+            if ended in ready:
+                running = False
+                poll.unregister(ended)
+            if source is not None and source.fileno() in ready:
+                data = os.read(source.fileno(), select.PIPE_BUF)
+                if not data:
+                    poll.unregister(source.fileno())
+                    source.close()
+                    source = None
+                said.append(data)
+        if source is not None:
+            source.close()
+    process.wait()
+    return b"".join(said).decode(errors=BYTES)
 
 
 class Waiting:

@@ -1,0 +1,62 @@
+"""Waiting for a command to end, with real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from agent.dataplane.iptables.waiting import outcome, start
+
+
+@pytest.fixture(params=[True, False], ids=["pidfd", "without"], autouse=True)
+def pidfd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernel have descriptors of processes, or not."""
+    if not request.param:
+
+        def missing(*_: object) -> int:
+            raise OSError("no such system call")
+
+        monkeypatch.setattr(os, "pidfd_open", missing)
+
+
+def shell(script: str) -> subprocess.Popen[str]:
+    return start(["sh", "-c", script], subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_what_it_said_and_how_it_ended_are_told(code: int) -> None:
+    process = shell(f"echo one >&2; sleep 0.05; echo two >&2; exit {code}")
+    assert outcome(process, 5) == "one\ntwo\n"
+    assert process.returncode == code
+
+
+def test_it_may_say_more_than_a_pipe_holds() -> None:
+    process = shell("head -c 300000 /dev/zero | tr '\\0' x >&2")
+    assert outcome(process, 5) == "x" * 300000
+
+
+def test_one_that_says_nothing_more_is_waited_for() -> None:
+    process = shell("exec 2>&-; sleep 0.1; exit 4")
+    assert outcome(process, 5) == ""
+    assert process.returncode == 4
+
+
+def test_one_that_does_not_end_in_time_can_be_ended() -> None:
+    process = shell("echo one >&2; exec sleep 60")
+    with pytest.raises(subprocess.TimeoutExpired):
+        outcome(process, 0.1)
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("pidfd", [True], indirect=True)
+def test_what_it_has_started_is_not_waited_for() -> None:
+    """Without such descriptors it is, for as long as that has the pipe."""
+    began = time.monotonic()
+    assert outcome(shell("echo one >&2; sleep 3 &"), 5) == "one\n"
+    assert time.monotonic() - began < 2
