@@ -29,12 +29,12 @@ from tests.bench.cluster import (
     pod_of,
     policy,
 )
-from tests.bench.etcd import Etcd
 from tests.bench.result import Size
 from tests.bench.settings import Settings
 from tests.lab.apiserver import ApiServer
 from tests.lab.client import Client
 from tests.lab.cluster import ROOT, AgentProcess, http_get, wait_until
+from tests.lab.etcd import Etcd
 from tests.lab.lab import UNDERLAY4, Lab
 from tests.lab.node import Pod
 from tests.lab.place import LabError

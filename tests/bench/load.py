@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench.cluster import Template, fields, pod_key
-from tests.bench.etcd import PUTS, Etcd
 from tests.bench.result import Size
+from tests.lab.etcd import PUTS, Etcd
 
 KINDS = ("concern", "elsewhere", "mixed")
 _MOVED = 500

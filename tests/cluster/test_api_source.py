@@ -9,6 +9,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ import pytest
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.manifest import read_text
 from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Node, Pod, Protocol
+from agent.sources import reflector
 from agent.sources.apiserver import ApiSource
 from tests.lab.apiserver import PORT, ApiServer
 from tests.lab.client import ApiError, Client
+from tests.lab.gate import Gate
 from tests.lab.netns import Netns
 from tests.unit.kube import admission
 
@@ -31,15 +34,10 @@ PODS = 1200
 class Heard:
     """A source inside the server's namespace, and everything it told."""
 
-    def __init__(self, server: ApiServer, user: str = "admin", **options: Any) -> None:
-        path = server.kubeconfig(user)
-        config = json.loads(path.read_text())
-        config["clusters"][0]["cluster"] |= {
-            "server": f"https://{AGENT_ADDRESS}:{PORT}",
-            "tls-server-name": ADDRESS,
-        }
-        self.config = path.with_name(f"source-{user}.kubeconfig")
-        self.config.write_text(json.dumps(config))
+    def __init__(
+        self, server: ApiServer, user: str = "admin", *, config: Path | None = None, **options: Any
+    ) -> None:
+        self.config = config or _by_its_own_address(server.kubeconfig(user))
         self.batches: list[Sequence[Event]] = []
         self.source = ApiSource(str(self.config), **options)
         with server.netns.entered():
@@ -58,6 +56,18 @@ class Heard:
 
     def faults(self) -> list[str]:
         return [state.fault for state in self.source.states().values() if state.fault]
+
+
+def _by_its_own_address(path: Path) -> Path:
+    """Write and return such a kubeconfig by which the agent comes to the server by an address of its own."""
+    config = json.loads(path.read_text())
+    config["clusters"][0]["cluster"] |= {
+        "server": f"https://{AGENT_ADDRESS}:{PORT}",
+        "tls-server-name": ADDRESS,
+    }
+    written = path.with_name(f"source-{path.name}")
+    written.write_text(json.dumps(config))
+    return written
 
 
 def _name(event: Event) -> tuple[Kind, str]:
@@ -266,6 +276,35 @@ def test_a_server_that_stops_answering_is_noticed_within_a_minute(server: ApiSer
         process.send_signal(signal.SIGCONT)
     print(f"stopped server noticed after {noticed:.1f} s")
     wait(lambda: heard.faults() == [], 45)
+
+
+def test_watches_that_have_nothing_to_tell_are_begun_anew_and_no_event_waits_for_a_pause(
+    server: ApiServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflector, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.2)
+    monkeypatch.setattr(reflector, "_BACKOFF_SECONDS", (30.0, 30.0))
+    watches: list[str] = []
+    faults: list[str] = []
+
+    def counted(path: str) -> bool:
+        if "watch=true" in path:
+            watches.append(path)
+        return False
+
+    def begun_four_times() -> bool:
+        faults.extend(heard.faults())
+        return len(watches) > 12
+
+    with Gate(server, counted) as gate:
+        heard = Heard(server, config=gate.kubeconfig("agent"))
+        try:
+            wait(begun_four_times)
+            client.create_pod("few", "late", node="n", addresses=())
+            wait(lambda: heard.of(Kind.POD, "late"), 5.0)
+        finally:
+            heard.source.stop()
+    assert faults == []
 
 
 def test_an_expired_resource_version_is_listed_anew_and_only_differences_told(

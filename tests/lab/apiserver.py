@@ -39,13 +39,15 @@ class ApiServer:
     etcd's data is in memory and gone with it. No controllers and no scheduler run: pods are bound by
     whoever creates them, and :class:`tests.lab.client.Client` finishes namespaces. The agent's account is
     there, with the permissions that ``deploy/`` gives it and no others. Call from the main thread: processes
-    end with the thread that started them. Raises LabError when it does not become ready.
+    end with the thread that started them. ``flags`` are more of kube-apiserver's. Raises LabError when it
+    does not become ready.
     """
 
-    def __init__(self, netns: Netns, address: str, directory: Path) -> None:
+    def __init__(self, netns: Netns, address: str, directory: Path, flags: Sequence[str] = ()) -> None:
         self.netns = netns
         self.address = address
         self.directory = directory
+        self._flags = flags
         self._admin_token = secrets.token_hex(16)
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         binary = kube_apiserver()
@@ -171,6 +173,7 @@ class ApiServer:
                 f"--service-account-key-file={key}",
                 f"--service-account-signing-key-file={key}",
                 "--profiling=false",
+                *self._flags,
             ],
             {},
         )

@@ -37,10 +37,11 @@ class Gate:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                # Either end may be gone by the time that the other is answered.
-                with contextlib.suppress(OSError, http.client.HTTPException):
+                try:
                     gate._pass_on(self)
-                self.close_connection = True
+                except (OSError, http.client.HTTPException):
+                    # Either end may be gone by the time that the other is answered.
+                    self.close_connection = True
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -87,9 +88,9 @@ class Gate:
             response = server.getresponse()
             request.send_response(response.status)
             request.send_header("Content-Type", response.headers["Content-Type"])
-            # Without a length, the answer ends with the connection.
-            request.send_header("Connection", "close")
+            request.send_header("Transfer-Encoding", "chunked")
             request.end_headers()
-            while piece := response.read1(_PIECE):
-                request.wfile.write(piece)
-                request.wfile.flush()
+            piece = b"nothing yet"
+            while piece:
+                piece = response.read1(_PIECE)
+                request.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))

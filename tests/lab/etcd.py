@@ -42,9 +42,16 @@ class Etcd:
         puts = [
             {"requestPut": {"key": _base64(key.encode()), "value": _base64(value)}} for key, value in objects
         ]
+        self._ask("txn", {"success": puts})
+
+    def compact(self, revision: int) -> None:
+        """Forget what was before a revision, as API servers have it do every five minutes. Raises OSError."""
+        self._ask("compaction", {"revision": revision, "physical": True})
+
+    def _ask(self, what: str, request: object) -> None:
         with contextlib.ExitStack() as stack:
             stack.callback(self._connection.close)
-            self._connection.request("POST", "/v3/kv/txn", _encode({"success": puts}))
+            self._connection.request("POST", f"/v3/kv/{what}", _encode(request))
             response = self._connection.getresponse()
             answer = response.read()
             if response.status != 200:
