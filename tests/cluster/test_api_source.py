@@ -292,14 +292,14 @@ def test_watches_that_have_nothing_to_tell_are_begun_anew_and_no_event_waits_for
             watches.append(path)
         return False
 
-    def begun_four_times() -> bool:
+    def seen(heard: Heard) -> int:
         faults.extend(heard.faults())
-        return len(watches) > 12
+        return len(watches)
 
     with Gate(server, counted) as gate:
         heard = Heard(server, config=gate.kubeconfig("agent"))
         try:
-            wait(begun_four_times)
+            wait(lambda: seen(heard) > 12)
             client.create_pod("few", "late", node="n", addresses=())
             wait(lambda: heard.of(Kind.POD, "late"), 5.0)
         finally:
