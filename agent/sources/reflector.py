@@ -147,7 +147,7 @@ class Reflector:
             try:
                 if listing:
                     self._list()
-                verb = "watch"
+                verb, began = "watch", time.monotonic()
                 self._watch()
             except _Expired:
                 _log.info("listing again", kind=self.kind.value, reason="resource version expired")
@@ -178,7 +178,9 @@ class Reflector:
             if self._dropped:
                 self._failed(self._dropped)
             # However it ended and little as it told: a proxy may end each watch that is silent for a minute.
-            healthy = self.heard > began and time.monotonic() - began > _HEALTHY_SECONDS
+            # A list that took long and failed is what a server in trouble should not be asked for at once.
+            lasted = time.monotonic() - began > _HEALTHY_SECONDS
+            healthy = verb == "watch" and lasted and self.heard > began
             self.heard = 0.0
             attempt = 0 if healthy else attempt + 1
             self._stopping.wait(max(min(wait, _BACKOFF_SECONDS[1]), _backoff(attempt)))

@@ -409,6 +409,23 @@ def test_watches_that_are_ended_with_nothing_told_are_begun_anew_at_once_if_they
     assert len(script.asked) == 6
 
 
+def test_a_list_that_took_long_and_failed_is_not_asked_for_again_at_once(
+    script: Script, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        time.sleep(0.2)
+        refuse(500)(handler, query)
+
+    monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.1)
+    monkeypatch.setattr(reflector, "_BACKOFF_SECONDS", (30.0, 30.0))
+    script.lists = [page(1, pod("a", 1), more="next"), late, page(1)]
+    script.watches = [stream()]
+    found = running()
+    wait(lambda: found.reflector.state().fault)
+    time.sleep(0.3)
+    assert len(script.asked) == 2
+
+
 def test_pods_of_the_node_are_told_before_the_others(script: Script, running: Callable[..., Running]) -> None:
     script.lists = [page(3, pod("here", 1)), page(4, pod("here", 1), pod("far", 2))]
     script.watches = [stream()]
