@@ -169,6 +169,20 @@ def test_what_comes_while_the_others_are_read_is_isolated_too(fresh: Rig, late: 
     assert not ready(fresh)
 
 
+def test_early_isolation_that_is_refused_waits_like_any_other_write(fresh: Rig) -> None:
+    refused = Report(0.0, 0, True, (Fault("kube-router's firewall is here", "migrate"),), refused=True)
+    fresh.backend.syncs = [refused] * 3
+    fresh.start()
+    fresh.source.sink([*OWN_PODS, *POLICIES])
+    fresh.until(lambda: fresh.backend.named("sync"))
+    fresh.source.sink([far(1)])
+    fresh.source.sink([Synced(Kind.POD)])
+    assert not ready(fresh)
+    fresh.until(lambda: ready(fresh))
+    assert len(fresh.backend.named("sync")) == 4
+    assert fresh.backend.named("apply") == []
+
+
 def test_what_an_earlier_run_holds_is_not_closed_to_peers_that_are_not_known_yet(rig: Rig) -> None:
     rig.start()
     rig.source.sink([*OWN_PODS, *POLICIES])
