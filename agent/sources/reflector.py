@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import select
-import socket
 import ssl
 import threading
 import time
@@ -31,6 +29,7 @@ from agent.sources.faults import PATHS, RequestFailedError, failure, refusal
 from agent.sources.listing import pages
 from agent.sources.seen import Seen
 from agent.sources.source import SyncState
+from agent.sources.stream import allow_silence, batches
 from agent.sources.versions import Versions
 
 _log = log.get(__name__)
@@ -46,7 +45,6 @@ _REFUSALS = 3
 _EXPIRED = 2
 """After so many lists that expired before their end, one is asked for in one piece."""
 _AFTER_SECONDS = 5.0
-_READ_BYTES = 1 << 16
 
 
 class _Expired(Exception):  # noqa: N818 - not an error: the server no longer holds what was asked for
@@ -309,12 +307,12 @@ class Reflector:
         try:
             _raise_for(response)
             self._contact()
-            _allow_silence(response)
+            allow_silence(response, SILENCE_SECONDS)
             # A stop or drop while the request was on its way found no response to end.
             if self._stopping.is_set() or self._dropped:
                 return
             try:
-                for lines in _batches(response):
+                for lines in batches(response):
                     self._contact()
                     self._take(lines)
                     if self._stopping.is_set():
@@ -432,63 +430,3 @@ def _raise_for(response: urllib3.BaseHTTPResponse) -> None:
         raise _Expired
     after = response.headers.get("Retry-After", "")
     raise RequestFailedError(response.status, status, float(after) if after.isdecimal() else 0.0)
-
-
-def _batches(response: urllib3.BaseHTTPResponse) -> Iterator[list[bytes]]:
-    """Give the lines of a stream, all that have arrived at once, waiting only when there are none."""
-    rest = b""
-    while data := response.read1(_READ_BYTES):
-        parts = [rest, data]
-        size = len(data)
-        # Each event is its own HTTP chunk, and a read ends with its chunk; the limit bounds a batch.
-        while size < 16 * _READ_BYTES and _more_at_hand(response):
-            data = response.read1(_READ_BYTES)
-            if not data:
-                break
-            parts.append(data)
-            size += len(data)
-        *lines, rest = b"".join(parts).split(b"\n")
-        whole = [line for line in lines if line.strip()]
-        if whole:
-            yield whole
-
-
-def _allow_silence(response: urllib3.BaseHTTPResponse) -> None:
-    """Let a watch, now that it has begun, be silent longer than an answer may take."""
-    sock = _socket_of(response)
-    if sock is not None:
-        sock.settimeout(SILENCE_SECONDS)
-
-
-def _socket_of(response: urllib3.BaseHTTPResponse) -> socket.socket | None:
-    sock = getattr(getattr(response, "_connection", None), "sock", None)
-    return sock if isinstance(sock, socket.socket) else None
-
-
-def _more_at_hand(response: urllib3.BaseHTTPResponse) -> bool:
-    """Whether a read would find bytes without waiting.
-
-    urllib3 has no such question, so its parts are asked; where they are not as known here the
-    answer is no, and the stream is taken event by event.
-    """
-    sock = _socket_of(response)
-    buffered = getattr(getattr(response, "_fp", None), "fp", None)
-    if sock is None or buffered is None:
-        return False
-    timeout = sock.gettimeout()
-    try:
-        sock.settimeout(0)
-        held = buffered.peek(1)
-        if held[:2] not in (b"\r", b"\r\n") or len(held) > 2:
-            return bool(held)
-        # Only the end of the last chunk is left in the buffer; is there another chunk behind it?
-        pending = sock.pending() if isinstance(sock, ssl.SSLSocket) else 0
-        return pending > 0 or bool(select.select([sock], [], [], 0)[0])
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return False
-    except (OSError, ValueError):
-        # The next read meets it again and names it.
-        return False
-    finally:
-        with contextlib.suppress(OSError):
-            sock.settimeout(timeout)
