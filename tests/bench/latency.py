@@ -7,7 +7,6 @@ that watches the API server can be quicker.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import random
 import threading
 import time
@@ -113,6 +112,7 @@ class _Watch:
     def __init__(self, arena: Arena, path: str) -> None:
         self.told = threading.Event()
         self.at = 0
+        self._closing = False
         self._client = arena.client.another()
         version = arena.client.get(f"{path}?limit=1")["metadata"]["resourceVersion"]
         self._lines = self._client.lines(f"{path}?watch=1&resourceVersion={version}&timeoutSeconds=600")
@@ -123,11 +123,15 @@ class _Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing = True
         self._client.close()
 
     def _read(self) -> None:
-        # Closed under it, also in the middle of a chunk.
-        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+        try:
             for _ in self._lines:
                 self.at = time.monotonic_ns()
                 self.told.set()
+        except Exception:
+            # http.client meets the end of its own connection in many ways.
+            if not self._closing:
+                raise
