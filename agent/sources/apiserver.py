@@ -32,8 +32,7 @@ class ApiSource:
     user's. ``state`` is a directory in which to remember how far the server has told this node;
     ``anything``: the kernel holds nothing of an earlier run, so that, where nothing is remembered, the
     first list may be as old as the server likes. ``first``: the node whose pods are told before the others.
-    Nothing is read before ``start``, and no failure ends
-    it: failures are named in ``states``.
+    Nothing is read before ``start``, and no failure ends it: failures are named in ``states``.
 
     A connection that is silently dead is noticed within a minute, in three ways, because each sees what
     the others cannot. The kernel's keepalive ends one whose other end does not acknowledge (40 s): a
