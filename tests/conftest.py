@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any")
 
-# A shell has what it starts in the background ignore this, which what that starts inherits: nothing would end.
+# A shell has what it starts in the background ignore this, and all that starts: nothing could be ended.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
