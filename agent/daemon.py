@@ -150,7 +150,7 @@ class Agent:
 
     def _take(self, events: list[Event], now: float) -> None:
         """Compile events and bring what they change into the kernel."""
-        if events and not self._synced():
+        if events and not self._applied and not self._synced():
             # A collection would look at the whole cluster again and again while it is read.
             gc.freeze()
         if not self._adopted:

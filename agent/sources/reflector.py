@@ -192,7 +192,7 @@ class Reflector:
         if self._refusals >= _REFUSALS:
             self._refusals = 0
             self._resource_version = ""
-            self._forget_versions()
+            self._versions.doubt()
 
     def _list(self) -> None:
         """Tell every object, page by page, then what is gone since the last list, then Synced."""
@@ -257,12 +257,9 @@ class Reflector:
         number = _number(version)
         if number < self._seen.latest:
             _log.warning("the cluster has gone back in time", kind=self.kind.value, resource_version=version)
-            self._forget_versions()
+            self._versions.doubt()
             self._seen.reset(number)
         self._seen.note(number)
-
-    def _forget_versions(self) -> None:
-        self._versions.doubt()
 
     def _finish_list(self, seen: Versions, unreadable: int) -> None:
         if unreadable:

@@ -134,7 +134,12 @@ class _Writer(NamedTuple):
         return found
 
     def once(self, rule: RuleProgram) -> list[str] | None:
-        """Return the rule's peers after one line that returns for other ports; None where none can."""
+        """Return the rule's peers after one line that returns for other ports; None where none can.
+
+        Nor where others of the rule's lines, for named ports of peers, have to be reached all the same.
+        """
+        if rule.folded:
+            return None
         if rule.ports is None and rule.named is None:
             return self.peers(rule)
         chunks, named = _chunks(rule.ports or ()), rule.named or ()
@@ -172,17 +177,17 @@ def policy_chains(policy: PolicyId, rules: Iterable[RuleProgram], set_name: SetN
     written = list(rules)
     for rule in written:
         last = rule is written[-1]
-        ways, peers, once = write.ways(rule), write.peers(rule), write.once(rule)
+        ways, peers = write.ways(rule), write.peers(rule)
         if rule.peers is None:
             chain += [_join(way, write.about(rule), write.allow) for way in ways]
         elif len(peers) == 1 and not rule.named:
             chain += [line for way in ways for line in write.peers(rule, way)]
-        elif once is not None and not rule.folded and (last or not any(map(_returns, once))):
+        elif (once := write.once(rule)) is not None and (last or not any(map(_returns, once))):
             chain += once
         elif peers and ways:
             inner = names.rule_chain(policy, rule.number)
             ways = write.ways(rule, few=1)
-            if once is not None and not rule.folded and len(ways) > 1:
+            if once is not None and len(ways) > 1:
                 ways, peers = [""], once
             chains[inner] = tuple(peers)
             chain += [_join(way, "-g" if last else "-j", inner) for way in ways]
