@@ -84,6 +84,18 @@ def wait(condition: Callable[[], object], seconds: float = 20.0) -> float:
     return time.monotonic() - began
 
 
+def create_many(server: ApiServer, pods: int) -> None:
+    """Create pods p0, p1, and so on in the namespace "many", which is there."""
+
+    def create(part: int) -> None:
+        client = server.client.another()
+        for number in range(part, pods, 4):
+            client.create_pod("many", f"p{number}", node="n", addresses=())
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(create, range(4)))
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     if os.geteuid() != 0:
@@ -93,14 +105,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         netns.ip(f"address add {address}/32 dev lo")
     with ApiServer(netns, ADDRESS, tmp_path_factory.mktemp("apiserver") / "server") as found:
         found.client.create_namespace("many", {"team": "a"})
-
-        def fill(part: int) -> None:
-            client = found.client.another()
-            for number in range(part, PODS, 4):
-                client.create_pod("many", f"p{number}", node="n", addresses=())
-
-        with ThreadPoolExecutor(4) as threads:
-            list(threads.map(fill, range(4)))
+        create_many(found, PODS)
         yield found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -43,11 +44,14 @@ class Start(NamedTuple):
         self.lab.settle()
         assert not self.lab.check(expected)
 
-    def agent(self, gate: Gate) -> AgentProcess:
-        """Start the node's agent, which reads through a gate."""
-        agent = AgentProcess(self.node, "--kubeconfig", str(gate.kubeconfig("agent")))
-        self.cluster.agents[self.node.name] = agent
-        return agent
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[tuple[Gate, AgentProcess]]:
+        """Start the node's agent, and have its list of all pods wait at a gate."""
+        with Gate(self.cluster.api, is_list_of_all_pods) as gate:
+            agent = AgentProcess(self.node, "--kubeconfig", str(gate.kubeconfig("agent")))
+            self.cluster.agents[self.node.name] = agent
+            assert gate.waiting.wait(30), agent.tail()
+            yield gate, agent
 
 
 @pytest.fixture(
@@ -91,9 +95,7 @@ def assert_waiting_for_pods(node: Node) -> None:
 
 
 def test_own_pods_are_isolated_before_all_pods_are_read_and_peers_let_in_when_they_are(start: Start) -> None:
-    with Gate(start.cluster.api, is_list_of_all_pods) as gate:
-        agent = start.agent(gate)
-        assert gate.waiting.wait(30), agent.tail()
+    with start.held_back() as (gate, agent):
         start.expect(far=False, stranger=False)
         assert_waiting_for_pods(start.node)
         assert agent.status()["ready"] is False
@@ -106,9 +108,7 @@ def test_one_that_comes_to_be_isolated_meanwhile_is(start: Start) -> None:
     """No pod is isolated when this node's are known: the policy comes later."""
     namespace = start.server.name.split("/")[0]
     start.workspace.delete_policy(namespace, "friends")
-    with Gate(start.cluster.api, is_list_of_all_pods) as gate:
-        agent = start.agent(gate)
-        assert gate.waiting.wait(30), agent.tail()
+    with start.held_back() as (gate, agent):
         start.expect(far=True, stranger=True)
         start.workspace.policy(namespace, "closed", pods(app="server"), policyTypes=["Ingress"])
         start.expect(near=False, far=False, stranger=False)
@@ -120,15 +120,11 @@ def test_one_that_comes_to_be_isolated_meanwhile_is(start: Start) -> None:
 def test_an_agent_that_is_killed_meanwhile_leaves_what_it_wrote_until_the_next_has_read_everything(
     start: Start,
 ) -> None:
-    with Gate(start.cluster.api, is_list_of_all_pods) as gate:
-        agent = start.agent(gate)
-        assert gate.waiting.wait(30), agent.tail()
+    with start.held_back() as (gate, agent):
         start.expect(far=False, stranger=False)
         agent.stop(signal.SIGKILL)
         start.expect(far=False, stranger=False)
-    with Gate(start.cluster.api, is_list_of_all_pods) as gate:
-        agent = start.agent(gate)
-        assert gate.waiting.wait(30), agent.tail()
+    with start.held_back() as (gate, agent):
         start.expect(far=False, stranger=False)
         assert_waiting_for_pods(start.node)
         gate.open()
@@ -140,9 +136,7 @@ def test_a_restart_closes_nothing_that_was_open_while_pods_are_read(start: Start
     start.cluster.start_agent(start.node).wait_ready()
     start.expect(far=True, stranger=False)
     start.cluster.agents[start.node.name].stop()
-    with Gate(start.cluster.api, is_list_of_all_pods) as gate:
-        agent = start.agent(gate)
-        assert gate.waiting.wait(30), agent.tail()
+    with start.held_back() as (gate, agent):
         start.expect(far=True, stranger=False)
         assert_waiting_for_pods(start.node)
         gate.open()

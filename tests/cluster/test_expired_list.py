@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from agent.kube.events import Synced, Upsert
 from agent.kube.model import Kind
 from agent.sources.listing import PAGE
-from tests.cluster.test_api_source import ADDRESS, Heard, wait
+from tests.cluster.test_api_source import ADDRESS, Heard, create_many, wait
 from tests.lab.apiserver import ApiServer
 from tests.lab.etcd import Etcd
 from tests.lab.gate import Gate
@@ -30,14 +29,7 @@ def test_a_list_whose_second_page_is_gone_is_read_anew_and_told_whole(tmp_path: 
     netns.ip(f"address add {ADDRESS}/32 dev lo")
     with ApiServer(netns, ADDRESS, tmp_path / "server", [NO_SNAPSHOTS]) as server:
         server.client.create_namespace("many")
-
-        def fill(part: int) -> None:
-            client = server.client.another()
-            for number in range(part, PODS, 4):
-                client.create_pod("many", f"p{number}", node="n", addresses=())
-
-        with ThreadPoolExecutor(4) as threads:
-            list(threads.map(fill, range(4)))
+        create_many(server, PODS)
         asked: list[str] = []
 
         def is_second_page(path: str) -> bool:
