@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import signal
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def options_of(settings: Settings) -> Options:
         mark_ingress=settings.mark_ingress,
         accept=settings.allowed_packets is AllowedPackets.ACCEPT,
         reject=settings.denied_packets is DeniedPackets.REJECT,
+        remember=math.ceil(settings.remember_passed),
     )
 
 

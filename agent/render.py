@@ -89,7 +89,7 @@ def render(manifests: Manifests, settings: Settings) -> Rendered:
         node,
         program,
         f"# node {node}\n{render_text(program, options, families)}",
-        render_sets(program, families),
+        render_sets(program, options, families),
         dict(render_tables(program, options, families)),
     )
 

@@ -74,7 +74,7 @@ class Settings:
     """The agent's settings, typed and valid. What each means is said once, in :data:`SETTINGS`.
 
     ``kubeconfig`` may be a list of files, as ``KUBECONFIG`` may; empty means the usual places. Marks are
-    single bits; ``linger`` and ``drift_interval`` are seconds.
+    single bits; ``linger``, ``remember_passed`` and ``drift_interval`` are seconds.
     """
 
     node_name: str
@@ -90,6 +90,7 @@ class Settings:
     denied_packets: DeniedPackets
     allow_nodes: bool
     linger: float
+    remember_passed: float
     drift_interval: float
     fix_host: bool
     health_address: str
@@ -315,6 +316,13 @@ SETTINGS: tuple[Setting, ...] = (
         "60",
         "SECONDS",
         "How long a deleted or finished isolated pod's address stays closed unless a newer pod claims it.",
+        _seconds(0),
+    ),
+    Setting(
+        "remember_passed",
+        "10",
+        "SECONDS",
+        "How long what passed passes again, while nothing changes, until it is judged anew; 0 judges all.",
         _seconds(0),
     ),
     Setting(

@@ -31,10 +31,11 @@ NAME_LENGTH = 31
 
 _SUBSYSTEM = 6
 """NFNL_SUBSYS_IPSET"""
-CMD_CREATE, CMD_DESTROY, CMD_SWAP, CMD_LIST, CMD_ADD, CMD_DEL = 2, 3, 6, 7, 9, 10
+CMD_CREATE, CMD_DESTROY, CMD_FLUSH, CMD_SWAP, CMD_LIST, CMD_ADD, CMD_DEL = 2, 3, 4, 6, 7, 9, 10
 FLAG_LIST_HEADER = 4
 _ATTR_PROTOCOL, _ATTR_SETNAME, _ATTR_SETNAME2, _ATTR_TYPENAME = 1, 2, 3, 3
 _ATTR_REVISION, _ATTR_FAMILY, _ATTR_FLAGS, _ATTR_DATA, _ATTR_ADT, _ATTR_LINENO = 4, 5, 6, 7, 8, 9
+_ATTR_TIMEOUT = 6
 _ATTR_HASHSIZE, _ATTR_MAXELEM, _ATTR_ELEMENTS, _ATTR_REFERENCES = 18, 19, 24, 25
 
 _PROTOCOL = attribute(_ATTR_PROTOCOL, b"\x06")
@@ -52,13 +53,15 @@ _RETRY_SECONDS = (0.001, 0.004, 0.016)
 class SetShape(NamedTuple):
     """What a set can hold.
 
-    ``type`` is ``hash:ip``, ``hash:ip,port`` or ``hash:net``; a set read from the kernel may be of any other,
-    without a ``maxelem`` (0).
+    ``type`` is ``hash:ip``, ``hash:ip,port``, ``hash:net`` or ``hash:ip,port,ip``; a set read from the kernel
+    may be of any other, without a ``maxelem`` (0). ``timeout``: after how many seconds members leave by
+    themselves, where nothing else is said when they are added; 0: they stay.
     """
 
     type: str
     family: Family
     maxelem: int = _MIN_MAXELEM
+    timeout: int = 0
 
 
 class SetHeader(NamedTuple):
@@ -169,15 +172,23 @@ class IpSets:
         except OSError as error:
             raise error_of(name or "(all)", error.errno or 0) from error
 
-    def create(self, name: str, shape: SetShape, members: Iterable[Member] = ()) -> None:
-        """Make a new set and fill it; on an error nothing is left of it."""
+    def create(
+        self, name: str, shape: SetShape, members: Iterable[Member] = (), *, hashsize: int = 0
+    ) -> None:
+        """Make a new set and fill it; on an error nothing is left of it.
+
+        ``hashsize``: into how many buckets; 0: as fits the members it is made with.
+        """
         members = list(members)
         _check_name(name)
         data = attribute(_ATTR_MAXELEM | NET_ORDER, struct.pack("!I", shape.maxelem))
-        if len(members) > _MIN_MAXELEM // 16:
+        if not hashsize and len(members) > _MIN_MAXELEM // 16:
             # Big enough at once: the kernel would otherwise rehash each time the set doubles.
             hashsize = min(_MAX_HASHSIZE, 1 << (len(members) // 4).bit_length())
+        if hashsize:
             data += attribute(_ATTR_HASHSIZE | NET_ORDER, struct.pack("!I", hashsize))
+        if shape.timeout:
+            data += attribute(_ATTR_TIMEOUT | NET_ORDER, struct.pack("!I", shape.timeout))
         family = _AF_INET if shape.family is Family.V4 else _AF_INET6
         body = (
             _name(name)
@@ -203,12 +214,13 @@ class IpSets:
         for error in self.change([SetChange(name, removed=members)]):
             raise error
 
-    def change(self, changes: Iterable[SetChange]) -> list[SetError]:
+    def change(self, changes: Iterable[SetChange], emptied: Iterable[str] = ()) -> list[SetError]:
         """Carry out many changes at once; return what failed, one error at most for each set and operation.
 
         All additions go before all removals, so that what is in one set before and in another after is never
         in neither. No failure holds back anything else; additions to a full set are tried again after
-        the removals.
+        the removals. ``emptied``: sets that lose all members when all else is done; one that is missing is
+        no error.
         """
         errors: dict[tuple[str, int], SetError] = {}
         additions: list[tuple[str, Message]] = []
@@ -216,11 +228,14 @@ class IpSets:
         for name, added, removed in changes:
             _encode(CMD_ADD, name, added, additions, errors)
             _encode(CMD_DEL, name, removed, removals, errors)
-        failed = self._carry_out(additions + removals)
+        flushes = [(name, _message(CMD_FLUSH, _name(name))) for name in emptied]
+        failed = self._carry_out(additions + removals + flushes)
         if removals:
             again = [(name, message) for name, message, code in failed if code == Code.HASH_FULL]
             failed = [entry for entry in failed if entry[2] != Code.HASH_FULL] + self._carry_out(again)
         for name, message, code in failed:
+            if message.kind & 0xFF == CMD_FLUSH and code == errno.ENOENT:
+                continue
             errors.setdefault((name, message.kind & 0xFF), error_of(name, code))
         return list(errors.values())
 
@@ -328,5 +343,6 @@ def _shape(fields: Mapping[int, memoryview], data: memoryview | bytes) -> SetSha
     if _ATTR_TYPENAME not in fields:
         return None
     family = Family.V6 if fields[_ATTR_FAMILY][0] == _AF_INET6 else Family.V4
-    maxelem = _number(dict(attributes(data)).get(_ATTR_MAXELEM))
-    return SetShape(_text(fields[_ATTR_TYPENAME]), family, maxelem or 0)
+    found = dict(attributes(data))
+    maxelem, timeout = _number(found.get(_ATTR_MAXELEM)), _number(found.get(_ATTR_TIMEOUT))
+    return SetShape(_text(fields[_ATTR_TYPENAME]), family, maxelem or 0, timeout or 0)

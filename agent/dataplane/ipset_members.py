@@ -10,8 +10,9 @@ from agent.dataplane.netlink import NESTED, NET_ORDER, attributes
 from agent.kube.model import Network, Protocol, address_text
 from agent.policy.program import AddressPort, Member, NetworkMember
 
-TYPE_REVISION = {"hash:ip": 0, "hash:ip,port": 1, "hash:net": 2}
-"""The lowest revision with what is used: SCTP since hash:ip,port 1, nomatch since hash:net 2."""
+TYPE_REVISION = {"hash:ip": 0, "hash:ip,port": 1, "hash:net": 2, "hash:ip,port,ip": 1}
+"""The lowest revision with what is used (SCTP since hash:ip,port 1, nomatch since hash:net 2) and known to
+ipset(8), which else could not list it."""
 
 _DATA, _IP, _CIDR, _PORT, _PROTO, _CADT_FLAGS = 7, 1, 3, 4, 7, 8
 _NOMATCH = 1 << 2
@@ -93,12 +94,12 @@ def _encode(member: Member) -> bytes:
 
 
 def decode_members(kind: str, elements: memoryview) -> set[Member]:
-    """Return the members in the payload of one IPSET_ATTR_ADT; none for a type the agent does not use."""
+    """Return the members in the payload of one IPSET_ATTR_ADT; none for a type the agent fills no set of."""
     if kind == "hash:ip":
         return _decode_addresses(elements)
     if kind == "hash:ip,port":
         return _decode_address_ports(elements)
-    if kind in TYPE_REVISION:
+    if kind == "hash:net":
         return {_decode(kind, element) for _, element in attributes(elements)}
     return set()
 

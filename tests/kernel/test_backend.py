@@ -36,6 +36,7 @@ EACH_MODE = pytest.mark.parametrize("mode", MODES)
 OPTIONS = [
     Options(),
     Options(accept=True, reject=True, mark_egress=0x1, mark_ingress=0x80000000),
+    Options(remember=0),
 ]
 
 
@@ -50,6 +51,11 @@ def assert_holds(program: Program, mode: Mode, options: Options | None = None) -
     backend.close()
 
 
+def rendered(program: Program, mode: Mode, options: Options) -> dict[Family, dict[str, tuple[str, ...]]]:
+    naming = Naming({family: names.passed_set(mode, family) for family in FAMILIES if options.remember})
+    return Desired(FAMILIES, options, naming).full(program)
+
+
 @EACH_MODE
 @pytest.mark.parametrize("options", OPTIONS)
 def test_what_the_kernel_prints_is_what_was_rendered_for_every_form_of_rule(
@@ -62,8 +68,7 @@ def test_what_the_kernel_prints_is_what_was_rendered_for_every_form_of_rule(
     assert report.faults == ()
     assert report.writes > 0
     assert backend.drift(engine.program) == []
-    desired = Desired(FAMILIES, options, Naming())
-    assert our_chains(mode) == desired.full(engine.program)
+    assert our_chains(mode) == rendered(engine.program, mode, options)
     assert_hooked(mode)
     assert backend.sync(engine.program).writes == 0
     assert_holds(engine.program, mode, options)
@@ -166,8 +171,9 @@ def test_what_an_earlier_run_left_in_the_other_mode_goes_once_the_chosen_one_hol
     backend = make_backend(mode)
     assert backend.sync(engine.program).faults == ()
     assert our_chains(other) == {family: {} for family in FAMILIES}
-    assert our_chains(mode) == Desired(FAMILIES, Options(), Naming()).full(engine.program)
+    assert our_chains(mode) == rendered(engine.program, mode, Options())
     assert backend.drift(engine.program) == []
+    assert backend.tidy(engine.program).faults == ()
     assert_holds(engine.program, mode)
 
 

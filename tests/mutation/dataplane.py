@@ -207,8 +207,8 @@ DATAPLANE = (
     Mutation(
         "accept before the second direction is judged",
         _RENDER,
-        'common = [established, *(f"{check} -j {names.judge(d)}" for d, check in checks.items())]',
-        "common = [established, f'{checks[Direction.EGRESS]} -j {names.judge(Direction.EGRESS)}']",
+        '        *(f"{check} -j {names.judge(d)}" for d, check in checks.items()),\n    ]\n    if done:\n',
+        "        f'{checks[Direction.EGRESS]} -j {names.judge(Direction.EGRESS)}',\n    ]\n    if done:\n",
         (Selection.CHAINS,),
     ),
     Mutation(
@@ -272,20 +272,47 @@ DATAPLANE = (
     Mutation(
         "removals before additions",
         _BACKEND,
-        "        self._change(\n"
-        "            {n: Gains(_without(g.added, held_back), g.removed) "
-        "for n, g in step.live.items()}, faults\n"
+        "        faults += self._change(\n"
+        "            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.live.items()}\n"
         "        )\n",
-        "        self._change({n: Gains(removed=g.removed) for n, g in step.live.items()}, faults)\n"
+        "        faults += self._change({n: Gains(removed=g.removed) for n, g in step.live.items()})\n"
         "        added = {n: Gains(_without(g.added, held_back)) for n, g in step.live.items()}\n"
-        "        self._change(added, faults)\n",
+        "        faults += self._change(added)\n",
         (Selection.MOVES,),
+    ),
+    Mutation(
+        "what passed is remembered when a peer is none any more",
+        _BACKEND,
+        "return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)",
+        "return False",
+        (Selection.MOVES,),
+    ),
+    Mutation(
+        "what passed is remembered when rules are written",
+        _BACKEND,
+        "{family} if chains[family] else ()",
+        "()",
+        (Selection.STEPS,),
+    ),
+    Mutation(
+        "what passed is remembered before all of it was judged",
+        _RENDER,
+        '        common += [f"{check} {done}" for check in checks.values()]\n',
+        '        common[1:1] = [f"{check} {done}" for check in checks.values()]\n',
+        (Selection.CHAINS,),
+    ),
+    Mutation(
+        "a packet with a mark of ours leaves because its like passed",
+        _RENDER,
+        'unmarked = f"-m mark --mark 0x0/{options.both_marks:#x}"',
+        'unmarked = "-m mark --mark 0x0/0x0"',
+        (Selection.CHAINS,),
     ),
     Mutation(
         "an address is isolated before its chain is there",
         _BACKEND,
         "        apart = any(entering.values()) and any(reached.values())\n",
-        "        self._change(entering, faults)\n"
+        "        faults += self._change(entering)\n"
         "        apart = any(entering.values()) and any(reached.values())\n",
         (Selection.STEPS,),
     ),

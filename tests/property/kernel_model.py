@@ -21,7 +21,7 @@ from agent.dataplane.conntrack import ConntrackError
 from agent.dataplane.ipset import SetChange, SetContent, SetHeader, SetShape
 from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import hooks, leftovers, nft
+from agent.dataplane.iptables import hooks, leftovers, nft, passed
 from agent.dataplane.iptables import steps as steps_module
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
@@ -52,6 +52,7 @@ class _Rule(NamedTuple):
     target: str
     goto: bool
     set_mark: tuple[int, int] | None
+    added_to: str
 
 
 class Kernel:
@@ -71,6 +72,8 @@ class Kernel:
         """What packets are asked for besides what they hold."""
         self.met = 0
         """How many rules the last packet met: those that it was compared with, matching or not."""
+        self.passed: dict[str, set[Packet]] = {}
+        """What packets put into the sets that they fill."""
 
     def changed(self) -> None:
         self.writes += 1
@@ -101,6 +104,8 @@ class Kernel:
             if rule.set_mark is not None:
                 value, mask = rule.set_mark
                 mark = mark & ~mask ^ value
+            elif rule.target == "SET":
+                self.passed.setdefault(rule.added_to, set()).add(packet)
             elif rule.target == "DROP":
                 return _DROPPED, mark
             elif rule.target == "ACCEPT":
@@ -139,7 +144,7 @@ def _compiled(text: str) -> _Rule:
     """Read a rule as iptables-save prints it. Raises ValueError on what the agent never writes."""
     words = shlex.split(text)
     matches: list[Match] = []
-    target, goto, negated, beside = "", False, False, False
+    target, goto, negated, beside, added_to = "", False, False, False, ""
     set_mark: tuple[int, int] | None = None
     while words:
         word = words.pop(0)
@@ -158,13 +163,16 @@ def _compiled(text: str) -> _Rule:
         elif word == "--set-xmark":
             bits, _, mask = value.partition("/")
             set_mark = int(bits, 16), int(mask, 16)
-        elif word not in ("--reject-with",):
+        elif word == "--add-set":
+            assert words.pop(0) == "src,dst,dst"
+            added_to = value
+        elif word not in ("--reject-with", "--timeout"):
             match = _match(word, value, words)
             matches.append(_not(match) if negated else match)
         negated = False
     if set_mark is None and not target:
         raise ValueError(f"a rule without a target: {text}")
-    return _Rule(tuple(matches), target, goto, set_mark)
+    return _Rule(tuple(matches), target, goto, set_mark, added_to)
 
 
 def _not(match: Match) -> Match:
@@ -218,6 +226,8 @@ def _set_match(name: str, sides: str) -> Match:
         return lambda kernel, packet, _: kernel.holds(name, packet.source)
     if sides == "dst":
         return lambda kernel, packet, _: kernel.holds(name, packet.destination)
+    if sides == "src,dst,dst":
+        return lambda kernel, packet, _: packet in kernel.passed.get(name, ())
     assert sides == "dst,dst"
 
     def has_port(kernel: Kernel, packet: Packet, _: int) -> bool:
@@ -308,7 +318,10 @@ class ModelIpSets:
         sets = self.kernel.sets.items()
         return {n: SetHeader(shape, len(members), 0) for n, (shape, members) in sets if n.startswith(prefix)}
 
-    def create(self, name: str, shape: SetShape, members: Iterable[Member] = ()) -> None:
+    def create(
+        self, name: str, shape: SetShape, members: Iterable[Member] = (), *, hashsize: int = 0
+    ) -> None:
+        assert not hashsize or not members
         if name in self.kernel.sets:
             raise SetError(name, "a set of that name exists", code=errno.EEXIST)
         self._try(name)
@@ -322,7 +335,7 @@ class ModelIpSets:
         self.kernel.sets.pop(name, None)
         self.kernel.changed()
 
-    def change(self, changes: Iterable[SetChange]) -> list[SetError]:
+    def change(self, changes: Iterable[SetChange], emptied: Iterable[str] = ()) -> list[SetError]:
         changes = [SetChange(name, list(added), list(removed)) for name, added, removed in changes]
         missing = [SetError(c.name, "missing", code=errno.ENOENT) for c in changes if not self._has(c.name)]
         missing += [SetError(c.name, "out of luck") for c in changes if self.kernel.fails()]
@@ -335,6 +348,12 @@ class ModelIpSets:
         for name, _, removed in changes:
             for member in removed if self._has(name) else ():
                 self.kernel.sets[name][1].discard(member)
+                self.kernel.changed()
+        for name in emptied:
+            if self.kernel.fails():
+                missing.append(SetError(name, "out of luck"))
+            else:
+                self.kernel.passed.pop(name, None)
                 self.kernel.changed()
         return missing
 
@@ -373,6 +392,8 @@ def make_backend(
     patch.setattr(backend_module, "uplinks", uplinks)
     patch.setattr(steps_module, "uplinks", uplinks)
     patch.setattr(backend_module, "NetlinkSocket", lambda: None)
+    # No packet is on its way while the model changes.
+    patch.setattr(passed.Emptier, "follow", lambda _: None)
     patch.setattr(nft, "generation", lambda _: 0)
     patch.setattr(leftovers, "remove", lambda *_: [])
     return IptablesBackend("nft", tuple(Family), options or Options())

@@ -17,6 +17,7 @@ from agent.dataplane.iptables.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.passed import Passed
 from agent.dataplane.iptables.reading import TablesReading
 from agent.dataplane.iptables.sets import Sets, network_members
 from agent.dataplane.iptables.spotcheck import SpotCheck
@@ -28,7 +29,7 @@ from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.strangers import kube_router_fault
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key
-from agent.policy.program import Delta, Member, Program, member_address
+from agent.policy.program import Delta, Member, NetworkMember, Program, member_address
 
 _log = log.get(__name__)
 
@@ -61,7 +62,8 @@ class IptablesBackend:
         self._beside_kube_router = beside_kube_router
         self._other_mode: Mode = "legacy" if mode == "nft" else "nft"
         self.families = tuple(families)
-        naming = Naming()
+        self._passed = Passed(mode, self.families, options.remember)
+        self._naming = naming = Naming()
         self._desired = Desired(self.families, options, naming)
         self._planner = Planner(self.families, self._desired, naming)
         self._netlink = NetlinkSocket()
@@ -110,8 +112,11 @@ class IptablesBackend:
             self._refused = stranger is not None
             if stranger is not None:
                 return Report(time.perf_counter() - started, 0, True, (stranger,), refused=True)
+            # An earlier run may have ended between a change and the forgetting of what passed before it.
+            faults = self._change({}, self.families)
             content = self._sets.load()
-            faults = self._forget(set())
+            self._naming.passed = self._passed.make(self._sets, content)
+            faults += self._forget(set())
             ours = {family: self._chains.ours(family) for family in self.families}
             elsewhere = self._referred_elsewhere(content)
             step = self._planner.difference(
@@ -227,7 +232,7 @@ class IptablesBackend:
         for name, size in self._sets.sizes.items():
             if name not in in_kernel:
                 differences.append(f"set {name} is gone")
-            elif in_kernel[name] not in (None, size):
+            elif in_kernel[name] not in (None, size) and not names.is_passed_set(name):
                 differences.append(f"set {name} has {in_kernel[name]} members, not {size}")
         if not self._failed:
             differences += self._exchanged(program, in_kernel.keys())
@@ -238,7 +243,7 @@ class IptablesBackend:
     def _exchanged(self, program: Program, present: Set[str]) -> list[str]:
         """Return the sets that hold other members than the program says, of those looked at this time."""
         isolated: dict[str, Callable[[], Iterable[Member]]] = {
-            self._planner.naming.isolated_set(d, f): functools.partial(program.isolated, d, f)
+            self._naming.isolated_set(d, f): functools.partial(program.isolated, d, f)
             for d in Direction
             for f in self.families
         }
@@ -268,6 +273,7 @@ class IptablesBackend:
 
     def close(self) -> None:
         """Let go of the kernel; what it holds stays."""
+        self._passed.close()
         self._chains.tables.close()
         self._ipsets.close()
         self._netlink.close()
@@ -281,7 +287,7 @@ class IptablesBackend:
         """Report what a call did; harmless faults are told, but no reason to try again."""
         self._failed = self._failed or bool(faults)
         fights = [fault for fault in (self._fights.fault(), self._removals.fault()) if fault is not None]
-        shown = (*faults, *harmless, *self._leftovers, *fights)
+        shown = (*faults, *harmless, *self._leftovers, *self._passed.faults, *fights)
         seconds = time.perf_counter() - started
         return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused)
 
@@ -325,7 +331,7 @@ class IptablesBackend:
         early = _losses_of(step.live, step.released)
         lagging = {name: names.counterpart(name) for name in early} if self._lagging else {}
         early |= {old: early[name] for name, old in lagging.items() if old in self._lagging}
-        self._change(early, faults)
+        faults += self._change(early)
         at_once = step.released - step.vacant
         self._vacant |= step.vacant
         faults += self._forget(at_once)
@@ -350,39 +356,51 @@ class IptablesBackend:
                 faults += failed
                 unmade.add(name)
         chains = self._chains.without(step.chains, unmade) if unmade else step.chains
-        self._change(
-            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}, faults
+        faults += self._change(
+            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}
         )
         entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
         unreached, reached = self._staged(chains)
         apart = any(entering.values()) and any(reached.values())
-        faults += self._chains.write(
-            unreached if apart else chains, lambda family: self._enter(entering, family, faults)
-        )
+        faults += self._write(unreached if apart else chains, entering)
         # Where chains could not be written, too: then their pods are closed.
-        self._change(entering, faults)
+        faults += self._change(entering)
         if apart:
-            faults += self._chains.write(reached)
+            faults += self._write(reached)
         if at_once and (any(g.added for g in step.isolated.values()) or any(chains.values())):
             # What came in between, while the former owner's rules still held, is forgotten as well.
             faults += self._forget(at_once)
             held_back = self._unforgotten
-        self._change(
-            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.live.items()}, faults
+        faults += self._change(
+            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.live.items()}
         )
         if faults or self._lagging:
-            self._hold_lagging(step, faults)
+            faults += self._hold_lagging(step)
         leaving = {n: Gains(removed=_without(g.removed, held_back)) for n, g in step.isolated.items()}
-        self._change(leaving, faults)
+        faults += self._change(leaving)
         self._sets.garbage |= step.dropped & self._sets.shapes.keys()
         return faults
 
-    def _enter(self, entering: dict[str, Gains], family: Family, faults: list[Fault]) -> None:
-        """Isolate the addresses of a family whose chains are written, without waiting for the other's."""
-        sets = {self._planner.naming.isolated_set(direction, family) for direction in Direction}
-        self._change({name: entering.pop(name) for name in sets & entering.keys()}, faults)
+    def _write(self, chains: Changes, entering: dict[str, Gains] | None = None) -> list[Fault]:
+        """Write chains, and isolate a family's addresses at once, without waiting for the other's chains.
 
-    def _hold_lagging(self, step: Step, faults: list[Fault]) -> None:
+        What is ``entering`` leaves that when it is done.
+        """
+        entering = {} if entering is None else entering
+        faults: list[Fault] = []
+
+        def written(family: Family) -> None:
+            sets = {self._naming.isolated_set(direction, family) for direction in Direction}
+            now = {name: entering.pop(name) for name in sets & entering.keys()}
+            faults.extend(self._change(now, {family} if chains[family] else ()))
+
+        failed = self._chains.write(chains, written)
+        if failed:
+            # In parts, then.
+            failed += self._change({}, self.families)
+        return [*failed, *faults]
+
+    def _hold_lagging(self, step: Step) -> list[Fault]:
         """Take away and isolate in sets that rules refer to for want of a write, too; open nothing there.
 
         So a chain that cannot be written holds back no revocation.
@@ -396,7 +414,7 @@ class IptablesBackend:
             elif usual in step.isolated:
                 changes[name] = Gains(step.isolated[usual].added)
         self._lagging = (self._lagging | step.otherwise.keys()) & referred
-        self._change(changes, faults)
+        return self._change(changes)
 
     def _still_closed(self, name: str) -> set[Member]:
         """Return the addresses that a new set of isolated ones may not open yet; its counterpart has them."""
@@ -405,8 +423,17 @@ class IptablesBackend:
         members = self._sets.members(names.counterpart(name))
         return {member for member in members if member in self._unforgotten}
 
-    def _change(self, changes: Mapping[str, Gains], faults: list[Fault]) -> None:
-        faults += self._sets.change({name: (gains.added, gains.removed) for name, gains in changes.items()})
+    def _change(self, changes: Mapping[str, Gains], rewritten: Iterable[Family] = ()) -> list[Fault]:
+        """Change sets; what passed is forgotten where that, or rules written now, may deny something."""
+        denying = {
+            self._sets.shapes[name].family
+            for name, gains in changes.items()
+            if name in self._sets.shapes and _denies(name, gains)
+        }
+        emptied = self._passed.of(denying.union(rewritten))
+        return self._sets.change(
+            {name: (gains.added, gains.removed) for name, gains in changes.items()}, emptied
+        )
 
     def _forget(self, released: set[bytes]) -> list[Fault]:
         """Forget connections of released addresses, and those that could not be forgotten before."""
@@ -474,6 +501,13 @@ class IptablesBackend:
         if not faults:
             self._hooked.update((family, chain) for family in self.families for chain in hooks.HOOKS)
         return faults
+
+
+def _denies(name: str, gains: Gains) -> bool:
+    """Whether a packet that passed may be denied by a change of a set."""
+    if names.is_isolated_set(name):
+        return bool(gains.added)
+    return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)
 
 
 def _losses_of(live: Mapping[str, Gains], released: set[bytes]) -> dict[str, Gains]:

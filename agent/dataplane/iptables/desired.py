@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from agent.dataplane.iptables import names, render
 from agent.dataplane.iptables.options import Options
@@ -16,11 +17,15 @@ Changes = dict[Family, dict[str, tuple[str, ...] | None]]
 
 
 class Naming:
-    """The kernel names of sets: the usual one, or the alternate while a set has been switched."""
+    """The kernel names of sets: the usual one, or the alternate while a set has been switched.
 
-    def __init__(self) -> None:
+    ``passed``: the sets of what passed lately, of the families that have one.
+    """
+
+    def __init__(self, passed: Mapping[Family, str] = MappingProxyType({})) -> None:
         self.switched: set[SetId] = set()
         self.switched_isolated: set[Tree] = set()
+        self.passed = passed
 
     def peer_set(self, set_id: SetId) -> str:
         name = names.peer_set(set_id)
@@ -152,6 +157,7 @@ class Desired:
             self._naming.isolated_set,
             guarded=guarded,
             uplinks=self.uplinks if has_family(program, family) else (),
+            passed=self._naming.passed.get(family),
         )
         if chains != self._tops.get(family):
             self._tops[family] = chains

@@ -12,6 +12,7 @@ import hashlib
 import re
 from functools import lru_cache
 
+from agent.dataplane.mode import Mode
 from agent.kube.model import Direction, Family, Key
 from agent.policy.program import PodId, PolicyId, SetId, SetKind
 
@@ -23,13 +24,16 @@ FORWARD = TOP_PREFIX + "FORWARD"
 OUTPUT = TOP_PREFIX + "OUTPUT"
 BRIDGED = TOP_PREFIX + "BRIDGED"
 DENY = TOP_PREFIX + "DENY"
+PASSED = TOP_PREFIX + "PASSED"
 
 SET_PREFIX = "KUBE-"
 NODES = "KUBE-NODES-"
+_PASSED_SET = "KUBE-PASSED-"
 
 _OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
 _OUR_SET = re.compile(
     r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|ISOLATED-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
+    r"|KUBE-PASSED-(?:nft|legacy)-[46]"
 )
 """With the suffixes of :func:`alternate` and, after it, of a set that is being grown."""
 
@@ -93,6 +97,19 @@ def is_isolated_set(name: str) -> bool:
 
 def nodes_set(family: Family) -> str:
     return f"{NODES}{int(family)}"
+
+
+def passed_set(mode: Mode, family: Family) -> str:
+    """Name the set of what the rules of a mode have let pass lately.
+
+    Each mode has its own: while both hold rules of ours, what one lets pass the other still has to judge.
+    """
+    return f"{_PASSED_SET}{mode}-{int(family)}"
+
+
+def is_passed_set(name: str) -> bool:
+    """Whether a set is one that packets fill, not the agent."""
+    return name.startswith(_PASSED_SET)
 
 
 def peer_set(set_id: SetId) -> str:

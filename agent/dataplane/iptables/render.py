@@ -5,8 +5,10 @@ kernel can be compared as text: after a restart, and when looking for drift.
 
 A packet's way, for a connection's first packet (the rest leaves at the first rule)::
 
-    FORWARD -> KUBE-NETPOL-FORWARD -> isolated source? -> KUBE-NETPOL-EGRESS --+
+    FORWARD -> KUBE-NETPOL-FORWARD -> passed lately? return
+                                   -> isolated source? -> KUBE-NETPOL-EGRESS --+
                                    -> isolated destination? -> KUBE-NETPOL-INGRESS --+
+                                   -> isolated at all? => KUBE-NETPOL-PASSED: remember it
     KUBE-NETPOL-EGRESS: clear marks -> KUBE-PODS-... (tree) => KUBE-POD-FW-... -> KUBE-NWPLCY-... each
                         no mark -> KUBE-NETPOL-DENY;  clear marks, return
 
@@ -21,7 +23,7 @@ compared first, and comments stand where only the packet that they are about com
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from agent.dataplane.iptables import names
@@ -46,6 +48,12 @@ FEW_PORTS = 2
 
 _ANY_PORT = (0, 65535)
 _PROTOCOLS = {protocol: protocol.name.lower() for protocol in Protocol}
+
+REMEMBERED = (Protocol.TCP, Protocol.UDP)
+"""Of which it is remembered what passed: those with ports that sets and rules read alike."""
+
+LINK_LOCAL = {Family.V4: "169.254.0.0/16", Family.V6: "fe80::/10"}
+"""RFC 3927 and RFC 4291, 2.5.6: on a bridge these name no pod."""
 
 DISCOVERY = (133, 134, 135, 136)
 """ICMPv6 router and neighbour discovery (RFC 4861, section 4); its hop limit, 255, never crosses a router."""
@@ -274,41 +282,69 @@ def top_chains(
     *,
     guarded: bool,
     uplinks: Iterable[str] = (),
+    passed: str | None = None,
 ) -> Chains:
     """Return the chains that do not depend on any one pod.
 
     ``guarded``: the node has isolated pods, so bridged packets with addresses that name no pod are dropped.
     ``uplinks``: interfaces behind which other nodes are, when other nodes may reach every pod: a node's
     address counts only on packets that come in there, since a pod can forge a source address.
+    ``passed``: the set of what passed lately, where that is remembered.
     """
     chains: Chains = {}
+    uplinks = sorted(uplinks)
     established = f"-m conntrack --ctstate RELATED,ESTABLISHED -j {options.leave}"
     checks = {
         d: _in_set(isolated_name(d, family), "src" if d is Direction.EGRESS else "dst")
         for d in (Direction.EGRESS, Direction.INGRESS)
     }
-    common = [established, *(f"{check} -j {names.judge(d)}" for d, check in checks.items())]
-    if options.accept:
-        common += [f"{check} -j ACCEPT" for check in checks.values()]
+    done = "-j ACCEPT" if options.accept else ""
+    again: dict[Protocol, str] = {}
+    chains[names.PASSED] = ()
+    if passed is not None and guarded:
+        again = {protocol: _again(protocol, passed, options) for protocol in REMEMBERED}
+        done = f"-g {names.PASSED}"
+        chains[names.PASSED] = tuple(_remember(passed, family, options, uplinks))
+    common = [
+        established,
+        *(rule for protocol, rule in again.items() if protocol is not Protocol.TCP),
+        *(f"{check} -j {names.judge(d)}" for d, check in checks.items()),
+    ]
+    if done:
+        common += [f"{check} {done}" for check in checks.values()]
     # Each way to the trees is one along which the kernel checks them whole whenever a rule is added. In IPv6
     # some bridged packets are not to be judged at all, so that the others do not come back from the guard.
     returns = family is Family.V4
     bridged = [
         _ordinary_tcp(family, options),
+        *(rule for protocol, rule in again.items() if protocol is Protocol.TCP),
         f"-m physdev --physdev-is-bridged -{'j' if returns else 'g'} {names.BRIDGED}",
     ]
     chains[names.FORWARD] = (*(bridged if guarded else ()), *common)
     unnamed = _unnamed_addresses(family, options)
     chains[names.BRIDGED] = (*unnamed, *(() if returns else common)) if guarded else ()
     remote = "-m addrtype ! --src-type LOCAL"
-    output = [established, *(f"{check} {remote} -j {names.judge(d)}" for d, check in checks.items())]
-    if options.accept:
-        output += [f"{check} {remote} -j ACCEPT" for check in checks.values()]
+    output = [
+        established,
+        *again.values(),
+        *(f"{check} {remote} -j {names.judge(d)}" for d, check in checks.items()),
+    ]
+    if done:
+        output += [f"{check} {remote} {done}" for check in checks.values()]
     chains[names.OUTPUT] = tuple(output)
     for direction in Direction:
-        chains |= _judging_chains(direction, family, options, sorted(uplinks))
+        chains |= _judging_chains(direction, family, options, uplinks)
     chains[names.DENY] = _deny(family, options)
     return chains
+
+
+def _again(protocol: Protocol, passed: str, options: Options) -> str:
+    """Rule by which packets leave whose like passed lately.
+
+    With a mark of ours a packet is judged whatever passed, so that none leaves with one.
+    """
+    unmarked = f"-m mark --mark 0x0/{options.both_marks:#x}"
+    return f"-p {_PROTOCOLS[protocol]} {unmarked} {_in_set(passed, 'src,dst,dst')} -j {options.leave}"
 
 
 def _ordinary_tcp(family: Family, options: Options) -> str:
@@ -318,8 +354,24 @@ def _ordinary_tcp(family: Family, options: Options) -> str:
     its first packet too, and anybody can forge the answer. So link-local addresses stay behind. Multicast and
     broadcast ones need not: TCP takes no segment to or from them (RFC 9293, 3.9.2.3), whatever is tracked.
     """
-    own = "169.254.0.0/16" if family is Family.V4 else "fe80::/10"
+    own = LINK_LOCAL[family]
     return f"! -s {own} ! -d {own} -p tcp -m conntrack --ctstate ESTABLISHED -j {options.leave}"
+
+
+def _remember(passed: str, family: Family, options: Options, uplinks: list[str]) -> Iterator[str]:
+    """Yield the rules that a packet meets which was judged and may pass: for some seconds so may its like.
+
+    Not another node's, which may pass for where it came in, and that the set does not say. Nor what the guard
+    of a bridge has to see, since TCP is looked up before it.
+    """
+    if uplinks:
+        yield f"{_in_set(names.nodes_set(family), 'src')} -j {options.leave}"
+    named = f"! -s {LINK_LOCAL[family]} ! -d {LINK_LOCAL[family]}"
+    for protocol in REMEMBERED:
+        added = f"-j SET --add-set {passed} src,dst,dst --timeout {options.remember}"
+        yield f"{named} -p {_PROTOCOLS[protocol]} {added}"
+    if options.accept:
+        yield "-j ACCEPT"
 
 
 def _judging_chains(direction: Direction, family: Family, options: Options, uplinks: list[str]) -> Chains:

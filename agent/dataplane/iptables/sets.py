@@ -74,10 +74,13 @@ class Sets:
         self.writes += 1
         return self._refill(name, set(members))
 
-    def create(self, name: str, shape: SetShape, members: Iterable[Member]) -> list[Fault]:
+    def create(
+        self, name: str, shape: SetShape, members: Iterable[Member] = (), *, hashsize: int = 0
+    ) -> list[Fault]:
         """Make a set that no rule of ours refers to yet, in place of one of that name that nothing needs.
 
-        Where a rule of somebody else refers to that one, it is given the members.
+        Where a rule of somebody else refers to that one, it is given the members. ``hashsize``: see
+        :meth:`agent.dataplane.ipset.IpSets.create`.
         """
         wanted = set(members)
         self.writes += 1
@@ -90,7 +93,7 @@ class Sets:
                         raise
                     return self._refill(name, wanted)
                 del self.shapes[name], self.sizes[name]
-            self._ipsets.create(name, shape, wanted)
+            self._ipsets.create(name, shape, wanted, hashsize=hashsize)
         except SetError as error:
             return [error.fault()]
         self.garbage.discard(name)
@@ -108,8 +111,13 @@ class Sets:
         """Read the members of a set; none when there is no such set. Raises SetError."""
         return self._ipsets.members(name) if name in self.shapes else set()
 
-    def change(self, changes: Mapping[str, tuple[Iterable[Member], Iterable[Member]]]) -> list[Fault]:
-        """Add and remove members of live sets, additions first, each set growing when it has to."""
+    def change(
+        self, changes: Mapping[str, tuple[Iterable[Member], Iterable[Member]]], emptied: Iterable[str] = ()
+    ) -> list[Fault]:
+        """Add and remove members of live sets, additions first, each set growing when it has to.
+
+        ``emptied``: sets that packets fill, which lose all members when that is done.
+        """
         faults: list[Fault] = []
         todo = []
         for name, (added, removed) in changes.items():
@@ -124,9 +132,10 @@ class Sets:
                 faults += self._grow(name, size)
             todo.append(SetChange(name, gains, losses))
             self.sizes[name] = size - len(losses)
-        if todo:
-            self.writes += 1
-            faults += [error.fault() for error in self._ipsets.change(todo)]
+        emptied = list(emptied)
+        self.writes += bool(todo)
+        if todo or emptied:
+            faults += [error.fault() for error in self._ipsets.change(todo, emptied)]
         return faults
 
     def _grow(self, name: str, size: int) -> list[Fault]:

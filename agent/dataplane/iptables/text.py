@@ -8,15 +8,20 @@ from agent.dataplane.ipset import SetShape
 from agent.dataplane.iptables import hooks, names, script
 from agent.dataplane.iptables.desired import Desired, Naming
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.passed import BUCKETS, Passed
 from agent.dataplane.iptables.sets import addresses_shape, network_members, networks_shape, shape_of
+from agent.dataplane.mode import Mode
 from agent.kube.model import Direction, Family, address_text
 from agent.policy.program import AddressPort, Member, NetworkMember, Program
 
 BOTH = (Family.V4, Family.V6)
+_MODE: Mode = "nft"
+"""In the other mode one kind of set has another name."""
 
 
-def render_sets(program: Program, families: Iterable[Family] = BOTH) -> str:
+def render_sets(program: Program, options: Options, families: Iterable[Family] = BOTH) -> str:
     """Return the sets as ``ipset save`` writes them, sorted; deterministic."""
+    passed = Passed(_MODE, families := tuple(families), options.remember)
     found: dict[str, tuple[SetShape, Iterable[Member]]] = {}
     for family in families:
         for direction in Direction:
@@ -29,9 +34,11 @@ def render_sets(program: Program, families: Iterable[Family] = BOTH) -> str:
             if set_id.family is family:
                 found[names.peer_set(set_id)] = (shape_of(set_id, len(members)), members)
     lines = []
+    found |= {name: (passed.shape(family), ()) for family, name in passed.names.items()}
     for name, (shape, content) in sorted(found.items()):
         family_text = "inet" if shape.family is Family.V4 else "inet6"
-        lines.append(f"create {name} {shape.type} family {family_text} maxelem {shape.maxelem}")
+        timeout = f" hashsize {BUCKETS} timeout {shape.timeout}" if shape.timeout else ""
+        lines.append(f"create {name} {shape.type} family {family_text} maxelem {shape.maxelem}{timeout}")
         lines += [f"add {name} {text}" for text in sorted(map(member_text, content))]
     return "".join(f"{line}\n" for line in lines)
 
@@ -50,7 +57,8 @@ def render_tables(
 ) -> Mapping[Family, str]:
     """Return each family's rules as ``iptables-restore --noflush`` takes them, hooks included."""
     families = tuple(families)
-    chains = Desired(families, options, Naming()).full(program)
+    naming = Naming(Passed(_MODE, families, options.remember).names)
+    chains = Desired(families, options, naming).full(program)
     texts = {}
     for family in families:
         lines = script.lines({}, dict(sorted(chains[family].items())))
@@ -62,7 +70,7 @@ def render_tables(
 def render_text(program: Program, options: Options, families: Iterable[Family] = BOTH) -> str:
     """Return sets and tables in one text for people, each part headed by the command that takes it."""
     families = tuple(families)
-    parts = [f"# ipset restore\n{render_sets(program, families)}"]
+    parts = [f"# ipset restore\n{render_sets(program, options, families)}"]
     for family, text in render_tables(program, options, families).items():
         command = "iptables-restore" if family is Family.V4 else "ip6tables-restore"
         parts.append(f"# {command} --noflush\n{text}")

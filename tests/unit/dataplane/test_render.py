@@ -286,29 +286,37 @@ def test_a_pod_without_an_address_of_a_family_has_no_chain_there() -> None:
 
 
 def tops(
-    options: Options, family: Family = Family.V4, guarded: bool = True, uplinks: tuple[str, ...] = ()
+    options: Options,
+    family: Family = Family.V4,
+    guarded: bool = True,
+    uplinks: tuple[str, ...] = (),
+    passed: str | None = None,
 ) -> render.Chains:
-    return render.top_chains(family, options, names.isolated_set, guarded=guarded, uplinks=uplinks)
+    return render.top_chains(
+        family, options, names.isolated_set, guarded=guarded, uplinks=uplinks, passed=passed
+    )
 
 
 COMBINATIONS = [
-    (Options(accept=accept, reject=reject, mark_egress=0x1, mark_ingress=0x80), family, guarded)
+    (Options(accept=accept, reject=reject, mark_egress=0x1, mark_ingress=0x80), family, guarded, passed)
     for accept, reject, guarded in itertools.product((False, True), repeat=3)
     for family in Family
+    for passed in (None, "KUBE-PASSED-nft-4")
 ]
 
 
-@pytest.mark.parametrize(("options", "family", "guarded"), COMBINATIONS)
+@pytest.mark.parametrize(("options", "family", "guarded", "passed"), COMBINATIONS)
 def test_the_top_chains_hold_for_every_combination_of_options(
-    options: Options, family: Family, guarded: bool
+    options: Options, family: Family, guarded: bool, passed: str | None
 ) -> None:
-    chains = tops(options, family, guarded)
+    chains = tops(options, family, guarded, passed=passed)
     assert all(rule.count("--match-set") <= 1 for rules in chains.values() for rule in rules)
     assert all(len(chain) <= 28 and names.is_ours(chain) for chain in chains)
     # Replies leave first, but for what on a bridge names no pod.
     leave = "ACCEPT" if options.accept else "RETURN"
     established = f"-m conntrack --ctstate RELATED,ESTABLISHED -j {leave}"
-    assert chains[names.FORWARD].index(established) == (2 if guarded else 0)
+    remembers = guarded and passed is not None
+    assert chains[names.FORWARD].index(established) == (2 if guarded else 0) + remembers
     if guarded:
         own = "169.254.0.0/16" if family is Family.V4 else "fe80::/10"
         ordinary = f"! -s {own} ! -d {own} -p tcp -m conntrack --ctstate ESTABLISHED -j {leave}"
@@ -323,7 +331,7 @@ def test_the_top_chains_hold_for_every_combination_of_options(
     # Who comes back from the guard is judged after it, who does not, by it.
     comes_back = any(rule.endswith(f"-j {names.BRIDGED}") for rule in chains[names.FORWARD])
     assert set(judging).isdisjoint(chains[names.BRIDGED]) is (comes_back or not guarded)
-    for rule in chains[names.OUTPUT][1:]:
+    for rule in chains[names.OUTPUT][3 if remembers else 1 :]:
         assert "addrtype ! --src-type LOCAL" in rule
     # Both marks are clear on entry and on leaving.
     for direction in Direction:
@@ -336,6 +344,35 @@ def test_the_top_chains_hold_for_every_combination_of_options(
         assert chains[names.DENY][-1].startswith("-j REJECT")
     accepts = [r for r in chains[names.FORWARD] if r.endswith("-j ACCEPT")]
     assert bool(accepts) is options.accept
+
+
+@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("leave", ["RETURN", "ACCEPT"])
+def test_what_passed_is_looked_up_unmarked_and_remembered_after_both_directions(
+    family: Family, leave: str
+) -> None:
+    options = Options(accept=leave == "ACCEPT", mark_egress=0x1, mark_ingress=0x80, remember=7)
+    chains = tops(options, family, passed="P")
+    for top in (names.FORWARD, names.OUTPUT):
+        # On a bridge in IPv6 some rules stand behind the guard alone.
+        rules = [*chains[top], *(chains[names.BRIDGED] if top == names.FORWARD else ())]
+        for protocol in ("tcp", "udp"):
+            again = f"-p {protocol} -m mark --mark 0x0/0x81 -m set --match-set P src,dst,dst -j {leave}"
+            assert again in rules
+    last = [rule.split(" ")[-2:] for rule in chains[names.FORWARD]][-2:]
+    assert last == [["-g", names.PASSED]] * 2
+    own = "169.254.0.0/16" if family is Family.V4 else "fe80::/10"
+    remembering = [
+        f"! -s {own} ! -d {own} -p {protocol} -j SET --add-set P src,dst,dst --timeout 7"
+        for protocol in ("tcp", "udp")
+    ]
+    assert list(chains[names.PASSED]) == remembering + (["-j ACCEPT"] if options.accept else [])
+    assert tops(options, family, guarded=False, passed="P")[names.PASSED] == ()
+
+
+def test_what_other_nodes_may_is_not_remembered() -> None:
+    first, *_ = tops(Options(), uplinks=("eth0",), passed="P")[names.PASSED]
+    assert first == f"-m set --match-set {names.nodes_set(Family.V4)} src -j RETURN"
 
 
 def test_other_nodes_are_let_in_by_the_interfaces_that_lead_to_them_only() -> None:
