@@ -8,6 +8,7 @@ members and more, one system call many messages.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 import time
@@ -181,28 +182,37 @@ class IpSets:
         """
         members = list(members)
         _check_name(name)
-        data = attribute(_ATTR_MAXELEM | NET_ORDER, struct.pack("!I", shape.maxelem))
-        if not hashsize and len(members) > _MIN_MAXELEM // 16:
-            # Big enough at once: the kernel would otherwise rehash each time the set doubles.
-            hashsize = min(_MAX_HASHSIZE, 1 << (len(members) // 4).bit_length())
-        if hashsize:
-            data += attribute(_ATTR_HASHSIZE | NET_ORDER, struct.pack("!I", hashsize))
-        if shape.timeout:
-            data += attribute(_ATTR_TIMEOUT | NET_ORDER, struct.pack("!I", shape.timeout))
-        family = _AF_INET if shape.family is Family.V4 else _AF_INET6
-        body = (
-            _name(name)
-            + attribute(_ATTR_TYPENAME, shape.type.encode() + b"\0")
-            + attribute(_ATTR_REVISION, bytes([TYPE_REVISION[shape.type]]))
-            + attribute(_ATTR_FAMILY, bytes([family]))
-            + attribute(_ATTR_DATA | NESTED, data)
-        )
-        self._command(name, CMD_CREATE, body)
+        self._command(name, CMD_CREATE, _creation(name, shape, hashsize or _buckets(len(members))))
         try:
             self.add(name, members)
         except SetError:
             self.destroy(name)
             raise
+
+    def create_all(self, wanted: Mapping[str, SetContent]) -> list[SetError]:
+        """Make many new sets and fill them, all in two messages; return what failed.
+
+        Of a set that failed nothing is left, and one that was there is as it was.
+        """
+        made = [
+            (name, _message(CMD_CREATE, _creation(name, shape, _buckets(len(members))), F_EXCL))
+            for name, (shape, members) in wanted.items()
+        ]
+        failed = {name: code for name, _, code in self._carry_out(made)}
+        errors = [error_of(name, code) for name, code in failed.items() if code not in _TRANSIENT]
+        for error in self.change(SetChange(n, m) for n, (_, m) in wanted.items() if n not in failed):
+            errors.append(error)
+            self._undo(error.name)
+        for name in (name for name, code in failed.items() if code in _TRANSIENT):
+            try:
+                self.create(name, *wanted[name])
+            except SetError as error:
+                errors.append(error)
+        return errors
+
+    def _undo(self, name: str) -> None:
+        with contextlib.suppress(SetError):
+            self.destroy(name)
 
     def add(self, name: str, members: Iterable[Member]) -> None:
         """Add members. One that cannot be held does not keep out the others."""
@@ -316,6 +326,32 @@ def _encode(
 
 def _message(command: int, body: bytes, flags: int = 0) -> Message:
     return Message(_SUBSYSTEM << 8 | command, _AF_INET, _PROTOCOL + body, flags)
+
+
+def _creation(name: str, shape: SetShape, hashsize: int) -> bytes:
+    data = attribute(_ATTR_MAXELEM | NET_ORDER, struct.pack("!I", shape.maxelem))
+    if hashsize:
+        data += attribute(_ATTR_HASHSIZE | NET_ORDER, struct.pack("!I", hashsize))
+    if shape.timeout:
+        data += attribute(_ATTR_TIMEOUT | NET_ORDER, struct.pack("!I", shape.timeout))
+    family = _AF_INET if shape.family is Family.V4 else _AF_INET6
+    return (
+        _name(name)
+        + attribute(_ATTR_TYPENAME, shape.type.encode() + b"\0")
+        + attribute(_ATTR_REVISION, bytes([TYPE_REVISION[shape.type]]))
+        + attribute(_ATTR_FAMILY, bytes([family]))
+        + attribute(_ATTR_DATA | NESTED, data)
+    )
+
+
+def _buckets(members: int) -> int:
+    """Return the hash size of a set of many members; 0, the kernel's own, where they are few.
+
+    Big enough at once: the kernel would otherwise rehash each time the set doubles.
+    """
+    if members <= _MIN_MAXELEM // 16:
+        return 0
+    return min(_MAX_HASHSIZE, 1 << (members // 4).bit_length())
 
 
 def _check_name(name: str) -> None:

@@ -132,9 +132,9 @@ def test_where_a_top_chain_is_refused_isolated_pods_are_closed(
         for family in FAMILIES:
             chains = our_chains(mode)[family]
             assert chains[names.DENY] == ("-j DROP",)
-            known, bridged, *others = chains[names.FORWARD]
-            assert names.BRIDGED in bridged
-            assert chains[names.BRIDGED] == (known, *others)
+            unguarded = [rule for rule in chains[names.FORWARD] if names.BRIDGED not in rule]
+            assert len(unguarded) == len(chains[names.FORWARD]) - 1
+            assert chains[names.BRIDGED] == tuple(unguarded)
         assert_hooked(mode)
     assert backend.sync(engine.program).faults == ()
     assert backend.drift(engine.program) == []

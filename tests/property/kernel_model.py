@@ -328,6 +328,15 @@ class ModelIpSets:
         self.kernel.sets[name] = (shape, set(members))
         self.kernel.changed()
 
+    def create_all(self, wanted: Mapping[str, SetContent]) -> list[SetError]:
+        errors = []
+        for name, (shape, members) in wanted.items():
+            try:
+                self.create(name, shape, members)
+            except SetError as error:
+                errors.append(error)
+        return errors
+
     def destroy(self, name: str) -> None:
         if self.kernel.references(name):
             raise SetError(name, "a rule still refers to the set", code=uapi.IPSET_ERR_BUSY)

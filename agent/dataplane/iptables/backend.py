@@ -10,7 +10,7 @@ from types import MappingProxyType
 from agent import log
 from agent.dataplane.backend import Fault, KernelView, Reading, Report
 from agent.dataplane.conntrack import ConntrackError, forget
-from agent.dataplane.ipset import IpSets
+from agent.dataplane.ipset import IpSets, SetContent, SetShape
 from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import hooks, leftovers, names
 from agent.dataplane.iptables.desired import Changes, Desired, Naming
@@ -343,18 +343,7 @@ class IptablesBackend:
         taken = (step.fresh.keys() & self._sets.shapes.keys()) - reused
         if taken:
             faults += self._chains.let_go_of(taken)
-        unmade: set[str] = set()
-        for name, (shape, members) in step.fresh.items():
-            if names.is_isolated_set(name):
-                wanted = members | self._still_closed(name)
-            else:
-                wanted = _without(members, held_back)
-            failed = (
-                self._sets.reuse(name, wanted) if name in reused else self._sets.create(name, shape, wanted)
-            )
-            if failed:
-                faults += failed
-                unmade.add(name)
+        unmade = self._make(step.fresh, reused, faults)
         chains = self._chains.without(step.chains, unmade) if unmade else step.chains
         faults += self._change(
             {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}
@@ -380,6 +369,23 @@ class IptablesBackend:
         faults += self._change(leaving)
         self._sets.garbage |= step.dropped & self._sets.shapes.keys()
         return faults
+
+    def _make(
+        self, fresh: Mapping[str, tuple[SetShape, set[Member]]], reused: Set[str], faults: list[Fault]
+    ) -> set[str]:
+        """Make new sets, or give those that can be ``reused`` their members; return which failed."""
+        wanted = {
+            name: members | self._still_closed(name)
+            if names.is_isolated_set(name)
+            else _without(members, self._unforgotten)
+            for name, (_, members) in fresh.items()
+        }
+        failed = {name: self._sets.reuse(name, wanted[name]) for name in reused}
+        made = {n: SetContent(shape, wanted[n]) for n, (shape, _) in fresh.items() if n not in reused}
+        failed |= self._sets.create_all(made)
+        for found in failed.values():
+            faults += found
+        return {name for name, found in failed.items() if found}
 
     def _write(self, chains: Changes, entering: dict[str, Gains] | None = None) -> list[Fault]:
         """Write chains, and isolate a family's addresses at once, without waiting for the other's chains.

@@ -96,10 +96,28 @@ class Sets:
             self._ipsets.create(name, shape, wanted, hashsize=hashsize)
         except SetError as error:
             return [error.fault()]
+        self._made(name, shape, wanted)
+        return []
+
+    def create_all(self, wanted: Mapping[str, SetContent]) -> dict[str, list[Fault]]:
+        """Make many sets at once, as :meth:`create` does; return why some could not be made, by name."""
+        new = {name: content for name, content in wanted.items() if name not in self.shapes}
+        failed: dict[str, list[Fault]] = {}
+        if new:
+            self.writes += 1
+            for error in self._ipsets.create_all(new):
+                failed.setdefault(error.name, []).append(error.fault())
+            for name in new.keys() - failed.keys():
+                self._made(name, *new[name])
+        for name in wanted.keys() - new.keys():
+            if faults := self.create(name, *wanted[name]):
+                failed[name] = faults
+        return failed
+
+    def _made(self, name: str, shape: SetShape, members: set[Member]) -> None:
         self.garbage.discard(name)
         self.shapes[name] = shape
-        self.sizes[name] = len(wanted)
-        return []
+        self.sizes[name] = len(members)
 
     def _refill(self, name: str, wanted: set[Member]) -> list[Fault]:
         held = self._ipsets.members(name)
