@@ -97,7 +97,7 @@ class Agent:
         self._fresh = fresh
         self._families = chosen_families(settings.families, host, held)
         self._make_backend = make_backend
-        self._backend = make_backend(self._families)
+        self._backend = self._made(self._families)
         self._source = source
         self._engine = Engine(settings.node_name, linger=settings.linger, allow_nodes=settings.allow_nodes)
         self._started = time.time()
@@ -408,7 +408,7 @@ class Agent:
         families = chosen_families(self._settings.families, self._host, held)
         if families != self._families and families:
             try:
-                backend = self._make_backend(families)
+                backend = self._made(families)
             except OSError as error:
                 _log.error("the kernel cannot be programmed", error=str(error))
                 return
@@ -417,6 +417,15 @@ class Agent:
             self._families, self._backend = families, backend
             if self._adopted:
                 self._sync()
+        elif self._host.ipvs and self._backend.judge_others() and self._adopted:
+            self._sync()
+
+    def _made(self, families: tuple[Family, ...]) -> Backend:
+        """Make a backend for some families. Raises OSError where the kernel cannot be programmed."""
+        backend = self._make_backend(families)
+        if self._host.ipvs:
+            backend.judge_others()
+        return backend
 
     @property
     def mode(self) -> Mode:

@@ -88,6 +88,10 @@ class Backend(Protocol):
         """
         ...
 
+    def judge_others(self) -> bool:
+        """Be told that this node sends packets of others, as IPVS does; whether :meth:`sync` is due."""
+        ...
+
     def disturbed(self) -> bool:
         """Whether somebody else is known to have written rules since they were last read.
 

@@ -123,12 +123,17 @@ class IpSets:
         flags = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", FLAG_LIST_HEADER))
         found: dict[str, SetHeader] = {}
         for name, shape, data, _ in self._list(flags):
-            if not name.startswith(prefix) or shape is None:
-                continue
-            fields = dict(attributes(data))
-            size = _number(fields.get(_ATTR_ELEMENTS))
-            found[name] = SetHeader(shape, size, _number(fields.get(_ATTR_REFERENCES)) or 0)
+            if name.startswith(prefix) and shape is not None:
+                found[name] = _header(shape, data)
         return found
+
+    def header(self, name: str) -> SetHeader:
+        """Return how the kernel describes one set, without its members."""
+        flags = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", FLAG_LIST_HEADER))
+        for _, shape, data, _ in self._list(_name(name) + flags, name):
+            if shape is not None:
+                return _header(shape, data)
+        raise error_of(name, errno.ENOENT)
 
     def members(self, name: str) -> set[Member]:
         """Return a set's members; SetError (``missing``) when there is no such set."""
@@ -373,6 +378,12 @@ def _text(payload: memoryview) -> str:
 
 def _number(payload: memoryview | None) -> int | None:
     return None if payload is None else int.from_bytes(payload, "big")
+
+
+def _header(shape: SetShape, data: memoryview | bytes) -> SetHeader:
+    fields = dict(attributes(data))
+    references = _number(fields.get(_ATTR_REFERENCES)) or 0
+    return SetHeader(shape, _number(fields.get(_ATTR_ELEMENTS)), references)
 
 
 def _shape(fields: Mapping[int, memoryview], data: memoryview | bytes) -> SetShape | None:

@@ -52,7 +52,10 @@ def assert_holds(program: Program, mode: Mode, options: Options | None = None) -
 
 
 def rendered(program: Program, mode: Mode, options: Options) -> dict[Family, dict[str, tuple[str, ...]]]:
-    naming = Naming({family: names.passed_set(mode, family) for family in FAMILIES if options.remember})
+    naming = Naming(
+        {family: names.passed_set(mode, family) for family in FAMILIES if options.remember},
+        {family: names.others_set(family) for family in FAMILIES if mode == "nft"},
+    )
     return Desired(FAMILIES, options, naming).full(program)
 
 

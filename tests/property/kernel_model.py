@@ -164,7 +164,7 @@ def _compiled(text: str) -> _Rule:
             bits, _, mask = value.partition("/")
             set_mark = int(bits, 16), int(mask, 16)
         elif word == "--add-set":
-            assert words.pop(0) == "src,dst,dst"
+            assert words.pop(0) in ("src,dst,dst", "src")
             added_to = value
         elif word not in ("--reject-with", "--timeout"):
             match = _match(word, value, words)
@@ -369,6 +369,10 @@ class ModelIpSets:
     def _try(self, name: str) -> None:
         if self.kernel.fails():
             raise SetError(name, "out of luck", code=errno.ENOMEM)
+
+    def header(self, name: str) -> SetHeader:
+        shape, members = self.kernel.sets[name]
+        return SetHeader(shape, len(members), 0)
 
     def members(self, name: str) -> set[Member]:
         return set(self.kernel.sets[name][1])

@@ -87,6 +87,10 @@ class FakeBackend:
         self.dirty = self.stays_dirty
         return self._called("tidy", self.tidies, NOTHING)
 
+    def judge_others(self) -> bool:
+        self.calls.append(("judge_others", time.monotonic()))
+        return len(self.named("judge_others")) == 1
+
     def disturbed(self) -> bool:
         return False
 

@@ -17,6 +17,7 @@ from agent.dataplane.iptables.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.others import Others
 from agent.dataplane.iptables.passed import Passed
 from agent.dataplane.iptables.reading import TablesReading
 from agent.dataplane.iptables.sets import Sets, network_members
@@ -63,6 +64,7 @@ class IptablesBackend:
         self._other_mode: Mode = "legacy" if mode == "nft" else "nft"
         self.families = tuple(families)
         self._passed = Passed(mode, self.families, options.remember)
+        self._others = Others(mode, self.families)
         self._naming = naming = Naming()
         self._desired = Desired(self.families, options, naming)
         self._planner = Planner(self.families, self._desired, naming)
@@ -116,6 +118,7 @@ class IptablesBackend:
             faults = self._change({}, self.families)
             content = self._sets.load()
             self._naming.passed = self._passed.make(self._sets, content)
+            self._naming.others = self._others.make(self._sets, content)
             faults += self._forget(set())
             ours = {family: self._chains.ours(family) for family in self.families}
             elsewhere = self._referred_elsewhere(content)
@@ -187,8 +190,11 @@ class IptablesBackend:
         except SetError as error:
             faults.append(error.fault())
 
+    def judge_others(self) -> bool:
+        return self._others.judge()
+
     def disturbed(self) -> bool:
-        return self._chains.watch.changed()
+        return self._chains.watch.changed() or self._others.seen(self._ipsets)
 
     def reading(self) -> TablesReading:
         known = None
@@ -228,11 +234,13 @@ class IptablesBackend:
             self._looked_at = {
                 f: {c: r for c, r in now.items() if not names.is_ours(c)} for f, now in tables.items()
             }
+        if self._others.seen(self._ipsets):
+            differences.append("the node sends packets of others, which are not judged yet")
         in_kernel = self._sets.sizes_in_kernel()
         for name, size in self._sets.sizes.items():
             if name not in in_kernel:
                 differences.append(f"set {name} is gone")
-            elif in_kernel[name] not in (None, size) and not names.is_passed_set(name):
+            elif in_kernel[name] not in (None, size) and not names.is_filled_by_packets(name):
                 differences.append(f"set {name} has {in_kernel[name]} members, not {size}")
         if not self._failed:
             differences += self._exchanged(program, in_kernel.keys())

@@ -19,13 +19,19 @@ Changes = dict[Family, dict[str, tuple[str, ...] | None]]
 class Naming:
     """The kernel names of sets: the usual one, or the alternate while a set has been switched.
 
-    ``passed``: the sets of what passed lately, of the families that have one.
+    ``passed``: the sets of what passed lately, of the families that have one; ``others``: those in which
+    packets of others leave a trace, of the families in which OUTPUT does not judge them.
     """
 
-    def __init__(self, passed: Mapping[Family, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        passed: Mapping[Family, str] = MappingProxyType({}),
+        others: Mapping[Family, str] = MappingProxyType({}),
+    ) -> None:
         self.switched: set[SetId] = set()
         self.switched_isolated: set[Tree] = set()
         self.passed = passed
+        self.others = others
 
     def peer_set(self, set_id: SetId) -> str:
         name = names.peer_set(set_id)
@@ -158,6 +164,7 @@ class Desired:
             guarded=guarded,
             uplinks=self.uplinks if has_family(program, family) else (),
             passed=self._naming.passed.get(family),
+            others=self._naming.others.get(family),
         )
         if chains != self._tops.get(family):
             self._tops[family] = chains

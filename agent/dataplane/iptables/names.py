@@ -25,15 +25,17 @@ OUTPUT = TOP_PREFIX + "OUTPUT"
 BRIDGED = TOP_PREFIX + "BRIDGED"
 DENY = TOP_PREFIX + "DENY"
 PASSED = TOP_PREFIX + "PASSED"
+OTHERS = TOP_PREFIX + "OTHERS"
 
 SET_PREFIX = "KUBE-"
 NODES = "KUBE-NODES-"
 _PASSED_SET = "KUBE-PASSED-"
+_OTHERS_SET = "KUBE-OTHERS-"
 
 _OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
 _OUR_SET = re.compile(
     r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|ISOLATED-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
-    r"|KUBE-PASSED-(?:nft|legacy)-[46]"
+    r"|KUBE-PASSED-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
 )
 """With the suffixes of :func:`alternate` and, after it, of a set that is being grown."""
 
@@ -107,9 +109,14 @@ def passed_set(mode: Mode, family: Family) -> str:
     return f"{_PASSED_SET}{mode}-{int(family)}"
 
 
-def is_passed_set(name: str) -> bool:
+def others_set(family: Family) -> str:
+    """Name the set of the sources, not the node's own, of packets that came through OUTPUT."""
+    return f"{_OTHERS_SET}{int(family)}"
+
+
+def is_filled_by_packets(name: str) -> bool:
     """Whether a set is one that packets fill, not the agent."""
-    return name.startswith(_PASSED_SET)
+    return name.startswith((_PASSED_SET, _OTHERS_SET))
 
 
 def peer_set(set_id: SetId) -> str:

@@ -283,13 +283,15 @@ def top_chains(
     guarded: bool,
     uplinks: Iterable[str] = (),
     passed: str | None = None,
+    others: str | None = None,
 ) -> Chains:
     """Return the chains that do not depend on any one pod.
 
     ``guarded``: the node has isolated pods, so bridged packets with addresses that name no pod are dropped.
     ``uplinks``: interfaces behind which other nodes are, when other nodes may reach every pod: a node's
     address counts only on packets that come in there, since a pod can forge a source address.
-    ``passed``: the set of what passed lately, where that is remembered.
+    ``passed``: the set of what passed lately, where that is remembered. ``others``: the set in which packets
+    in OUTPUT that are not the node's own leave a trace, where they are not judged but dropped.
     """
     chains: Chains = {}
     uplinks = sorted(uplinks)
@@ -324,14 +326,15 @@ def top_chains(
     unnamed = _unnamed_addresses(family, options)
     chains[names.BRIDGED] = (*unnamed, *(() if returns else common)) if guarded else ()
     remote = "-m addrtype ! --src-type LOCAL"
-    output = [
-        established,
-        *again.values(),
-        *(f"{check} {remote} -j {names.judge(d)}" for d, check in checks.items()),
-    ]
-    if done:
-        output += [f"{check} {remote} {done}" for check in checks.values()]
+    output = [established, *again.values()]
+    if others is not None:
+        output += [f"{check} {remote} -g {names.OTHERS}" for check in checks.values()]
+    else:
+        output += [f"{check} {remote} -j {names.judge(d)}" for d, check in checks.items()]
+        if done:
+            output += [f"{check} {remote} {done}" for check in checks.values()]
     chains[names.OUTPUT] = tuple(output)
+    chains[names.OTHERS] = () if others is None else (f"-j SET --add-set {others} src", "-j DROP")
     for direction in Direction:
         chains |= _judging_chains(direction, family, options, uplinks)
     chains[names.DENY] = _deny(family, options)
@@ -406,7 +409,7 @@ def stand_in(chain: str, forward: tuple[str, ...]) -> tuple[str, ...] | None:
     """
     if chain in (names.FORWARD, names.BRIDGED):
         return tuple(rule for rule in forward if names.BRIDGED not in rule)
-    if chain == names.DENY or chain in map(names.judge, Direction):
+    if chain in (names.DENY, names.OTHERS) or chain in map(names.judge, Direction):
         return ("-j DROP",)
     return None
 

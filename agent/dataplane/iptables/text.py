@@ -35,6 +35,7 @@ def render_sets(program: Program, options: Options, families: Iterable[Family] =
                 found[names.peer_set(set_id)] = (shape_of(set_id, len(members)), members)
     lines = []
     found |= {name: (passed.shape(family), ()) for family, name in passed.names.items()}
+    found |= {names.others_set(family): (addresses_shape(family, 0), ()) for family in families}
     for name, (shape, content) in sorted(found.items()):
         family_text = "inet" if shape.family is Family.V4 else "inet6"
         timeout = f" hashsize {BUCKETS} timeout {shape.timeout}" if shape.timeout else ""
@@ -57,7 +58,9 @@ def render_tables(
 ) -> Mapping[Family, str]:
     """Return each family's rules as ``iptables-restore --noflush`` takes them, hooks included."""
     families = tuple(families)
-    naming = Naming(Passed(_MODE, families, options.remember).names)
+    naming = Naming(
+        Passed(_MODE, families, options.remember).names, {f: names.others_set(f) for f in families}
+    )
     chains = Desired(families, options, naming).full(program)
     texts = {}
     for family in families:

@@ -158,6 +158,19 @@ class Stage:
             _sound(self.backend.sync(self.engine.program))
             _sound(self.backend.tidy(self.engine.program))
 
+    def others_judged(self, *, told: bool = False) -> None:
+        """Have packets that the node sends for others judged: found out, or as the backend is ``told``."""
+        assert self.backend is not None
+        with self.kernel():
+            if told:
+                self.backend.judge_others()
+            else:
+                assert self.backend.disturbed() is (self.mode is Mode.NFT)
+                assert bool(self.backend.drift(self.engine.program)) is (self.mode is Mode.NFT)
+            _sound(self.backend.sync(self.engine.program))
+            assert not self.backend.disturbed()
+            assert self.backend.drift(self.engine.program) == []
+
     def then(self, *told: Object | Event, after: float = 0.0) -> None:
         """Let these change, in one step, so many seconds later."""
         assert self.backend is not None

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.dataplane.iptables import names
 from agent.kube import model
 from agent.kube.events import Delete
 from agent.kube.model import Family, Kind, Network
 from tests.kernel.semantics.stage import Stage, packed, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
 from tests.lab import packets
-from tests.lab.node import Layout, Node
+from tests.lab.node import Layout, Mode, Node
 
 BOTH = ("Ingress", "Egress")
 Send = Callable[[bytes], None]
@@ -139,6 +140,7 @@ def test_packets_of_others_through_output_are_judged(stage: Stage, family: Famil
         isolated("t", types=["Egress"]),
         policy("b", labels(pod="b"), egress=[{"ports": [port(7777, "UDP")]}], types=["Egress"]),
     )
+    stage.others_judged(told=True)
     for source, destination in (("a", "s"), ("c", "a"), ("b", "a"), ("b", "f"), ("c", "f")):
         stage.all_arrive(stage.pods[destination], by_output(stage, source, destination, family, mark=mark))
     for source, destination in (("c", "s"), ("b", "s"), ("f", "s"), ("out", "s"), ("t", "a"), ("t", "f")):
@@ -155,5 +157,55 @@ def test_the_nodes_own_packets_through_output_are_not_judged(stage: Stage, famil
 @pytest.mark.both_modes
 def test_a_pod_to_itself_through_output_is_not_judged(stage: Stage, family: Family) -> None:
     stage.given(isolated("s", "t", types=BOTH))
+    stage.others_judged(told=True)
     stage.all_arrive(stage.pods["s"], by_output(stage, "s", "s", family))
     stage.none_arrive(stage.pods["t"], by_output(stage, "s", "t", family))
+
+
+@pytest.mark.both_modes
+def test_packets_of_others_are_dropped_until_the_first_is_noticed_and_judged_from_then_on(
+    stage: Stage, family: Family
+) -> None:
+    """And after a restart: a node that is seen to send for others goes on to."""
+    rules = policy("s", labels(pod="s"), ingress=[{"from": [pods(pod="a")]}])
+    forget_others(stage)
+    stage.given(rules)
+    usual = stage.mode is Mode.NFT
+    allowed, denied = by_output(stage, "a", "s", family), by_output(stage, "b", "s", family)
+    stage.none_arrive(stage.pods["s"], denied)
+    if usual:
+        stage.none_arrive(stage.pods["s"], allowed)
+    stage.others_judged()
+    stage.all_arrive(stage.pods["s"], allowed)
+    stage.none_arrive(stage.pods["s"], denied)
+    assert stage.backend is not None
+    stage.backend.close()
+    stage.backend = None
+    stage.given(rules)
+    stage.all_arrive(stage.pods["s"], allowed)
+    stage.none_arrive(stage.pods["s"], denied)
+    forget_others(stage)
+
+
+@pytest.mark.both_modes
+def test_those_of_pods_that_are_not_isolated_pass_and_give_nothing_to_notice(
+    stage: Stage, family: Family
+) -> None:
+    forget_others(stage)
+    stage.given(isolated("s"))
+    stage.all_arrive(stage.pods["b"], by_output(stage, "a", "b", family))
+    stage.all_arrive(stage.pods["s"], by_output(stage, "near", "s", family))
+    with stage.kernel():
+        assert stage.backend is not None
+        assert not stage.backend.disturbed()
+
+
+def forget_others(stage: Stage) -> None:
+    """Have the kernel, and the next backend, know of no packets of others."""
+    stage.given()
+    assert stage.backend is not None
+    stage.backend.close()
+    stage.backend = None
+    for family in Family:
+        if stage.mode is Mode.NFT:
+            stage.near.run("ipset", "flush", names.others_set(family))
