@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from netaddr import IPAddress, iprange_to_cidrs
@@ -108,7 +109,8 @@ def _difference(ranges: Ranges, without: Ranges) -> Ranges:
     return tuple(left)
 
 
-def range_networks(addresses: Range, family: Family) -> list[Network]:
+@lru_cache(maxsize=4096)
+def range_networks(addresses: Range, family: Family) -> tuple[Network, ...]:
     """Return the networks of a family that make up a range, sorted; none of them is a /0."""
     size = family.bits // 8
     found: list[Network] = []
@@ -118,7 +120,7 @@ def range_networks(addresses: Range, family: Family) -> list[Network]:
             found += [Network(bytes(size), 1), Network(b"\x80" + bytes(size - 1), 1)]
         else:
             found.append(Network(int(cidr.first).to_bytes(size, "big"), prefix))
-    return found
+    return tuple(found)
 
 
 def _contains(outer: Network, inner: Network) -> bool:

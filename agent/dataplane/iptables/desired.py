@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from agent.dataplane.iptables import names, render
 from agent.dataplane.iptables.options import Options
@@ -42,6 +43,16 @@ class Naming:
         return names.alternate(name) if (direction, family) in self.switched_isolated else name
 
 
+class _Top(NamedTuple):
+    """What the chains that depend on no one pod depend on, in a family."""
+
+    guarded: bool
+    uplinks: frozenset[str]
+    switched: frozenset[Direction]
+    passed: str | None
+    others: str | None
+
+
 class Desired:
     """Renders what the program asks for in the given families.
 
@@ -56,7 +67,7 @@ class Desired:
         self._policy_chains: dict[PolicyId, dict[Family, frozenset[str]]] = {}
         self._by_pod: dict[PodId, tuple[bytes, ...]] = {}
         self._trees = Trees(self.families)
-        self._tops: dict[Family, Chains] = {}
+        self._tops: dict[Family, _Top] = {}
         self.uplinks: frozenset[str] = frozenset()
 
     def full(self, program: Program) -> dict[Family, Chains]:
@@ -156,19 +167,27 @@ class Desired:
             self._by_pod[pod] = after
 
     def _top(self, program: Program, family: Family, changes: Changes) -> None:
-        guarded = bool(program.pods) or any(program.closed.values())
+        naming = self._naming
+        depends = _Top(
+            bool(program.pods) or any(program.closed.values()),
+            self.uplinks if has_family(program, family) else frozenset(),
+            frozenset(direction for direction, switched in naming.switched_isolated if switched is family),
+            naming.passed.get(family),
+            naming.others.get(family),
+        )
+        if depends == self._tops.get(family):
+            return
+        self._tops[family] = depends
         chains = render.top_chains(
             family,
             self._options,
-            self._naming.isolated_set,
-            guarded=guarded,
-            uplinks=self.uplinks if has_family(program, family) else (),
-            passed=self._naming.passed.get(family),
-            others=self._naming.others.get(family),
+            naming.isolated_set,
+            guarded=depends.guarded,
+            uplinks=depends.uplinks,
+            passed=depends.passed,
+            others=depends.others,
         )
-        if chains != self._tops.get(family):
-            self._tops[family] = chains
-            changes[family].update(chains)
+        changes[family].update(chains)
 
 
 def has_family(program: Program, family: Family) -> bool:
