@@ -48,9 +48,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
 def refuse_restores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every restore fail as it does while another program holds the lock for too long."""
 
-    def restore(
-        _: Tables, lines: Mapping[Family, list[str]], __: Callable[[Family], None]
-    ) -> dict[Family, TableError]:
+    def restore(_: Tables, lines: Mapping[Family, list[str]], *__: object) -> dict[Family, TableError]:
         return {
             f: TableError("restore", "the lock is held", refused=False) for f, text in lines.items() if text
         }
@@ -155,10 +153,10 @@ def test_a_change_of_mode_changes_no_set_that_the_old_rules_look_at(
     whole = Tables.restore
 
     def restore(
-        tables: Tables, lines: Mapping[Family, list[str]], done: Callable[[Family], None] = lambda _: None
+        tables: Tables, lines: Mapping[Family, list[str]], *others: Callable[..., None]
     ) -> dict[Family, TableError]:
         seen.append(sets_looked_at(other))
-        return whole(tables, lines, done)
+        return whole(tables, lines, *others)
 
     monkeypatch.setattr(Tables, "restore", restore)
     backend = make_backend(mode)

@@ -72,6 +72,50 @@ def test_what_somebody_wrote_while_a_command_waited_is_no_reason_to_fail(tables:
     assert tables.read(Family.V4)["A"] == ("-j B",)
 
 
+SAMPLE = '-p tcp -m tcp --dport 1 -m multiport --dports 2,3 -m comment --comment "a sample" -j RETURN'
+
+
+def primed(tables: Tables) -> Tables:
+    """Have commands wait that have begun with a look for the sample."""
+    for family in BOTH:
+        tables.prime(family, "SAMPLE", SAMPLE)
+    assert tables.restore({f: [":SAMPLE - [0:0]", f"-A SAMPLE {SAMPLE}"] for f in BOTH}) == {}
+    settled(2)
+    return tables
+
+
+def libraries(pid: int) -> bool:
+    """Whether a process has loaded what it reads such rules with."""
+    return "libxt_multiport" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_command_that_waits_has_loaded_what_rules_need(tables: Tables) -> None:
+    primed(tables)
+    end = time.monotonic() + 5
+    while not all(map(libraries, waiting())):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert tables.restore({family: [":A - [0:0]", "-A A -j DROP"] for family in BOTH}) == {}
+    assert chain(tables, "A") == [("-j DROP",)] * 2
+    assert chain(tables, "SAMPLE") == [(SAMPLE,)] * 2
+
+
+def test_without_the_sample_what_waited_is_tried_again(tables: Tables) -> None:
+    primed(tables)
+    subprocess.run(["iptables-nft", "-F", "SAMPLE"], check=True)
+    for name in "AB":
+        assert tables.restore({family: [f":{name} - [0:0]"] for family in BOTH}) == {}
+        assert chain(tables, name) == [()] * 2
+        settled(2)
+
+
+def test_what_fails_after_the_sample_is_told_by_its_own_line(tables: Tables) -> None:
+    primed(tables)
+    failed = tables.restore({family: [":A - [0:0]", "-A A -m nosuchmatch -j DROP"] for family in BOTH})
+    assert [error.line for error in failed.values()] == ["-A A -m nosuchmatch -j DROP"] * 2
+    assert chain(tables, "A") == [None, None]
+
+
 def test_a_command_that_ended_while_it_waited_is_replaced(tables: Tables) -> None:
     tables.restore({family: [":A - [0:0]"] for family in BOTH})
     for pid in settled(2):

@@ -249,12 +249,19 @@ class ModelTables:
     def close(self) -> None:
         pass
 
+    def prime(self, family: Family, chain: str, rule: str) -> None:
+        assert rule in self.kernel.tables[family][chain]
+
     def read(self, family: Family) -> Table:
         return dict(self.kernel.tables[family])
 
     def restore(
-        self, lines: Mapping[Family, list[str]], done: Callable[[Family], None] = lambda _: None
+        self,
+        lines: Mapping[Family, list[str]],
+        done: Callable[[Family], None] = lambda _: None,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[Family, TableError]:
+        meanwhile()
         failed = {}
         for family, family_lines in lines.items():
             try:

@@ -23,7 +23,7 @@ from agent.dataplane.iptables.reading import TablesReading
 from agent.dataplane.iptables.sets import Sets, network_members
 from agent.dataplane.iptables.spotcheck import SpotCheck
 from agent.dataplane.iptables.steps import Gains, Planner, Step
-from agent.dataplane.iptables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.tables import FEW_LINES, Table, TableError, Tables
 from agent.dataplane.iptables.watch import Watch
 from agent.dataplane.mode import Mode
 from agent.dataplane.netlink import NetlinkSocket
@@ -128,6 +128,7 @@ class IptablesBackend:
             self._lagging = frozenset()
             faults += self._carry_out(step)
             faults += self._place_hooks()
+            self._chains.prime()
             if not faults:
                 self._remove_leftovers()
         except TableError as error:
@@ -351,7 +352,8 @@ class IptablesBackend:
         taken = (step.fresh.keys() & self._sets.shapes.keys()) - reused
         if taken:
             faults += self._chains.let_go_of(taken)
-        unmade = self._make(step.fresh, reused, faults)
+        later = self._later(step)
+        unmade = self._make(step.fresh.keys() - later, step.fresh, reused, faults)
         chains = self._chains.without(step.chains, unmade) if unmade else step.chains
         faults += self._change(
             {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}
@@ -359,7 +361,17 @@ class IptablesBackend:
         entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
         unreached, reached = self._staged(chains)
         apart = any(entering.values()) and any(reached.values())
-        faults += self._write(unreached if apart else chains, entering)
+        if later:
+            first = self.families[0]
+            second = functools.cache(lambda: self._make(later, step.fresh, reused, faults))
+            written = unreached if apart else chains
+            faults += self._write({first: written[first]}, entering, second)
+            chains = self._chains.without(chains, second()) if second() else chains
+            unreached, reached = self._staged(chains)
+            written = unreached if apart else chains
+            faults += self._write({f: c for f, c in written.items() if f is not first}, entering)
+        else:
+            faults += self._write(unreached if apart else chains, entering)
         # Where chains could not be written, too: then their pods are closed.
         faults += self._change(entering)
         if apart:
@@ -378,27 +390,51 @@ class IptablesBackend:
         self._sets.garbage |= step.dropped & self._sets.shapes.keys()
         return faults
 
+    def _later(self, step: Step) -> set[str]:
+        """Return the new sets that are made while the first family's chains are written, if these are few.
+
+        Those only of which the kernel need not be asked what they hold, so that nothing is raised then.
+        """
+        if sum(len(rules or ()) for chains in step.chains.values() for rules in chains.values()) > FEW_LINES:
+            return set()
+        first, held = self.families[0], self._sets.shapes
+        fresh = {name for name, (shape, _) in step.fresh.items() if shape.family is not first}
+        return {name for name in fresh if name not in held and not names.is_isolated_set(name)}
+
     def _make(
-        self, fresh: Mapping[str, tuple[SetShape, set[Member]]], reused: Set[str], faults: list[Fault]
+        self,
+        chosen: Iterable[str],
+        fresh: Mapping[str, tuple[SetShape, set[Member]]],
+        reused: Set[str],
+        faults: list[Fault],
     ) -> set[str]:
-        """Make new sets, or give those that can be ``reused`` their members; return which failed."""
-        wanted = {
-            name: members | self._still_closed(name)
-            if names.is_isolated_set(name)
-            else _without(members, self._unforgotten)
-            for name, (_, members) in fresh.items()
-        }
-        failed = {name: self._sets.reuse(name, wanted[name]) for name in reused}
-        made = {n: SetContent(shape, wanted[n]) for n, (shape, _) in fresh.items() if n not in reused}
+        """Make some of the new sets, or give those that can be ``reused`` members; return which failed."""
+        failed: dict[str, list[Fault]] = {}
+        made: dict[str, SetContent] = {}
+        for name in chosen:
+            shape, members = fresh[name]
+            if names.is_isolated_set(name):
+                wanted = members | self._still_closed(name)
+            else:
+                wanted = _without(members, self._unforgotten)
+            if name in reused:
+                failed[name] = self._sets.reuse(name, wanted)
+            else:
+                made[name] = SetContent(shape, wanted)
         failed |= self._sets.create_all(made)
         for found in failed.values():
             faults += found
         return {name for name, found in failed.items() if found}
 
-    def _write(self, chains: Changes, entering: dict[str, Gains] | None = None) -> list[Fault]:
+    def _write(
+        self,
+        chains: Changes,
+        entering: dict[str, Gains] | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> list[Fault]:
         """Write chains, and isolate a family's addresses at once, without waiting for the other's chains.
 
-        What is ``entering`` leaves that when it is done.
+        What is ``entering`` leaves that when it is done. ``meanwhile`` is for the time of waiting, if any.
         """
         entering = {} if entering is None else entering
         faults: list[Fault] = []
@@ -408,7 +444,7 @@ class IptablesBackend:
             now = {name: entering.pop(name) for name in sets & entering.keys()}
             faults.extend(self._change(now, {family} if chains[family] else ()))
 
-        failed = self._chains.write(chains, written)
+        failed = self._chains.write(chains, written, meanwhile)
         if failed:
             # In parts, then.
             failed += self._change({}, self.families)

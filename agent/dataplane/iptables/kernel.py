@@ -58,10 +58,16 @@ class Chains:
             if held.get(chain) != now.get(chain)
         ]
 
-    def write(self, changes: Changes, done: Callable[[Family], None] = lambda _: None) -> list[Fault]:
+    def write(
+        self,
+        changes: Changes,
+        done: Callable[[Family], None] = lambda _: None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> list[Fault]:
         """Write chains, atomically for each family; return what could not be written.
 
-        ``done`` is called with a family as soon as its chains are written, which the other's may not be yet.
+        ``done`` is called with a family as soon as its chains are written, which the other's may not be yet;
+        ``meanwhile`` when there is something to wait for.
 
         Chains given as None become garbage. When a family is refused, what the kernel does not take is found
         by halves and left as it was, or where it is new made so that it allows nothing; the rest is written.
@@ -84,7 +90,7 @@ class Chains:
         for family, text in lines.items():
             if not text:
                 done(family)
-        failed = self._restore(lines, done)
+        failed = self._restore(lines, done, meanwhile)
         faults: list[Fault] = []
         for family, chains in wanted.items():
             if family not in failed:
@@ -94,6 +100,12 @@ class Chains:
             else:
                 faults.append(_table_fault(family, failed[family]))
         return faults
+
+    def prime(self) -> None:
+        """Have commands that wait to write load what they need for it; from when the sample is there."""
+        for family in self.families:
+            for rule in self.whole[family].get(names.SAMPLE, ()):
+                self.tables.prime(family, names.SAMPLE, rule)
 
     def _begin(self, wanted: Mapping[Family, Mapping[str, Rules]]) -> None:
         """Make new chains of a large write before the rest, in parts; what failed is left to the rest.
@@ -256,14 +268,17 @@ class Chains:
         return self._restore({family: lines}).get(family)
 
     def _restore(
-        self, lines: Mapping[Family, list[str]], done: Callable[[Family], None] = lambda _: None
+        self,
+        lines: Mapping[Family, list[str]],
+        done: Callable[[Family], None] = lambda _: None,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[Family, TableError]:
         todo = {family: text for family, text in lines.items() if text}
         if not todo:
             return {}
         self.writes += len(todo)
         self.watch.before_write()
-        failed = self.tables.restore(todo, done)
+        failed = self.tables.restore(todo, done, meanwhile)
         self.watch.after_write(len(todo) - len(failed))
         return failed
 

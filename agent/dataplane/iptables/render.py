@@ -338,7 +338,19 @@ def top_chains(
     for direction in Direction:
         chains |= _judging_chains(direction, family, options, uplinks)
     chains[names.DENY] = _deny(family, options)
+    chains[names.SAMPLE] = (_sample(passed, options),)
     return chains
+
+
+def _sample(set_name: str | None, options: Options) -> str:
+    """Return the rule of a chain that nothing leads to, with all that rules of pods and policies are made of.
+
+    A command that looks for it has loaded what it needs to read these.
+    """
+    about = names.comment("never reached: a sample of what rules are made of")
+    mark = f"-m mark --mark {options.both_marks:#x}/{options.both_marks:#x}"
+    in_set = "" if set_name is None else _in_set(set_name, "src,dst,dst")
+    return _join("-p tcp -m tcp --dport 1 -m multiport --dports 2,3", mark, in_set, about, "-j RETURN")
 
 
 def _again(protocol: Protocol, passed: str, options: Options) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO
 
 from agent.dataplane.iptables import nft
-from agent.dataplane.iptables.waiting import BYTES, Waiting, give, outcome, start
+from agent.dataplane.iptables.waiting import BYTES, Waiter, Waiting, give, outcome, start
 from agent.dataplane.mode import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
@@ -29,8 +29,10 @@ _LINES_A_SECOND = 500
 
 _LOCKED = "the agent tries again by itself; if it stays, see who holds the lock: fuser /run/xtables.lock"
 
-_FEW_LINES = 100
+FEW_LINES = 100
 """How many lines are read by a command in less time than the kernel takes for the rest."""
+
+_END = "COMMIT\n"
 
 _FAILED_LINE = re.compile(r"line:? (\d+)")
 
@@ -75,7 +77,12 @@ def parse(text: str) -> Table:
 
 def script(lines: Iterable[str]) -> str:
     """Wrap restore lines of the filter table into one transaction."""
-    return "\n".join(["*filter", *lines, "COMMIT", ""])
+    return f"{script_part(lines)}{_END}"
+
+
+def script_part(lines: Iterable[str]) -> str:
+    """Return the beginning of a transaction."""
+    return "\n".join(["*filter", *lines, ""])
 
 
 class Tables:
@@ -88,6 +95,14 @@ class Tables:
         self.mode = mode
         self._waiting = Waiting() if ahead and mode == "nft" else None
         self._commands: dict[tuple[Family, str], str] = {}
+        self._beginnings: dict[Family, str] = {}
+
+    def prime(self, family: Family, chain: str, rule: str) -> None:
+        """Have commands that wait begin with a look for a rule, which must be there from now on.
+
+        They load what rules of its kind need while they wait. One that fails is tried again without.
+        """
+        self._beginnings[family] = script_part([f"-C {chain} {rule}"])
 
     def close(self) -> None:
         """End the commands that wait to be needed."""
@@ -129,25 +144,37 @@ class Tables:
         return parse(done.stdout)
 
     def restore(
-        self, lines: Mapping[Family, list[str]], done: Callable[[Family], None] = lambda _: None
+        self,
+        lines: Mapping[Family, list[str]],
+        done: Callable[[Family], None] = lambda _: None,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[Family, TableError]:
         """Apply lines to each family's filter table, each family atomically.
 
         Chains not named stay as they are. Returns the families that failed and so hold what they held;
-        ``done`` is called with each other one as soon as it is through. Both are applied at once where there
+        ``done`` is called with each other one as soon as it is through, ``meanwhile`` when the first is on
+        its way. Both are applied at once where there
         is much to read; else one after the other, since the kernel commits one at a time, and the first
         would often have to wait for the other.
         """
-        running: dict[Family, tuple[subprocess.Popen[str], str]] = {}
+        running: dict[Family, tuple[Waiter, str]] = {}
         seconds = COMMAND_SECONDS + sum(map(len, lines.values())) / _LINES_A_SECOND
         end = time.monotonic() + seconds
         failed: dict[Family, TableError] = {}
         finished: set[Family] = set()
-        few = sum(map(len, lines.values())) <= _FEW_LINES
+        few = sum(map(len, lines.values())) <= FEW_LINES
 
         def finish(family: Family) -> None:
-            process, name = running[family]
+            (process, beginning), name = running[family]
             failure = _finish(process, name, lines[family], end - time.monotonic())
+            if failure is not None and failure.refused and beginning:
+                # What it began with may not be there any more; nothing has been written.
+                self._beginnings.pop(family, None)
+                try:
+                    again = self._given(self._restoring(family), script(lines[family]), wait=False).process
+                    failure = _finish(again, name, lines[family], end - time.monotonic())
+                except OSError as error:
+                    failure = TableError(name, str(error), refused=False, remedy=_remedy(error))
             finished.add(family)
             if failure is not None:
                 failed[family] = failure
@@ -159,33 +186,36 @@ class Tables:
                 continue
             command = self._restoring(family)
             try:
-                process = self._given(command, script(family_lines))
+                given = self._given(command, script(family_lines))
             except OSError as error:
                 self._commands.clear()
                 failed[family] = TableError(command[0], str(error), refused=False, remedy=_remedy(error))
                 continue
-            running[family] = (process, command[0])
+            if not running:
+                meanwhile()
+            running[family] = (given, command[0])
             if few:
                 finish(family)
         for family in sorted(running.keys() - finished):
             finish(family)
         if self._waiting is not None:
             for family in running:
-                self._waiting.prepare(self._restoring(family))
+                self._waiting.prepare(self._restoring(family), self._beginnings.get(family, ""))
         return failed
 
     def _restoring(self, family: Family) -> list[str]:
         return [self.command(family, "restore"), "--noflush", f"--wait={WAIT_SECONDS}"]
 
-    def _given(self, command: list[str], text: str) -> subprocess.Popen[str]:
-        """Return a command that has been given its input. Raises OSError."""
-        size = len(text.encode(errors=BYTES))
-        waiting = self._waiting.take(command, size) if self._waiting is not None else None
-        if waiting is not None:
-            give(waiting, text)
-            return waiting
+    def _given(self, command: list[str], text: str, *, wait: bool = True) -> Waiter:
+        """Return a command that has been given its input; one that waited, if any. Raises OSError."""
+        if self._waiting is not None and wait:
+            found = self._waiting.take(command, len(text.encode(errors=BYTES)))
+            if found is not None:
+                # It may have been told which table already.
+                give(found.process, text.removeprefix(script_part([])) if found.beginning else text)
+                return found
         with _as_file(text) as given:
-            return start(command, given)
+            return Waiter(start(command, given), "")
 
 
 def _remedy(error: Exception) -> str:

@@ -1,8 +1,10 @@
 """Commands that are started before they are needed: a restore begins with the reading of its lines.
 
-Starting ``iptables-nft-restore`` takes as long as most of what it then does. One that waits for its standard
-input has asked the kernel for nothing yet, holds no lock, and ends when that input does: with the agent,
-however that ends. In legacy mode there is no such command, lest one be found waiting there with the lock.
+Starting ``iptables-nft-restore`` takes as long as most of what it then does, and loading what it needs to
+read its first rules is a good part of the rest. So one that waits for the rest of its input may have been
+given the beginning, in which nothing is to be changed. It has asked the kernel for nothing yet but what it
+knows of matches, holds no lock, and ends when that input does: with the agent, however that ends. In legacy
+mode there is no such command, lest one be found waiting there with the lock.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import select
 import subprocess
 import time
-from typing import IO
+from typing import IO, NamedTuple
 
 _F_GETPIPE_SZ = 1032
 
@@ -85,39 +87,51 @@ def outcome(process: subprocess.Popen[str], seconds: float) -> str:
     return b"".join(said).decode(errors=BYTES)
 
 
+class Waiter(NamedTuple):
+    """A command that waits, and the beginning of its input that it has been given."""
+
+    process: subprocess.Popen[str]
+    beginning: str
+
+
 class Waiting:
     """Commands that wait, at most one of each kind. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}
+        self._waiting: dict[tuple[str, ...], Waiter] = {}
 
-    def take(self, command: list[str], size: int) -> subprocess.Popen[str] | None:
+    def take(self, command: list[str], size: int) -> Waiter | None:
         """Return a command that waits, which is the caller's from then on; None where none does.
 
         None, too, where so many bytes may not fit into its pipe: writing them could block.
         """
-        process = self._waiting.get(tuple(command))
-        if process is None or process.stdin is None:
+        found = self._waiting.get(tuple(command))
+        if found is None or found.process.stdin is None:
             return None
-        if size > fcntl.fcntl(process.stdin, _F_GETPIPE_SZ):
+        if size + len(found.beginning) > fcntl.fcntl(found.process.stdin, _F_GETPIPE_SZ):
             return None
         del self._waiting[tuple(command)]
-        if process.poll() is not None:
-            _end(process)
+        if found.process.poll() is not None:
+            _end(found.process)
             return None
-        return process
+        return found
 
-    def prepare(self, command: list[str]) -> None:
+    def prepare(self, command: list[str], beginning: str = "") -> None:
         """Have a command wait, unless one does; where it cannot be started, whoever needs it will say why."""
         key = tuple(command)
-        if key not in self._waiting:
-            with contextlib.suppress(OSError):
-                self._waiting[key] = start(command)
+        if key in self._waiting:
+            return
+        with contextlib.suppress(OSError):
+            process = start(command)
+            self._waiting[key] = Waiter(process, beginning)
+            if beginning and process.stdin is not None:
+                process.stdin.write(beginning)
+                process.stdin.flush()
 
     def close(self) -> None:
         """End those that wait."""
         while self._waiting:
-            _end(self._waiting.popitem()[1])
+            _end(self._waiting.popitem()[1].process)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
