@@ -124,7 +124,8 @@ def _rebuild(tree: Tree, state: _State, changes: Rendered) -> None:
 
 
 def _root(state: _State, family: Family) -> _Node:
-    early = tuple((Prefix(number, family.bits), pod) for number, pod in state.early.items())
+    # The latest first: for a rule inserted at the head the command need not read the chain.
+    early = tuple((Prefix(number, family.bits), pod) for number, pod in reversed(state.early.items()))
     return early + state.nodes.get(ROOT, ())
 
 
