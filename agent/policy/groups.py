@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from agent.kube.model import Selector
@@ -45,7 +45,7 @@ class Groups:
     def matching_in(self, namespace: str, selector: Selector) -> list[Group]:
         """Return the groups of a namespace that a selector matches."""
         found = self._narrowed(selector, len(self._by_namespace.get(namespace)))
-        things = self.in_namespace(namespace) if found is None else found.things
+        things = self._labelled_in(namespace, selector) if found is None else found.things
         return [g for g in things if g.namespace == namespace and selector.matches(g.labels)]
 
     def matching_among(self, namespaces: set[str], selector: Selector) -> list[Group]:
@@ -55,9 +55,14 @@ class Groups:
         if found is not None and found.number > len(namespaces):
             found = self._narrowed(selector, sum(len(self._by_namespace.get(n)) for n in namespaces))
         things = (
-            found.things if found is not None else chain.from_iterable(map(self.in_namespace, namespaces))
+            found.things
+            if found is not None
+            else chain.from_iterable(self._labelled_in(n, selector) for n in namespaces)
         )
         return [g for g in things if g.namespace in namespaces and selector.matches(g.labels)]
+
+    def _labelled_in(self, namespace: str, selector: Selector) -> Iterable[Group]:
+        return self._labels.within(selector, self._by_namespace.get(namespace))
 
     def _narrowed(self, selector: Selector, otherwise: int) -> Candidates[Group] | None:
         found = self._labels.candidates(selector)

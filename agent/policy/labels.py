@@ -158,8 +158,27 @@ class LabelIndex(Generic[V]):
         keys = by_value if wanted is None else wanted
         return Candidates(count, chain.from_iterable(map(by_value.get, keys)))
 
+    def within(self, selector: Selector, things: Collection[V]) -> Collection[V]:
+        """Return those of some things, all of them in the index, that may match.
+
+        By every requirement of one value: what is left is found without asking each thing for its labels.
+        """
+        for key, operator, values in selector.requirements:
+            if operator is Operator.IN and len(values) == 1:
+                by_value = self._by_key.get(key)
+                things = _common(things, by_value.get(values[0]) if by_value is not None else ())
+        return things
+
     def __len__(self) -> int:
         return sum(by_value.total for by_value in self._by_key.values())
+
+
+def _common(some: Collection[V], others: Collection[V]) -> Collection[V]:
+    """Return what is in both: in the time that the fewer take."""
+    if isinstance(some, dict) and isinstance(others, dict):
+        return some.keys() & others.keys()
+    few, many = (some, others) if len(some) <= len(others) else (others, some)
+    return [thing for thing in few if thing in many]
 
 
 class SelectorIndex(Generic[V]):

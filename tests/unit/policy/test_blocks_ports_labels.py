@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.kube.model import Family, IPBlock, Operator, Port, Protocol, Requirement, Selector
 from agent.policy.blocks import block_members, members_text
@@ -96,6 +98,32 @@ def test_indexes_offer_all_that_may_match_and_forget_what_is_removed() -> None:
     things.remove({"app": "a"}, "one")
     things.remove({"app": "b", "x": ""}, "two")
     assert len(selectors) == len(things) == 0
+
+
+_some_labels = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xy"))
+_requirements = st.builds(
+    Requirement,
+    st.sampled_from("abc"),
+    st.sampled_from(Operator),
+    st.sampled_from((("x",), ("y",), ("z",), ("x", "y"))),
+)
+
+
+@given(st.lists(_some_labels, max_size=12), st.sets(st.integers(0, 11)), st.lists(_requirements, max_size=3))
+def test_what_may_match_among_some_things_has_all_that_do(
+    labels: list[dict[str, str]], some: set[int], requirements: list[Requirement]
+) -> None:
+    selector = Selector(tuple(requirements))
+    index: LabelIndex[int] = LabelIndex()
+    among: Multimap[str, int] = Multimap()
+    for number, own in enumerate(labels):
+        index.add(own, number)
+        if number in some:
+            among.add("these", number)
+    found = list(index.within(selector, among.get("these")))
+    assert len(found) == len(set(found))
+    assert set(found) <= set(among.get("these"))
+    assert {n for n in among.get("these") if selector.matches(labels[n])} <= set(found)
 
 
 def test_a_multimap_holds_each_pair_once() -> None:
