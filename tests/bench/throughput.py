@@ -85,10 +85,19 @@ _FAILED = re.compile(r"^Failed requests:\s+(\d+)", re.MULTILINE)
 
 
 def measure(
-    local: int, layout: Layout, mode: Mode, pairs: int, progress: Callable[[str], None] = lambda _: None
+    local: int,
+    layout: Layout,
+    mode: Mode,
+    pairs: int,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    anew: bool = False,
 ) -> Iterator[Result]:
-    """Yield what a new packet meets, and the ratios of connections and of throughput in bulk."""
-    size, where = crowd.size(local), f"{layout}, {mode}"
+    """Yield what a new packet meets, and the ratios of connections and of throughput in bulk.
+
+    ``anew``: each connection is judged, as are those of which the like has not passed within seconds.
+    """
+    size, where = crowd.size(local), f"{layout}, {mode}{', each judged anew' if anew else ''}"
     with Lab() as lab:
         node = lab.node("node", layout, mode)
         client, server = lab.pod(node, "client"), lab.pod(node, "server")
@@ -98,17 +107,17 @@ def measure(
         node.iptables_restore(Family.V4, _KUBE_PROXY)
         with _environment("XTABLES_LOCKFILE", str(node.directory / "xtables.lock")), node.netns.entered():
             progress(f"{local} local pods, {where}: programming")
-            _program(mode, texts, node.cidr4)
+            _program(Options(remember=0) if anew else Options(), mode, texts, node.cidr4)
             addresses = [ipaddress.IPv4Address(v4).packed for v4, _ in texts]
             yield from _rules_met(size, where, node, mode, addresses)
             with _serving(lab, server):
                 yield from _ratios(size, where, mode, client, server, pairs, progress)
 
 
-def _program(mode: Mode, texts: Sequence[tuple[str, str]], known: str) -> None:
+def _program(options: Options, mode: Mode, texts: Sequence[tuple[str, str]], known: str) -> None:
     engine = Engine(crowd.NODE)
     engine.apply(crowd.crowd(texts, known), 0.0)
-    backend = IptablesBackend(mode, (Family.V4, Family.V6), Options())
+    backend = IptablesBackend(mode, (Family.V4, Family.V6), options)
     try:
         backend.adopt()
         report = backend.sync(engine.program)
@@ -265,9 +274,15 @@ def _enforce(mode: Mode, enforced: bool) -> None:
 )
 @click.option("--iptables-mode", "modes", type=click.Choice(MODES), multiple=True, help="One or both; nft.")
 @click.option("--pairs", type=click.IntRange(1), default=PAIRS, show_default=True, help="Pairs of each.")
+@click.option("--anew", is_flag=True, help="Have each connection judged, whatever passed before it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
-    local: tuple[int, ...], layouts: tuple[str, ...], modes: tuple[Mode, ...], pairs: int, as_json: bool
+    local: tuple[int, ...],
+    layouts: tuple[str, ...],
+    modes: tuple[Mode, ...],
+    pairs: int,
+    anew: bool,
+    as_json: bool,
 ) -> None:
     """Measure what enforcement costs the packets between two pods of one node.
 
@@ -287,7 +302,7 @@ def main(
                 status.update(text)
 
         for mode, layout, count in itertools.product(modes or ("nft",), layouts or Layout, local or SIZES):
-            for result in measure(count, Layout(layout), mode, pairs, progress):
+            for result in measure(count, Layout(layout), mode, pairs, progress, anew=anew):
                 found.append(result)
                 if not as_json:
                     click.echo(_line(result))
