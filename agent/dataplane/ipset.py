@@ -197,7 +197,8 @@ class IpSets:
     def create_all(self, wanted: Mapping[str, SetContent]) -> list[SetError]:
         """Make many new sets and fill them, all in two messages; return what failed.
 
-        Of a set that failed nothing is left, and one that was there is as it was.
+        Of a set that failed nothing is left, and one that was there is as it was; where the socket itself
+        fails, what was made is unknown.
         """
         made = [
             (name, _message(CMD_CREATE, _creation(name, shape, _buckets(len(members))), F_EXCL))

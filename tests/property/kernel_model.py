@@ -209,6 +209,9 @@ def _match(word: str, value: str, words: list[str]) -> Match:
         return lambda kernel, _, __: kernel.established
     if word == "--physdev-is-bridged":
         return lambda kernel, _, __: kernel.bridged
+    if word == "--tcp-flags":
+        assert (value, words.pop(0)) == ("RST", "RST")
+        return lambda _, __, ___: False
     if word in ("--icmpv6-type", "--hl-eq"):
         return lambda _, __, ___: False
     if word in ("--src-type", "--dst-type"):
@@ -259,7 +262,7 @@ class ModelTables:
         self,
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None] = lambda _: None,
-        meanwhile: Callable[[], object] = lambda: None,
+        meanwhile: Callable[[], bool] = lambda: False,
     ) -> dict[Family, TableError]:
         meanwhile()
         failed = {}

@@ -195,6 +195,7 @@ class IptablesBackend:
         return self._others.judge()
 
     def disturbed(self) -> bool:
+        self._passed.resume()
         return self._chains.watch.changed() or self._others.seen(self._ipsets)
 
     def reading(self) -> TablesReading:
@@ -361,21 +362,23 @@ class IptablesBackend:
         entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
         unreached, reached = self._staged(chains)
         apart = any(entering.values()) and any(reached.values())
+        rewrites = any(reached.values()) and not apart
         if later:
             first = self.families[0]
             second = functools.cache(lambda: self._make(later, step.fresh, reused, faults))
             written = unreached if apart else chains
-            faults += self._write({first: written[first]}, entering, second)
+            faults += self._write({first: written[first]}, entering, second, rewrites=rewrites)
             chains = self._chains.without(chains, second()) if second() else chains
             unreached, reached = self._staged(chains)
             written = unreached if apart else chains
-            faults += self._write({f: c for f, c in written.items() if f is not first}, entering)
+            rest = {f: c for f, c in written.items() if f is not first}
+            faults += self._write(rest, entering, rewrites=rewrites)
         else:
-            faults += self._write(unreached if apart else chains, entering)
+            faults += self._write(unreached if apart else chains, entering, rewrites=rewrites)
         # Where chains could not be written, too: then their pods are closed.
         faults += self._change(entering)
         if apart:
-            faults += self._write(reached)
+            faults += self._write(reached, rewrites=True)
         if at_once and (any(g.added for g in step.isolated.values()) or any(chains.values())):
             # What came in between, while the former owner's rules still held, is forgotten as well.
             faults += self._forget(at_once)
@@ -431,10 +434,14 @@ class IptablesBackend:
         chains: Changes,
         entering: dict[str, Gains] | None = None,
         meanwhile: Callable[[], object] = lambda: None,
+        *,
+        rewrites: bool,
     ) -> list[Fault]:
         """Write chains, and isolate a family's addresses at once, without waiting for the other's chains.
 
         What is ``entering`` leaves that when it is done. ``meanwhile`` is for the time of waiting, if any.
+        ``rewrites``: packets pass some of these chains now. A command that removes anything ends 12 to 16 ms
+        after that holds, so that what passed is forgotten each millisecond until then.
         """
         entering = {} if entering is None else entering
         faults: list[Fault] = []
@@ -444,7 +451,14 @@ class IptablesBackend:
             now = {name: entering.pop(name) for name in sets & entering.keys()}
             faults.extend(self._change(now, {family} if chains[family] else ()))
 
-        failed = self._chains.write(chains, written, meanwhile)
+        passed = self._passed.of(self.families) if rewrites else []
+
+        def waiting() -> bool:
+            meanwhile()
+            self._sets.change({}, passed)
+            return bool(passed)
+
+        failed = self._chains.write(chains, written, waiting)
         if failed:
             # In parts, then.
             failed += self._change({}, self.families)
@@ -481,9 +495,11 @@ class IptablesBackend:
             if name in self._sets.shapes and _denies(name, gains)
         }
         emptied = self._passed.of(denying.union(rewritten))
-        return self._sets.change(
-            {name: (gains.added, gains.removed) for name, gains in changes.items()}, emptied
-        )
+        moved = {name: (gains.added, gains.removed) for name, gains in changes.items()}
+        faults = self._sets.change(moved, emptied)
+        if emptied:
+            self._passed.emptied()
+        return faults
 
     def _forget(self, released: set[bytes]) -> list[Fault]:
         """Forget connections of released addresses, and those that could not be forgotten before."""

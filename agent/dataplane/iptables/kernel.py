@@ -62,12 +62,13 @@ class Chains:
         self,
         changes: Changes,
         done: Callable[[Family], None] = lambda _: None,
-        meanwhile: Callable[[], object] = lambda: None,
+        meanwhile: Callable[[], bool] = lambda: False,
     ) -> list[Fault]:
         """Write chains, atomically for each family; return what could not be written.
 
-        ``done`` is called with a family as soon as its chains are written, which the other's may not be yet;
-        ``meanwhile`` when there is something to wait for.
+        ``done`` is called with a family as soon as its chains are written, or as many as can be, which the
+        other's may not be yet; ``meanwhile`` when there is something to wait for, and while there is, each
+        millisecond, as long as it returns True.
 
         Chains given as None become garbage. When a family is refused, what the kernel does not take is found
         by halves and left as it was, or where it is new made so that it allows nothing; the rest is written.
@@ -97,6 +98,7 @@ class Chains:
                 self.whole[family].update(chains)
             elif failed[family].refused:
                 faults += self._write_by_halves(family, chains)
+                done(family)
             else:
                 faults.append(_table_fault(family, failed[family]))
         return faults
@@ -271,7 +273,7 @@ class Chains:
         self,
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None] = lambda _: None,
-        meanwhile: Callable[[], object] = lambda: None,
+        meanwhile: Callable[[], bool] = lambda: False,
     ) -> dict[Family, TableError]:
         todo = {family: text for family, text in lines.items() if text}
         if not todo:

@@ -51,10 +51,12 @@ class Others:
 
     def seen(self, ipsets: IpSets) -> bool:
         """Whether there was one since the last look at the kernel."""
-        if self.judged:
-            return False
-        try:
-            return any(ipsets.header(name).size for name in self._names.values())
-        except SetError:
-            # That one is gone, the comparison with the kernel tells.
-            return False
+        return not self.judged and any(_has_members(ipsets, name) for name in self._names.values())
+
+
+def _has_members(ipsets: IpSets, name: str) -> bool:
+    try:
+        return bool(ipsets.header(name).size)
+    except SetError:
+        # That one is gone, the comparison with the kernel tells.
+        return False

@@ -334,7 +334,10 @@ def top_chains(
         if done:
             output += [f"{check} {remote} {done}" for check in checks.values()]
     chains[names.OUTPUT] = tuple(output)
-    chains[names.OTHERS] = () if others is None else (f"-j SET --add-set {others} src", "-j DROP")
+    # A refusal of a packet of no connection is sent in its receiver's name: no sign that others are sent for.
+    refusals = "-p tcp -m tcp --tcp-flags RST RST -j DROP"
+    trace = f"-j SET --add-set {others} src"
+    chains[names.OTHERS] = () if others is None else (refusals, trace, "-j DROP")
     for direction in Direction:
         chains |= _judging_chains(direction, family, options, uplinks)
     chains[names.DENY] = _deny(family, options)

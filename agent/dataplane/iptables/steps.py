@@ -357,10 +357,6 @@ def _changed_hands(chains: Mapping[Family, Mapping[str, Rules]], owners: Mapping
     return found
 
 
-def _pod_chains(pod: Key) -> set[str]:
-    return {names.pod_chain(PodId(direction, pod)) for direction in Direction}
-
-
 def _both_ways(moving: Mapping[SetId, Gains]) -> bool:
     """Whether one direction gains while the other loses."""
     gained = {set_id.direction for set_id, gains in moving.items() if gains.added}

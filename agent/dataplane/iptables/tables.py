@@ -147,14 +147,14 @@ class Tables:
         self,
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None] = lambda _: None,
-        meanwhile: Callable[[], object] = lambda: None,
+        meanwhile: Callable[[], bool] = lambda: False,
     ) -> dict[Family, TableError]:
         """Apply lines to each family's filter table, each family atomically.
 
         Chains not named stay as they are. Returns the families that failed and so hold what they held;
         ``done`` is called with each other one as soon as it is through, ``meanwhile`` when the first is on
-        its way. Both are applied at once where there
-        is much to read; else one after the other, since the kernel commits one at a time, and the first
+        its way, and as long as it returns True each millisecond of waiting. Both are applied at once where
+        there is much to read; else one after the other, since the kernel commits one at a time, and the first
         would often have to wait for the other.
         """
         running: dict[Family, tuple[Waiter, str]] = {}
@@ -162,17 +162,19 @@ class Tables:
         end = time.monotonic() + seconds
         failed: dict[Family, TableError] = {}
         finished: set[Family] = set()
+        again = False
         few = sum(map(len, lines.values())) <= FEW_LINES
 
         def finish(family: Family) -> None:
             (process, beginning), name = running[family]
-            failure = _finish(process, name, lines[family], end - time.monotonic())
+            each = meanwhile if again else None
+            failure = _finish(process, name, lines[family], end - time.monotonic(), each)
             if failure is not None and failure.refused and beginning:
                 # What it began with may not be there any more; nothing has been written.
                 self._beginnings.pop(family, None)
                 try:
-                    again = self._given(self._restoring(family), script(lines[family]), wait=False).process
-                    failure = _finish(again, name, lines[family], end - time.monotonic())
+                    plain = self._given(self._restoring(family), script(lines[family]), wait=False).process
+                    failure = _finish(plain, name, lines[family], end - time.monotonic(), each)
                 except OSError as error:
                     failure = TableError(name, str(error), refused=False, remedy=_remedy(error))
             finished.add(family)
@@ -192,7 +194,7 @@ class Tables:
                 failed[family] = TableError(command[0], str(error), refused=False, remedy=_remedy(error))
                 continue
             if not running:
-                meanwhile()
+                again = meanwhile()
             running[family] = (given, command[0])
             if few:
                 finish(family)
@@ -264,9 +266,15 @@ def _as_file(text: str) -> IO[bytes]:
     return file
 
 
-def _finish(process: subprocess.Popen[str], name: str, lines: list[str], seconds: float) -> TableError | None:
+def _finish(
+    process: subprocess.Popen[str],
+    name: str,
+    lines: list[str],
+    seconds: float,
+    each: Callable[[], object] | None = None,
+) -> TableError | None:
     try:
-        stderr = outcome(process, max(seconds, 0.1))
+        stderr = outcome(process, max(seconds, 0.1), each)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

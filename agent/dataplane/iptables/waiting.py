@@ -15,6 +15,7 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Callable
 from typing import IO, NamedTuple
 
 _F_GETPIPE_SZ = 1032
@@ -37,7 +38,7 @@ def start(command: list[str], given: IO[bytes] | int = subprocess.PIPE) -> subpr
 
 
 def give(process: subprocess.Popen[str], text: str) -> None:
-    """Give a command that waits its whole input.
+    """Give a command that waits its input, or the rest of that.
 
     One that has ended meanwhile takes nothing: its exit code will say so.
     """
@@ -47,8 +48,10 @@ def give(process: subprocess.Popen[str], text: str) -> None:
             stdin.write(text)
 
 
-def outcome(process: subprocess.Popen[str], seconds: float) -> str:
+def outcome(process: subprocess.Popen[str], seconds: float, each: Callable[[], object] | None = None) -> str:
     """Wait for a command that was started here to end; return what it had to say.
+
+    ``each`` is called every millisecond until then.
 
     Raises subprocess.TimeoutExpired when it has not ended by then. Waiting with a limit as the standard
     library does is sleeping and looking again: half a millisecond at least, after all has been done.
@@ -56,7 +59,7 @@ def outcome(process: subprocess.Popen[str], seconds: float) -> str:
     try:
         ended = os.pidfd_open(process.pid)
     except OSError:  # before Linux 5.3
-        return process.communicate(timeout=seconds)[1]
+        return _communicated(process, seconds, each)
     said: list[bytes] = []
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, ended)
@@ -68,7 +71,11 @@ def outcome(process: subprocess.Popen[str], seconds: float) -> str:
         end = time.monotonic() + seconds
         running = True
         while running or poll.poll(0):
-            ready = [fd for fd, _ in poll.poll(max(0.0, 1000 * (end - time.monotonic())))]
+            left = max(0.0, 1000 * (end - time.monotonic()))
+            ready = [fd for fd, _ in poll.poll(left if each is None else min(left, 1))]
+            if not ready and each is not None and left:
+                each()
+                continue
             if not ready:
                 raise subprocess.TimeoutExpired(process.args, seconds)
             if ended in ready:
@@ -85,6 +92,18 @@ def outcome(process: subprocess.Popen[str], seconds: float) -> str:
             source.close()
     process.wait()
     return b"".join(said).decode(errors=BYTES)
+
+
+def _communicated(process: subprocess.Popen[str], seconds: float, each: Callable[[], object] | None) -> str:
+    end = time.monotonic() + seconds
+    while True:
+        left = end - time.monotonic()
+        try:
+            return process.communicate(timeout=left if each is None else min(left, 0.001))[1]
+        except subprocess.TimeoutExpired:
+            if each is None or left <= 0:
+                raise
+            each()
 
 
 class Waiter(NamedTuple):
