@@ -14,8 +14,7 @@ import pytest
 
 from agent.dataplane.backend import Fault
 from agent.dataplane.conntrack import ConntrackError
-from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import kernel, leftovers, names, render, tables
+from agent.dataplane.iptables import kernel, leftovers, names, render, tables, writer
 from agent.dataplane.mode import MODES, Mode
 from agent.kube.events import Event
 from agent.kube.model import Direction, Family, Key, Port, Protocol, Rule
@@ -344,7 +343,7 @@ def test_an_address_stays_closed_and_in_no_set_while_its_connections_cannot_be_f
     node: TwoPods, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     conntrack = Conntrack()
-    monkeypatch.setattr(backend_module, "forget", conntrack.forget)
+    monkeypatch.setattr(writer, "forget", conntrack.forget)
     if at_once:
         monkeypatch.setattr("agent.dataplane.iptables.steps.hazardous", lambda *_: True)
     conntrack.works = False

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from agent.dataplane import conntrack
-from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import names
+from agent.dataplane.iptables import names, writer
 from agent.dataplane.iptables.tables import TableError, Tables
 from agent.dataplane.mode import MODES, Mode
 from agent.kube.model import Direction, Family, Key, Port, Protocol, Rule
@@ -42,7 +41,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
         found.update(wanted)
         return conntrack.forget(wanted)
 
-    monkeypatch.setattr(backend_module, "forget", forget)
+    monkeypatch.setattr(writer, "forget", forget)
     return found
 
 

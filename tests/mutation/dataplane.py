@@ -8,7 +8,7 @@ _RENDER = "agent/dataplane/iptables/render.py"
 _TREE = "agent/dataplane/iptables/tree.py"
 _HAZARDS = "agent/dataplane/iptables/hazards.py"
 _STEPS = "agent/dataplane/iptables/steps.py"
-_BACKEND = "agent/dataplane/iptables/backend.py"
+_WRITER = "agent/dataplane/iptables/writer.py"
 _TREES = "agent/dataplane/iptables/trees.py"
 _NAMES = "agent/dataplane/iptables/names.py"
 
@@ -271,25 +271,25 @@ DATAPLANE = (
     ),
     Mutation(
         "removals before additions",
-        _BACKEND,
-        "        faults += self._change(\n"
+        _WRITER,
+        "        faults += self.change(\n"
         "            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.live.items()}\n"
         "        )\n",
-        "        faults += self._change({n: Gains(removed=g.removed) for n, g in step.live.items()})\n"
+        "        faults += self.change({n: Gains(removed=g.removed) for n, g in step.live.items()})\n"
         "        added = {n: Gains(_without(g.added, held_back)) for n, g in step.live.items()}\n"
-        "        faults += self._change(added)\n",
+        "        faults += self.change(added)\n",
         (Selection.MOVES,),
     ),
     Mutation(
         "what passed is remembered when a peer is none any more",
-        _BACKEND,
+        _WRITER,
         "return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)",
         "return False",
         (Selection.MOVES,),
     ),
     Mutation(
         "what passed is remembered when rules are written",
-        _BACKEND,
+        _WRITER,
         "{family} if chains[family] else ()",
         "()",
         (Selection.STEPS,),
@@ -310,15 +310,15 @@ DATAPLANE = (
     ),
     Mutation(
         "an address is isolated before its chain is there",
-        _BACKEND,
+        _WRITER,
         "        apart = any(entering.values()) and any(reached.values())\n",
-        "        faults += self._change(entering)\n"
+        "        faults += self.change(entering)\n"
         "        apart = any(entering.values()) and any(reached.values())\n",
         (Selection.STEPS,),
     ),
     Mutation(
         "connections are not forgotten when an address changes hands",
-        _BACKEND,
+        _WRITER,
         "            count = forget(wanted)\n",
         "            count = 0\n",
         (Selection.STEPS,),

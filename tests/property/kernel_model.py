@@ -21,7 +21,7 @@ from agent.dataplane.conntrack import ConntrackError
 from agent.dataplane.ipset import SetChange, SetContent, SetHeader, SetShape
 from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import hooks, leftovers, nft, passed
+from agent.dataplane.iptables import hooks, leftovers, nft, passed, writer
 from agent.dataplane.iptables import steps as steps_module
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
@@ -411,7 +411,7 @@ def make_backend(
 
     patch.setattr(backend_module, "Tables", lambda _, **__: ModelTables(kernel))
     patch.setattr(backend_module, "IpSets", lambda: ModelIpSets(kernel))
-    patch.setattr(backend_module, "forget", forget)
+    patch.setattr(writer, "forget", forget)
     patch.setattr(backend_module, "uplinks", uplinks)
     patch.setattr(steps_module, "uplinks", uplinks)
     patch.setattr(backend_module, "NetlinkSocket", lambda: None)

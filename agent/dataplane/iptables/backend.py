@@ -1,4 +1,4 @@
-"""The iptables backend: carries out each change in the order that never shows a packet a wrong verdict."""
+"""The iptables backend: moves the kernel to the program, keeps it there, and says what it holds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from types import MappingProxyType
 
 from agent import log
 from agent.dataplane.backend import Fault, KernelView, Reading, Report
-from agent.dataplane.conntrack import ConntrackError, forget
-from agent.dataplane.ipset import IpSets, SetContent, SetShape
+from agent.dataplane.ipset import IpSets
 from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import hooks, leftovers, names
-from agent.dataplane.iptables.desired import Changes, Desired, Naming
+from agent.dataplane.iptables.desired import Desired, Naming
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.options import Options
@@ -22,15 +21,16 @@ from agent.dataplane.iptables.passed import Passed
 from agent.dataplane.iptables.reading import TablesReading
 from agent.dataplane.iptables.sets import Sets, network_members
 from agent.dataplane.iptables.spotcheck import SpotCheck
-from agent.dataplane.iptables.steps import Gains, Planner, Step
-from agent.dataplane.iptables.tables import FEW_LINES, Table, TableError, Tables
+from agent.dataplane.iptables.steps import Planner
+from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.watch import Watch
+from agent.dataplane.iptables.writer import Writer
 from agent.dataplane.mode import Mode
 from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.strangers import kube_router_fault
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key
-from agent.policy.program import Delta, Member, NetworkMember, Program, member_address
+from agent.policy.program import Delta, Member, Program
 
 _log = log.get(__name__)
 
@@ -73,16 +73,11 @@ class IptablesBackend:
         self._chains = Chains(tables, self.families, Watch(mode, self.families, self._netlink))
         self._ipsets = IpSets()
         self._sets = Sets(self._ipsets)
+        self._writer = Writer(self.families, self._chains, self._sets, self._passed, naming)
         self._spot_check = SpotCheck(self._ipsets.members)
         self._fights = Fights(now)
         self._removals = Fights(now, REMOVING, STOP_REMOVING)
         self._hooked: set[tuple[Family, str]] = set()
-        self._unforgotten: set[bytes] = set()
-        """Addresses whose connections could not be forgotten: they get into no set, and are not opened."""
-        self._vacant: set[bytes] = set()
-        """Those that nobody has, whose connections are forgotten together when it is quiet."""
-        self._lagging: frozenset[str] = frozenset()
-        """Sets that rules still refer to, though they should not, because a write failed."""
         self._looked_at: dict[Family, Table] | None = None
         """What is in the tables besides our chains, when that was last seen and nothing was wrong."""
         self._now = now
@@ -115,18 +110,18 @@ class IptablesBackend:
             if stranger is not None:
                 return Report(time.perf_counter() - started, 0, True, (stranger,), refused=True)
             # An earlier run may have ended between a change and the forgetting of what passed before it.
-            faults = self._change({}, self.families)
+            faults = self._writer.change({}, self.families)
             content = self._sets.load()
             self._naming.passed = self._passed.make(self._sets, content)
             self._naming.others = self._others.make(self._sets, content)
-            faults += self._forget(set())
+            faults += self._writer.forget(set())
             ours = {family: self._chains.ours(family) for family in self.families}
             elsewhere = self._referred_elsewhere(content)
             step = self._planner.difference(
-                program, ours, content, frozenset(self._unforgotten), elsewhere, owners
+                program, ours, content, frozenset(self._writer.unforgotten), elsewhere, owners
             )
-            self._lagging = frozenset()
-            faults += self._carry_out(step)
+            self._writer.lagging = frozenset()
+            faults += self._writer.carry_out(step, certain=not self._failed)
             faults += self._place_hooks()
             self._chains.prime()
             if not faults:
@@ -142,7 +137,7 @@ class IptablesBackend:
         started = time.perf_counter()
         writes = self._writes()
         try:
-            faults = self._carry_out(self._planner.step(program, delta))
+            faults = self._writer.carry_out(self._planner.step(program, delta), certain=not self._failed)
         except SetError as error:
             faults = [error.fault()]
         return self._report(started, writes, faults)
@@ -153,7 +148,7 @@ class IptablesBackend:
             or self._desired.prunable
             or any(self._chains.garbage.values())
             or self._sets.garbage
-            or self._vacant
+            or self._writer.vacant
         )
 
     def tidy(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
@@ -176,7 +171,7 @@ class IptablesBackend:
 
         What cannot be removed does no harm: it is told in ``left``, and left for the next time.
         """
-        yield lambda: faults.extend(self._forget(self._vacant))
+        yield lambda: faults.extend(self._writer.forget(self._writer.vacant))
         if not self._failed:
             # A sync does both of these: while one is due, what they would change is not known to be there.
             if self._planner.switched:
@@ -187,7 +182,7 @@ class IptablesBackend:
 
     def _switch_back(self, program: Program, faults: list[Fault]) -> None:
         try:
-            faults += self._carry_out(self._planner.switch_back(program))
+            faults += self._writer.carry_out(self._planner.switch_back(program), certain=not self._failed)
         except SetError as error:
             faults.append(error.fault())
 
@@ -331,216 +326,6 @@ class IptablesBackend:
         self._other_mode_left = not self._leftovers
         self._leftovers_at = self._now() + LEFTOVERS_PAUSE
 
-    def _carry_out(self, step: Step) -> list[Fault]:
-        """Move the kernel by one step; see :mod:`agent.dataplane.iptables.hazards` for why in this order.
-
-        Raises SetError when it cannot be told what a new set must hold; nothing has been opened then.
-        """
-        faults: list[Fault] = []
-        # An address that changes hands leaves every set first, then its connections are forgotten.
-        early = _losses_of(step.live, step.released)
-        lagging = {name: names.counterpart(name) for name in early} if self._lagging else {}
-        early |= {old: early[name] for name, old in lagging.items() if old in self._lagging}
-        faults += self._change(early)
-        at_once = step.released - step.vacant
-        self._vacant |= step.vacant
-        faults += self._forget(at_once)
-        held_back = self._unforgotten
-        reused: set[str] = set()
-        if not self._failed and not self._lagging:
-            # Only garbage refers to these: a policy that comes back before that is removed finds its sets.
-            reused = {name for name, (shape, _) in step.fresh.items() if self._sets.fits(name, shape)}
-        taken = (step.fresh.keys() & self._sets.shapes.keys()) - reused
-        if taken:
-            faults += self._chains.let_go_of(taken)
-        later = self._later(step)
-        unmade = self._make(step.fresh.keys() - later, step.fresh, reused, faults)
-        chains = self._chains.without(step.chains, unmade) if unmade else step.chains
-        faults += self._change(
-            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}
-        )
-        entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
-        unreached, reached = self._staged(chains)
-        apart = any(entering.values()) and any(reached.values())
-        rewrites = any(reached.values()) and not apart
-        if later:
-            first = self.families[0]
-            second = functools.cache(lambda: self._make(later, step.fresh, reused, faults))
-            written = unreached if apart else chains
-            faults += self._write({first: written[first]}, entering, second, rewrites=rewrites)
-            chains = self._chains.without(chains, second()) if second() else chains
-            unreached, reached = self._staged(chains)
-            written = unreached if apart else chains
-            rest = {f: c for f, c in written.items() if f is not first}
-            faults += self._write(rest, entering, rewrites=rewrites)
-        else:
-            faults += self._write(unreached if apart else chains, entering, rewrites=rewrites)
-        # Where chains could not be written, too: then their pods are closed.
-        faults += self._change(entering)
-        if apart:
-            faults += self._write(reached, rewrites=True)
-        if at_once and (any(g.added for g in step.isolated.values()) or any(chains.values())):
-            # What came in between, while the former owner's rules still held, is forgotten as well.
-            faults += self._forget(at_once)
-            held_back = self._unforgotten
-        faults += self._change(
-            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.live.items()}
-        )
-        if faults or self._lagging:
-            faults += self._hold_lagging(step)
-        leaving = {n: Gains(removed=_without(g.removed, held_back)) for n, g in step.isolated.items()}
-        faults += self._change(leaving)
-        self._sets.garbage |= step.dropped & self._sets.shapes.keys()
-        return faults
-
-    def _later(self, step: Step) -> set[str]:
-        """Return the new sets that are made while the first family's chains are written, if these are few.
-
-        Those only of which the kernel need not be asked what they hold, so that nothing is raised then.
-        """
-        if sum(len(rules or ()) for chains in step.chains.values() for rules in chains.values()) > FEW_LINES:
-            return set()
-        first, held = self.families[0], self._sets.shapes
-        fresh = {name for name, (shape, _) in step.fresh.items() if shape.family is not first}
-        return {name for name in fresh if name not in held and not names.is_isolated_set(name)}
-
-    def _make(
-        self,
-        chosen: Iterable[str],
-        fresh: Mapping[str, tuple[SetShape, set[Member]]],
-        reused: Set[str],
-        faults: list[Fault],
-    ) -> set[str]:
-        """Make some of the new sets, or give those that can be ``reused`` members; return which failed."""
-        failed: dict[str, list[Fault]] = {}
-        made: dict[str, SetContent] = {}
-        for name in chosen:
-            shape, members = fresh[name]
-            if names.is_isolated_set(name):
-                wanted = members | self._still_closed(name)
-            else:
-                wanted = _without(members, self._unforgotten)
-            if name in reused:
-                failed[name] = self._sets.reuse(name, wanted)
-            else:
-                made[name] = SetContent(shape, wanted)
-        failed |= self._sets.create_all(made)
-        for found in failed.values():
-            faults += found
-        return {name for name, found in failed.items() if found}
-
-    def _write(
-        self,
-        chains: Changes,
-        entering: dict[str, Gains] | None = None,
-        meanwhile: Callable[[], object] = lambda: None,
-        *,
-        rewrites: bool,
-    ) -> list[Fault]:
-        """Write chains, and isolate a family's addresses at once, without waiting for the other's chains.
-
-        What is ``entering`` leaves that when it is done. ``meanwhile`` is for the time of waiting, if any.
-        ``rewrites``: packets pass some of these chains now. A command that removes anything ends 12 to 16 ms
-        after that holds, so that what passed is forgotten each millisecond until then.
-        """
-        entering = {} if entering is None else entering
-        faults: list[Fault] = []
-
-        def written(family: Family) -> None:
-            sets = {self._naming.isolated_set(direction, family) for direction in Direction}
-            now = {name: entering.pop(name) for name in sets & entering.keys()}
-            faults.extend(self._change(now, {family} if chains[family] else ()))
-
-        passed = self._passed.of(self.families) if rewrites else []
-
-        def waiting() -> bool:
-            meanwhile()
-            self._sets.change({}, passed)
-            return bool(passed)
-
-        failed = self._chains.write(chains, written, waiting)
-        if failed:
-            # In parts, then.
-            failed += self._change({}, self.families)
-        return [*failed, *faults]
-
-    def _hold_lagging(self, step: Step) -> list[Fault]:
-        """Take away and isolate in sets that rules refer to for want of a write, too; open nothing there.
-
-        So a chain that cannot be written holds back no revocation.
-        """
-        referred = self._chains.referred()
-        changes = {name: gains for name, gains in step.otherwise.items() if name in referred}
-        for name in self._lagging & referred:
-            usual = names.counterpart(name)
-            if usual in step.live:
-                changes[name] = Gains(removed=step.live[usual].removed)
-            elif usual in step.isolated:
-                changes[name] = Gains(step.isolated[usual].added)
-        self._lagging = (self._lagging | step.otherwise.keys()) & referred
-        return self._change(changes)
-
-    def _still_closed(self, name: str) -> set[Member]:
-        """Return the addresses that a new set of isolated ones may not open yet; its counterpart has them."""
-        if not self._unforgotten:
-            return set()
-        members = self._sets.members(names.counterpart(name))
-        return {member for member in members if member in self._unforgotten}
-
-    def _change(self, changes: Mapping[str, Gains], rewritten: Iterable[Family] = ()) -> list[Fault]:
-        """Change sets; what passed is forgotten where that, or rules written now, may deny something."""
-        denying = {
-            self._sets.shapes[name].family
-            for name, gains in changes.items()
-            if name in self._sets.shapes and _denies(name, gains)
-        }
-        emptied = self._passed.of(denying.union(rewritten))
-        moved = {name: (gains.added, gains.removed) for name, gains in changes.items()}
-        faults = self._sets.change(moved, emptied)
-        if emptied:
-            self._passed.emptied()
-        return faults
-
-    def _forget(self, released: set[bytes]) -> list[Fault]:
-        """Forget connections of released addresses, and those that could not be forgotten before."""
-        wanted = self._unforgotten | released
-        if not wanted:
-            return []
-        # One walk of the table costs the same for all of them.
-        wanted |= self._vacant
-        self._vacant = set()
-        try:
-            count = forget(wanted)
-        except ConntrackError as error:
-            self._unforgotten = wanted
-            return [error.fault()]
-        self._unforgotten = set()
-        if count:
-            _log.info("connections forgotten", addresses=len(wanted), connections=count)
-        return []
-
-    def _staged(self, changes: Changes) -> tuple[Changes, Changes]:
-        """Divide chains into those that no packet reaches yet, and those that packets pass now.
-
-        The tree counts among the first: where it changes, it leads to a newly isolated address.
-        """
-        unreached: Changes = {}
-        reached: Changes = {}
-        for family, chains in changes.items():
-            current, garbage = self._chains.whole[family], self._chains.garbage[family]
-            later: dict[str, tuple[str, ...] | None] = {
-                chain: rules
-                for chain, rules in chains.items()
-                if rules is not None
-                and chain in current
-                and chain not in garbage
-                and current[chain] != rules
-                and not chain.startswith((names.TREE_PREFIX, names.TOP_PREFIX))
-            }
-            reached[family] = later
-            unreached[family] = {c: r for c, r in chains.items() if c not in later}
-        return unreached, reached
-
     def _place_hooks(self) -> list[Fault]:
         """Put our rules in front in the built-in chains, where they are missing or could be passed by."""
         lines: dict[Family, list[str]] = {}
@@ -567,28 +352,3 @@ class IptablesBackend:
         if not faults:
             self._hooked.update((family, chain) for family in self.families for chain in hooks.HOOKS)
         return faults
-
-
-def _denies(name: str, gains: Gains) -> bool:
-    """Whether a packet that passed may be denied by a change of a set."""
-    if names.is_isolated_set(name):
-        return bool(gains.added)
-    return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)
-
-
-def _losses_of(live: Mapping[str, Gains], released: set[bytes]) -> dict[str, Gains]:
-    """Take the losses of released addresses out of live changes, and return them."""
-    found: dict[str, Gains] = {}
-    if not released:
-        return found
-    for name, gains in live.items():
-        lost = {m for m in gains.removed if member_address(m) in released}
-        if lost:
-            found[name] = Gains(removed=lost)
-            gains.removed -= lost
-    return found
-
-
-def _without(members: Iterable[Member], addresses: set[bytes]) -> set[Member]:
-    wanted = set(members)
-    return {m for m in wanted if member_address(m) not in addresses} if addresses else wanted

@@ -1,0 +1,280 @@
+"""Carries out each change in the order that never shows a packet a wrong verdict."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Set
+
+from agent import log
+from agent.dataplane.backend import Fault
+from agent.dataplane.conntrack import ConntrackError, forget
+from agent.dataplane.ipset import SetContent, SetShape
+from agent.dataplane.iptables import names
+from agent.dataplane.iptables.desired import Changes, Naming
+from agent.dataplane.iptables.kernel import Chains
+from agent.dataplane.iptables.passed import Passed
+from agent.dataplane.iptables.sets import Sets
+from agent.dataplane.iptables.steps import Gains, Step
+from agent.dataplane.iptables.tables import FEW_LINES
+from agent.kube.model import Direction, Family
+from agent.policy.program import Member, NetworkMember, member_address
+
+_log = log.get(__name__)
+
+
+class Writer:
+    """Moves chains, sets and connection tracking by one step at a time.
+
+    Keeps what it could not do: ``unforgotten`` are addresses whose connections could not be forgotten, which
+    get into no set and are not opened; ``vacant`` those that nobody has, whose connections are forgotten
+    together when it is quiet; ``lagging`` the sets that rules still refer to, though they should not, because
+    a write failed.
+    """
+
+    def __init__(
+        self, families: tuple[Family, ...], chains: Chains, sets: Sets, passed: Passed, naming: Naming
+    ) -> None:
+        self.families = families
+        self._chains = chains
+        self._sets = sets
+        self._passed = passed
+        self._naming = naming
+        self.unforgotten: set[bytes] = set()
+        self.vacant: set[bytes] = set()
+        self.lagging: frozenset[str] = frozenset()
+
+    def carry_out(self, step: Step, *, certain: bool) -> list[Fault]:
+        """Move the kernel by one step; see :mod:`agent.dataplane.iptables.hazards` for why in this order.
+
+        ``certain``: nothing failed since the last look at the kernel. Raises SetError when it cannot be told
+        what a new set must hold; nothing has been opened then.
+        """
+        faults: list[Fault] = []
+        # An address that changes hands leaves every set first, then its connections are forgotten.
+        early = _losses_of(step.live, step.released)
+        lagging = {name: names.counterpart(name) for name in early} if self.lagging else {}
+        early |= {old: early[name] for name, old in lagging.items() if old in self.lagging}
+        faults += self.change(early)
+        at_once = step.released - step.vacant
+        self.vacant |= step.vacant
+        faults += self.forget(at_once)
+        held_back = self.unforgotten
+        reused: set[str] = set()
+        if certain and not self.lagging:
+            # Only garbage refers to these: a policy that comes back before that is removed finds its sets.
+            reused = {name for name, (shape, _) in step.fresh.items() if self._sets.fits(name, shape)}
+        taken = (step.fresh.keys() & self._sets.shapes.keys()) - reused
+        if taken:
+            faults += self._chains.let_go_of(taken)
+        later = self._later(step)
+        unmade = self._make(step.fresh.keys() - later, step.fresh, reused, faults)
+        chains = self._chains.without(step.chains, unmade) if unmade else step.chains
+        faults += self.change(
+            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}
+        )
+        entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
+        unreached, reached = self._staged(chains)
+        apart = any(entering.values()) and any(reached.values())
+        rewrites = any(reached.values()) and not apart
+        if later:
+            first = self.families[0]
+            second = functools.cache(lambda: self._make(later, step.fresh, reused, faults))
+            written = unreached if apart else chains
+            faults += self._write({first: written[first]}, entering, second, rewrites=rewrites)
+            chains = self._chains.without(chains, second()) if second() else chains
+            unreached, reached = self._staged(chains)
+            written = unreached if apart else chains
+            rest = {f: c for f, c in written.items() if f is not first}
+            faults += self._write(rest, entering, rewrites=rewrites)
+        else:
+            faults += self._write(unreached if apart else chains, entering, rewrites=rewrites)
+        # Where chains could not be written, too: then their pods are closed.
+        faults += self.change(entering)
+        if apart:
+            faults += self._write(reached, rewrites=True)
+        if at_once and (any(g.added for g in step.isolated.values()) or any(chains.values())):
+            # What came in between, while the former owner's rules still held, is forgotten as well.
+            faults += self.forget(at_once)
+            held_back = self.unforgotten
+        faults += self.change(
+            {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.live.items()}
+        )
+        if faults or self.lagging:
+            faults += self._hold_lagging(step)
+        leaving = {n: Gains(removed=_without(g.removed, held_back)) for n, g in step.isolated.items()}
+        faults += self.change(leaving)
+        self._sets.garbage |= step.dropped & self._sets.shapes.keys()
+        return faults
+
+    def _later(self, step: Step) -> set[str]:
+        """Return the new sets that are made while the first family's chains are written, if these are few.
+
+        Those only of which the kernel need not be asked what they hold, so that nothing is raised then.
+        """
+        if sum(len(rules or ()) for chains in step.chains.values() for rules in chains.values()) > FEW_LINES:
+            return set()
+        first, held = self.families[0], self._sets.shapes
+        fresh = {name for name, (shape, _) in step.fresh.items() if shape.family is not first}
+        return {name for name in fresh if name not in held and not names.is_isolated_set(name)}
+
+    def _make(
+        self,
+        chosen: Iterable[str],
+        fresh: Mapping[str, tuple[SetShape, set[Member]]],
+        reused: Set[str],
+        faults: list[Fault],
+    ) -> set[str]:
+        """Make some of the new sets, or give those that can be ``reused`` members; return which failed."""
+        failed: dict[str, list[Fault]] = {}
+        made: dict[str, SetContent] = {}
+        for name in chosen:
+            shape, members = fresh[name]
+            if names.is_isolated_set(name):
+                wanted = members | self._still_closed(name)
+            else:
+                wanted = _without(members, self.unforgotten)
+            if name in reused:
+                failed[name] = self._sets.reuse(name, wanted)
+            else:
+                made[name] = SetContent(shape, wanted)
+        failed |= self._sets.create_all(made)
+        for found in failed.values():
+            faults += found
+        return {name for name, found in failed.items() if found}
+
+    def _write(
+        self,
+        chains: Changes,
+        entering: dict[str, Gains] | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
+        *,
+        rewrites: bool,
+    ) -> list[Fault]:
+        """Write chains, and isolate a family's addresses at once, without waiting for the other's chains.
+
+        What is ``entering`` leaves that when it is done. ``meanwhile`` is for the time of waiting, if any.
+        ``rewrites``: packets pass some of these chains now. A command that removes anything ends 12 to 16 ms
+        after that holds, so that what passed is forgotten each millisecond until then.
+        """
+        entering = {} if entering is None else entering
+        faults: list[Fault] = []
+
+        def written(family: Family) -> None:
+            sets = {self._naming.isolated_set(direction, family) for direction in Direction}
+            now = {name: entering.pop(name) for name in sets & entering.keys()}
+            faults.extend(self.change(now, {family} if chains[family] else ()))
+
+        passed = self._passed.of(self.families) if rewrites else []
+
+        def waiting() -> bool:
+            meanwhile()
+            self._sets.change({}, passed)
+            return bool(passed)
+
+        failed = self._chains.write(chains, written, waiting)
+        if failed:
+            # In parts, then.
+            failed += self.change({}, self.families)
+        return [*failed, *faults]
+
+    def _hold_lagging(self, step: Step) -> list[Fault]:
+        """Take away and isolate in sets that rules refer to for want of a write, too; open nothing there.
+
+        So a chain that cannot be written holds back no revocation.
+        """
+        referred = self._chains.referred()
+        changes = {name: gains for name, gains in step.otherwise.items() if name in referred}
+        for name in self.lagging & referred:
+            usual = names.counterpart(name)
+            if usual in step.live:
+                changes[name] = Gains(removed=step.live[usual].removed)
+            elif usual in step.isolated:
+                changes[name] = Gains(step.isolated[usual].added)
+        self.lagging = (self.lagging | step.otherwise.keys()) & referred
+        return self.change(changes)
+
+    def _still_closed(self, name: str) -> set[Member]:
+        """Return the addresses that a new set of isolated ones may not open yet; its counterpart has them."""
+        if not self.unforgotten:
+            return set()
+        members = self._sets.members(names.counterpart(name))
+        return {member for member in members if member in self.unforgotten}
+
+    def change(self, changes: Mapping[str, Gains], rewritten: Iterable[Family] = ()) -> list[Fault]:
+        """Change sets; what passed is forgotten where that, or rules written now, may deny something."""
+        denying = {
+            self._sets.shapes[name].family
+            for name, gains in changes.items()
+            if name in self._sets.shapes and _denies(name, gains)
+        }
+        emptied = self._passed.of(denying.union(rewritten))
+        moved = {name: (gains.added, gains.removed) for name, gains in changes.items()}
+        faults = self._sets.change(moved, emptied)
+        if emptied:
+            self._passed.emptied()
+        return faults
+
+    def forget(self, released: set[bytes]) -> list[Fault]:
+        """Forget connections of released addresses, and those that could not be forgotten before."""
+        wanted = self.unforgotten | released
+        if not wanted:
+            return []
+        # One walk of the table costs the same for all of them.
+        wanted |= self.vacant
+        self.vacant = set()
+        try:
+            count = forget(wanted)
+        except ConntrackError as error:
+            self.unforgotten = wanted
+            return [error.fault()]
+        self.unforgotten = set()
+        if count:
+            _log.info("connections forgotten", addresses=len(wanted), connections=count)
+        return []
+
+    def _staged(self, changes: Changes) -> tuple[Changes, Changes]:
+        """Divide chains into those that no packet reaches yet, and those that packets pass now.
+
+        The tree counts among the first: where it changes, it leads to a newly isolated address.
+        """
+        unreached: Changes = {}
+        reached: Changes = {}
+        for family, chains in changes.items():
+            current, garbage = self._chains.whole[family], self._chains.garbage[family]
+            later: dict[str, tuple[str, ...] | None] = {
+                chain: rules
+                for chain, rules in chains.items()
+                if rules is not None
+                and chain in current
+                and chain not in garbage
+                and current[chain] != rules
+                and not chain.startswith((names.TREE_PREFIX, names.TOP_PREFIX))
+            }
+            reached[family] = later
+            unreached[family] = {c: r for c, r in chains.items() if c not in later}
+        return unreached, reached
+
+
+def _denies(name: str, gains: Gains) -> bool:
+    """Whether a packet that passed may be denied by a change of a set."""
+    if names.is_isolated_set(name):
+        return bool(gains.added)
+    return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)
+
+
+def _losses_of(live: Mapping[str, Gains], released: set[bytes]) -> dict[str, Gains]:
+    """Take the losses of released addresses out of live changes, and return them."""
+    found: dict[str, Gains] = {}
+    if not released:
+        return found
+    for name, gains in live.items():
+        lost = {m for m in gains.removed if member_address(m) in released}
+        if lost:
+            found[name] = Gains(removed=lost)
+            gains.removed -= lost
+    return found
+
+
+def _without(members: Iterable[Member], addresses: set[bytes]) -> set[Member]:
+    wanted = set(members)
+    return {m for m in wanted if member_address(m) not in addresses} if addresses else wanted
