@@ -42,6 +42,9 @@ class Others:
                 _log.info("this node sends packets of others, which are judged from now on")
                 self.judged = True
             made[family] = name
+        if not self.judged and None in map(sets.sizes_in_kernel().get, made.values()):
+            # A kernel that does not say how many members a set has would have them dropped for ever.
+            self.judged = True
         return {} if self.judged else made
 
     def judge(self) -> bool:

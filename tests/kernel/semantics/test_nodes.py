@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.dataplane.iptables import names
+from agent.dataplane.iptables.sets import Sets
 from agent.kube import model
 from agent.kube.events import Delete
 from agent.kube.model import Family, Kind, Network
@@ -198,6 +199,19 @@ def test_those_of_pods_that_are_not_isolated_pass_and_give_nothing_to_notice(
     with stage.kernel():
         assert stage.backend is not None
         assert not stage.backend.disturbed()
+
+
+def test_where_the_kernel_does_not_count_members_they_are_judged_from_the_start(
+    stage: Stage, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Sets.sizes_in_kernel
+    forget_others(stage)
+    with monkeypatch.context() as old:
+        old.setattr(Sets, "sizes_in_kernel", lambda sets: dict.fromkeys(whole(sets)))
+        stage.given(policy("s", labels(pod="s"), ingress=[{"from": [pods(pod="a")]}]))
+    stage.all_arrive(stage.pods["s"], by_output(stage, "a", "s", family))
+    stage.none_arrive(stage.pods["s"], by_output(stage, "b", "s", family))
+    forget_others(stage)
 
 
 def forget_others(stage: Stage) -> None:
