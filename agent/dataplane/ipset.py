@@ -42,6 +42,8 @@ _ATTR_HASHSIZE, _ATTR_MAXELEM, _ATTR_ELEMENTS, _ATTR_REFERENCES = 18, 19, 24, 25
 _PROTOCOL = attribute(_ATTR_PROTOCOL, b"\x06")
 """Version 6: IPSET_PROTOCOL_MIN of kernels today, and the only one before 4.20."""
 _LINENO = attribute(_ATTR_LINENO, bytes(4))
+_HEADERS_ONLY = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", FLAG_LIST_HEADER))
+"""IPSET_FLAG_LIST_HEADER"""
 _AF_INET, _AF_INET6 = 2, 10
 
 _MIN_MAXELEM = 65536
@@ -119,18 +121,15 @@ class IpSets:
 
     def list_shapes(self, prefix: str = "") -> dict[str, SetHeader]:
         """Return the sets whose name begins with ``prefix``, from their headers alone."""
-        # IPSET_FLAG_LIST_HEADER
-        flags = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", FLAG_LIST_HEADER))
         found: dict[str, SetHeader] = {}
-        for name, shape, data, _ in self._list(flags):
+        for name, shape, data, _ in self._list(_HEADERS_ONLY):
             if name.startswith(prefix) and shape is not None:
                 found[name] = _header(shape, data)
         return found
 
     def header(self, name: str) -> SetHeader:
         """Return how the kernel describes one set, without its members."""
-        flags = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", FLAG_LIST_HEADER))
-        for _, shape, data, _ in self._list(_name(name) + flags, name):
+        for _, shape, data, _ in self._list(_name(name) + _HEADERS_ONLY, name):
             if shape is not None:
                 return _header(shape, data)
         raise error_of(name, errno.ENOENT)

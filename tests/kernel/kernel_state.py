@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
@@ -40,6 +41,7 @@ from agent.kube.model import (
 )
 from agent.policy.engine import Engine
 from agent.policy.program import Member, PolicyId, Program, SetKind
+from tests.lab.cluster import wait_until
 
 HERE = "here"
 FAMILIES = (Family.V4, Family.V6)
@@ -278,6 +280,11 @@ def our_sets() -> dict[str, set[Member]]:
     with IpSets() as ipsets:
         found = ipsets.read(names.SET_PREFIX)
     return {name: content.members for name, content in found.items() if names.is_our_set(name)}
+
+
+def await_emptied() -> None:
+    """Wait until what changes asked to be forgotten has been, the second time too."""
+    wait_until(lambda: all(thread.name != "emptier" for thread in threading.enumerate()), timeout=20)
 
 
 def assert_hooked(mode: Mode) -> None:

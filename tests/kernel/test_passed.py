@@ -26,6 +26,7 @@ from agent.policy.engine import Engine
 from agent.policy.program import Delta
 from tests.kernel.kernel_state import (
     HERE,
+    await_emptied,
     gone,
     labelled,
     make_backend,
@@ -35,6 +36,7 @@ from tests.kernel.kernel_state import (
     pods_of,
     policy,
 )
+from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns
 
 NAME = names.passed_set("nft", Family.V4)
@@ -60,10 +62,7 @@ def members(netns: Netns) -> int:
 
 
 def await_empty(netns: Netns) -> None:
-    end = time.monotonic() + 20
-    while members(netns):
-        assert time.monotonic() < end, "not emptied"
-        time.sleep(0.01)
+    wait_until(lambda: not members(netns), timeout=20)
 
 
 def test_sets_are_emptied_when_what_was_on_its_way_has_arrived(held: Netns) -> None:
@@ -104,14 +103,7 @@ def test_its_thread_ends_when_nothing_is_asked_for_and_begins_again(
         add_if_none(held)
         emptier.follow()
         await_empty(held)
-        await_no_thread()
-
-
-def await_no_thread() -> None:
-    end = time.monotonic() + 20
-    while any(thread.name == "emptier" for thread in threading.enumerate()):
-        assert time.monotonic() < end, "the thread stays"
-        time.sleep(0.01)
+        await_emptied()
 
 
 def add_if_none(netns: Netns) -> None:
@@ -170,10 +162,7 @@ def test_what_fails_on_the_thread_is_asked_for_again(held: Netns) -> None:
 
     emptier = Emptier([NAME], ipsets=opened)
     emptier.follow()
-    end = time.monotonic() + 20
-    while not emptier.trouble:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: bool(emptier.trouble), timeout=20)
     assert members(held) == 1
     emptier.close()
     emptier.resume()
@@ -217,10 +206,7 @@ class Revocation:
         return MEMBER in self.netns.run(["ipset", "list", self.name])
 
     def await_forgotten(self) -> None:
-        end = time.monotonic() + 20
-        while self.remembered():
-            assert time.monotonic() < end, "it passes still"
-            time.sleep(0.01)
+        wait_until(lambda: not self.remembered(), timeout=20)
 
 
 @pytest.fixture(params=MODES)
@@ -243,7 +229,7 @@ def revocation(
     backend = make_backend(request.param, Options(remember=300))
     assert backend.sync(engine.program).faults == ()
     found = Revocation(netns, engine, backend, names.passed_set(request.param, Family.V4))
-    await_no_thread()
+    await_emptied()
     found.remember()
     yield found
     backend.close()

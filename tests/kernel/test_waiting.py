@@ -14,6 +14,7 @@ import pytest
 
 from agent.dataplane.iptables.tables import Tables
 from agent.kube.model import Family
+from tests.lab.cluster import wait_until
 
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")
 
@@ -91,10 +92,7 @@ def libraries(pid: int) -> bool:
 
 def test_a_command_that_waits_has_loaded_what_rules_need(tables: Tables) -> None:
     primed(tables)
-    end = time.monotonic() + 5
-    while not all(map(libraries, waiting())):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: all(map(libraries, waiting())), timeout=5)
     assert tables.restore({family: [":A - [0:0]", "-A A -j DROP"] for family in BOTH}) == {}
     assert chain(tables, "A") == [("-j DROP",)] * 2
     assert chain(tables, "SAMPLE") == [(SAMPLE,)] * 2

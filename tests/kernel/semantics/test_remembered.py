@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +10,7 @@ from agent.dataplane.iptables import names, passed
 from agent.dataplane.iptables.options import Options
 from agent.kube.events import Delete, Event
 from agent.kube.model import Family, Key, Kind, Node, Object
+from tests.kernel.kernel_state import await_emptied
 from tests.kernel.semantics.stage import Stage, packed
 from tests.kernel.semantics.written import isolated, labels, namespaces, pods, policy, port
 
@@ -41,14 +40,6 @@ def member(stage: Stage, family: Family, source: str, service: str, destination:
     return f"{stage.places[source].address(family)},{service},{stage.places[destination].address(family)}"
 
 
-def settle() -> None:
-    """Wait until what the last change asked to be forgotten has been, the second time too."""
-    end = time.monotonic() + 20
-    while any(thread.name == "emptier" for thread in threading.enumerate()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.both_modes
 def test_the_second_connection_is_not_judged_and_only_what_passed_is_remembered(
     stage: Stage, family: Family
@@ -60,7 +51,7 @@ def test_the_second_connection_is_not_judged_and_only_what_passed_is_remembered(
     )
     denied = [f"{here}a -> s: tcp/81", f"{here}b -> s: tcp/80", f"{here}t -> b"]
     allowed = [f"{here}a -> s: tcp/80 udp/53", f"{here}t -> a: tcp/80", f"{here}b -> a: tcp/80"]
-    settle()
+    await_emptied()
     stage.expect(*allowed, denied=denied)
     held = {
         member(stage, family, "a", "tcp:80", "s"),
@@ -108,7 +99,7 @@ def test_it_is_forgotten_when_a_peer_is_none_any_more(stage: Stage) -> None:
 def test_a_peer_more_is_no_reason_to_forget(stage: Stage, family: Family) -> None:
     here = f"IPv{int(family)} "
     stage.given(policy("s", S, ingress=[{"from": [pods(pod="a")]}]))
-    settle()
+    await_emptied()
     stage.expect(f"{here}a -> s: tcp/80", denied=f"{here}b -> s: tcp/80")
     stage.then(stage.pod("b", labels={"pod": "a"}))
     assert remembered(stage, family) == {member(stage, family, "a", "tcp:80", "s")}
@@ -121,7 +112,7 @@ def test_what_another_node_may_is_not_remembered(stage: Stage, family: Family) -
     here = f"IPv{int(family)} "
     far = Node("far", tuple(packed(stage.far.address(f)) for f in Family))
     stage.given(policy("s", S, ingress=[{"from": [pods(pod="a")]}]), far, allow_nodes=True)
-    settle()
+    await_emptied()
     stage.expect(f"{here}far a -> s: tcp/80", denied=f"{here}b -> s: tcp/80")
     assert remembered(stage, family) == {member(stage, family, "a", "tcp:80", "s")}
 
@@ -133,6 +124,6 @@ def test_nothing_is_remembered_where_that_is_set(stage: Stage, family: Family) -
     assert "KUBE-PASSED" not in stage.near.run("ipset", "list", "-n")
     assert "KUBE-PASSED" not in stage.near.iptables(family, "-S")
     stage.given(policy("s", S, ingress=[{"from": [pods(pod="b")]}]))
-    settle()
+    await_emptied()
     stage.expect("b -> s: tcp/80", denied="a -> s: tcp/80")
     assert member(stage, family, "b", "tcp:80", "s") in remembered(stage, family)
