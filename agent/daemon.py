@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from agent import __version__, log
 from agent.dataplane.backend import Backend, Fault, Reading, Report
 from agent.dataplane.host import HostState, check_host
+from agent.dataplane.hostwatch import EVERY, HostWatch
 from agent.dataplane.iptables.tables import WAIT_SECONDS
 from agent.dataplane.links import LinkChanges
 from agent.dataplane.mode import Mode, ModeChoice
@@ -93,6 +94,8 @@ class Agent:
         self._settings = settings
         self._choice = choice
         self._host = host
+        self._host_watch = HostWatch(settings.fix_host)
+        self._host_watch.need(host.needed)
         self._held = held
         self._fresh = fresh
         self._families = chosen_families(settings.families, host, held)
@@ -401,7 +404,9 @@ class Agent:
 
     def _check_host(self, now: float) -> None:
         self._host_at = now + HOST_CHECK
+        self._host_watch.look()
         self._host = check_host(self._settings.fix_host, self._choice.mode)
+        self._host_watch.need(self._host.needed)
         if self._node_fault is not None:
             self._look_for_node()
         held = self._families if self._adopted else self._held
@@ -442,13 +447,15 @@ class Agent:
         return self._settings.node_name in self._engine.nodes()
 
     def _watch_links(self) -> None:
-        """Have the host looked at soon after an interface came or went: the first pod may bring a bridge."""
+        """Have the host looked at when it changes: the first pod may bring a bridge."""
         while not self.inbox.stopped:
             try:
                 with LinkChanges() as changes:
                     while not self.inbox.stopped:
-                        if changes.wait(HEARTBEAT):
+                        changed = changes.wait(EVERY)
+                        if self._host_watch.look() or changed:
                             self.inbox.call(self._look_at_host)
+                        if changed:
                             time.sleep(LINK_PAUSE)
             except OSError as error:
                 _log.warning("changes of interfaces cannot be watched", error=str(error))
@@ -459,7 +466,8 @@ class Agent:
 
     def _faults(self) -> tuple[Fault, ...]:
         node = () if self._node_fault is None else (self._node_fault,)
-        return (*self._choice.faults, *self._host.faults, *node, *self._kernel_faults)
+        host = (*self._host.faults, *self._host_watch.faults())
+        return (*self._choice.faults, *host, *node, *self._kernel_faults)
 
     def _states(self) -> Mapping[Kind, SyncState]:
         return self._source.states()
@@ -504,6 +512,6 @@ class Agent:
             error=self._error[0],
             retry_pending=self._retry_at is not None,
             drift_check_at=self._drift_checked,
-            repairs=self._repairs,
+            repairs=self._repairs + self._host_watch.repairs,
         )
         return take(facts, self._engine.program, self._backend.view())

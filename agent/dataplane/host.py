@@ -41,13 +41,14 @@ class HostState(NamedTuple):
     """What was found.
 
     ``families`` are those that packets on this node can have; ``bridged`` says that there is a bridge,
-    ``ipvs`` that Services are translated by IPVS.
+    ``ipvs`` that Services are translated by IPVS. ``needed``: sysctls that are on, and have to stay so.
     """
 
     faults: tuple[Fault, ...]
     families: frozenset[Family]
     bridged: bool
     ipvs: bool
+    needed: tuple[str, ...] = ()
 
 
 def _answers(message: Message) -> int:
@@ -108,10 +109,28 @@ class Readers:
             return None
 
 
-_KERNEL = Readers()
+KERNEL = Readers()
 
 
-def check_host(fix: bool, mode: Mode = "nft", readers: Readers = _KERNEL) -> HostState:
+def dotted(name: str) -> str:
+    """Return a sysctl's name as sysctl(8) writes it."""
+    return name.replace("/", ".")
+
+
+def set_sysctl(readers: Readers, name: str, value: str) -> bool:
+    """Set a sysctl; False where it cannot be set, which is logged."""
+    # Containers have /proc/sys read-only, and may be given the node's own beside it.
+    mounted = readers.proc_sys_of_host / name
+    path = mounted if mounted.exists() else readers.proc_sys / name
+    try:
+        path.write_text(f"{value}\n")
+    except OSError as error:
+        _LOG.warning("sysctl not set", sysctl=dotted(name), value=value, error=error.strerror)
+        return False
+    return readers.sysctl(name) == value
+
+
+def check_host(fix: bool, mode: Mode = "nft", readers: Readers = KERNEL) -> HostState:
     """Look at the calling thread's network namespace; ``fix``: load modules and set sysctls as needed."""
     host = _Host(fix, readers)
     found = host.bridges()
@@ -121,7 +140,11 @@ def check_host(fix: bool, mode: Mode = "nft", readers: Readers = _KERNEL) -> Hos
     host.bridge_calls(found, families)
     host.forwarding(families, bool(found))
     ipvs = host.ipvs()
-    return HostState(tuple(host.faults), families, bool(found), ipvs)
+    return HostState(tuple(host.faults), families, bool(found), ipvs, tuple(host.needed))
+
+
+def _names(found: list[Bridge]) -> str:
+    return ", ".join(sorted(bridge.name for bridge in found))
 
 
 class _Host:
@@ -131,6 +154,7 @@ class _Host:
         self.fix = fix
         self.read = readers
         self.faults: list[Fault] = []
+        self.needed: list[str] = []
 
     def fault(self, what: str, remedy: str, blocking: bool = True) -> None:
         self.faults.append(Fault(what, remedy, blocking))
@@ -190,7 +214,6 @@ class _Host:
         """Packets between two pods of one bridge pass iptables only if the bridge is told to call it."""
         # An idle bridge, as Docker leaves one, is set up too: its first pod would come before the next look.
         blocking = any(bridge.carrying for bridge in found)
-        names = ", ".join(sorted(bridge.name for bridge in found))
         for family in sorted(families if found else ()):
             name = _BRIDGE_SYSCTLS[family]
             if self.read.sysctl(name) is None:
@@ -198,17 +221,21 @@ class _Host:
             value = self.read.sysctl(name)
             if value is None:
                 self.fault(
-                    f"bridges ({names}) pass IPv{int(family)} beside iptables: br_netfilter is not loaded",
+                    f"bridges ({_names(found)}) pass IPv{int(family)} beside iptables: br_netfilter is not "
+                    "loaded",
                     "modprobe br_netfilter, and name it in /etc/modules-load.d",
                     blocking,
                 )
-            elif value == "0" and not self._write(name, "1"):
-                dotted = name.replace("/", ".")
-                self.fault(
-                    f"bridges ({names}) pass IPv{int(family)} beside iptables: {dotted} is 0",
-                    f"sysctl -w {dotted}=1, and the same in /etc/sysctl.d",
-                    blocking,
-                )
+            elif not self._switch_on(name, value):
+                # A bridge may call iptables by a setting of its own, whatever that of all says.
+                beside = [bridge for bridge in found if family not in bridge.calls]
+                if beside:
+                    self.fault(
+                        f"bridges ({_names(beside)}) pass IPv{int(family)} beside iptables: "
+                        f"{dotted(name)} is 0",
+                        f"sysctl -w {dotted(name)}=1, and the same in /etc/sysctl.d",
+                        any(bridge.carrying for bridge in beside),
+                    )
 
     def forwarding(self, families: frozenset[Family], bridged: bool) -> None:
         # One family is enough: a cluster of the other alone is none of this node's faults.
@@ -216,7 +243,7 @@ class _Host:
         if "1" not in values.values() and not bridged:
             self.fault(
                 "this node forwards no packets: routed pods reach nothing",
-                " or ".join(f"sysctl -w {name.replace('/', '.')}=1" for name in sorted(values, reverse=True)),
+                " or ".join(f"sysctl -w {dotted(name)}=1" for name in sorted(values, reverse=True)),
                 blocking=False,
             )
 
@@ -225,7 +252,7 @@ class _Host:
         if not self.read.link_exists("kube-ipvs0") and not self._has_virtual_servers():
             return False
         value = self.read.sysctl(_IPVS_SYSCTL)
-        if value == "0" and not self._write(_IPVS_SYSCTL, "1"):
+        if not self._switch_on(_IPVS_SYSCTL, value):
             self.fault(
                 "IPVS is in use without connection tracking: net.ipv4.vs.conntrack is 0",
                 "sysctl -w net.ipv4.vs.conntrack=1, and the same in /etc/sysctl.d",
@@ -236,21 +263,15 @@ class _Host:
         lines = (self.read.net("ip_vs") or "").splitlines()
         return any(line.split(" ", 1)[0] in ("TCP", "UDP", "SCTP", "FWM") for line in lines)
 
-    def _write(self, name: str, value: str) -> bool:
-        """Set a sysctl and say so; False when it may not be."""
-        if not self.fix:
-            return False
-        before = self.read.sysctl(name)
-        # Containers have /proc/sys read-only, and may be given the node's own beside it.
-        mounted = self.read.proc_sys_of_host / name
-        path = mounted if mounted.exists() else self.read.proc_sys / name
-        try:
-            path.write_text(f"{value}\n")
-        except OSError as error:
-            _LOG.warning("sysctl not set", sysctl=name.replace("/", "."), value=value, error=error.strerror)
-            return False
-        _LOG.info("sysctl set", sysctl=name.replace("/", "."), value=value, before=before)
-        return self.read.sysctl(name) == value
+    def _switch_on(self, name: str, value: str | None) -> bool:
+        """Have a sysctl on, and say so where it was not; False when it may not be set."""
+        if value == "0":
+            if not self.fix or not set_sysctl(self.read, name, "1"):
+                return False
+            _LOG.info("sysctl set", sysctl=dotted(name), value="1", before=value)
+        if value is not None:
+            self.needed.append(name)
+        return True
 
     def _load(self, module: str) -> bool:
         """Load a module, once in this process's life; whether it helped, the next reading tells."""

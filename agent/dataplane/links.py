@@ -10,9 +10,12 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from agent.dataplane.netlink import NESTED, ROUTE, Message, NetlinkSocket, attribute, attributes
+from agent.kube.model import Family
 
 _GETLINK = 18
-_IFNAME, _OPERSTATE, _LINKINFO, _INFO_KIND = 3, 16, 18, 1
+_IFNAME, _OPERSTATE, _LINKINFO, _INFO_KIND, _INFO_DATA = 3, 16, 18, 1, 2
+_CALLS = {Family.V4: 36, Family.V6: 37}
+"""IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES"""
 _OPER_UP = 6
 """IF_OPER_UP. A bridge that never had a port has carrier, but its state is unknown."""
 _IFLA_LINK, _IFLA_MASTER, _IFLA_EXT_MASK = 5, 10, 29
@@ -27,10 +30,15 @@ _IFINFO_REST = 12
 
 
 class Bridge(NamedTuple):
-    """A bridge. ``carrying``: it is up and so is one of its ports."""
+    """A bridge. ``carrying``: it is up and so is one of its ports.
+
+    ``calls``: the families whose packets it shows to iptables by a setting of its own, its attribute
+    ``nf_call_iptables`` or ``nf_call_ip6tables``, whatever the sysctl for all bridges says.
+    """
 
     name: str
     carrying: bool
+    calls: frozenset[Family] = frozenset()
 
 
 def bridges() -> list[Bridge]:
@@ -41,9 +49,12 @@ def bridges() -> list[Bridge]:
         found = []
         for body in netlink.dump(Message(_GETLINK, socket.AF_UNSPEC, bytes(_IFINFO_REST) + kind)):
             fields = dict(attributes(body[_IFINFO_REST:]))
-            if _kind(fields.get(_LINKINFO, b"")) == b"bridge":
+            info = fields.get(_LINKINFO, b"")
+            if _kind(info) == b"bridge":
                 name = bytes(fields[_IFNAME]).rstrip(b"\0").decode()
-                found.append(Bridge(name, fields[_OPERSTATE][0] == _OPER_UP))
+                own = dict(attributes(dict(attributes(info)).get(_INFO_DATA, b"")))
+                calls = frozenset(family for family, flag in _CALLS.items() if any(own.get(flag, b"")))
+                found.append(Bridge(name, fields[_OPERSTATE][0] == _OPER_UP, calls))
         return found
 
 

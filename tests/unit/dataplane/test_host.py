@@ -284,3 +284,22 @@ def test_requests_are_netfilter_messages() -> None:
 
     check_host(False, "nft", Readers(answers=answer, bridges=list))
     assert [message.kind >> 8 for message in asked] == [6, 1]
+
+
+def test_a_bridge_that_calls_iptables_by_itself_is_no_fault(node: Node) -> None:
+    node.bridges = [Bridge("cni0", True, frozenset({Family.V4})), Bridge("br0", False, frozenset(Family))]
+    for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
+        node.write(f"sys/net/bridge/{name}", "0")
+    fault = only(node.check(fix=False))
+    assert fault.what.startswith("bridges (cni0) pass IPv6")
+    assert fault.blocking
+
+
+def test_the_sysctls_that_have_to_stay_on_are_named(node: Node) -> None:
+    assert node.check().needed == ()
+    node.bridges = [Bridge("cni0", True)]
+    node.links = {"kube-ipvs0"}
+    node.write("sys/net/ipv4/vs/conntrack", "0")
+    calls = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
+    assert node.check(fix=False).needed == calls
+    assert node.check().needed == (*calls, "net/ipv4/vs/conntrack")

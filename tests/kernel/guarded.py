@@ -1,0 +1,109 @@
+"""A node with two pods, and an agent that reads manifests: what the node's other software does to it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterable
+from typing import Self
+
+from agent.kube.model import Family, Protocol
+from tests.lab.cluster import AgentProcess, http_get, wait_until
+from tests.lab.lab import Host, Lab
+from tests.lab.node import Layout, Mode, Node, Pod
+from tests.lab.probe import Flow, Verdict
+
+PORT = 80
+OTHER_PORT = 81
+
+_POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {{name: {0.name}, labels: {{app: {0.name}}}}}
+spec: {{nodeName: {0.node.name}}}
+status: {{phase: Running, podIPs: [{{ip: {0.v4}}}, {{ip: "{0.v6}"}}]}}
+"""
+DENY_ALL = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web}
+spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}
+"""
+ALLOW_PORT = f"""\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: web}}
+spec:
+  podSelector: {{matchLabels: {{app: web}}}}
+  ingress: [{{ports: [{{port: {PORT}}}]}}]
+"""
+
+
+class Guarded:
+    """The node, its pods ``client`` and ``web``, a host ``out`` outside, and the agent; a context manager."""
+
+    def __init__(self, layout: Layout | str, mode: Mode | str) -> None:
+        with contextlib.ExitStack() as stack:
+            self.lab = stack.enter_context(Lab())
+            self.node: Node = self.lab.node("guarded", layout, mode)
+            self.client: Pod = self.lab.pod(self.node, "client")
+            self.web: Pod = self.lab.pod(self.node, "web")
+            self.out: Host = self.lab.host("out")
+            self.lab.serve(self.web, tcp=(PORT, OTHER_PORT), udp=(PORT, OTHER_PORT))
+            self.manifests = self.node.directory / "manifests"
+            self.manifests.mkdir()
+            self.say("pods", "---\n".join(_POD.format(pod) for pod in (self.client, self.web)))
+            self._agent: AgentProcess | None = None
+            stack.callback(self.stop, signal.SIGKILL)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def say(self, name: str, text: str) -> None:
+        """Have a manifest say something else, at once and whole."""
+        part = self.manifests / f".{name}"
+        part.write_text(text)
+        part.rename(self.manifests / f"{name}.yaml")
+
+    @property
+    def agent(self) -> AgentProcess:
+        assert self._agent is not None
+        return self._agent
+
+    def start(self, *arguments: str, ready: bool = True) -> AgentProcess:
+        """Start the agent, and wait until it is ready."""
+        self._agent = AgentProcess(self.node, "--manifests", str(self.manifests), *arguments)
+        if ready:
+            self._agent.wait_ready()
+        return self._agent
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the agent, if it runs."""
+        if self._agent is not None:
+            self._agent.stop(number)
+
+    def readyz(self) -> str:
+        return http_get(self.node, "/readyz")[1]
+
+    def verdicts(
+        self,
+        port: int = PORT,
+        protocol: Protocol = Protocol.TCP,
+        sources: Iterable[Pod | Host] = (),
+        families: Iterable[Family] = tuple(Family),
+    ) -> set[Verdict]:
+        """Return what becomes of new connections to ``web``, from the client unless others are given."""
+        flows = [
+            Flow(source, self.web.address(family), protocol, port)
+            for source in (tuple(sources) or (self.client,))
+            for family in families
+        ]
+        return set(self.lab.probe(flows))
+
+    def wait_for(self, verdict: Verdict, port: int = PORT, timeout: float = 10.0) -> None:
+        """Wait until all new connections from the client to a port of ``web`` end so."""
+        wait_until(lambda: self.verdicts(port) == {verdict}, timeout)

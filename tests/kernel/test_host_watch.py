@@ -1,0 +1,63 @@
+"""What policy needs of the host, switched off by somebody while the agent runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.kube.model import Family
+from tests.kernel.guarded import DENY_ALL, Guarded
+from tests.kernel.stream import Stream
+from tests.lab.cluster import wait_until
+from tests.lab.probe import Verdict
+
+SYSCTLS = {
+    Family.V4: "net.bridge.bridge-nf-call-iptables",
+    Family.V6: "net.bridge.bridge-nf-call-ip6tables",
+}
+RATE = 400
+"""Packets a second."""
+
+
+@pytest.fixture(scope="module", params=["nft", "legacy"])
+def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
+    with Guarded("bridge", request.param) as found:
+        found.say("policy", DENY_ALL)
+        found.start()
+        assert found.verdicts() == {Verdict.DENIED}
+        yield found
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_calls_into_iptables_that_are_switched_off_are_back_in_less_than_a_second(
+    guarded: Guarded, family: Family
+) -> None:
+    name = SYSCTLS[family]
+    repairs = guarded.agent.status()["kernel"]["drift"]["repairs"]
+    with Stream(guarded.client, guarded.web, 5000, RATE, burst=4, family=family) as stream:
+        guarded.node.netns.sysctl({name: 0})
+        wait_until(lambda: guarded.node.run("sysctl", "-n", name).strip() == "1")
+    assert 0 < stream.arrived < RATE
+    assert stream.sent > stream.arrived
+    assert guarded.verdicts() == {Verdict.DENIED}
+    assert f"[!]fault warning: somebody switched off {name}, once" in guarded.readyz()
+    assert "find what sets" in guarded.readyz()
+    assert guarded.agent.status()["kernel"]["drift"]["repairs"] == repairs + 1
+    log = [line for line in guarded.agent.tail().splitlines() if "somebody switched off" in line]
+    assert any("warning" in line and name in line for line in log)
+
+
+def test_where_it_may_not_be_switched_on_it_is_told_at_once() -> None:
+    name = SYSCTLS[Family.V4]
+    with Guarded("bridge", "nft") as guarded:
+        guarded.say("policy", DENY_ALL)
+        guarded.start("--no-fix-host")
+        guarded.node.netns.sysctl({name: 0})
+        wait_until(lambda: "[-]fault failed: bridges (cni0) pass IPv4 beside iptables" in guarded.readyz(), 5)
+        # The bridge's own attribute is enough; the kernel tells when it changes.
+        guarded.node.netns.ip("link set cni0 type bridge nf_call_iptables 1")
+        wait_until(lambda: "beside iptables" not in guarded.readyz(), 5)
+        assert guarded.verdicts(families=[Family.V4]) == {Verdict.DENIED}
+        guarded.node.netns.ip("link set cni0 type bridge nf_call_iptables 0")
+        wait_until(lambda: "beside iptables" in guarded.readyz(), 5)
