@@ -18,6 +18,8 @@ import yaml
 DEPTH = 500
 """How deep data may be nested."""
 
+_TOO_DEEP = "nested too deeply; write it flatter"
+
 _REPEATED = 100_000
 """How many values aliases may repeat in a text of any length; a long one may have ten times its own more."""
 
@@ -50,7 +52,7 @@ def json_documents(text: bytes) -> Iterator[Document]:
     except UnicodeError as error:
         raise UnreadableError(f"{error}; write the file in UTF-8") from None
     except RecursionError:
-        raise UnreadableError("nested too deeply; write it flatter") from None
+        raise UnreadableError(_TOO_DEEP) from None
     except ValueError as error:
         # The only other is a number of more digits than Python reads.
         raise UnreadableError(f"{error}; write a number of fewer digits") from None
@@ -164,7 +166,7 @@ class _Builder:
         if event.tag not in _PLAIN and event.tag != ours:
             raise _trouble(event, f"tag {event.tag!r} is not known here; remove it")
         if len(self._stack) >= DEPTH:
-            raise _trouble(event, "nested too deeply; write it flatter")
+            raise _trouble(event, _TOO_DEEP)
         if self._stack and self._stack[-1].at_key:
             raise _trouble(event, "a key is not a string; quote it")
         self._stack.append(_Node(data, event.anchor, self._values))
@@ -284,14 +286,26 @@ def yaml_documents(text: bytes) -> Iterator[Document]:
             else:
                 builder.take(event)
     except (yaml.YAMLError, UnicodeError) as error:
-        raise UnreadableError(_yaml_trouble(error)) from None
+        raise UnreadableError(_yaml_trouble(error, text)) from None
     except ValueError:
         raise UnreadableError(f"line {line}: a number that cannot be read; quote it if it is text") from None
 
 
-def _yaml_trouble(error: Exception) -> str:
+def _yaml_trouble(error: Exception, text: bytes) -> str:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
+        if mark and _open_brackets(text, mark.index) > DEPTH:
+            return f"{where}{_TOO_DEEP}"
         return f"{where}{' '.join(str(error.problem or error.context).split())}; correct the YAML"
     return f"{' '.join(str(error).split())}; correct the YAML, in UTF-8"
+
+
+def _open_brackets(text: bytes, end: int) -> int:
+    """Return how many brackets are open after so many characters, those in quotes and comments counted too.
+
+    Some parsers have a limit of their own for brackets. They look far ahead of the event that they give, so
+    that they end before the builder has seen how deep the data is.
+    """
+    read = text.decode(errors="replace")[:end]
+    return sum(map(read.count, "[{")) - sum(map(read.count, "]}"))
