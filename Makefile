@@ -5,6 +5,9 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(PATH):/usr/sbin:/sbin
 
 VENV := .venv
+# Exact versions with hashes, of one resolution; NEWEST=1 takes what is newest in the ranges of pyproject.toml.
+LOCKS := deploy/requirements-build.txt deploy/requirements-dev.txt
+NEWEST ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The first that is new enough; PYTHON=... chooses another.
@@ -17,11 +20,16 @@ ARGS ?=
 NEEDS :=
 IMAGE ?= netpol-agent:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/__init__.py)
 BASE ?=
+PREFIX ?= /opt/netpol-agent
+PIP := --quiet --disable-pip-version-check --use-pep517
+# What one package builds with is locked too, so that pip must not fetch it by itself.
+INSTALL = $(1) -m pip install $(PIP) --require-hashes -r deploy/requirements-build.txt \
+	&& $(1) -m pip install $(PIP) --require-hashes --no-build-isolation -r $(2)
 # From nothing, for every platform, from the oldest Python that is supported on.
-LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command 'make lock'
 
-.PHONY: help demo test bench image cluster-test kind-test lint fmt lock clean root python
+.PHONY: help demo test test-newest bench install image cluster-test kind-test lint fmt lock clean root python
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target what; do \
@@ -38,11 +46,22 @@ test: $(STAMP) ## Run every test; those with real packets need root
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.lab.kube_build >/dev/null
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
+test-newest: ## Run style, types and every test with the newest packages that pyproject.toml allows; before each release
+	@$(MAKE) lint test VENV=.venv-newest NEWEST=1
+
 bench: NEEDS := kernel cluster bench
 bench: root $(STAMP) ## Measure the agent on generated clusters of up to 100,000 pods, with a real API server (root)
 	@.ci/packages $(PYTHON) $(NEEDS)
 	@$(BIN)/python -m tests.lab.kube_build >/dev/null
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+install: NEEDS := kernel
+install: python ## Install the command with its own Python packages (PREFIX=/opt/netpol-agent)
+	@.ci/packages $(PYTHON) venv $(NEEDS)
+	@$(PYTHON) -m venv $(PREFIX)
+	@$(call INSTALL,$(PREFIX)/bin/python,deploy/requirements.txt)
+	@$(PREFIX)/bin/python -m pip install $(PIP) --no-deps --no-build-isolation --force-reinstall .
+	@echo "installed $$($(PREFIX)/bin/netpol-agent --version): $(PREFIX)/bin/netpol-agent"
 
 image: ## Build the container image with docker, podman or buildah (IMAGE=... names it, BASE=... is the Debian below)
 	@for builder in docker podman buildah; do \
@@ -67,14 +86,15 @@ fmt: $(STAMP) ## Put code into its format, and settings into their page
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m tests.docs
 
-lock: $(STAMP) ## Choose anew the versions and hashes of the image's Python packages
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[lock]'
-	@$(BIN)/uv pip compile $(LOCKING) pyproject.toml --output-file deploy/requirements.txt
+lock: $(STAMP) ## Move every locked Python package to the newest version that pyproject.toml allows
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		| $(BIN)/uv pip compile $(LOCKING) - --output-file deploy/requirements-build.txt
+	@$(BIN)/uv pip compile $(LOCKING) pyproject.toml --extra dev --output-file deploy/requirements-dev.txt
+	@$(BIN)/uv pip compile $(LOCKING) pyproject.toml --constraint deploy/requirements-dev.txt --output-file deploy/requirements.txt
+	@$(BIN)/uv pip compile $(LOCKING) tests/lab/go.in --output-file tests/lab/go.txt
 
 clean: ## Remove what make has made here
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .venv-newest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find agent tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 root:
@@ -86,9 +106,14 @@ python:
 		echo "Python 3.11 or newer is needed; $$(command -v python3) is $$(python3 -V 2>&1)." >&2; \
 		echo "PYTHON=/path/to/python3.11 make ... uses another." >&2; exit 1; }
 
-$(STAMP): pyproject.toml | python
+$(STAMP): pyproject.toml $(LOCKS) | python
 	@.ci/packages $(PYTHON) venv $(NEEDS)
 	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); echo "making $(VENV)" >&2; $(PYTHON) -m venv $(VENV); }
 	@echo "installing Python packages into $(VENV)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
+ifeq ($(NEWEST),)
+	@$(call INSTALL,$(BIN)/python,deploy/requirements-dev.txt)
+	@$(BIN)/python -m pip install $(PIP) --no-deps --no-build-isolation --editable .
+else
+	@$(BIN)/python -m pip install $(PIP) --upgrade --upgrade-strategy eager --editable '.[dev]'
+endif
 	@touch $@

@@ -28,6 +28,7 @@ NOT_RUN = (
         "runs the tests once for each; tests/mutation/test_catalogue.py checks the list",
     ),
     (r"modprobe ", "changes the machine's kernel; where it is a module, tests/lab/node.py loads it"),
+    (r"make test-newest\b", "runs every test, with other packages"),
     (r"make lock\b", "chooses new versions; tests/deploy/test_requirements.py checks what it has chosen"),
 )
 """What no test runs as it stands, as patterns of whole commands' beginnings, each with its reason."""

@@ -41,7 +41,7 @@ REWRITTEN = (
 )
 """What a reader would do, or put in the place of a word, and how it is done here."""
 
-ONCE = re.compile(r"make |python3 -m venv |/opt/netpol-agent/bin/pip ")
+ONCE = re.compile(r"make ")
 """What takes seconds, and what it has done for one document is there for the next."""
 
 
@@ -93,7 +93,7 @@ def play(stage: Stage, block: Block, done: set[str]) -> None:
         return
     done.update(command.text for command in block.commands)
     where = stage.alone if re.search(r"netpol-agent (run|cleanup)\b", commands) else stage.worker
-    if "pip install" in commands:
+    if "make install" in commands:
         stage.run(commands)
     elif block.commands[0].output is None:
         stage.run(commands, on=where)

