@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
-from agent.kube import wire
+from agent.kube import kinds, wire
 from agent.kube.events import Problem
 from agent.kube.model import Key, Kind, NetworkPolicy, Object
 from agent.kube.text import UnreadableError, json_documents, yaml_documents
 from agent.kube.validate import key_of, validate
-
-_KINDS = {
-    ("v1", "Pod"): Kind.POD,
-    ("v1", "Namespace"): Kind.NAMESPACE,
-    ("v1", "Node"): Kind.NODE,
-    ("networking.k8s.io/v1", "NetworkPolicy"): Kind.POLICY,
-    ("extensions/v1beta1", "NetworkPolicy"): Kind.POLICY,
-}
-_LISTS = {(version, f"{kind}List"): (version, kind) for version, kind in _KINDS}
-_OURS = {"list": "List"} | {name.lower(): name for kind in Kind for name in (kind.value, f"{kind.value}List")}
-_OUR_GROUPS = ("", "networking.k8s.io", "extensions")
-_NETWORKING = ("Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR")
-_CALICO = "projectcalico.org"
 
 
 class Manifest(NamedTuple):
@@ -85,17 +71,17 @@ def _items(line: int, data: object) -> Iterator[tuple[Kind, dict[str, Any]] | st
         return
     version, kind = _type(line, data)
     assert isinstance(data, dict)  # noqa: S101 - _type has refused all else
-    if (version, kind) not in _LISTS and (version, kind) != ("v1", "List"):
+    if (version, kind) not in kinds.LISTS and (version, kind) != kinds.LIST:
         yield _entry(line, version, kind, data)
         return
     entries = data.get("items")
     if not isinstance(entries, list | None):
         raise UnreadableError(f"line {line}: items: not a list; begin each entry with '- '")
-    default = _LISTS.get((version, kind))
+    default = kinds.LISTS.get((version, kind))
     for index, entry in enumerate(entries or ()):
         where = f"items[{index}]."
         item_type = _type(line, entry, where, default)
-        if item_type in _LISTS or item_type == ("v1", "List"):
+        if item_type in kinds.LISTS or item_type == kinds.LIST:
             raise UnreadableError(f"line {line}: {where}kind: a list in a list; write its items themselves")
         yield _entry(line, *item_type, entry, where)
 
@@ -126,35 +112,17 @@ def _entry(
     Raises UnreadableError for a kind like one of ours in a version that is not known: passed over, it
     would open what it is there to close.
     """
-    known = _KINDS.get((version, kind))
+    known = kinds.READ.get((version, kind))
     if known is not None:
         return known, data
-    ours = _meant(version, kind)
+    ours = kinds.meant(version, kind)
     if ours is None:
         return f"{version} {kind}"
-    group = version.rpartition("/")[0]
     field, given = ("apiVersion", version) if kind == ours else ("kind", f"{version} {kind}")
-    object_name = _named(data)
-    versions = " or ".join(v for v, k in (*_KINDS, *_LISTS, ("v1", "List")) if k == ours)
-    remedy = f"write apiVersion {versions}, kind {ours}"
-    if group.endswith(_CALICO):
-        remedy = "keep other products' policies elsewhere"
-    elif not difflib.get_close_matches(group, _OUR_GROUPS, 1, 0.8):
-        remedy += "; keep other products' objects elsewhere"
     raise UnreadableError(
-        f"line {line}: {where}{field}: {given!r}{object_name} is unknown, and may be a {ours}; {remedy}"
+        f"line {line}: {where}{field}: {given!r}{_named(data)} is unknown, and may be a {ours}; "
+        f"{kinds.remedy(version, ours)}"
     )
-
-
-def _meant(version: str, kind: str) -> str | None:
-    """Return the kind of ours that an unknown type must be taken for, so that no policy goes unseen."""
-    ours = _OURS.get(kind.lower())
-    if ours is None:
-        near = difflib.get_close_matches(kind.lower(), _OURS, 1, 0.85)
-        ours = _OURS[near[0]] if near else None
-    if ours is None and version.startswith("networking.k8s.io/"):
-        return None if kind.removesuffix("List") in _NETWORKING else Kind.POLICY.value
-    return ours
 
 
 def _named(data: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import watchfiles
 
 from agent import log
 from agent.kube.events import Invalid, Sink, Synced
+from agent.kube.kinds import is_policy
 from agent.kube.manifest import Manifest
 from agent.kube.model import Kind, Object
 from agent.kube.text import UnreadableError
@@ -231,7 +232,10 @@ class ManifestSource:
         file.manifests, file.good = (*reading.manifests, *kept.values()), {**good, **kept}
         for kind in set(reading.ignored) - self._ignored:
             self._ignored.add(kind)
-            _log.info("kind ignored", kind=kind, file=path)
+            if is_policy(kind):
+                _log.warning("policy of another product", kind=kind, file=path, detail="not enforced here")
+            else:
+                _log.info("kind ignored", kind=kind, file=path)
 
     def _tell(self, sink: Sink, faults: tuple[str, ...]) -> None:
         desired = combine({path: _held(file) for path, file in self._files.items()})
