@@ -1,20 +1,23 @@
 """Exact algebra on the ipBlocks of a rule: which addresses they hold, and as which kernel networks.
 
-Addresses are worked on as ranges of integers, where union and difference are exact and cheap;
-networks are made of the result.
+Addresses are worked on as ranges of integers, where union and difference are exact; networks are made of the
+result only when it is known how many there will be. Everything here takes O(n log n) of the networks that
+the blocks name, and gives no more members than these: an except of a large block, told by the networks
+around it, would be as many as an address has bits.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from typing import NamedTuple
 
-from netaddr import IPAddress, iprange_to_cidrs
-
-from agent.kube.model import Family, IPBlock, Network
+from agent.kube.model import Family, IPBlock, Network, address_text
 from agent.policy.program import NetworkMember
+
+_SHOWN = 8
+"""As many networks are named in a text; more are counted, and told apart by their hash."""
 
 
 class Range(NamedTuple):
@@ -33,42 +36,116 @@ def block_ranges(blocks: Iterable[IPBlock], family: Family) -> Ranges:
     found: list[Range] = []
     for cidr, excepts in blocks:
         if cidr.family is family:
-            inside = (_range(cidr),)
-            found.extend(_difference(inside, _union(_range(e) for e in excepts if e.family is family)))
+            found += _difference(_range(cidr), _union(_range(e) for e in excepts if e.family is family))
     return _union(found)
+
+
+def block_covers(blocks: Iterable[IPBlock], family: Family) -> tuple[Network, ...]:
+    """Return networks of a family in which all addresses of the blocks lie: about as many as blocks."""
+    ranges = _union(_range(cidr) for cidr, _ in blocks if cidr.family is family)
+    return tuple(network for addresses in ranges for network in range_networks(addresses, family))
 
 
 def block_members(blocks: Iterable[IPBlock], family: Family) -> frozenset[NetworkMember]:
     """Return the members of a NETWORKS set that holds exactly what the blocks hold in a family.
 
     Empty when nothing is left. A /0, which the kernel's set type cannot hold, is told as its two halves.
-    Only a single block may exclude (``nomatch``), and does when that takes fewer members: where two blocks
-    share a set, what one excludes could shadow what the other covers.
+    Members exclude (``nomatch``) when that takes fewer: the longest prefix decides, so that each member says
+    of an address what all blocks together say of it, and one block's except never shadows another block.
     """
     own = {block for block in blocks if block.cidr.family is family}
     ranges = block_ranges(own, family)
-    plain = frozenset(NetworkMember(n) for r in ranges for n in range_networks(r, family))
-    if len(own) != 1 or not plain:
-        return plain
-    (block,) = own
-    whole = (_range(block.cidr),)
+    if not ranges:
+        return frozenset()
+    plain = sum(_count(addresses, family) for addresses in ranges)
+    if any(block.excepts for block in own):
+        excluding = _single(own.pop(), ranges, family) if len(own) == 1 else _nested(own, family)
+        if len(excluding) < plain:
+            return frozenset(NetworkMember(network, nomatch) for network, nomatch in excluding.items())
+    return frozenset(NetworkMember(n) for addresses in ranges for n in range_networks(addresses, family))
+
+
+def _single(block: IPBlock, ranges: Ranges, family: Family) -> dict[Network, bool]:
+    """Return networks, and whether each excludes, that tell a block by what it leaves out."""
+    whole = _range(block.cidr)
     left_out = {n for r in _difference(whole, ranges) for n in range_networks(r, family)}
-    covered = [n for n in range_networks(whole[0], family) if n not in left_out]
-    excluding = frozenset(
-        [NetworkMember(n) for n in covered]
-        + [NetworkMember(n, True) for n in left_out if any(_contains(c, n) for c in covered)]
-    )
-    return excluding if len(excluding) < len(plain) else plain
+    covered = {n for n in range_networks(whole, family) if n not in left_out}
+    found = dict.fromkeys(covered, False)
+    # A half of a /0 that is left out whole is not covered, nor can anything of it be.
+    halves = {n for n in left_out if n.prefix == 1 and block.cidr.prefix == 0}
+    found |= dict.fromkeys(left_out - halves, True)
+    return found
+
+
+def _nested(blocks: Iterable[IPBlock], family: Family) -> dict[Network, bool]:
+    """Return networks, and whether each excludes, that tell several blocks.
+
+    Each network that the blocks name says whether the addresses that are in it, and in no smaller one that
+    they name, are in any of the blocks; those that would say what the next larger one says are left out.
+    """
+    named: dict[Range, tuple[list[int], list[int]]] = {}
+    for number, (cidr, excepts) in enumerate(blocks):
+        whole = _range(cidr)
+        named.setdefault(whole, ([], []))[0].append(number)
+        for one in excepts:
+            inner = _range(one)
+            if one.family is family and whole.first <= inner.first and inner.last <= whole.last:
+                named.setdefault(inner, ([], []))[1].append(number)
+    found: dict[Network, bool] = {}
+    # Of networks that begin alike the larger comes first, so that those on the way are those around.
+    around: list[tuple[Range, bool]] = []
+    holding: set[int] = set()
+    excepted: dict[int, int] = {}
+    for addresses in sorted(named, key=lambda r: (r.first, -r.last)):
+        while around and around[-1][0].last < addresses.first:
+            _leave(named[around.pop()[0]], holding, excepted)
+        covering, excluding = named[addresses]
+        holding.update(covering)
+        for number in excluding:
+            excepted[number] = excepted.get(number, 0) + 1
+            holding.discard(number)
+        inside, before = bool(holding), around[-1][1] if around else False
+        around.append((addresses, inside))
+        if inside is not before:
+            for network in range_networks(addresses, family):
+                if not inside and network in found:
+                    # A half of a /0: it is left out whole.
+                    del found[network]
+                else:
+                    found[network] = not inside
+    return found
+
+
+def _leave(named: tuple[list[int], list[int]], holding: set[int], excepted: dict[int, int]) -> None:
+    covering, excluding = named
+    for number in excluding:
+        excepted[number] -= 1
+        if not excepted[number]:
+            del excepted[number]
+            holding.add(number)
+    holding.difference_update(covering)
 
 
 def members_text(members: Iterable[NetworkMember]) -> str:
-    """Return the canonical text of the members of a NETWORKS set."""
-    return ",".join(("!" if nomatch else "") + str(network) for network, nomatch in sorted(members))
+    """Return the canonical text of the members of a NETWORKS set: short, and another for other members."""
+    ordered = sorted(members)
+    text = ",".join(("!" if nomatch else "") + str(network) for network, nomatch in ordered[:_SHOWN])
+    if len(ordered) <= _SHOWN:
+        return text
+    digest = sha256()
+    for (address, prefix), nomatch in ordered:
+        digest.update(address + bytes((prefix, nomatch)))
+    return f"{text},... {len(ordered)} in all, {digest.hexdigest()[:32]}"
 
 
 def ranges_text(ranges: Ranges, family: Family) -> str:
-    """Return the canonical text of ranges, as networks."""
-    return ",".join(str(network) for r in ranges for network in range_networks(r, family))
+    """Return the canonical text of ranges: short, and another for other ranges."""
+    if len(ranges) <= _SHOWN:
+        size = family.bits // 8
+        ends = ([address_text(end.to_bytes(size, "big")) for end in one] for one in ranges)
+        return ",".join("-".join(pair) for pair in ends)
+    digest = sha256(",".join(f"{first:x}-{last:x}" for first, last in ranges).encode())
+    return f"{len(ranges)} ranges, {digest.hexdigest()[:32]}"
 
 
 def in_ranges(address: bytes, ranges: Ranges) -> bool:
@@ -88,41 +165,63 @@ def _union(ranges: Iterable[Range]) -> Ranges:
     merged: list[Range] = []
     for current in sorted(ranges):
         if merged and current.first <= merged[-1].last + 1:
-            merged[-1] = Range(merged[-1].first, max(merged[-1].last, current.last))
+            if current.last > merged[-1].last:
+                merged[-1] = Range(merged[-1].first, current.last)
         else:
             merged.append(current)
     return tuple(merged)
 
 
-def _difference(ranges: Ranges, without: Ranges) -> Ranges:
+def _difference(whole: Range, without: Ranges) -> Ranges:
     left: list[Range] = []
-    for first, last in ranges:
-        start = first
-        for cut in without:
-            if cut.last < start or cut.first > last:
-                continue
-            if cut.first > start:
-                left.append(Range(start, cut.first - 1))
-            start = cut.last + 1
-        if start <= last:
-            left.append(Range(start, last))
+    start, last = whole
+    for cut in without:
+        if cut.last < start:
+            continue
+        if cut.first > last:
+            break
+        if cut.first > start:
+            left.append(Range(start, cut.first - 1))
+        start = cut.last + 1
+    if start <= last:
+        left.append(Range(start, last))
     return tuple(left)
 
 
-@lru_cache(maxsize=4096)
-def range_networks(addresses: Range, family: Family) -> tuple[Network, ...]:
-    """Return the networks of a family that make up a range, sorted; none of them is a /0."""
-    size = family.bits // 8
-    found: list[Network] = []
-    for cidr in iprange_to_cidrs(IPAddress(addresses.first, family), IPAddress(addresses.last, family)):
-        prefix = cidr.prefixlen
-        if prefix == 0:
-            found += [Network(bytes(size), 1), Network(b"\x80" + bytes(size - 1), 1)]
-        else:
-            found.append(Network(int(cidr.first).to_bytes(size, "big"), prefix))
-    return tuple(found)
+def _count(addresses: Range, family: Family) -> int:
+    """Return how many networks :func:`range_networks` makes of a range, without making them."""
+    first, last = addresses
+    size = last - first + 1
+    if not size & (size - 1) and not first % size:
+        return 2 if size == 1 << family.bits else 1
+    middle = _middle(addresses)
+    return (middle - first).bit_count() + (last + 1 - middle).bit_count()
 
 
-def _contains(outer: Network, inner: Network) -> bool:
-    outer_range, inner_range = _range(outer), _range(inner)
-    return outer_range.first <= inner_range.first and inner_range.last <= outer_range.last
+def _middle(addresses: Range) -> int:
+    """Return where the highest bit that not all addresses of a range share becomes one."""
+    at = (addresses.first ^ addresses.last).bit_length() - 1
+    return addresses.last >> at << at
+
+
+def range_networks(addresses: Range, family: Family) -> Iterator[Network]:
+    """Yield the networks of a family that make up a range, in order; none of them is a /0."""
+    first, last = addresses
+    size = last - first + 1
+    if not size & (size - 1) and not first % size and size != 1 << family.bits:
+        yield _network(first, size, family)
+        return
+    middle = _middle(addresses)
+    # Below the middle each is larger than the one before, above it smaller: one for each bit that is set.
+    while first < middle:
+        step = (middle - first) & -(middle - first)
+        yield _network(first, step, family)
+        first += step
+    while first <= last:
+        step = 1 << ((last + 1 - first).bit_length() - 1)
+        yield _network(first, step, family)
+        first += step
+
+
+def _network(first: int, size: int, family: Family) -> Network:
+    return Network(first.to_bytes(family.bits // 8, "big"), family.bits - size.bit_length() + 1)

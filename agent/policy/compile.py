@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from hashlib import sha256
 from typing import NamedTuple
 
-from agent.kube.model import Direction, Family, IPBlock, NetworkPolicy, Peer, Rule, Selector
-from agent.policy.blocks import block_members, block_ranges, members_text, ranges_text
-from agent.policy.graph import Definition, Networks, PeerPods, PortPods, Predicate
+from agent.kube.model import Direction, Family, NetworkPolicy, Rule
+from agent.policy.blocks import block_covers, block_members, block_ranges, members_text, ranges_text
+from agent.policy.graph import Area, Definition, Networks, PeerPods, PortPods, Predicate
 from agent.policy.labels import quoted
+from agent.policy.peers import Peers, split_peers
 from agent.policy.ports import PortName, Ports, compile_ports
 from agent.policy.program import NetworkMember, PolicyProgram, RuleProgram, SetId, SetKind
 
-EVERYTHING = Selector()
-
 FEW_NETWORKS = 6
 """As many networks of a rule are compared one by one; a look into a set takes as long as six of them."""
+
+_SHOWN = 4
+"""As many parts of a set's meaning are named; more are counted, and told apart by their hash."""
+
+BOTH = tuple(Family)
 
 
 class Compiled(NamedTuple):
@@ -24,14 +30,19 @@ class Compiled(NamedTuple):
     sets: dict[SetId, Definition]
 
 
-def compile_policy(policy: NetworkPolicy, direction: Direction) -> Compiled | None:
-    """Return the program of a policy in a direction; None when it does not name the direction."""
+def compile_policy(
+    policy: NetworkPolicy, direction: Direction, families: tuple[Family, ...] = BOTH
+) -> Compiled | None:
+    """Return the program of a policy in a direction; None when it does not name the direction.
+
+    In a family that is not among ``families`` it has no rules.
+    """
     rules = policy.rules(direction)
     if rules is None:
         return None
     sets: dict[SetId, Definition] = {}
-    compiled: dict[Family, tuple[RuleProgram, ...]] = {}
-    for family in Family:
+    compiled: dict[Family, tuple[RuleProgram, ...]] = dict.fromkeys(BOTH, ())
+    for family in families:
         context = _Context(policy.namespace, direction, family, sets)
         found = (_rule(context, number, rule) for number, rule in enumerate(rules))
         compiled[family] = tuple(rule for rule in found if rule is not None)
@@ -51,16 +62,9 @@ class _Context(NamedTuple):
         return set_id
 
 
-class _Peers(NamedTuple):
-    """A rule's non-empty ``from`` or ``to``."""
-
-    predicates: tuple[Predicate, ...]
-    blocks: tuple[IPBlock, ...]
-
-
 def _rule(context: _Context, number: int, rule: Rule) -> RuleProgram | None:
     """Return a rule in one family; None when it can match nothing there."""
-    peers = _split_peers(context.namespace, rule.peers) if rule.peers else None
+    peers = split_peers(context.namespace, rule.peers) if rule.peers else None
     ports = compile_ports(rule.ports) if rule.ports else None
     if context.direction is Direction.INGRESS:
         return _ingress_rule(context, number, peers, ports)
@@ -68,19 +72,19 @@ def _rule(context: _Context, number: int, rule: Rule) -> RuleProgram | None:
 
 
 def _ingress_rule(
-    context: _Context, number: int, peers: _Peers | None, ports: Ports | None
+    context: _Context, number: int, peers: Peers | None, ports: Ports | None
 ) -> RuleProgram | None:
     sources, blocks = (None, ()) if peers is None else _peer_sets(context, peers)
     if sources == () and not blocks:
         return None
     if ports is None:
         return RuleProgram(number, sources, blocks=blocks)
-    named = tuple(sorted(_local_port_set(context, name) for name in ports.names))
+    named = (_local_ports_set(context, ports.names),) if ports.names else ()
     return RuleProgram(number, sources, ports.ranges, named, blocks=blocks, protocol=ports.protocol)
 
 
 def _egress_rule(
-    context: _Context, number: int, peers: _Peers | None, ports: Ports | None
+    context: _Context, number: int, peers: Peers | None, ports: Ports | None
 ) -> RuleProgram | None:
     destinations: tuple[SetId, ...] | None
     blocks: tuple[NetworkMember, ...] = ()
@@ -94,59 +98,66 @@ def _egress_rule(
     nobody = destinations == () and not blocks
     if ports is None:
         return None if nobody else RuleProgram(number, destinations, blocks=blocks)
-    folded = tuple(sorted(s for name in ports.names for s in _folded_sets(context, peers, name)))
+    folded = tuple(sorted(_folded_sets(context, peers, ports.names))) if ports.names else ()
     if nobody and not folded:
         return None
     return RuleProgram(number, destinations, ports.ranges, (), folded, blocks, ports.protocol)
 
 
-def _split_peers(namespace: str, peers: tuple[Peer, ...]) -> _Peers:
-    predicates: set[Predicate] = set()
-    blocks: list[IPBlock] = []
-    for pods, namespaces, block in peers:
-        if block is not None:
-            # With a selector beside it the peer is not valid and, like an empty one, matches nothing.
-            if pods is None and namespaces is None:
-                blocks.append(block)
-        elif namespaces is not None:
-            predicates.add(Predicate(None, namespaces, pods if pods is not None else EVERYTHING))
-        elif pods is not None:
-            predicates.add(Predicate(namespace, None, pods))
-    return _Peers(tuple(predicates), tuple(blocks))
-
-
-def _peer_sets(context: _Context, peers: _Peers) -> tuple[tuple[SetId, ...], tuple[NetworkMember, ...]]:
+def _peer_sets(context: _Context, peers: Peers) -> tuple[tuple[SetId, ...], tuple[NetworkMember, ...]]:
     """Return the sets of a rule's peers, and its blocks' networks where these are too few for a set."""
-    found = [
-        context.set(SetKind.ADDRESSES, str(predicate), PeerPods(predicate)) for predicate in peers.predicates
-    ]
+    found = [context.set(SetKind.ADDRESSES, _predicates_text(lot), PeerPods(lot)) for lot in peers.together()]
     members = block_members(peers.blocks, context.family)
     few = tuple(sorted(members)) if len(members) <= FEW_NETWORKS else ()
+    if few and len(peers.blocks) > 1 and any(member.nomatch for member in few):
+        # Of several blocks a network may lie in an except of another, in which only a set finds the longest.
+        few = ()
     if members and not few:
         found.append(context.set(SetKind.NETWORKS, members_text(members), Networks(members)))
     return tuple(sorted(found)), few
 
 
-def _local_port_set(context: _Context, name: PortName) -> SetId:
+def _local_ports_set(context: _Context, names: tuple[PortName, ...]) -> SetId:
     # Policy chains are reached only for selected pods, so every policy can share the ports of all local pods.
-    definition = PortPods(name, local=True)
-    return context.set(SetKind.ADDRESS_PORTS, f"{_port_text(name)} local pods", definition)
+    definition = PortPods(names, local=True)
+    return context.set(SetKind.ADDRESS_PORTS, f"{_ports_text(names)} local pods", definition)
 
 
-def _folded_sets(context: _Context, peers: _Peers | None, name: PortName) -> list[SetId]:
-    port = _port_text(name)
+def _folded_sets(context: _Context, peers: Peers | None, names: tuple[PortName, ...]) -> list[SetId]:
+    """Return the sets of the ports of these names that a rule's peers have.
+
+    Names are not multiplied by peers, nor by networks: each pod has the few that it names.
+    """
+    ports = _ports_text(names)
     if peers is None:
-        return [context.set(SetKind.ADDRESS_PORTS, f"{port} every pod", PortPods(name))]
+        return [context.set(SetKind.ADDRESS_PORTS, f"{ports} every pod", PortPods(names))]
     found = [
-        context.set(SetKind.ADDRESS_PORTS, f"{port} {predicate}", PeerPods(predicate, name))
-        for predicate in peers.predicates
+        context.set(SetKind.ADDRESS_PORTS, f"{ports} {_predicates_text(lot)}", PeerPods(lot, names))
+        for lot in peers.together()
     ]
     ranges = block_ranges(peers.blocks, context.family)
     if ranges:
-        meaning = f"{port} addresses[{ranges_text(ranges, context.family)}]"
-        found.append(context.set(SetKind.ADDRESS_PORTS, meaning, PortPods(name, ranges=ranges)))
+        area = Area(ranges, block_covers(peers.blocks, context.family))
+        meaning = f"{ports} addresses[{ranges_text(ranges, context.family)}]"
+        found.append(context.set(SetKind.ADDRESS_PORTS, meaning, PortPods(names, area=area)))
     return found
 
 
-def _port_text(name: PortName) -> str:
-    return f"port[{quoted(name.name)}:{name.protocol.name}]"
+def _predicates_text(predicates: tuple[Predicate, ...]) -> str:
+    return _listed("any of ", map(str, predicates))
+
+
+def _ports_text(names: tuple[PortName, ...]) -> str:
+    return _listed("", (f"port[{quoted(name.name)}:{name.protocol.name}]" for name in names))
+
+
+def _listed(prefix: str, texts: Iterable[str]) -> str:
+    """Return texts as one, canonical for this order: short, and another for other texts."""
+    found = list(texts)
+    if len(found) == 1:
+        return found[0]
+    text = prefix + " or ".join(found[:_SHOWN])
+    if len(found) <= _SHOWN:
+        return text
+    digest = sha256("\n".join(found).encode()).hexdigest()[:32]
+    return f"{text} or ... {len(found)} in all, {digest}"

@@ -3,17 +3,18 @@
 ::
 
     PodRecord ── in ──► Group ◄── matches ──► Term ── feeds ──► LiveSet ──► Program.sets
-    (a pod)        (equal labels)      (a peer's selectors)   (one per direction,
-                                                               family, named port)
+    (a pod)        (equal labels)      (a peer's selectors)   (one per direction, family,
+                                                               peers and named ports)
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from agent.kube.model import Key, Pod, Selector
+from agent.kube.model import Key, Network, Pod, Selector
 from agent.policy.blocks import Ranges
 from agent.policy.labels import quoted, selector_text
 from agent.policy.ports import PortName
@@ -47,21 +48,31 @@ class Networks(NamedTuple):
 
 
 class PeerPods(NamedTuple):
-    """The definition of a set of pods that match a predicate: their addresses, or a named port of theirs."""
+    """The definition of a set of pods that match any of some predicates: their addresses, or ports of theirs.
 
-    predicate: Predicate
-    port: PortName | None = None
+    ``ports``: the names of the ports; without any the members are addresses.
+    """
+
+    predicates: tuple[Predicate, ...]
+    ports: tuple[PortName, ...] = ()
+
+
+class Area(NamedTuple):
+    """Addresses of one family: ``covers`` are few networks in which all of ``ranges`` lie."""
+
+    ranges: Ranges
+    covers: tuple[Network, ...]
 
 
 class PortPods(NamedTuple):
-    """The definition of a set of all pods that have a named port, whatever their labels.
+    """The definition of a set of the named ports of all pods that have one of them, whatever their labels.
 
-    ``local`` leaves only this node's pods, ``ranges`` only addresses that lie in them.
+    ``local`` leaves only this node's pods, ``area`` only addresses that lie in it.
     """
 
-    port: PortName
+    ports: tuple[PortName, ...]
     local: bool = False
-    ranges: Ranges | None = None
+    area: Area | None = None
 
 
 Definition = Networks | PeerPods | PortPods
@@ -144,16 +155,28 @@ class Term:
 
 
 class LiveSet:
-    """A set of the program, with what decides whether a pod's address makes a member of it."""
+    """A set of the program, with what decides whether a pod's address makes members of it.
 
-    __slots__ = ("definition", "id", "local", "members", "port", "ranges", "references", "term")
+    ``terms``: those of which one has to match the pod; empty where its labels do not matter. ``ports``: the
+    named ports that make members; None where the address itself is the member.
+    """
 
-    def __init__(self, set_id: SetId, definition: Definition, term: Term | None) -> None:
+    __slots__ = ("area", "definition", "id", "local", "members", "ports", "references", "terms")
+
+    def __init__(self, set_id: SetId, definition: Definition, terms: Collection[Term] = ()) -> None:
         self.id = set_id
         self.definition = definition
-        self.term = term
-        self.port = None if isinstance(definition, Networks) else definition.port
+        self.terms = frozenset(terms)
+        named = () if isinstance(definition, Networks) else definition.ports
+        self.ports = frozenset(named) if named else None
         self.local = isinstance(definition, PortPods) and definition.local
-        self.ranges = definition.ranges if isinstance(definition, PortPods) else None
+        self.area = definition.area if isinstance(definition, PortPods) else None
         self.members: set[Member] = set()
         self.references = 0
+
+    def wants(self, group: Group) -> bool:
+        """Whether one of the terms matches a group."""
+        terms = self.terms
+        if len(terms) == 1:
+            return next(iter(terms)) in group.terms
+        return any(term in terms for term in group.terms)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
 
 from agent.kube.model import Family, family_of
-from agent.policy.blocks import Range, range_networks
+from agent.policy.blocks import Range
 from agent.policy.graph import LiveSet, PodRecord
 from agent.policy.labels import Multimap
 from agent.policy.ports import PortName
@@ -22,7 +23,7 @@ class _Holders:
     def __init__(self) -> None:
         self.buckets: Multimap[bytes, PodRecord] = Multimap()
 
-    def within(self, ranges: Iterable[Range], size: int) -> Iterator[PodRecord]:
+    def within(self, ranges: Collection[Range], size: int) -> Iterator[PodRecord]:
         """Yield the pods with an address of a size in ranges, and some others near their ends; some twice."""
         length = _BUCKET[size]
         rest = 8 * (size - length)
@@ -32,12 +33,7 @@ class _Holders:
                 number.to_bytes(length, "big") for first, last in spans for number in range(first, last + 1)
             )
         else:
-            wanted = [
-                bucket
-                for bucket in self.buckets
-                if len(bucket) == length
-                and any(first <= int.from_bytes(bucket, "big") <= last for first, last in spans)
-            ]
+            wanted = [b for b in self.buckets if len(b) == length and _lies_in(b, spans)]
         for bucket in wanted:
             yield from self.buckets.get(bucket)
 
@@ -48,48 +44,39 @@ class _Holders:
                 yield from self.buckets.get(bucket)
 
 
-class _Askers:
-    """The sets of one family that ask for one named port, whatever a pod's labels."""
+class _Areas:
+    """The sets of one family that ask for named ports of pods whose addresses lie in an area.
 
-    __slots__ = ("by_network", "everywhere")
+    A set stands at each of the few networks that cover its area, whatever the number of its names and of what
+    its area leaves out.
+    """
+
+    __slots__ = ("by_network", "total")
 
     def __init__(self) -> None:
-        self.everywhere: list[LiveSet] = []
         self.by_network: dict[int, dict[int, list[LiveSet]]] = {}
-        """Those that ask for networks: by how many low bits these leave open, and the value of the others."""
+        """By how many low bits a network leaves open, and the value of the others."""
+        self.total = 0
 
     def add(self, live: LiveSet) -> None:
-        if live.ranges is None:
-            self.everywhere.append(live)
-            return
         for shift, value in _networks(live):
             self.by_network.setdefault(shift, {}).setdefault(value, []).append(live)
+            self.total += 1
 
     def remove(self, live: LiveSet) -> None:
-        if live.ranges is None:
-            self.everywhere.remove(live)
-            return
         for shift, value in _networks(live):
             values = self.by_network[shift]
             values[value].remove(live)
+            self.total -= 1
             if not values[value]:
                 del values[value]
             if not values:
                 del self.by_network[shift]
 
     def of(self, address: bytes) -> Iterator[LiveSet]:
-        yield from self.everywhere
         number = int.from_bytes(address, "big")
         for shift, values in self.by_network.items():
             yield from values.get(number >> shift, ())
-
-    def __bool__(self) -> bool:
-        return bool(self.everywhere or self.by_network)
-
-    def __len__(self) -> int:
-        return len(self.everywhere) + sum(
-            len(sets) for values in self.by_network.values() for sets in values.values()
-        )
 
 
 class NamedPorts:
@@ -101,7 +88,8 @@ class NamedPorts:
 
     def __init__(self) -> None:
         self._holders: dict[PortName, _Holders] = {}
-        self._askers: dict[tuple[PortName, Family], _Askers] = {}
+        self._everywhere: dict[tuple[PortName, Family], list[LiveSet]] = {}
+        self._areas = {family: _Areas() for family in Family}
 
     def add_pod(self, record: PodRecord) -> None:
         for port in _ports(record):
@@ -119,41 +107,62 @@ class NamedPorts:
             if not holders.buckets.total:
                 del self._holders[port]
 
-    def add_set(self, live: LiveSet, port: PortName) -> None:
-        self._askers.setdefault((port, live.id.family), _Askers()).add(live)
+    def add_set(self, live: LiveSet) -> None:
+        family = live.id.family
+        if live.area is not None:
+            self._areas[family].add(live)
+            return
+        for port in live.ports or ():
+            self._everywhere.setdefault((port, family), []).append(live)
 
-    def remove_set(self, live: LiveSet, port: PortName) -> None:
-        askers = self._askers[port, live.id.family]
-        askers.remove(live)
-        if not askers:
-            del self._askers[port, live.id.family]
+    def remove_set(self, live: LiveSet) -> None:
+        family = live.id.family
+        if live.area is not None:
+            self._areas[family].remove(live)
+            return
+        for port in live.ports or ():
+            sets = self._everywhere[port, family]
+            sets.remove(live)
+            if not sets:
+                del self._everywhere[port, family]
 
-    def holders(self, live: LiveSet, port: PortName) -> Iterator[PodRecord]:
+    def holders(self, live: LiveSet) -> Iterator[PodRecord]:
         """Yield every pod that can be in a set, and maybe others; some more than once."""
-        holders = self._holders.get(port)
-        if holders is None:
-            return iter(())
         size = live.id.family.bits // 8
-        return holders.of(size) if live.ranges is None else holders.within(live.ranges, size)
+        for port in live.ports or ():
+            holders = self._holders.get(port)
+            if holders is None:
+                continue
+            if live.area is None:
+                yield from holders.of(size)
+            else:
+                yield from holders.within(live.area.ranges, size)
 
     def askers(self, record: PodRecord, address: bytes) -> Iterator[LiveSet]:
-        """Yield the sets that ask for a named port of a pod, at an address of its own."""
-        if not self._askers:
-            return
+        """Yield the sets that ask for a named port of a pod at one of its addresses; some more than once."""
         family = family_of(address)
-        for port in _ports(record):
-            askers = self._askers.get((port, family))
-            if askers is not None:
-                yield from askers.of(address)
+        areas = self._areas[family]
+        if not self._everywhere and not areas.total:
+            return
+        ports = _ports(record)
+        if not ports:
+            return
+        for port in ports:
+            yield from self._everywhere.get((port, family), ())
+        if areas.total:
+            for live in areas.of(address):
+                if live.ports is not None and not live.ports.isdisjoint(ports):
+                    yield live
 
     def sizes(self) -> dict[str, int]:
         return {
-            "sets by port": sum(map(len, self._askers.values())) + len(self._askers),
+            "sets by port": sum(map(len, self._everywhere.values())) + len(self._everywhere),
+            "sets by area": sum(areas.total for areas in self._areas.values()),
             "pods by port": sum(h.buckets.total for h in self._holders.values()) + len(self._holders),
         }
 
 
-def _ports(record: PodRecord) -> Iterable[PortName]:
+def _ports(record: PodRecord) -> Collection[PortName]:
     """Return a pod's named ports, each name and protocol once."""
     ports = record.pod.ports
     if len(ports) == 1:
@@ -166,9 +175,15 @@ def _bucket(address: bytes) -> bytes:
 
 
 def _networks(live: LiveSet) -> Iterator[tuple[int, int]]:
-    """Yield the networks that a set's ranges are made of, as (open low bits, value of the others)."""
+    """Yield the networks that cover a set's area, as (open low bits, value of the others)."""
     family = live.id.family
-    for addresses in live.ranges or ():
-        for network in range_networks(addresses, family):
-            shift = family.bits - network.prefix
-            yield shift, int.from_bytes(network.address, "big") >> shift
+    for network in live.area.covers if live.area is not None else ():
+        shift = family.bits - network.prefix
+        yield shift, int.from_bytes(network.address, "big") >> shift
+
+
+def _lies_in(bucket: bytes, spans: list[tuple[int, int]]) -> bool:
+    """Whether a bucket is in one of some spans, which are sorted and at most touch."""
+    number = int.from_bytes(bucket, "big")
+    at = bisect_right(spans, number, key=lambda span: span[0]) - 1
+    return at >= 0 and number <= spans[at][1]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import chain
 
-from agent.kube.model import Family, Pod
+from agent.kube.model import Family
 from agent.policy.blocks import in_ranges
 from agent.policy.graph import Definition, Group, LiveSet, Networks, PeerPods, PodRecord, Term
 from agent.policy.named import NamedPorts
 from agent.policy.ownership import Ownership
-from agent.policy.ports import PortName
 from agent.policy.program import AddressPort, Member, Membership, SetId
 from agent.policy.terms import Link, Terms
 
@@ -43,32 +42,35 @@ class Sets:
     def enter(self, record: PodRecord, address: bytes) -> None:
         """Put an address that a pod now owns into every set that the pod belongs in."""
         for live in self._sets_of(record, address):
-            member = _member(live, record, address)
-            if member is not None and member not in live.members:
-                self._note(live, member, False)
-                live.members.add(member)
+            for member in _members(live, record, address):
+                if member not in live.members:
+                    self._note(live, member, False)
+                    live.members.add(member)
 
     def leave(self, record: PodRecord, address: bytes) -> None:
         """Take an address that a pod no longer owns out of every set that the pod belonged in."""
         for live in self._sets_of(record, address):
-            member = _member(live, record, address)
-            if member is not None and member in live.members:
-                self._note(live, member, True)
-                live.members.remove(member)
+            for member in _members(live, record, address):
+                if member in live.members:
+                    self._note(live, member, True)
+                    live.members.remove(member)
 
     def relink(self, links: Iterable[Link]) -> None:
         """Move the pods of groups that changed sides of terms."""
         for term, group, matched in links:
             for record, address in self._owned_in(group):
                 for live in term.v4 if len(address) == 4 else term.v6:
-                    member = _member(live, record, address)
-                    if member is None or (member in live.members) is matched:
+                    if not matched and len(live.terms) > 1 and live.wants(group):
+                        # Another of the peers that share the set still means these pods.
                         continue
-                    self._note(live, member, not matched)
-                    if matched:
-                        live.members.add(member)
-                    else:
-                        live.members.remove(member)
+                    for member in _members(live, record, address):
+                        if (member in live.members) is matched:
+                            continue
+                        self._note(live, member, not matched)
+                        if matched:
+                            live.members.add(member)
+                        else:
+                            live.members.remove(member)
 
     def acquire(self, set_id: SetId, definition: Definition) -> bool:
         """Count one more user of a set, filling it when it is the first; return whether it was."""
@@ -76,8 +78,9 @@ class Sets:
         if live is not None:
             live.references += 1
             return False
-        term = self._terms.activate(definition.predicate) if isinstance(definition, PeerPods) else None
-        live = self._live[set_id] = LiveSet(set_id, definition, term)
+        predicates = definition.predicates if isinstance(definition, PeerPods) else ()
+        live = LiveSet(set_id, definition, [self._terms.activate(predicate) for predicate in predicates])
+        self._live[set_id] = live
         live.references = 1
         if isinstance(definition, Networks):
             live.members.update(definition.members)
@@ -94,12 +97,12 @@ class Sets:
             return None
         del self._live[set_id]
         del self._program_sets[set_id]
-        if live.term is not None:
-            _feeds(live.term, set_id.family).remove(live)
-            if not live.term.v4 and not live.term.v6:
-                self._terms.deactivate(live.term)
-        elif live.port is not None:
-            self._named.remove_set(live, live.port)
+        for term in live.terms:
+            _feeds(term, set_id.family).remove(live)
+            if not term.v4 and not term.v6:
+                self._terms.deactivate(term)
+        if live.ports is not None and not live.terms:
+            self._named.remove_set(live)
         members = live.members
         for member, was in self._changed.pop(live, {}).items():
             (members.add if was else members.discard)(member)
@@ -120,10 +123,10 @@ class Sets:
 
     def concerns(self, record: PodRecord, address: bytes) -> bool:
         """Whether an address in the hands of a pod makes a member of any set."""
-        return any(_member(live, record, address) is not None for live in self._sets_of(record, address))
+        return any(_members(live, record, address) for live in self._sets_of(record, address))
 
     def _sets_of(self, record: PodRecord, address: bytes) -> Iterable[LiveSet]:
-        """Return every set that asks for pods like this one, or for a port that it has."""
+        """Return every set that asks for pods like this one, or a port that it has; some more than once."""
         v4 = len(address) == 4
         found: list[LiveSet] = []
         if record.group is not None:
@@ -136,12 +139,13 @@ class Sets:
         family = live.id.family
         size = family.bits // 8
         records: Iterable[PodRecord]
-        if live.term is not None:
-            _feeds(live.term, family).append(live)
-            records = chain.from_iterable(group.pods for group in live.term.groups)
-        elif live.port is not None:
-            self._named.add_set(live, live.port)
-            records = self._named.holders(live, live.port)
+        if live.terms:
+            for term in live.terms:
+                _feeds(term, family).append(live)
+            records = chain.from_iterable(g.pods for term in live.terms for g in term.groups)
+        elif live.ports is not None:
+            self._named.add_set(live)
+            records = self._named.holders(live)
         else:
             records = ()
         owners = self._ownership.owners
@@ -151,10 +155,10 @@ class Sets:
             for address in record.pod.addresses
             if len(address) == size and owners.get(address) is record
         )
-        if live.port is None:
+        if live.ports is None:
             live.members.update(address for _, address in owned)
         else:
-            live.members.update(m for r, a in owned if (m := _member(live, r, a)) is not None)
+            live.members.update(m for r, a in owned for m in _members(live, r, a))
 
     def _owned_in(self, group: Group) -> Iterable[tuple[PodRecord, bytes]]:
         owners = self._ownership.owners
@@ -182,20 +186,19 @@ def _feeds(term: Term, family: Family) -> list[LiveSet]:
     return term.v4 if family is Family.V4 else term.v6
 
 
-def _member(live: LiveSet, record: PodRecord, address: bytes) -> Member | None:
-    """Return what an address makes in a set that asks for pods like this one; None: nothing."""
-    if live.port is None:
-        return address
+def _members(live: LiveSet, record: PodRecord, address: bytes) -> Collection[Member]:
+    """Return what an address makes in a set that asks for pods like this one."""
+    ports = live.ports
+    if ports is None:
+        return (address,)
     if live.local and not record.local:
-        return None
-    number = _port_number(record.pod, live.port)
-    if number is None or (live.ranges is not None and not in_ranges(address, live.ranges)):
-        return None
-    return AddressPort(address, live.port.protocol, number)
-
-
-def _port_number(pod: Pod, port: PortName) -> int | None:
-    for name, protocol, number in pod.ports:
-        if name == port.name and protocol is port.protocol:
-            return number
-    return None
+        return ()
+    if live.area is not None and not in_ranges(address, live.area.ranges):
+        return ()
+    own = record.pod.ports
+    if len(own) == 1:
+        name, protocol, number = own[0]
+        return (AddressPort(address, protocol, number),) if (name, protocol) in ports else ()
+    # Of one name the first counts.
+    found = {(name, protocol): number for name, protocol, number in reversed(own)}
+    return [AddressPort(address, n[1], number) for n, number in found.items() if n in ports]

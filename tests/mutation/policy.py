@@ -9,6 +9,7 @@ _READING = "agent/kube/policy.py"
 _WIRE = "agent/kube/wire.py"
 _BLOCKS = "agent/policy/blocks.py"
 _PORTS = "agent/policy/ports.py"
+_PEERS = "agent/policy/peers.py"
 _COMPILE = "agent/policy/compile.py"
 _SETS = "agent/policy/sets.py"
 _TERMS = "agent/policy/terms.py"
@@ -84,15 +85,15 @@ POLICY = (
     Mutation(
         "a lost except",
         _BLOCKS,
-        "found.extend(_difference(inside, _union(_range(e) for e in excepts if e.family is family)))",
-        "found.extend(inside)",
+        "found += _difference(_range(cidr), _union(_range(e) for e in excepts if e.family is family))",
+        "found.append(_range(cidr))",
         (Selection.BLOCKS,),
     ),
     Mutation(
         "what one block excepts is taken from another",
         _BLOCKS,
-        "found.extend(_difference(inside, _union(_range(e) for e in excepts if e.family is family)))",
-        "found = list(_difference((*found, *inside), _union(map(_range, excepts))))",
+        "found += _difference(_range(cidr), _union(_range(e) for e in excepts if e.family is family))",
+        "found = [r for f in (*found, _range(cidr)) for r in _difference(f, _union(map(_range, excepts)))]",
         (Selection.BLOCKS,),
     ),
     Mutation(
@@ -112,15 +113,36 @@ POLICY = (
     Mutation(
         "nomatch lost",
         _BLOCKS,
-        "[NetworkMember(n, True) for n in left_out",
-        "[NetworkMember(n) for n in left_out",
+        "dict.fromkeys(left_out - halves, True)",
+        "dict.fromkeys(left_out - halves, False)",
         (Selection.BLOCKS,),
     ),
     Mutation(
         "a /0 told as one half only",
         _BLOCKS,
-        'found += [Network(bytes(size), 1), Network(b"\\x80" + bytes(size - 1), 1)]',
-        "found.append(Network(bytes(size), 1))",
+        "    while first <= last:\n        step",
+        "    while first <= last and last - first + 1 < 1 << (family.bits - 1):\n        step",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "what one of several blocks excepts is taken from another that lies around it",
+        _BLOCKS,
+        "            holding.discard(number)\n        inside",
+        "            holding.clear()\n        inside",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "a network that one of several blocks excepts stays excepted behind it",
+        _BLOCKS,
+        "            holding.add(number)\n",
+        "            pass\n",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "as many networks are counted as a range has ends",
+        _BLOCKS,
+        "return (middle - first).bit_count() + (last + 1 - middle).bit_count()",
+        "return 2",
         (Selection.BLOCKS,),
     ),
     Mutation(
@@ -190,8 +212,8 @@ POLICY = (
     Mutation(
         "protocol ignored where a pod's named port is looked up",
         _SETS,
-        "if name == port.name and protocol is port.protocol:",
-        "if name == port.name:",
+        "if (name, protocol) in ports else ()",
+        "if name in {n for n, _ in ports} else ()",
         (Selection.COMPILER,),
     ),
     # --- Rules ----------------------------------------------------------------------------------------------
@@ -211,24 +233,24 @@ POLICY = (
     ),
     Mutation(
         "a podSelector peer is not limited to its namespace",
-        _COMPILE,
-        "predicates.add(Predicate(namespace, None, pods))",
-        "predicates.add(Predicate(None, EVERYTHING, pods))",
+        _PEERS,
+        "predicates[Predicate(namespace, None, pods)] = None",
+        "predicates[Predicate(None, EVERYTHING, pods)] = None",
         (Selection.COMPILER,),
     ),
     Mutation(
         "a podSelector beside a namespaceSelector is lost",
-        _COMPILE,
+        _PEERS,
         "Predicate(None, namespaces, pods if pods is not None else EVERYTHING)",
         "Predicate(None, namespaces, EVERYTHING)",
         (Selection.COMPILER,),
     ),
     Mutation(
         "OR for AND between a peer's two selectors",
-        _COMPILE,
-        "predicates.add(Predicate(None, namespaces, pods if pods is not None else EVERYTHING))",
-        "predicates |= {Predicate(None, namespaces, EVERYTHING), "
-        "Predicate(namespace, None, pods or EVERYTHING)}",
+        _PEERS,
+        "predicates[Predicate(None, namespaces, pods if pods is not None else EVERYTHING)] = None",
+        "predicates |= {Predicate(None, namespaces, EVERYTHING): None, "
+        "Predicate(namespace, None, pods or EVERYTHING): None}",
         (Selection.COMPILER,),
     ),
     Mutation(
@@ -241,8 +263,8 @@ POLICY = (
     Mutation(
         "a named port with peers is looked for on every pod",
         _COMPILE,
-        "PeerPods(predicate, name))",
-        "PortPods(name))",
+        "PeerPods(lot, names))",
+        "PortPods(names))",
         (Selection.MOVES,),
     ),
     # --- Pods and addresses ---------------------------------------------------------------------------------
@@ -288,6 +310,20 @@ POLICY = (
         "",
         (Selection.TRUTH,),
     ),
+    Mutation(
+        "a pod leaves a set that several peers share with the first of them",
+        _SETS,
+        "if not matched and len(live.terms) > 1 and live.wants(group):",
+        "if not matched and len(live.terms) < 1:",
+        (Selection.HISTORY,),
+    ),
+    Mutation(
+        "of many peers only the first counts",
+        _SETS,
+        "for m in _members(live, r, a))",
+        "for m in [*_members(live, r, a)][:1])",
+        (Selection.COMPILER,),
+    ),
     # --- Sets over time -------------------------------------------------------------------------------------
     Mutation(
         "a shared set goes with the first of its users",
@@ -313,8 +349,8 @@ POLICY = (
     Mutation(
         "an address stays in the sets of its former pod",
         _SETS,
-        "                self._note(live, member, True)\n                live.members.remove(member)\n",
-        "                pass\n",
+        "  self._note(live, member, True)\n                    live.members.remove(member)\n",
+        "  pass\n",
         (Selection.HISTORY,),
     ),
     Mutation(

@@ -35,6 +35,7 @@ from agent.kube.model import (
     address_text,
 )
 from agent.kube.validate import METADATA_NAME
+from agent.policy.peers import MANY_PEERS
 from agent.policy.verdict import Packet
 from tests.property.strategies import ADDRESSES_4, ADDRESSES_6, HERE, ICMP, network_of
 from tests.property.to_yaml import to_yaml
@@ -267,11 +268,22 @@ _port_lists = st.one_of(
     st.lists(_ports, min_size=2, max_size=4).map(tuple),
     st.builds(_many, _protocols, st.sampled_from((12, 13, 15, 16, 31))),
 )
+
+
+def _named_by_many(pods: Selector, count: int) -> tuple[Peer, ...]:
+    """Return so many peers that they share a set: namespaces by their names, some of which are none's."""
+    names = [*_NAMESPACES, *(f"none-{n}" for n in range(count - len(_NAMESPACES)))]
+    return tuple(
+        Peer(pods, Selector((Requirement(METADATA_NAME, Operator.IN, (name,)),)), None) for name in names
+    )
+
+
 _peer_lists = st.one_of(
     st.just(()),
     _peers.map(lambda one: (one,)),
     st.lists(_peers, min_size=2, max_size=3).map(tuple),
     st.lists(st.builds(Peer, _none, _none, _blocks()), min_size=2, max_size=3).map(tuple),
+    st.builds(_named_by_many, _targets, st.integers(MANY_PEERS + 1, MANY_PEERS + 3)),
 )
 _rules = st.builds(Rule, _peer_lists, _port_lists)
 _named_port = st.builds(NamedPort, st.sampled_from(_PORT_NAMES), _protocols, st.sampled_from(_NUMBERS))

@@ -26,6 +26,7 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
+from agent.policy.peers import MANY_PEERS
 from agent.policy.verdict import Packet
 
 HERE = "here"
@@ -136,8 +137,18 @@ _COMMON_RULES = (
     Rule((Peer(Selector((_APP_A,))),), (Port(Protocol.TCP, "http"), Port(Protocol.TCP, 80))),
 )
 
+_MANY = st.lists(
+    st.builds(Peer, st.one_of(_none, selectors), selectors, _none),
+    min_size=MANY_PEERS + 1,
+    max_size=MANY_PEERS + 4,
+    unique=True,
+).map(tuple)
+"""So many that they share a set."""
+
 rules = st.one_of(
     st.sampled_from(_COMMON_RULES),
+    st.builds(Rule, _MANY, st.lists(ports, max_size=2).map(tuple)),
+    st.builds(Rule, st.lists(peers, max_size=3).map(tuple), st.lists(ports, max_size=3).map(tuple)),
     st.builds(Rule, st.lists(peers, max_size=3).map(tuple), st.lists(ports, max_size=3).map(tuple)),
 )
 
