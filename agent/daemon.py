@@ -109,6 +109,7 @@ class Agent:
         self._adopted = False
         self._refused = False
         self._kernel_faults: tuple[Fault, ...] = ()
+        self._standing: tuple[Fault, ...] = ()
         self._last: Report | None = None
         self._last_at = 0.0
         self._error = ("", 0.0)
@@ -305,7 +306,7 @@ class Agent:
         except Exception as error:
             _log.exception("programming the kernel failed")
             fault = Fault(f"{type(error).__name__}: {error}", "see the log")
-            return Report(0.0, 0, True, (fault,), self._refused)
+            return Report(0.0, 0, True, (fault,), self._refused, standing=self._standing)
 
     def _note(self, report: Report, *, tidied: bool = False) -> None:
         """Take in what a call of the backend did; what failed is tried again after a pause that grows.
@@ -316,13 +317,14 @@ class Agent:
         if report.writes or report.pending:
             self._last, self._last_at, self._quiet_since = report, time.time(), now
             _log.debug("applied", writes=report.writes, seconds=round(report.seconds, 6))
-        for fault in report.faults:
-            if fault not in self._kernel_faults:
+        for fault in (*report.faults, *report.standing):
+            if fault not in (*self._kernel_faults, *self._standing):
                 _log.error("the kernel is not as it should be", fault=fault.what, remedy=fault.remedy)
                 self._error = (fault.what, time.time())
         settled = not report.pending and self._retry_at is None
         still = () if settled else self._kernel_faults
         self._kernel_faults = tuple(dict.fromkeys((*still, *report.faults)))
+        self._standing = report.standing
         if report.pending and self._retry_at is None:
             self._retry_at = now + self._retry_pause * random.uniform(0.8, 1.2)  # noqa: S311
             self._retry_pause = min(LONGEST_RETRY, self._retry_pause * 2)
@@ -467,7 +469,7 @@ class Agent:
     def _faults(self) -> tuple[Fault, ...]:
         node = () if self._node_fault is None else (self._node_fault,)
         host = (*self._host.faults, *self._host_watch.faults())
-        return (*self._choice.faults, *host, *node, *self._kernel_faults)
+        return (*self._choice.faults, *host, *node, *self._kernel_faults, *self._standing)
 
     def _states(self) -> Mapping[Kind, SyncState]:
         return self._source.states()

@@ -27,6 +27,7 @@ class Report(NamedTuple):
     ``seconds`` it took; ``writes`` made to the kernel; ``pending``: something failed or was put off, and
     :meth:`Backend.sync` is due. ``refused``: another program enforces policies in this kernel; nothing
     may be written until a sync says otherwise. ``unfinished``: a :meth:`Backend.tidy` that was interrupted.
+    ``standing``: what is wrong with the kernel as it is now, in place of what earlier reports said of that.
     """
 
     seconds: float
@@ -35,6 +36,7 @@ class Report(NamedTuple):
     faults: tuple[Fault, ...] = ()
     refused: bool = False
     unfinished: bool = False
+    standing: tuple[Fault, ...] = ()
 
 
 class KernelView(NamedTuple):

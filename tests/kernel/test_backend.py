@@ -56,6 +56,7 @@ def rendered(program: Program, mode: Mode, options: Options) -> dict[Family, dic
         {family: names.passed_set(mode, family) for family in FAMILIES if options.remember},
         {family: names.others_set(family) for family in FAMILIES if mode == "nft"},
     )
+    naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in FAMILIES}
     return Desired(FAMILIES, options, naming).full(program)
 
 

@@ -344,4 +344,32 @@ DATAPLANE = (
         "if position >= length else",
         (Selection.MOVES,),
     ),
+    Mutation(
+        "who loses something is not closed while rules cannot be written",
+        "agent/dataplane/iptables/closed.py",
+        "if leaf.chain in losing or",
+        "if",
+        (Selection.UNWRITTEN,),
+    ),
+    Mutation(
+        "an address whose rules lead to its former pod is not closed",
+        "agent/dataplane/iptables/closed.py",
+        "later = leaves({**table, **changing}, direction, family) if moving else now",
+        "later = now",
+        (Selection.UNWRITTEN,),
+    ),
+    Mutation(
+        "closed addresses are not looked for",
+        _RENDER,
+        "            *shut,\n",
+        "",
+        (Selection.UNWRITTEN,),
+    ),
+    Mutation(
+        "without a set for named ports a rule lets in every port",
+        "agent/dataplane/iptables/unmade.py",
+        "if negated or (name in missing and asks):",
+        "if name in missing and asks:",
+        (Selection.UNWRITTEN,),
+    ),
 )

@@ -39,6 +39,8 @@ class Selection(enum.StrEnum):
     """The same where labels move pods from one side of a verdict to the other, restarts included."""
     RESTART = "tests/property/test_steps.py::test_a_restart_moves_the_kernel_on_without_a_wrong_verdict"
     """The same through restarts."""
+    UNWRITTEN = "tests/property/test_steps.py::test_what_is_taken_away_is_gone_though_no_rule_can_be_written"
+    """What holds while the kernel takes changes of sets' members and nothing else."""
     DECODING = "tests/unit/kube/test_wire.py"
     """What an API server sends, case by case."""
 

@@ -67,6 +67,8 @@ class Kernel:
         self.seen: Callable[[], None] = lambda: None
         self.fails: Callable[[], bool] = lambda: False
         """Asked before every write whether the kernel refuses it, for no reason."""
+        self.unwritten: Callable[[], bool] = lambda: False
+        """The same, before writes of rules and the making of sets only: members of sets are written."""
         self.writes = 0
         self.established = self.bridged = False
         """What packets are asked for besides what they hold."""
@@ -268,7 +270,7 @@ class ModelTables:
         failed = {}
         for family, family_lines in lines.items():
             try:
-                if family_lines and self.kernel.fails():
+                if family_lines and (self.kernel.fails() or self.kernel.unwritten()):
                     raise ValueError("out of luck")
                 self.kernel.tables[family] = _restored(self.kernel, family, family_lines)
             except ValueError as error:
@@ -377,7 +379,7 @@ class ModelIpSets:
         return missing
 
     def _try(self, name: str) -> None:
-        if self.kernel.fails():
+        if self.kernel.fails() or self.kernel.unwritten():
             raise SetError(name, "out of luck", code=errno.ENOMEM)
 
     def header(self, name: str) -> SetHeader:

@@ -206,3 +206,32 @@ def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
     backend.tidy(engine.program)
     assert not backend.untidy()
     assert backend.drift(engine.program) == []
+
+
+@given(HISTORIES, st.booleans(), st.sampled_from((0.3, 1.0)), st.integers(0, 1 << 32))
+def test_what_is_taken_away_is_gone_though_no_rule_can_be_written(
+    patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
+) -> None:
+    random = Random(seed)
+    engine = Engine(HERE, allow_nodes=allow_nodes)
+    kernel = Kernel()
+    backend = make_backend(kernel, patch)
+    assert not backend.sync(engine.program).faults
+    found = packets(random)
+    now = 0.0
+    for batch in history:
+        now += batch.seconds
+        delta = engine.apply(batch.events, now)
+        kernel.unwritten = lambda: random.random() < often
+        backend.apply(engine.program, delta)
+        if random.random() < 0.3:
+            backend.sync(engine.program)
+        for packet in found:
+            assert verdict(engine.program, packet) or not kernel.passes(packet), packet
+        kernel.unwritten = lambda: False
+        if random.random() < 0.5:
+            report = backend.sync(engine.program)
+            assert not report.faults, report.faults
+            assert report.standing == ()
+            for packet in found:
+                assert kernel.passes(packet) == verdict(engine.program, packet), packet

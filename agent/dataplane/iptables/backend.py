@@ -114,6 +114,7 @@ class IptablesBackend:
             content = self._sets.load()
             self._naming.passed = self._passed.make(self._sets, content)
             self._naming.others = self._others.make(self._sets, content)
+            self._naming.closed = self._writer.closed.make(self._sets, content)
             faults += self._writer.forget(set())
             ours = {family: self._chains.ours(family) for family in self.families}
             elsewhere = self._referred_elsewhere(content)
@@ -121,6 +122,7 @@ class IptablesBackend:
                 program, ours, content, frozenset(self._writer.unforgotten), elsewhere, owners
             )
             self._writer.lagging = frozenset()
+            self._chains.ask(step.chains, afresh=True)
             faults += self._writer.carry_out(step, certain=not self._failed)
             faults += self._place_hooks()
             self._chains.prime()
@@ -130,6 +132,7 @@ class IptablesBackend:
             faults = [Fault(str(error), error.remedy or "the agent tries again by itself")]
         except SetError as error:
             faults = [error.fault()]
+        faults += self._writer.close_unwritten()
         self._failed = False
         return self._report(started, writes, faults)
 
@@ -140,6 +143,7 @@ class IptablesBackend:
             faults = self._writer.carry_out(self._planner.step(program, delta), certain=not self._failed)
         except SetError as error:
             faults = [error.fault()]
+        faults += self._writer.close_unwritten()
         return self._report(started, writes, faults)
 
     def untidy(self) -> bool:
@@ -294,7 +298,8 @@ class IptablesBackend:
         fights = [fault for fault in (self._fights.fault(), self._removals.fault()) if fault is not None]
         shown = (*faults, *harmless, *self._leftovers, *self._passed.faults, *fights)
         seconds = time.perf_counter() - started
-        return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused)
+        standing = tuple(self._writer.closed.faults(self._chains.why))
+        return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused, standing=standing)
 
     def _stranger(self, tables: Iterable[Table]) -> Fault | None:
         """Look for kube-router's firewall in these tables."""

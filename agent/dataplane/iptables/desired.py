@@ -21,7 +21,8 @@ class Naming:
     """The kernel names of sets: the usual one, or the alternate while a set has been switched.
 
     ``passed``: the sets of what passed lately, of the families that have one; ``others``: those in which
-    packets of others leave a trace, of the families in which OUTPUT does not judge them.
+    packets of others leave a trace, of the families in which OUTPUT does not judge them; ``closed``: those of
+    addresses whose rules could not be written.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Naming:
         self.switched_isolated: set[Tree] = set()
         self.passed = passed
         self.others = others
+        self.closed: Mapping[Tree, str] = {}
 
     def peer_set(self, set_id: SetId) -> str:
         name = names.peer_set(set_id)
@@ -51,6 +53,7 @@ class _Top(NamedTuple):
     switched: frozenset[Direction]
     passed: str | None
     others: str | None
+    closed: tuple[str | None, ...]
 
 
 class Desired:
@@ -174,6 +177,7 @@ class Desired:
             frozenset(direction for direction, switched in naming.switched_isolated if switched is family),
             naming.passed.get(family),
             naming.others.get(family),
+            tuple(naming.closed.get((direction, family)) for direction in Direction),
         )
         if depends == self._tops.get(family):
             return
@@ -186,6 +190,7 @@ class Desired:
             uplinks=depends.uplinks,
             passed=depends.passed,
             others=depends.others,
+            closed=dict(zip(Direction, depends.closed, strict=True)),
         )
         changes[family].update(chains)
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Set
 
 from agent.dataplane.backend import Fault
 from agent.dataplane.iptables import names, render, script
+from agent.dataplane.iptables.closed import concerned
 from agent.dataplane.iptables.desired import Changes
 from agent.dataplane.iptables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.unmade import narrowed
 from agent.dataplane.iptables.watch import Watch
-from agent.kube.model import Family
+from agent.kube.model import Direction, Family
 
 Rules = tuple[str, ...]
 
@@ -35,6 +37,10 @@ class Chains:
         self.families = tuple(families)
         self.whole: dict[Family, Table] = {family: {} for family in self.families}
         self.garbage: dict[Family, set[str]] = {family: set() for family in self.families}
+        self.wanted: dict[Family, dict[str, Rules]] = {family: {} for family in self.families}
+        """Chains that are to be other than they are, as far as they have not been written."""
+        self.why: dict[Family, str] = {}
+        """Why a family's last write failed, if so."""
         self.writes = 0
         self.watch = watch
 
@@ -57,6 +63,23 @@ class Chains:
             for chain in sorted(held.keys() | set(filter(names.is_ours, now)))
             if held.get(chain) != now.get(chain)
         ]
+
+    def ask(self, changes: Changes, *, afresh: bool = False) -> None:
+        """Note what chains are to be; ``afresh``: nothing else is to change."""
+        for family, chains in changes.items():
+            wanted = {} if afresh else self.wanted[family]
+            wanted.update((chain, rules) for chain, rules in chains.items() if rules is not None)
+            self.wanted[family] = {c: r for c, r in wanted.items() if self.whole[family].get(c) != r}
+
+    def closed(self) -> dict[tuple[Direction, Family], dict[bytes, str]]:
+        """Return who is to be closed, each with its pod, since rules that deny something are unwritten."""
+        found: dict[tuple[Direction, Family], dict[bytes, str]] = {}
+        for family in self.families:
+            self.ask({family: {}})
+            if self.wanted[family]:
+                pods = concerned(family, [self.whole[family]], self.wanted[family])
+                found |= {(direction, family): pods[direction] for direction in Direction}
+        return found
 
     def write(
         self,
@@ -168,20 +191,9 @@ class Chains:
     def without(self, changes: Changes, unmade: Set[str]) -> Changes:
         """Return changes that refer to none of these sets, under whose names somebody else's may be.
 
-        A chain that would keeps what it holds, or holds nothing where it is new, which allows nothing; and
-        so do the other chains of its policy.
+        Rules that would are left out: see :mod:`agent.dataplane.iptables.unmade`.
         """
-        kept: Changes = {}
-        for family, chains in changes.items():
-            held = self.whole[family]
-            kept[family] = dict(chains)
-            for group in _by_policy(chains, held):
-                rules = [rule for chain in group for rule in chains[chain] or ()]
-                if any(name in unmade for rule in rules for name in sets_in(rule)):
-                    kept[family].update(
-                        (c, held.get(c, ())) for c in group if c in held or chains[c] is not None
-                    )
-        return kept
+        return {family: narrowed(chains, self.whole[family], unmade) for family, chains in changes.items()}
 
     def let_go_of(self, sets: Set[str]) -> list[Fault]:
         """Empty chains that nothing leads to, where they still refer to one of these sets."""
@@ -281,6 +293,9 @@ class Chains:
         self.writes += len(todo)
         self.watch.before_write()
         failed = self.tables.restore(todo, done, meanwhile)
+        for family in todo:
+            self.why.pop(family, None)
+        self.why |= {family: str(error) for family, error in failed.items()}
         self.watch.after_write(len(todo) - len(failed))
         return failed
 

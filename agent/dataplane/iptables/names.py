@@ -20,6 +20,9 @@ TOP_PREFIX = "KUBE-NETPOL-"
 TREE_PREFIX = "KUBE-PODS-"
 POLICY_PREFIX = "KUBE-NWPLCY-"
 RULE_PREFIX = "KUBE-NWRULE-"
+POD_PREFIX = "KUBE-POD-FW-"
+JUMPED_TO = (POLICY_PREFIX, RULE_PREFIX)
+"""Chains that allow a packet or let it return: one more of them takes nothing away."""
 FORWARD = TOP_PREFIX + "FORWARD"
 OUTPUT = TOP_PREFIX + "OUTPUT"
 BRIDGED = TOP_PREFIX + "BRIDGED"
@@ -30,12 +33,13 @@ SAMPLE = TOP_PREFIX + "SAMPLE"
 
 SET_PREFIX = "KUBE-"
 NODES = "KUBE-NODES-"
+_CLOSED = "KUBE-CLOSED-"
 _PASSED_SET = "KUBE-PASSED-"
 _OTHERS_SET = "KUBE-OTHERS-"
 
 _OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
 _OUR_SET = re.compile(
-    r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|ISOLATED-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
+    r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|(?:ISOLATED|CLOSED)-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
     r"|KUBE-PASSED-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
 )
 """With the suffixes of :func:`alternate` and, after it, of a set that is being grown."""
@@ -81,7 +85,7 @@ def rule_chain(policy: PolicyId, number: int) -> str:
 
 
 def pod_chain(pod: PodId) -> str:
-    return "KUBE-POD-FW-" + digest("pod", pod.direction, *pod.pod)
+    return POD_PREFIX + digest("pod", pod.direction, *pod.pod)
 
 
 def tree_chain(direction: Direction, family: Family, prefix: str) -> str:
@@ -90,12 +94,26 @@ def tree_chain(direction: Direction, family: Family, prefix: str) -> str:
 
 
 def isolated_set(direction: Direction, family: Family) -> str:
-    return f"KUBE-ISOLATED-{direction.upper()}-{int(family)}"
+    return f"{isolated_prefix(direction)}{int(family)}"
+
+
+def isolated_prefix(direction: Direction) -> str:
+    """Return how the names of the sets of addresses isolated in a direction begin."""
+    return f"KUBE-ISOLATED-{direction.upper()}-"
 
 
 def is_isolated_set(name: str) -> bool:
     """Whether a set is one of isolated addresses, under its usual name or the alternate."""
     return name.startswith("KUBE-ISOLATED-")
+
+
+def closed_set(direction: Direction, family: Family) -> str:
+    """Name the set of addresses whose rules could not be written."""
+    return f"{_CLOSED}{direction.upper()}-{int(family)}"
+
+
+def is_closed_set(name: str) -> bool:
+    return name.startswith(_CLOSED)
 
 
 def nodes_set(family: Family) -> str:

@@ -9,7 +9,8 @@ A packet's way, for a connection's first packet (the rest leaves at the first ru
                                    -> isolated source? -> KUBE-NETPOL-EGRESS --+
                                    -> isolated destination? -> KUBE-NETPOL-INGRESS --+
                                    -> isolated at all? => KUBE-NETPOL-PASSED: remember it
-    KUBE-NETPOL-EGRESS: clear marks -> KUBE-PODS-... (tree) => KUBE-POD-FW-... -> KUBE-NWPLCY-... each
+    KUBE-NETPOL-EGRESS: clear marks -> closed? => KUBE-NETPOL-DENY
+                        KUBE-PODS-... (tree) => KUBE-POD-FW-... -> KUBE-NWPLCY-... each
                         no mark -> KUBE-NETPOL-DENY;  clear marks, return
 
 ``=>`` is a goto: what returns from a pod's chain returns to the judging chain, with the direction's mark
@@ -23,7 +24,8 @@ compared first, and comments stand where only the packet that they are about com
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from agent.dataplane.iptables import names
@@ -284,6 +286,7 @@ def top_chains(
     uplinks: Iterable[str] = (),
     passed: str | None = None,
     others: str | None = None,
+    closed: Mapping[Direction, str | None] = MappingProxyType({}),
 ) -> Chains:
     """Return the chains that do not depend on any one pod.
 
@@ -292,6 +295,7 @@ def top_chains(
     address counts only on packets that come in there, since a pod can forge a source address.
     ``passed``: the set of what passed lately, where that is remembered. ``others``: the set in which packets
     in OUTPUT that are not the node's own leave a trace, where they are not judged but dropped.
+    ``closed``: the sets of addresses whose rules could not be written.
     """
     chains: Chains = {}
     uplinks = sorted(uplinks)
@@ -339,7 +343,7 @@ def top_chains(
     trace = f"-j SET --add-set {others} src"
     chains[names.OTHERS] = () if others is None else (refusals, trace, "-j DROP")
     for direction in Direction:
-        chains |= _judging_chains(direction, family, options, uplinks)
+        chains |= _judging_chains(direction, family, options, uplinks, closed.get(direction))
     chains[names.DENY] = _deny(family, options)
     chains[names.SAMPLE] = (_sample(passed, options),)
     return chains
@@ -392,7 +396,9 @@ def _remember(passed: str, family: Family, options: Options, uplinks: list[str])
         yield "-j ACCEPT"
 
 
-def _judging_chains(direction: Direction, family: Family, options: Options, uplinks: list[str]) -> Chains:
+def _judging_chains(
+    direction: Direction, family: Family, options: Options, uplinks: list[str], closed: str | None
+) -> Chains:
     bit = f"{options.mark(direction):#x}"
     clear = f"-j MARK --set-xmark 0x0/{options.both_marks:#x}"
     marked = f"-m mark ! --mark 0x0/{options.both_marks:#x}"
@@ -402,6 +408,9 @@ def _judging_chains(direction: Direction, family: Family, options: Options, upli
         f"{names.comment('other nodes may reach every pod')} -j RETURN"
         for uplink in (uplinks if direction is Direction.INGRESS else ())
     ]
+    side = "src" if direction is Direction.EGRESS else "dst"
+    unwritten = names.comment("closed: rules that take something from it could not be written yet")
+    shut = () if closed is None else (_join(_in_set(closed, side), unwritten, f"-g {names.DENY}"),)
     fell = names.comment(f"isolated for {direction} and no pod here has the address")
     return {
         names.allow(direction): (f"-j MARK --set-xmark {bit}/{bit}",),
@@ -409,6 +418,7 @@ def _judging_chains(direction: Direction, family: Family, options: Options, upli
             # Seldom is anything there to clear: the look is cheaper.
             f"{marked} {clear}",
             *from_nodes,
+            *shut,
             f"-j {root}",
             f"-m mark ! --mark {bit}/{bit} {fell} -g {names.DENY}",
             clear,

@@ -27,6 +27,7 @@ def render_sets(program: Program, options: Options, families: Iterable[Family] =
         for direction in Direction:
             isolated = program.isolated(direction, family)
             found[names.isolated_set(direction, family)] = (addresses_shape(family, len(isolated)), isolated)
+            found[names.closed_set(direction, family)] = (addresses_shape(family, 0), ())
         nodes = network_members(program.bypass, family)
         if nodes:
             found[names.nodes_set(family)] = (networks_shape(family, len(nodes)), nodes)
@@ -61,6 +62,7 @@ def render_tables(
     naming = Naming(
         Passed(_MODE, families, options.remember).names, {f: names.others_set(f) for f in families}
     )
+    naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in families}
     chains = Desired(families, options, naming).full(program)
     texts = {}
     for family in families:

@@ -10,6 +10,7 @@ from agent.dataplane.backend import Fault
 from agent.dataplane.conntrack import ConntrackError, forget
 from agent.dataplane.ipset import SetContent, SetShape
 from agent.dataplane.iptables import names
+from agent.dataplane.iptables.closed import Closed
 from agent.dataplane.iptables.desired import Changes, Naming
 from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.passed import Passed
@@ -39,6 +40,7 @@ class Writer:
         self._sets = sets
         self._passed = passed
         self._naming = naming
+        self.closed = Closed(families)
         self.unforgotten: set[bytes] = set()
         self.vacant: set[bytes] = set()
         self.lagging: frozenset[str] = frozenset()
@@ -50,6 +52,7 @@ class Writer:
         what a new set must hold; nothing has been opened then.
         """
         faults: list[Fault] = []
+        self._chains.ask(step.chains)
         # An address that changes hands leaves every set first, then its connections are forgotten.
         early = _losses_of(step.live, step.released)
         lagging = {name: names.counterpart(name) for name in early} if self.lagging else {}
@@ -68,7 +71,7 @@ class Writer:
             faults += self._chains.let_go_of(taken)
         later = self._later(step)
         unmade = self._make(step.fresh.keys() - later, step.fresh, reused, faults)
-        chains = self._chains.without(step.chains, unmade) if unmade else step.chains
+        chains = self._without_sets(step, step.chains, unmade, faults)
         faults += self.change(
             {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}
         )
@@ -81,7 +84,7 @@ class Writer:
             second = functools.cache(lambda: self._make(later, step.fresh, reused, faults))
             written = unreached if apart else chains
             faults += self._write({first: written[first]}, entering, second, rewrites=rewrites)
-            chains = self._chains.without(chains, second()) if second() else chains
+            chains = self._without_sets(step, chains, second(), faults)
             unreached, reached = self._staged(chains)
             written = unreached if apart else chains
             rest = {f: c for f, c in written.items() if f is not first}
@@ -105,6 +108,16 @@ class Writer:
         faults += self.change(leaving)
         self._sets.garbage |= step.dropped & self._sets.shapes.keys()
         return faults
+
+    def _without_sets(self, step: Step, chains: Changes, unmade: set[str], faults: list[Fault]) -> Changes:
+        """Return chains that do without sets that could not be made."""
+        if not unmade:
+            return chains
+        # Sets that rules look at already stand in for some: these must hold nobody who is to go.
+        faults += self.change({n: gains for n, gains in step.otherwise.items() if n in self._sets.shapes})
+        found = self._chains.without(chains, unmade)
+        self._chains.ask(found)
+        return found
 
     def _later(self, step: Step) -> set[str]:
         """Return the new sets that are made while the first family's chains are written, if these are few.
@@ -193,6 +206,13 @@ class Writer:
         self.lagging = (self.lagging | step.otherwise.keys()) & referred
         return self.change(changes)
 
+    def close_unwritten(self) -> list[Fault]:
+        """Close by sets whose rules take something away and are unwritten; open those whose rules are."""
+        if not self.closed and not any(self._chains.wanted.values()):
+            return []
+        changes = self.closed.changes(self._chains.closed())
+        return self.change({name: Gains(*moved) for name, moved in changes.items()})
+
     def _still_closed(self, name: str) -> set[Member]:
         """Return the addresses that a new set of isolated ones may not open yet; its counterpart has them."""
         if not self.unforgotten:
@@ -257,7 +277,7 @@ class Writer:
 
 def _denies(name: str, gains: Gains) -> bool:
     """Whether a packet that passed may be denied by a change of a set."""
-    if names.is_isolated_set(name):
+    if names.is_isolated_set(name) or names.is_closed_set(name):
         return bool(gains.added)
     return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)
 

@@ -43,7 +43,7 @@ SERVED = {"s": 1, "t": 2}
 TIMES = 5
 """How often each hand-made packet is sent."""
 
-_KINDS: dict[type, Kind] = {
+KINDS: dict[type, Kind] = {
     model.Pod: Kind.POD,
     model.Namespace: Kind.NAMESPACE,
     model.NetworkPolicy: Kind.POLICY,
@@ -146,7 +146,7 @@ class Stage:
                 events.append(item)
             else:
                 cluster[type(item), item.key] = item
-        first = [Upsert(_KINDS[type(o)], o) for o in cluster.values()]
+        first = [Upsert(KINDS[type(o)], o) for o in cluster.values()]
         self.engine = Engine("near", linger=linger, allow_nodes=allow_nodes)
         self.engine.apply([*first, *events, *(Synced(kind) for kind in Kind)], self.now)
         with self.kernel():
@@ -175,7 +175,7 @@ class Stage:
         """Let these change, in one step, so many seconds later."""
         assert self.backend is not None
         self.now += after
-        events = [Upsert(_KINDS[type(t)], t) if isinstance(t, Object) else t for t in told]
+        events = [Upsert(KINDS[type(t)], t) if isinstance(t, Object) else t for t in told]
         delta = self.engine.apply(events, self.now)
         with self.kernel():
             _sound(self.backend.apply(self.engine.program, delta))
@@ -299,7 +299,7 @@ def tcp_port(name: str, number: int) -> NamedPort:
 
 def gone(found: model.Pod | model.NetworkPolicy | model.Namespace) -> Delete:
     """Return the event of an object's end."""
-    return Delete(_KINDS[type(found)], found.key)
+    return Delete(KINDS[type(found)], found.key)
 
 
 def _sound(report: Report) -> None:

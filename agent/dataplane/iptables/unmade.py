@@ -1,0 +1,66 @@
+"""Rules for want of a set: what chains hold where the kernel does not make a set that they look at.
+
+A node has 65,535 sets, those of other programs included, and a name may be taken. A policy only allows, and
+every set that it looks at says whom: without one of them it allows less. So an edit that takes something away
+does so whether or not what it adds can be written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Set
+
+from agent.dataplane.iptables import names
+from agent.kube.model import Direction
+
+Rules = tuple[str, ...]
+
+_MATCH = re.compile(r"-m set (! )?--match-set (\S+) \S+ ?")
+_DENIES = f"-g {names.DENY}"
+_ASKS = tuple(f"-j {names.judge(direction)}" for direction in Direction)
+_TRACES = f"-g {names.OTHERS}"
+
+
+def narrowed(
+    wanted: Mapping[str, Rules | None], held: Mapping[str, Rules], unmade: Set[str]
+) -> dict[str, Rules | None]:
+    """Return one family's chains without these sets; they let through no more than the chains ``wanted``.
+
+    ``held`` are the chains in the kernel. For a set that was to be switched to stands the one that rules look
+    at now, under its other name. A set of peers, ports or nodes for which there is none counts as empty.
+    Without a set of isolated addresses every packet looks for its pod in the tree, and one that finds none
+    passes: so pods that have a chain are judged.
+    """
+    looked_at = {name for rules in held.values() for rule in rules for _, name in _MATCH.findall(rule)}
+    stand_ins = {n: other for n in unmade if (other := names.counterpart(n)) in looked_at - unmade}
+    missing = {name for name in unmade - stand_ins.keys() if names.is_isolated_set(name)}
+    unasked = {
+        names.judge(d)
+        for d in Direction
+        if any(name.startswith(names.isolated_prefix(d)) for name in missing)
+    }
+    found: dict[str, Rules | None] = {}
+    for chain, rules in wanted.items():
+        if rules is None:
+            found[chain] = None
+            continue
+        left = (_without(rule, unmade, stand_ins, missing) for rule in rules)
+        found[chain] = tuple(
+            rule for rule in left if rule is not None and not (chain in unasked and rule.endswith(_DENIES))
+        )
+    return found
+
+
+def _without(rule: str, unmade: Set[str], stand_ins: Mapping[str, str], missing: Set[str]) -> str | None:
+    """Return a rule as it is without sets; None where it then matches nothing."""
+    for match in _MATCH.finditer(rule):
+        negated, name = match.groups()
+        if name not in unmade:
+            continue
+        if name in stand_ins:
+            return rule.replace(match[0], match[0].replace(f" {name} ", f" {stand_ins[name]} "))
+        asks = rule.endswith((*_ASKS, _TRACES))
+        if negated or (name in missing and asks):
+            return rule.replace(match[0], "")
+        return None
+    return rule

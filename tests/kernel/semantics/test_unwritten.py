@@ -1,0 +1,228 @@
+"""What is taken away while rules cannot be written, or sets not made: with packets, beside what goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from agent.dataplane.backend import Report
+from agent.dataplane.iptables import names
+from agent.dataplane.iptables.tables import TableError, Tables
+from agent.kube.events import Delete, Event, Upsert
+from agent.kube.model import Direction, Family, Key, Kind, Object
+from tests.kernel.semantics.stage import KINDS, Stage
+from tests.kernel.semantics.written import labels, pods, policy, port
+
+pytestmark = pytest.mark.both_modes
+
+S, T = labels(pod="s"), labels(pod="t")
+A, B = {"from": [pods(pod="a")]}, {"from": [pods(pod="b")]}
+TO_A, TO_B = {"to": [pods(pod="a")]}, {"to": [pods(pod="b")]}
+
+
+@pytest.fixture(autouse=True)
+def _left_sound(stage: Stage) -> Iterator[None]:
+    yield
+    stage.given()
+
+
+def events_of(*told: Object | Event) -> list[Event]:
+    return [Upsert(KINDS[type(t)], t) if isinstance(t, Object) else t for t in told]
+
+
+def tell(stage: Stage, *told: Object | Event) -> Report:
+    """Apply what changes; return the report, whatever it says."""
+    assert stage.backend is not None
+    with stage.kernel():
+        return stage.backend.apply(stage.engine.program, stage.engine.apply(events_of(*told), stage.now))
+
+
+def sync(stage: Stage) -> Report:
+    assert stage.backend is not None
+    with stage.kernel():
+        return stage.backend.sync(stage.engine.program)
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """Have every write of rules fail, as it does while another program holds the lock."""
+
+    def restore(_: Tables, lines: Mapping[Family, list[str]], *__: object) -> dict[Family, TableError]:
+        return {
+            f: TableError("restore", "the lock is held", refused=False) for f, text in lines.items() if text
+        }
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(Tables, "restore", restore)
+        yield
+
+
+AB = policy("s", S, ingress=[{"from": [pods(pod="a"), pods(pod="b")], "ports": [port(80)]}])
+_TAKEN: dict[str, tuple[Object | Event, ...]] = {
+    "a peer": (policy("s", S, ingress=[{**A, "ports": [port(80)]}]),),
+    "a port": (policy("s", S, ingress=[{**A, "ports": [port(81)]}]),),
+    "the rule": (policy("s", S, ingress=[]),),
+    "the policy, and another stays": (Delete(Kind.POLICY, Key("x", "s")),),
+}
+
+
+@pytest.mark.parametrize("taken", _TAKEN)
+def test_a_pod_whose_policy_takes_something_away_is_closed_until_that_is_written(
+    stage: Stage, taken: str
+) -> None:
+    stage.given(AB, policy("also-s", S, ingress=[{**A, "ports": [port(8000)]}]), policy("t", T, ingress=[A]))
+    stage.expect("a b -> s: tcp/80", "a -> t")
+    with refused():
+        report = tell(stage, *_TAKEN[taken])
+        assert report.pending
+        assert len(report.standing) == len(Family)
+        for fault in report.standing:
+            assert "x/s" in fault.what
+            assert "x/t" not in fault.what
+            assert "the lock is held" in fault.what
+            assert fault.remedy
+        # What is known to connection tracking or was allowed a moment ago is another matter than what is new.
+        stage.expect("a -> t", "s -> a b", denied=["a b -> s: tcp/80", "a -> s: tcp/8000"])
+        assert sync(stage).standing == report.standing
+    report = sync(stage)
+    assert not report.pending
+    assert report.standing == ()
+    stage.expect("a -> s: tcp/8000", "a -> t", denied="b -> s: tcp/80")
+
+
+def test_a_pod_is_closed_in_the_direction_that_loses_only(stage: Stage) -> None:
+    stage.given(policy("out", S, egress=[TO_A, TO_B], types=["Egress"]), policy("in", S, ingress=[A]))
+    stage.expect("s -> a b", "a -> s")
+    with refused():
+        tell(stage, policy("out", S, egress=[TO_B], types=["Egress"]))
+        stage.expect("a -> s", "b -> a", denied="s -> a b")
+    assert sync(stage).standing == ()
+    stage.expect("s -> b", "a -> s", denied="s -> a")
+
+
+def test_what_is_only_added_closes_nobody(stage: Stage) -> None:
+    stage.given(policy("s", S, ingress=[{**A, "ports": [port(80)]}]))
+    with refused():
+        report = tell(stage, policy("s", S, ingress=[{**A, "ports": [port(80)]}, {**B, "ports": [port(81)]}]))
+        assert report.pending
+        assert report.standing == ()
+        assert tell(stage, policy("more", S, ingress=[{**B, "ports": [port(80)]}])).standing == ()
+        stage.expect("a -> s: tcp/80", denied=["b -> s: tcp/80 tcp/81"])
+    assert sync(stage).faults == ()
+    stage.expect("a b -> s: tcp/80", "b -> s: tcp/81", denied="a -> s: tcp/81")
+
+
+def test_a_pod_that_is_newly_isolated_is_closed_though_its_chain_cannot_be_made(stage: Stage) -> None:
+    stage.given(policy("t", T, ingress=[A]))
+    stage.expect("a b -> s", "a -> t")
+    with refused():
+        assert tell(stage, policy("s", S, ingress=[A])).pending
+        stage.expect("a -> t", "s -> a", denied="a b -> s")
+    assert sync(stage).faults == ()
+    stage.expect("a -> s", "a -> t", denied="b -> s")
+
+
+def test_a_pod_that_an_agent_left_closed_is_opened_by_the_next(stage: Stage) -> None:
+    stage.given(AB)
+    with refused():
+        tell(stage, *_TAKEN["a peer"])
+    assert stage.backend is not None
+    stage.backend.close()
+    stage.backend = None
+    stage.given(*_TAKEN["a peer"])
+    stage.expect("a -> s: tcp/80", denied="b -> s: tcp/80")
+    for family in Family:
+        closed = names.closed_set(Direction.INGRESS, family)
+        assert not stage.near.run("ipset", "list", closed).partition("Members:\n")[2].strip()
+
+
+@contextlib.contextmanager
+def taken(stage: Stage, name: str, family: Family) -> Iterator[None]:
+    """Have somebody else's set of another type be where the agent wants one; a rule keeps it there."""
+    rule = ("INPUT", "-m", "set", "--match-set", name, "src,src", "-j", "ACCEPT")
+    inet = "inet" if family is Family.V4 else "inet6"
+    stage.near.run("ipset", "create", name, "hash:net,port", "family", inet)
+    stage.near.iptables(family, "-A", *rule)
+    try:
+        yield
+    finally:
+        stage.near.iptables(family, "-D", *rule)
+
+
+def sets_that_come(stage: Stage, *told: Object | Event) -> list[str]:
+    """Return the sets that a change makes."""
+    engine = copy.deepcopy(stage.engine)
+    before = set(engine.program.sets)
+    engine.apply(events_of(*told), stage.now)
+    return sorted(names.peer_set(found) for found in engine.program.sets.keys() - before)
+
+
+def test_an_edit_takes_away_what_it_does_though_a_set_that_it_adds_cannot_be_made(
+    stage: Stage, family: Family
+) -> None:
+    here = f"IPv{int(family)} "
+    stage.given(policy("s", S, ingress=[A, B]), policy("t", T, ingress=[A]))
+    stage.expect(f"{here}a b -> s")
+    edited = policy("s", S, ingress=[{"from": [pods(pod="t")]}, B, {"ports": [port(81)]}])
+    (name,) = (n for n in sets_that_come(stage, edited) if f"-{int(family)}-" in n)
+    with taken(stage, name, family):
+        report = tell(stage, edited)
+        assert report.pending
+        assert any(name in fault.what for fault in report.faults)
+        assert report.standing == ()
+        stage.expect(
+            f"{here}b -> s", f"{here}a -> s: tcp/81", f"{here}a -> t", denied=f"{here}a t -> s: tcp/80 udp/53"
+        )
+        assert sync(stage).pending
+        stage.expect(f"{here}b -> s", denied=f"{here}a t -> s: tcp/80 udp/53")
+    assert sync(stage).faults == ()
+    stage.expect("b t -> s", denied="a -> s: tcp/80 udp/53")
+
+
+def test_ports_of_which_one_cannot_be_looked_up_are_not_widened(stage: Stage, family: Family) -> None:
+    """Such a rule returns for ports that are none of its own: without one of them it returns for more."""
+    here = f"IPv{int(family)} "
+    web = stage.pod("s", ports={"web": 81})
+    stage.given(web, policy("s", S, ingress=[{**A, "ports": [port(80)]}]))
+    named = policy(
+        "s", S, ingress=[{"from": [pods(pod="a"), pods(pod="t")], "ports": [port(80), port("web")]}]
+    )
+    (name,) = (n for n in sets_that_come(stage, named) if f"DST-{int(family)}-" in n)
+    with taken(stage, name, family):
+        assert tell(stage, named).pending
+        stage.expect(f"{here}a t -> s: tcp/80", denied=f"{here}a t -> s: tcp/81 tcp/8000 udp/53")
+    assert sync(stage).faults == ()
+    stage.expect("a t -> s: tcp/80 tcp/81", denied="a t -> s: tcp/8000 udp/53")
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_pods_are_judged_where_the_set_of_isolated_addresses_cannot_be_made(
+    stage: Stage, family: Family, direction: Direction
+) -> None:
+    here = f"IPv{int(family)} "
+    stage.given()
+    assert stage.backend is not None
+    stage.backend.close()
+    stage.backend = None
+    with stage.kernel():
+        from agent.dataplane.iptables import leftovers
+
+        for mode in ("nft", "legacy"):
+            assert leftovers.remove(mode, Family) == []
+        assert leftovers.remove_sets() == []
+    with taken(stage, names.isolated_set(direction, family), family):
+        with contextlib.suppress(AssertionError):
+            stage.given(policy("s", S, ingress=[A]), policy("t", T, egress=[TO_A], types=["Egress"]))
+        assert sync(stage).pending
+        stage.expect(
+            f"{here}a -> s",
+            f"{here}t -> a",
+            f"{here}s -> b",
+            f"{here}a -> b",
+            denied=[f"{here}b -> s", f"{here}t -> b"],
+        )
+    assert sync(stage).faults == ()
+    stage.expect("a -> s", "t -> a", "s -> b", denied=["b -> s", "t -> b"])
