@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from agent.settings import (
     check_kubeconfig,
     given,
     resolve,
+    setting_of,
     unknown_variables,
     value,
     warnings,
@@ -37,7 +39,6 @@ _MIGRATE_SETTINGS = tuple(
 )
 _RENDER_SETTINGS = (
     "node_name",
-    "manifests",
     "families",
     "mark_ingress",
     "mark_egress",
@@ -54,11 +55,7 @@ class _Told(NamedTuple):
     default: str | None = None
 
 
-_DIRECTORY = _Told(
-    "The directory to read Pods, Namespaces and NetworkPolicies from.", "none, it must be given"
-)
 _IN_RENDER = {
-    "manifests": _DIRECTORY,
     "node_name": _Told("The node whose rules to print.", "the only node that pods name"),
     "families": _Told("Address families to print; auto is both."),
 }
@@ -94,6 +91,39 @@ def _options(
     return decorate
 
 
+_PLACES = click.option(
+    "--manifests",
+    "places",
+    multiple=True,
+    metavar="PATH",
+    help="A directory or file of objects, or - for standard input; may be given several times.  "
+    f"[env: {setting_of('manifests').environment[0]}; default: none, it must be given]",
+)
+
+
+def _places_of(places: tuple[str, ...]) -> list[Path]:
+    """Return what to read objects from; what is not there ends the command with exit code 2."""
+    variable = setting_of("manifests").environment[0]
+    origin = "--manifests" if places else variable
+    texts = places or tuple(filter(None, (os.environ.get(variable),)))
+    if not texts:
+        raise click.UsageError("--manifests is missing: give a directory or file of objects, or - for input.")
+    for text in texts:
+        if not text:
+            raise click.UsageError(f"{origin} is empty: give it a value.")
+        if text != "-" and not os.path.lexists(text):
+            raise click.UsageError(f"{origin} is {text!r}: no such file or directory; correct the path.")
+    return [Path(text) for text in texts]
+
+
+def _tell(notes: Iterable[str], refused: Iterable[str]) -> None:
+    """Print what was passed over and what was refused on standard error."""
+    for line in notes:
+        click.echo(f"note: {line}", err=True)
+    for line in refused:
+        click.echo(f"refused: {line}", err=True)
+
+
 def _texts(flags: Flags) -> dict[str, str | None]:
     return {
         name: ("true" if flag else "false") if isinstance(flag, bool) else flag
@@ -101,10 +131,10 @@ def _texts(flags: Flags) -> dict[str, str | None]:
     }
 
 
-def _settings(flags: Flags) -> Settings:
+def _settings(flags: Flags, environ: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings; what cannot be used ends the command with exit code 2."""
     try:
-        return resolve(_texts(flags), os.environ)
+        return resolve(_texts(flags), environ)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
 
@@ -219,32 +249,33 @@ def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
     short_help="Print what a node would be given.",
     epilog="Example: netpol-agent render --manifests examples --node-name worker-1",
 )
+@_PLACES
 @_options(*_RENDER_SETTINGS, told=_IN_RENDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the program and the texts as JSON.")
-def render(as_json: bool, **flags: Any) -> None:
+def render(places: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Print what would be programmed for a node from manifests; touch nothing.
 
     The same manifests give the same text. Without a node's name, that of the only node that pods name.
+    What a cluster has stored (kubectl get -o yaml) is read as leniently as the cluster reads it.
 
     Exit codes: 0 printed, 1 something in the manifests was refused (named on standard error; the
-    rest is printed), 2 wrong options, or no node to choose.
+    rest is printed) or has no such node, 2 wrong options, or no node to choose.
     """
     from agent import render as rendering
+    from agent.sources.once import read_once
 
-    directory = _value("manifests", flags)
-    if directory is None:
-        raise click.UsageError("--manifests is missing: give the directory to render.")
-    manifests = rendering.read(directory)
-    for line in manifests.refused:
-        click.echo(f"refused: {line}", err=True)
+    manifests = read_once(_places_of(places))
+    _tell(manifests.notes, manifests.refused)
     if not given("node_name", _texts(flags), os.environ):
         try:
             flags["node_name"] = rendering.only_node(manifests)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-    settings = _settings(flags)
-    if odd := rendering.warning(manifests, settings.node_name):
-        click.echo(f"warning: {odd}", err=True)
+    variables = setting_of("manifests").environment
+    settings = _settings(flags, {k: v for k, v in os.environ.items() if k not in variables})
+    if wrong := rendering.unknown_node(manifests, settings.node_name):
+        click.echo(f"Error: {wrong}", err=True)
+        sys.exit(1)
     rendered = rendering.render(manifests, settings)
     click.echo(rendering.as_json(rendered) if as_json else rendered.text, nl=False)
     sys.exit(1 if manifests.refused else 0)
@@ -257,30 +288,31 @@ def render(as_json: bool, **flags: Any) -> None:
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @click.argument("service", metavar="PORT[/PROTO]")
-@_options("manifests", told={"manifests": _DIRECTORY})
+@_PLACES
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with every rule.")
-def explain(source: str, destination: str, service: str, as_json: bool, **flags: Any) -> None:
+def explain(source: str, destination: str, service: str, places: tuple[str, ...], as_json: bool) -> None:
     """Say whether SRC may open a connection to DST, and which policies and rules decide it.
 
     SRC and DST: namespace/pod, a pod of the namespace default, or an address. PORT: a number, or a name that
     DST gives it; PROTO: tcp (the default), udp or sctp. What is asked about is the destination after
     Service translation: the pod, not the Service.
 
-    Exit codes: 0 allowed, 1 denied, 2 cannot say (no such pod, a question or manifests that cannot be
-    used).
+    What a cluster has stored is read as leniently as the cluster reads it:
+    kubectl get ns,pods,netpol -A -o yaml | netpol-agent explain SRC DST PORT --manifests -
+
+    Exit codes: 0 allowed, 1 denied, 2 cannot say (no such pod, a Service's address, a question or
+    manifests that cannot be used).
     """
     from agent import explain as explaining
+    from agent.question import QuestionError, question_of
 
-    directory = _value("manifests", flags)
-    if directory is None:
-        raise click.UsageError("--manifests is missing: give the directory to explain from.")
+    chosen = _places_of(places)
     try:
-        question = explaining.question_of(source, destination, service)
-    except explaining.QuestionError as error:
+        question = question_of(source, destination, service)
+    except QuestionError as error:
         raise click.UsageError(str(error)) from None
-    explanation = explaining.explain(directory, question)
-    for line in explanation.refused:
-        click.echo(f"refused: {line}", err=True)
+    explanation = explaining.explain(chosen, question)
+    _tell(explanation.notes, explanation.refused)
     if as_json:
         click.echo(explaining.as_json(explanation), nl=False)
     else:

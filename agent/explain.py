@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 
-from agent.kube import names
+from agent import suggest
 from agent.kube.events import Invalid
-from agent.kube.model import Direction, Family, Key, Kind, Protocol, address_text
+from agent.kube.model import Direction, Family, Key, Kind, address_text
 from agent.policy.cluster import Cluster, cluster_of, owner
 from agent.policy.evaluator import CannotSayError, Endpoint, evaluate
 from agent.policy.verdict import DirectionVerdict, PolicyFinding, RuleFinding, Verdict
-from agent.sources.desired import Desired, values
-from agent.sources.manifests import read_desired
-
-_PROTOCOLS = {protocol.name.lower(): protocol for protocol in Protocol}
+from agent.question import Question
+from agent.sources.desired import Desired
+from agent.sources.once import Unread, read_once
+from agent.status.text import plain_console
 
 
 class Outcome(enum.StrEnum):
@@ -36,30 +36,11 @@ class Outcome(enum.StrEnum):
         return list(Outcome).index(self)
 
 
-class QuestionError(Exception):
-    """A question that cannot be understood; its message says why, and how to ask it."""
-
-
-class Service(NamedTuple):
-    """What is asked for at the destination: a port by its number, or by its name there."""
-
-    protocol: Protocol
-    port: int | str
-
-
-class Question(NamedTuple):
-    """Whether ``source`` may open a connection to a port of ``destination``."""
-
-    source: Endpoint
-    destination: Endpoint
-    service: Service
-
-
 class Explanation(NamedTuple):
     """The answer. ``verdicts`` has one for each family that both ends have, IPv4 first.
 
     ``reasons`` say why nothing can be said; ``refused`` is a line for each thing the manifests hold that
-    could not be used, whether it matters here or not.
+    could not be used, whether it matters here or not, and ``notes`` for what else there is to know of them.
     """
 
     question: Question
@@ -68,72 +49,38 @@ class Explanation(NamedTuple):
     verdicts: tuple[Verdict, ...] = ()
     reasons: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
-
-
-def question_of(source: str, destination: str, service: str) -> Question:
-    """Read a question as it is written on the command line; raises QuestionError."""
-    return Question(_endpoint(source), _endpoint(destination), _service(service))
-
-
-def _endpoint(text: str) -> Endpoint:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        pass
-    else:
-        if isinstance(address, ipaddress.IPv6Address):
-            if address.scope_id is not None:
-                raise QuestionError(f"{text!r} has a zone; write the address alone")
-            address = address.ipv4_mapped or address
-        return address.packed
-    namespace, slash, name = text.rpartition("/")
-    key = Key(namespace if slash else "default", name)
-    wrong = names.dns_label(key.namespace) or names.dns_subdomain(key.name)
-    if wrong:
-        raise QuestionError(
-            f"{text!r} is neither namespace/pod, a pod of the namespace default, nor an address: {wrong}"
-        )
-    return key
-
-
-def _service(text: str) -> Service:
-    port, slash, named = text.partition("/")
-    protocol = _PROTOCOLS.get(named.lower()) if slash else Protocol.TCP
-    if protocol is None:
-        raise QuestionError(f"{named!r} is no protocol; write tcp, udp or sctp, as in 53/udp")
-    if not (port.isascii() and port.isdecimal()):
-        wrong = names.port_name(port)
-        if wrong:
-            raise QuestionError(f"{port!r} is no port: write a number, or a port's name on the pod; {wrong}")
-        return Service(protocol, port)
-    number = int(port) if len(port) < 6 else 65536
-    wrong = names.port_number(number)
-    if wrong:
-        raise QuestionError(f"{text!r}: {wrong}")
-    return Service(protocol, number)
+    notes: tuple[str, ...] = ()
 
 
 # --- The answer -------------------------------------------------------------------------------------------
 
 
-def explain(directory: Path, question: Question) -> Explanation:
-    """Answer a question from a directory of manifests, as an agent that has just read them would enforce."""
-    desired, unread = read_desired(directory)
-    cluster = cluster_of(values(desired.objects))
-    refused = (*unread, *desired.lines)
+def explain(places: Sequence[Path], question: Question) -> Explanation:
+    """Answer a question from manifests, as an agent that has just read them would enforce.
+
+    ``places`` are directories, files, or ``-`` for standard input.
+    """
+    read = read_once(places)
+    desired, cluster, refused = read.desired, cluster_of(read.objects), read.refused
+    unread = _unread_reasons(read.unread)
+    notes = (*read.notes, *suggest.hints(cluster, read.facts, question))
+    if instead := suggest.instead(cluster, read.facts, question):
+        reasons = (*instead, *unread, *_refused_ends(desired, question))
+        return Explanation(question, Outcome.UNKNOWN, cluster, (), reasons, refused, notes)
     try:
         verdicts = evaluate(cluster, *question[:2], *question.service)
     except CannotSayError as error:
-        reasons = (str(error), *_unread_reasons(unread), *_refused_ends(desired, question))
-        return Explanation(question, Outcome.UNKNOWN, cluster, reasons=reasons, refused=refused)
+        reasons = (str(error), *unread, *_refused_ends(desired, question))
+        return Explanation(question, Outcome.UNKNOWN, cluster, (), reasons, refused, notes)
     caveats = dict.fromkeys(verdict.caveat for verdict in verdicts if verdict.caveat)
-    reasons = (*caveats, *_unread_reasons(unread), *_refused_reasons(desired, cluster, verdicts))
+    reasons = (*caveats, *unread, *_refused_reasons(desired, cluster, verdicts))
     outcome = Outcome.ALLOWED if all(verdict.allowed for verdict in verdicts) else Outcome.DENIED
-    return Explanation(question, Outcome.UNKNOWN if reasons else outcome, cluster, verdicts, reasons, refused)
+    outcome = Outcome.UNKNOWN if reasons else outcome
+    return Explanation(question, outcome, cluster, verdicts, reasons, refused, notes)
 
 
-def _unread_reasons(unread: tuple[str, ...]) -> list[str]:
-    return [f"what is in it may matter: {line}" for line in unread]
+def _unread_reasons(unread: Sequence[Unread]) -> list[str]:
+    return [f"{one.name} could not be read, and what is in it may matter" for one in unread]
 
 
 def _refused_ends(desired: Desired, question: Question) -> list[str]:
@@ -184,7 +131,7 @@ def show(explanation: Explanation) -> None:
 
     The verdict first, then each direction with the policies and rules that decided it.
     """
-    console = Console(highlight=False)
+    console = plain_console(sys.stdout)
     outcome, verdicts = explanation.outcome, explanation.verdicts
     _print(console, f"{_headline(explanation)}: {_coloured(outcome)}{_differing(verdicts)}")
     for reason in explanation.reasons:
@@ -250,7 +197,8 @@ def _direction_lines(verdict: DirectionVerdict, side: str) -> Iterator[str]:
         yield f"{escape(whose)}: {_coloured(_outcome(verdict.allowed))}, {escape(verdict.why)}"
         return
     yield f"{escape(whose)}: {_coloured(_outcome(verdict.allowed))}"
-    yield f"  isolated by {escape(', '.join(str(found.policy) for found in verdict.policies))}"
+    policies = "policy" if len(verdict.policies) == 1 else "policies"
+    yield f"  isolated by {policies} {escape(', '.join(str(found.policy) for found in verdict.policies))}"
     for found in verdict.policies:
         for rule in found.rules:
             if rule.allows:
@@ -281,6 +229,7 @@ def as_json(explanation: Explanation) -> str:
         "outcome": explanation.outcome.value,
         "reasons": list(explanation.reasons),
         "refused": list(explanation.refused),
+        "notes": list(explanation.notes),
         "families": [_verdict_data(verdict) for verdict in explanation.verdicts],
     }
     return json.dumps(document, indent=2) + "\n"

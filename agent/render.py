@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 from agent.dataplane.iptables.text import render_sets, render_tables, render_text
@@ -23,16 +22,10 @@ from agent.node import options_of
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from agent.settings import Families, Settings
-from agent.sources.manifests import read_manifests
+from agent.sources.once import Read
+from agent.suggest import did_you_mean
 
 _FAMILIES = {Families.IPV4: (Family.V4,), Families.IPV6: (Family.V6,)}
-
-
-class Manifests(NamedTuple):
-    """What a directory holds: the objects in force, and a line for each thing refused."""
-
-    objects: tuple[Object, ...]
-    refused: tuple[str, ...]
 
 
 class Rendered(NamedTuple):
@@ -45,12 +38,7 @@ class Rendered(NamedTuple):
     tables: dict[Family, str]
 
 
-def read(directory: Path) -> Manifests:
-    """Read a directory of manifests, strictly."""
-    return Manifests(*read_manifests(directory))
-
-
-def only_node(manifests: Manifests) -> str:
+def only_node(manifests: Read) -> str:
     """Return the node that pods are on; raises ValueError, naming those there are, when it is not one."""
     nodes = _nodes(manifests)
     if len(nodes) == 1:
@@ -62,20 +50,21 @@ def only_node(manifests: Manifests) -> str:
     raise ValueError(f"the pods are on {len(nodes)} nodes; choose one with --node-name: {', '.join(nodes)}.")
 
 
-def warning(manifests: Manifests, node: str) -> str | None:
-    """Return what is odd about a node's name, if anything: that pods name other nodes, and not this one."""
+def unknown_node(manifests: Read, node: str) -> str:
+    """Say that there is no node of a name, as far as the manifests know nodes; "" when there may be."""
     nodes = _nodes(manifests)
-    if node in nodes or not nodes:
-        return None
-    shown = ", ".join(nodes[:5]) + (", ..." if len(nodes) > 5 else "")
-    return f"no pod names the node {node}, so nothing is enforced there; pods name: {shown}"
+    known = {*nodes, *(found.name for found in manifests.objects if isinstance(found, Node))}
+    if node in known or not known:
+        return ""
+    shown = ", ".join(sorted(known)[:5]) + (", ..." if len(known) > 5 else "")
+    return f"no node {node} in the manifests{did_you_mean(node, sorted(known)) or ';'} there are: {shown}"
 
 
-def _nodes(manifests: Manifests) -> list[str]:
+def _nodes(manifests: Read) -> list[str]:
     return sorted({found.node for found in manifests.objects if isinstance(found, Pod) and found.node})
 
 
-def render(manifests: Manifests, settings: Settings) -> Rendered:
+def render(manifests: Read, settings: Settings) -> Rendered:
     """Return what would be programmed for the settings' node; the same objects give the same text.
 
     Of the families ``auto`` takes both: what this host has says nothing of that node.

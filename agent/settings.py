@@ -177,7 +177,8 @@ def _directory(text: str) -> Path | None:
     except OSError as error:
         raise _UnfitError(f"{error.strerror}; give a directory that this user can reach") from None
     if not there:
-        raise _UnfitError("give a directory that exists and holds manifests (.yaml, .yml, .json)")
+        one = "; explain and render read single files and - as well" if text == "-" or path.exists() else ""
+        raise _UnfitError(f"give a directory that exists and holds manifests (.yaml, .yml, .json){one}")
     return path
 
 
@@ -352,6 +353,11 @@ SETTINGS: tuple[Setting, ...] = (
 
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+def setting_of(name: str) -> Setting:
+    """Return the setting of a name."""
+    return _BY_NAME[name]
 
 
 class _Given(NamedTuple):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import msgspec
 
 from agent.kube import kinds, wire
-from agent.kube.events import Problem
+from agent.kube.documents import documents, is_a_template, tool_of
+from agent.kube.events import Invalid, Problem, Upsert
+from agent.kube.facts import Fact, facts_of
 from agent.kube.model import Key, Kind, NetworkPolicy, Object
-from agent.kube.text import UnreadableError, json_documents, yaml_documents
+from agent.kube.text import UnreadableError
 from agent.kube.validate import key_of, validate
 
 
@@ -19,6 +22,8 @@ class Manifest(NamedTuple):
 
     ``data`` is what was read of its plain data and ``line`` where its document begins. ``closed``
     isolates what an invalid policy selects, or the pods of an invalid namespace that asks for it.
+    ``stored``: it was read as a server has stored it; ``problems`` beside a value are then what a create
+    would refuse.
     """
 
     kind: Kind
@@ -28,30 +33,44 @@ class Manifest(NamedTuple):
     value: Object | None = None
     problems: tuple[Problem, ...] = ()
     closed: NetworkPolicy | None = None
+    stored: bool = False
 
 
 class Reading(NamedTuple):
-    """What a text holds. ``ignored`` names the kinds in it that are not read here."""
+    """What a text holds. ``ignored`` names the kinds in it that are not read here, and whose file it is.
+
+    ``facts`` is filled from a dump only.
+    """
 
     manifests: tuple[Manifest, ...]
     ignored: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
 
-def read_text(text: bytes, *, is_json: bool = False) -> Reading:
-    """Read every object of a YAML or JSON text.
+def read_text(text: bytes, *, is_json: bool = False, name: str = "", dump: bool = False) -> Reading:
+    """Read every object of a YAML or JSON text, a file's of this name.
 
-    Raises UnreadableError when the text cannot be parsed, or when it cannot be told which object an
-    entry is; an object that is known but not valid is returned with its problems.
+    ``dump``: it may have come from a cluster. Objects that a server has stored (they have a uid and a
+    resourceVersion) are then read as leniently as from that server, and what else there is to know of
+    addresses is gathered. Raises UnreadableError when the text cannot be parsed, or when it cannot be told
+    which object an entry is; an object that is known but not valid is returned with its problems.
     """
     manifests: list[Manifest] = []
     ignored: list[str] = []
-    for line, data in json_documents(text) if is_json else yaml_documents(text):
-        for item in _items(line, data):
-            if isinstance(item, str):
-                ignored.append(item)
+    facts: list[Fact] = []
+    found = documents(text, is_json=is_json, name=name)
+    if not found and (tool := tool_of(name)):
+        return Reading((), (f"{PurePath(name).name} of {tool}",))
+    for line, data in found:
+        for version, kind, entry, where in _entries(line, data):
+            ours = _kind(line, version, kind, entry, where)
+            if ours is None:
+                ignored.append(f"{version} {kind}")
             else:
-                manifests.append(_manifest(line, *item))
-    return Reading(tuple(manifests), tuple(dict.fromkeys(ignored)))
+                manifests.append(_manifest(line, ours, entry, dump=dump))
+            if dump:
+                facts += facts_of(kind, entry)
+    return Reading(tuple(manifests), tuple(dict.fromkeys(ignored)), tuple(facts))
 
 
 def read_data(kind: Kind, data: object) -> Manifest | None:
@@ -65,14 +84,14 @@ def read_data(kind: Kind, data: object) -> Manifest | None:
     return manifest if manifest.value is not None else None
 
 
-def _items(line: int, data: object) -> Iterator[tuple[Kind, dict[str, Any]] | str]:
-    """Give each object of a document; a text names a kind that is ignored."""
+def _entries(line: int, data: object) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """Give each object of a document with its apiVersion and kind, and where it stands in a list."""
     if data is None:
         return
     version, kind = _type(line, data)
     assert isinstance(data, dict)  # noqa: S101 - _type has refused all else
     if (version, kind) not in kinds.LISTS and (version, kind) != kinds.LIST:
-        yield _entry(line, version, kind, data)
+        yield version, kind, data, ""
         return
     entries = data.get("items")
     if not isinstance(entries, list | None):
@@ -83,7 +102,7 @@ def _items(line: int, data: object) -> Iterator[tuple[Kind, dict[str, Any]] | st
         item_type = _type(line, entry, where, default)
         if item_type in kinds.LISTS or item_type == kinds.LIST:
             raise UnreadableError(f"line {line}: {where}kind: a list in a list; write its items themselves")
-        yield _entry(line, *item_type, entry, where)
+        yield *item_type, entry, where
 
 
 def _type(
@@ -104,20 +123,16 @@ def _type(
     return found[0], found[1]
 
 
-def _entry(
-    line: int, version: str, kind: str, data: dict[str, Any], where: str = ""
-) -> tuple[Kind, dict[str, Any]] | str:
-    """Return a kind that is read here with its data, or the name of one that is not.
+def _kind(line: int, version: str, kind: str, data: dict[str, Any], where: str) -> Kind | None:
+    """Return the kind of an object that is read here; None for another's.
 
     Raises UnreadableError for a kind like one of ours in a version that is not known: passed over, it
     would open what it is there to close.
     """
     known = kinds.READ.get((version, kind))
-    if known is not None:
-        return known, data
-    ours = kinds.meant(version, kind)
+    ours = None if known is not None else kinds.meant(version, kind)
     if ours is None:
-        return f"{version} {kind}"
+        return known
     field, given = ("apiVersion", version) if kind == ours else ("kind", f"{version} {kind}")
     raise UnreadableError(
         f"line {line}: {where}{field}: {given!r}{_named(data)} is unknown, and may be a {ours}; "
@@ -133,12 +148,16 @@ def _named(data: dict[str, Any]) -> str:
     return f" of {said}" if said else ""
 
 
-def _manifest(line: int, kind: Kind, data: dict[str, Any]) -> Manifest:
+def _manifest(line: int, kind: Kind, data: dict[str, Any], *, dump: bool = False) -> Manifest:
     key = key_of(kind, data)
     if isinstance(key, Problem):
         raise UnreadableError(f"line {line}: {kind} {key.field}: {key.message}")
+    if "{{" in str(key):
+        raise is_a_template(line)
     validated = validate(kind, key, data)
     read = validated.data
+    if dump and validated.problems and _is_stored(data):
+        return _stored(line, kind, key, data, validated.problems)
     if validated.problems:
         return Manifest(kind, key, line, read, None, validated.problems, validated.closed)
     try:
@@ -148,3 +167,23 @@ def _manifest(line: int, kind: Kind, data: dict[str, Any]) -> Manifest:
         problem = Problem("", f"{error}; write plain strings, numbers, lists and mappings")
         return Manifest(kind, key, line, read, None, (problem,))
     return Manifest(kind, key, line, read, value)
+
+
+def _is_stored(data: dict[str, Any]) -> bool:
+    """Whether a server has stored an object: it has given it a uid and a version (ObjectMeta, meta/v1)."""
+    meta = data.get("metadata")
+    given = [meta.get(field) for field in ("uid", "resourceVersion")] if isinstance(meta, dict) else [None]
+    return all(isinstance(text, str) and text for text in given)
+
+
+def _stored(line: int, kind: Kind, key: Key, data: dict[str, Any], problems: tuple[Problem, ...]) -> Manifest:
+    """Read an object as its server would tell it; ``problems`` are what its create would refuse."""
+    try:
+        told = wire.read_stored(kind, msgspec.json.encode(data))
+    except (ValueError, TypeError, OverflowError):
+        told = None
+    if isinstance(told, Upsert):
+        return Manifest(kind, key, line, data, told.object, problems, stored=True)
+    if isinstance(told, Invalid):
+        return Manifest(kind, key, line, data, None, told.problems, told.closed, stored=True)
+    return Manifest(kind, key, line, data, None, problems, stored=True)

@@ -31,8 +31,12 @@ class UnreadableError(Exception):
     """A text that cannot be read whole; its message says where, why, and the remedy."""
 
 
+class NotJsonError(UnreadableError):
+    """A text that is no JSON at all."""
+
+
 def json_documents(text: bytes) -> Iterator[Document]:
-    """Give the one document of a JSON text. Raises UnreadableError."""
+    """Give each document of a JSON text, in which they stand one after another. Raises UnreadableError."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
@@ -42,13 +46,25 @@ def json_documents(text: bytes) -> Iterator[Document]:
             raise UnreadableError(f"key {twice!r} is written twice; keep one of them")
         return found
 
+    decoder = json.JSONDecoder(object_pairs_hook=unique)
     try:
-        data = json.loads(text, object_pairs_hook=unique)
-        if b"\\ud" in text.lower():
-            # Half of a surrogate pair is no character: nothing could be said or kept of it.
-            json.dumps(data, ensure_ascii=False).encode()
+        whole = text.decode(json.detect_encoding(text), "surrogatepass")
+        may_have_halves = b"\\ud" in text.lower()
+        begin, line = _content(whole, 0), 1
+        line += whole.count("\n", 0, begin)
+        while True:
+            data, end = decoder.raw_decode(whole, begin)
+            if may_have_halves:
+                # Half of a surrogate pair is no character: nothing could be said or kept of it.
+                json.dumps(data, ensure_ascii=False).encode()
+            yield line, data
+            following = _content(whole, end)
+            if following == len(whole):
+                return
+            line += whole.count("\n", begin, following)
+            begin = following
     except json.JSONDecodeError as error:
-        raise UnreadableError(f"line {error.lineno}: {error.msg}; correct the JSON") from None
+        raise NotJsonError(f"line {error.lineno}: {error.msg}; correct the JSON") from None
     except UnicodeError as error:
         raise UnreadableError(f"{error}; write the file in UTF-8") from None
     except RecursionError:
@@ -56,9 +72,15 @@ def json_documents(text: bytes) -> Iterator[Document]:
     except ValueError as error:
         # The only other is a number of more digits than Python reads.
         raise UnreadableError(f"{error}; write a number of fewer digits") from None
-    yield 1, data
 
 
+def _content(text: str, begin: int) -> int:
+    """Return where the next document of a JSON text begins, its length when there is none (RFC 8259, ws)."""
+    match = _SPACE.match(text, begin)
+    return match.end() if match else begin
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = (None, "!")
 _BOOLEANS = {

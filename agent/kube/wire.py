@@ -155,6 +155,14 @@ def object_from(kind: Kind, body: bytes) -> Object:
     raise ValueError("; ".join(f"{p.field}: {p.message}" for p in decoded.event.problems))
 
 
+def read_stored(kind: Kind, body: bytes) -> Upsert | Invalid | None:
+    """Read an object that a server has stored, as its list or watch would be read; None without a name."""
+    decoded = _decode_object(kind, body)
+    if decoded is None or isinstance(decoded.event, Delete):
+        return None
+    return decoded.event
+
+
 def _decode_object(kind: Kind, raw: bytes | msgspec.Raw) -> Decoded | None:
     """Return an object, as Invalid when it cannot be understood; None when it has no readable name."""
     try:

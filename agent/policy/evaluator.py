@@ -8,6 +8,7 @@ can be held against the other.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 
 from agent.kube.model import (
@@ -96,9 +97,13 @@ def number_of(cluster: Cluster, address: bytes, protocol: Protocol, name: str) -
         raise CannotSayError(f"{address_text(address)} is no pod's address, so it gives no port a name")
     number = named_port(pod, name, protocol)
     if number is None:
-        has = ", ".join(f"{p.name}/{p.protocol.name.lower()}" for p in pod.ports) or "none"
+        has = [f"{p.name}/{p.protocol.name.lower()}" for p in pod.ports]
+        near = difflib.get_close_matches(name, [p.name for p in pod.ports], 1) if len(has) > 1 else []
+        meant = next((text for text in has if near and text.startswith(f"{near[0]}/")), "")
         raise CannotSayError(
-            f"{pod.key} has no port named {name} for {protocol.name}; its named ports: {has}"
+            f"{pod.key} has no port named {name} for {protocol.name}; its named ports: "
+            + (", ".join(has) or "none")
+            + (f"; did you mean {meant}?" if meant else "")
         )
     return number
 

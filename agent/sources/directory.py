@@ -9,6 +9,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 
+from agent.kube.documents import is_ended
 from agent.kube.manifest import Reading, read_text
 from agent.kube.text import UnreadableError
 from agent.sources.writing import UNENDED_SECONDS, BeingWrittenError, unwritten
@@ -81,30 +82,31 @@ def stamp(path: Path) -> Stamp:
 
 
 def read_file(path: Path) -> Reading:
-    """Read every object of a manifest file.
+    """Read every object of a manifest file once, as what may be a cluster's dump.
 
     Raises UnreadableError when it cannot be read whole, also when it changes meanwhile.
     """
-    return _read(path, lambda _: contextlib.nullcontext(), may_be_unended=True)
+    text = _bytes(path, lambda _: contextlib.nullcontext())
+    return read_text(text, is_json=path.suffix == ".json", name=path.name, dump=True)
 
 
 def read_settled_file(path: Path, quiet: float, *, replaced: bool) -> Reading:
-    """Read a manifest file as :func:`read_file` does, but no part of one that is still being written.
+    """Read a manifest file strictly, but no part of one that is still being written.
 
     ``quiet`` is for how many seconds it has been left alone; ``replaced``: another file had its name when it
-    was last read, so that it was not written in place. Raises BeingWrittenError, too.
+    was last read, so that it was not written in place. Raises UnreadableError and BeingWrittenError.
     """
     may_be_unended = replaced or quiet >= UNENDED_SECONDS
-    return _read(path, lambda file: unwritten(file, quiet), may_be_unended=may_be_unended)
-
-
-def _read(
-    path: Path,
-    guard: Callable[[int], contextlib.AbstractContextManager[None]],
-    *,
-    may_be_unended: bool,
-) -> Reading:
+    text = _bytes(path, lambda file: unwritten(file, quiet))
     is_json = path.suffix == ".json"
+    reading = read_text(text, is_json=is_json, name=path.name)
+    # A JSON text that is cut off is none, but any line of YAML may be a beginning.
+    if not may_be_unended and not is_json and text and not is_ended(text):
+        raise BeingWrittenError("its last line has no end yet")
+    return reading
+
+
+def _bytes(path: Path, guard: Callable[[int], contextlib.AbstractContextManager[None]]) -> bytes:
     before = stamp(path)
     if shown(str(path)) != str(path):
         raise UnreadableError("its name is not UTF-8; rename it")
@@ -117,8 +119,4 @@ def _read(
         raise UnreadableError(f"{error.strerror}; let the agent read the file") from None
     if stamp(path) != before:
         raise UnreadableError("changed while it was read; reading it again")
-    reading = read_text(text, is_json=is_json)
-    # A JSON text that is cut off is none, but any line of YAML may be a beginning.
-    if not may_be_unended and not is_json and text and not text.endswith(b"\n"):
-        raise BeingWrittenError("its last line has no end yet")
-    return reading
+    return text

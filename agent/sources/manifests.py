@@ -13,10 +13,10 @@ from agent import log
 from agent.kube.events import Invalid, Sink, Synced
 from agent.kube.kinds import is_policy
 from agent.kube.manifest import Manifest
-from agent.kube.model import Kind, Object
+from agent.kube.model import Kind
 from agent.kube.text import UnreadableError
-from agent.sources.desired import Desired, Held, Wanted, changes, combine, values
-from agent.sources.directory import Stamp, read_file, read_settled_file, scan, shown
+from agent.sources.desired import Held, Wanted, changes, combine
+from agent.sources.directory import Stamp, read_settled_file, scan, shown
 from agent.sources.lastgood import LastGood, ObjectId
 from agent.sources.source import SyncState
 from agent.sources.writing import UNENDED_SECONDS, BeingWrittenError
@@ -322,33 +322,6 @@ class ManifestSource:
                 consequence="after a restart, what is refused has no last good version",
                 remedy="make it a directory that the agent can write, or name another with --state-dir",
             )
-
-
-def read_desired(directory: Path) -> tuple[Desired, tuple[str, ...]]:
-    """Read a directory of manifests once, with no history: its objects, and a line for what is unreadable."""
-    try:
-        found = scan(directory)
-    except OSError as error:
-        unlisted = f"{directory}: {error.strerror}; name a directory that can be listed"
-        return Desired({}, {}), (unlisted,)
-    unread = list(found.faults)
-    files: dict[str, Held] = {}
-    for path in sorted(found.files):
-        try:
-            files[path] = Held(read_file(directory / path).manifests, {})
-        except UnreadableError as error:
-            unread.append(f"{shown(path)}: {error}")
-    return combine(files), tuple(unread)
-
-
-def read_manifests(directory: Path) -> tuple[tuple[Object, ...], tuple[str, ...]]:
-    """Read a directory of manifests once: the objects in a fixed order, and a line for each problem.
-
-    The objects are what an agent with no history would enforce: namespaces implied, and an invalid
-    policy, where its podSelector can be read, as one that isolates and allows nothing.
-    """
-    desired, unread = read_desired(directory)
-    return values(desired.objects), (*unread, *desired.lines)
 
 
 def _held(file: _File) -> Held:

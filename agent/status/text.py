@@ -89,7 +89,8 @@ def _sources(snapshot: StatusSnapshot, console: Console) -> None:
     # One trouble may be every cache's: it is told once.
     refused = dict.fromkeys(line for source in snapshot.sources for line in source.refused)
     for fault in dict.fromkeys(source.fault for source in snapshot.sources if source.fault):
-        if fault not in refused:
+        # A fault that stands for several begins with the first of them.
+        if not fault.startswith(tuple(refused)):
             console.print(f"  [yellow]{escape(fault)}[/]")
     for line in refused:
         console.print(f"  [yellow]refused[/] {escape(line)}")

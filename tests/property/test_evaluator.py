@@ -21,7 +21,7 @@ from agent.policy.engine import Engine
 from agent.policy.evaluator import judge
 from agent.policy.program import Program
 from agent.policy.verdict import Packet
-from agent.sources.manifests import read_manifests
+from agent.sources.once import read_manifests
 from tests.property.clusters import THERE, RandomCluster, clusters, protocol_name
 from tests.property.interpreter import program_allows
 from tests.property.oracle import World

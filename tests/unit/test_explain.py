@@ -154,7 +154,8 @@ def test_a_file_that_cannot_be_read_may_hold_anything(cluster: Path) -> None:
     (cluster / "broken.yaml").write_text("a: [")
     result = explain("shop/web", "shop/db", "80", directory=cluster)
     assert result.exit_code == 2
-    assert "what is in it may matter: broken.yaml" in result.stdout
+    assert "  broken.yaml could not be read, and what is in it may matter\n" in result.stdout
+    assert "refused: broken.yaml: line 2" in result.stderr
 
 
 def test_a_pod_that_is_not_valid_is_named(cluster: Path) -> None:

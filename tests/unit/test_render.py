@@ -64,12 +64,18 @@ def test_one_node_needs_no_name_and_several_are_listed(two_nodes: Path) -> None:
     assert render(two_nodes).stdout.startswith("# node n-a\n")
 
 
-def test_a_node_that_no_pod_names_is_warned_of(two_nodes: Path) -> None:
-    result = render(two_nodes, "--node-name", "n-c")
-    assert result.exit_code == 0
-    assert "no pod names the node n-c" in result.stderr
-    assert "n-a, n-b" in result.stderr
+def test_a_node_that_is_not_there_ends_with_1_and_the_nearest(two_nodes: Path) -> None:
+    result = render(two_nodes, "--node-name", "n-aa")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: no node n-aa in the manifests; did you mean n-a? there are: n-a, n-b\n"
     assert render(two_nodes, "--node-name", "n-a").stderr == ""
+
+
+def test_a_node_without_pods_that_is_an_object_gets_its_empty_rules(two_nodes: Path) -> None:
+    (two_nodes / "node.yaml").write_text("{apiVersion: v1, kind: Node, metadata: {name: n-c}}\n")
+    result = render(two_nodes, "--node-name", "n-c")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("# node n-c\n")
 
 
 def test_only_what_the_node_needs_is_rendered(two_nodes: Path) -> None:

@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from agent import explain
 from agent.kube.model import Object
 from agent.policy.verdict import Packet
-from agent.sources.manifests import read_manifests
+from agent.question import question_of
+from agent.sources.once import read_manifests
 
 DIRECTORY = Path(__file__).with_name("cases")
 
@@ -51,7 +51,7 @@ def _state(path: Path, text: str) -> State:
 
 
 def _packet(source: str, destination: str, service: str) -> Packet:
-    asked = explain.question_of(source, destination, service)
+    asked = question_of(source, destination, service)
     ends = asked.source, asked.destination
     assert isinstance(asked.service.port, int)
     one, other = (end for end in ends if isinstance(end, bytes))

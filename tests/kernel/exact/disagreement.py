@@ -13,6 +13,7 @@ from agent import explain
 from agent.kube.model import Object, address_text
 from agent.policy.cluster import cluster_of
 from agent.policy.verdict import Packet
+from agent.question import question_of
 from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.enforcer import Enforcer
 from tests.kernel.exact.plan import expect
@@ -72,7 +73,7 @@ def _story(objects: Objects, packet: Packet) -> str:
     text = to_yaml(objects)
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "cluster.yaml").write_text(text)
-        answer = explain.explain(Path(directory), explain.question_of(source, destination, service))
+        answer = explain.explain([Path(directory)], question_of(source, destination, service))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         explain.show(answer)

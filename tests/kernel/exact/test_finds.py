@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agent.kube.model import NetworkPolicy, Object, Pod, Rule
-from agent.sources.manifests import read_manifests
+from agent.sources.once import read_manifests
 from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.contest import contest
 from tests.kernel.exact.disagreement import DisagreementError

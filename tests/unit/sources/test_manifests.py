@@ -19,7 +19,8 @@ from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Selector
 from agent.sources import manifests as source_of_manifests
 from agent.sources import writing
 from agent.sources.lastgood import LastGood
-from agent.sources.manifests import ManifestSource, read_manifests
+from agent.sources.manifests import ManifestSource
+from agent.sources.once import read_manifests
 
 POLICY = Kind.POLICY
 A = Key("x", "a")
@@ -324,7 +325,7 @@ def test_reading_once_gives_objects_in_order_and_problems(directory: Path) -> No
     assert [getattr(o, "name", "") for o in objects] == ["x", "a", "b"]
     assert objects[2] == NetworkPolicy("x", "b", Selector(), (), None)
     assert [p.partition(" ")[0] for p in problems] == ["c.yaml:", "b.yaml"]
-    assert read_manifests(directory / "none")[1][0].endswith("name a directory that can be listed")
+    assert read_manifests(directory / "none")[1][0].endswith("no such file or directory; correct the path")
 
 
 @pytest.fixture

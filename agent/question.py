@@ -1,0 +1,113 @@
+"""A question as it is written on the command line: whether SRC may open a connection to a port of DST."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import NamedTuple
+
+from agent.kube import names
+from agent.kube.model import Key, Protocol
+from agent.policy.evaluator import Endpoint
+
+_PROTOCOLS = {protocol.name.lower(): protocol for protocol in Protocol}
+
+KINDS = {
+    word: kind
+    for kind, words in {
+        "DaemonSet": "ds daemonset daemonsets daemonsets.apps",
+        "Deployment": "deploy deployment deployments deployments.apps",
+        "Job": "job jobs jobs.batch",
+        "Pod": "po pod pods",
+        "ReplicaSet": "rs replicaset replicasets replicasets.apps",
+        "Service": "svc service services",
+        "StatefulSet": "sts statefulset statefulsets statefulsets.apps",
+    }.items()
+    for word in words.split()
+}
+"""What kubectl calls kinds that pods are of, or are behind."""
+
+
+class QuestionError(Exception):
+    """A question that cannot be understood; its message says why, and how to ask it."""
+
+
+class Service(NamedTuple):
+    """What is asked for at the destination: a port by its number, or by its name there."""
+
+    protocol: Protocol
+    port: int | str
+
+
+class Question(NamedTuple):
+    """Whether ``source`` may open a connection to a port of ``destination``."""
+
+    source: Endpoint
+    destination: Endpoint
+    service: Service
+
+
+def question_of(source: str, destination: str, service: str) -> Question:
+    """Read a question as it is written on the command line; raises QuestionError."""
+    return Question(_endpoint(source), _endpoint(destination), _service(service))
+
+
+def _endpoint(text: str) -> Endpoint:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        pass
+    else:
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.scope_id is not None:
+                raise QuestionError(f"{text!r} has a zone; write the address alone")
+            address = address.ipv4_mapped or address
+        return address.packed
+    namespace, slash, name = text.rpartition("/")
+    outer, _, kind = namespace.rpartition("/")
+    if outer and kind in KINDS and not names.dns_label(outer) and not names.dns_subdomain(name):
+        # No pod is called so: what to ask instead is said when the pods are known.
+        return Key(outer, f"{kind}/{name}")
+    key = Key(namespace if slash else "default", name)
+    wrong = names.dns_label(key.namespace) or names.dns_subdomain(key.name)
+    if wrong:
+        if remedy := _no_pod(text):
+            raise QuestionError(f"{text!r} {remedy}")
+        raise QuestionError(
+            f"{text!r} is neither namespace/pod, a pod of the namespace default, nor an address: {wrong}"
+        )
+    return key
+
+
+def _no_pod(text: str) -> str:
+    """Say what a text is that is no pod and no address, as far as that can be seen."""
+    if "://" in text:
+        return "is a URL; write namespace/pod or an address, and the port as an argument of its own"
+    try:
+        block = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        pass
+    else:
+        return f"is a block; ask about one address in it, such as {block[min(1, block.num_addresses - 1)]}"
+    address, _, port = text.rpartition(":")
+    try:
+        ipaddress.ip_address(address.strip("[]") if port.isdecimal() else text.strip("[]"))
+    except ValueError:
+        return ""
+    return "is an address and more; write the address alone, and the port as an argument of its own"
+
+
+def _service(text: str) -> Service:
+    port, slash, named = text.partition("/")
+    protocol = _PROTOCOLS.get(named.lower()) if slash else Protocol.TCP
+    if protocol is None:
+        raise QuestionError(f"{named!r} is no protocol; write tcp, udp or sctp, as in 53/udp")
+    if not (port.isascii() and port.isdecimal()):
+        wrong = names.port_name(port)
+        if wrong:
+            raise QuestionError(f"{port!r} is no port: write a number, or a port's name on the pod; {wrong}")
+        return Service(protocol, port)
+    number = int(port) if len(port) < 6 else 65536
+    wrong = names.port_number(number)
+    if wrong:
+        raise QuestionError(f"{text!r}: {wrong}")
+    return Service(protocol, number)

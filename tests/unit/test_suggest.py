@@ -1,0 +1,253 @@
+"""What is no pod, no port or no address, and what ``explain`` says to ask about instead."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agent import cli
+from tests.docs import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+WORKLOADS = """
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    {name: web-7d9f-abcde, namespace: shop, labels: {app: web, pod-template-hash: 7d9f},
+     ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web-7d9f, controller: true}]}
+  status: {podIP: 10.9.0.1}
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    {name: web-7d9f-xyzzy, namespace: shop, labels: {app: web, pod-template-hash: 7d9f},
+     ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web-7d9f, controller: true}]}
+  status: {podIP: 10.9.0.2}
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    {name: db-0, namespace: shop, labels: {app: db},
+     ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: db, controller: true}]}
+  spec:
+    containers:
+    - {name: c, ports: [{name: postgres, containerPort: 5432}, {name: http, containerPort: 80}]}
+  status: {podIP: 10.9.0.3}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: database, namespace: shop}
+  spec: {clusterIP: 10.96.7.7, clusterIPs: [10.96.7.7, 'fd00:96::7'], selector: {app: db}}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: outside, namespace: shop}
+  spec: {clusterIP: 10.96.7.8}
+- apiVersion: apps/v1
+  kind: Deployment
+  metadata: {name: web, namespace: shop}
+"""
+
+RANGES = {
+    "ServiceCIDR kubernetes": """
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/12, 'fd00:96::/112']}
+""",
+    "--service-cluster-ip-range of Pod kube-system/kube-apiserver-n": """
+apiVersion: v1
+kind: Pod
+metadata: {name: kube-apiserver-n, namespace: kube-system}
+spec:
+  hostNetwork: true
+  containers:
+  - {name: a, command: [kube-apiserver, '--service-cluster-ip-range=10.96.0.0/12,fd00:96::/112']}
+""",
+    "ConfigMap kube-system/kubeadm-config": """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: kubeadm-config, namespace: kube-system}
+data:
+  ClusterConfiguration: |
+    networking:
+      podSubnet: 10.9.0.0/16
+      serviceSubnet: 10.96.0.0/12,fd00:96::/112
+""",
+}
+
+
+def explain(*arguments: str, stdin: str = "") -> Result:
+    places = [] if "--manifests" in arguments else ["--manifests", "-"]
+    return CliRunner().invoke(cli.main, ["explain", *arguments, *places], input=stdin)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            "deployment/web",
+            "Deployment web is not what policy judges; ask about a pod of it: shop/web-7d9f-a",
+        ),
+        ("deploy/web", "shop/web-7d9f-abcde, shop/web-7d9f-xyzzy"),
+        ("shop/deployments.apps/web", "a pod of it: shop/web-7d9f-abcde, shop/web-7d9f-xyzzy"),
+        ("rs/web-7d9f", "ReplicaSet web-7d9f is not what policy judges; ask about a pod of it: shop/web-"),
+        ("sts/db", "ask about the pod of it: shop/db-0"),
+        ("other/sts/db", "ask about a pod of it, as namespace/pod"),
+        ("pod/db-0", "write it as namespace/pod: shop/db-0"),
+        ("pod/nobody", "there is no pod nobody"),
+        ("svc/database", "ask about the pod behind it: shop/db-0"),
+        ("svc/outside", "ask about a pod behind it, as namespace/pod"),
+        ("shop/web", "there is no pod shop/web; ask about a pod of Deployment web: shop/web-7d9f-abcde, sh"),
+        ("shop/db", "there is no pod shop/db; ask about the pod of StatefulSet db: shop/db-0"),
+        (
+            "shop/database",
+            "there is no pod shop/database; ask about the pod behind Service database: shop/db-0",
+        ),
+        ("shop/web-7d9f", "ask about a pod of ReplicaSet web-7d9f"),
+        ("shop/web-7d9f-abcd", "there is no pod shop/web-7d9f-abcd; did you mean shop/web-7d9f-abcde?"),
+        ("db-0", "there is no pod default/db-0; did you mean shop/db-0?"),
+        ("shp/other", "there is no pod shp/other, and no namespace shp; did you mean shop?"),
+        ("shop/pg.example.com", "a host name? policy knows addresses only: ask about the address that it"),
+        (
+            "pg.example.com",
+            "a host name? policy knows addresses only: ask about the address that it stands for",
+        ),
+        (
+            "10.96.7.7",
+            "10.96.7.7 is the address of Service shop/database; ask about the pod behind it: shop/db-0",
+        ),
+        ("fd00:96::7", "fd00:96::7 is the address of Service shop/database"),
+        ("10.96.7.8", "10.96.7.8 is the address of Service shop/outside; ask about a pod behind it, as name"),
+    ],
+)
+@pytest.mark.parametrize("end", [0, 1])
+def test_what_is_no_pod_is_answered_with_what_to_ask_about(asked: str, said: str, end: int) -> None:
+    ends = ("shop/db-0", asked) if end else (asked, "shop/db-0")
+    result = explain(*ends, "5432", stdin=WORKLOADS)
+    assert result.exit_code == 2
+    assert said in result.stdout
+    assert result.stdout.count(said) == 1
+
+
+@pytest.mark.parametrize("shown", RANGES)
+def test_an_address_in_the_service_range_is_no_pods(shown: str) -> None:
+    def asked(source: str, destination: str) -> Result:
+        return explain(source, destination, "80", stdin=f"{WORKLOADS}---{RANGES[shown]}")
+
+    for source, address in (("10.9.9.9", "10.111.255.255"), ("fd00::9", "fd00:96::ffff")):
+        result = asked(source, address)
+        assert result.exit_code == 2
+        assert f"{address} lies in the Service range " in result.stdout
+        assert f"({shown}); a Service? ask about a pod behind it" in result.stdout
+    assert asked("10.9.9.9", "10.112.0.0").exit_code == 0
+    assert asked("fd00::9", "fd00:96::1:0").exit_code == 0
+
+
+def test_a_pods_address_in_the_service_range_is_the_pods() -> None:
+    inside = WORKLOADS.replace("10.9.0.1", "10.96.9.9")
+    stdin = f"{inside}---{RANGES['ServiceCIDR kubernetes']}"
+    assert explain("10.9.0.3", "10.96.9.9", "80", stdin=stdin).exit_code == 0
+
+
+def test_without_services_an_address_of_a_usual_range_gets_a_hint_only() -> None:
+    result = explain("shop/web", "10.96.0.1", "443", "--manifests", str(EXAMPLES))
+    assert result.exit_code == 1
+    assert "note: 10.96.0.1 may be a Service's address; if it is, ask about a pod behind" in result.stderr
+    assert explain("shop/web", "192.0.2.1", "443", "--manifests", str(EXAMPLES)).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("10.0.0.0/8", "'10.0.0.0/8' is a block; ask about one address in it, such as 10.0.0.1"),
+        ("10.0.0.1/32", "'10.0.0.1/32' is a block; ask about one address in it, such as 10.0.0.1"),
+        ("fd00::/64", "'fd00::/64' is a block; ask about one address in it, such as fd00::1"),
+        ("10.0.0.1:80", "'10.0.0.1:80' is an address and more; write the address alone"),
+        ("[fd00::1]:80", "'[fd00::1]:80' is an address and more; write the address alone"),
+        ("[fd00::1]", "'[fd00::1]' is an address and more; write the address alone"),
+        ("http://db.shop", "'http://db.shop' is a URL; write namespace/pod"),
+    ],
+)
+def test_what_is_neither_a_pod_nor_an_address_is_called_what_it_is(asked: str, said: str) -> None:
+    result = explain("shop/db-0", asked, "80", stdin=WORKLOADS)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+
+
+def test_a_port_that_is_misspelt() -> None:
+    result = explain("shop/db-0", "shop/db-0", "postgre", stdin=WORKLOADS)
+    assert "its named ports: postgres/tcp, http/tcp; did you mean postgres/tcp?" in result.stdout
+
+
+def test_a_file_several_and_standard_input(tmp_path: Path) -> None:
+    def asked(*places: Path | str, stdin: str = "") -> Result:
+        options = [word for place in places for word in ("--manifests", str(place))]
+        return explain("shop/web", "shop/db", "5432", *options, stdin=stdin)
+
+    cluster, deny = EXAMPLES / "cluster.yaml", EXAMPLES / "01-default-deny.yaml"
+    assert asked(cluster).exit_code == 0
+    assert asked(cluster, deny).exit_code == 1
+    assert asked(deny, "-", stdin=cluster.read_text()).exit_code == 1
+    assert asked("-", stdin=f"{cluster.read_text()}---\n{deny.read_text()}").exit_code == 1
+    # One file by two ways is one.
+    assert asked(EXAMPLES, deny).stderr == ""
+    assert asked(EXAMPLES).exit_code == 1
+    assert "standard input: nothing came" in asked("-").stderr
+    broken = asked(cluster, "-", stdin="a: [")
+    assert (broken.exit_code, "refused: standard input: line" in broken.stderr) == (2, True)
+    missing = asked(tmp_path / "none")
+    assert (missing.exit_code, "none': no such file or directory" in missing.stderr) == (2, True)
+    shutil.copy(cluster, tmp_path / "copied.txt")
+    twice = asked(cluster, tmp_path / "copied.txt")
+    assert "already in" in twice.stderr
+    assert f"{cluster} line" in twice.stderr
+
+
+def test_an_empty_directory_says_so(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    result = explain("shop/web", "shop/db", "80", "--manifests", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"note: {tmp_path} holds no manifests: no file in it ends in .yaml, .yml, .json" in result.stderr
+
+
+def test_what_is_passed_over_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(
+        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}}\n---\n"
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\n"
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: b}}\n---\n"
+        "{apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy, metadata: {name: a}}\n"
+    )
+    (tmp_path / "values.yaml").write_text("a: 1\n")
+    assert explain("10.0.0.1", "10.0.0.2", "80", "--manifests", str(tmp_path)).stderr == (
+        "note: passed over, since no policy depends on it: v1 ConfigMap, values.yaml of Helm\n"
+        "note: policies of another product, not enforced by this agent: "
+        "cilium.io/v2 CiliumNetworkPolicy, crd.projectcalico.org/v1 NetworkPolicy\n"
+    )
+
+
+def test_a_dump_is_read_as_its_server_reads_it_and_says_so() -> None:
+    dump = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: loose, namespace: shop, uid: u, resourceVersion: "9"}
+spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.9.0.7/16}}]}]}
+"""
+    result = explain("10.9.0.1", "shop/db-0", "80", stdin=f"{WORKLOADS}---{dump}")
+    assert result.exit_code == 0
+    assert "10.9.0.1 is in 10.9.0.0/16" in " ".join(result.stdout.split()) or "matches" in result.stdout
+    assert (
+        "note: standard input: NetworkPolicy shop/loose: read as its server reads it; as a manifest it would "
+        "be refused: spec.ingress[0].from[0].ipBlock.cidr: '10.9.0.7/16' has bits set" in result.stderr
+    )
+    strict = dump.replace(', resourceVersion: "9"', "")
+    assert explain("10.9.0.1", "shop/db-0", "80", stdin=f"{WORKLOADS}---{strict}").exit_code == 2
+
+
+def test_addresses_are_printed_as_they_are() -> None:
+    # An emoji is called :100: by what prints.
+    asked = explain("fd00:172:18::100:2", "shop/api", "http", "--manifests", str(EXAMPLES))
+    assert "fd00:172:18::100:2 to " in asked.stdout
