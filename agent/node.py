@@ -45,7 +45,7 @@ def options_of(settings: Settings) -> Options:
         mark_ingress=settings.mark_ingress,
         accept=settings.allowed_packets is AllowedPackets.ACCEPT,
         reject=settings.denied_packets is DeniedPackets.REJECT,
-        remember=math.ceil(settings.remember_passed),
+        cache=math.ceil(settings.cache_allowed),
     )
 
 

@@ -74,7 +74,7 @@ class Settings:
     """The agent's settings, typed and valid. What each means is said once, in :data:`SETTINGS`.
 
     ``kubeconfig`` may be a list of files, as ``KUBECONFIG`` may; empty means the usual places. Marks are
-    single bits; ``linger``, ``remember_passed`` and ``drift_interval`` are seconds.
+    single bits; ``linger``, ``cache_allowed`` and ``drift_interval`` are seconds.
     """
 
     node_name: str
@@ -90,7 +90,7 @@ class Settings:
     denied_packets: DeniedPackets
     allow_nodes: bool
     linger: float
-    remember_passed: float
+    cache_allowed: float
     drift_interval: float
     fix_host: bool
     health_address: str
@@ -320,10 +320,10 @@ SETTINGS: tuple[Setting, ...] = (
         _seconds(0),
     ),
     Setting(
-        "remember_passed",
+        "cache_allowed",
         "10",
         "SECONDS",
-        "How long what passed passes again, while nothing changes, until it is judged anew; 0 judges all.",
+        "How long an allowed connection is cached, so that its like is not judged again; 0 judges all.",
         _seconds(0),
     ),
     Setting(

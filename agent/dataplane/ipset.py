@@ -27,6 +27,9 @@ from agent.dataplane.netlink import F_EXCL, NESTED, NET_ORDER, Message, NetlinkS
 from agent.kube.model import Family
 from agent.policy.program import Member
 
+LIST = "list:set"
+"""The type of sets whose members are other sets: what is in one of these is in it."""
+
 NAME_LENGTH = 31
 """IPSET_MAXNAMELEN less its NUL."""
 
@@ -37,6 +40,7 @@ FLAG_LIST_HEADER = 4
 _ATTR_PROTOCOL, _ATTR_SETNAME, _ATTR_SETNAME2, _ATTR_TYPENAME = 1, 2, 3, 3
 _ATTR_REVISION, _ATTR_FAMILY, _ATTR_FLAGS, _ATTR_DATA, _ATTR_ADT, _ATTR_LINENO = 4, 5, 6, 7, 8, 9
 _ATTR_TIMEOUT = 6
+_ATTR_NAME = 18
 _ATTR_HASHSIZE, _ATTR_MAXELEM, _ATTR_ELEMENTS, _ATTR_REFERENCES = 18, 19, 24, 25
 
 _PROTOCOL = attribute(_ATTR_PROTOCOL, b"\x06")
@@ -44,7 +48,7 @@ _PROTOCOL = attribute(_ATTR_PROTOCOL, b"\x06")
 _LINENO = attribute(_ATTR_LINENO, bytes(4))
 _HEADERS_ONLY = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", FLAG_LIST_HEADER))
 """IPSET_FLAG_LIST_HEADER"""
-_AF_INET, _AF_INET6 = 2, 10
+_AF_UNSPEC, _AF_INET, _AF_INET6 = 0, 2, 10
 
 _MIN_MAXELEM = 65536
 _MAX_HASHSIZE = 1 << 20
@@ -56,9 +60,9 @@ _RETRY_SECONDS = (0.001, 0.004, 0.016)
 class SetShape(NamedTuple):
     """What a set can hold.
 
-    ``type`` is ``hash:ip``, ``hash:ip,port``, ``hash:net`` or ``hash:ip,port,ip``; a set read from the kernel
-    may be of any other, without a ``maxelem`` (0). ``timeout``: after how many seconds members leave by
-    themselves, where nothing else is said when they are added; 0: they stay.
+    ``type`` is ``hash:ip``, ``hash:ip,port``, ``hash:net``, ``hash:ip,port,ip``, or ``list:set``, which is of
+    no family; a set read from the kernel may be of any other, without a ``maxelem`` (0). ``timeout``: after
+    how many seconds members leave by themselves, unless something else is said when they are added; 0: never.
     """
 
     type: str
@@ -234,8 +238,8 @@ class IpSets:
 
         All additions go before all removals, so that what is in one set before and in another after is never
         in neither. No failure holds back anything else; additions to a full set are tried again after
-        the removals. ``emptied``: sets that lose all members when all else is done; one that is missing is
-        no error.
+        the removals. ``emptied``: sets that lose all members before anything else is done; one that is
+        missing is no error.
         """
         errors: dict[tuple[str, int], SetError] = {}
         additions: list[tuple[str, Message]] = []
@@ -244,7 +248,7 @@ class IpSets:
             _encode(CMD_ADD, name, added, additions, errors)
             _encode(CMD_DEL, name, removed, removals, errors)
         flushes = [(name, _message(CMD_FLUSH, _name(name))) for name in emptied]
-        failed = self._carry_out(additions + removals + flushes)
+        failed = self._carry_out(flushes + additions + removals)
         if removals:
             again = [(name, message) for name, message, code in failed if code == Code.HASH_FULL]
             failed = [entry for entry in failed if entry[2] != Code.HASH_FULL] + self._carry_out(again)
@@ -263,6 +267,12 @@ class IpSets:
             # What was done is not known: each set concerned has to be read again.
             return [(name, message, error.errno or errno.EIO) for name, message in named]
         return [(*named[index], code) for index, code in failed]
+
+    def enlist(self, name: str, member: str) -> None:
+        """Have a set of type ``list:set`` name another one; it may do so already."""
+        body = _name(name) + attribute(_ATTR_DATA | NESTED, attribute(_ATTR_NAME, member.encode() + b"\0"))
+        for _, _, code in self._carry_out([(name, _message(CMD_ADD, body))]):
+            raise error_of(name, code)
 
     def swap(self, first: str, second: str) -> None:
         """Exchange two sets' contents under their names; rules that refer to a name see the other content."""
@@ -334,12 +344,14 @@ def _message(command: int, body: bytes, flags: int = 0) -> Message:
 
 
 def _creation(name: str, shape: SetShape, hashsize: int) -> bytes:
-    data = attribute(_ATTR_MAXELEM | NET_ORDER, struct.pack("!I", shape.maxelem))
+    data = b""
+    if shape.type != LIST:
+        data += attribute(_ATTR_MAXELEM | NET_ORDER, struct.pack("!I", shape.maxelem))
     if hashsize:
         data += attribute(_ATTR_HASHSIZE | NET_ORDER, struct.pack("!I", hashsize))
     if shape.timeout:
         data += attribute(_ATTR_TIMEOUT | NET_ORDER, struct.pack("!I", shape.timeout))
-    family = _AF_INET if shape.family is Family.V4 else _AF_INET6
+    family = _AF_UNSPEC if shape.type == LIST else _AF_INET if shape.family is Family.V4 else _AF_INET6
     return (
         _name(name)
         + attribute(_ATTR_TYPENAME, shape.type.encode() + b"\0")

@@ -46,7 +46,8 @@ _REASONS: dict[int, tuple[str, str]] = {
     ),
     Code.FIND_TYPE: (
         "the kernel lacks this type of set",
-        "load the modules ip_set_hash_ip, ip_set_hash_ipport, ip_set_hash_net and ip_set_hash_ipportip",
+        "load the modules ip_set_hash_ip, ip_set_hash_ipport, ip_set_hash_net, ip_set_hash_ipportip and "
+        "ip_set_list_set",
     ),
     Code.MAX_SETS: (
         "the kernel holds as many sets as it can",

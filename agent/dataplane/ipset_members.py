@@ -10,7 +10,7 @@ from agent.dataplane.netlink import NESTED, NET_ORDER, attributes
 from agent.kube.model import Network, Protocol, address_text
 from agent.policy.program import AddressPort, Member, NetworkMember
 
-TYPE_REVISION = {"hash:ip": 0, "hash:ip,port": 1, "hash:net": 2, "hash:ip,port,ip": 1}
+TYPE_REVISION = {"hash:ip": 0, "hash:ip,port": 1, "hash:net": 2, "hash:ip,port,ip": 1, "list:set": 0}
 """The lowest revision with what is used (SCTP since hash:ip,port 1, nomatch since hash:net 2) and known to
 ipset(8), which else could not list it."""
 

@@ -95,7 +95,7 @@ def measure(
 ) -> Iterator[Result]:
     """Yield what a new packet meets, and the ratios of connections and of throughput in bulk.
 
-    ``anew``: each connection is judged, as are those of which the like has not passed within seconds.
+    ``anew``: each connection is judged, as are those that are not in the verdict cache.
     """
     size, where = crowd.size(local), f"{layout}, {mode}{', each judged anew' if anew else ''}"
     with Lab() as lab:
@@ -107,7 +107,7 @@ def measure(
         node.iptables_restore(Family.V4, _KUBE_PROXY)
         with _environment("XTABLES_LOCKFILE", str(node.directory / "xtables.lock")), node.netns.entered():
             progress(f"{local} local pods, {where}: programming")
-            _program(Options(remember=0) if anew else Options(), mode, texts, node.cidr4)
+            _program(Options(cache=0) if anew else Options(), mode, texts, node.cidr4)
             addresses = [ipaddress.IPv4Address(v4).packed for v4, _ in texts]
             yield from _rules_met(size, where, node, mode, addresses)
             with _serving(lab, server):
@@ -274,7 +274,7 @@ def _enforce(mode: Mode, enforced: bool) -> None:
 )
 @click.option("--iptables-mode", "modes", type=click.Choice(MODES), multiple=True, help="One or both; nft.")
 @click.option("--pairs", type=click.IntRange(1), default=PAIRS, show_default=True, help="Pairs of each.")
-@click.option("--anew", is_flag=True, help="Have each connection judged, whatever passed before it.")
+@click.option("--anew", is_flag=True, help="Have each connection judged, without the verdict cache.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     local: tuple[int, ...],

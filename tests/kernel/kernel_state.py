@@ -282,9 +282,9 @@ def our_sets() -> dict[str, set[Member]]:
     return {name: content.members for name, content in found.items() if names.is_our_set(name)}
 
 
-def await_emptied() -> None:
-    """Wait until what changes asked to be forgotten has been, the second time too."""
-    wait_until(lambda: all(thread.name != "emptier" for thread in threading.enumerate()), timeout=20)
+def await_opened() -> None:
+    """Wait until the verdict cache is open again after changes; its thread must have little patience."""
+    wait_until(lambda: all(thread.name != "flusher" for thread in threading.enumerate()), timeout=20)
 
 
 def assert_hooked(mode: Mode) -> None:

@@ -36,7 +36,7 @@ EACH_MODE = pytest.mark.parametrize("mode", MODES)
 OPTIONS = [
     Options(),
     Options(accept=True, reject=True, mark_egress=0x1, mark_ingress=0x80000000),
-    Options(remember=0),
+    Options(cache=0),
 ]
 
 
@@ -53,7 +53,7 @@ def assert_holds(program: Program, mode: Mode, options: Options | None = None) -
 
 def rendered(program: Program, mode: Mode, options: Options) -> dict[Family, dict[str, tuple[str, ...]]]:
     naming = Naming(
-        {family: names.passed_set(mode, family) for family in FAMILIES if options.remember},
+        {family: names.cache(mode, family) for family in FAMILIES if options.cache},
         {family: names.others_set(family) for family in FAMILIES if mode == "nft"},
     )
     naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in FAMILIES}

@@ -122,6 +122,7 @@ def test_a_set_that_is_gone_and_all_sets_gone_are_made_again(node: TwoPods, netn
     for family in FAMILIES:
         iptables(node.mode, family, "-F")
         iptables(node.mode, family, "-X")
+    netns.run(["ipset", "flush"])
     netns.run(["ipset", "destroy"])
     node.assert_repaired("is gone")
 

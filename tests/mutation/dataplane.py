@@ -9,6 +9,7 @@ _TREE = "agent/dataplane/iptables/tree.py"
 _HAZARDS = "agent/dataplane/iptables/hazards.py"
 _STEPS = "agent/dataplane/iptables/steps.py"
 _WRITER = "agent/dataplane/iptables/writer.py"
+_CACHE = "agent/dataplane/iptables/verdict_cache.py"
 _TREES = "agent/dataplane/iptables/trees.py"
 _NAMES = "agent/dataplane/iptables/names.py"
 
@@ -281,28 +282,42 @@ DATAPLANE = (
         (Selection.MOVES,),
     ),
     Mutation(
-        "what passed is remembered when a peer is none any more",
+        "the verdict cache stays open when a peer is none any more",
         _WRITER,
         "return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)",
         "return False",
-        (Selection.MOVES,),
+        (Selection.CACHE,),
     ),
     Mutation(
-        "what passed is remembered when rules are written",
+        "the verdict cache stays open while rules are written",
         _WRITER,
-        "{family} if chains[family] else ()",
-        "()",
-        (Selection.STEPS,),
+        "            faults.extend(self._sets.change({}, lookups))\n",
+        "",
+        (Selection.CACHE,),
     ),
     Mutation(
-        "what passed is remembered before all of it was judged",
+        "the verdict cache opens before old packets have been judged",
+        _CACHE,
+        "        self._judged()\n",
+        "",
+        (Selection.CACHE,),
+    ),
+    Mutation(
+        "the verdict cache opens before it is emptied",
+        _CACHE,
+        "ipsets.change((), [cache.entries for cache in caches])",
+        "ipsets.change(())",
+        (Selection.CACHE,),
+    ),
+    Mutation(
+        "a connection is cached before both directions have judged it",
         _RENDER,
         '        common += [f"{check} {done}" for check in checks.values()]\n',
         '        common[1:1] = [f"{check} {done}" for check in checks.values()]\n',
         (Selection.CHAINS,),
     ),
     Mutation(
-        "a packet with a mark of ours leaves because its like passed",
+        "a packet with a mark of ours leaves because its like is cached",
         _RENDER,
         'unmarked = f"-m mark --mark 0x0/{options.both_marks:#x}"',
         'unmarked = "-m mark --mark 0x0/0x0"',

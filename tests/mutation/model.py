@@ -41,6 +41,8 @@ class Selection(enum.StrEnum):
     """The same through restarts."""
     UNWRITTEN = "tests/property/test_steps.py::test_what_is_taken_away_is_gone_though_no_rule_can_be_written"
     """What holds while the kernel takes changes of sets' members and nothing else."""
+    CACHE = "tests/property/test_verdict_cache.py"
+    """Every state of the verdict cache, with agents that are killed."""
     DECODING = "tests/unit/kube/test_wire.py"
     """What an API server sends, case by case."""
 

@@ -6,22 +6,25 @@ every state that a packet could meet: after each restore of a family, and after 
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import ipaddress
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 from pyroute2.netlink.nfnetlink import ipset as uapi
 
+from agent.dataplane import membarrier
 from agent.dataplane.conntrack import ConntrackError
-from agent.dataplane.ipset import SetChange, SetContent, SetHeader, SetShape
+from agent.dataplane.ipset import IpSets, SetChange, SetContent, SetHeader, SetShape
 from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import hooks, leftovers, nft, passed, writer
+from agent.dataplane.iptables import hooks, leftovers, nft, verdict_cache, writer
 from agent.dataplane.iptables import steps as steps_module
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
@@ -74,8 +77,10 @@ class Kernel:
         """What packets are asked for besides what they hold."""
         self.met = 0
         """How many rules the last packet met: those that it was compared with, matching or not."""
-        self.passed: dict[str, set[Packet]] = {}
+        self.cached: dict[str, set[Packet]] = {}
         """What packets put into the sets that they fill."""
+        self.judged: Callable[[], None] = lambda: None
+        """Called when the agent waits until every packet on its way has been judged."""
 
     def changed(self) -> None:
         self.writes += 1
@@ -107,7 +112,7 @@ class Kernel:
                 value, mask = rule.set_mark
                 mark = mark & ~mask ^ value
             elif rule.target == "SET":
-                self.passed.setdefault(rule.added_to, set()).add(packet)
+                self.cached.setdefault(rule.added_to, set()).add(packet)
             elif rule.target == "DROP":
                 return _DROPPED, mark
             elif rule.target == "ACCEPT":
@@ -127,6 +132,10 @@ class Kernel:
             for rules in table.values()
             for rule in rules
         )
+
+    def is_cached(self, name: str, packet: Packet) -> bool:
+        """Whether a set that a list names has a packet's like."""
+        return any(packet in self.cached.get(str(member), ()) for member in self.sets[name][1])
 
     def holds(self, name: str, address: bytes) -> bool:
         members = self.sets[name][1]
@@ -232,7 +241,7 @@ def _set_match(name: str, sides: str) -> Match:
     if sides == "dst":
         return lambda kernel, packet, _: kernel.holds(name, packet.destination)
     if sides == "src,dst,dst":
-        return lambda kernel, packet, _: packet in kernel.passed.get(name, ())
+        return lambda kernel, packet, _: kernel.is_cached(name, packet)
     assert sides == "dst,dst"
 
     def has_port(kernel: Kernel, packet: Packet, _: int) -> bool:
@@ -264,7 +273,7 @@ class ModelTables:
         self,
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None] = lambda _: None,
-        meanwhile: Callable[[], bool] = lambda: False,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[Family, TableError]:
         meanwhile()
         failed = {}
@@ -358,6 +367,14 @@ class ModelIpSets:
 
     def change(self, changes: Iterable[SetChange], emptied: Iterable[str] = ()) -> list[SetError]:
         changes = [SetChange(name, list(added), list(removed)) for name, added, removed in changes]
+        failed = []
+        for name in emptied:
+            if self.kernel.fails():
+                failed.append(SetError(name, "out of luck"))
+            elif self._has(name):
+                self.kernel.cached.pop(name, None)
+                self.kernel.sets[name][1].clear()
+                self.kernel.changed()
         missing = [SetError(c.name, "missing", code=errno.ENOENT) for c in changes if not self._has(c.name)]
         missing += [SetError(c.name, "out of luck") for c in changes if self.kernel.fails()]
         lost = {error.name for error in missing}
@@ -370,13 +387,14 @@ class ModelIpSets:
             for member in removed if self._has(name) else ():
                 self.kernel.sets[name][1].discard(member)
                 self.kernel.changed()
-        for name in emptied:
-            if self.kernel.fails():
-                missing.append(SetError(name, "out of luck"))
-            else:
-                self.kernel.passed.pop(name, None)
-                self.kernel.changed()
-        return missing
+        return [*failed, *missing]
+
+    def enlist(self, name: str, member: str) -> None:
+        self._try(name)
+        if member not in self.kernel.sets:
+            raise SetError(name, "missing", code=errno.ENOENT)
+        self.kernel.sets[name][1].add(cast(Member, member))
+        self.kernel.changed()
 
     def _try(self, name: str) -> None:
         if self.kernel.fails() or self.kernel.unwritten():
@@ -417,11 +435,17 @@ def make_backend(
     patch.setattr(backend_module, "uplinks", uplinks)
     patch.setattr(steps_module, "uplinks", uplinks)
     patch.setattr(backend_module, "NetlinkSocket", lambda: None)
-    # No packet is on its way while the model changes.
-    patch.setattr(passed.Emptier, "follow", lambda _: None)
+    patch.setattr(membarrier, "packets_judged", lambda: kernel.judged())
+    patch.setattr(verdict_cache.Flusher, "_follow", functools.partialmethod(_opened, kernel))
     patch.setattr(nft, "generation", lambda _: 0)
     patch.setattr(leftovers, "remove", lambda *_: [])
     return IptablesBackend("nft", tuple(Family), options or Options())
+
+
+def _opened(flusher: verdict_cache.Flusher, kernel: Kernel) -> None:
+    """Do at once what the thread does in its time; what fails is left to the next change."""
+    with contextlib.suppress(SetError):
+        flusher.open(cast(IpSets, ModelIpSets(kernel)))
 
 
 def hooked(kernel: Kernel) -> bool:

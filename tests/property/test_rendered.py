@@ -69,7 +69,7 @@ def test_chains_judge_every_packet_as_the_specification_does(
         verdict = judge(cluster, packet)
         judged = [d for d in Direction if _judged_here(random.objects, d, packet)]
         expected = all(verdict.direction(direction).allowed for direction in judged)
-        # The second time it may be remembered that the like of it passed.
+        # The second time its like may be cached.
         for _ in range(2):
             passed, after = kernel.judge(kernel_model.Packet(*packet), before)
             assert passed == expected, random.disagreement(

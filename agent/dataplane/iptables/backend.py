@@ -17,12 +17,12 @@ from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.others import Others
-from agent.dataplane.iptables.passed import Passed
 from agent.dataplane.iptables.reading import TablesReading
 from agent.dataplane.iptables.sets import Sets, network_members
 from agent.dataplane.iptables.spotcheck import SpotCheck
 from agent.dataplane.iptables.steps import Planner
 from agent.dataplane.iptables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.iptables.watch import Watch
 from agent.dataplane.iptables.writer import Writer
 from agent.dataplane.mode import Mode
@@ -63,7 +63,7 @@ class IptablesBackend:
         self._beside_kube_router = beside_kube_router
         self._other_mode: Mode = "legacy" if mode == "nft" else "nft"
         self.families = tuple(families)
-        self._passed = Passed(mode, self.families, options.remember)
+        self._cache = VerdictCache(mode, self.families, options.cache)
         self._others = Others(mode, self.families)
         self._naming = naming = Naming()
         self._desired = Desired(self.families, options, naming)
@@ -73,7 +73,7 @@ class IptablesBackend:
         self._chains = Chains(tables, self.families, Watch(mode, self.families, self._netlink))
         self._ipsets = IpSets()
         self._sets = Sets(self._ipsets)
-        self._writer = Writer(self.families, self._chains, self._sets, self._passed, naming)
+        self._writer = Writer(self.families, self._chains, self._sets, self._cache, naming)
         self._spot_check = SpotCheck(self._ipsets.members)
         self._fights = Fights(now)
         self._removals = Fights(now, REMOVING, STOP_REMOVING)
@@ -100,6 +100,10 @@ class IptablesBackend:
         return found
 
     def sync(self, program: Program, owners: Mapping[bytes, Key] = MappingProxyType({})) -> Report:
+        with self._cache.closed() as lookups:
+            return self._synced(program, owners, lookups)
+
+    def _synced(self, program: Program, owners: Mapping[bytes, Key], lookups: list[str]) -> Report:
         started = time.perf_counter()
         writes = self._writes()
         try:
@@ -109,10 +113,9 @@ class IptablesBackend:
             self._refused = stranger is not None
             if stranger is not None:
                 return Report(time.perf_counter() - started, 0, True, (stranger,), refused=True)
-            # An earlier run may have ended between a change and the forgetting of what passed before it.
-            faults = self._writer.change({}, self.families)
+            faults = self._sets.change({}, lookups)
             content = self._sets.load()
-            self._naming.passed = self._passed.make(self._sets, content)
+            self._naming.caches = self._cache.make(self._sets, content)
             self._naming.others = self._others.make(self._sets, content)
             self._naming.closed = self._writer.closed.make(self._sets, content)
             faults += self._writer.forget(set())
@@ -194,7 +197,7 @@ class IptablesBackend:
         return self._others.judge()
 
     def disturbed(self) -> bool:
-        self._passed.resume()
+        self._cache.resume()
         return self._chains.watch.changed() or self._others.seen(self._ipsets)
 
     def reading(self) -> TablesReading:
@@ -241,7 +244,7 @@ class IptablesBackend:
         for name, size in self._sets.sizes.items():
             if name not in in_kernel:
                 differences.append(f"set {name} is gone")
-            elif in_kernel[name] not in (None, size) and not names.is_filled_by_packets(name):
+            elif in_kernel[name] not in (None, size) and not names.changes_by_itself(name):
                 differences.append(f"set {name} has {in_kernel[name]} members, not {size}")
         if not self._failed:
             differences += self._exchanged(program, in_kernel.keys())
@@ -282,7 +285,7 @@ class IptablesBackend:
 
     def close(self) -> None:
         """Let go of the kernel; what it holds stays."""
-        self._passed.close()
+        self._cache.close()
         self._chains.tables.close()
         self._ipsets.close()
         self._netlink.close()
@@ -296,7 +299,7 @@ class IptablesBackend:
         """Report what a call did; harmless faults are told, but no reason to try again."""
         self._failed = self._failed or bool(faults)
         fights = [fault for fault in (self._fights.fault(), self._removals.fault()) if fault is not None]
-        shown = (*faults, *harmless, *self._leftovers, *self._passed.faults, *fights)
+        shown = (*faults, *harmless, *self._leftovers, *self._cache.faults, *fights)
         seconds = time.perf_counter() - started
         standing = tuple(self._writer.closed.faults(self._chains.why))
         return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused, standing=standing)

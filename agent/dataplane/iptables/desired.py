@@ -20,19 +20,19 @@ Changes = dict[Family, dict[str, tuple[str, ...] | None]]
 class Naming:
     """The kernel names of sets: the usual one, or the alternate while a set has been switched.
 
-    ``passed``: the sets of what passed lately, of the families that have one; ``others``: those in which
+    ``caches``: the verdict caches, of the families that have one; ``others``: the sets in which
     packets of others leave a trace, of the families in which OUTPUT does not judge them; ``closed``: those of
     addresses whose rules could not be written.
     """
 
     def __init__(
         self,
-        passed: Mapping[Family, str] = MappingProxyType({}),
+        caches: Mapping[Family, names.Cache] = MappingProxyType({}),
         others: Mapping[Family, str] = MappingProxyType({}),
     ) -> None:
         self.switched: set[SetId] = set()
         self.switched_isolated: set[Tree] = set()
-        self.passed = passed
+        self.caches = caches
         self.others = others
         self.closed: Mapping[Tree, str] = {}
 
@@ -51,7 +51,7 @@ class _Top(NamedTuple):
     guarded: bool
     uplinks: frozenset[str]
     switched: frozenset[Direction]
-    passed: str | None
+    cache: names.Cache | None
     others: str | None
     closed: tuple[str | None, ...]
 
@@ -175,7 +175,7 @@ class Desired:
             bool(program.pods) or any(program.closed.values()),
             self.uplinks if has_family(program, family) else frozenset(),
             frozenset(direction for direction, switched in naming.switched_isolated if switched is family),
-            naming.passed.get(family),
+            naming.caches.get(family),
             naming.others.get(family),
             tuple(naming.closed.get((direction, family)) for direction in Direction),
         )
@@ -188,7 +188,7 @@ class Desired:
             naming.isolated_set,
             guarded=depends.guarded,
             uplinks=depends.uplinks,
-            passed=depends.passed,
+            cache=depends.cache,
             others=depends.others,
             closed=dict(zip(Direction, depends.closed, strict=True)),
         )

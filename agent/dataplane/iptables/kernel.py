@@ -85,13 +85,12 @@ class Chains:
         self,
         changes: Changes,
         done: Callable[[Family], None] = lambda _: None,
-        meanwhile: Callable[[], bool] = lambda: False,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> list[Fault]:
         """Write chains, atomically for each family; return what could not be written.
 
         ``done`` is called with a family as soon as its chains are written, or as many as can be, which the
-        other's may not be yet; ``meanwhile`` when there is something to wait for, and while there is, each
-        millisecond, as long as it returns True.
+        other's may not be yet; ``meanwhile`` when there is something to wait for.
 
         Chains given as None become garbage. When a family is refused, what the kernel does not take is found
         by halves and left as it was, or where it is new made so that it allows nothing; the rest is written.
@@ -125,6 +124,14 @@ class Chains:
             else:
                 faults.append(_table_fault(family, failed[family]))
         return faults
+
+    def rewrites(self, changes: Changes) -> bool:
+        """Whether chains that are there already are to change, which packets may pass."""
+        return any(
+            rules is not None and self.whole[family].get(chain, rules) != rules
+            for family, chains in changes.items()
+            for chain, rules in chains.items()
+        )
 
     def prime(self) -> None:
         """Have commands that wait to write load what they need for it; from when the sample is there."""
@@ -285,7 +292,7 @@ class Chains:
         self,
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None] = lambda _: None,
-        meanwhile: Callable[[], bool] = lambda: False,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[Family, TableError]:
         todo = {family: text for family, text in lines.items() if text}
         if not todo:

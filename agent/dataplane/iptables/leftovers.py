@@ -115,9 +115,10 @@ def remove_sets() -> list[Fault]:
     """Remove our sets; rules must not refer to them any more. Sets left for one reason are one fault."""
     left: dict[tuple[str, str], list[SetError]] = {}
     with IpSets() as ipsets:
-        for name in ipsets.list_shapes(names.SET_PREFIX):
-            if not names.is_our_set(name):
-                continue
+        ours = [name for name in ipsets.list_shapes(names.SET_PREFIX) if names.is_our_set(name)]
+        # What an open verdict cache names cannot be destroyed.
+        ipsets.change((), filter(names.is_lookup, ours))
+        for name in ours:
             try:
                 ipsets.destroy(name)
             except SetError as error:

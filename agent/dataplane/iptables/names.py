@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
 from agent.dataplane.mode import Mode
 from agent.kube.model import Direction, Family, Key
@@ -27,20 +28,21 @@ FORWARD = TOP_PREFIX + "FORWARD"
 OUTPUT = TOP_PREFIX + "OUTPUT"
 BRIDGED = TOP_PREFIX + "BRIDGED"
 DENY = TOP_PREFIX + "DENY"
-PASSED = TOP_PREFIX + "PASSED"
+CACHE = TOP_PREFIX + "CACHE"
 OTHERS = TOP_PREFIX + "OTHERS"
 SAMPLE = TOP_PREFIX + "SAMPLE"
 
 SET_PREFIX = "KUBE-"
 NODES = "KUBE-NODES-"
 _CLOSED = "KUBE-CLOSED-"
-_PASSED_SET = "KUBE-PASSED-"
+_CACHE_SET = "KUBE-CACHE-"
+_LOOKUP_SET = "KUBE-LOOKUP-"
 _OTHERS_SET = "KUBE-OTHERS-"
 
 _OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
 _OUR_SET = re.compile(
     r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|(?:ISOLATED|CLOSED)-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
-    r"|KUBE-PASSED-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
+    r"|KUBE-(?:CACHE|LOOKUP)-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
 )
 """With the suffixes of :func:`alternate` and, after it, of a set that is being grown."""
 
@@ -120,12 +122,24 @@ def nodes_set(family: Family) -> str:
     return f"{NODES}{int(family)}"
 
 
-def passed_set(mode: Mode, family: Family) -> str:
-    """Name the set of what the rules of a mode have let pass lately.
+class Cache(NamedTuple):
+    """The sets of a verdict cache: packets look into ``lookup``, which names ``entries`` or nothing."""
 
-    Each mode has its own: while both hold rules of ours, what one lets pass the other still has to judge.
+    lookup: str
+    entries: str
+
+
+def cache(mode: Mode, family: Family) -> Cache:
+    """Name the sets of the verdict cache of a mode's rules in a family.
+
+    Each mode has its own: while both hold rules of ours, what one allows the other still has to judge.
     """
-    return f"{_PASSED_SET}{mode}-{int(family)}"
+    return Cache(f"{_LOOKUP_SET}{mode}-{int(family)}", f"{_CACHE_SET}{mode}-{int(family)}")
+
+
+def is_lookup(name: str) -> bool:
+    """Whether a set is one by which packets look into a verdict cache."""
+    return name.startswith(_LOOKUP_SET)
 
 
 def others_set(family: Family) -> str:
@@ -133,9 +147,9 @@ def others_set(family: Family) -> str:
     return f"{_OTHERS_SET}{int(family)}"
 
 
-def is_filled_by_packets(name: str) -> bool:
-    """Whether a set is one that packets fill, not the agent."""
-    return name.startswith((_PASSED_SET, _OTHERS_SET))
+def changes_by_itself(name: str) -> bool:
+    """Whether a set's members do not follow from the program: packets fill it, or it opens the cache."""
+    return name.startswith((_CACHE_SET, _LOOKUP_SET, _OTHERS_SET))
 
 
 def peer_set(set_id: SetId) -> str:

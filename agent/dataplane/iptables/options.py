@@ -14,14 +14,14 @@ class Options:
     ``mark_egress`` and ``mark_ingress`` are one bit each, set while a direction is judged and clear on
     leaving it. ``accept``: allowed packets are accepted, else they go on to the node's own rules.
     ``reject``: denied packets are answered (TCP reset, ICMP administratively prohibited), else dropped.
-    ``remember``: seconds for which what passed passes again without being judged; 0: every packet is.
+    ``cache``: seconds for which an allowed connection is cached; 0: every packet is judged.
     """
 
     mark_egress: int = 0x10000
     mark_ingress: int = 0x20000
     accept: bool = False
     reject: bool = False
-    remember: int = 10
+    cache: int = 10
 
     def mark(self, direction: Direction) -> int:
         """Return the mark bit of a direction."""

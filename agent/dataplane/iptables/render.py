@@ -5,10 +5,10 @@ kernel can be compared as text: after a restart, and when looking for drift.
 
 A packet's way, for a connection's first packet (the rest leaves at the first rule)::
 
-    FORWARD -> KUBE-NETPOL-FORWARD -> passed lately? return
+    FORWARD -> KUBE-NETPOL-FORWARD -> cached? return
                                    -> isolated source? -> KUBE-NETPOL-EGRESS --+
                                    -> isolated destination? -> KUBE-NETPOL-INGRESS --+
-                                   -> isolated at all? => KUBE-NETPOL-PASSED: remember it
+                                   -> isolated at all? => KUBE-NETPOL-CACHE: cache it
     KUBE-NETPOL-EGRESS: clear marks -> closed? => KUBE-NETPOL-DENY
                         KUBE-PODS-... (tree) => KUBE-POD-FW-... -> KUBE-NWPLCY-... each
                         no mark -> KUBE-NETPOL-DENY;  clear marks, return
@@ -51,8 +51,8 @@ FEW_PORTS = 2
 _ANY_PORT = (0, 65535)
 _PROTOCOLS = {protocol: protocol.name.lower() for protocol in Protocol}
 
-REMEMBERED = (Protocol.TCP, Protocol.UDP)
-"""Of which it is remembered what passed: those with ports that sets and rules read alike."""
+CACHED = (Protocol.TCP, Protocol.UDP)
+"""Whose allowed connections are cached: those with ports that sets and rules read alike."""
 
 LINK_LOCAL = {Family.V4: "169.254.0.0/16", Family.V6: "fe80::/10"}
 """RFC 3927 and RFC 4291, 2.5.6: on a bridge these name no pod."""
@@ -284,7 +284,7 @@ def top_chains(
     *,
     guarded: bool,
     uplinks: Iterable[str] = (),
-    passed: str | None = None,
+    cache: names.Cache | None = None,
     others: str | None = None,
     closed: Mapping[Direction, str | None] = MappingProxyType({}),
 ) -> Chains:
@@ -293,7 +293,7 @@ def top_chains(
     ``guarded``: the node has isolated pods, so bridged packets with addresses that name no pod are dropped.
     ``uplinks``: interfaces behind which other nodes are, when other nodes may reach every pod: a node's
     address counts only on packets that come in there, since a pod can forge a source address.
-    ``passed``: the set of what passed lately, where that is remembered. ``others``: the set in which packets
+    ``cache``: the verdict cache, where there is one. ``others``: the set in which packets
     in OUTPUT that are not the node's own leave a trace, where they are not judged but dropped.
     ``closed``: the sets of addresses whose rules could not be written.
     """
@@ -306,11 +306,11 @@ def top_chains(
     }
     done = "-j ACCEPT" if options.accept else ""
     again: dict[Protocol, str] = {}
-    chains[names.PASSED] = ()
-    if passed is not None and guarded:
-        again = {protocol: _again(protocol, passed, options) for protocol in REMEMBERED}
-        done = f"-g {names.PASSED}"
-        chains[names.PASSED] = tuple(_remember(passed, family, options, uplinks))
+    chains[names.CACHE] = ()
+    if cache is not None and guarded:
+        again = {protocol: _cached(protocol, cache, options) for protocol in CACHED}
+        done = f"-g {names.CACHE}"
+        chains[names.CACHE] = tuple(_caching(cache, family, options, uplinks))
     common = [
         established,
         *(rule for protocol, rule in again.items() if protocol is not Protocol.TCP),
@@ -345,7 +345,7 @@ def top_chains(
     for direction in Direction:
         chains |= _judging_chains(direction, family, options, uplinks, closed.get(direction))
     chains[names.DENY] = _deny(family, options)
-    chains[names.SAMPLE] = (_sample(passed, options),)
+    chains[names.SAMPLE] = (_sample(None if cache is None else cache.lookup, options),)
     return chains
 
 
@@ -360,13 +360,13 @@ def _sample(set_name: str | None, options: Options) -> str:
     return _join("-p tcp -m tcp --dport 1 -m multiport --dports 2,3", mark, in_set, about, "-j RETURN")
 
 
-def _again(protocol: Protocol, passed: str, options: Options) -> str:
-    """Rule by which packets leave whose like passed lately.
+def _cached(protocol: Protocol, cache: names.Cache, options: Options) -> str:
+    """Rule by which packets of cached connections leave.
 
-    With a mark of ours a packet is judged whatever passed, so that none leaves with one.
+    With a mark of ours a packet is judged whatever is cached, so that none leaves with one.
     """
     unmarked = f"-m mark --mark 0x0/{options.both_marks:#x}"
-    return f"-p {_PROTOCOLS[protocol]} {unmarked} {_in_set(passed, 'src,dst,dst')} -j {options.leave}"
+    return f"-p {_PROTOCOLS[protocol]} {unmarked} {_in_set(cache.lookup, 'src,dst,dst')} -j {options.leave}"
 
 
 def _ordinary_tcp(family: Family, options: Options) -> str:
@@ -380,8 +380,8 @@ def _ordinary_tcp(family: Family, options: Options) -> str:
     return f"! -s {own} ! -d {own} -p tcp -m conntrack --ctstate ESTABLISHED -j {options.leave}"
 
 
-def _remember(passed: str, family: Family, options: Options, uplinks: list[str]) -> Iterator[str]:
-    """Yield the rules that a packet meets which was judged and may pass: for some seconds so may its like.
+def _caching(cache: names.Cache, family: Family, options: Options, uplinks: list[str]) -> Iterator[str]:
+    """Yield the rules that a packet meets which was judged and allowed: its connection is cached.
 
     Not another node's, which may pass for where it came in, and that the set does not say. Nor what the guard
     of a bridge has to see, since TCP is looked up before it.
@@ -389,8 +389,8 @@ def _remember(passed: str, family: Family, options: Options, uplinks: list[str])
     if uplinks:
         yield f"{_in_set(names.nodes_set(family), 'src')} -j {options.leave}"
     named = f"! -s {LINK_LOCAL[family]} ! -d {LINK_LOCAL[family]}"
-    for protocol in REMEMBERED:
-        added = f"-j SET --add-set {passed} src,dst,dst --timeout {options.remember}"
+    for protocol in CACHED:
+        added = f"-j SET --add-set {cache.entries} src,dst,dst --timeout {options.cache}"
         yield f"{named} -p {_PROTOCOLS[protocol]} {added}"
     if options.accept:
         yield "-j ACCEPT"

@@ -134,7 +134,7 @@ class Sets:
     ) -> list[Fault]:
         """Add and remove members of live sets, additions first, each set growing when it has to.
 
-        ``emptied``: sets that packets fill, which lose all members when that is done.
+        ``emptied``: sets whose members are not the program's, which lose all before that is done.
         """
         faults: list[Fault] = []
         todo = []
@@ -168,6 +168,8 @@ class Sets:
     def sweep(self) -> list[Fault]:
         """Destroy the garbage; what rules still refer to stays for another time."""
         faults = []
+        # What an open verdict cache names cannot be destroyed.
+        self._ipsets.change((), sorted(filter(names.is_lookup, self.garbage)))
         for name in sorted(self.garbage):
             try:
                 self._ipsets.destroy(name)

@@ -147,34 +147,31 @@ class Tables:
         self,
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None] = lambda _: None,
-        meanwhile: Callable[[], bool] = lambda: False,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[Family, TableError]:
         """Apply lines to each family's filter table, each family atomically.
 
         Chains not named stay as they are. Returns the families that failed and so hold what they held;
         ``done`` is called with each other one as soon as it is through, ``meanwhile`` when the first is on
-        its way, and as long as it returns True each millisecond of waiting. Both are applied at once where
-        there is much to read; else one after the other, since the kernel commits one at a time, and the first
-        would often have to wait for the other.
+        its way. Both are applied at once where there is much to read; else one after the other, since the
+        kernel commits one at a time, and the first would often have to wait for the other.
         """
         running: dict[Family, tuple[Waiter, str]] = {}
         seconds = COMMAND_SECONDS + sum(map(len, lines.values())) / _LINES_A_SECOND
         end = time.monotonic() + seconds
         failed: dict[Family, TableError] = {}
         finished: set[Family] = set()
-        again = False
         few = sum(map(len, lines.values())) <= FEW_LINES
 
         def finish(family: Family) -> None:
             (process, beginning), name = running[family]
-            each = meanwhile if again else None
-            failure = _finish(process, name, lines[family], end - time.monotonic(), each)
+            failure = _finish(process, name, lines[family], end - time.monotonic())
             if failure is not None and failure.refused and beginning:
                 # What it began with may not be there any more; nothing has been written.
                 self._beginnings.pop(family, None)
                 try:
                     plain = self._given(self._restoring(family), script(lines[family]), wait=False).process
-                    failure = _finish(plain, name, lines[family], end - time.monotonic(), each)
+                    failure = _finish(plain, name, lines[family], end - time.monotonic())
                 except OSError as error:
                     failure = TableError(name, str(error), refused=False, remedy=_remedy(error))
             finished.add(family)
@@ -194,7 +191,7 @@ class Tables:
                 failed[family] = TableError(command[0], str(error), refused=False, remedy=_remedy(error))
                 continue
             if not running:
-                again = meanwhile()
+                meanwhile()
             running[family] = (given, command[0])
             if few:
                 finish(family)
@@ -266,15 +263,9 @@ def _as_file(text: str) -> IO[bytes]:
     return file
 
 
-def _finish(
-    process: subprocess.Popen[str],
-    name: str,
-    lines: list[str],
-    seconds: float,
-    each: Callable[[], object] | None = None,
-) -> TableError | None:
+def _finish(process: subprocess.Popen[str], name: str, lines: list[str], seconds: float) -> TableError | None:
     try:
-        stderr = outcome(process, max(seconds, 0.1), each)
+        stderr = outcome(process, max(seconds, 0.1))
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

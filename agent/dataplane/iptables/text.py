@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.dataplane.ipset import SetShape
+from agent.dataplane.ipset import LIST, SetShape
 from agent.dataplane.iptables import hooks, names, script
 from agent.dataplane.iptables.desired import Desired, Naming
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.passed import BUCKETS, Passed
 from agent.dataplane.iptables.sets import addresses_shape, network_members, networks_shape, shape_of
+from agent.dataplane.iptables.verdict_cache import BUCKETS, VerdictCache
 from agent.dataplane.mode import Mode
 from agent.kube.model import Direction, Family, address_text
 from agent.policy.program import AddressPort, Member, NetworkMember, Program
@@ -21,7 +21,7 @@ _MODE: Mode = "nft"
 
 def render_sets(program: Program, options: Options, families: Iterable[Family] = BOTH) -> str:
     """Return the sets as ``ipset save`` writes them, sorted; deterministic."""
-    passed = Passed(_MODE, families := tuple(families), options.remember)
+    verdict_cache = VerdictCache(_MODE, families := tuple(families), options.cache)
     found: dict[str, tuple[SetShape, Iterable[Member]]] = {}
     for family in families:
         for direction in Direction:
@@ -35,13 +35,18 @@ def render_sets(program: Program, options: Options, families: Iterable[Family] =
             if set_id.family is family:
                 found[names.peer_set(set_id)] = (shape_of(set_id, len(members)), members)
     lines = []
-    found |= {name: (passed.shape(family), ()) for family, name in passed.names.items()}
+    for family in verdict_cache.wanted:
+        found |= {name: (shape, ()) for name, shape in verdict_cache.shapes(family).items()}
     found |= {names.others_set(family): (addresses_shape(family, 0), ()) for family in families}
     for name, (shape, content) in sorted(found.items()):
+        if shape.type == LIST:
+            lines.append(f"create {name} {LIST}")
+            continue
         family_text = "inet" if shape.family is Family.V4 else "inet6"
         timeout = f" hashsize {BUCKETS} timeout {shape.timeout}" if shape.timeout else ""
         lines.append(f"create {name} {shape.type} family {family_text} maxelem {shape.maxelem}{timeout}")
         lines += [f"add {name} {text}" for text in sorted(map(member_text, content))]
+    lines += [f"add {cache.lookup} {cache.entries}" for cache in verdict_cache.wanted.values()]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -60,7 +65,7 @@ def render_tables(
     """Return each family's rules as ``iptables-restore --noflush`` takes them, hooks included."""
     families = tuple(families)
     naming = Naming(
-        Passed(_MODE, families, options.remember).names, {f: names.others_set(f) for f in families}
+        VerdictCache(_MODE, families, options.cache).wanted, {f: names.others_set(f) for f in families}
     )
     naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in families}
     chains = Desired(families, options, naming).full(program)

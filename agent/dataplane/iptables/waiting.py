@@ -15,7 +15,6 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Callable
 from typing import IO, NamedTuple
 
 _F_GETPIPE_SZ = 1032
@@ -48,10 +47,8 @@ def give(process: subprocess.Popen[str], text: str) -> None:
             stdin.write(text)
 
 
-def outcome(process: subprocess.Popen[str], seconds: float, each: Callable[[], object] | None = None) -> str:
+def outcome(process: subprocess.Popen[str], seconds: float) -> str:
     """Wait for a command that was started here to end; return what it had to say.
-
-    ``each`` is called every millisecond until then.
 
     Raises subprocess.TimeoutExpired when it has not ended by then. Waiting with a limit as the standard
     library does is sleeping and looking again: half a millisecond at least, after all has been done.
@@ -59,7 +56,7 @@ def outcome(process: subprocess.Popen[str], seconds: float, each: Callable[[], o
     try:
         ended = os.pidfd_open(process.pid)
     except OSError:  # before Linux 5.3
-        return _communicated(process, seconds, each)
+        return process.communicate(timeout=seconds)[1]
     said: list[bytes] = []
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, ended)
@@ -72,10 +69,7 @@ def outcome(process: subprocess.Popen[str], seconds: float, each: Callable[[], o
         running = True
         while running or poll.poll(0):
             left = max(0.0, 1000 * (end - time.monotonic()))
-            ready = [fd for fd, _ in poll.poll(left if each is None else min(left, 1))]
-            if not ready and each is not None and left:
-                each()
-                continue
+            ready = [fd for fd, _ in poll.poll(left)]
             if not ready:
                 raise subprocess.TimeoutExpired(process.args, seconds)
             if ended in ready:
@@ -92,18 +86,6 @@ def outcome(process: subprocess.Popen[str], seconds: float, each: Callable[[], o
             source.close()
     process.wait()
     return b"".join(said).decode(errors=BYTES)
-
-
-def _communicated(process: subprocess.Popen[str], seconds: float, each: Callable[[], object] | None) -> str:
-    end = time.monotonic() + seconds
-    while True:
-        left = end - time.monotonic()
-        try:
-            return process.communicate(timeout=left if each is None else min(left, 0.001))[1]
-        except subprocess.TimeoutExpired:
-            if each is None or left <= 0:
-                raise
-            each()
 
 
 class Waiter(NamedTuple):

@@ -13,10 +13,10 @@ from agent.dataplane.iptables import names
 from agent.dataplane.iptables.closed import Closed
 from agent.dataplane.iptables.desired import Changes, Naming
 from agent.dataplane.iptables.kernel import Chains
-from agent.dataplane.iptables.passed import Passed
 from agent.dataplane.iptables.sets import Sets
 from agent.dataplane.iptables.steps import Gains, Step
 from agent.dataplane.iptables.tables import FEW_LINES
+from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.kube.model import Direction, Family
 from agent.policy.program import Member, NetworkMember, member_address
 
@@ -33,12 +33,12 @@ class Writer:
     """
 
     def __init__(
-        self, families: tuple[Family, ...], chains: Chains, sets: Sets, passed: Passed, naming: Naming
+        self, families: tuple[Family, ...], chains: Chains, sets: Sets, cache: VerdictCache, naming: Naming
     ) -> None:
         self.families = families
         self._chains = chains
         self._sets = sets
-        self._passed = passed
+        self._cache = cache
         self._naming = naming
         self.closed = Closed(families)
         self.unforgotten: set[bytes] = set()
@@ -78,23 +78,22 @@ class Writer:
         entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
         unreached, reached = self._staged(chains)
         apart = any(entering.values()) and any(reached.values())
-        rewrites = any(reached.values()) and not apart
         if later:
             first = self.families[0]
             second = functools.cache(lambda: self._make(later, step.fresh, reused, faults))
             written = unreached if apart else chains
-            faults += self._write({first: written[first]}, entering, second, rewrites=rewrites)
+            faults += self._write({first: written[first]}, entering, second)
             chains = self._without_sets(step, chains, second(), faults)
             unreached, reached = self._staged(chains)
             written = unreached if apart else chains
             rest = {f: c for f, c in written.items() if f is not first}
-            faults += self._write(rest, entering, rewrites=rewrites)
+            faults += self._write(rest, entering)
         else:
-            faults += self._write(unreached if apart else chains, entering, rewrites=rewrites)
+            faults += self._write(unreached if apart else chains, entering)
         # Where chains could not be written, too: then their pods are closed.
         faults += self.change(entering)
         if apart:
-            faults += self._write(reached, rewrites=True)
+            faults += self._write(reached)
         if at_once and (any(g.added for g in step.isolated.values()) or any(chains.values())):
             # What came in between, while the former owner's rules still held, is forgotten as well.
             faults += self.forget(at_once)
@@ -160,14 +159,11 @@ class Writer:
         chains: Changes,
         entering: dict[str, Gains] | None = None,
         meanwhile: Callable[[], object] = lambda: None,
-        *,
-        rewrites: bool,
     ) -> list[Fault]:
         """Write chains, and isolate a family's addresses at once, without waiting for the other's chains.
 
         What is ``entering`` leaves that when it is done. ``meanwhile`` is for the time of waiting, if any.
-        ``rewrites``: packets pass some of these chains now. A command that removes anything ends 12 to 16 ms
-        after that holds, so that what passed is forgotten each millisecond until then.
+        While packets may pass a chain that changes, the verdict cache is closed.
         """
         entering = {} if entering is None else entering
         faults: list[Fault] = []
@@ -175,20 +171,13 @@ class Writer:
         def written(family: Family) -> None:
             sets = {self._naming.isolated_set(direction, family) for direction in Direction}
             now = {name: entering.pop(name) for name in sets & entering.keys()}
-            faults.extend(self.change(now, {family} if chains[family] else ()))
+            faults.extend(self.change(now))
 
-        passed = self._passed.of(self.families) if rewrites else []
-
-        def waiting() -> bool:
-            meanwhile()
-            self._sets.change({}, passed)
-            return bool(passed)
-
-        failed = self._chains.write(chains, written, waiting)
-        if failed:
-            # In parts, then.
-            failed += self.change({}, self.families)
-        return [*failed, *faults]
+        if not self._chains.rewrites(chains):
+            return [*self._chains.write(chains, written, meanwhile), *faults]
+        with self._cache.closed() as lookups:
+            faults.extend(self._sets.change({}, lookups))
+            return [*self._chains.write(chains, written, meanwhile), *faults]
 
     def _hold_lagging(self, step: Step) -> list[Fault]:
         """Take away and isolate in sets that rules refer to for want of a write, too; open nothing there.
@@ -220,19 +209,13 @@ class Writer:
         members = self._sets.members(names.counterpart(name))
         return {member for member in members if member in self.unforgotten}
 
-    def change(self, changes: Mapping[str, Gains], rewritten: Iterable[Family] = ()) -> list[Fault]:
-        """Change sets; what passed is forgotten where that, or rules written now, may deny something."""
-        denying = {
-            self._sets.shapes[name].family
-            for name, gains in changes.items()
-            if name in self._sets.shapes and _denies(name, gains)
-        }
-        emptied = self._passed.of(denying.union(rewritten))
+    def change(self, changes: Mapping[str, Gains]) -> list[Fault]:
+        """Change sets; where that may deny something, the verdict cache is closed in the same message."""
         moved = {name: (gains.added, gains.removed) for name, gains in changes.items()}
-        faults = self._sets.change(moved, emptied)
-        if emptied:
-            self._passed.emptied()
-        return faults
+        if not any(_denies(name, gains) for name, gains in changes.items()):
+            return self._sets.change(moved)
+        with self._cache.closed() as lookups:
+            return self._sets.change(moved, lookups)
 
     def forget(self, released: set[bytes]) -> list[Fault]:
         """Forget connections of released addresses, and those that could not be forgotten before."""
@@ -276,7 +259,7 @@ class Writer:
 
 
 def _denies(name: str, gains: Gains) -> bool:
-    """Whether a packet that passed may be denied by a change of a set."""
+    """Whether a packet that was allowed may be denied by a change of a set."""
     if names.is_isolated_set(name) or names.is_closed_set(name):
         return bool(gains.added)
     return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)

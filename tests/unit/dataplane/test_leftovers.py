@@ -24,6 +24,9 @@ class HeldSets:
     def list_shapes(self, _: str) -> list[str]:
         return SETS
 
+    def change(self, *_: object) -> list[SetError]:
+        return []
+
     def destroy(self, name: str) -> None:
         raise SetError(name, "a rule refers to the set", "the agent tries again", uapi.IPSET_ERR_REFERENCED)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -61,25 +60,3 @@ def test_what_it_has_started_is_not_waited_for() -> None:
     began = time.monotonic()
     assert outcome(shell("echo one >&2; sleep 3 &"), 5) == "one\n"
     assert time.monotonic() - began < 2
-
-
-def test_something_else_is_done_every_millisecond_until_it_ends(tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    process = shell(f"until test -e {go}; do sleep 0.01; done; echo done >&2")
-    turns: list[int] = []
-
-    def each() -> None:
-        turns.append(len(turns))
-        if len(turns) == 5:
-            go.touch()
-
-    assert outcome(process, 20, each) == "done\n"
-    assert len(turns) >= 5
-
-
-def test_it_is_not_waited_for_longer_for_that() -> None:
-    process = shell("exec sleep 60")
-    with pytest.raises(subprocess.TimeoutExpired):
-        outcome(process, 0.1, lambda: None)
-    process.kill()
-    process.wait()

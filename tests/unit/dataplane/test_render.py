@@ -290,33 +290,35 @@ def tops(
     family: Family = Family.V4,
     guarded: bool = True,
     uplinks: tuple[str, ...] = (),
-    passed: str | None = None,
+    cache: names.Cache | None = None,
 ) -> render.Chains:
     return render.top_chains(
-        family, options, names.isolated_set, guarded=guarded, uplinks=uplinks, passed=passed
+        family, options, names.isolated_set, guarded=guarded, uplinks=uplinks, cache=cache
     )
 
 
+_CACHE = names.Cache("L", "E")
+
 COMBINATIONS = [
-    (Options(accept=accept, reject=reject, mark_egress=0x1, mark_ingress=0x80), family, guarded, passed)
+    (Options(accept=accept, reject=reject, mark_egress=0x1, mark_ingress=0x80), family, guarded, cache)
     for accept, reject, guarded in itertools.product((False, True), repeat=3)
     for family in Family
-    for passed in (None, "KUBE-PASSED-nft-4")
+    for cache in (None, _CACHE)
 ]
 
 
-@pytest.mark.parametrize(("options", "family", "guarded", "passed"), COMBINATIONS)
+@pytest.mark.parametrize(("options", "family", "guarded", "cache"), COMBINATIONS)
 def test_the_top_chains_hold_for_every_combination_of_options(
-    options: Options, family: Family, guarded: bool, passed: str | None
+    options: Options, family: Family, guarded: bool, cache: names.Cache | None
 ) -> None:
-    chains = tops(options, family, guarded, passed=passed)
+    chains = tops(options, family, guarded, cache=cache)
     assert all(rule.count("--match-set") <= 1 for rules in chains.values() for rule in rules)
     assert all(len(chain) <= 28 and names.is_ours(chain) for chain in chains)
     # Replies leave first, but for what on a bridge names no pod.
     leave = "ACCEPT" if options.accept else "RETURN"
     established = f"-m conntrack --ctstate RELATED,ESTABLISHED -j {leave}"
-    remembers = guarded and passed is not None
-    assert chains[names.FORWARD].index(established) == (2 if guarded else 0) + remembers
+    caches = guarded and cache is not None
+    assert chains[names.FORWARD].index(established) == (2 if guarded else 0) + caches
     if guarded:
         own = "169.254.0.0/16" if family is Family.V4 else "fe80::/10"
         ordinary = f"! -s {own} ! -d {own} -p tcp -m conntrack --ctstate ESTABLISHED -j {leave}"
@@ -331,7 +333,7 @@ def test_the_top_chains_hold_for_every_combination_of_options(
     # Who comes back from the guard is judged after it, who does not, by it.
     comes_back = any(rule.endswith(f"-j {names.BRIDGED}") for rule in chains[names.FORWARD])
     assert set(judging).isdisjoint(chains[names.BRIDGED]) is (comes_back or not guarded)
-    for rule in chains[names.OUTPUT][3 if remembers else 1 :]:
+    for rule in chains[names.OUTPUT][3 if caches else 1 :]:
         assert "addrtype ! --src-type LOCAL" in rule
     # Both marks are clear on entry and on leaving.
     for direction in Direction:
@@ -348,30 +350,30 @@ def test_the_top_chains_hold_for_every_combination_of_options(
 
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize("leave", ["RETURN", "ACCEPT"])
-def test_what_passed_is_looked_up_unmarked_and_remembered_after_both_directions(
+def test_what_is_cached_is_looked_up_unmarked_and_added_after_both_directions(
     family: Family, leave: str
 ) -> None:
-    options = Options(accept=leave == "ACCEPT", mark_egress=0x1, mark_ingress=0x80, remember=7)
-    chains = tops(options, family, passed="P")
+    options = Options(accept=leave == "ACCEPT", mark_egress=0x1, mark_ingress=0x80, cache=7)
+    chains = tops(options, family, cache=_CACHE)
     for top in (names.FORWARD, names.OUTPUT):
         # On a bridge in IPv6 some rules stand behind the guard alone.
         rules = [*chains[top], *(chains[names.BRIDGED] if top == names.FORWARD else ())]
         for protocol in ("tcp", "udp"):
-            again = f"-p {protocol} -m mark --mark 0x0/0x81 -m set --match-set P src,dst,dst -j {leave}"
-            assert again in rules
+            cached = f"-p {protocol} -m mark --mark 0x0/0x81 -m set --match-set L src,dst,dst -j {leave}"
+            assert cached in rules
     last = [rule.split(" ")[-2:] for rule in chains[names.FORWARD]][-2:]
-    assert last == [["-g", names.PASSED]] * 2
+    assert last == [["-g", names.CACHE]] * 2
     own = "169.254.0.0/16" if family is Family.V4 else "fe80::/10"
-    remembering = [
-        f"! -s {own} ! -d {own} -p {protocol} -j SET --add-set P src,dst,dst --timeout 7"
+    adding = [
+        f"! -s {own} ! -d {own} -p {protocol} -j SET --add-set E src,dst,dst --timeout 7"
         for protocol in ("tcp", "udp")
     ]
-    assert list(chains[names.PASSED]) == remembering + (["-j ACCEPT"] if options.accept else [])
-    assert tops(options, family, guarded=False, passed="P")[names.PASSED] == ()
+    assert list(chains[names.CACHE]) == adding + (["-j ACCEPT"] if options.accept else [])
+    assert tops(options, family, guarded=False, cache=_CACHE)[names.CACHE] == ()
 
 
-def test_what_other_nodes_may_is_not_remembered() -> None:
-    first, *_ = tops(Options(), uplinks=("eth0",), passed="P")[names.PASSED]
+def test_what_other_nodes_may_is_not_cached() -> None:
+    first, *_ = tops(Options(), uplinks=("eth0",), cache=_CACHE)[names.CACHE]
     assert first == f"-m set --match-set {names.nodes_set(Family.V4)} src -j RETURN"
 
 
