@@ -22,9 +22,11 @@ from agent.dataplane.hostwatch import EVERY, HostWatch
 from agent.dataplane.iptables.tables import WAIT_SECONDS
 from agent.dataplane.links import LinkChanges
 from agent.dataplane.mode import Mode, ModeChoice
+from agent.dataplane.podlinks import PodLink
 from agent.inbox import Inbox
 from agent.kube.events import Event
 from agent.kube.model import Family, Key, Kind
+from agent.linked_pods import LinkedPods
 from agent.policy.engine import Engine
 from agent.policy.program import Delta
 from agent.portions import portions
@@ -129,12 +131,14 @@ class Agent:
         self._host_at = 0.0
         self._node_fault: Fault | None = None
         self._links = threading.Thread(target=self._watch_links, name="links", daemon=True)
+        self._pod_links = LinkedPods(self._engine, self.inbox)
         self._running = False
 
     def run(self) -> None:
         """Work until the inbox is stopped."""
         self._source.start(self.inbox.put)
         self._links.start()
+        self._pod_links.start()
         self._running = True
         try:
             now = time.monotonic()
@@ -150,6 +154,7 @@ class Agent:
         finally:
             self.inbox.close()
             self._source.stop()
+            self._pod_links.stop()
             self._backend.close()
 
     def _take(self, events: list[Event], now: float) -> None:
@@ -162,6 +167,7 @@ class Agent:
             return
         for portion in portions(events, self._engine.is_here, self._settings.node_name):
             delta = self._engine.apply(portion, now)
+            self._pod_links.changed(delta)
             if delta and not self._refused:
                 self._note(self._call(self._backend.apply, delta))
 
@@ -198,7 +204,17 @@ class Agent:
             self._sync()
         elif now >= self._drift_at or (now >= self._disturbed_at and self._disturbed(now)):
             self._check_drift(now)
+        self._relink(now)
         self._tidy(now)
+
+    def _relink(self, now: float) -> None:
+        """Judge pods by their links too, as far as these are known: when all else has been written."""
+        links = None if self._refused else self._pod_links.due(now)
+        if links is None:
+            return
+        report = self._call(self._backend.relink, links)
+        if report.writes or report.faults or report.pending:
+            self._note(report)
 
     def _first_sync(self, now: float) -> None:
         self._retry_at = None
@@ -297,7 +313,9 @@ class Agent:
         return {address: pod.key for pod in self._engine.local_pods() for address in pod.addresses}
 
     def _call(
-        self, move: Callable[..., Report], *arguments: Delta | dict[bytes, Key] | Callable[[], bool]
+        self,
+        move: Callable[..., Report],
+        *arguments: Delta | dict[bytes, Key] | Callable[[], bool] | tuple[PodLink, ...],
     ) -> Report:
         """Call the backend; whatever it raises is a failure to try again, and ends nothing."""
         self._heartbeat = time.time()
@@ -422,6 +440,7 @@ class Agent:
             _log.warning("address families changed", families=[int(f) for f in families])
             self._backend.close()
             self._families, self._backend = families, backend
+            self._pod_links.forgotten()
             if self._adopted:
                 self._sync()
         elif self._host.ipvs and self._backend.judge_others() and self._adopted:
@@ -475,7 +494,8 @@ class Agent:
         return self._source.states()
 
     def _threads(self) -> dict[str, bool]:
-        return {self._links.name: self._links.is_alive()} if self._running else {}
+        own = {self._links.name: self._links.is_alive(), "pod-links": self._pod_links.alive}
+        return own if self._running else {}
 
     def health(self) -> Health:
         """Say how the agent stands. For any thread; waits for nothing."""
@@ -486,6 +506,7 @@ class Agent:
             applied=self._applied,
             faults=self._faults(),
             threads={**self._source.threads(), **self._threads()},
+            links=str(self._pod_links.counts),
         )
 
     def status(self) -> StatusSnapshot:
@@ -515,5 +536,6 @@ class Agent:
             retry_pending=self._retry_at is not None,
             drift_check_at=self._drift_checked,
             repairs=self._repairs + self._host_watch.repairs,
+            links=self._pod_links.counts,
         )
         return take(facts, self._engine.program, self._backend.view())

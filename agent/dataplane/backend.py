@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+from agent.dataplane.podlinks import PodLink
 from agent.kube.model import Direction, Key
 from agent.policy.program import Delta, Program, SetId
 
@@ -77,6 +78,13 @@ class Backend(Protocol):
 
     def apply(self, program: Program, delta: Delta) -> Report:
         """Move the kernel by one delta, from what the last call left there."""
+        ...
+
+    def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
+        """Judge isolated pods by these links too; called when links change, and after pods did.
+
+        Writes nothing where the rules are as they should be.
+        """
         ...
 
     def untidy(self) -> bool:

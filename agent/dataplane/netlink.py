@@ -27,6 +27,7 @@ NETFILTER = 12
 """NETLINK_NETFILTER."""
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
+_NETLINK_GET_STRICT_CHK = 12
 
 _F_REQUEST, _F_ACK, _F_DUMP = 0x1, 0x4, 0x300
 F_EXCL = 0x200
@@ -101,6 +102,10 @@ class NetlinkSocket:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def check_strictly(self) -> None:
+        """Have the kernel refuse questions it does not understand. Raises OSError on one before 4.20."""
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
 
     def close(self) -> None:
         self._socket.close()

@@ -153,6 +153,10 @@ class Engine:
         record = self._inventory.records.get(pod)
         return record is not None and record.local
 
+    def is_owned(self, address: bytes) -> bool:
+        """Whether an address is that of a pod, of whatever node."""
+        return address in self._ownership.owners
+
     def synced(self, kind: Kind, *, here: bool = False) -> bool:
         """Whether every object of a kind that existed at start has been told; ``here``: on this node."""
         return (kind, here) in self._synced

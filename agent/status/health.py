@@ -31,7 +31,8 @@ class Health:
 
     ``heartbeat`` is when the main loop last made progress, its start included. ``threads`` tells for each
     thread that must live, by name, whether it does. ``caches`` are those this run needs; ``applied``
-    whether the kernel has held a program made of all of them.
+    whether the kernel has held a program made of all of them. ``links`` says of how many isolated pods the
+    link is known; empty where there is none.
     """
 
     now: float
@@ -40,6 +41,7 @@ class Health:
     applied: bool
     faults: tuple[Fault, ...] = ()
     threads: Mapping[str, bool] = field(default_factory=dict)
+    links: str = ""
 
 
 class State(enum.StrEnum):
@@ -83,7 +85,14 @@ def readyz(health: Health) -> Answer:
     """Whether everything known to the sources is enforced."""
     return Answer(
         "readyz",
-        (_loop(health), *_threads(health), *_caches(health), _applied(health), *_faults(health, fatal=True)),
+        (
+            _loop(health),
+            *_threads(health),
+            *_caches(health),
+            _applied(health),
+            *_links(health),
+            *_faults(health, fatal=True),
+        ),
     )
 
 
@@ -156,6 +165,11 @@ def _applied(health: Health) -> Check:
     if health.applied:
         return Check("kernel", State.OK)
     return Check("kernel", State.FAILED, "the first apply is not in the kernel yet")
+
+
+def _links(health: Health) -> Iterable[Check]:
+    if health.links:
+        yield Check("links", State.OK, health.links)
 
 
 def _faults(health: Health, fatal: bool) -> Iterable[Check]:

@@ -17,6 +17,7 @@ from agent.dataplane.backend import Fault, KernelView
 from agent.kube.model import Direction, Family, Kind, address_text
 from agent.policy.program import PodId, PolicyId, Program
 from agent.sources.source import SyncState
+from agent.status.links import NO_LINKS, LinkCounts
 
 Moment = datetime.datetime
 """A time in UTC; RFC 3339 in JSON."""
@@ -141,6 +142,7 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     kernel: KernelStatus
     faults: tuple[FaultStatus, ...]
     closed: tuple[ClosedStatus, ...]
+    links: LinkCounts = NO_LINKS
 
     @property
     def uptime(self) -> float:
@@ -176,6 +178,7 @@ class Facts:
     retry_pending: bool = False
     drift_check_at: float = 0.0
     repairs: int = 0
+    links: LinkCounts = NO_LINKS
 
 
 def take(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
@@ -197,6 +200,7 @@ def take(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
         kernel=_kernel(facts, view),
         faults=tuple(FaultStatus(f.what, f.remedy, f.blocking) for f in facts.faults),
         closed=_closed(program),
+        links=facts.links,
     )
 
 

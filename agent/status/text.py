@@ -134,6 +134,8 @@ def _pods(snapshot: StatusSnapshot, console: Console) -> None:
         _print(table, console)
     else:
         console.print("\nNo pod of this node is isolated: every packet is allowed.")
+    if links := str(snapshot.links):
+        console.print(f"  links: {escape(links)}")
 
 
 def _untouched(console: Console) -> None:

@@ -12,6 +12,7 @@ from agent.daemon import Agent
 from agent.dataplane.backend import Fault, KernelView, Reading, Report
 from agent.dataplane.host import HostState
 from agent.dataplane.mode import ModeChoice
+from agent.dataplane.podlinks import PodLink
 from agent.kube.events import Sink, Synced
 from agent.kube.model import Direction, Family, Key, Kind
 from agent.policy.program import Delta, Program
@@ -78,6 +79,10 @@ class FakeBackend:
         self.deltas.append(delta)
         self.dirty = True
         return self._called("apply", self.applies, DONE)
+
+    def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
+        del program, links
+        return self._called("relink", [], NOTHING)
 
     def untidy(self) -> bool:
         return self.dirty

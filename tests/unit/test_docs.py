@@ -78,7 +78,7 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 
 def test_the_answer_of_readyz_that_is_shown_is_what_is_printed() -> None:
-    names = ("links", "source-namespace", "source-networkpolicy", "source-pod", "source-probe")
+    names = ("links", "pod-links", "source-namespace", "source-networkpolicy", "source-pod", "source-probe")
     caches = {
         kind: SyncState(kind is not Kind.POD, 0, 5.0, 5.0) for kind in (*Kind,) if kind is not Kind.NODE
     }

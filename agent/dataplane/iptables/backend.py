@@ -20,13 +20,14 @@ from agent.dataplane.iptables.others import Others
 from agent.dataplane.iptables.reading import TablesReading
 from agent.dataplane.iptables.sets import Sets, network_members
 from agent.dataplane.iptables.spotcheck import SpotCheck
-from agent.dataplane.iptables.steps import Planner
+from agent.dataplane.iptables.steps import Planner, Step
 from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.iptables.watch import Watch
 from agent.dataplane.iptables.writer import Writer
 from agent.dataplane.mode import Mode
 from agent.dataplane.netlink import NetlinkSocket
+from agent.dataplane.podlinks import PodLink
 from agent.dataplane.strangers import kube_router_fault
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key
@@ -147,6 +148,16 @@ class IptablesBackend:
         except SetError as error:
             faults = [error.fault()]
         faults += self._writer.close_unwritten()
+        return self._report(started, writes, faults)
+
+    def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
+        started = time.perf_counter()
+        writes = self._writes()
+        try:
+            step = Step(self._desired.relink(program, links))
+            faults = self._writer.carry_out(step, certain=not self._failed)
+        except SetError as error:
+            faults = [error.fault()]
         return self._report(started, writes, faults)
 
     def untidy(self) -> bool:

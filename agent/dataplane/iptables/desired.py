@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from agent.dataplane.iptables import names, render
+from agent.dataplane.iptables import linked, names, render
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.trees import Tree, Trees
 from agent.kube.model import Direction, Family
@@ -54,6 +54,7 @@ class _Top(NamedTuple):
     cache: names.Cache | None
     others: str | None
     closed: tuple[str | None, ...]
+    links: render.Ways
 
 
 class Desired:
@@ -72,6 +73,9 @@ class Desired:
         self._trees = Trees(self.families)
         self._tops: dict[Family, _Top] = {}
         self.uplinks: frozenset[str] = frozenset()
+        self.links: linked.Links = ()
+        self._verdicts: linked.Verdicts = ()
+        self._linked = dict.fromkeys(self.families, linked.Linked())
 
     def full(self, program: Program) -> dict[Family, Chains]:
         """Return every chain of the program."""
@@ -79,10 +83,14 @@ class Desired:
         self._by_pod.clear()
         self._trees.clear()
         self._tops.clear()
+        self._render_links(linked.verdicts(program, self.links))
         everything = Delta(policies=set(program.policies), pods=set(program.pods))
         changes = self.update(program, everything)
         return {
-            family: {chain: rules for chain, rules in chains.items() if rules is not None}
+            family: {
+                **{chain: rules for chain, rules in chains.items() if rules is not None},
+                **self._linked[family].chains,
+            }
             for family, chains in changes.items()
         }
 
@@ -102,6 +110,29 @@ class Desired:
         for family in self.families:
             self._top(program, family, changes)
         return changes
+
+    def relink(self, program: Program, links: linked.Links) -> Changes:
+        """Return the chains that change when pods have these links, or when those have another pod.
+
+        A delta changes none of them: what only adds to its judgement never holds up an address's.
+        """
+        self.links = links
+        changes: Changes = {family: {} for family in self.families}
+        verdicts = linked.verdicts(program, links)
+        if verdicts == self._verdicts:
+            return changes
+        before = self._linked
+        self._render_links(verdicts)
+        for family in self.families:
+            held, wanted = before[family].chains, self._linked[family].chains
+            changes[family].update((c, rules) for c, rules in wanted.items() if held.get(c) != rules)
+            changes[family].update(dict.fromkeys(held.keys() - wanted.keys()))
+            self._top(program, family, changes)
+        return changes
+
+    def _render_links(self, verdicts: linked.Verdicts) -> None:
+        self._verdicts = verdicts
+        self._linked = {family: linked.linked(verdicts, family, self._options) for family in self.families}
 
     def prune(self) -> Changes:
         """Return the tree nodes that change when the trees take the shape that their addresses give them."""
@@ -178,6 +209,7 @@ class Desired:
             naming.caches.get(family),
             naming.others.get(family),
             tuple(naming.closed.get((direction, family)) for direction in Direction),
+            self._linked[family].ways,
         )
         if depends == self._tops.get(family):
             return
@@ -191,6 +223,7 @@ class Desired:
             cache=depends.cache,
             others=depends.others,
             closed=dict(zip(Direction, depends.closed, strict=True)),
+            links=depends.links,
         )
         changes[family].update(chains)
 

@@ -31,6 +31,7 @@ DENY = TOP_PREFIX + "DENY"
 CACHE = TOP_PREFIX + "CACHE"
 OTHERS = TOP_PREFIX + "OTHERS"
 SAMPLE = TOP_PREFIX + "SAMPLE"
+LINKS_PREFIX = TOP_PREFIX + "LINKS-"
 
 SET_PREFIX = "KUBE-"
 NODES = "KUBE-NODES-"
@@ -93,6 +94,16 @@ def pod_chain(pod: PodId) -> str:
 def tree_chain(direction: Direction, family: Family, prefix: str) -> str:
     """Name a node of the tree that leads from an address to its pod's chain; the root has no prefix."""
     return TREE_PREFIX + digest("tree", direction, str(int(family)), prefix)
+
+
+def links_chain(direction: Direction) -> str:
+    """Name the chain in which it is seen by which link of a pod a packet comes, or leaves."""
+    return LINKS_PREFIX + direction.upper()
+
+
+def link_chain(kind: str, direction: Direction, family: Family, what: str) -> str:
+    """Name a node of a tree over links, or the chain of one; ``kind`` tells the trees apart."""
+    return TREE_PREFIX + digest("link", kind, direction, str(int(family)), what)
 
 
 def isolated_set(direction: Direction, family: Family) -> str:

@@ -64,6 +64,20 @@ LISTENER = (130, 131, 132, 143)
 """ICMPv6 multicast listener discovery (RFC 2710, RFC 3810): always to a group, with hop limit 1."""
 
 
+class Ways(NamedTuple):
+    """Rules of FORWARD's chain that lead elsewhere.
+
+    ``tcp`` and ``others`` stand before packets leave whose like passed lately, ``late`` after that.
+    """
+
+    tcp: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
+
+
+NO_WAYS = Ways()
+
+
 def _in_set(name: str, sides: str) -> str:
     return f"-m set --match-set {name} {sides}"
 
@@ -287,6 +301,7 @@ def top_chains(
     cache: names.Cache | None = None,
     others: str | None = None,
     closed: Mapping[Direction, str | None] = MappingProxyType({}),
+    links: Ways = NO_WAYS,
 ) -> Chains:
     """Return the chains that do not depend on any one pod.
 
@@ -295,7 +310,8 @@ def top_chains(
     address counts only on packets that come in there, since a pod can forge a source address.
     ``cache``: the verdict cache, where there is one. ``others``: the set in which packets
     in OUTPUT that are not the node's own leave a trace, where they are not judged but dropped.
-    ``closed``: the sets of addresses whose rules could not be written.
+    ``closed``: the sets of addresses whose rules could not be written. ``links``: the rules that lead to
+    those by which pods are judged by their links.
     """
     chains: Chains = {}
     uplinks = sorted(uplinks)
@@ -313,7 +329,9 @@ def top_chains(
         chains[names.CACHE] = tuple(_caching(cache, family, options, uplinks))
     common = [
         established,
+        *links.others,
         *(rule for protocol, rule in again.items() if protocol is not Protocol.TCP),
+        *links.late,
         *(f"{check} -j {names.judge(d)}" for d, check in checks.items()),
     ]
     if done:
@@ -323,6 +341,7 @@ def top_chains(
     returns = family is Family.V4
     bridged = [
         _ordinary_tcp(family, options),
+        *links.tcp,
         *(rule for protocol, rule in again.items() if protocol is Protocol.TCP),
         f"-m physdev --physdev-is-bridged -{'j' if returns else 'g'} {names.BRIDGED}",
     ]

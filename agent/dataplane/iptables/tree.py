@@ -27,13 +27,16 @@ Nodes = Mapping[Prefix, tuple[Prefix, ...]]
 """Each node with its entries in order: whole addresses, and the prefixes of child nodes."""
 
 
-def build(addresses: Iterable[int], bits: int) -> dict[Prefix, tuple[Prefix, ...]]:
-    """Return the nodes of the tree over addresses of a width in bits; the root is always there."""
+def build(addresses: Iterable[int], bits: int, leaf: int = LEAF) -> dict[Prefix, tuple[Prefix, ...]]:
+    """Return the nodes of the tree over addresses of a width in bits; the root is always there.
+
+    ``leaf``: how many addresses a node lists at most.
+    """
     nodes: dict[Prefix, tuple[Prefix, ...]] = {}
     pending = [(ROOT, sorted(addresses))]
     while pending:
         node, members = pending.pop()
-        if len(members) <= LEAF:
+        if len(members) <= leaf:
             nodes[node] = tuple(Prefix(a, bits) for a in members)
             continue
         common = bits - (members[0] ^ members[-1]).bit_length()

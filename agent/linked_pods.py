@@ -1,0 +1,169 @@
+"""Keeps the links of this node's pods known while some of them are isolated, off the path of events.
+
+::
+
+    Engine ──► whose addresses are here ──► thread: looks at the kernel, when links or addresses change
+                                               │
+    Backend.relink ◄── what is not another's ◄─┘
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+
+from agent import log
+from agent.dataplane.podlinks import LinkFinder, PodLink, PodLinkChanges
+from agent.inbox import Inbox
+from agent.kube.model import Key
+from agent.policy.engine import Engine
+from agent.policy.program import Delta
+from agent.status.links import NO_LINKS, count
+
+_log = log.get(__name__)
+
+PAUSE = 0.2
+"""Seconds between two looks at the kernel, or at what the engine knows, whatever happens."""
+REST = 20
+"""How many times as long as a look took the thread waits until the next."""
+UNHEARD = 5.0
+"""Seconds between two looks where the kernel does not tell of changes in pods' namespaces."""
+LONGEST = 60.0
+"""Seconds between two looks though nothing is heard."""
+RETRY = 5.0
+
+CLOSED = Key("", "")
+"""Stands for whoever had an address that stays closed though no pod has it."""
+
+
+def owners_of(engine: Engine) -> dict[bytes, Key]:
+    """Return whose the addresses are that links are looked for by; none where nobody is isolated."""
+    program = engine.program
+    closed = set().union(*program.closed.values())
+    if not program.pods and not closed:
+        return {}
+    owners = dict.fromkeys(closed, CLOSED)
+    return owners | {address: pod.key for pod in engine.local_pods() for address in pod.addresses}
+
+
+def without_others_addresses(engine: Engine, links: tuple[PodLink, ...]) -> tuple[PodLink, ...]:
+    """Take away what a pod claims though the API says that it is another's, on whatever node."""
+    return tuple(
+        link._replace(others=tuple(a for a in link.others if not engine.is_owned(a))) for link in links
+    )
+
+
+class LinkedPods:
+    """Used by the main loop's thread, but for :attr:`counts`, which any thread may read."""
+
+    def __init__(self, engine: Engine, inbox: Inbox) -> None:
+        self._engine = engine
+        self._watch = _Watch(inbox, self._found)
+        self._links: tuple[PodLink, ...] = ()
+        self._owners_due = self._links_due = False
+        self._at = 0.0
+        self.counts = NO_LINKS
+
+    def start(self) -> None:
+        """Begin to look, as soon as a pod is isolated."""
+        self._watch.start()
+
+    def stop(self) -> None:
+        """Have the thread end."""
+        self._watch.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is."""
+        return self._watch.alive
+
+    def changed(self, delta: Delta) -> None:
+        """Take note that events came, and of what they changed."""
+        self._owners_due = True
+        self._links_due = self._links_due or bool(delta.pods)
+
+    def forgotten(self) -> None:
+        """Take note that a new backend knows of no link."""
+        self._links_due = True
+
+    def due(self, now: float) -> tuple[PodLink, ...] | None:
+        """Return the links that the backend is to know of, where something changed. Called each second."""
+        if self._owners_due and now >= self._at:
+            self._owners_due, self._at = False, now + PAUSE
+            self._watch.want(owners_of(self._engine))
+        if not self._links_due:
+            return None
+        self._links_due = False
+        links = without_others_addresses(self._engine, self._links)
+        self.counts = count(self._engine.program, links)
+        return links
+
+    def _found(self, links: tuple[PodLink, ...]) -> None:
+        self._links, self._links_due = links, True
+
+
+class _Watch:
+    """The thread that looks at the kernel."""
+
+    def __init__(self, inbox: Inbox, found: Callable[[tuple[PodLink, ...]], None]) -> None:
+        self._inbox = inbox
+        self._found = found
+        self._owners: Mapping[bytes, Key] = {}
+        self._wakes = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._wakes)
+        self._thread = threading.Thread(target=self._run, name="pod-links", daemon=True)
+        self._stopped = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        os.eventfd_write(self._wakes, 1)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def want(self, owners: Mapping[bytes, Key]) -> None:
+        """Have the links of pods with these addresses looked for."""
+        if owners != self._owners:
+            self._owners = owners
+            os.eventfd_write(self._wakes, 1)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            try:
+                with PodLinkChanges() as changes:
+                    self._look(changes)
+            except OSError as error:
+                _log.warning("the links of pods cannot be found", error=str(error))
+                self._tell(())
+                time.sleep(RETRY)
+
+    def _look(self, changes: PodLinkChanges) -> None:
+        """Look now, and whenever something may have changed. Raises OSError."""
+        finder = LinkFinder()
+        looked: tuple[PodLink, ...] | None = None
+        at_latest = LONGEST if changes.everywhere else UNHEARD
+        while not self._stopped:
+            owners = self._owners
+            began = time.monotonic()
+            found = finder.find(owners) if owners else ()
+            if found != looked:
+                looked = found
+                self._tell(found)
+            time.sleep(max(PAUSE, REST * (time.monotonic() - began)))
+            while not self._stopped:
+                changes.wait_with(self._wakes, at_latest)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wakes)
+                if owners or self._owners:
+                    break
+
+    def _tell(self, found: tuple[PodLink, ...]) -> None:
+        self._inbox.call(lambda: self._found(found))
