@@ -150,6 +150,8 @@ class _Watch:
         finder = LinkFinder()
         looked: tuple[PodLink, ...] | None = None
         at_latest = LONGEST if changes.everywhere else UNHEARD
+        if not changes.everywhere:
+            _log.info("addresses inside pods are looked for", every=UNHEARD, missing="CAP_NET_BROADCAST")
         while not self._stopped:
             owners = self._owners
             began = time.monotonic()

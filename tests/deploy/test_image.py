@@ -175,7 +175,7 @@ def test_it_runs_as_the_pod_says(deployed: ImageCluster, nodes: tuple[Node, Node
     process = Path(f"/proc/{agent.pid}")
     assert b"/opt/netpol-agent/bin/netpol-agent\0run\0" in (process / "cmdline").read_bytes()
     (only,) = deployed.pod["containers"]
-    bits = {"NET_ADMIN": 12, "NET_RAW": 13}
+    bits = {"NET_BROADCAST": 11, "NET_ADMIN": 12, "NET_RAW": 13}
     wanted = sum(1 << bits[name] for name in only["securityContext"]["capabilities"]["add"])
     status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
     for name in ("CapPrm", "CapEff", "CapBnd"):

@@ -32,7 +32,7 @@ from tests.lab.node import Layout, Mode, Node
 from tests.lab.service import install_kube_proxy
 
 BRIDGE_CALLS = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
-BITS = {"NET_ADMIN": 12, "NET_RAW": 13}
+BITS = {"NET_BROADCAST": 11, "NET_ADMIN": 12, "NET_RAW": 13}
 """Of capability.h."""
 
 POD: Json = yaml.safe_load((DEPLOY / "base/daemonset.yaml").read_text())["spec"]["template"]["spec"]
@@ -40,6 +40,9 @@ POD: Json = yaml.safe_load((DEPLOY / "base/daemonset.yaml").read_text())["spec"]
 # Its settings are the defaults: it is the kustomization that gives their ConfigMap its name.
 CONTAINER["envFrom"] = []
 CAPABILITIES: list[str] = CONTAINER["securityContext"]["capabilities"]["add"]
+LISTENING = "NET_BROADCAST"
+"""Without it the agent enforces all the same, and hears later of what changes inside pods."""
+NEEDED = [name for name in CAPABILITIES if name != LISTENING]
 MOUNTS: list[str] = [mount["mountPath"] for mount in CONTAINER["volumeMounts"]]
 MISSED = {
     "NET_ADMIN": '"missing": "CAP_NET_ADMIN"',
@@ -108,7 +111,8 @@ def test_it_starts_with_what_the_manifest_gives_and_has_that_only(alone: Alone) 
 
 
 def test_every_privilege_has_a_test() -> None:
-    assert MISSED.keys() == {*CAPABILITIES, *MOUNTS, "token"}
+    assert MISSED.keys() == {*NEEDED, *MOUNTS, "token"}
+    assert LISTENING in CAPABILITIES
 
 
 def lacking(name: str) -> Json:
@@ -119,7 +123,7 @@ def lacking(name: str) -> Json:
 
 
 @pytest.mark.parametrize("command", ["iptables-legacy", "iptables-nft"])
-@pytest.mark.parametrize("name", CAPABILITIES)
+@pytest.mark.parametrize("name", NEEDED)
 def test_without_a_capability_no_iptables_writes_the_agents_rules(
     deployed: DeployedCluster, alone: Alone, name: str, command: str
 ) -> None:
@@ -135,10 +139,18 @@ def test_without_a_capability_no_iptables_writes_the_agents_rules(
     assert ended[1][0] != 0
 
 
-@pytest.mark.parametrize("name", CAPABILITIES)
+@pytest.mark.parametrize("name", NEEDED)
 def test_without_a_capability_it_does_not_become_ready(alone: Alone, name: str) -> None:
     agent = alone.start(lacking(name))
     wait_until(lambda: bool(re.search(MISSED[name], heard(agent))), 30)
+
+
+def test_without_one_capability_it_looks_for_what_it_would_be_told(alone: Alone) -> None:
+    for pod, said in ((POD, False), (lacking(LISTENING), True)):
+        agent = alone.start(pod)
+        agent.wait_ready()
+        assert ("CAP_NET_BROADCAST" in agent.tail()) is said
+        agent.stop()
 
 
 @pytest.mark.parametrize("path", MOUNTS)
