@@ -29,12 +29,14 @@ class Stamp(NamedTuple):
 class Scan(NamedTuple):
     """The manifest files below a directory, by path relative to it; faults name what could not be read.
 
-    ``hidden`` are the directories, relative, whose files are unknown because they could not be listed.
+    ``hidden`` are the directories, relative, whose files are unknown because they could not be listed;
+    ``folders`` those that were, the root included as ``.``.
     """
 
     files: dict[str, Stamp]
     hidden: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 def scan(root: Path) -> Scan:
@@ -47,6 +49,7 @@ def scan(root: Path) -> Scan:
     files: dict[str, Stamp] = {}
     hidden: list[str] = []
     faults: list[str] = []
+    listed: list[str] = []
 
     def unlisted(error: OSError) -> None:
         path = os.path.relpath(error.filename, root)
@@ -56,13 +59,14 @@ def scan(root: Path) -> Scan:
     with os.scandir(root):
         pass
     for folder, folders, names in os.walk(root, onerror=unlisted):
+        listed.append(os.path.relpath(folder, root))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             if name.startswith(".") or not name.endswith(SUFFIXES):
                 continue
             path = os.path.relpath(os.path.join(folder, name), root)
             files[path] = stamp(root / path)
-    return Scan(files, tuple(hidden), tuple(faults))
+    return Scan(files, tuple(hidden), tuple(faults), tuple(listed))
 
 
 def shown(path: str) -> str:
@@ -90,18 +94,18 @@ def read_file(path: Path) -> Reading:
     return read_text(text, is_json=path.suffix == ".json", name=path.name, dump=True)
 
 
-def read_settled_file(path: Path, quiet: float, *, replaced: bool) -> Reading:
+def read_settled_file(path: Path, quiet: float, came_whole: Callable[[], bool]) -> Reading:
     """Read a manifest file strictly, but no part of one that is still being written.
 
-    ``quiet`` is for how many seconds it has been left alone; ``replaced``: another file had its name when it
-    was last read, so that it was not written in place. Raises UnreadableError and BeingWrittenError.
+    ``quiet`` is for how many seconds it has been left alone; ``came_whole`` says, when the file has been
+    read, whether it came in one piece and was not written in place. Raises UnreadableError and
+    BeingWrittenError.
     """
-    may_be_unended = replaced or quiet >= UNENDED_SECONDS
     text = _bytes(path, lambda file: unwritten(file, quiet))
     is_json = path.suffix == ".json"
     reading = read_text(text, is_json=is_json, name=path.name)
     # A JSON text that is cut off is none, but any line of YAML may be a beginning.
-    if not may_be_unended and not is_json and text and not is_ended(text):
+    if text and not is_json and not is_ended(text) and quiet < UNENDED_SECONDS and not came_whole():
         raise BeingWrittenError("its last line has no end yet")
     return reading
 

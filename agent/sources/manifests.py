@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ from agent.kube.kinds import is_policy
 from agent.kube.manifest import Manifest
 from agent.kube.model import Kind
 from agent.kube.text import UnreadableError
+from agent.sources.arrivals import Arrivals
 from agent.sources.desired import Held, Wanted, changes, combine
 from agent.sources.directory import Stamp, read_settled_file, scan, shown
 from agent.sources.lastgood import LastGood, ObjectId
 from agent.sources.source import SyncState
-from agent.sources.writing import UNENDED_SECONDS, BeingWrittenError
+from agent.sources.writing import BeingWrittenError
 
 _log = log.get(__name__)
 
@@ -35,7 +37,7 @@ _ABSENT_SECONDS = 1.0
 _WRITTEN_SECONDS = (0.02, 0.5)
 _EMPTY_SECONDS = 1.0
 # A file that stays unfinished longer than this is a fault.
-_UNFINISHED_SECONDS = UNENDED_SECONDS + 5.0
+_UNFINISHED_SECONDS = 10.0
 
 _KEPT = "the last good version of its objects stays in force"
 
@@ -60,7 +62,7 @@ class ManifestSource:
     """Pods, Namespaces, NetworkPolicies and Nodes from the YAML and JSON files below a directory.
 
     What cannot be read takes nothing away. A file that is being written in place is read when that is
-    over, and until then what held holds; one that is renamed onto a name is read at once. A file that
+    over, and until then what held holds; one that is renamed or linked there is read at once. A file that
     cannot be read whole keeps its last good objects; an object that is not valid keeps its last good
     version; a directory that is gone or cannot be listed keeps all. The last good versions are kept in
     ``state_dir``, so that this holds across a restart. The source is synced once every file was read whole,
@@ -77,6 +79,7 @@ class ManifestSource:
         self._thread: threading.Thread | None = None
         self._files: dict[str, _File] = {}
         self._told: dict[ObjectId, Wanted] = {}
+        self._arrivals = Arrivals(directory)
         self._restored: dict[str, dict[ObjectId, Manifest]] = {}
         self._ignored: set[str] = set()
         self._synced = False
@@ -165,6 +168,7 @@ class ManifestSource:
         except OSError as error:
             self._fail(f"{self._directory}: {error.strerror}; make it a directory that the agent can list")
             return
+        self._arrivals.watch(found.folders)
         gone = [p for p in self._files if p not in found.files and not _below(p, found.hidden)]
         changed = [
             p for p, stamp in found.files.items() if p not in self._files or self._files[p].stamp != stamp
@@ -203,8 +207,8 @@ class ManifestSource:
             if file.good and stamp.size == 0 and quiet < _EMPTY_SECONDS:
                 # Some editors empty a file, then write it: look again before its objects are taken away.
                 raise BeingWrittenError("it has just been emptied")
-            replaced = file.stamp is not None and file.stamp.inode not in (0, stamp.inode)
-            reading = read_settled_file(self._directory / path, quiet, replaced=replaced)
+            came_whole = functools.partial(self._came_whole, path, file.stamp, stamp)
+            reading = read_settled_file(self._directory / path, quiet, came_whole)
         except BeingWrittenError as error:
             if now - file.unfinished_since >= _UNFINISHED_SECONDS or not file.known:
                 file.fault = f"{shown(path)}: not read yet: {error}; write another file and rename it to this"
@@ -216,6 +220,7 @@ class ManifestSource:
             return
         file.unfinished = None
         file.stamp, file.fault, file.known = stamp, "", True
+        self._arrivals.forget(path)
         good: dict[ObjectId, Manifest] = {}
         new_and_refused: set[Kind] = set()
         for manifest in reading.manifests:
@@ -236,6 +241,15 @@ class ManifestSource:
                 _log.warning("policy of another product", kind=kind, file=path, detail="not enforced here")
             else:
                 _log.info("kind ignored", kind=kind, file=path)
+
+    def _came_whole(self, path: str, before: Stamp | None, now: Stamp) -> bool:
+        """Whether a file was not written in place; ``before`` is what it was when it was last read."""
+        if self._arrivals.came_whole(path):
+            return True
+        if self._arrivals.knows(path) and not (self._directory / path).is_symlink():
+            return False
+        # What a link names was exchanged, or nobody tells: another file has the name.
+        return before is not None and before.inode not in (0, now.inode)
 
     def _tell(self, sink: Sink, faults: tuple[str, ...]) -> None:
         desired = combine({path: _held(file) for path, file in self._files.items()})

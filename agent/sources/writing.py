@@ -18,8 +18,11 @@ from pathlib import Path
 
 QUIET_SECONDS = 1.0
 """How long a file must be left alone before it counts as whole, where the kernel cannot tell."""
-UNENDED_SECONDS = 5.0
-"""The same for a text that was written in place and does not end with a newline, as a broken-off one."""
+UNENDED_SECONDS = 1.0
+"""How long a text must be left alone that was written in place and does not end with a newline.
+
+Its writer has closed it, and may have been ended in the middle: whoever started that one has this long to
+write it again."""
 
 _F_SETSIG = 10
 _LOCAL = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
