@@ -21,7 +21,6 @@ from agent.settings import (
     Setting,
     SettingError,
     Settings,
-    check_kubeconfig,
     given,
     resolve,
     setting_of,
@@ -150,10 +149,12 @@ def _settings_to_enforce(flags: Flags) -> Settings:
     """Return the settings of a command that enforces, and set up logging; say what is odd about them."""
     settings = _settings(flags)
     if settings.manifests is None:
+        from agent.sources.kubeconfig import ConfigurationError, check_at_start
+
         try:
-            check_kubeconfig(_texts(flags), os.environ)
-        except SettingError as error:
-            raise click.UsageError(str(error)) from None
+            check_at_start(settings.kubeconfig, settings.context, os.environ)
+        except ConfigurationError as error:
+            raise click.UsageError(f"no usable API server configuration: {error}.") from None
     from agent import log
 
     log.configure(settings.log_format, settings.log_level)

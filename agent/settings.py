@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import enum
 import ipaddress
-import os
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -436,16 +435,6 @@ def _check_one_source(texts: Mapping[str, _Given]) -> None:
                 f"{origin} is {text!r} and {texts['manifests'].origin} is {texts['manifests'].text!r}: "
                 "objects come from one place; leave one of the two out."
             )
-
-
-def check_kubeconfig(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> None:
-    """Raise :class:`SettingError` when kubeconfig files are named and none of them exists."""
-    chosen = _given(_BY_NAME["kubeconfig"], flags, environ)
-    paths = [os.path.expanduser(path) for path in chosen.text.split(os.pathsep) if path]
-    if chosen.origin and not any(map(os.path.lexists, paths)):
-        raise SettingError(
-            f"{chosen.origin} is {chosen.text!r}: no such file; correct the path or leave it out."
-        )
 
 
 # What Kubernetes sets in every pod for a Service that is called netpol-agent.

@@ -12,8 +12,9 @@ import urllib3
 from agent import log
 from agent.kube.events import Sink
 from agent.kube.model import Kind
-from agent.sources.connect import ConfigurationError, Connection
+from agent.sources.connect import Connection
 from agent.sources.faults import failure
+from agent.sources.kubeconfig import ConfigurationError
 from agent.sources.reflector import Reflector
 from agent.sources.seen import Seen
 from agent.sources.source import SyncState

@@ -10,19 +10,16 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import urllib3
-import yaml
+
+from agent.sources.kubeconfig import SERVICE_ACCOUNT, USUAL, ConfigurationError, check_files
 
 KEEPALIVE_SECONDS = 40
 """How long a connection may be dead, its other end not acknowledging, before the kernel ends it."""
 
 CONNECT_SECONDS = 10.0
-
-_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_USUAL = "~/.kube/config"
 
 # A watch sends nothing, so nothing of it goes unacknowledged and TCP alone would never notice a peer
 # that is gone. Keepalive asks after 20 s of silence and then every 5 s; after 4 unanswered (40 s in all)
@@ -35,10 +32,6 @@ _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, KEEPALIVE_SECONDS * 1000),
 ]
-
-
-class ConfigurationError(Exception):
-    """No usable configuration; the message says why and what to do."""
 
 
 class Connection:
@@ -117,13 +110,13 @@ def _load(kubeconfig: str | None, context: str | None) -> Any:
     kubeconfig_loader: Any = kube_config.load_kube_config
     configuration = Configuration()
     named = kubeconfig or os.environ.get("KUBECONFIG")
-    in_cluster = bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and _SERVICE_ACCOUNT.exists()
+    in_cluster = bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and SERVICE_ACCOUNT.exists()
     try:
         if kubeconfig is None and context is None and in_cluster:
             in_cluster_loader(client_configuration=configuration)
             return configuration
-        path = named or _USUAL
-        _check_files(path, context, named is not None)
+        path = named or USUAL
+        check_files(path, context, named is not None)
         kubeconfig_loader(
             config_file=path,
             context=context,
@@ -135,57 +128,8 @@ def _load(kubeconfig: str | None, context: str | None) -> Any:
     # The package raises many types on a malformed file, and an exec plugin may do anything.
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        where, remedy = f"kubeconfig {named or _USUAL}", "correct the file, or name another with --kubeconfig"
+        where, remedy = f"kubeconfig {named or USUAL}", "correct the file, or name another with --kubeconfig"
         if kubeconfig is None and context is None and in_cluster:
             where, remedy = "the pod's service account", "mount its token and CA, or set --kubeconfig"
         raise ConfigurationError(f"no usable API server configuration: {where}: {why}; {remedy}") from error
     return configuration
-
-
-def _check_files(path: str, context: str | None, named: bool) -> None:
-    """Raise ConfigurationError for what a person is likely to have mistaken in a list of kubeconfig files."""
-    files = [file for file in map(_expanded, path.split(os.pathsep)) if file is not None]
-    found = [file for file in files if file.exists()]
-    if not found and named:
-        raise ConfigurationError(f"kubeconfig {path}: no such file; correct the path in --kubeconfig")
-    if not found:
-        raise ConfigurationError(
-            f"none found: not in a pod (no {_SERVICE_ACCOUNT}), and no {' or '.join(map(str, files))}; "
-            "name a file with --kubeconfig, or a directory with --manifests to do without an API server"
-        )
-    contents = [_content(file) for file in found]
-    chosen = context or next((str(c["current-context"]) for c in contents if c.get("current-context")), "")
-    contexts = [name for content in contents for name in _context_names(content)]
-    if chosen in contexts:
-        return
-    problem = f"has no context {chosen!r}" if chosen else "has no current-context"
-    if not contexts:
-        raise ConfigurationError(f"kubeconfig {path} has no contexts; give a file that kubectl can use")
-    raise ConfigurationError(f"kubeconfig {path} {problem}; choose with --context: {', '.join(contexts)}")
-
-
-def _expanded(text: str) -> Path | None:
-    return Path(os.path.expanduser(text)) if text else None
-
-
-def _content(file: Path) -> dict[str, Any]:
-    remedy = "give a file of kind Config, as kubectl uses"
-    try:
-        content = yaml.safe_load(file.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(
-            f"kubeconfig {file}: {error.strerror}; make it a file the agent can read"
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        why = " ".join(str(error).split())
-        raise ConfigurationError(f"kubeconfig {file} is not YAML: {why}; {remedy}") from None
-    if not isinstance(content, dict) or content.get("kind", "Config") != "Config":
-        raise ConfigurationError(f"{file} is not a kubeconfig; {remedy}")
-    return content
-
-
-def _context_names(content: dict[str, Any]) -> list[str]:
-    entries = content.get("contexts")
-    if not isinstance(entries, list):
-        return []
-    return [str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry]

@@ -24,8 +24,9 @@ from agent.kube.wire import (
     decode_status,
     decode_watch_line,
 )
-from agent.sources.connect import ConfigurationError, Connection
+from agent.sources.connect import Connection
 from agent.sources.faults import PATHS, RequestFailedError, failure, refusal
+from agent.sources.kubeconfig import ConfigurationError
 from agent.sources.listing import pages
 from agent.sources.seen import Seen
 from agent.sources.source import SyncState

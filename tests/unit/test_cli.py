@@ -97,8 +97,18 @@ class Ran:
     settings: Settings | None = None
 
 
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: lab
+contexts: [{name: lab, context: {cluster: lab, user: admin}}]
+clusters: [{name: lab, cluster: {server: "https://10.0.0.1:6443"}}]
+users: [{name: admin, user: {token: t}}]
+"""
+
+
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ran:
     found = Ran()
 
     def run(settings: Settings) -> int:
@@ -107,6 +117,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 
     monkeypatch.setattr(node, "run", run)
     monkeypatch.setattr(capability, "missing", tuple)
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(KUBECONFIG)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     return found
 
 
@@ -146,7 +159,7 @@ def test_a_flag_of_two_forms_beats_the_environment(ran: Ran, monkeypatch: pytest
     [
         (("run", "--mark-ingress", "3"), "--mark-ingress is '3': give one bit"),
         (("run", "--manifests", "/nowhere"), "--manifests is '/nowhere': give a directory"),
-        (("run", "--node-name", "a", "--kubeconfig", "/no/x"), "--kubeconfig is '/no/x': no such file"),
+        (("run", "--node-name", "a", "--kubeconfig", "/no/x"), "kubeconfig /no/x: no such file"),
         (("run", "--node-name", "A"), "--node-name is 'A'"),
         (("run", "--manifests", ""), "--manifests is empty: give it a value"),
         (("explain", "a", "b", "80", "--manifests", ""), "--manifests is empty: give it a value"),
@@ -197,11 +210,80 @@ def test_a_kubeconfig_of_the_environment_must_be_there_unless_manifests_are_read
     monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/a:{tmp_path}/b")
     result = netpol_agent("run", "--node-name", "n1")
     assert (result.exit_code, ran.settings) == (2, None)
-    assert f"KUBECONFIG is '{tmp_path}/a:{tmp_path}/b': no such file" in result.output
+    assert f"kubeconfig {tmp_path}/a:{tmp_path}/b: no such file" in result.output
     netpol_agent("run", "--node-name", "n1", "--manifests", str(tmp_path))
     assert ran.settings is not None
     ran.settings = None
-    (tmp_path / "b").touch()
+    (tmp_path / "b").write_text(KUBECONFIG)
+    netpol_agent("run", "--node-name", "n1")
+    assert ran.settings is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        (
+            KUBECONFIG,
+            ("--context", "lob"),
+            "has no context 'lob'; did you mean 'lab'? choose with --context: lab",
+        ),
+        (KUBECONFIG.replace("current-context: lab", ""), (), "has no current-context; choose with --context"),
+        (
+            KUBECONFIG.replace("cluster: lab, u", "cluster: lib, u"),
+            (),
+            "names the cluster 'lib', which is not there",
+        ),
+        (
+            KUBECONFIG.replace("user: admin}", "user: root}"),
+            (),
+            "names the user 'root', which is not there; there",
+        ),
+        (KUBECONFIG.replace("https://", ""), (), "has the server '10.0.0.1:6443'; give a URL"),
+        (KUBECONFIG.replace('server: "https://10.0.0.1:6443"', ""), (), "has the server None; give a URL"),
+        (KUBECONFIG.replace("token: t", "client-key-data: '%'"), (), "client-key-data is not base64"),
+        ("a: [", (), "is not YAML"),
+        ("- a", (), "is not a kubeconfig; give a file of kind Config"),
+        ("kind: Pod", (), "is not a kubeconfig"),
+        ("", (), "is not a kubeconfig"),
+        ("\0", (), "is not YAML"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "migrate"])
+def test_a_kubeconfig_that_waiting_does_not_mend_ends_with_2(
+    ran: Ran, tmp_path: Path, command: str, text: str, arguments: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "bad").write_text(text)
+    result = netpol_agent(command, "--node-name", "n1", "--kubeconfig", str(tmp_path / "bad"), *arguments)
+    assert (result.exit_code, ran.settings) == (2, None)
+    assert words in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
+def test_a_kubeconfig_that_is_a_directory_ends_with_2(ran: Ran, tmp_path: Path) -> None:
+    result = netpol_agent("run", "--node-name", "n1", "--kubeconfig", str(tmp_path))
+    assert (result.exit_code, ran.settings) == (2, None)
+    assert "Is a directory; make it a file the agent can read" in " ".join(result.stderr.split())
+
+
+def test_without_any_kubeconfig_it_ends_with_2_but_in_a_pod(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = netpol_agent("run", "--node-name", "n1")
+    assert (result.exit_code, ran.settings) == (2, None)
+    assert "none found: not in a pod" in result.stderr
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    netpol_agent("run", "--node-name", "n1")
+    assert ran.settings is not None
+
+
+def test_credentials_are_not_asked_for_at_the_start(ran: Ran, tmp_path: Path) -> None:
+    plugin = (
+        "exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/false, interactiveMode: Never}"
+    )
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG.replace("token: t", plugin))
     netpol_agent("run", "--node-name", "n1")
     assert ran.settings is not None
 

@@ -17,7 +17,8 @@ import pytest
 from agent.kube.events import Delete, Event, Synced, Upsert
 from agent.kube.model import Key, Kind, Pod
 from agent.sources import connect, reflector
-from agent.sources.connect import ConfigurationError, Connection
+from agent.sources.connect import Connection
+from agent.sources.kubeconfig import ConfigurationError
 from agent.sources.reflector import Reflector
 from agent.sources.seen import Seen
 
@@ -524,7 +525,7 @@ def test_a_service_account_in_the_cluster_has_its_token_read_again(
     ca.write_text("unused")
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(ca))
-    monkeypatch.setattr(connect, "_SERVICE_ACCOUNT", token)
+    monkeypatch.setattr(connect, "SERVICE_ACCOUNT", token)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     connection = Connection()
@@ -551,7 +552,7 @@ CONTEXTS = "contexts: [{name: c, context: {cluster: k, user: u}}, {name: d}]\n"
         ("current-context: nowhere", "has no contexts; give a file that kubectl can use"),
         (f"{CONTEXTS}current-context: nowhere", "has no context 'nowhere'; choose with --context: c, d"),
         (CONTEXTS, "has no current-context; choose with --context: c, d"),
-        (f"{CONTEXTS}current-context: c", "correct the file, or name another with --kubeconfig"),
+        (f"{CONTEXTS}current-context: c", "names the cluster 'k', which is not there; it has no clusters"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path, text: str, words: str) -> None:
