@@ -95,18 +95,30 @@ _PLACES = click.option(
     "places",
     multiple=True,
     metavar="PATH",
-    help="A directory or file of objects, or - for standard input; may be given several times.  "
+    help="A directory or file of objects, or - for standard input. May be given several times.  "
     f"[env: {setting_of('manifests').environment[0]}; default: none, it must be given]",
 )
 
 
-def _places_of(places: tuple[str, ...]) -> list[Path]:
-    """Return what to read objects from; what is not there ends the command with exit code 2."""
+_MORE = click.argument("more", nargs=-1, metavar="", required=False)
+
+
+def _places_of(places: tuple[str, ...], more: tuple[str, ...]) -> list[Path]:
+    """Return what to read objects from; what is not there ends the command with exit code 2.
+
+    ``more`` are arguments that belong to no option, as a shell makes of ``--manifests *.yaml``.
+    """
+    if more:
+        raise click.UsageError(
+            f"{more[0]!r} belongs to no option: give --manifests before each path, or the directory."
+        )
     variable = setting_of("manifests").environment[0]
     origin = "--manifests" if places else variable
     texts = places or tuple(filter(None, (os.environ.get(variable),)))
     if not texts:
-        raise click.UsageError("--manifests is missing: give a directory or file of objects, or - for input.")
+        raise click.UsageError(
+            "--manifests is missing: give a directory or file of objects, or - for standard input."
+        )
     for text in texts:
         if not text:
             raise click.UsageError(f"{origin} is empty: give it a value.")
@@ -251,13 +263,14 @@ def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
     epilog="Example: netpol-agent render --manifests examples --node-name worker-1",
 )
 @_PLACES
+@_MORE
 @_options(*_RENDER_SETTINGS, told=_IN_RENDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the program and the texts as JSON.")
-def render(places: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+def render(places: tuple[str, ...], more: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Print what would be programmed for a node from manifests; touch nothing.
 
     The same manifests give the same text. Without a node's name, that of the only node that pods name.
-    What a cluster has stored (kubectl get -o yaml) is read as leniently as the cluster reads it.
+    Objects taken from a cluster (kubectl get -o yaml) are read as leniently as the cluster reads them.
 
     Exit codes: 0 printed, 1 something in the manifests was refused (named on standard error; the
     rest is printed) or has no such node, 2 wrong options, or no node to choose.
@@ -265,7 +278,7 @@ def render(places: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     from agent import render as rendering
     from agent.sources.once import read_once
 
-    manifests = read_once(_places_of(places))
+    manifests = read_once(_places_of(places, more))
     _tell(manifests.notes, manifests.refused)
     if not given("node_name", _texts(flags), os.environ):
         try:
@@ -290,15 +303,18 @@ def render(places: tuple[str, ...], as_json: bool, **flags: Any) -> None:
 @click.argument("destination", metavar="DST")
 @click.argument("service", metavar="PORT[/PROTO]")
 @_PLACES
+@_MORE
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with every rule.")
-def explain(source: str, destination: str, service: str, places: tuple[str, ...], as_json: bool) -> None:
+def explain(
+    source: str, destination: str, service: str, more: tuple[str, ...], places: tuple[str, ...], as_json: bool
+) -> None:
     """Say whether SRC may open a connection to DST, and which policies and rules decide it.
 
     SRC and DST: namespace/pod, a pod of the namespace default, or an address. PORT: a number, or a name that
     DST gives it; PROTO: tcp (the default), udp or sctp. What is asked about is the destination after
     Service translation: the pod, not the Service.
 
-    What a cluster has stored is read as leniently as the cluster reads it:
+    Objects taken from a cluster are read as leniently as the cluster reads them:
     kubectl get ns,pods,netpol -A -o yaml | netpol-agent explain SRC DST PORT --manifests -
 
     Exit codes: 0 allowed, 1 denied, 2 cannot say (no such pod, a Service's address, a question or
@@ -307,7 +323,7 @@ def explain(source: str, destination: str, service: str, places: tuple[str, ...]
     from agent import explain as explaining
     from agent.question import QuestionError, question_of
 
-    chosen = _places_of(places)
+    chosen = _places_of(places, more)
     try:
         question = question_of(source, destination, service)
     except QuestionError as error:

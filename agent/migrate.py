@@ -26,6 +26,7 @@ from agent.dataplane.mode import UndecidedError
 from agent.dataplane.strangers import STOP, running_fault
 from agent.settings import Settings
 from agent.status.health import State, readyz
+from agent.words import count
 
 _log = log.get(__name__)
 
@@ -182,19 +183,15 @@ def text(outcome: Outcome) -> str:
     elif found is not None:
         lines.append("Of kube-router's firewall there is:")
         lines += [
-            f"  IPv{int(c.family)}, iptables mode {c.mode}: {_count(len(c.chains), 'chain')}, reached from "
+            f"  IPv{int(c.family)}, iptables mode {c.mode}: {count(len(c.chains), 'chain')}, reached from "
             f"{', '.join(c.hooked) or 'nowhere'}"
             for c in found.chains
         ]
         lines += [f"  IPv{int(family)}: a table of its own in nftables" for family in found.nft_tables]
-        lines += [f"  {_count(len(found.sets), 'set')}"] if found.sets else []
+        lines += [f"  {count(len(found.sets), 'set')}"] if found.sets else []
     lines += [f"In the way: {fault.what} ({fault.remedy})" for fault in outcome.faults]
     if found is not None and found.any() and not outcome.faults:
         lines.append(
             "Without --dry-run this agent's rules go in front of these, and when they are whole, these go."
         )
     return "\n".join(lines) + "\n"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")

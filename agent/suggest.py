@@ -11,6 +11,7 @@ from agent.kube.model import Key, Network, address_text
 from agent.policy.cluster import Cluster, owner
 from agent.question import KINDS, Question
 
+_DEFAULT = "default"
 _SHOWN = 3
 """Names that are shown; the rest are counted."""
 
@@ -102,6 +103,8 @@ def _by_name(cluster: Cluster, end: Key) -> str:
         return f"; did you mean {_listed(elsewhere)}?"
     if near := difflib.get_close_matches(end.name, [pod.name for pod in here], 1):
         return f"; did you mean {end.namespace}/{near[0]}?"
+    if end.namespace == _DEFAULT and end.namespace not in cluster.namespaces:
+        return "; write namespace/pod for a pod of another namespace"
     if end.namespace not in cluster.namespaces:
         return f", and no namespace {end.namespace}{did_you_mean(end.namespace, sorted(cluster.namespaces))}"
     return ""

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 from agent.dataplane import legacy
 from agent.dataplane.backend import Fault
 from agent.kube.model import Family
+from agent.words import count
 
 Mode = Literal["nft", "legacy"]
 MODES: tuple[Mode, ...] = ("nft", "legacy")
@@ -119,7 +120,7 @@ def _reasoned(setting: str, found: Mapping[Mode, Evidence]) -> tuple[Mode, str]:
             f"the {unread[0]} tables could not be read: {found[unread[0]].trouble}; mend that, or say which "
             "mode this node uses with --iptables-mode"
         )
-    counts = f"{found['nft'].rules} rules in nft, {found['legacy'].rules} in legacy"
+    counts = f"{count(found['nft'].rules, 'rule')} in nft, {found['legacy'].rules} in legacy"
     if found["legacy"].rules > found["nft"].rules:
         return "legacy", f"legacy: no hint of kubelet's, and {counts}"
     return "nft", f"nft: no hint of kubelet's, and {counts}"

@@ -267,6 +267,12 @@ class ManifestSource:
             self._synced = True
             sink([Synced(kind) for kind in _KINDS])
             _log.info("manifests read", directory=str(self._directory), files=len(self._files))
+            if not self._files:
+                _log.warning(
+                    "no manifests",
+                    directory=str(self._directory),
+                    detail="no pod is isolated until there are some",
+                )
         for event in events:
             if isinstance(event, Invalid):
                 identity = (event.kind, event.key)

@@ -43,6 +43,7 @@ def fetch(url: str) -> tuple[bytes, StatusSnapshot]:
         raise UnreachableError(f"{url} answers {error.code}: {detail}") from None
     except OSError as error:
         reason = getattr(error, "reason", error)
+        reason = getattr(reason, "strerror", None) or reason
         raise UnreachableError(
             f"no agent answers at {url}: {reason}. Is it running? --url says where it serves."
         ) from None

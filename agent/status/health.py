@@ -21,6 +21,8 @@ STALLED_AFTER = 120.0
 """Seconds without progress of the main loop after which the agent counts as stuck.
 
 More than one call of the backend takes when every command in it waits as long as it may."""
+_LONG = 40
+"""Characters of a detail up to which it is repeated."""
 CONTACT_LOST_AFTER = 60.0
 """Seconds without a word from a source after which its cache is warned about."""
 
@@ -97,8 +99,12 @@ def readyz(health: Health) -> Answer:
 
 
 def text(answer: Answer) -> str:
-    """Return the plain body, a line per check, as kube-apiserver writes its own."""
-    lines = [_line(check) for check in answer.checks]
+    """Return the plain body, a line per check, as kube-apiserver writes its own.
+
+    What several checks have to say is written once, with the first of them, unless it is short.
+    """
+    first: dict[str, str] = {}
+    lines = [_line(check, first.setdefault(check.detail, check.name)) for check in answer.checks]
     lines.append(f"{answer.name} check {'passed' if answer.ok else 'failed'}")
     return "\n".join(lines) + "\n"
 
@@ -115,10 +121,13 @@ def as_dict(answer: Answer) -> dict[str, object]:
     }
 
 
-def _line(check: Check) -> str:
+def _line(check: Check, told_by: str) -> str:
     mark = {State.OK: "+", State.WARNING: "!", State.FAILED: "-"}[check.state]
     line = f"[{mark}]{check.name} {check.state.value}"
-    return f"{line}: {check.detail}" if check.detail else line
+    if not check.detail:
+        return line
+    told = told_by != check.name and len(check.detail) > _LONG
+    return f"{line}: as {told_by}" if told else f"{line}: {check.detail}"
 
 
 def _loop(health: Health) -> Check:

@@ -24,7 +24,7 @@ class LinkCounts(msgspec.Struct, frozen=True):
         if not total:
             return ""
         if not self.unknown:
-            return f"known of all {total} isolated pods"
+            return "known of the isolated pod" if total == 1 else f"known of all {total} isolated pods"
         more = ", ..." if self.unknown > len(self.without) else ""
         return f"known of {self.known} of {total} isolated pods; not of {', '.join(self.without)}{more}"
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.status.snapshot import KernelStatus, Moment, SourceStatus, StatusSnapshot
+from agent.words import count
 
 _MANY_SETS = 20
 """Sets shown; the rest are counted, and all are in ``--json``."""
@@ -104,19 +105,24 @@ def _source_state(source: SourceStatus) -> str:
 
 def _kernel(kernel: KernelStatus, now: Moment, console: Console) -> None:
     console.print()
-    console.print(f"[bold]Kernel[/] {kernel.chains} chains, {kernel.rules} rules, {kernel.sets} sets")
+    counts = ", ".join(
+        (count(kernel.chains, "chain"), count(kernel.rules, "rule"), count(kernel.sets, "set"))
+    )
+    console.print(f"[bold]Kernel[/] {counts}")
     if kernel.last_apply is None:
         console.print("  nothing applied yet")
     else:
         apply = kernel.last_apply
         result = "[green]ok[/]" if apply.result == "ok" else f"[red]{escape(apply.result)}[/]"
-        took = f"took {duration(apply.seconds)}, {apply.writes} writes"
+        took = f"took {duration(apply.seconds)}, {count(apply.writes, 'write')}"
         console.print(f"  last apply {_ago(apply.at, now)}, {took}: {result}")
     if kernel.last_error is not None:
         console.print(f"  last error {_ago(kernel.last_error.at, now)}: {escape(kernel.last_error.what)}")
     if kernel.retry_pending:
         console.print("  [yellow]a retry is pending[/]")
-    console.print(f"  drift checked {_ago(kernel.drift.last_check, now)}, {kernel.drift.repairs} repairs")
+    console.print(
+        f"  drift checked {_ago(kernel.drift.last_check, now)}, {count(kernel.drift.repairs, 'repair')}"
+    )
 
 
 def _pods(snapshot: StatusSnapshot, console: Console) -> None:

@@ -165,6 +165,10 @@ def test_a_flag_of_two_forms_beats_the_environment(ran: Ran, monkeypatch: pytest
         (("explain", "a", "b", "80", "--manifests", ""), "--manifests is empty: give it a value"),
         (("run", "--what"), "No such option"),
         (("render",), "--manifests is missing"),
+        (("render", "--manifests", "a", "b"), "'b' belongs to no option: give --manifests before each path"),
+        (("explain", "a", "b", "80", "--manifests", "a", "b"), "'b' belongs to no option"),
+        (("run", "--manifests", "-"), "explain and render read single files and - as well"),
+        (("run", "--manifests", __file__), "explain and render read single files and - as well"),
         (("status", "--health-port", "x"), "--health-port is 'x'"),
     ],
 )

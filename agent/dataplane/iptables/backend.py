@@ -32,6 +32,7 @@ from agent.dataplane.strangers import kube_router_fault
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key
 from agent.policy.program import Delta, Member, Program
+from agent.words import count
 
 _log = log.get(__name__)
 
@@ -256,7 +257,7 @@ class IptablesBackend:
             if name not in in_kernel:
                 differences.append(f"set {name} is gone")
             elif in_kernel[name] not in (None, size) and not names.changes_by_itself(name):
-                differences.append(f"set {name} has {in_kernel[name]} members, not {size}")
+                differences.append(f"set {name} has {count(in_kernel[name] or 0, 'member')}, not {size}")
         if not self._failed:
             differences += self._exchanged(program, in_kernel.keys())
         if uplinks(program.bypass) != self._desired.uplinks:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from agent.dataplane.ipset_errors import SetError
 from agent.kube.model import address_text
 from agent.policy.program import AddressPort, Member
+from agent.words import count
 
 SECONDS = 0.02
 """How long one look takes at most, but for the last set begun within it."""
@@ -55,12 +56,16 @@ class SpotCheck:
         expected = set(wanted())
         if held == expected:
             return ""
-        parts = [
-            f"{what} {len(members)} members, such as {', '.join(sorted(map(_text, members))[:_SHOWN])}"
-            for what, members in (("lacks", expected - held), ("has too", held - expected))
-            if members
-        ]
+        lacking, surplus = expected - held, held - expected
+        parts = [f"lacks {count(len(lacking), 'member')}{_examples(lacking)}"] if lacking else []
+        if surplus:
+            parts.append(f"has {count(len(surplus), 'member')} too many{_examples(surplus)}")
         return f"set {name} {' and '.join(parts)}"
+
+
+def _examples(members: set[Member]) -> str:
+    shown = sorted(map(_text, members))
+    return f" ({', '.join(shown[:_SHOWN])}{', ...' if len(shown) > _SHOWN else ''})"
 
 
 def _text(member: Member) -> str:

@@ -10,7 +10,7 @@ import pytest
 from agent.dataplane.backend import Fault
 from agent.kube.model import Kind
 from agent.sources.source import SyncState
-from agent.status.health import STALLED_AFTER, Health, State, as_dict, healthz, readyz, text
+from agent.status.health import STALLED_AFTER, Answer, Check, Health, State, as_dict, healthz, readyz, text
 
 NOW = 1_000_000.0
 SYNCED = SyncState(synced=True, objects=3, last_event=NOW - 5, last_contact=NOW - 1)
@@ -109,3 +109,27 @@ def test_json_holds_the_same() -> None:
             {"name": "thread/watch", "state": "failed", "detail": "ended unasked; the log says why"},
         ],
     }
+
+
+LONG = "a.yaml: line 7: key 'spec' is written twice; keep one of them"
+
+
+def test_what_several_checks_say_is_written_once() -> None:
+    answer = Answer(
+        "readyz",
+        (
+            Check("cache/Namespace", State.WARNING, LONG),
+            Check("cache/Pod", State.WARNING, LONG),
+            Check("kernel", State.OK),
+            Check("fault", State.WARNING, "x"),
+            Check("fault", State.WARNING, "y"),
+        ),
+    )
+    assert text(answer).splitlines() == [
+        f"[!]cache/Namespace warning: {LONG}",
+        "[!]cache/Pod warning: as cache/Namespace",
+        "[+]kernel ok",
+        "[!]fault warning: x",
+        "[!]fault warning: y",
+        "readyz check passed",
+    ]

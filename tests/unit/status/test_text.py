@@ -8,7 +8,9 @@ import io
 import pytest
 
 from agent.dataplane.backend import Fault, KernelView
+from agent.kube.model import Kind
 from agent.policy.program import Program
+from agent.sources.source import SyncState
 from agent.status.snapshot import Facts, StatusSnapshot, take
 from agent.status.text import duration, plain_console, show
 
@@ -24,7 +26,7 @@ def test_everything_is_there(snapshot: StatusSnapshot) -> None:
     assert text.startswith("worker-1  ready  netpol-agent 0.1.0, up 2 h\niptables nft (kubelet's hint chain")
     assert "last apply 30 s ago, took 4 ms, 3 writes: ok" in text
     assert "last error 10 min ago: iptables-restore: line 4 failed" in text
-    assert "drift checked 2 s ago, 1 repairs" in text
+    assert "drift checked 2 s ago, 1 repair\n" in text
     for words in ("shop/db-0", "fd00::5", "open", "KUBE-SRC-4-abc", "pods app=web in namespace shop"):
         assert words in text
     for words in (
@@ -35,6 +37,14 @@ def test_everything_is_there(snapshot: StatusSnapshot) -> None:
     ):
         assert words in text
     assert "sysctl -w net.ipv6.conf.all.forwarding=1" in text
+
+
+def test_a_fault_that_stands_for_several_is_not_told_twice(facts: Facts) -> None:
+    lines = ("a.yaml: line 1: no", "b.yaml: line 2: no")
+    state = SyncState(True, 1, 0.0, facts.now, f"{lines[0]} (and 1 more)", lines)
+    states = {Kind.POD: state, Kind.POLICY: state}
+    text = shown(take(dataclasses.replace(facts, states=states), Program(), KernelView({}, {})))
+    assert [text.count(line) for line in lines] == [1, 1]
 
 
 def test_no_colour_but_on_a_terminal(snapshot: StatusSnapshot, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,26 @@
+"""Numbers in messages."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from agent.words import count
+from tests.docs import ROOT
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 rules"), (1, "1 rule"), (2, "2 rules")])
+def test_one_is_not_many(number: int, text: str) -> None:
+    assert count(number, "rule") == text
+
+
+def test_no_message_writes_a_number_before_a_plural_by_itself() -> None:
+    """Nouns that are counted somewhere; a number that cannot be one is no concern."""
+    counted = r"(?<!IPv)\{[^{}]*\} (chains|rules|sets|members|writes|repairs|files)\b"
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in (ROOT / "agent").rglob("*.py")
+        for match in re.finditer(counted, path.read_text())
+    ]
+    assert found == ["agent/dataplane/iptables/leftovers.py: {len(errors)} sets"]
