@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 import signal
+import socket
 from pathlib import Path
 
 from agent import __version__, log
@@ -20,6 +21,7 @@ from agent.dataplane.mode import MODES, UndecidedError, decide_mode
 from agent.kube.model import Family
 from agent.settings import AllowedPackets, DeniedPackets, Settings
 from agent.sources.source import Source
+from agent.status.connections import raise_limit
 from agent.status.server import StatusServer
 
 _log = log.get(__name__)
@@ -52,6 +54,7 @@ def options_of(settings: Settings) -> Options:
 def run(settings: Settings) -> int:
     """Enforce until a signal; return the exit code."""
     _share_one_heap()
+    raise_limit()
     try:
         with lock_node():
             return _run_locked(settings)
@@ -72,7 +75,8 @@ def _share_one_heap() -> None:
 
 def _run_locked(settings: Settings) -> int:
     agent = make_agent(settings)
-    server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status)
+    names = (settings.node_name, socket.gethostname())
+    server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status, names)
     stop_on_signals(agent)
     server.start()
     try:

@@ -1,22 +1,27 @@
 """The local HTTP server: ``/healthz``, ``/readyz`` and ``/status``.
 
-It asks the agent anew for each request, through the two callables it is given, and holds no state.
+It asks the agent anew for each request, through the two callables it is given, and holds no state. What
+clients may hold is bounded: see :mod:`agent.status.connections`.
 """
 
 from __future__ import annotations
 
 import errno
+import http.client
 import http.server
+import io
 import json
 import socket
 import threading
-from collections.abc import Callable
-from typing import NamedTuple
-from urllib.parse import parse_qs, urlsplit
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, cast
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from agent import log
 from agent.dataplane.backend import Fault
-from agent.status import health, snapshot
+from agent.status import connections, health, hosts, snapshot
+from agent.status.connections import Connections
 
 _log = log.get(__name__)
 
@@ -30,9 +35,18 @@ _INDEX = """netpol-agent
 """
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
-_IDLE_SECONDS = 10.0
 _BIND_SECONDS = 2.0
-_STOP_SECONDS = 0.2
+_TURN_SECONDS = 0.2
+"""How often it is looked whether to stop, and what is past its deadline."""
+
+HEADER_BYTES = 16 * 1024
+"""Of a request: its line and its headers."""
+
+STATUS_AT_ONCE = 4
+"""How many clients are sent ``/status`` at the same time: each takes memory until it has read it."""
+
+_METHODS = ("GET", "HEAD")
+_NO_DESCRIPTOR_SECONDS = 0.05
 
 
 class Response(NamedTuple):
@@ -57,8 +71,11 @@ class StatusServer:
         port: int,
         health: Callable[[], health.Health],
         status: Callable[[], snapshot.StatusSnapshot],
+        names: Iterable[str] = (),
     ) -> None:
+        """``names``: under which this node may be asked, besides IP addresses and ``localhost``."""
         self.port = port
+        self._names = frozenset(names)
         self._address = address
         self._health = health
         self._status = status
@@ -89,13 +106,14 @@ class StatusServer:
             if self._stopping.wait(_BIND_SECONDS):
                 return
             self._bind()
-        self._server.timeout = _STOP_SECONDS
+        self._server.timeout = _TURN_SECONDS
         while not self._stopping.is_set():
             self._server.handle_request()
+            self._server.connections.expire()
 
     def _bind(self) -> None:
         try:
-            self._server = _Server(self._address, self.port, self._respond)
+            self._server = _Server(self._address, self.port, self._respond, self._names)
         except OSError as error:
             fault = Fault(
                 f"health cannot be served on {self._address} port {self.port}: {error.strerror or error}",
@@ -110,9 +128,8 @@ class StatusServer:
         self._fault = ()
         _log.info("serving health", address=self._address, port=self.port)
 
-    def _respond(self, target: str) -> Response:
-        url = urlsplit(target)
-        path = url.path.rstrip("/") or "/"
+    def _respond(self, url: SplitResult) -> Response:
+        path = _path(url)
         as_json = parse_qs(url.query).get("format") == ["json"]
         try:
             if path == "/healthz":
@@ -129,6 +146,10 @@ class StatusServer:
         return Response(404, _TEXT, f"no such page: {path}; / lists what there is\n".encode())
 
 
+def _path(url: SplitResult) -> str:
+    return url.path.rstrip("/") or "/"
+
+
 def _remedy(error: OSError) -> str:
     # A family that is turned off has no address at all.
     if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -143,11 +164,18 @@ def _answer(answer: health.Answer, as_json: bool) -> Response:
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    """A threading server that knows its address family and which function answers."""
+    """A threading server that knows its address family, which function answers, and whom it talks to."""
 
-    def __init__(self, address: str, port: int, respond: Callable[[str], Response]) -> None:
+    request_queue_size = 128
+
+    def __init__(
+        self, address: str, port: int, respond: Callable[[SplitResult], Response], names: frozenset[str]
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.respond = respond
+        self.names = names
+        self.connections = Connections(connections.most(connections.limit()))
+        self.sending_status = threading.BoundedSemaphore(STATUS_AT_ONCE)
         super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
@@ -157,33 +185,147 @@ class _Server(http.server.ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        try:
+            return super().get_request()
+        except OSError:
+            # Without a descriptor for it the connection stays where it is, and would be asked about at once.
+            time.sleep(_NO_DESCRIPTOR_SECONDS)
+            raise
+
+    def verify_request(self, request: object, client_address: tuple[str, int]) -> bool:
+        return self.connections.enter(cast(socket.socket, request), client_address[0])
+
+    def shutdown_request(self, request: object) -> None:
+        self.connections.leave(cast(socket.socket, request))
+        super().shutdown_request(cast(socket.socket, request))
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of a client that went away in the middle."""
 
 
+class _Bounded:
+    """Reads a request's lines as the standard library's parser asks for them, and no more than may be."""
+
+    def __init__(self, source: io.BufferedReader) -> None:
+        self._source = source
+        self._left = HEADER_BYTES
+
+    def readline(self, size: int = -1) -> bytes:
+        """Read a line. Raises LineTooLong."""
+        most = self._left if size < 0 else min(size, self._left)
+        line = self._source.readline(most + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise http.client.LineTooLong("header")
+        return line
+
+    def begins(self) -> bool:
+        """Wait for another request; False where none comes."""
+        self._left = HEADER_BYTES
+        return bool(self._source.peek(1))
+
+    def close(self) -> None:
+        self._source.close()
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Of a request that cannot be read, or says no version: its answer, too, has a status line.
+    default_request_version = "HTTP/1.0"
     server_version = "netpol-agent"
     sys_version = ""
-    timeout = _IDLE_SECONDS
+    timeout = 2 * connections.SECONDS
     error_content_type = _TEXT
     error_message_format = "%(message)s\n"
     server: _Server
 
+    def setup(self) -> None:
+        super().setup()
+        self._bounded = _Bounded(cast(io.BufferedReader, self.rfile))
+        self.rfile = cast(io.BufferedReader, self._bounded)
+        self._served = False
+
+    def handle_one_request(self) -> None:
+        open_ones = self.server.connections
+        try:
+            if not self._bounded.begins():
+                self.close_connection = True
+                return
+            if self._served:
+                open_ones.began(self.connection)
+            super().handle_one_request()
+        except http.client.LineTooLong:
+            self.requestline = self.request_version = self.command = ""
+            self.close_connection = True
+            self.send_error(414, "the request line is too long")
+        except OSError:
+            # The client went away, or the deadline is past.
+            self.close_connection = True
+        finally:
+            self._served = True
+            open_ones.answered(self.connection)
+
+    def parse_request(self) -> bool:
+        """Read the headers; what the server does not answer is answered here."""
+        if not super().parse_request():
+            return False
+        self.server.connections.answering(self.connection)
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            # Nobody reads a body: what follows would be taken for a request.
+            self.close_connection = True
+        try:
+            self._url = urlsplit(self.path)
+            authority = self._url.netloc
+        except ValueError:
+            self._send(Response(400, _TEXT, b"the request's target cannot be read\n"))
+            return False
+        refusal = self._refusal(authority)
+        if refusal is not None:
+            self._send(refusal)
+        return refusal is None
+
+    def _refusal(self, authority: str) -> Response | None:
+        """Return why the request is not answered, if so."""
+        named = self.headers.get_all("Host", [])
+        if len(named) > 1 or (not named and self.request_version == "HTTP/1.1"):
+            # RFC 9112, 3.2
+            return Response(400, _TEXT, b"a request names its host once\n")
+        # A target that names a host counts alone (RFC 9112, 3.2.2).
+        host = authority or "".join(named)
+        if host and not hosts.is_own(host, self.server.names):
+            return Response(403, _TEXT, b"ask by an IP address, by localhost or by this node's own name\n")
+        if self.command not in _METHODS:
+            return Response(405, _TEXT, b"only GET and HEAD are understood\n")
+        return None
+
     def do_GET(self) -> None:
-        self._send(self.server.respond(self.path), with_body=True)
+        if _path(self._url) != "/status":
+            self._send(self.server.respond(self._url))
+            return
+        if not self.server.sending_status.acquire(timeout=connections.SECONDS / 2):
+            self._send(Response(503, _TEXT, b"too many are being sent /status now\n"))
+            return
+        try:
+            self._send(self.server.respond(self._url))
+        finally:
+            self.server.sending_status.release()
 
     def do_HEAD(self) -> None:
-        self._send(self.server.respond(self.path), with_body=False)
+        self.do_GET()
 
-    def _send(self, response: Response, with_body: bool) -> None:
+    def _send(self, response: Response) -> None:
         self.send_response(response.code)
         self.send_header("Content-Type", response.content_type)
         self.send_header("Content-Length", str(len(response.body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
+        if response.code == 405:
+            self.send_header("Allow", ", ".join(_METHODS))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
-        if with_body:
+        if self.command != "HEAD":
             self.wfile.write(response.body)
 
     def log_message(self, format: str, *args: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
@@ -15,9 +16,12 @@ import pytest
 from agent.kube.model import Kind
 from agent.sources.source import SyncState
 from agent.status import server as server_module
+from agent.status import snapshot as snapshot_module
+from agent.status.connections import MOST, Connections
 from agent.status.health import Health
-from agent.status.server import StatusServer
+from agent.status.server import HEADER_BYTES, STATUS_AT_ONCE, StatusServer
 from agent.status.snapshot import StatusSnapshot, decode
+from tests.lab.cluster import wait_until
 
 
 class Agent:
@@ -52,7 +56,7 @@ def agent(snapshot: StatusSnapshot) -> Agent:
 
 @pytest.fixture
 def server(agent: Agent) -> Iterator[StatusServer]:
-    server = StatusServer("127.0.0.1", 0, agent.health, agent.status)
+    server = StatusServer("127.0.0.1", 0, agent.health, agent.status, ["Node-1"])
     server.start()
     yield server
     server.stop()
@@ -60,10 +64,12 @@ def server(agent: Agent) -> Iterator[StatusServer]:
 
 @pytest.fixture
 def get(server: StatusServer) -> Get:
-    def get(path: str, method: str = "GET") -> tuple[http.client.HTTPResponse, bytes]:
+    def get(
+        path: str, method: str = "GET", host: str = "127.0.0.1:20245"
+    ) -> tuple[http.client.HTTPResponse, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
         try:
-            connection.request(method, path, headers={"Host": "anything.example"})
+            connection.request(method, path, headers={"Host": host})
             response = connection.getresponse()
             return response, response.read()
         finally:
@@ -115,7 +121,8 @@ def test_head_has_the_length_and_no_body(get: Get) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "BREW"])
 def test_other_methods_are_refused(get: Get, method: str) -> None:
-    assert get("/status", method=method)[0].status == 501
+    response, _ = get("/status", method=method)
+    assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
 
 
 def test_a_failure_is_answered_and_the_server_goes_on(get: Get, agent: Agent) -> None:
@@ -144,6 +151,156 @@ def test_a_connection_serves_many_requests(server: StatusServer) -> None:
         connection.request("GET", path)
         connection.getresponse().read()
     connection.close()
+
+
+def ask(server: StatusServer, text: bytes, seconds: float = 10.0) -> bytes:
+    """Send bytes, and return all that comes back until the server closes the connection."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
+        connection.sendall(text)
+        with contextlib.suppress(ConnectionResetError):
+            while data := connection.recv(65536):
+                answer += data
+    return answer
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.0.0.1:20245",
+        "10.0.0.1",
+        "[::1]:20245",
+        "[fd00::1]",
+        "localhost:20245",
+        "LOCALHOST.",
+        "node-1",
+        "NODE-1:1",
+    ],
+)
+def test_addresses_and_own_names_are_answered(get: Get, host: str) -> None:
+    assert get("/readyz", host=host)[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:20245",
+        "10.0.0.1.evil.example",
+        "localhost.evil.example",
+        "node-1.evil",
+        "[node-1]",
+    ],
+)
+def test_another_name_is_refused(get: Get, host: str, agent: Agent) -> None:
+    response, body = get("/status", host=host)
+    assert response.status == 403
+    assert b"by an IP address" in body
+    assert agent.asked == 0
+    # A browser's page may ask again on the same connection.
+    assert get("/status", method="POST", host=host)[0].status == 403
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (b"GET /readyz HTTP/1.1\r\n\r\n", 400),
+        (b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n", 400),
+        (b"GET http://evil.example/readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 403),
+        (b"GET http://127.0.0.1/readyz HTTP/1.1\r\nHost: evil.example\r\n\r\n", 200),
+        (b"GET http://[/readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 400),
+        (b"GET /readyz HTTP/1.0\r\n\r\n", 200),
+        (b"GET /readyz HTTP/1.0\r\nHost: evil.example\r\n\r\n", 403),
+        (b"GET /readyz HTTP/3.0\r\nHost: 127.0.0.1\r\n\r\n", 505),
+        (b"GET /readyz\r\n\r\n", 200),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /" + b"x" * HEADER_BYTES + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * HEADER_BYTES + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: 1\r\n" * 2000 + b"\r\n", 431),
+    ],
+)
+def test_what_is_not_a_request_as_it_should_be_is_answered_tidily(
+    server: StatusServer, request_: bytes, code: int
+) -> None:
+    answer = ask(server, request_.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+    assert answer.startswith(b"HTTP/1.1 %d " % code)
+
+
+def test_a_body_is_not_taken_for_a_request(server: StatusServer) -> None:
+    second = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(second)
+    answer = ask(server, b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n" + length + second)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in answer
+
+
+def test_a_request_that_trickles_in_is_cut_at_the_deadline(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_of(server), "_seconds", 0.5)
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        while not is_shut(connection):
+            assert time.monotonic() - began < 15
+            connection.sendall(b"X: 1\r\n")
+            time.sleep(0.05)
+
+
+def is_shut(connection: socket.socket) -> bool:
+    """Whether the other end has closed a connection from which nothing is to come."""
+    with contextlib.suppress(BlockingIOError):
+        return connection.recv(1, socket.MSG_DONTWAIT) == b""
+    return False
+
+
+def test_an_answer_that_nobody_reads_is_given_up_at_the_deadline(
+    server: StatusServer, agent: Agent, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_of(server), "_seconds", 0.5)
+    monkeypatch.setattr(snapshot_module, "encode", lambda _: b"x" * (32 << 20))
+    request = b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(STATUS_AT_ONCE + 1)]
+    for connection in silent:
+        connection.sendall(request)
+    wait_until(lambda: agent.asked >= STATUS_AT_ONCE)
+    assert get("/readyz")[0].status == 200
+    wait_until(lambda: not connections_of(server))
+    # Its turn came when the others were cut, or it was told that there are too many.
+    assert agent.asked <= STATUS_AT_ONCE + 1
+    for connection in silent:
+        connection.close()
+
+
+def test_a_probe_is_answered_while_others_hold_all_connections(server: StatusServer, get: Get) -> None:
+    held = []
+    for _ in range(3 * MOST):
+        held.append(connection := socket.create_connection(("127.0.0.1", server.port)))
+        connection.sendall(b"GET /")
+    began = time.monotonic()
+    for _ in range(5):
+        assert get("/readyz")[0].status == 200
+        assert len(connections_of(server)) <= MOST
+    assert time.monotonic() - began < 5
+    for connection in held:
+        connection.close()
+
+
+def test_without_a_thread_for_it_a_connection_is_closed(
+    server: StatusServer, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("no thread")
+
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", no_thread)
+        assert ask(server, b"GET / HTTP/1.0\r\n\r\n") == b""
+    assert get("/readyz")[0].status == 200
+
+
+def connections_of(server: StatusServer) -> Connections:
+    assert server._server is not None
+    return server._server.connections
 
 
 def test_a_client_that_says_nothing_or_nonsense_harms_nobody(server: StatusServer, get: Get) -> None:
