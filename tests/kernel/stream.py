@@ -5,6 +5,7 @@ The sender is a process of its own, so that it neither waits for the test nor ho
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import select
 import socket
@@ -21,6 +22,8 @@ from tests.lab.place import Place
 FIRST_PORT, LAST_PORT = 1024, 65535
 _HEADER = struct.Struct("!HHHH")
 _BURST = 32
+_ON_ITS_WAY_SECONDS = 0.05
+"""How long a packet needs at most."""
 _SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 
 
@@ -64,6 +67,22 @@ class Stream:
                 stdout=subprocess.PIPE,
                 text=True,
             )
+
+    def arrives(self, seconds: float = 0.1) -> bool:
+        """Whether any packet arrives that is sent from now on, within some seconds."""
+        time.sleep(_ON_ITS_WAY_SECONDS)
+        self._take()
+        before = self.arrived
+        time.sleep(seconds)
+        self._take()
+        return self.arrived > before
+
+    def _take(self) -> None:
+        """Take what has arrived: all of it, since more comes more slowly."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._arriving.recv(64)
+                self.arrived += 1
 
     def __enter__(self) -> Stream:
         assert self._sender.stdout

@@ -1,0 +1,103 @@
+"""An agent killed at any moment leaves nothing open that its rules and sets deny, whatever is cached.
+
+Packets of new connections are sent all the time, so that some are being judged while a permission is taken
+away, by a member of a set or by rules. What comes through after the kill has to be what the rules let through
+without the verdict cache.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from agent.dataplane.iptables import names
+from agent.dataplane.mode import MODES, Mode
+from agent.kube.model import Family
+from tests.kernel.revoking import WAYS
+from tests.kernel.stream import Stream
+from tests.lab.cluster import wait_until
+from tests.lab.lab import Lab
+from tests.lab.node import Node, Pod
+
+PORT = 5000
+RATE = 10_000
+KILLED = 5
+"""Agents that are killed, each at another moment."""
+
+
+class Scene:
+    """A node with two pods."""
+
+    def __init__(self, lab: Lab, mode: Mode) -> None:
+        self.mode = mode
+        self.node: Node = lab.node("n", "routed", mode)
+        self.client: Pod = lab.pod(self.node, "client")
+        self.server: Pod = lab.pod(self.node, "server")
+        # Each packet is a new connection, and there is room for as many.
+        self.node.netns.sysctl({"net.netfilter.nf_conntrack_udp_timeout": 1})
+
+    def start(self, way: str) -> subprocess.Popen[str]:
+        """Start an agent, which is alone in its session with what it starts."""
+        command = [sys.executable, "-m", "tests.kernel.revoking", self.mode, way]
+        with self.node.netns.entered():
+            agent = subprocess.Popen(
+                [*command, self.client.v4, self.server.v4],
+                cwd=Path(__file__).parents[2],
+                env={**os.environ, **self.node.netns.environment},
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        assert agent.stdout
+        assert agent.stdout.readline() == "revoking\n"
+        return agent
+
+    def close_cache(self) -> None:
+        self.node.run("ipset", "flush", names.cache(self.mode, Family.V4).lookup)
+
+
+def kill(agent: subprocess.Popen[str]) -> None:
+    """Kill an agent, and wait for the end of the commands that it started: they may write rules yet."""
+    os.kill(agent.pid, signal.SIGKILL)
+    agent.communicate()
+
+    def ended() -> bool:
+        try:
+            os.killpg(agent.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    wait_until(ended, timeout=20)
+
+
+@pytest.fixture(scope="module", params=MODES)
+def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    with Lab() as lab:
+        yield Scene(lab, request.param)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_comes_through_after_a_kill_is_what_the_rules_allow(scene: Scene, way: str) -> None:
+    random = Random()
+    denied = 0
+    with Stream(scene.client, scene.server, PORT, RATE, burst=4) as stream:
+        for _ in range(KILLED):
+            agent = scene.start(way)
+            time.sleep(random.uniform(0, 0.08))
+            kill(agent)
+            passes = stream.arrives()
+            scene.close_cache()
+            allowed = stream.arrives()
+            assert passes is allowed
+            denied += not allowed
+    # Else there was nothing to be seen.
+    assert denied
