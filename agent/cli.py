@@ -367,6 +367,32 @@ def cleanup(as_json: bool, **flags: Any) -> None:
 
 
 @main.command(
+    name="confirm-cluster",
+    short_help="Take another cluster for the right one.",
+    epilog="Example: netpol-agent confirm-cluster",
+)
+@click.argument("uid", metavar="[UID]", required=False)
+def confirm_cluster(uid: str | None) -> None:
+    """Let the agent of this node take what another cluster says.
+
+    An agent that finds another cluster at the API server's address than the one whose policies hold here
+    changes nothing, and says so. This confirms the cluster that it has found, or the one of UID: the uid of
+    its namespace kube-system. The agent takes it up within seconds, and what the other cluster says holds.
+
+    Exit codes: 0 confirmed, 1 no other cluster was found, or this cannot be written, 2 wrong options.
+    """
+    from agent.dataplane.lock import LOCK
+    from agent.sources import identity
+
+    try:
+        confirmed = identity.confirm(identity.Records(LOCK.parent), uid)
+    except identity.NotConfirmedError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"confirmed: the cluster whose namespace kube-system has the uid {confirmed}")
+
+
+@main.command(
     short_help="Show what is enforced here.",
     epilog="Example: netpol-agent status --json",
 )

@@ -149,6 +149,7 @@ def _source(settings: Settings, *, fresh: bool) -> Source:
         state=LOCK.parent,
         anything=fresh,
         first=settings.node_name if fresh else "",
+        confirm_empty=settings.confirm_empty,
     )
 
 

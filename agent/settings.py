@@ -73,7 +73,7 @@ class Settings:
     """The agent's settings, typed and valid. What each means is said once, in :data:`SETTINGS`.
 
     ``kubeconfig`` may be a list of files, as ``KUBECONFIG`` may; empty means the usual places. Marks are
-    single bits; ``linger``, ``cache_allowed`` and ``drift_interval`` are seconds.
+    single bits; ``linger``, ``cache_allowed``, ``drift_interval`` and ``confirm_empty`` are seconds.
     """
 
     node_name: str
@@ -91,6 +91,7 @@ class Settings:
     linger: float
     cache_allowed: float
     drift_interval: float
+    confirm_empty: float
     fix_host: bool
     health_address: str
     health_port: int
@@ -331,6 +332,13 @@ SETTINGS: tuple[Setting, ...] = (
         "SECONDS",
         "How often the kernel is compared with what it should hold.",
         _seconds(1),
+    ),
+    Setting(
+        "confirm_empty",
+        "30",
+        "SECONDS",
+        "How long what holds stays when the API server suddenly lists none of it, or an older state; 0: not.",
+        _seconds(0),
     ),
     _boolean(
         "fix_host",

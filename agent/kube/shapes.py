@@ -61,6 +61,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     """What is read of a Pod."""
 
     metadata: Meta
+    kind: str = ""
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
@@ -75,6 +76,7 @@ class Namespace(msgspec.Struct, frozen=True, gc=False):
     """What is read of a Namespace."""
 
     metadata: NamespaceMeta
+    kind: str = ""
 
 
 class NodeAddress(msgspec.Struct, frozen=True, gc=False):
@@ -100,6 +102,7 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     """What is read of a Node."""
 
     metadata: Meta
+    kind: str = ""
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
 
@@ -108,6 +111,7 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     """A NetworkPolicy, its spec as plain data."""
 
     metadata: Meta
+    kind: str = ""
     spec: Any = None
 
 
@@ -128,6 +132,23 @@ class Named(msgspec.Struct, frozen=True, gc=False):
     """An object of which only its name is read, whatever else is wrong with it."""
 
     metadata: NameOnly
+
+
+class IdentityMeta(msgspec.Struct, frozen=True, gc=False):
+    """Metadata of which only what tells one object, and one version of it, from another is read."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = msgspec.field(default="", name="resourceVersion")
+
+
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """Which object it is, whatever else is wrong with it. In a list, an item seldom says its kind."""
+
+    metadata: IdentityMeta = IdentityMeta()
+    kind: str = ""
+    api_version: str = msgspec.field(default="", name="apiVersion")
 
 
 class Spec(msgspec.Struct, frozen=True, gc=False):
@@ -157,13 +178,24 @@ class ListMeta(msgspec.Struct, frozen=True, gc=False):
 
     resource_version: str = msgspec.field(default="", name="resourceVersion")
     continuation: str = msgspec.field(default="", name="continue")
+    remaining: int | None = msgspec.field(default=None, name="remainingItemCount")
 
 
 class List(msgspec.Struct, Generic[W], frozen=True, gc=False):
-    """One page of a list."""
+    """One page of a list. ``items`` that are None were null or not there."""
 
     metadata: ListMeta = ListMeta()
     items: list[W] | None = None
+    kind: str = ""
+    api_version: str = msgspec.field(default="", name="apiVersion")
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """What an answer says it is."""
+
+    kind: str = ""
+    code: int | None = None
+    message: str = ""
 
 
 class WatchLine(msgspec.Struct, frozen=True, gc=False):

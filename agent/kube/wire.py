@@ -43,12 +43,23 @@ class Decoded(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One page of a list. ``unreadable`` counts items whose name could not even be read."""
+    """One page of a list, as it is: whether it proves anything is for who asked to say.
+
+    ``unreadable`` counts items whose name could not even be read, ``nameless`` those that do not say which
+    object they are: no uid, no namespace where there must be one, or of another kind. ``remaining`` is how
+    many objects the server says come after this page, 0 where it says nothing. ``has_items``: it has an array
+    of items, however short.
+    """
 
     items: list[Decoded]
     resource_version: str
     continuation: str
     unreadable: int = 0
+    nameless: int = 0
+    kind: str = ""
+    api_version: str = ""
+    remaining: int = 0
+    has_items: bool = True
 
 
 class Bookmark(NamedTuple):
@@ -79,6 +90,8 @@ _RAW_LIST = msgspec.json.Decoder(shapes.List[msgspec.Raw])
 _LINE = msgspec.json.Decoder(shapes.WatchLine)
 _BARE = msgspec.json.Decoder(shapes.Bare)
 _NAMED = msgspec.json.Decoder(shapes.Named)
+_IDENTITY = msgspec.json.Decoder(shapes.Identity)
+_ENVELOPE = msgspec.json.Decoder(shapes.Envelope)
 _SPEC = msgspec.json.Decoder(shapes.Spec)
 _SELECTING = msgspec.json.Decoder(shapes.Selecting)
 _LABELS = msgspec.json.Decoder(dict[str, str] | None)
@@ -86,6 +99,8 @@ _STATUS = msgspec.json.Decoder(Status)
 
 # What msgspec raises on bytes that are no JSON, or not of the type.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_CLUSTER_SCOPED = frozenset({Kind.NAMESPACE, Kind.NODE})
 
 _NO_LABELS: dict[str, str] = {}
 _label_sets: dict[bytes, dict[str, str]] = {}
@@ -102,24 +117,91 @@ def decode_page(kind: Kind, body: bytes) -> Page:
     try:
         whole = _LISTS[kind].decode(body)
     except _UNDECODABLE:
-        try:
-            raw = _RAW_LIST.decode(body)
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise msgspec.DecodeError(str(error)) from None
-        decoded = [_decode_object(kind, item) for item in raw.items or ()]
-        items = [item for item in decoded if item is not None]
-        meta = raw.metadata
-        return Page(items, meta.resource_version, meta.continuation, len(decoded) - len(items))
-    items = [_decoded(kind, item) for item in whole.items or ()]
-    named = [item for item in items if item.key.name]
-    meta = whole.metadata
-    return Page(named, meta.resource_version, meta.continuation, len(items) - len(named))
+        return _page_by_item(kind, body)
+    decoded: list[Decoded] = []
+    unreadable = nameless = 0
+    for item in whole.items or ():
+        meta = item.metadata
+        if not meta.name:
+            unreadable += 1
+            continue
+        decoded.append(_decoded(kind, item))
+        if not (meta.uid and (meta.namespace or kind in _CLUSTER_SCOPED) and item.kind in ("", kind.value)):
+            nameless += 1
+    return _page(whole, decoded, unreadable, nameless)
+
+
+def _page_by_item(kind: Kind, body: bytes) -> Page:
+    try:
+        raw = _RAW_LIST.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+    found = [_decode_object(kind, item) for item in raw.items or ()]
+    decoded = [item for item in found if item is not None]
+    nameless = sum(
+        not is_named(kind, identity_of(item))
+        for item, one in zip(raw.items or (), found, strict=True)
+        if one is not None
+    )
+    return _page(raw, decoded, len(found) - len(decoded), nameless)
+
+
+def _page(read: shapes.List[Any], items: list[Decoded], unreadable: int, nameless: int) -> Page:
+    meta = read.metadata
+    return Page(
+        items,
+        meta.resource_version,
+        meta.continuation,
+        unreadable,
+        nameless,
+        read.kind,
+        read.api_version,
+        meta.remaining or 0,
+        read.items is not None,
+    )
+
+
+def identity_of(raw: bytes | msgspec.Raw) -> shapes.Identity | None:
+    """Return which object this is, as far as it says; None when that cannot be read."""
+    try:
+        return _IDENTITY.decode(raw)
+    except _UNDECODABLE:
+        return None
+
+
+def is_named(kind: Kind, identity: shapes.Identity | None) -> bool:
+    """Whether an object of a kind says which one it is: by its name, its uid and, if any, its namespace."""
+    if identity is None or identity.kind not in ("", kind.value):
+        return False
+    meta = identity.metadata
+    return bool(meta.name and meta.uid and (meta.namespace or kind in _CLUSTER_SCOPED))
+
+
+def decode_envelope(body: bytes) -> shapes.Envelope | None:
+    """Return what an answer says it is; None when it is no JSON object."""
+    try:
+        return _ENVELOPE.decode(body)
+    except _UNDECODABLE:
+        return None
+
+
+def open_line(line: bytes) -> shapes.WatchLine | Unreadable:
+    """Return the type of a watch's line and its object, not yet decoded. Never raises."""
+    try:
+        return _LINE.decode(line)
+    except _UNDECODABLE as error:
+        return Unreadable(str(error))
 
 
 def decode_watch_line(kind: Kind, line: bytes) -> Decoded | Bookmark | Status | Unreadable:
     """Decode one line of a watch; a Status is an ERROR event. Never raises."""
+    opened = open_line(line)
+    return opened if isinstance(opened, Unreadable) else decode_change(kind, opened)
+
+
+def decode_change(kind: Kind, envelope: shapes.WatchLine) -> Decoded | Bookmark | Status | Unreadable:
+    """Decode what a line of a watch says; a Status is an ERROR event. Never raises."""
     try:
-        envelope = _LINE.decode(line)
         if envelope.type == "ERROR":
             return _STATUS.decode(envelope.object)
         if envelope.type == "BOOKMARK":
@@ -182,10 +264,8 @@ def _decode_object(kind: Kind, raw: bytes | msgspec.Raw) -> Decoded | None:
 
 def _version(raw: bytes | msgspec.Raw) -> str:
     """Return an object's resourceVersion, "" when that cannot be read."""
-    try:
-        return _BARE.decode(raw).metadata.resource_version
-    except _UNDECODABLE:
-        return ""
+    identity = identity_of(raw)
+    return identity.metadata.resource_version if identity is not None else ""
 
 
 def _closed(key: Key, raw: bytes | msgspec.Raw) -> NetworkPolicy | None:
@@ -230,7 +310,7 @@ def _refused(
 
 
 def _key(kind: Kind, meta: shapes.Meta | shapes.NameOnly) -> Key:
-    if kind in (Kind.NAMESPACE, Kind.NODE):
+    if kind in _CLUSTER_SCOPED:
         return Key("", meta.name)
     return Key(sys.intern(meta.namespace), meta.name)
 

@@ -16,20 +16,21 @@ import urllib3
 
 from agent.sources.kubeconfig import SERVICE_ACCOUNT, USUAL, ConfigurationError, check_files
 
-KEEPALIVE_SECONDS = 40
+KEEPALIVE_SECONDS = 15
 """How long a connection may be dead, its other end not acknowledging, before the kernel ends it."""
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 5.0
+"""How long a connection may take to be made. A first packet that is lost is sent again after 1 s, then 2."""
 
 # A watch sends nothing, so nothing of it goes unacknowledged and TCP alone would never notice a peer
-# that is gone. Keepalive asks after 20 s of silence and then every 5 s; after 4 unanswered (40 s in all)
-# the connection is reset. The user timeout holds a request that was sent to the same limit.
+# that is gone. Keepalive asks after 5 s of silence and then every 2 s; when nothing was acknowledged for 15 s
+# in all, the connection is reset. The user timeout holds a request that was sent to the same limit.
 _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, KEEPALIVE_SECONDS * 1000),
 ]
 
@@ -48,18 +49,41 @@ class Connection:
         self._lock = threading.Lock()
         self._configuration: Any = None
         self._pool: Any = None
+        self._anew: Any = None
+        """A pool whose connections are used once."""
 
-    def get(self, path: str, query: Mapping[str, str], read_seconds: float) -> urllib3.BaseHTTPResponse:
+    @property
+    def address(self) -> str:
+        """The server's address as configured, "" before it is read."""
+        configuration = self._configuration
+        return str(configuration.host) if configuration is not None else ""
+
+    def get(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        read_seconds: float,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        anew: bool = False,
+    ) -> urllib3.BaseHTTPResponse:
         """Send a GET and return the response, its body not yet read; the caller releases it.
 
-        ``read_seconds`` limits each wait for bytes. Raises ConfigurationError, or urllib3.HTTPError when
-        there is no answer.
+        ``read_seconds`` limits each wait for bytes. ``anew``: on a new connection, so that the answer is from
+        where the address leads now. Raises ConfigurationError, or urllib3.HTTPError when there is no answer.
         """
         with self._lock:
             if self._pool is None:
                 self._configuration = _load(self._kubeconfig, self._context)
                 self._pool = _pool(self._configuration)
-            pool, host, headers = self._pool, self._configuration.host, self._headers()
+            if anew and self._anew is None:
+                self._anew = _pool(self._configuration)
+            pool = self._anew if anew else self._pool
+            host, headers = self._configuration.host, self._headers()
+        if anew:
+            # Not every server that closes a connection says so: one may seem to be of use still.
+            pool.clear()
+            headers["Connection"] = "close"
         response: urllib3.BaseHTTPResponse = pool.request(
             "GET",
             host.rstrip("/") + path,
@@ -67,15 +91,16 @@ class Connection:
             headers=headers,
             preload_content=False,
             retries=False,
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+            timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
         )
         return response
 
     def reset(self) -> None:
         """Read the configuration and the credentials anew at the next request."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
+            pools = [pool for pool in (self._pool, self._anew) if pool is not None]
+            self._pool = self._anew = None
+        for pool in pools:
             with contextlib.suppress(Exception):
                 pool.clear()
 

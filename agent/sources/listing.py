@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 
+import msgspec
+
 from agent.kube.model import Kind
 from agent.kube.wire import Page, decode_page
 from agent.sources.faults import RequestFailedError
+from agent.sources.proof import PagesProof, not_a_list
 
 PAGE = 500
 """Objects asked for in one page of a list."""
@@ -29,23 +32,32 @@ def pages(
     *,
     whole: bool = False,
 ) -> Iterator[Page]:
-    """Yield a list's pages, all of one version.
+    """Yield a list's pages, all of one version, each proven to be one (:mod:`agent.sources.proof`).
 
     ``get`` takes a request's query and returns the answer's body; ``not_older`` is what of the query says how
     old the answer may be; ``whole``: all is asked for in one page. Raises what ``get`` raises, and
-    msgspec.DecodeError.
+    UnprovenError.
     """
+    proof = PagesProof(kind)
     body = _first(get, {} if whole else {"limit": str(PAGE)}, not_older)
     while True:
         token = _continuation(body)
         coming = _ahead(get, token) if token else None
-        page = decode_page(kind, body)
+        page = _page(kind, body)
+        proof.take(page)
         if coming is None and page.continuation:
             coming = _ahead(get, page.continuation)
         yield page
         if coming is None:
             return
         body = coming.result()
+
+
+def _page(kind: Kind, body: bytes) -> Page:
+    try:
+        return decode_page(kind, body)
+    except msgspec.DecodeError:
+        raise not_a_list(kind, body) from None
 
 
 def _first(

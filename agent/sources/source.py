@@ -12,7 +12,9 @@ from agent.kube.model import Kind
 class SyncState(NamedTuple):
     """How one cache stands. Times are ``time.time()`` seconds; 0.0 means never.
 
-    ``fault`` is empty while all is well, else one line that names the trouble and the remedy.
+    ``last_contact`` is that of the last proof of it: an answer that can be used, or a line of a watch.
+    ``fault`` is empty while all is well, else one line that names the trouble and the remedy. ``current``:
+    what is known is what there is; not from a failure on until all has been listed, or watched on, again.
     ``faults`` name what was refused, one line for each object or file that is wrong now.
     """
 
@@ -23,6 +25,7 @@ class SyncState(NamedTuple):
     fault: str = ""
     faults: tuple[str, ...] = ()
     resource_version: str = ""
+    current: bool = True
 
 
 class Source(Protocol):

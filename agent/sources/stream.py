@@ -10,11 +10,18 @@ from collections.abc import Iterator
 
 import urllib3
 
+from agent.sources.proof import UnprovenError
+
 _READ_BYTES = 1 << 16
+_LONGEST_LINE = 1 << 26
+"""Of one event: an object in etcd has 1.5 MB at most, unless set otherwise."""
 
 
 def batches(response: urllib3.BaseHTTPResponse) -> Iterator[list[bytes]]:
-    """Give the lines of a stream, all that have arrived at once, waiting only when there are none."""
+    """Give the lines of a stream, all that have arrived at once, waiting only when there are none.
+
+    Raises UnprovenError when it ends within a line, or a line does not end.
+    """
     rest = b""
     while data := response.read1(_READ_BYTES):
         parts = [rest, data]
@@ -30,6 +37,10 @@ def batches(response: urllib3.BaseHTTPResponse) -> Iterator[list[bytes]]:
         whole = [line for line in lines if line.strip()]
         if whole:
             yield whole
+        if len(rest) > _LONGEST_LINE:
+            raise UnprovenError(f"a line of the watch is longer than {_LONGEST_LINE} bytes")
+    if rest.strip():
+        raise UnprovenError("the watch ended in the middle of a line")
 
 
 def allow_silence(response: urllib3.BaseHTTPResponse, seconds: float) -> None:

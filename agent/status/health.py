@@ -2,8 +2,9 @@
 
 ``healthz`` asks only whether the loops make progress: a liveness probe must not restart every agent of
 a cluster because the API server is away. ``readyz`` asks whether what should hold does: every cache
-synced, the first apply in the kernel, no blocking fault. Once ready, a cache that has lost contact is a
-warning with its age, since the kernel keeps enforcing what was last known.
+synced, the first apply in the kernel, no blocking fault. Once ready, a cache that may be behind is a
+warning with its age, from when contact is lost until all has been listed, or watched on, again: the kernel
+keeps enforcing what was last known.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ STALLED_AFTER = 120.0
 More than one call of the backend takes when every command in it waits as long as it may."""
 _LONG = 40
 """Characters of a detail up to which it is repeated."""
-CONTACT_LOST_AFTER = 60.0
-"""Seconds without a word from a source after which its cache is warned about."""
+CONTACT_LOST_AFTER = 100.0
+"""Seconds without a word from a source after which its cache is warned about.
+
+More than a watch may be silent before it is begun anew."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,15 @@ def _cache(name: str, state: SyncState, now: float) -> Check:
         return Check(name, State.FAILED, state.fault or "not synced yet")
     troubles = []
     age = now - state.last_contact
+    if not state.current and 0 <= age <= CONTACT_LOST_AFTER:
+        troubles.append(f"last contact {age:.0f} s ago")
     if age > CONTACT_LOST_AFTER:
         # A source that is synced and reports no contact at all has no clock to judge it by.
         troubles.append(f"no contact for {age:.0f} s" if state.last_contact else "no contact yet")
     if state.fault:
         troubles.append(state.fault)
+    elif not state.current:
+        troubles.append("being listed again")
     refused = [line for line in state.faults if line not in state.fault]
     if refused:
         more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""

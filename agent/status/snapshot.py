@@ -24,7 +24,10 @@ Moment = datetime.datetime
 
 
 class SourceStatus(msgspec.Struct, frozen=True):
-    """One cache: where it stands. A time that is None has not been yet."""
+    """One cache: where it stands. A time that is None has not been yet.
+
+    ``current``: what is known is what there is, as far as the source has told; else it is being read again.
+    """
 
     kind: str
     synced: bool
@@ -34,6 +37,7 @@ class SourceStatus(msgspec.Struct, frozen=True):
     resource_version: str
     fault: str
     refused: tuple[str, ...]
+    current: bool = True
 
 
 class PodStatus(msgspec.Struct, frozen=True):
@@ -232,6 +236,7 @@ def _source(kind: Kind, state: SyncState) -> SourceStatus:
         resource_version=state.resource_version,
         fault=state.fault,
         refused=state.faults,
+        current=state.current,
     )
 
 

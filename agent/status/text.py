@@ -100,6 +100,8 @@ def _sources(snapshot: StatusSnapshot, console: Console) -> None:
 def _source_state(source: SourceStatus) -> str:
     if not source.synced:
         return "[red]not synced[/]"
+    if not source.current:
+        return "[yellow]may be behind[/]"
     return "[yellow]synced, warning[/]" if source.fault or source.refused else "[green]synced[/]"
 
 

@@ -17,7 +17,7 @@ import pytest
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.manifest import read_text
 from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Node, Pod, Protocol
-from agent.sources import reflector
+from agent.sources import backoff, reflector
 from agent.sources.apiserver import ApiSource
 from tests.lab.apiserver import PORT, ApiServer
 from tests.lab.client import ApiError, Client
@@ -227,8 +227,7 @@ def test_a_permission_taken_away_is_a_fault_and_clears_nothing(server: ApiServer
         assert 'grant the agent\'s user list and watch on pods of API group ""' in fault
         wait(lambda: heard.source.states()[Kind.POLICY].synced)
         client.patch(role, {"rules": before})
-        wait(heard.synced, 40)
-        assert heard.faults() == []
+        wait(lambda: heard.synced() and heard.faults() == [], 40)
     finally:
         client.patch(role, {"rules": before})
         heard.source.stop()
@@ -288,7 +287,7 @@ def test_watches_that_have_nothing_to_tell_are_begun_anew_and_no_event_waits_for
 ) -> None:
     monkeypatch.setattr(reflector, "SILENCE_SECONDS", 0.5)
     monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.2)
-    monkeypatch.setattr(reflector, "_BACKOFF_SECONDS", (30.0, 30.0))
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 30.0)
     watches: list[str] = []
     faults: list[str] = []
 

@@ -27,6 +27,10 @@ NOT_RUN = (
         r"python -m tests\.mutation$",
         "runs the tests once for each; tests/mutation/test_catalogue.py checks the list",
     ),
+    (
+        r".*netpol-agent confirm-cluster\b",
+        "wants a second cluster at the address; tests/cluster/test_another_cluster.py",
+    ),
     (r"modprobe ", "changes the machine's kernel; where it is a module, tests/lab/node.py loads it"),
     (r"make test-newest\b", "runs every test, with other packages"),
     (r"make lock\b", "chooses new versions; tests/deploy/test_requirements.py checks what it has chosen"),

@@ -15,10 +15,12 @@ from agent.sources.listing import pages
 
 
 def body(name: str, token: str = "", *, metadata_first: bool = True, annotation: str = "") -> bytes:
-    meta = {"name": name, "namespace": "x", "annotations": {"a": annotation}}
+    meta = {"name": name, "namespace": "x", "uid": f"uid-{name}", "annotations": {"a": annotation}}
     items = {"items": [{"metadata": meta}]}
     metadata = {"metadata": {"resourceVersion": "5", "continue": token}}
-    whole = {"kind": "PodList"} | (metadata | items if metadata_first else items | metadata)
+    whole = {"kind": "PodList", "apiVersion": "v1"} | (
+        metadata | items if metadata_first else items | metadata
+    )
     return json.dumps(whole, separators=(",", ":")).encode()
 
 

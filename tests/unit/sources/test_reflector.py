@@ -5,180 +5,42 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from agent.kube.events import Delete, Event, Synced, Upsert
+from agent.kube.events import Delete, Synced, Upsert
 from agent.kube.model import Key, Kind, Pod
-from agent.sources import connect, reflector
+from agent.sources import backoff, connect, reflector
 from agent.sources.connect import Connection
 from agent.sources.kubeconfig import ConfigurationError
 from agent.sources.reflector import Reflector
 from agent.sources.seen import Seen
-
-Answer = Callable[[BaseHTTPRequestHandler, dict[str, str]], None]
-Json = dict[str, Any]
-
-
-class Script:
-    """Answers lists and watches in the order given, the last one again and again."""
-
-    def __init__(self) -> None:
-        self.lists: list[Answer] = []
-        self.watches: list[Answer] = []
-        self.asked: list[dict[str, str]] = []
-        self.bearers: list[str] = []
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        query = {k: v[0] for k, v in parse_qs(urlsplit(handler.path).query).items()}
-        self.asked.append(query)
-        self.bearers.append(handler.headers.get("Authorization", ""))
-        script = self.watches if "watch" in query else self.lists
-        (script.pop(0) if len(script) > 1 else script[0])(handler, query)
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def url(script: Script) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            script.answer(self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def kubeconfig(url: str, tmp_path: Path) -> Path:
-    path = tmp_path / "kubeconfig"
-    write_config(path, url, {"token": "one"})
-    return path
-
-
-def write_config(path: Path, url: str, user: Json) -> None:
-    config = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": user}],
-    }
-    path.write_text(json.dumps(config))
-
-
-class Running:
-    """A reflector on a thread, and what it told."""
-
-    def __init__(self, kubeconfig: Path, seen: Path | None = None, **options: Any) -> None:
-        self.events: list[Event] = []
-        self.batches: list[int] = []
-        connection = Connection(str(kubeconfig))
-        self.reflector = Reflector(Kind.POD, connection, self.sink, Seen(seen), **options)
-        self.thread = threading.Thread(target=self.reflector.run, daemon=True)
-        self.thread.start()
-
-    def sink(self, events: Any) -> None:
-        self.events += events
-        self.batches.append(len(events))
-
-    def stop(self) -> None:
-        self.reflector.stop()
-        self.thread.join(5)
-        assert not self.thread.is_alive()
-
-
-@pytest.fixture
-def running(kubeconfig: Path, script: Script) -> Iterator[Callable[..., Running]]:
-    del script
-    started: list[Running] = []
-
-    def start(seen: Path | None = None, **options: Any) -> Running:
-        started.append(Running(kubeconfig, seen, **options))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.stop()
-
-
-def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "did not happen"
-        time.sleep(0.002)
-
-
-def pod(name: str, version: int) -> Json:
-    return {"metadata": {"name": name, "namespace": "x", "resourceVersion": str(version)}}
-
-
-def send(handler: BaseHTTPRequestHandler, code: int, body: Json, **headers: str) -> None:
-    data = json.dumps(body).encode()
-    handler.send_response(code)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.send_header("Content-Length", str(len(data)))
-    handler.end_headers()
-    handler.wfile.write(data)
-
-
-def page(version: int, *items: Json, more: str = "") -> Answer:
-    meta = {"resourceVersion": str(version), "continue": more}
-    return lambda handler, _: send(handler, 200, {"metadata": meta, "items": list(items)})
-
-
-def refuse(code: int, **headers: str) -> Answer:
-    return lambda handler, _: send(
-        handler, code, {"kind": "Status", "code": code, "message": "no"}, **headers
-    )
-
-
-def stream(*parts: bytes, pause: float = 0.05, hold: float = 3.0) -> Answer:
-    """Send chunks with a pause between them, then hold the stream open for some seconds, and end it."""
-
-    def answer(handler: BaseHTTPRequestHandler, _: dict[str, str]) -> None:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        for part in parts:
-            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
-            handler.wfile.flush()
-            time.sleep(pause)
-        time.sleep(hold)
-        handler.wfile.write(b"0\r\n\r\n")
-
-    return answer
-
-
-def line(kind: str, data: Json) -> bytes:
-    return json.dumps({"type": kind, "object": data}).encode() + b"\n"
-
-
-GONE = line("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
+from tests.unit.sources.scripted import (
+    GONE,
+    Answer,
+    Json,
+    Running,
+    Script,
+    bookmark,
+    line,
+    page,
+    pod,
+    refuse,
+    stream,
+    wait,
+    write_config,
+)
 
 
 def test_pages_are_followed_and_the_watch_begins_where_the_list_ended(
     script: Script, running: Callable[[], Running]
 ) -> None:
-    script.lists = [page(1, pod("a", 1), more="next"), page(2, pod("b", 2))]
+    script.lists = [page(2, pod("a", 1), more="next"), page(2, pod("b", 2))]
     script.watches = [stream()]
     found = running()
     wait(lambda: len(script.asked) == 3)
@@ -213,8 +75,7 @@ def test_a_watch_that_ends_is_resumed_from_the_last_event_or_bookmark(
     script: Script, running: Callable[[], Running]
 ) -> None:
     script.lists = [page(1)]
-    bookmark = line("BOOKMARK", {"metadata": {"resourceVersion": "9"}})
-    script.watches = [stream(line("ADDED", pod("a", 5)), hold=0.0), stream(bookmark, hold=0.0), stream()]
+    script.watches = [stream(line("ADDED", pod("a", 5)), hold=0.0), stream(bookmark(9), hold=0.0), stream()]
     found = running()
     wait(lambda: len(script.asked) == 4)
     assert [q.get("resourceVersion") for q in script.asked] == [None, "1", "5", "9"]
@@ -256,18 +117,9 @@ def test_a_continue_token_that_expired_begins_the_list_anew_and_deletes_nothing_
     assert [type(e) for e in found.events] == [Upsert, Upsert, Synced]
 
 
-def test_an_object_without_a_name_holds_back_removals(script: Script, running: Callable[[], Running]) -> None:
-    script.lists = [page(1, pod("a", 1)), page(2, {"metadata": {"name": 5}})]
-    script.watches = [refuse(410), stream()]
-    found = running()
-    wait(lambda: len(script.asked) == 4)
-    assert [type(e) for e in found.events] == [Upsert, Synced]
-    assert found.reflector.state().objects == 1
-
-
 def test_failures_are_named_retried_and_clear_nothing(script: Script, running: Callable[[], Running]) -> None:
     script.lists = [page(1, pod("a", 1))]
-    script.watches = [refuse(500), refuse(403), stream(b"garbage\n"), stream()]
+    script.watches = [refuse(500), refuse(403), stream(b"garbage\n"), stream(bookmark(2))]
     found = running()
     faults = set()
 
@@ -283,12 +135,12 @@ def test_failures_are_named_retried_and_clear_nothing(script: Script, running: C
 
 
 def test_a_cluster_restored_from_a_backup_is_listed_anew(
-    script: Script, running: Callable[[], Running]
+    script: Script, running: Callable[..., Running]
 ) -> None:
     behind = line("ERROR", {"kind": "Status", "code": 504, "message": "Too large resource version"})
     script.lists = [page(9, pod("a", 8), pod("b", 9)), page(5, pod("a", 5))]
-    script.watches = [refuse(504), stream(behind, hold=0.0), refuse(504), stream()]
-    found = running()
+    script.watches = [refuse(504), stream(behind, hold=0.0), stream()]
+    found = running(confirm_empty=0.0)
     wait(lambda: found.events[-1:] == [Delete(Kind.POD, Key("x", "b"))] and not found.reflector.state().fault)
     assert [type(e) for e in found.events] == [Upsert, Upsert, Synced, Upsert, Delete]
 
@@ -307,7 +159,7 @@ def test_a_cluster_restored_from_a_backup_is_listed_anew(
 )
 def test_the_same_version_is_the_same_object_only_where_time_and_uid_say_so(
     script: Script,
-    running: Callable[[], Running],
+    running: Callable[..., Running],
     first: tuple[int, str],
     later: tuple[int, str],
     then: list[str],
@@ -319,7 +171,7 @@ def test_the_same_version_is_the_same_object_only_where_time_and_uid_say_so(
 
     script.lists = [page(first[0], labelled("before", first[1])), page(later[0], labelled("after", later[1]))]
     script.watches = [refuse(410), stream()]
-    found = running()
+    found = running(confirm_empty=0.0)
     wait(lambda: len(script.asked) == 4)
     pods = [e.object for e in found.events if isinstance(e, Upsert) and isinstance(e.object, Pod)]
     assert [each.labels["app"] for each in pods] == then
@@ -329,7 +181,7 @@ def test_the_same_version_is_the_same_object_only_where_time_and_uid_say_so(
 def test_a_watch_that_is_never_answered_is_given_up_sooner_than_a_silent_one(
     script: Script, running: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reflector, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(reflector, "_WATCH_ANSWER_SECONDS", 0.5)
     script.lists = [page(1)]
     script.watches = [lambda *_: time.sleep(2), stream(b"\n", line("ADDED", pod("a", 2)), pause=1.0)]
     found = running()
@@ -344,7 +196,7 @@ def test_a_watch_that_has_nothing_to_tell_is_begun_anew_at_once_and_is_no_fault(
     """However often: an API server may have no bookmarks to send, and an event must not wait for a pause."""
     monkeypatch.setattr(reflector, "SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.05)
-    monkeypatch.setattr(reflector, "_BACKOFF_SECONDS", (30.0, 30.0))
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 30.0)
     script.lists = [page(1)]
     script.watches = [stream()] * 4 + [stream(line("ADDED", pod("a", 2)), pause=1.0)]
     found = running()
@@ -402,7 +254,7 @@ def test_watches_that_are_ended_with_nothing_told_are_begun_anew_at_once_if_they
 ) -> None:
     """A proxy may end what was silent for a minute, each time; an event must not wait for a pause."""
     monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.1)
-    monkeypatch.setattr(reflector, "_BACKOFF_SECONDS", (30.0, 30.0))
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 30.0)
     script.lists = [page(1)]
     script.watches = [stream(hold=0.2)] * 4 + [stream(line("ADDED", pod("a", 2)))]
     found = running()
@@ -418,7 +270,7 @@ def test_a_list_that_took_long_and_failed_is_not_asked_for_again_at_once(
         refuse(500)(handler, query)
 
     monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.1)
-    monkeypatch.setattr(reflector, "_BACKOFF_SECONDS", (30.0, 30.0))
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 30.0)
     script.lists = [page(1, pod("a", 1), more="next"), late, page(1)]
     script.watches = [stream()]
     found = running()
@@ -446,11 +298,11 @@ def test_pods_of_the_node_are_told_before_the_others(script: Script, running: Ca
 def test_one_that_went_while_the_others_were_read_is_told_as_gone(
     script: Script, running: Callable[..., Running]
 ) -> None:
-    script.lists = [page(3, pod("here", 1)), page(4)]
+    script.lists = [page(3, pod("here", 1), pod("stays", 2)), page(4, pod("stays", 2))]
     script.watches = [stream()]
     found = running(first="spec.nodeName=n")
-    wait(lambda: len(found.events) == 4)
-    assert found.events[2:] == [Delete(Kind.POD, Key("x", "here")), Synced(Kind.POD)]
+    wait(lambda: len(found.events) == 5)
+    assert found.events[3:] == [Delete(Kind.POD, Key("x", "here")), Synced(Kind.POD)]
 
 
 def test_retry_after_is_obeyed(script: Script, running: Callable[[], Running]) -> None:
@@ -461,13 +313,6 @@ def test_retry_after_is_obeyed(script: Script, running: Callable[[], Running]) -
     time.sleep(0.7)
     assert len(script.asked) == 1
     wait(lambda: len(script.asked) == 3)
-
-
-def test_backoff_grows_with_jitter_to_its_cap() -> None:
-    assert reflector._backoff(0) == 0.0
-    assert 0.1 <= reflector._backoff(1) <= 0.2
-    assert 15.0 <= reflector._backoff(500) <= 30.0
-    assert len({reflector._backoff(5) for _ in range(10)}) > 1
 
 
 def test_a_sink_that_fails_does_not_end_the_watch(script: Script, kubeconfig: Path) -> None:
@@ -616,7 +461,7 @@ def test_a_server_that_was_not_told_so_much_is_asked_to_read_its_store(
     Seen(tmp_path / "Pod").note(90)
     script.lists = [refuse(504), page(4, pod("a", 2), more="next"), page(4, pod("b", 3))]
     script.watches = [stream()]
-    found = running(tmp_path / "Pod")
+    found = running(tmp_path / "Pod", confirm_empty=0.0)
     wait(lambda: found.reflector.state().synced)
     assert script.asked[0]["resourceVersion"] == "90"
     assert script.asked[1] == {"limit": "500"}

@@ -68,14 +68,23 @@ def test_without_any_cache_it_is_not_ready() -> None:
 
 
 def test_lost_contact_is_a_warning_with_its_age() -> None:
-    lost = SYNCED._replace(last_contact=NOW - 73, fault="connection refused")
+    lost = SYNCED._replace(last_contact=NOW - 173, fault="connection refused", current=False)
     answer = readyz(health(caches={Kind.POD: lost}))
     assert answer.code == 200
-    assert "[!]cache/Pod warning: no contact for 73 s; connection refused\n" in text(answer)
+    assert "[!]cache/Pod warning: no contact for 173 s; connection refused\n" in text(answer)
 
 
-def test_contact_within_the_minute_is_no_warning() -> None:
-    answer = readyz(health(caches={Kind.POD: SYNCED._replace(last_contact=NOW - 59)}))
+def test_what_may_be_behind_is_a_warning_from_the_first_second_until_it_is_listed_again() -> None:
+    behind = SYNCED._replace(last_contact=NOW - 3, fault="connection refused", current=False)
+    answer = readyz(health(caches={Kind.POD: behind}))
+    assert answer.code == 200
+    assert "[!]cache/Pod warning: last contact 3 s ago; connection refused\n" in text(answer)
+    again = text(readyz(health(caches={Kind.POD: behind._replace(fault="")})))
+    assert "[!]cache/Pod warning: last contact 3 s ago; being listed again\n" in again
+
+
+def test_contact_within_a_watchs_silence_is_no_warning() -> None:
+    answer = readyz(health(caches={Kind.POD: SYNCED._replace(last_contact=NOW - 95)}))
     assert all(check.state is State.OK for check in answer.checks)
 
 

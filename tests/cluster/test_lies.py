@@ -1,0 +1,238 @@
+"""What an API server answers wrongly opens nothing: judged by packets, with a gate before a real one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.cluster.scene import pods
+from tests.lab.cluster import AgentProcess, Cluster, Workspace, http_get, wait_until
+from tests.lab.gate import Gate, Reply, pass_on
+from tests.lab.lab import Lab, flows
+from tests.lab.node import Layout, Mode, Node, Pod
+from tests.lab.probe import Verdict
+
+CONFIRM_SECONDS = 4
+POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
+GONE = Reply(410, json.dumps({"kind": "Status", "code": 410, "message": "too old"}).encode())
+
+
+class Behind(NamedTuple):
+    """A node whose agent reads the API server through a gate, and a pod of it that is closed."""
+
+    cluster: Cluster
+    workspace: Workspace
+    gate: Gate
+    node: Node
+    namespace: str
+    server: Pod
+    client: Pod
+
+    @property
+    def lab(self) -> Lab:
+        return self.cluster.lab
+
+    def start(self) -> AgentProcess:
+        kubeconfig = str(self.gate.kubeconfig("agent"))
+        agent = AgentProcess(
+            self.node, "--kubeconfig", kubeconfig, "--confirm-empty", str(CONFIRM_SECONDS), "--linger", "0"
+        )
+        self.cluster.agents[self.node.name] = agent
+        return agent
+
+    def expect(self, *, open: bool, timeout: float = 20.0) -> None:
+        """Wait until the pod is so, and see that it still is a little later."""
+        verdict = Verdict.ALLOWED if open else Verdict.DENIED
+        expected = dict.fromkeys(flows(self.client, self.server, tcp=[80]), verdict)
+        self.lab.wait_for(expected, timeout)
+        self.lab.settle()
+        assert not self.lab.check(expected)
+
+    def ready(self) -> str:
+        """Return what /readyz says."""
+        return http_get(self.node, "/readyz")[1]
+
+    def until_ready_says(self, words: str, timeout: float = 20.0) -> None:
+        try:
+            wait_until(lambda: words in self.ready(), timeout)
+        except TimeoutError:
+            raise AssertionError(f"{words!r} is not in\n{self.ready()}") from None
+
+    def in_step(self) -> None:
+        """Tell no lies any more, and wait until the agent has been told the truth."""
+        self.gate.instead = pass_on
+        # With pauses that have not grown by what failed before.
+        self.gate.away()
+        self.until_ready_says("cannot connect")
+        self.gate.back()
+        wait_until(lambda: "warning" not in self.ready() and "failed" not in self.ready(), 40)
+
+
+_VARIANTS = [
+    pytest.param(
+        (layout, mode), id=f"{layout}-{mode}", marks=pytest.mark.xdist_group(f"lies-{layout}-{mode}")
+    )
+    for layout, mode in ((Layout.ROUTED, Mode.NFT), (Layout.BRIDGE, Mode.LEGACY))
+]
+
+
+@pytest.fixture(scope="module", params=_VARIANTS)
+def behind(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Behind]:
+    layout, mode = request.param
+    node = cluster.bare_node(f"behind-{layout}-{mode}", layout, mode)
+    with cluster.workspace() as workspace, Gate(cluster.api) as gate:
+        namespace = workspace.namespace("a")
+        server, client = (
+            workspace.pod(node, namespace, name, {"app": name}) for name in ("server", "client")
+        )
+        found = Behind(cluster, workspace, gate, node, namespace, server, client)
+        found.expect(open=True)
+        workspace.policy(namespace, "closed", pods(app="server"), policyTypes=["Ingress"])
+        found.start().wait_ready()
+        found.expect(open=False)
+        yield found
+    cluster.remove_node(node)
+
+
+def policies(**changed: object) -> bytes:
+    whole = {
+        "kind": "NetworkPolicyList",
+        "apiVersion": "networking.k8s.io/v1",
+        "metadata": {"resourceVersion": str(10**12)},
+        "items": [],
+    }
+    return json.dumps({**whole, **changed}).encode()
+
+
+def lie(gate: Gate, list_reply: Reply | None, watch_reply: Reply = GONE) -> None:
+    """Have the policies listed again, and answered so."""
+
+    def instead(path: str) -> Reply | None:
+        asked = urlsplit(path)
+        if asked.path != POLICIES:
+            return None
+        return watch_reply if "watch" in parse_qs(asked.query) else list_reply
+
+    gate.instead = instead
+    gate.cut()
+
+
+NO_LISTS = {
+    "an empty object": b"{}",
+    "a Status with code 500": b'{"kind":"Status","apiVersion":"v1","status":"Failure","code":500,"items":[]}',
+    "an error with items": b'{"error":"no healthy upstream","items":[]}',
+    "a PodList with no items": policies(kind="PodList", apiVersion="v1"),
+    "items null and no resourceVersion": policies(items=None, metadata={}),
+    "items null": policies(items=None),
+    "no JSON": b"<html>welcome</html>",
+    "cut off": policies()[:-3],
+}
+
+
+@pytest.mark.parametrize("name", NO_LISTS)
+def test_a_200_that_is_no_list_opens_nothing(behind: Behind, name: str) -> None:
+    lie(behind.gate, Reply(200, NO_LISTS[name]))
+    behind.until_ready_says("gave an answer that counts for nothing")
+    assert http_get(behind.node, "/readyz")[0] == 200
+    behind.expect(open=False)
+    behind.in_step()
+    behind.expect(open=False)
+
+
+NO_LINES = {
+    "garbage": b"garbage\n",
+    "a deletion of another kind": json.dumps(
+        {
+            "type": "DELETED",
+            "object": {
+                "kind": "Pod",
+                "apiVersion": "v1",
+                "metadata": {"name": "closed", "namespace": "a", "uid": "u", "resourceVersion": str(10**12)},
+            },
+        }
+    ).encode()
+    + b"\n",
+    "a bookmark without a version": b'{"type":"BOOKMARK","object":{"kind":"NetworkPolicy","metadata":{}}}\n',
+    "an error that is no 410": b'{"type":"ERROR","object":{"kind":"Status","code":500,"message":"lost"}}\n',
+}
+
+
+@pytest.mark.parametrize("name", NO_LINES)
+def test_a_line_that_cannot_be_read_is_never_passed(behind: Behind, name: str) -> None:
+    """What the watch would have told after it is in the list: a policy that is made at that moment holds."""
+    asked = len(behind.gate.asked)
+    lie(behind.gate, None, Reply(200, NO_LINES[name]))
+
+    def lists() -> int:
+        news = [urlsplit(path) for path in behind.gate.asked[asked:]]
+        return sum(path.path == POLICIES and "watch" not in parse_qs(path.query) for path in news)
+
+    wait_until(lambda: lists() > 0, 20)
+    behind.until_ready_says("cache/NetworkPolicy warning")
+    behind.expect(open=False)
+    behind.in_step()
+
+
+def test_all_policies_gone_from_a_list_stay_until_a_second_list_says_so(behind: Behind) -> None:
+    lie(behind.gate, Reply(200, policies()))
+    behind.until_ready_says("that were there; what holds stays until a second list")
+    behind.expect(open=False)
+    # The second list has them: they were never gone.
+    behind.in_step()
+    behind.expect(open=False)
+    # And now it says the same.
+    lie(behind.gate, Reply(200, policies()))
+    behind.until_ready_says("that were there; what holds stays until a second list")
+    behind.expect(open=True, timeout=CONFIRM_SECONDS + 20)
+    # Its resourceVersion was invented: the real ones are behind, and are confirmed too.
+    behind.in_step()
+    behind.expect(open=False)
+
+
+def test_a_restart_in_doubt_opens_nothing(behind: Behind) -> None:
+    agent = behind.cluster.agents[behind.node.name]
+    agent.stop()
+    lie(behind.gate, Reply(200, policies()))
+    agent = behind.start()
+    wait_until(lambda: "there were some before this agent started" in _asked(behind), 30)
+    assert http_get(behind.node, "/readyz")[0] == 503
+    behind.expect(open=False)
+    behind.gate.instead = pass_on
+    agent.wait_ready()
+    behind.expect(open=False)
+    behind.in_step()
+
+
+def _asked(behind: Behind) -> str:
+    try:
+        return behind.ready()
+    except OSError:
+        return ""
+
+
+def test_an_older_state_opens_nothing_until_a_second_list_is_as_old(behind: Behind) -> None:
+    """As after etcd was restored from a backup: of an older state, other policies are not taken, either."""
+    allows_all = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "closed", "namespace": behind.namespace, "uid": "u", "resourceVersion": "2"},
+        "spec": {"podSelector": {}, "ingress": [{}], "policyTypes": ["Ingress"]},
+    }
+    lie(behind.gate, Reply(200, policies(metadata={"resourceVersion": "3"}, items=[allows_all])))
+    behind.until_ready_says("is older than what was told before")
+    behind.expect(open=False)
+    behind.expect(open=True, timeout=CONFIRM_SECONDS + 20)
+    behind.in_step()
+    behind.expect(open=False)
+
+
+def test_the_only_policy_that_a_watch_says_was_deleted_is_gone_at_once(behind: Behind) -> None:
+    behind.workspace.delete_policy(behind.namespace, "closed")
+    behind.expect(open=True, timeout=CONFIRM_SECONDS)
+    assert "what holds stays" not in behind.ready()
+    behind.workspace.policy(behind.namespace, "closed", pods(app="server"), policyTypes=["Ingress"])
+    behind.expect(open=False)

@@ -1,0 +1,140 @@
+"""A scripted API server, and one kind's reflector that reads it: what a real one does only rarely."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from agent.kube.events import Event
+from agent.kube.model import Kind
+from agent.sources.connect import Connection
+from agent.sources.reflector import Reflector
+from agent.sources.seen import Seen
+
+Answer = Callable[[BaseHTTPRequestHandler, dict[str, str]], None]
+Json = dict[str, Any]
+
+
+class Script:
+    """Answers lists and watches in the order given, the last one again and again."""
+
+    def __init__(self) -> None:
+        self.lists: list[Answer] = []
+        self.watches: list[Answer] = []
+        self.asked: list[dict[str, str]] = []
+        self.bearers: list[str] = []
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        query = {k: v[0] for k, v in parse_qs(urlsplit(handler.path).query).items()}
+        self.asked.append(query)
+        self.bearers.append(handler.headers.get("Authorization", ""))
+        script = self.watches if "watch" in query else self.lists
+        (script.pop(0) if len(script) > 1 else script[0])(handler, query)
+
+
+def write_config(path: Path, url: str, user: Json) -> None:
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": user}],
+    }
+    path.write_text(json.dumps(config))
+
+
+class Running:
+    """A reflector on a thread, and what it told."""
+
+    def __init__(
+        self, kubeconfig: Path, seen: Path | None = None, kind: Kind = Kind.POD, **options: Any
+    ) -> None:
+        self.events: list[Event] = []
+        self.batches: list[int] = []
+        connection = Connection(str(kubeconfig))
+        self.reflector = Reflector(kind, connection, self.sink, Seen(seen), **options)
+        self.thread = threading.Thread(target=self.reflector.run, daemon=True)
+        self.thread.start()
+
+    def sink(self, events: Any) -> None:
+        self.events += events
+        self.batches.append(len(events))
+
+    def stop(self) -> None:
+        self.reflector.stop()
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+
+
+def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "did not happen"
+        time.sleep(0.002)
+
+
+def pod(name: str, version: int) -> Json:
+    meta = {"name": name, "namespace": "x", "uid": f"uid-{name}", "resourceVersion": str(version)}
+    return {"kind": "Pod", "apiVersion": "v1", "metadata": meta}
+
+
+def send(handler: BaseHTTPRequestHandler, code: int, body: Json, **headers: str) -> None:
+    data = json.dumps(body).encode()
+    handler.send_response(code)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def page(version: int, *items: Json, more: str = "") -> Answer:
+    meta = {"resourceVersion": str(version), "continue": more}
+    body = {"kind": "PodList", "apiVersion": "v1", "metadata": meta, "items": list(items)}
+    return lambda handler, _: send(handler, 200, body)
+
+
+def refuse(code: int, **headers: str) -> Answer:
+    return lambda handler, _: send(
+        handler, code, {"kind": "Status", "code": code, "message": "no"}, **headers
+    )
+
+
+def begin_stream(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+
+
+def stream(*parts: bytes, pause: float = 0.05, hold: float = 3.0) -> Answer:
+    """Send chunks with a pause between them, then hold the stream open for some seconds, and end it."""
+
+    def answer(handler: BaseHTTPRequestHandler, _: dict[str, str]) -> None:
+        begin_stream(handler)
+        for part in parts:
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            handler.wfile.flush()
+            time.sleep(pause)
+        time.sleep(hold)
+        handler.wfile.write(b"0\r\n\r\n")
+
+    return answer
+
+
+def line(kind: str, data: Json) -> bytes:
+    return json.dumps({"type": kind, "object": data}).encode() + b"\n"
+
+
+def bookmark(version: int) -> bytes:
+    meta = {"resourceVersion": str(version), "creationTimestamp": None}
+    return line("BOOKMARK", {"kind": "Pod", "apiVersion": "v1", "metadata": meta})
+
+
+GONE = line("ERROR", {"kind": "Status", "code": 410, "message": "too old"})

@@ -1,0 +1,317 @@
+"""When a server is back, all kinds ask again at once, though each had failed and would wait for long."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from agent.kube.events import Event, Upsert
+from agent.kube.model import Kind
+from agent.sources import backoff
+from agent.sources.apiserver import ApiSource
+from agent.sources.source import SyncState
+from tests.unit.sources.scripted import Answer, Json, begin_stream, pod, refuse, send, wait, write_config
+
+LISTS = {
+    "/api/v1/pods": "PodList",
+    "/api/v1/namespaces": "NamespaceList",
+    "/apis/networking.k8s.io/v1/networkpolicies": "NetworkPolicyList",
+}
+UID = "11111111-aaaa"
+
+
+class Server:
+    """A small API server of one pod, which can be away, or refuse all that it is asked."""
+
+    def __init__(self) -> None:
+        self.pods: list[Json] = [pod("a", 1)]
+        self.version = 5
+        self.refuses: Answer | None = None
+        self.expired = False
+        self.asked: list[tuple[float, str]] = []
+        self.port = 0
+        self.open: list[BaseHTTPRequestHandler] = []
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                server.answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = _Server(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Go away: every connection ends, and new ones are refused."""
+        assert self._server is not None
+        self._server.shutdown()
+        self._server.server_close()
+        self.end_watches()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        url = urlsplit(handler.path)
+        query = {k: v[0] for k, v in parse_qs(url.query).items()}
+        self.asked.append((time.monotonic(), handler.path))
+        if self.refuses is not None:
+            self.refuses(handler, query)
+        elif "watch" in query:
+            self._watch(handler, query)
+        else:
+            items = self.pods if url.path.endswith("/pods") else []
+            if "fieldSelector" in query:
+                items = [{"metadata": {"name": "kube-system", "uid": UID, "resourceVersion": "1"}}]
+            group = "networking.k8s.io/v1" if "networking" in url.path else "v1"
+            meta = {"resourceVersion": str(self.version)}
+            body = {"kind": LISTS[url.path], "apiVersion": group, "metadata": meta, "items": items}
+            send(handler, 200, body)
+
+    def _watch(self, handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        if self.expired and int(query["resourceVersion"]) < self.version:
+            refuse(410)(handler, query)
+            return
+        begin_stream(handler)
+        self.open.append(handler)
+        while handler in self.open:
+            time.sleep(0.005)
+        handler.close_connection = True
+
+    def end_watches(self) -> None:
+        """Break the connections of all watches."""
+        self.open.clear()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that went away."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    made.start()
+    yield made
+    made.refuses = None
+    made.stop()
+
+
+def pause(failures: backoff.Backoff, longest: float | None = None) -> float:
+    """Be patient once, and then no more: what has failed twice waits longer than any test."""
+    failures._failures += 1
+    return 0.05 if failures._failures == 1 else min(60.0, longest or 60.0)
+
+
+class Heard:
+    def __init__(self, kubeconfig: Path) -> None:
+        self.events: list[Event] = []
+        self.source = ApiSource(str(kubeconfig))
+        self.source.start(self.events.extend)
+
+    def states(self) -> list[SyncState]:
+        return list(self.source.states().values())
+
+    def current(self) -> bool:
+        return all(state.synced and state.current and not state.fault for state in self.states())
+
+    def none_current(self) -> bool:
+        return all(state.fault and not state.current for state in self.states())
+
+
+@pytest.fixture
+def heard(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
+    write_config(tmp_path / "config", f"http://127.0.0.1:{server.port}", {"token": "one"})
+    found = Heard(tmp_path / "config")
+    wait(found.current)
+    # Whatever waits for its own pause alone waits longer than a test does.
+    monkeypatch.setattr(backoff.Backoff, "next", pause)
+    yield found
+    found.source.stop()
+
+
+def pods(heard: Heard) -> list[str]:
+    return [e.object.name for e in heard.events if isinstance(e, Upsert) and e.kind is Kind.POD]
+
+
+def test_a_server_that_was_away_is_listed_and_watched_at_once(server: Server, heard: Heard) -> None:
+    server.stop()
+    wait(heard.none_current)
+    assert all("cannot connect" in s.fault or "broke" in s.fault for s in heard.states())
+    # An age counts from what was heard, not from what was asked.
+    ages = [state.last_contact for state in heard.states()]
+    time.sleep(1.5)
+    assert [state.last_contact for state in heard.states()] == ages
+    server.expired, server.version = True, 9
+    server.pods.append(pod("b", 8))
+    asked = len(server.asked)
+    server.start()
+    wait(heard.current)
+    assert pods(heard) == ["a", "b"]
+    # One asked while it was away, and all when it was back: none asked in vain.
+    lists = [path for _, path in server.asked[asked:] if "watch" not in path and "fieldSelector" not in path]
+    assert sorted({urlsplit(path).path for path in lists}) == sorted(LISTS)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [refuse(429), refuse(429, Retry_After="1"), refuse(503), refuse(500), refuse(401)],
+    ids=["429", "429 with Retry-After", "503", "500", "401"],
+)
+def test_a_server_that_refused_everything_is_asked_again_at_once(
+    server: Server, heard: Heard, refusal: Answer
+) -> None:
+    server.refuses = refusal
+    server.end_watches()
+    wait(heard.none_current)
+    time.sleep(1.0)
+    server.expired, server.version = True, 9
+    server.pods.append(pod("b", 8))
+    server.refuses = None
+    wait(heard.current)
+    assert pods(heard) == ["a", "b"]
+
+
+def test_it_is_not_asked_more_often_than_about_each_second_while_it_is_away(
+    server: Server, heard: Heard
+) -> None:
+    server.refuses = refuse(503)
+    server.end_watches()
+    wait(lambda: all("503" in state.fault for state in heard.states()))
+    # Whoever had failed before the probe had has tried once more by now.
+    time.sleep(1.0)
+    began = time.monotonic()
+    asked = len(server.asked)
+    time.sleep(3.0)
+    many = len(server.asked) - asked
+    assert many <= 2 + (time.monotonic() - began) / 0.5
+    assert all("fieldSelector" in path for _, path in server.asked[asked:])
+
+
+def test_the_probe_obeys_retry_after(server: Server, heard: Heard) -> None:
+    server.refuses = refuse(429, Retry_After="30")
+    server.end_watches()
+    wait(lambda: all("429" in state.fault for state in heard.states()))
+    time.sleep(0.5)
+    asked = len(server.asked)
+    time.sleep(1.5)
+    assert len(server.asked) == asked
+
+
+def test_one_kind_that_fails_alone_waits_for_its_own_pause(server: Server, heard: Heard) -> None:
+    """A list that a server cannot give is not asked for each time that it answers something small."""
+
+    def only_pods(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        if "/pods" in handler.path:
+            refuse(500)(handler, query)
+            return
+        server.refuses = None
+        server.answer(handler)
+        server.refuses = only_pods
+
+    server.refuses = only_pods
+    server.end_watches()
+    wait(lambda: heard.source.states()[Kind.POD].fault)
+    time.sleep(2.0)
+    assert len([path for _, path in server.asked if "/pods" in path and "watch" in path]) == 2
+    others = [state for kind, state in heard.source.states().items() if kind is not Kind.POD]
+    assert all(state.current and not state.fault for state in others)
+
+
+def test_a_token_that_is_renewed_is_taken_up_at_once(server: Server, heard: Heard, tmp_path: Path) -> None:
+    def expired(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        if handler.headers.get("Authorization") != "Bearer two":
+            refuse(401)(handler, query)
+            return
+        server.refuses = None
+        server.answer(handler)
+
+    server.refuses = expired
+    server.end_watches()
+    wait(lambda: all("not authorized" in state.fault for state in heard.states()))
+    time.sleep(1.0)
+    write_config(tmp_path / "config", f"http://127.0.0.1:{server.port}", {"token": "two"})
+    wait(heard.current)
+
+
+def test_a_server_that_takes_connections_and_does_not_answer_is_noticed(
+    server: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agent.sources import probe
+
+    monkeypatch.setattr(probe, "_QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(probe, "READ_SECONDS", 0.5)
+    monkeypatch.setattr("agent.sources.apiserver.READ_SECONDS", 0.5)
+    stuck = threading.Event()
+
+    def hold(*_: object) -> None:
+        stuck.wait(5)
+
+    server.refuses = hold
+    wait(heard.none_current)
+    assert all("fell silent" in state.fault for state in heard.states())
+    server.refuses = None
+    stuck.set()
+    wait(heard.current)
+
+
+def test_a_stop_is_prompt_whatever_waits(server: Server, heard: Heard) -> None:
+    server.stop()
+    wait(heard.none_current)
+    began = time.monotonic()
+    heard.source.stop()
+    assert time.monotonic() - began < 2.0
+    server.start()
+
+
+def described(kubeconfig: Path, wanted: Callable[[str], bool]) -> None:
+    found = Heard(kubeconfig)
+    try:
+        wait(lambda: all(wanted(state.fault) for state in found.states()))
+    finally:
+        found.source.stop()
+
+
+def test_faults_of_the_connection_are_in_plain_words(server: Server, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{server.port}"
+    config = tmp_path / "config"
+    write_config(config, f"https://{address}", {"token": "t"})
+    tls = f"TLS to the API server at https://{address} failed: the other end does not speak TLS; check the CA"
+    described(config, lambda fault: fault.startswith(tls))
+    write_config(config, "http://no.such.name.invalid:1", {"token": "t"})
+    words = "cannot resolve the name of the API server at http://no.such.name.invalid:1; check the node's DNS"
+    described(config, lambda fault: fault.startswith(words))
+    server.stop()
+    write_config(config, f"http://{address}", {"token": "t"})
+    words = f"cannot connect to the API server at http://{address}: connection refused; check that it runs"
+    described(config, lambda fault: fault.startswith(words))
+    server.start()
+    server.refuses = lambda handler, _: setattr(handler, "close_connection", True)
+    broke = f"the connection to the API server at http://{address} broke: "
+    words = broke + "the other end closed the connection without an answer"
+    described(config, lambda fault: fault.startswith(words))
+
+    def no_http(handler: BaseHTTPRequestHandler, _: dict[str, str]) -> None:
+        handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        handler.close_connection = True
+
+    server.refuses = no_http
+    described(config, lambda fault: fault.startswith(broke + "the answer is not HTTP"))
+    server.refuses = lambda handler, _: send(handler, 200, json.loads("{}"))
+    words = f"the API server at http://{address} gave an answer that counts for nothing: asked for a "
+    described(config, lambda fault: fault.startswith(words))
