@@ -9,6 +9,7 @@ taking them for empty would move the rules of a node from one mode to the other.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -18,8 +19,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from agent.dataplane import legacy
+from agent.dataplane import legacy, nftables
 from agent.dataplane.backend import Fault
+from agent.dataplane.netlink import NetlinkSocket
 from agent.kube.model import Family
 from agent.words import count
 
@@ -31,13 +33,11 @@ _OURS = re.compile(r"KUBE-(NETPOL-|(POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16}$)")
 _HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 PROGRAMS = {Family.V4: "iptables", Family.V6: "ip6tables"}
 _SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
-_TIMEOUT_SECONDS = 30
 _RETRY_SECONDS = (1.0, 3.0)
 _TABLES = ("mangle", "filter")
 """Those that tell: the others can be long, and some programs' rules in them are of both modes."""
-_NOT_IN_KERNEL = "not supported"
-"""What nft's commands say of a kernel without nf_tables."""
-_INCOMPATIBLE = re.compile(r"Table `\S+' is incompatible\b[^\n]*")
+_NOT_IN_KERNEL = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+"""What a kernel without nf_tables answers."""
 INSTALL = "install the package iptables, version 1.8 or later"
 _MEND = "run the command by hand and mend what it says"
 
@@ -139,46 +139,31 @@ def evidence(tables: Iterable[Mapping[str, legacy.Chains]]) -> Evidence:
 
 
 def _look_at_nft() -> Evidence:
-    """Read by ``iptables-nft-save``, which makes no table where there is none."""
+    """Ask the kernel: the commands show nothing of a table in which one rule was written by nft(8)."""
+    usable = find_command(Family.V4, "nft", "save") is not None
     tables: list[Mapping[str, legacy.Chains]] = []
-    troubles: list[str] = []
-    for family in Family:
-        command = find_command(family, "nft", "save")
-        if command is None:
-            if family is Family.V4:
-                return Evidence(usable=False)
-            continue
-        for table in _TABLES:
-            text, trouble = _save(command, table)
-            if _NOT_IN_KERNEL in trouble:
-                if family is Family.V4:
-                    return Evidence(usable=False, trouble=trouble)
-                break
-            if trouble:
-                troubles.append(trouble)
-            tables.append(legacy.parse(text))
-    return evidence(tables)._replace(trouble="; ".join(troubles))
-
-
-def _save(command: str, table: str) -> tuple[str, str]:
-    """Return what the command prints of a table, and what is wrong."""
-    called = f"{command} -t {table}"
     try:
-        done = subprocess.run(
-            called.split(),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return "", f"{called}: {error}"
-    if done.returncode:
-        return "", f"{called}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}"
-    incompatible = _INCOMPATIBLE.search(done.stdout)
-    # It ends well all the same, having listed nothing.
-    return done.stdout, f"{called}: {incompatible[0]}" if incompatible else ""
+        with NetlinkSocket() as netlink:
+            tables += [_tables_of_nft(netlink, family) for family in Family]
+    except OSError as error:
+        absent = error.errno in _NOT_IN_KERNEL
+        trouble = f"nf_tables does not answer on netlink: {error.strerror}" if usable else ""
+        return evidence(tables)._replace(usable=usable and not absent, trouble=trouble)
+    return evidence(tables)._replace(usable=usable)
+
+
+def _tables_of_nft(netlink: NetlinkSocket, family: Family) -> Mapping[str, legacy.Chains]:
+    found: dict[str, dict[str, int]] = {}
+    for chain in nftables.chains(netlink, family):
+        if chain.table in _TABLES:
+            found.setdefault(chain.table, {})[chain.name] = 0
+    if any(hint in found.get("mangle", {}) for hint in _HINTS):
+        # That decides; counting would take time.
+        return found
+    for table, counts in found.items():
+        for rule in nftables.rules(netlink, family, table):
+            counts[rule.chain] = counts.get(rule.chain, 0) + 1
+    return found
 
 
 def _look_at_legacy() -> Evidence:

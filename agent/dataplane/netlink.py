@@ -169,25 +169,26 @@ class NetlinkSocket:
                 else:
                     return found
 
-    def transact(self, begin: int, message: Message, end: int, subsystem: int) -> None:
-        """Send one message within a batch of a netfilter subsystem, which takes effect as a whole.
+    def transact(self, begin: int, messages: Sequence[Message], end: int, subsystem: int) -> None:
+        """Send messages within a batch of a netfilter subsystem, which takes effect as a whole or not at all.
 
-        ``begin`` and ``end`` are the types of the messages around it. Raises OSError.
+        ``begin`` and ``end`` are the types of the messages around them. Raises OSError.
         """
         first = self._next_sequence()
-        self._sequence = first + 2
-        parts = [
-            self._batch_edge(begin, first, subsystem),
-            self._frame(message, _F_REQUEST | _F_ACK | message.flags, first + 1),
-            self._batch_edge(end, first + 2, subsystem),
-        ]
+        self._sequence = last = first + len(messages) + 1
+        parts = [self._batch_edge(begin, first, subsystem)]
+        for index, message in enumerate(messages, start=1):
+            # Only failures answer, and the last message, always.
+            flags = _F_REQUEST | message.flags | (_F_ACK if index == len(messages) else 0)
+            parts.append(self._frame(message, flags, first + index))
+        parts.append(self._batch_edge(end, last, subsystem))
         self._socket.send(b"".join(parts))
         while True:
             for kind, answered, body in self._receive():
-                if kind == _MSG_ERROR and first <= answered <= first + 2:
+                if kind == _MSG_ERROR and first <= answered <= last:
                     if code := -_ERROR.unpack_from(body)[0]:
                         raise OSError(code, os.strerror(code))
-                    if answered == first + 1:
+                    if answered == last - 1:
                         return
 
     def _batch_edge(self, kind: int, sequence: int, subsystem: int) -> bytes:

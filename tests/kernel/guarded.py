@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from typing import Self
 
 from agent.kube.model import Family, Protocol
-from tests.lab.cluster import AgentProcess, http_get, wait_until
+from tests.lab.cluster import ROOT, AgentProcess, http_get, wait_until
 from tests.lab.lab import Host, Lab
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Flow, Verdict
@@ -85,6 +88,18 @@ class Guarded:
         """End the agent, if it runs."""
         if self._agent is not None:
             self._agent.stop(number)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of the agent on the node, and wait for its end."""
+        with self.node.netns.entered():
+            return subprocess.run(
+                [sys.executable, "-m", "agent", *arguments],
+                cwd=ROOT,
+                env={**os.environ, **self.node.netns.environment},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
 
     def readyz(self) -> str:
         return http_get(self.node, "/readyz")[1]

@@ -8,12 +8,12 @@ import pytest
 
 from agent.dataplane.iptables import hooks, names
 from agent.dataplane.iptables.leftovers import remove
-from agent.dataplane.iptables.tables import TableError
-from agent.dataplane.mode import MODES
+from agent.dataplane.iptables.tables import Table, TableError, Tables
+from agent.dataplane.mode import MODES, PROGRAMS
 from agent.kube.events import Event
 from agent.kube.model import Direction, Family, Key, Rule
 from agent.policy.engine import Engine
-from agent.policy.program import PodId
+from agent.policy.program import PodId, PolicyId
 from tests.kernel.kernel_state import (
     FAMILIES,
     HERE,
@@ -213,27 +213,32 @@ NATIVE = {
 
 
 @pytest.mark.parametrize("commands", NATIVE.values(), ids=NATIVE.keys())
-def test_a_table_with_rules_of_nft_is_no_empty_one(netns: Netns, commands: str) -> None:
+def test_rules_of_nft_are_told_once_and_nothing_is_written_for_them(netns: Netns, commands: str) -> None:
     node = TwoPods("nft")
     netns.run(["nft", commands])
-    with pytest.raises(TableError, match="not as iptables makes"):
-        node.backend.drift(node.program)
+    (difference,) = node.backend.drift(node.program)
+    assert "another program's rules changed: IPv4: iptables cannot show all rules" in difference
     written = netns.run(["nft", "list", "table", "ip", "filter"])
-    report = node.backend.sync(node.program)
-    assert report.pending
-    assert report.writes == 0
-    (fault,) = report.faults
-    assert fault.blocking
-    assert "nft list table ip filter" in fault.remedy
+    for _ in range(2):
+        report = node.backend.sync(node.program)
+        assert not report.pending
+        assert report.writes == 0
+        (fault,) = report.faults
+        assert not fault.blocking
+        assert "nft list chain ip filter" in fault.remedy
+        assert netns.run(["nft", "list", "table", "ip", "filter"]) == written
+        assert node.backend.drift(node.program) == []
+    # What is ours can still be told from what is not as it was left.
+    iptables("nft", Family.V4, "-F", node.chain("a"))
+    assert node.backend.drift(node.program) == [f"IPv4: chain {node.chain('a')} is not as it was left"]
+    assert not node.backend.sync(node.program).pending
     assert netns.run(["nft", "list", "table", "ip", "filter"]) == written
-    (left, *_) = remove("nft", FAMILIES)
-    assert "nft list table ip filter" in left.remedy
-    netns.run(["nft", "flush ruleset"])
-    assert node.backend.sync(node.program).faults == ()
-    assert our_chains("nft") == node.whole[0]
+    assert remove("nft", FAMILIES) == []
+    assert "KUBE-" not in netns.run(["nft", "list", "table", "ip", "filter"])
+    assert "ct state new accept" in netns.run(["nft", "list", "table", "ip", "filter"])
 
 
-def test_a_built_in_chain_of_another_priority_is_not_taken_for_an_empty_one(netns: Netns) -> None:
+def test_a_built_in_chain_of_another_priority_is_hooked_all_the_same(netns: Netns) -> None:
     netns.run(
         ["nft", "add table ip6 filter; add chain ip6 filter mine { type filter hook input priority 5; }"]
     )
@@ -247,8 +252,42 @@ def test_a_built_in_chain_of_another_priority_is_not_taken_for_an_empty_one(netn
         ["nft", "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 5; }"]
     )
     for _ in range(2):
-        (fault,) = backend.sync(program).faults
-        assert "FORWARD" in fault.what
+        assert backend.sync(program).faults == ()
+        assert backend.drift(program) == []
+        listed = netns.run(["nft", "list", "chain", "ip", "filter", "FORWARD"])
+        assert listed.count("jump KUBE-NETPOL-FORWARD") == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_that_cannot_be_read_does_not_stop_the_other(
+    node: TwoPods, family: Family, netns: Netns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Tables.read
+
+    def failing(tables: Tables, wanted: Family) -> Table:
+        if wanted is family:
+            raise TableError("iptables-save", "no answer", refused=False)
+        return read(tables, wanted)
+
+    other = next(f for f in FAMILIES if f is not family)
+    chain = names.policy_chain(PolicyId(Direction.INGRESS, Key("default", "added")))
+    for each in FAMILIES:
+        iptables(node.mode, each, "-F", node.chain("a"))
+    added = policy("added", selector=labelled(app="a"), ingress=[])
+    with monkeypatch.context() as broken:
+        broken.setattr(Tables, "read", failing)
+        assert node.backend.drift(node.program)[0].startswith(f"IPv{int(family)}: the rules cannot be read")
+        report = node.backend.sync(node.program)
+        assert report.pending
+        assert [fault.what[:4] for fault in report.faults if fault.blocking] == [f"IPv{int(family)}"]
+        assert iptables(node.mode, family, "-S", node.chain("a")).count("\n") == 1
+        assert iptables(node.mode, other, "-S", node.chain("a")).count("\n") > 1
+        report = node.backend.apply(node.program, node.engine.apply([added], 1.0))
+        assert report.pending
+        assert iptables(node.mode, other, "-S", chain)
+        assert f":{chain} " not in netns.run([f"{PROGRAMS[family]}-{node.mode}-save", "-t", "filter"])
+    assert node.backend.sync(node.program).faults == ()
+    assert chain in our_chains(node.mode)[family]
 
 
 def test_a_change_seen_by_a_look_that_was_overtaken_is_seen_by_the_next(node: TwoPods) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from agent.dataplane import legacy
-from agent.dataplane import mode as mode_module
 from agent.dataplane.mode import decide_mode, find_command
 from agent.kube.model import Family
 from tests.lab.netns import Netns
@@ -63,13 +62,14 @@ def test_what_this_agent_left_outweighs_rules(netns: Netns) -> None:
     assert choice.mode == "legacy"
 
 
-def test_a_table_of_native_rules_is_not_an_empty_one(netns: Netns, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mode_module, "_RETRY_SECONDS", ())
+def test_rules_by_nft_in_tables_of_iptables_are_rules(netns: Netns) -> None:
     netns.run(["nft", "add table ip filter { chain FORWARD { type filter hook forward priority 0; }; }"])
     netns.run(["nft", "add rule ip filter FORWARD numgen random mod 2 vmap { 0 : accept, 1 : drop }"])
+    netns.run(["nft", "add table ip filter2 { chain X { type filter hook forward priority 0; accept; }; }"])
     netns.run(["iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT"])
-    with pytest.raises(mode_module.UndecidedError, match="filter"):
-        decide_mode("auto")
+    choice = decide_mode("auto")
+    assert choice.reason == "nft: no hint of kubelet's, and 1 rules in nft, 1 in legacy"
+    assert choice.faults == ()
 
 
 @pytest.mark.parametrize("family", Family)

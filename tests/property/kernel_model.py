@@ -24,7 +24,7 @@ from agent.dataplane.conntrack import ConntrackError
 from agent.dataplane.ipset import IpSets, SetChange, SetContent, SetHeader, SetShape
 from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import hooks, leftovers, nft, verdict_cache, writer
+from agent.dataplane.iptables import builtin, hooks, leftovers, nft, verdict_cache, writer
 from agent.dataplane.iptables import steps as steps_module
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
@@ -435,6 +435,8 @@ def make_backend(
     patch.setattr(backend_module, "uplinks", uplinks)
     patch.setattr(steps_module, "uplinks", uplinks)
     patch.setattr(backend_module, "NetlinkSocket", lambda: None)
+    patch.setattr(builtin, "unlike", lambda *_: {})
+    patch.setattr(builtin, "unseeing", lambda *_: [])
     patch.setattr(membarrier, "packets_judged", lambda: kernel.judged())
     patch.setattr(verdict_cache.Flusher, "_follow", functools.partialmethod(_opened, kernel))
     patch.setattr(nft, "generation", lambda _: 0)

@@ -9,9 +9,9 @@ from types import MappingProxyType
 
 from agent import log
 from agent.dataplane.backend import Fault, KernelView, Reading, Report
-from agent.dataplane.ipset import IpSets
+from agent.dataplane.ipset import IpSets, SetContent
 from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import hooks, leftovers, names
+from agent.dataplane.iptables import builtin, hooks, leftovers, names
 from agent.dataplane.iptables.desired import Desired, Naming
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.kernel import Chains
@@ -86,6 +86,7 @@ class IptablesBackend:
         self._other_mode_left = False
         self._leftovers: list[Fault] = []
         self._leftovers_at = float("-inf")
+        self._unclear: list[Fault] = []
         self._refused = False
         self._failed = False
         """Whether something failed since the last sync that went through."""
@@ -115,7 +116,8 @@ class IptablesBackend:
             self._refused = stranger is not None
             if stranger is not None:
                 return Report(time.perf_counter() - started, 0, True, (stranger,), refused=True)
-            faults = self._sets.change({}, lookups)
+            self._unclear = self._unclear_in(self._chains.whole)
+            faults = self._chains.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
             self._naming.caches = self._cache.make(self._sets, content)
             self._naming.others = self._others.make(self._sets, content)
@@ -123,13 +125,14 @@ class IptablesBackend:
             faults += self._writer.forget(set())
             ours = {family: self._chains.ours(family) for family in self.families}
             elsewhere = self._referred_elsewhere(content)
+            elsewhere |= self._referred_unread(content)
             step = self._planner.difference(
                 program, ours, content, frozenset(self._writer.unforgotten), elsewhere, owners
             )
             self._writer.lagging = frozenset()
             self._chains.ask(step.chains, afresh=True)
             faults += self._writer.carry_out(step, certain=not self._failed)
-            faults += self._place_hooks()
+            faults += self._place_hooks() + self._unseeing()
             self._chains.prime()
             if not faults:
                 self._remove_leftovers()
@@ -139,7 +142,7 @@ class IptablesBackend:
             faults = [error.fault()]
         faults += self._writer.close_unwritten()
         self._failed = False
-        return self._report(started, writes, faults)
+        return self._report(started, writes, [*dict.fromkeys(faults)])
 
     def apply(self, program: Program, delta: Delta) -> Report:
         started = time.perf_counter()
@@ -236,6 +239,8 @@ class IptablesBackend:
         differences: list[str] = []
         if self._stranger([*tables.values(), *reading.elsewhere()]) is not None:
             differences.append("kube-router's firewall writes here")
+        for family, error in reading.errors.items():
+            differences.append(f"IPv{int(family)}: the rules cannot be read: {error}")
         for family, now in tables.items():
             if reading.known is None:
                 differences += self._chains.changed(family, now)
@@ -244,6 +249,9 @@ class IptablesBackend:
                 # One that is missing leaves everything open: it never waits.
                 if due or hooks.missing(now, chain):
                     differences.append(f"IPv{int(family)}: {chain}: {why}")
+        differences += [fault.what for fault in self._unseeing()]
+        changed = set(self._unclear_in(tables)) ^ set(self._unclear)
+        differences += sorted(f"another program's rules changed: {fault.what}" for fault in changed)
         if differences:
             self._looked_at = None
         elif reading.known is None:
@@ -302,6 +310,14 @@ class IptablesBackend:
         self._ipsets.close()
         self._netlink.close()
 
+    def _unclear_in(self, tables: Mapping[Family, Table]) -> list[Fault]:
+        return [
+            fault for family, table in tables.items() for fault in builtin.unclear(self.mode, family, table)
+        ]
+
+    def _unseeing(self) -> list[Fault]:
+        return builtin.unseeing(self._netlink, self.families) if self.mode == "nft" else []
+
     def _writes(self) -> int:
         return self._chains.writes + self._sets.writes
 
@@ -311,7 +327,7 @@ class IptablesBackend:
         """Report what a call did; harmless faults are told, but no reason to try again."""
         self._failed = self._failed or bool(faults)
         fights = [fault for fault in (self._fights.fault(), self._removals.fault()) if fault is not None]
-        shown = (*faults, *harmless, *self._leftovers, *self._cache.faults, *fights)
+        shown = (*faults, *harmless, *self._unclear, *self._leftovers, *self._cache.faults, *fights)
         seconds = time.perf_counter() - started
         standing = tuple(self._writer.closed.faults(self._chains.why))
         return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused, standing=standing)
@@ -322,21 +338,22 @@ class IptablesBackend:
 
     def _tables_elsewhere(self) -> Iterable[Table]:
         """Read the other mode's tables. Raises TableError where kube-router's firewall may still be there."""
-        try:
-            return leftovers.tables(self._other_mode, self.families).values()
-        except TableError:
-            if self._refused:
-                raise
-            return ()
+        found, failed = leftovers.each_table(self._other_mode, self.families)
+        for error in (*self._chains.unread.values(), *failed.values()) if self._refused else ():
+            raise error
+        return found.values()
 
-    def _referred_elsewhere(self, content: Iterable[str]) -> frozenset[str]:
+    def _referred_elsewhere(self, content: Mapping[str, SetContent]) -> frozenset[str]:
         """Return the sets that our rules in the other mode may refer to."""
         if self._other_mode_left:
             return frozenset()
-        try:
-            return leftovers.sets_referred_to(self._other_mode, self.families)
-        except TableError:
-            return frozenset(content)
+        return leftovers.sets_referred_to(self._other_mode, self.families, content)
+
+    def _referred_unread(self, content: Mapping[str, SetContent]) -> frozenset[str]:
+        """Return the sets of the families of which it cannot be told which of them our rules refer to."""
+        whole, unread = self._chains.whole, self._chains.unread
+        unclear = {f for f in self.families if f in unread or leftovers.is_unclear(whole[f])}
+        return frozenset(name for name, held in content.items() if held.shape.family in unclear)
 
     def _remove_leftovers(self) -> None:
         """Remove what an earlier run left in the other mode; what cannot be is told, and tried rarely."""
@@ -349,9 +366,12 @@ class IptablesBackend:
     def _place_hooks(self) -> list[Fault]:
         """Put our rules in front in the built-in chains, where they are missing or could be passed by."""
         lines: dict[Family, list[str]] = {}
+        by_netlink: dict[Family, dict[str, tuple[str, list[int]]]] = {}
         displaced: list[str] = []
         removed: list[str] = []
         for family in self.families:
+            if family in self._chains.unread:
+                continue
             table = self._chains.whole[family]
             wanted = {}
             for chain, why in hooks.misplaced(table).items():
@@ -361,7 +381,9 @@ class IptablesBackend:
                 wanted[chain] = why
                 if not missing or (family, chain) in self._hooked:
                     (removed if missing else displaced).append(f"IPv{int(family)} {chain}: {why}")
-            lines[family] = hooks.place(table, wanted)
+            unlike = builtin.unlike(self._netlink, family, table, wanted) if self.mode == "nft" else {}
+            lines[family] = hooks.place(table, {c: why for c, why in wanted.items() if c not in unlike})
+            by_netlink[family] = {c: (hooks.HOOKS[c], handles) for c, handles in unlike.items()}
         if displaced:
             self._fights.put_back(displaced)
         if removed:
@@ -369,6 +391,8 @@ class IptablesBackend:
         if displaced or removed:
             _log.warning("hooks put back in front", reasons=displaced + removed)
         faults = self._chains.run(lines)
+        for family, placed in by_netlink.items():
+            faults += self._chains.put_in_front(family, placed)
         if not faults:
             self._hooked.update((family, chain) for family in self.families for chain in hooks.HOOKS)
         return faults

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from agent.dataplane.iptables import names
+from agent.dataplane.iptables import foreign, names
 
 HOOKS = {"FORWARD": names.FORWARD, "OUTPUT": names.OUTPUT}
 """Built-in chain of the filter table to the chain of ours that it jumps to."""
@@ -22,18 +22,19 @@ def hook_rule(chain: str) -> str:
 
 def missing(table: Table, chain: str) -> bool:
     """Whether a built-in chain does not lead to ours at all."""
-    return hook_rule(chain) not in table.get(chain, ())
+    return hook_rule(chain) not in map(foreign.plain, table.get(chain, ()))
 
 
 def misplaced(table: Table) -> dict[str, str]:
     """Return the built-in chains whose hook must be put in front, with the reason.
 
     A rule before ours matters only when it, or a chain that it leads to, could let a packet of a pod pass.
-    One that drops cannot open anything, and others may keep their place.
+    One that drops cannot open anything, and others may keep their place; one of which it cannot be told what
+    it does may not.
     """
     found = {}
     for chain in HOOKS:
-        rules = table.get(chain, ())
+        rules = [foreign.plain(rule) for rule in table.get(chain, ())]
         hook = hook_rule(chain)
         if missing(table, chain):
             found[chain] = "its rule is missing"
@@ -61,6 +62,8 @@ def _leaves_chain(rule: str, table: Table) -> bool:
 
 
 def _can_pass(rule: str, table: Table, seen: set[str]) -> bool:
+    if foreign.is_unclear(rule):
+        return True
     words = _words(rule)
     if _only_loopback(words):
         return False
@@ -108,14 +111,35 @@ def place(table: Table, wanted: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def leading_handles(table: Table, chain: str) -> list[int]:
+    """Return the handles of those rules of a built-in chain that lead to ours, of which netlink told."""
+    return [number for _, number in handles((chain, rule) for rule in _leading(table, chain))]
+
+
 def remove(table: Table, doomed: Callable[[str], bool] = names.is_ours) -> list[str]:
     """Return the restore lines that take out every rule that leads from any other chain to doomed ones."""
-    lines = []
+    return deletions(leading_to(table, doomed))
+
+
+def leading_to(table: Table, doomed: Callable[[str], bool]) -> list[tuple[str, str]]:
+    """Return chain and rule of every rule that leads from any other chain to doomed ones."""
+    found = []
     for chain, rules in table.items():
         if doomed(chain):
             continue
         for rule in rules:
             target = _target(_words(rule))
             if target is not None and doomed(target):
-                lines.append(f"-D {chain} {rule}")
-    return lines
+                found.append((chain, rule))
+    return found
+
+
+def deletions(rules: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the restore lines that delete rules; those of which netlink told, :func:`handles` gives."""
+    return [f"-D {chain} {rule}" for chain, rule in rules if foreign.handle(rule) is None]
+
+
+def handles(rules: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
+    """Return chain and handle of each rule of which netlink told."""
+    found = [(chain, foreign.handle(rule)) for chain, rule in rules]
+    return [(chain, number) for chain, number in found if number is not None]

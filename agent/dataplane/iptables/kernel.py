@@ -6,12 +6,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Set
 
 from agent.dataplane.backend import Fault
-from agent.dataplane.iptables import names, render, script
+from agent.dataplane.iptables import foreign, names, render, script
 from agent.dataplane.iptables.closed import concerned
 from agent.dataplane.iptables.desired import Changes
+from agent.dataplane.iptables.nft import FILTER
 from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.unmade import narrowed
 from agent.dataplane.iptables.watch import Watch
+from agent.dataplane.netlink import NetlinkSocket
+from agent.dataplane.nftables import put_jump_first
 from agent.kube.model import Direction, Family
 
 Rules = tuple[str, ...]
@@ -43,13 +46,26 @@ class Chains:
         """Why a family's last write failed, if so."""
         self.writes = 0
         self.watch = watch
+        self.unread: dict[Family, TableError] = {}
+        """The families whose rules could not be read: nothing is written to these until they are."""
 
     def load(self) -> None:
-        """Read the filter tables. Raises TableError."""
+        """Read the filter tables. Raises TableError where none can be read."""
         self.watch.mark()
+        self.unread = {}
         for family in self.families:
-            self.whole[family] = self.tables.read(family)
+            try:
+                self.whole[family] = self.tables.read(family)
+            except TableError as error:
+                self.unread[family] = error
+                self.why[family] = str(error)
+        if self.unread.keys() == set(self.families):
+            raise next(iter(self.unread.values()))
         self.watch.mark_made()
+
+    def unread_faults(self) -> list[Fault]:
+        """Return what could not be read, which keeps the other family from nothing."""
+        return [_table_fault(family, error) for family, error in self.unread.items()]
 
     def ours(self, family: Family) -> dict[str, Rules]:
         """Return our chains of a family with their rules."""
@@ -98,6 +114,8 @@ class Chains:
         """
         wanted: dict[Family, dict[str, Rules]] = {}
         for family, changed in changes.items():
+            if family in self.unread:
+                continue
             current = self.whole[family]
             wanted[family] = {}
             for chain, rules in changed.items():
@@ -114,7 +132,11 @@ class Chains:
             if not text:
                 done(family)
         failed = self._restore(lines, done, meanwhile)
-        faults: list[Fault] = []
+        faults = [
+            _table_fault(family, error)
+            for family, error in self.unread.items()
+            if any(rules is not None for rules in changes.get(family, {}).values())
+        ]
         for family, chains in wanted.items():
             if family not in failed:
                 self.whole[family].update(chains)
@@ -232,6 +254,28 @@ class Chains:
         """Run other restore lines; what they change in :attr:`whole` is the caller's to record."""
         return [_table_fault(family, error) for family, error in self._restore(lines).items()]
 
+    def put_in_front(self, family: Family, hooks: Mapping[str, tuple[str, list[int]]]) -> list[Fault]:
+        """Put jumps in front in built-in chains of which netlink told, and nothing else can write there.
+
+        ``hooks``: for each chain where it leads to, and the handles of its rules that go.
+        """
+        faults = []
+        for chain, (target, doomed) in hooks.items():
+            self.writes += 1
+            self.watch.before_write()
+            try:
+                with NetlinkSocket() as netlink:
+                    put_jump_first(netlink, family, FILTER, chain, target, doomed)
+                self.watch.after_write(1)
+            except OSError as error:
+                what = f"IPv{int(family)}: the rule of {chain} that leads to {target} could not be written"
+                faults.append(
+                    Fault(
+                        f"{what}: {error.strerror}", f"see '{foreign.where(self.tables.mode, family, chain)}'"
+                    )
+                )
+        return faults
+
     def sweep(self) -> list[Fault]:
         """Remove the garbage; what somebody else's rules lead to is emptied and stays for another time."""
         doomed = {f: sorted(c for c in chains if c in self.whole[f]) for f, chains in self.garbage.items()}
@@ -294,7 +338,7 @@ class Chains:
         done: Callable[[Family], None] = lambda _: None,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[Family, TableError]:
-        todo = {family: text for family, text in lines.items() if text}
+        todo = {f: text for f, text in lines.items() if text and f not in self.unread}
         if not todo:
             return {}
         self.writes += len(todo)

@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 
 from agent.dataplane import legacy
 from agent.dataplane.backend import Fault
-from agent.dataplane.ipset import IpSets
+from agent.dataplane.ipset import IpSets, SetContent
 from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import hooks, names, nft, script
+from agent.dataplane.iptables import foreign, hooks, names, nft, script
 from agent.dataplane.iptables.kernel import sets_in
 from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.dataplane.mode import INSTALL, MODES, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
+from agent.dataplane.nftables import FAMILY_NAMES, chains, delete_rules
 from agent.kube.model import Family
+
+RULES_GO = 3.0
+"""Seconds within which rules that were removed let go of their sets: nf_tables does that after the commit."""
+_PAUSE = 0.02
 
 
 def tables(mode: Mode, families: Iterable[Family]) -> dict[Family, Table]:
     """Read the filter tables that one mode has, making none. Raises TableError."""
-    return {f: Tables(mode).read(f) for f in families if _has_table(mode, f)}
+    found, failed = each_table(mode, families)
+    for error in failed.values():
+        raise error
+    return found
+
+
+def each_table(
+    mode: Mode, families: Iterable[Family]
+) -> tuple[dict[Family, Table], dict[Family, TableError]]:
+    """Read the filter tables that one mode has, making none; return those that cannot be read apart."""
+    found: dict[Family, Table] = {}
+    failed: dict[Family, TableError] = {}
+    for family in families:
+        if _has_table(mode, family):
+            try:
+                found[family] = Tables(mode).read(family)
+            except TableError as error:
+                failed[family] = error
+    return found, failed
 
 
 def _has_table(mode: Mode, family: Family) -> bool:
@@ -29,16 +53,26 @@ def _has_table(mode: Mode, family: Family) -> bool:
     return mode != "legacy" or "filter" in legacy.table_names(family)
 
 
-def sets_referred_to(mode: Mode, families: Iterable[Family]) -> frozenset[str]:
-    """Return the sets that our rules in one mode refer to. Raises TableError."""
-    return frozenset(
+def sets_referred_to(
+    mode: Mode, families: Iterable[Family], sets: Mapping[str, SetContent]
+) -> frozenset[str]:
+    """Return which of some sets our rules in one mode may refer to: all of a family that cannot be read."""
+    found, failed = each_table(mode, families)
+    unclear = failed.keys() | {family for family, table in found.items() if is_unclear(table)}
+    named = {
         name
-        for table in tables(mode, families).values()
+        for table in found.values()
         for chain, rules in table.items()
         if names.is_ours(chain)
         for rule in rules
         for name in sets_in(rule)
-    )
+    }
+    return frozenset(name for name, held in sets.items() if name in named or held.shape.family in unclear)
+
+
+def is_unclear(table: Table) -> bool:
+    """Whether chains of ours hold something of which it cannot be said what it is, and leads to."""
+    return any(map(names.is_ours, foreign.unclear_chains(table)))
 
 
 def held_families(mode: Mode) -> frozenset[Family]:
@@ -52,6 +86,13 @@ def held_families(mode: Mode) -> frozenset[Family]:
 
 
 def _holds_ours(mode: Mode, family: Family) -> bool:
+    if mode == "nft":
+        try:
+            with NetlinkSocket() as netlink:
+                found = chains(netlink, family)
+        except OSError:
+            return False  # a kernel without nftables has none of its tables
+        return any(chain.table == nft.FILTER and names.is_ours(chain.name) for chain in found)
     return any(names.is_ours(chain) for table in tables(mode, [family]).values() for chain in table)
 
 
@@ -77,6 +118,7 @@ def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:
         try:
             table = written.read(family)
             ours = [chain for chain in table if names.is_ours(chain)]
+            delete_by_netlink(family, hooks.leading_to(table, names.is_ours))
             lines = hooks.remove(table) + script.deletions(ours)
             failed = written.restore({family: lines}) if lines else {}
             faults += [_fault(mode, error) for error in failed.values()]
@@ -85,6 +127,18 @@ def remove(mode: Mode, families: Iterable[Family]) -> list[Fault]:
         except TableError as error:
             faults.append(_fault(mode, error))
     return faults
+
+
+def delete_by_netlink(family: Family, rules: Iterable[tuple[str, str]]) -> None:
+    """Delete those of some rules, by chain, of which netlink told. Raises TableError."""
+    found = hooks.handles(rules)
+    if not found:
+        return
+    try:
+        with NetlinkSocket() as netlink:
+            delete_rules(netlink, family, nft.FILTER, found)
+    except OSError as error:
+        raise TableError(f"deleting rules of {FAMILY_NAMES[family]} filter", str(error)) from error
 
 
 def _remove_empty_table(written: Tables, family: Family) -> None:
@@ -118,12 +172,24 @@ def remove_sets() -> list[Fault]:
         ours = [name for name in ipsets.list_shapes(names.SET_PREFIX) if names.is_our_set(name)]
         # What an open verdict cache names cannot be destroyed.
         ipsets.change((), filter(names.is_lookup, ours))
+        end = time.monotonic() + RULES_GO
         for name in ours:
             try:
-                ipsets.destroy(name)
+                _destroy(ipsets, name, end)
             except SetError as error:
                 left.setdefault((error.what, error.remedy), []).append(error)
     return [_sets_left(errors) for errors in left.values()]
+
+
+def _destroy(ipsets: IpSets, name: str, end: float) -> None:
+    """Destroy a set, once the rules that referred to it are gone. Raises SetError."""
+    while True:
+        try:
+            return ipsets.destroy(name)
+        except SetError as error:
+            if not error.referenced or time.monotonic() >= end:
+                raise
+        time.sleep(_PAUSE)
 
 
 def _sets_left(errors: list[SetError]) -> Fault:

@@ -36,25 +36,24 @@ class TablesReading:
         self._families = tuple(families)
         self._found: dict[Family, Table] = {}
         self._elsewhere: dict[Family, Table] = {}
-        self._error: Exception | None = None
+        self.errors: dict[Family, Exception] = {}
+        """The families that could not be read, and why."""
 
     def read(self) -> None:
-        """Read; what goes wrong is raised where the result is asked for. Safe to call on any thread."""
+        """Read; what goes wrong is told by :attr:`errors`. Safe to call on any thread."""
         started = time.perf_counter()
-        try:
-            if self.known is None:
-                self._found = {family: self._tables.read(family) for family in self._families}
-        except Exception as error:
-            self._error = error
+        for family in self._families if self.known is None else ():
+            try:
+                self._found[family] = self._tables.read(family)
+            except Exception as error:
+                self.errors[family] = error
         # What cannot be read there has not kept the agent from writing, or it would not be looking now.
         with contextlib.suppress(Exception):
-            self._elsewhere = leftovers.tables(self._other_mode, self._families)
+            self._elsewhere, _ = leftovers.each_table(self._other_mode, self._families)
         self.seconds = time.perf_counter() - started
 
     def tables(self) -> Mapping[Family, Table]:
-        """Return our mode's tables. Raises TableError, or whatever else went wrong."""
-        if self._error is not None:
-            raise self._error
+        """Return our mode's tables, as far as they could be read."""
         return self._found if self.known is None else self.known
 
     def elsewhere(self) -> Iterable[Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO
 
-from agent.dataplane.iptables import nft
+from agent.dataplane.iptables import foreign, names
 from agent.dataplane.iptables.waiting import BYTES, Waiter, Waiting, give, outcome, start
 from agent.dataplane.mode import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
@@ -33,6 +34,8 @@ FEW_LINES = 100
 """How many lines are read by a command in less time than the kernel takes for the rest."""
 
 _END = "COMMIT\n"
+
+_TARGET = re.compile(r"(?:^| )-[jg] \S")
 
 _FAILED_LINE = re.compile(r"line:? (\d+)")
 
@@ -122,12 +125,37 @@ class Tables:
     def read(self, family: Family) -> Table:
         """Return the filter table as it is. Raises TableError.
 
-        In legacy mode reading makes the table where there is none.
+        What iptables cannot show is in it as :mod:`agent.dataplane.iptables.foreign` says. In legacy mode
+        reading makes the table where there is none.
         """
         command = self.command(family, "save")
+        done = self._run([command, "-t", "filter"])
+        if self.mode == "nft":
+            if done.code == 0 and "*filter\n" in done.printed and "incompatible" not in done.printed:
+                return self._told_apart(family, parse(done.printed))
+            # It leaves out the table, or a built-in chain, and says so in a comment, with exit code 0; or it
+            # ends in the middle. Taken at its word, everything of ours would be missing.
+            try:
+                with NetlinkSocket() as netlink:
+                    return foreign.read(netlink, family, functools.partial(self._listing, family))
+            except OSError as error:
+                if done.code == 0:
+                    # Without nftables, without its tables.
+                    return parse(done.printed)
+                raise TableError(command, done.said or str(error)) from error
+        there = parse(done.printed)
+        if done.code and there:
+            return foreign.read_piecewise(there, functools.partial(self._listing, family))
+        if done.code:
+            raise TableError(command, done.said or f"exit code {done.code}")
+        return there
+
+    def _run(self, command: list[str], text: str = "") -> foreign.Listing:
+        """Run a command that reads. Raises TableError where it cannot be run, or gets no answer."""
         try:
             done = subprocess.run(
-                [command, "-t", "filter"],
+                command,
+                input=text,
                 capture_output=True,
                 encoding="utf-8",
                 errors=BYTES,
@@ -136,12 +164,35 @@ class Tables:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             self._commands.clear()
-            raise TableError(command, str(error), remedy=_remedy(error)) from error
-        if done.returncode:
-            raise TableError(command, done.stderr.strip() or f"exit code {done.returncode}")
-        if self.mode == "nft":
-            _check_readable(family, command, done.stdout)
-        return parse(done.stdout)
+            raise TableError(command[0], str(error), remedy=_remedy(error)) from error
+        if done.returncode and "xtables lock" in done.stderr:
+            raise TableError(command[0], done.stderr.strip(), refused=False, remedy=_LOCKED)
+        return foreign.Listing(done.stdout, done.stderr.strip(), done.returncode)
+
+    def _listing(self, family: Family, chains: Iterable[str]) -> foreign.Listing:
+        return self._run(self._restoring(family), script(f"-S {chain}" for chain in chains))
+
+    def _told_apart(self, family: Family, table: Table) -> Table:
+        """Return a table with the rules that iptables shows without what they do: maps of verdicts are such.
+
+        Each chain with a rule that seems to do nothing is read once more by netlink.
+        """
+        doubtful = [
+            chain
+            for chain, rules in table.items()
+            if not names.is_ours(chain) and not all(map(_TARGET.search, rules))
+        ]
+        if not doubtful:
+            return table
+        try:
+            with NetlinkSocket() as netlink:
+                for chain in doubtful:
+                    told = foreign.read_chain(netlink, family, chain)
+                    if len(told) == len(table[chain]) and any(map(foreign.decides_unseen, told)):
+                        table[chain] = told
+        except OSError:
+            return table
+        return table
 
     def restore(
         self,
@@ -219,37 +270,6 @@ class Tables:
 
 def _remedy(error: Exception) -> str:
     return INSTALL if isinstance(error, FileNotFoundError) else ""
-
-
-def _check_readable(family: Family, command: str, printed: str) -> None:
-    """Raise TableError where nft rules are in a filter table that iptables cannot show.
-
-    The command then leaves out the table, or a built-in chain, and says so in a comment, with exit code 0:
-    taken at its word, everything of ours would be missing, and put there again each time.
-    """
-    whole = "*filter\n" in printed
-    if whole and "incompatible" not in printed:
-        return
-    try:
-        with NetlinkSocket() as netlink:
-            if whole:
-                hidden = [
-                    chain for chain in ("FORWARD", "OUTPUT") if not nft.is_usual(netlink, family, chain)
-                ]
-            else:
-                hidden = ["some chain"] if nft.exists(netlink, family) else []
-    except OSError:
-        return
-    if not hidden:
-        return
-    table = f"nft list table {nft.FAMILY_NAMES[family]} filter"
-    raise TableError(
-        command,
-        f"the filter table is there, but {', '.join(hidden)} in it is not as iptables makes them",
-        refused=False,
-        remedy=f"look at '{table}' for chains and rules that another program wrote by nft, and have it write "
-        "them in a table of its own; what the agent wrote before stays in force",
-    )
 
 
 def _as_file(text: str) -> IO[bytes]:

@@ -16,6 +16,7 @@ from agent.dataplane.iptables import hooks, leftovers, nft, script
 from agent.dataplane.iptables.tables import Table, Tables
 from agent.dataplane.mode import MODES, Mode
 from agent.dataplane.netlink import NetlinkSocket
+from agent.dataplane.nftables import FAMILY_NAMES
 from agent.dataplane.strangers import (
     NFT_TABLES,
     is_firewall_accept,
@@ -70,7 +71,7 @@ def look() -> Remains:
     for mode in MODES:
         for family, table in leftovers.tables(mode, Family).items():
             theirs = tuple(sorted(filter(is_firewall_chain, table)))
-            hooked = tuple(dict.fromkeys(line.split(" ", 2)[1] for line in _unhooking(table)))
+            hooked = tuple(dict.fromkeys(chain for chain, _ in _rules_in_others(table)))
             if theirs or hooked:
                 chains.append(Chains(mode, family, theirs, hooked))
     with IpSets() as ipsets:
@@ -78,16 +79,16 @@ def look() -> Remains:
     return Remains(tuple(chains), sets, tuple(_nft_tables()))
 
 
-def _unhooking(table: Table) -> list[str]:
-    """Return the restore lines that take its rules out of the chains of others."""
+def _rules_in_others(table: Table) -> list[tuple[str, str]]:
+    """Return its rules in the chains of others, by chain."""
     accepting = [
-        f"-D {chain} {rule}"
+        (chain, rule)
         for chain, rules in table.items()
         if not is_firewall_chain(chain)
         for rule in rules
         if is_firewall_accept(rule)
     ]
-    return hooks.remove(table, is_firewall_chain) + accepting
+    return hooks.leading_to(table, is_firewall_chain) + accepting
 
 
 def _nft_tables() -> list[Family]:
@@ -116,7 +117,9 @@ def remove(remains: Remains) -> list[Fault]:
         lines = {}
         for family, table in leftovers.tables(mode, Family).items():
             doomed = [chain for chain in table if is_firewall_chain(chain)]
-            lines[family] = _unhooking(table) + script.deletions(doomed)
+            leading = _rules_in_others(table)
+            leftovers.delete_by_netlink(family, leading)
+            lines[family] = hooks.deletions(leading) + script.deletions(doomed)
         failed = Tables(mode).restore(lines)
         faults += [
             Fault(
@@ -132,7 +135,7 @@ def remove(remains: Remains) -> list[Fault]:
 def _remove_nft_tables(families: Iterable[Family]) -> list[Fault]:
     faults = []
     for family in families:
-        table = f"{nft.FAMILY_NAMES[family]} {NFT_TABLES[family]}"
+        table = f"{FAMILY_NAMES[family]} {NFT_TABLES[family]}"
         try:
             with NetlinkSocket() as netlink:
                 nft.delete_table(netlink, family, NFT_TABLES[family])

@@ -1,11 +1,14 @@
 """Which iptables mode a node uses, from what was found in its tables."""
 
-import re
-from pathlib import Path
+import contextlib
+import errno
+import os
 
 import pytest
 
+from agent.dataplane import legacy as legacy_module
 from agent.dataplane import mode as mode_module
+from agent.dataplane import nftables
 from agent.dataplane.legacy import parse
 from agent.dataplane.mode import (
     MODES,
@@ -17,6 +20,7 @@ from agent.dataplane.mode import (
     decide_mode,
     evidence,
 )
+from agent.kube.model import Family
 
 NOTHING = Evidence()
 HINT = Evidence(hint="KUBE-IPTABLES-HINT")
@@ -107,34 +111,37 @@ def test_a_table_that_cannot_be_read_is_not_taken_for_empty(
     assert len(choice.faults) == 1
 
 
-def a_command(folder: Path, body: str) -> None:
-    for program in ("iptables", "ip6tables"):
-        for mode in MODES:
-            command = folder / f"{program}-{mode}-save"
-            command.write_text(f"#!/bin/sh\n{body}\n")
-            command.chmod(0o755)
+def answering(monkeypatch: pytest.MonkeyPatch, code: int) -> list[Family]:
+    asked: list[Family] = []
 
+    def failing(_: object, family: Family) -> list[nftables.Chain]:
+        asked.append(family)
+        raise OSError(code, os.strerror(code))
 
-@pytest.mark.parametrize(
-    ("body", "says"),
-    [
-        ("echo oh no >&2; exit 4", "-t mangle: oh no"),
-        ("exec sleep 60", "timed out"),
-        ("""echo "# Table \\`filter' is incompatible, use 'nft' tool." """, "`filter' is incompatible"),
-    ],
-)
-def test_commands_that_fail_stall_or_list_nothing_are_tried_again_and_then_decide_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, says: str
-) -> None:
-    a_command(tmp_path, f"echo >> {tmp_path}/calls\n{body}")
-    monkeypatch.setattr(mode_module, "_SEARCH_PATH", str(tmp_path))
-    monkeypatch.setattr(mode_module, "_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(nftables, "chains", failing)
+    monkeypatch.setattr(mode_module, "NetlinkSocket", contextlib.nullcontext)
     monkeypatch.setattr(mode_module, "_RETRY_SECONDS", (0.01,))
-    with pytest.raises(UndecidedError, match=re.escape(says)):
+    monkeypatch.setattr(mode_module, "find_command", lambda *_: "a command")
+    monkeypatch.setattr(legacy_module, "table_names", lambda _: ())
+    return asked
+
+
+def test_a_kernel_that_does_not_answer_is_asked_again_and_then_nothing_is_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = answering(monkeypatch, errno.ETIMEDOUT)
+    with pytest.raises(UndecidedError, match="nf_tables does not answer on netlink"):
         decide_mode("auto")
-    assert len((tmp_path / "calls").read_text()) >= 8
+    assert len(asked) == 2
     (fault,) = decide_mode("nft").faults
     assert fault.blocking
+
+
+def test_a_kernel_without_nf_tables_has_legacy_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, errno.EINVAL)
+    choice = decide_mode("auto")
+    assert choice.mode == "legacy"
+    assert not any(fault.blocking for fault in choice.faults)
 
 
 SAVED = """\
