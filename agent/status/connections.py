@@ -75,7 +75,7 @@ class Connections:
         """Take one more; False where there is no room for it.
 
         Where there are too many, the one is shut down that has waited longest among those of the client
-        address that has most; one that is being answered is not.
+        address that has most; one that is being answered only where all are.
         """
         with self._changed:
             if len(self._open) >= self._most:
@@ -87,10 +87,12 @@ class Connections:
 
     def _shut_one(self) -> None:
         counts = Counter(found.client for found in self._open.values())
-        waiting = [entry for entry in self._open.items() if not entry[1].answering]
-        if waiting:
-            chosen, _ = max(waiting, key=lambda entry: (counts[entry[1].client], -entry[1].since))
-            _shut(chosen)
+
+        def weight(connection: socket.socket) -> tuple[bool, int, float]:
+            found = self._open[connection]
+            return not found.answering, counts[found.client], -found.since
+
+        _shut(max(self._open, key=weight))
 
     def began(self, connection: socket.socket) -> None:
         """Note that a further request begins on a connection, which has its own deadline."""

@@ -174,6 +174,15 @@ def test_closing_does_what_is_still_to_do(held: Cache) -> None:
     assert not held.has_member()
 
 
+def test_what_is_held_when_the_agent_ends_stays_closed(held: Cache) -> None:
+    opening = flusher()
+    opening.hold()
+    opening.close()
+    opening.release()
+    assert not any(thread.name == "flusher" for thread in threading.enumerate())
+    assert not held.is_open()
+
+
 def test_a_set_that_cannot_be_emptied_is_tried_again_before_it_is_looked_into(
     held: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

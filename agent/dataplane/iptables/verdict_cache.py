@@ -163,7 +163,7 @@ class Flusher:
     def resume(self) -> None:
         """Begin, where something is to be opened and no thread does it."""
         with self._changed:
-            if not self._wanted or self._holds or not self.caches:
+            if not self._wanted or self._holds or not self.caches or self._ending:
                 return
             if self._thread is not None:
                 self._changed.notify()
@@ -180,7 +180,10 @@ class Flusher:
             self._thread = thread
 
     def close(self) -> None:
-        """Return when what was asked for is done, or that takes too long."""
+        """Return when what was asked for is done, or that takes too long.
+
+        What is held still stays closed: commands of an agent that ends may write rules yet.
+        """
         with self._changed:
             thread, self._ending = self._thread, True
             self._changed.notify()

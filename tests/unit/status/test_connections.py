@@ -64,19 +64,29 @@ def test_the_one_that_waits_longest_of_the_client_with_most_makes_room(
     assert len(connections) == 4
 
 
-def test_where_all_are_being_answered_there_is_no_room(
-    pairs: list[tuple[socket.socket, socket.socket]], monkeypatch: pytest.MonkeyPatch
+def test_one_that_is_being_answered_makes_room_where_all_are(
+    pairs: list[tuple[socket.socket, socket.socket]],
 ) -> None:
-    monkeypatch.setattr(connections_module, "_MAKE_ROOM", 0.01)
-    connections = Connections(2, 5.0)
+    clock = Clock()
+    connections = Connections(2, 5.0, clock)
     for ours, _ in pairs[:2]:
         assert connections.enter(ours, "one")
         connections.answering(ours)
-    assert not connections.enter(pairs[2][0], "another")
-    connections.answered(pairs[0][0])
-    reading(connections, pairs[0][0])
-    monkeypatch.setattr(connections_module, "_MAKE_ROOM", 20)
+        reading(connections, ours)
+        clock.now += 1
     assert connections.enter(pairs[2][0], "another")
+    assert [is_shut(theirs) for _, theirs in pairs[:3]] == [True, False, False]
+
+
+def test_there_is_no_room_while_no_thread_lets_go_of_its_connection(
+    pairs: list[tuple[socket.socket, socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "_MAKE_ROOM", 0.01)
+    connections = Connections(1, 5.0)
+    assert connections.enter(pairs[0][0], "one")
+    assert not connections.enter(pairs[1][0], "another")
+    connections.leave(pairs[0][0])
+    assert connections.enter(pairs[1][0], "another")
 
 
 def test_what_is_late_is_shut_down_whatever_it_does(

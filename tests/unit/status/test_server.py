@@ -286,6 +286,20 @@ def test_a_probe_is_answered_while_others_hold_all_connections(server: StatusSer
         connection.close()
 
 
+def test_a_probe_is_answered_while_others_ask_for_status_and_do_not_read_it(
+    server: StatusServer, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_module, "encode", lambda _: b"x" * (32 << 20))
+    held = []
+    for _ in range(2 * MOST):
+        held.append(connection := socket.create_connection(("127.0.0.1", server.port)))
+        connection.sendall(b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    for _ in range(5):
+        assert get("/readyz")[0].status == 200
+    for connection in held:
+        connection.close()
+
+
 def test_without_a_thread_for_it_a_connection_is_closed(
     server: StatusServer, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
