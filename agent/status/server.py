@@ -303,8 +303,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if _path(self._url) != "/status":
             self._send(self.server.respond(self._url))
             return
-        if not self.server.sending_status.acquire(timeout=connections.SECONDS / 2):
-            self._send(Response(503, _TEXT, b"too many are being sent /status now\n"))
+        # Not waited for: a thread that waits would not let go of a connection that has to make room.
+        if not self.server.sending_status.acquire(blocking=False):
+            self._send(Response(503, _TEXT, b"too many are being sent /status now: ask again\n"))
             return
         try:
             self._send(self.server.respond(self._url))

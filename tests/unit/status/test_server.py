@@ -257,7 +257,7 @@ def is_shut(connection: socket.socket) -> bool:
 def test_an_answer_that_nobody_reads_is_given_up_at_the_deadline(
     server: StatusServer, agent: Agent, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections_of(server), "_seconds", 0.5)
+    monkeypatch.setattr(connections_of(server), "_seconds", 60.0)
     monkeypatch.setattr(snapshot_module, "encode", lambda _: b"x" * (32 << 20))
     request = b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(STATUS_AT_ONCE + 1)]
@@ -265,9 +265,13 @@ def test_an_answer_that_nobody_reads_is_given_up_at_the_deadline(
         connection.sendall(request)
     wait_until(lambda: agent.asked >= STATUS_AT_ONCE)
     assert get("/readyz")[0].status == 200
+    refused, body = get("/status")
+    assert (refused.status, body) == (503, b"too many are being sent /status now: ask again\n")
+    monkeypatch.setattr(connections_of(server), "_seconds", 0.5)
     wait_until(lambda: not connections_of(server))
-    # Its turn came when the others were cut, or it was told that there are too many.
-    assert agent.asked <= STATUS_AT_ONCE + 1
+    monkeypatch.setattr(connections_of(server), "_seconds", 60.0)
+    assert agent.asked == STATUS_AT_ONCE
+    assert get("/status")[0].status == 200
     for connection in silent:
         connection.close()
 
