@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
+
+from netaddr import IPAddress, IPNetwork
 
 from agent.kube.model import (
     Key,
@@ -16,6 +18,7 @@ from agent.kube.model import (
     Pod,
     Protocol,
     address_text,
+    family_of,
 )
 
 
@@ -86,9 +89,7 @@ def own_node(cluster: Cluster, address: bytes, other: bytes) -> str:
     )
     named = node is not None and address in node.addresses
     # Tunnels and bridges have the first two addresses of a node's pod range.
-    bridge = node is not None and any(
-        ipaddress.ip_address(address) in _first_two(cidr) for cidr in node.pod_cidrs
-    )
+    bridge = node is not None and any(ip_of(address) in _first_two(cidr) for cidr in node.pod_cidrs)
     if not (on_host or named or (bridge and owner(cluster, address) is None)):
         return ""
     return (
@@ -97,14 +98,18 @@ def own_node(cluster: Cluster, address: bytes, other: bytes) -> str:
     )
 
 
-def _first_two(cidr: Network) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    network = network_of(cidr)
-    return [network[index] for index in range(min(2, network.num_addresses))]
+def _first_two(cidr: Network) -> list[IPAddress]:
+    return list(islice(network_of(cidr), 2))
 
 
-def network_of(cidr: Network) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Return a CIDR as the standard library has it."""
-    return ipaddress.ip_network((cidr.address, cidr.prefix))
+def network_of(cidr: Network) -> IPNetwork:
+    """Return a CIDR as netaddr has it: the specification asks a library, not the compiler's arithmetic."""
+    return IPNetwork((int.from_bytes(cidr.address, "big"), cidr.prefix), version=int(cidr.family))
+
+
+def ip_of(address: bytes) -> IPAddress:
+    """Return an address of 4 or 16 bytes as netaddr has it."""
+    return IPAddress(int.from_bytes(address, "big"), int(family_of(address)))
 
 
 def stranger_text(cluster: Cluster, address: bytes) -> str:

@@ -9,7 +9,6 @@ can be held against the other.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 
 from agent.kube.model import (
     Direction,
@@ -25,7 +24,7 @@ from agent.kube.model import (
     address_text,
     family_of,
 )
-from agent.policy.cluster import Cluster, named_port, network_of, own_node, owner, stranger_text
+from agent.policy.cluster import Cluster, ip_of, named_port, network_of, own_node, owner, stranger_text
 from agent.policy.verdict import Answer, DirectionVerdict, Packet, PolicyFinding, RuleFinding, Verdict
 
 NAMESPACE_ANNOTATION = "net.beta.kubernetes.io/network-policy"
@@ -243,7 +242,7 @@ def _peer(cluster: Cluster, namespace: str, peer: Peer, address: bytes) -> Answe
 
 def _block(block: IPBlock, address: bytes) -> Answer:
     """``IPBlock``: exactly the cidr without its own excepts, and never across families."""
-    one, text = ipaddress.ip_address(address), address_text(address)
+    one, text = ip_of(address), address_text(address)
     if one not in network_of(block.cidr):
         return Answer(False, f"{text} is not in {block.cidr}")
     for network in block.excepts:
