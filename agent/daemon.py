@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from agent import __version__, log
-from agent.dataplane.backend import Backend, Fault, Reading, Report
+from agent.dataplane.backend import Backend, Call, Fault, Reading, Report
 from agent.dataplane.host import HostState, check_host
 from agent.dataplane.hostwatch import EVERY, HostWatch
 from agent.dataplane.iptables.tables import WAIT_SECONDS
@@ -67,6 +67,10 @@ def chosen_families(setting: Families, host: HostState, held: Iterable[Family] =
         Families.IPV6: (Family.V6,),
     }[setting]
     return tuple(family for family in wanted if family in usable)
+
+
+def _always() -> bool:
+    return True
 
 
 def _unread(error: Exception) -> Fault:
@@ -144,9 +148,11 @@ class Agent:
             now = time.monotonic()
             self._host_at = now + HOST_CHECK
             while not self.inbox.stopped:
-                batch = self.inbox.take(self._wait(time.monotonic()))
+                seconds, descriptors = self._wait(time.monotonic()), self._descriptors()
+                batch = self.inbox.take(seconds, descriptors)
                 now = time.monotonic()
                 self._take(batch.events, now)
+                self._go_on()
                 self._due(now)
                 for call in batch.calls:
                     call()
@@ -165,16 +171,42 @@ class Agent:
         if not self._adopted:
             self._engine.apply(events, now)
             return
-        for portion in portions(events, self._engine.is_here, self._settings.node_name):
+        cut = portions(events, self._engine.is_here, self._settings.node_name)
+        for number, portion in enumerate(cut, start=1):
             delta = self._engine.apply(portion, now)
             self._pod_links.changed(delta)
             if delta and not self._refused:
-                self._note(self._call(self._backend.apply, delta))
+                more = _always if number < len(cut) else self._has_news
+                self._finish(self._call(self._backend.apply, delta, more), self._note)
+
+    def _descriptors(self) -> tuple[int, ...]:
+        """Return what tells that the backend's work can go on."""
+        return self._backend.waits().descriptors if self._backend.busy else ()
+
+    def _go_on(self) -> None:
+        """Go on with the backend's work, where it waits for something."""
+        if self._backend.busy:
+            report = self._call(self._backend.resume, self._has_news)
+            then = {Call.SYNC: self._synced_with, Call.APPLY: self._note, Call.TIDY: self._tidied}
+            self._finish(report, then[report.of])
+
+    def _finish(self, report: Report, then: Callable[[Report], None]) -> None:
+        """Take in what a call of the backend did; ``then`` does, unless it goes on."""
+        if report.waiting:
+            self._told(report)
+        else:
+            then(report)
 
     def _wait(self, now: float) -> float:
         """Return how long nothing is due."""
         times = [now + HEARTBEAT, self._host_at]
-        times += [t for t in (self._engine.deadline(), self._retry_at) if t is not None]
+        if (deadline := self._engine.deadline()) is not None:
+            times.append(deadline)
+        if self._backend.busy:
+            times.append(self._backend.waits().until)
+            return max(0.0, min(times) - now)
+        if self._retry_at is not None:
+            times.append(self._retry_at)
         if self._adopted:
             times.append(self._drift_at)
             if self._dirty_since is not None and not self._refused:
@@ -198,6 +230,8 @@ class Agent:
                 self._first_sync(now)
             elif self._fresh and self._can_isolate():
                 self._isolate()
+            return
+        if self._backend.busy:
             return
         self._enforcing()
         if self._retry_at is not None and now >= self._retry_at:
@@ -281,7 +315,10 @@ class Agent:
         self._node_fault = fault
 
     def _sync(self) -> None:
-        report = self._call(self._backend.sync, self._owners())
+        self._retry_at = None
+        self._finish(self._call(self._backend.sync, self._owners()), self._synced_with)
+
+    def _synced_with(self, report: Report) -> None:
         self._refused = report.refused
         self._synced_at = time.monotonic()
         self._retry_at = None
@@ -295,7 +332,7 @@ class Agent:
 
     def _enforcing(self) -> None:
         """Take note of it when for the first time everything that the sources told is in the kernel."""
-        if self._applied or self._retry_at is not None or not self._synced():
+        if self._applied or self._retry_at is not None or self._backend.busy or not self._synced():
             return
         self._applied = True
         _log.info(
@@ -335,19 +372,23 @@ class Agent:
         if report.writes or report.pending:
             self._last, self._last_at, self._quiet_since = report, time.time(), now
             _log.debug("applied", writes=report.writes, seconds=round(report.seconds, 6))
-        for fault in (*report.faults, *report.standing):
-            if fault not in (*self._kernel_faults, *self._standing):
-                _log.error("the kernel is not as it should be", fault=fault.what, remedy=fault.remedy)
-                self._error = (fault.what, time.time())
+        self._told(report)
         settled = not report.pending and self._retry_at is None
         still = () if settled else self._kernel_faults
         self._kernel_faults = tuple(dict.fromkeys((*still, *report.faults)))
-        self._standing = report.standing
         if report.pending and self._retry_at is None:
             self._retry_at = now + self._retry_pause * random.uniform(0.8, 1.2)  # noqa: S311
             self._retry_pause = min(LONGEST_RETRY, self._retry_pause * 2)
         if self._dirty_since is None and not tidied and self._backend.untidy():
             self._dirty_since = now
+
+    def _told(self, report: Report) -> None:
+        """Take note of what is wrong with the kernel."""
+        for fault in (*report.faults, *report.standing):
+            if fault not in (*self._kernel_faults, *self._standing):
+                _log.error("the kernel is not as it should be", fault=fault.what, remedy=fault.remedy)
+                self._error = (fault.what, time.time())
+        self._standing = report.standing
 
     def _tidy(self, now: float) -> None:
         """Remove what nothing needs, when it is quiet or has waited long enough.
@@ -359,7 +400,9 @@ class Agent:
         quiet = self.inbox.empty and now - self._quiet_since >= TIDY_AFTER
         if not quiet and now - self._dirty_since < TIDY_AT_LATEST:
             return
-        report = self._call(self._backend.tidy, self._has_news)
+        self._finish(self._call(self._backend.tidy, self._has_news), self._tidied)
+
+    def _tidied(self, report: Report) -> None:
         if not report.unfinished:
             self._dirty_since = None
         self._note(report, tidied=True)
@@ -396,6 +439,9 @@ class Agent:
         self._disturbed_at = max(self._disturbed_at, now + 10 * reading.seconds)
         if self._refused or backend is not self._backend:
             return
+        if backend.busy:
+            self._drift_at = now + OVERTAKEN_PAUSE
+            return
         if backend.overtaken(reading):
             self._overtaken += 1
             self._drift_at = now + OVERTAKEN_PAUSE
@@ -414,7 +460,8 @@ class Agent:
         if differences or stale:
             # Without differences, too: what was wrong may have ended, which only a look at everything tells.
             self._sync()
-            self._lasting = frozenset() if self._retry_at is None else frozenset(self._differences())
+            failed = self._retry_at is not None and not self._backend.busy
+            self._lasting = frozenset(self._differences()) if failed else frozenset()
 
     def _differences(self, reading: Reading | None = None) -> list[str]:
         try:
@@ -444,7 +491,7 @@ class Agent:
             if self._adopted:
                 self._sync()
         elif self._host.ipvs and self._backend.judge_others() and self._adopted:
-            self._sync()
+            self._retry_at = now
 
     def _made(self, families: tuple[Family, ...]) -> Backend:
         """Make a backend for some families. Raises OSError where the kernel cannot be programmed."""

@@ -8,7 +8,7 @@ import os
 import select
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple, TypeVar
 
@@ -115,10 +115,17 @@ class Inbox:
     def stopped(self) -> bool:
         return self._stopped
 
-    def take(self, seconds: float) -> Batch:
-        """Wait at most so many seconds; return everything that is there."""
+    def take(self, seconds: float, descriptors: Collection[int] = ()) -> Batch:
+        """Wait at most so many seconds; return everything that is there.
+
+        ``descriptors``: file descriptors that end the wait, too, when one of them can be read.
+        """
         if self.empty and not self._stopped and seconds > 0:
+            for descriptor in descriptors:
+                self._poll.register(descriptor, select.POLLIN)
             self._poll.poll(math.ceil(seconds * 1000))
+            for descriptor in descriptors:
+                self._poll.unregister(descriptor)
         # First what woke us, then what for: what comes in between wakes once more, for nothing.
         with contextlib.suppress(BlockingIOError):
             while len(os.read(self._sleeps, _PIPE)) == _PIPE:

@@ -18,6 +18,7 @@ from agent.dataplane.iptables.leftovers import held_families, is_clean, remove, 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.lock import LOCK, LockedError, lock_node
 from agent.dataplane.mode import MODES, UndecidedError, decide_mode
+from agent.dataplane.turns import PATIENCE
 from agent.kube.model import Family
 from agent.settings import AllowedPackets, DeniedPackets, Settings
 from agent.sources.source import Source
@@ -113,7 +114,12 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
     def make_backend(families: tuple[Family, ...]) -> Backend:
         options = options_of(settings)
         return IptablesBackend(
-            choice.mode, families, options, beside_kube_router=beside_kube_router, ahead=True
+            choice.mode,
+            families,
+            options,
+            beside_kube_router=beside_kube_router,
+            ahead=True,
+            patience=PATIENCE,
         )
 
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from agent.dataplane.podlinks import PodLink
+from agent.dataplane.turns import Waits
 from agent.kube.model import Direction, Key
 from agent.policy.program import Delta, Program, SetId
 
@@ -22,13 +24,23 @@ class Fault(NamedTuple):
     blocking: bool = True
 
 
+class Call(enum.Enum):
+    """What a report is about."""
+
+    SYNC = enum.auto()
+    APPLY = enum.auto()
+    TIDY = enum.auto()
+
+
 class Report(NamedTuple):
     """What one call did.
 
     ``seconds`` it took; ``writes`` made to the kernel; ``pending``: something failed or was put off, and
     :meth:`Backend.sync` is due. ``refused``: another program enforces policies in this kernel; nothing
     may be written until a sync says otherwise. ``unfinished``: a :meth:`Backend.tidy` that was interrupted.
-    ``standing``: what is wrong with the kernel as it is now, in place of what earlier reports said of that.
+    ``waiting``: work goes on, and :meth:`Backend.resume` reports on it; this is about what could not wait.
+    ``of``: which call's work it is about. ``standing``: what is wrong with the kernel as it is now, in place
+    of what earlier reports said of that.
     """
 
     seconds: float
@@ -37,7 +49,9 @@ class Report(NamedTuple):
     faults: tuple[Fault, ...] = ()
     refused: bool = False
     unfinished: bool = False
+    waiting: bool = False
     standing: tuple[Fault, ...] = ()
+    of: Call = Call.APPLY
 
 
 class KernelView(NamedTuple):
@@ -76,8 +90,25 @@ class Backend(Protocol):
         """
         ...
 
-    def apply(self, program: Program, delta: Delta) -> Report:
-        """Move the kernel by one delta, from what the last call left there."""
+    def apply(self, program: Program, delta: Delta, interrupted: Callable[[], bool] = ...) -> Report:
+        """Move the kernel by one delta, from what the last call left there.
+
+        ``interrupted``: as for :meth:`tidy`. While the backend is busy this may be put off, but for what the
+        delta takes away.
+        """
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether work goes on or has been put off: then only apply, resume and view may be called."""
+        ...
+
+    def waits(self) -> Waits:
+        """Say when :meth:`resume` is to be called."""
+        ...
+
+    def resume(self, program: Program, interrupted: Callable[[], bool] = ...) -> Report:
+        """Go on with the work; report on what ended."""
         ...
 
     def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:

@@ -19,6 +19,7 @@ from agent import cli
 from agent.dataplane.ipset import IpSets
 from agent.dataplane.iptables import takeover
 from agent.dataplane.iptables.tables import Tables
+from agent.dataplane.turns import Work
 
 _count = 0
 
@@ -34,11 +35,11 @@ def _end(*_: object) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _around(method: Callable[..., Any]) -> Callable[..., Any]:
+def _around(method: Callable[..., Work[Any]]) -> Callable[..., Work[Any]]:
     @functools.wraps(method)
-    def wrapped(*arguments: Any) -> Any:
+    def wrapped(*arguments: Any) -> Work[Any]:
         _step()
-        found = method(*arguments)
+        found = yield from method(*arguments)
         _step()
         return found
 
@@ -58,7 +59,7 @@ def _before_every_third(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    Tables.restore = _around(Tables.restore)  # type: ignore[method-assign]
+    Tables.restoring = _around(Tables.restoring)  # type: ignore[method-assign]
     IpSets.destroy = _before_every_third(IpSets.destroy)  # type: ignore[method-assign]
     if sys.argv[1] == "removal":
         takeover.remove = _end  # type: ignore[assignment]

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import ipaddress
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ from agent.dataplane.iptables import steps as steps_module
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.tables import Table, TableError
+from agent.dataplane.turns import Waits, Work, whole
 from agent.kube.model import Family, Network, Protocol, family_of
 from agent.policy.program import AddressPort, Member, NetworkMember
 
@@ -72,6 +74,8 @@ class Kernel:
         """Asked before every write whether the kernel refuses it, for no reason."""
         self.unwritten: Callable[[], bool] = lambda: False
         """The same, before writes of rules and the making of sets only: members of sets are written."""
+        self.slow: Callable[[], bool] = lambda: False
+        """Asked before every write of rules whether its command takes longer still."""
         self.writes = 0
         self.established = self.bridged = False
         """What packets are asked for besides what they hold."""
@@ -275,9 +279,21 @@ class ModelTables:
         done: Callable[[Family], None] = lambda _: None,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[Family, TableError]:
+        return whole(self.restoring(lines, done, meanwhile, math.inf))
+
+    def restoring(
+        self,
+        lines: Mapping[Family, list[str]],
+        done: Callable[[Family], None],
+        meanwhile: Callable[[], object],
+        patience: float,
+    ) -> Work[dict[Family, TableError]]:
+        del patience
         meanwhile()
         failed = {}
         for family, family_lines in lines.items():
+            while self.kernel.slow():
+                yield Waits((), 1.0)
             try:
                 if family_lines and (self.kernel.fails() or self.kernel.unwritten()):
                     raise ValueError("out of luck")
@@ -415,7 +431,11 @@ class ModelIpSets:
 
 
 def make_backend(
-    kernel: Kernel, patch: pytest.MonkeyPatch, options: Options | None = None
+    kernel: Kernel,
+    patch: pytest.MonkeyPatch,
+    options: Options | None = None,
+    *,
+    patience: float = math.inf,
 ) -> IptablesBackend:
     """Return a backend that has this kernel, with both families; nothing is in any other mode."""
 
@@ -441,7 +461,7 @@ def make_backend(
     patch.setattr(verdict_cache.Flusher, "_follow", functools.partialmethod(_opened, kernel))
     patch.setattr(nft, "generation", lambda _: 0)
     patch.setattr(leftovers, "remove", lambda *_: [])
-    return IptablesBackend("nft", tuple(Family), options or Options())
+    return IptablesBackend("nft", tuple(Family), options or Options(), patience=patience)
 
 
 def _opened(flusher: verdict_cache.Flusher, kernel: Kernel) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.dataplane.iptables import kernel as kernel_module
 from agent.dataplane.iptables.options import Options
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Direction, Family, Kind, Node, Pod, Protocol
@@ -235,3 +236,46 @@ def test_what_is_taken_away_is_gone_though_no_rule_can_be_written(
             assert report.standing == ()
             for packet in found:
                 assert kernel.passes(packet) == verdict(engine.program, packet), packet
+
+
+@given(HISTORIES, st.booleans(), st.sampled_from((0.5, 0.9)), st.integers(0, 1 << 32))
+def test_what_is_taken_away_waits_for_no_command(
+    patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
+) -> None:
+    random = Random(seed)
+    engine = Engine(HERE, allow_nodes=allow_nodes)
+    kernel = Kernel()
+    backend = make_backend(kernel, patch, patience=1.0)
+    assert not backend.sync(engine.program).faults
+    found = packets(random)
+
+    def look() -> None:
+        for packet in found:
+            assert verdict(engine.program, packet) or not kernel.passes(packet), packet
+
+    def interrupted() -> bool:
+        return random.random() < 0.5
+
+    patch.setattr(kernel_module, "PART", random.choice((3, 1000)))
+    now = 0.0
+    for batch in history:
+        now += batch.seconds
+        delta = engine.apply(batch.events, now)
+        kernel.slow = lambda: random.random() < often
+        assert not backend.apply(engine.program, delta, interrupted).faults
+        look()
+        kernel.seen = look
+        while backend.busy and random.random() < 0.7:
+            assert not backend.resume(engine.program, interrupted).faults
+        if not backend.busy and random.random() < 0.5:
+            move = random.choice((backend.sync, backend.tidy))
+            assert not move(engine.program).faults
+        kernel.seen = lambda: None
+    kernel.slow = lambda: False
+    while backend.busy:
+        report = backend.resume(engine.program)
+        assert not report.faults
+        assert not report.standing or backend.busy
+    for packet in found:
+        assert kernel.passes(packet) == verdict(engine.program, packet), packet
+    assert backend.drift(engine.program) == []

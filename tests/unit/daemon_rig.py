@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +13,7 @@ from agent.dataplane.backend import Fault, KernelView, Reading, Report
 from agent.dataplane.host import HostState
 from agent.dataplane.mode import ModeChoice
 from agent.dataplane.podlinks import PodLink
+from agent.dataplane.turns import Waits
 from agent.kube.events import Sink, Synced
 from agent.kube.model import Direction, Family, Key, Kind
 from agent.policy.program import Delta, Program
@@ -24,6 +25,7 @@ TROUBLE = Fault("trouble", "mend it")
 FAILED = Report(0.0, 1, True, (TROUBLE,))
 DONE = Report(0.0, 1)
 NOTHING = Report(0.0, 0)
+GOES_ON = Report(0.0, 0, waiting=True)
 SECONDS = 5.0
 """How long a test waits for what should come in milliseconds."""
 
@@ -50,6 +52,10 @@ class FakeBackend:
         self.tidies: list[Report | Exception] = []
         self.drifts: list[list[str]] = []
         self.overtakes: list[bool] = []
+        self.resumes: list[Report | Exception] = []
+        self.descriptors: tuple[int, ...] = ()
+        self.goes_on = False
+        self.going = GOES_ON
         self.dirty = False
         self.stays_dirty = False
         self.closed = False
@@ -60,6 +66,7 @@ class FakeBackend:
     def _called(self, name: str, answers: list[Report | Exception], otherwise: Report) -> Report:
         self.calls.append((name, time.monotonic()))
         answer = answers.pop(0) if answers else otherwise
+        self.goes_on = self.goes_on or (isinstance(answer, Report) and answer.waiting)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -74,8 +81,22 @@ class FakeBackend:
         del program, owners
         return self._called("sync", self.syncs, DONE)
 
-    def apply(self, program: Program, delta: Delta) -> Report:
-        del program
+    @property
+    def busy(self) -> bool:
+        return self.goes_on
+
+    def waits(self) -> Waits:
+        return Waits(self.descriptors, time.monotonic() + 60.0)
+
+    def resume(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
+        del program, interrupted
+        self.goes_on = not self.resumes
+        return self._called("resume", self.resumes, self.going)
+
+    def apply(
+        self, program: Program, delta: Delta, interrupted: Callable[[], bool] = lambda: False
+    ) -> Report:
+        del program, interrupted
         self.deltas.append(delta)
         self.dirty = True
         return self._called("apply", self.applies, DONE)
@@ -175,9 +196,9 @@ class Rig:
     def start(self) -> None:
         take = self.agent.inbox.take
 
-        def counted(seconds: float) -> Any:
+        def counted(seconds: float, descriptors: Collection[int] = ()) -> Any:
             self.turns += 1
-            return take(seconds)
+            return take(seconds, descriptors)
 
         self.agent.inbox.take = counted  # type: ignore[method-assign]
         self.thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -15,14 +16,14 @@ import pytest
 from agent import daemon
 from agent import inbox as inbox_module
 from agent.daemon import chosen_families
-from agent.dataplane.backend import Fault, Report
+from agent.dataplane.backend import Call, Fault, Report
 from agent.dataplane.host import HostState
 from agent.inbox import Inbox
 from agent.kube.events import Delete, Event, Synced, Upsert
 from agent.kube.model import Direction, Family, Key, Kind, NetworkPolicy, Pod, Rule
 from agent.settings import Families, resolve
 from agent.status.health import readyz
-from tests.unit.daemon_rig import DONE, FAILED, SECONDS, Links, Rig
+from tests.unit.daemon_rig import DONE, FAILED, GOES_ON, SECONDS, TROUBLE, Links, Rig
 
 
 @pytest.fixture
@@ -631,3 +632,57 @@ def test_events_keep_their_order_and_none_is_lost_between_threads() -> None:
         found.append(inbox.take(SECONDS).events)
     assert sum(map(len, found)) == 300
     assert inbox.empty
+
+
+# Work that goes on
+
+
+def test_while_the_backend_works_on_changes_are_applied_and_nothing_else_is_begun(rig: Rig) -> None:
+    rig.synced()
+    reads, writes = os.pipe()
+    rig.backend.descriptors = (reads,)
+    rig.backend.going = GOES_ON._replace(standing=(TROUBLE,))
+    rig.backend.applies = [GOES_ON, rig.backend.going]
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.goes_on)
+    rig.source.sink([pod(2)])
+    rig.until(lambda: TROUBLE in rig.agent.health().faults)
+    rig.look_for_drift()
+    syncs = len(rig.backend.named("sync"))
+    time.sleep(0.1)
+    assert rig.turns_in(0.3) <= 3
+    assert len(rig.backend.named("sync")) == syncs
+    assert rig.backend.named("drift") == []
+    assert rig.backend.named("tidy") == []
+    assert ready(rig) is False
+    rig.backend.resumes = [DONE]
+    os.write(writes, b"x")
+    rig.until(lambda: not rig.backend.goes_on)
+    rig.until(lambda: TROUBLE not in rig.agent.health().faults)
+    rig.until(lambda: rig.backend.named("tidy"))
+    for end in (reads, writes):
+        os.close(end)
+
+
+def test_a_sync_that_goes_on_makes_the_agent_ready_when_it_has_ended(rig: Rig) -> None:
+    rig.backend.syncs = [GOES_ON]
+    rig.start()
+    rig.source.synced()
+    rig.until(lambda: rig.backend.goes_on)
+    time.sleep(0.05)
+    assert not ready(rig)
+    rig.backend.resumes = [DONE._replace(of=Call.SYNC)]
+    rig.source.sink([far(1)])
+    rig.until(lambda: ready(rig))
+
+
+def test_work_that_goes_on_and_fails_is_tried_again(rig: Rig) -> None:
+    rig.synced()
+    rig.backend.applies = [GOES_ON]
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.goes_on)
+    syncs = len(rig.backend.named("sync"))
+    rig.backend.resumes = [FAILED]
+    rig.source.sink([far(1)])
+    rig.until(lambda: len(rig.backend.named("sync")) > syncs)
+    rig.until(lambda: ready(rig))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import functools
+import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from types import MappingProxyType
 
 from agent import log
-from agent.dataplane.backend import Fault, KernelView, Reading, Report
+from agent.dataplane.backend import Call, Fault, KernelView, Reading, Report
 from agent.dataplane.ipset import IpSets, SetContent
 from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import builtin, hooks, leftovers, names
 from agent.dataplane.iptables.desired import Desired, Naming
+from agent.dataplane.iptables.driver import Driver
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
+from agent.dataplane.iptables.inflight import LOOK_AGAIN
 from agent.dataplane.iptables.kernel import Chains
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.others import Others
+from agent.dataplane.iptables.pending import independent, touched
 from agent.dataplane.iptables.reading import TablesReading
 from agent.dataplane.iptables.sets import Sets, network_members
 from agent.dataplane.iptables.spotcheck import SpotCheck
@@ -29,6 +34,7 @@ from agent.dataplane.mode import Mode
 from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.strangers import kube_router_fault
+from agent.dataplane.turns import Waits, Work
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key
 from agent.policy.program import Delta, Member, Program
@@ -56,10 +62,12 @@ class IptablesBackend:
         *,
         beside_kube_router: bool = False,
         ahead: bool = False,
+        patience: float = math.inf,
     ) -> None:
         """``beside_kube_router``: write, in front of it, though what kube-router's firewall left is there.
 
-        ``ahead``: have commands wait to be needed.
+        ``ahead``: have commands wait to be needed. ``patience``: seconds for which a call waits for a
+        command; what takes longer goes on with :meth:`resume`.
         """
         self.mode = mode
         self._beside_kube_router = beside_kube_router
@@ -72,7 +80,9 @@ class IptablesBackend:
         self._planner = Planner(self.families, self._desired, naming)
         self._netlink = NetlinkSocket()
         tables = Tables(mode, ahead=ahead)
-        self._chains = Chains(tables, self.families, Watch(mode, self.families, self._netlink))
+        self._chains = Chains(tables, self.families, Watch(mode, self.families, self._netlink), patience)
+        self._patience = patience
+        self._driver: Driver[Report] = Driver(patient=patience == math.inf)
         self._ipsets = IpSets()
         self._sets = Sets(self._ipsets)
         self._writer = Writer(self.families, self._chains, self._sets, self._cache, naming)
@@ -103,19 +113,28 @@ class IptablesBackend:
         return found
 
     def sync(self, program: Program, owners: Mapping[bytes, Key] = MappingProxyType({})) -> Report:
-        with self._cache.closed() as lookups:
-            return self._synced(program, owners, lookups)
+        return self._begin(self._syncing(program, owners), lambda: False)
 
-    def _synced(self, program: Program, owners: Mapping[bytes, Key], lookups: list[str]) -> Report:
+    def _syncing(self, program: Program, owners: Mapping[bytes, Key]) -> Work[Report]:
+        with self._cache.closed() as lookups:
+            return (yield from self._synced(program, owners, lookups))
+
+    def _synced(self, program: Program, owners: Mapping[bytes, Key], lookups: list[str]) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
         try:
             self._looked_at = None
-            self._chains.load()
-            stranger = self._stranger([*self._chains.whole.values(), *self._tables_elsewhere()])
+            reading = yield from self._read()
+            self._chains.take(reading.tables(), reading.errors)
+            for error in (*self._chains.unread.values(), *reading.elsewhere_errors.values()):
+                if self._refused:
+                    # kube-router's firewall may still be there.
+                    raise error
+            stranger = self._stranger([*self._chains.whole.values(), *reading.elsewhere.values()])
             self._refused = stranger is not None
             if stranger is not None:
-                return Report(time.perf_counter() - started, 0, True, (stranger,), refused=True)
+                seconds = time.perf_counter() - started
+                return Report(seconds, 0, True, (stranger,), refused=True, of=Call.SYNC)
             self._unclear = self._unclear_in(self._chains.whole)
             faults = self._chains.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
@@ -124,15 +143,19 @@ class IptablesBackend:
             self._naming.closed = self._writer.closed.make(self._sets, content)
             faults += self._writer.forget(set())
             ours = {family: self._chains.ours(family) for family in self.families}
-            elsewhere = self._referred_elsewhere(content)
+            elsewhere = self._referred_elsewhere(reading, content)
             elsewhere |= self._referred_unread(content)
             step = self._planner.difference(
                 program, ours, content, frozenset(self._writer.unforgotten), elsewhere, owners
             )
             self._writer.lagging = frozenset()
-            self._chains.ask(step.chains, afresh=True)
-            faults += self._writer.carry_out(step, certain=not self._failed)
-            faults += self._place_hooks() + self._unseeing()
+            # What was put off is part of it, but for the connections that are to be forgotten.
+            if (put_off := self._writer.take_pending()) is not None:
+                step.released |= put_off.released
+                step.vacant = step.vacant - put_off.released | put_off.vacant
+            faults += yield from self._writer.carry_out(step, certain=not self._failed, lenient=True)
+            faults += yield from self._place_hooks()
+            faults += self._unseeing()
             self._chains.prime()
             if not faults:
                 self._remove_leftovers()
@@ -142,27 +165,86 @@ class IptablesBackend:
             faults = [error.fault()]
         faults += self._writer.close_unwritten()
         self._failed = False
-        return self._report(started, writes, [*dict.fromkeys(faults)])
+        return self._report(started, writes, [*dict.fromkeys(faults)])._replace(of=Call.SYNC)
 
-    def apply(self, program: Program, delta: Delta) -> Report:
+    def _read(self) -> Work[TablesReading]:
+        """Read the rules: on a thread of its own, since it may take long, unless all is waited for."""
+        tables, writes = self._chains.tables, self._chains.writes
+        reading = TablesReading(tables, self._other_mode, self.families, writes, None)
+        self._chains.watch.mark()
+        if self._patience == math.inf:
+            reading.read()
+            return reading
+        thread = threading.Thread(target=reading.read, name="reading", daemon=True)
+        thread.start()
+        thread.join(self._patience)
+        while thread.is_alive():
+            yield Waits((), time.monotonic() + LOOK_AGAIN)
+        return reading
+
+    def apply(
+        self, program: Program, delta: Delta, interrupted: Callable[[], bool] = lambda: False
+    ) -> Report:
+        started = time.perf_counter()
+        writes = self._writes()
+        step = self._planner.step(program, delta)
+        if self.busy and not self._can_go_first(step):
+            return self._waiting(started, writes, self._writer.put_off(step))
+        return self._begin(self._applying(step), interrupted)
+
+    def _applying(self, step: Step, *, put_off: bool = False) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
         try:
-            faults = self._writer.carry_out(self._planner.step(program, delta), certain=not self._failed)
+            faults = yield from self._writer.carry_out(step, certain=not self._failed)
         except SetError as error:
             faults = [error.fault()]
+        if put_off:
+            self._sets.measure(touched(step))
         faults += self._writer.close_unwritten()
         return self._report(started, writes, faults)
 
     def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
+        step = Step(self._desired.relink(program, links))
+        return self._begin(self._applying(step), lambda: False)
+
+    def _can_go_first(self, step: Step) -> bool:
+        """Whether a step need not wait for those that are being made."""
+        carrying = self._writer.carrying
+        idle = self._driver.paused and self._writer.pending is None and bool(carrying)
+        return idle and all(independent(step, each) for each in carrying)
+
+    @property
+    def busy(self) -> bool:
+        return self._driver.busy or self._writer.pending is not None
+
+    def waits(self) -> Waits:
+        return self._driver.waits
+
+    def resume(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
+        del program
         started = time.perf_counter()
         writes = self._writes()
-        try:
-            step = Step(self._desired.relink(program, links))
-            faults = self._writer.carry_out(step, certain=not self._failed)
-        except SetError as error:
-            faults = [error.fault()]
-        return self._report(started, writes, faults)
+        if not self._driver.busy:
+            step = self._writer.take_pending()
+            if step is None:
+                return self._report(started, writes, [])
+            return self._begin(self._applying(step, put_off=True), interrupted)
+        report = self._driver.resume(interrupted)
+        return self._waiting(started, writes, self._hold()) if report is None else report
+
+    def _begin(self, work: Work[Report], interrupted: Callable[[], bool]) -> Report:
+        started = time.perf_counter()
+        writes = self._writes()
+        report = self._driver.start(work, interrupted)
+        return self._waiting(started, writes, self._hold()) if report is None else report
+
+    def _hold(self) -> list[Fault]:
+        return self._writer.hold(late=self._driver.late)
+
+    def _waiting(self, started: float, writes: int, faults: list[Fault]) -> Report:
+        """Report that work goes on, and what went wrong in what could not wait for it."""
+        return self._report(started, writes, faults)._replace(waiting=True)
 
     def untidy(self) -> bool:
         return bool(
@@ -174,12 +256,18 @@ class IptablesBackend:
         )
 
     def tidy(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
+        return self._begin(self._tidying(program, interrupted), interrupted)
+
+    def _tidying(self, program: Program, interrupted: Callable[[], bool]) -> Work[Report]:
+        return (yield from self._tidied(program, interrupted))._replace(of=Call.TIDY)
+
+    def _tidied(self, program: Program, interrupted: Callable[[], bool]) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
         faults: list[Fault] = []
         left: list[Fault] = []
         for part in self._untidy_parts(program, faults, left):
-            part()
+            yield from part()
             if faults:
                 break
             if self._writes() > writes and interrupted():
@@ -188,23 +276,24 @@ class IptablesBackend:
 
     def _untidy_parts(
         self, program: Program, faults: list[Fault], left: list[Fault]
-    ) -> Iterator[Callable[[], None]]:
+    ) -> Iterator[Callable[[], Work[None]]]:
         """Yield what there is to tidy up, in the order in which it can be done.
 
         What cannot be removed does no harm: it is told in ``left``, and left for the next time.
         """
-        yield lambda: faults.extend(self._writer.forget(self._writer.vacant))
+        faults.extend(self._writer.forget(self._writer.vacant))
         if not self._failed:
             # A sync does both of these: while one is due, what they would change is not known to be there.
             if self._planner.switched:
                 yield lambda: self._switch_back(program, faults)
-            yield lambda: faults.extend(self._chains.write(self._desired.prune()))
-        yield lambda: left.extend(self._chains.sweep())
-        yield lambda: left.extend(self._sets.sweep())
+            yield lambda: _into(faults, self._chains.write(self._desired.prune()))
+        yield lambda: _into(left, self._chains.sweep())
+        left.extend(self._sets.sweep())
 
-    def _switch_back(self, program: Program, faults: list[Fault]) -> None:
+    def _switch_back(self, program: Program, faults: list[Fault]) -> Work[None]:
         try:
-            faults += self._writer.carry_out(self._planner.switch_back(program), certain=not self._failed)
+            step = self._planner.switch_back(program)
+            faults += yield from self._writer.carry_out(step, certain=not self._failed)
         except SetError as error:
             faults.append(error.fault())
 
@@ -237,7 +326,7 @@ class IptablesBackend:
             reading.read()
         tables = reading.tables()
         differences: list[str] = []
-        if self._stranger([*tables.values(), *reading.elsewhere()]) is not None:
+        if self._stranger([*tables.values(), *reading.elsewhere.values()]) is not None:
             differences.append("kube-router's firewall writes here")
         for family, error in reading.errors.items():
             differences.append(f"IPv{int(family)}: the rules cannot be read: {error}")
@@ -304,7 +393,8 @@ class IptablesBackend:
         return KernelView(chains, {s: (name, sizes[name]) for s, name in named.items() if name in sizes})
 
     def close(self) -> None:
-        """Let go of the kernel; what it holds stays."""
+        """Let go of the kernel; what it holds stays. A command that still runs is killed."""
+        self._driver.close()
         self._cache.close()
         self._chains.tables.close()
         self._ipsets.close()
@@ -336,18 +426,13 @@ class IptablesBackend:
         """Look for kube-router's firewall in these tables."""
         return None if self._beside_kube_router else kube_router_fault(tables)
 
-    def _tables_elsewhere(self) -> Iterable[Table]:
-        """Read the other mode's tables. Raises TableError where kube-router's firewall may still be there."""
-        found, failed = leftovers.each_table(self._other_mode, self.families)
-        for error in (*self._chains.unread.values(), *failed.values()) if self._refused else ():
-            raise error
-        return found.values()
-
-    def _referred_elsewhere(self, content: Mapping[str, SetContent]) -> frozenset[str]:
+    def _referred_elsewhere(
+        self, reading: TablesReading, content: Mapping[str, SetContent]
+    ) -> frozenset[str]:
         """Return the sets that our rules in the other mode may refer to."""
         if self._other_mode_left:
             return frozenset()
-        return leftovers.sets_referred_to(self._other_mode, self.families, content)
+        return leftovers.sets_referred_to(reading.elsewhere, reading.elsewhere_errors, content)
 
     def _referred_unread(self, content: Mapping[str, SetContent]) -> frozenset[str]:
         """Return the sets of the families of which it cannot be told which of them our rules refer to."""
@@ -363,7 +448,7 @@ class IptablesBackend:
         self._other_mode_left = not self._leftovers
         self._leftovers_at = self._now() + LEFTOVERS_PAUSE
 
-    def _place_hooks(self) -> list[Fault]:
+    def _place_hooks(self) -> Work[list[Fault]]:
         """Put our rules in front in the built-in chains, where they are missing or could be passed by."""
         lines: dict[Family, list[str]] = {}
         by_netlink: dict[Family, dict[str, tuple[str, list[int]]]] = {}
@@ -390,9 +475,13 @@ class IptablesBackend:
             self._removals.put_back(removed)
         if displaced or removed:
             _log.warning("hooks put back in front", reasons=displaced + removed)
-        faults = self._chains.run(lines)
+        faults = yield from self._chains.run(lines)
         for family, placed in by_netlink.items():
             faults += self._chains.put_in_front(family, placed)
         if not faults:
             self._hooked.update((family, chain) for family in self.families for chain in hooks.HOOKS)
         return faults
+
+
+def _into(faults: list[Fault], work: Work[list[Fault]]) -> Work[None]:
+    faults += yield from work

@@ -129,6 +129,7 @@ class Closed:
     families: tuple[Family, ...]
     usable: dict[Place, str] = field(default_factory=dict)
     members: dict[Place, set[bytes]] = field(default_factory=dict)
+    known: dict[Place, dict[bytes, str]] = field(default_factory=dict)
     pods: dict[Place, tuple[str, ...]] = field(default_factory=dict)
     unmade: list[Fault] = field(default_factory=list)
 
@@ -158,13 +159,20 @@ class Closed:
         return self.usable
 
     def changes(
-        self, wanted: Mapping[Place, Mapping[bytes, str]]
+        self, wanted: Mapping[Place, Mapping[bytes, str]], *, opening: bool
     ) -> dict[str, tuple[set[Member], set[Member]]]:
-        """Return by name which addresses its set is to gain and to lose, and take note of them."""
+        """Return by name which addresses its set is to gain and to lose, and take note of them.
+
+        Without ``opening`` it is not known of everybody whether they can be opened, and nobody is.
+        """
         found: dict[str, tuple[set[Member], set[Member]]] = {}
         for place, name in self.usable.items():
-            before, after = self.members.get(place, set()), wanted.get(place, {})
-            self.pods[place] = tuple(sorted(set(after.values())))
+            before, after = self.members.get(place, set()), dict(wanted.get(place, {}))
+            if not opening:
+                known = self.known.get(place, {})
+                after = {address: known.get(address, "") for address in before} | after
+            self.known[place] = after
+            self.pods[place] = tuple(sorted(filter(None, set(after.values()))))
             if before != after.keys():
                 found[name] = (set(after.keys() - before), set(before - after.keys()))
                 self.members[place] = set(after)

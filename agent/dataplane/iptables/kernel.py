@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 
@@ -15,6 +16,7 @@ from agent.dataplane.iptables.unmade import narrowed
 from agent.dataplane.iptables.watch import Watch
 from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.nftables import put_jump_first
+from agent.dataplane.turns import PAUSE, Work
 from agent.kube.model import Direction, Family
 
 Rules = tuple[str, ...]
@@ -35,8 +37,12 @@ class Chains:
     each write.
     """
 
-    def __init__(self, tables: Tables, families: Iterable[Family], watch: Watch) -> None:
+    def __init__(
+        self, tables: Tables, families: Iterable[Family], watch: Watch, patience: float = math.inf
+    ) -> None:
+        """``patience``: seconds after which work that waits for a command yields."""
         self.tables = tables
+        self._patience = patience
         self.families = tuple(families)
         self.whole: dict[Family, Table] = {family: {} for family in self.families}
         self.garbage: dict[Family, set[str]] = {family: set() for family in self.families}
@@ -49,16 +55,19 @@ class Chains:
         self.unread: dict[Family, TableError] = {}
         """The families whose rules could not be read: nothing is written to these until they are."""
 
-    def load(self) -> None:
-        """Read the filter tables. Raises TableError where none can be read."""
-        self.watch.mark()
-        self.unread = {}
-        for family in self.families:
-            try:
-                self.whole[family] = self.tables.read(family)
-            except TableError as error:
-                self.unread[family] = error
-                self.why[family] = str(error)
+    def take(self, found: Mapping[Family, Table], errors: Mapping[Family, Exception]) -> None:
+        """Take what was read for what is in the kernel; the mark was set before it was read.
+
+        Raises TableError where no family could be read.
+        """
+        self.whole |= found
+        self.unread = {
+            family: error
+            if isinstance(error, TableError)
+            else TableError("reading", str(error), refused=False)
+            for family, error in errors.items()
+        }
+        self.why |= {family: str(error) for family, error in self.unread.items()}
         if self.unread.keys() == set(self.families):
             raise next(iter(self.unread.values()))
         self.watch.mark_made()
@@ -83,17 +92,28 @@ class Chains:
     def ask(self, changes: Changes, *, afresh: bool = False) -> None:
         """Note what chains are to be; ``afresh``: nothing else is to change."""
         for family, chains in changes.items():
-            wanted = {} if afresh else self.wanted[family]
-            wanted.update((chain, rules) for chain, rules in chains.items() if rules is not None)
-            self.wanted[family] = {c: r for c, r in wanted.items() if self.whole[family].get(c) != r}
+            if afresh:
+                self.wanted[family] = {}
+            self.wanted[family].update((c, rules) for c, rules in chains.items() if rules is not None)
 
-    def closed(self) -> dict[tuple[Direction, Family], dict[bytes, str]]:
-        """Return who is to be closed, each with its pod, since rules that deny something are unwritten."""
+    def settle(self) -> None:
+        """Forget what chains were to be that are so; nothing is being written."""
+        for family, wanted in self.wanted.items():
+            held = self.whole[family]
+            self.wanted[family] = {c: rules for c, rules in wanted.items() if held.get(c) != rules}
+
+    def closed(self, writing: Changes) -> dict[tuple[Direction, Family], dict[bytes, str]]:
+        """Return who is to be closed, each with its pod, since rules that deny something are unwritten.
+
+        ``writing``: chains that are being written, so that the kernel may hold them at any time.
+        """
         found: dict[tuple[Direction, Family], dict[bytes, str]] = {}
         for family in self.families:
-            self.ask({family: {}})
+            held = self.whole[family]
+            soon = {c: rules for c, rules in writing.get(family, {}).items() if rules is not None}
             if self.wanted[family]:
-                pods = concerned(family, [self.whole[family]], self.wanted[family])
+                possible = [held, {**held, **soon}] if soon else [held]
+                pods = concerned(family, possible, self.wanted[family])
                 found |= {(direction, family): pods[direction] for direction in Direction}
         return found
 
@@ -102,7 +122,7 @@ class Chains:
         changes: Changes,
         done: Callable[[Family], None] = lambda _: None,
         meanwhile: Callable[[], object] = lambda: None,
-    ) -> list[Fault]:
+    ) -> Work[list[Fault]]:
         """Write chains, atomically for each family; return what could not be written.
 
         ``done`` is called with a family as soon as its chains are written, or as many as can be, which the
@@ -126,12 +146,17 @@ class Chains:
                 self.garbage[family].discard(chain)
                 if current.get(chain) != rules:
                     wanted[family][chain] = rules
-        self._begin(wanted)
+        yield from self._begin(wanted)
         lines = {f: script.lines(self.whole[f], chains) for f, chains in wanted.items()}
         for family, text in lines.items():
             if not text:
                 done(family)
-        failed = self._restore(lines, done, meanwhile)
+
+        def written(family: Family) -> None:
+            self.whole[family].update(wanted[family])
+            done(family)
+
+        failed = yield from self._restore(lines, written, meanwhile)
         faults = [
             _table_fault(family, error)
             for family, error in self.unread.items()
@@ -139,9 +164,9 @@ class Chains:
         ]
         for family, chains in wanted.items():
             if family not in failed:
-                self.whole[family].update(chains)
-            elif failed[family].refused:
-                faults += self._write_by_halves(family, chains)
+                continue
+            if failed[family].refused:
+                faults += yield from self._write_by_halves(family, chains)
                 done(family)
             else:
                 faults.append(_table_fault(family, failed[family]))
@@ -155,13 +180,18 @@ class Chains:
             for chain, rules in chains.items()
         )
 
+    def discard(self, spent: Set[str]) -> None:
+        """Make chains garbage."""
+        for family in self.families:
+            self.garbage[family] |= spent & self.whole[family].keys()
+
     def prime(self) -> None:
         """Have commands that wait to write load what they need for it; from when the sample is there."""
         for family in self.families:
             for rule in self.whole[family].get(names.SAMPLE, ()):
                 self.tables.prime(family, names.SAMPLE, rule)
 
-    def _begin(self, wanted: Mapping[Family, Mapping[str, Rules]]) -> None:
+    def _begin(self, wanted: Mapping[Family, Mapping[str, Rules]]) -> Work[None]:
         """Make new chains of a large write before the rest, in parts; what failed is left to the rest.
 
         The command takes more than twice the time for twice the rules. Nothing leads to new chains until a
@@ -175,17 +205,18 @@ class Chains:
             if sum(map(len, new.values())) > PART:
                 todo[family] = script.parts(new, PART)
         while todo:
-            failed = self._restore({family: parts[0][0] for family, parts in todo.items()})
+            failed = yield from self._restore({family: parts[0][0] for family, parts in todo.items()})
             for family, parts in list(todo.items()):
                 _, whole = parts.pop(0)
                 if family not in failed:
                     self.whole[family].update(whole)
                 if family in failed or not parts:
                     del todo[family]
+            yield PAUSE
 
-    def _write_by_halves(self, family: Family, chains: Mapping[str, Rules]) -> list[Fault]:
+    def _write_by_halves(self, family: Family, chains: Mapping[str, Rules]) -> Work[list[Fault]]:
         missing = [chain for chain in chains if chain not in self.whole[family]]
-        error = self._one(family, [f":{chain} - [0:0]" for chain in missing])
+        error = yield from self._one(family, [f":{chain} - [0:0]" for chain in missing])
         if error is not None:
             return [_table_fault(family, error)]
         self.whole[family].update(dict.fromkeys(missing, ()))
@@ -194,7 +225,7 @@ class Chains:
         while pending:
             part = pending.pop()
             written = {chain: chains[chain] for group in part for chain in group}
-            error = self._one(family, script.lines(self.whole[family], written))
+            error = yield from self._one(family, script.lines(self.whole[family], written))
             if error is None:
                 self.whole[family].update(written)
             elif not error.refused:
@@ -202,19 +233,19 @@ class Chains:
             elif len(part) == 1:
                 faults.append(_table_fault(family, error, written))
                 for chain in written:
-                    self._stand_in(family, chain, chains)
+                    yield from self._stand_in(family, chain, chains)
             else:
                 middle = len(part) // 2
                 pending += [part[middle:], part[:middle]]
         return faults
 
-    def _stand_in(self, family: Family, chain: str, wanted: Mapping[str, Rules]) -> None:
+    def _stand_in(self, family: Family, chain: str, wanted: Mapping[str, Rules]) -> Work[None]:
         """Close a chain that would let packets through when it is empty."""
         forward = wanted.get(names.FORWARD, self.whole[family].get(names.FORWARD, ()))
         rules = render.stand_in(chain, forward)
         if rules and not self.whole[family][chain]:
             lines = script.lines(self.whole[family], {chain: rules})
-            if self._one(family, lines) is None:
+            if (yield from self._one(family, lines)) is None:
                 self.whole[family][chain] = rules
 
     def without(self, changes: Changes, unmade: Set[str]) -> Changes:
@@ -224,7 +255,7 @@ class Chains:
         """
         return {family: narrowed(chains, self.whole[family], unmade) for family, chains in changes.items()}
 
-    def let_go_of(self, sets: Set[str]) -> list[Fault]:
+    def let_go_of(self, sets: Set[str]) -> Work[list[Fault]]:
         """Empty chains that nothing leads to, where they still refer to one of these sets."""
         emptied: dict[Family, list[str]] = {
             family: [
@@ -234,7 +265,8 @@ class Chains:
             ]
             for family, chains in self.garbage.items()
         }
-        failed = self._restore({f: [f":{c} - [0:0]" for c in chains] for f, chains in emptied.items()})
+        lines = {f: [f":{c} - [0:0]" for c in chains] for f, chains in emptied.items()}
+        failed = yield from self._restore(lines)
         for family in emptied.keys() - failed.keys():
             self.whole[family].update(dict.fromkeys(emptied[family], ()))
         return [_table_fault(family, error) for family, error in failed.items()]
@@ -250,9 +282,10 @@ class Chains:
             for name in sets_in(rule)
         }
 
-    def run(self, lines: Mapping[Family, list[str]]) -> list[Fault]:
+    def run(self, lines: Mapping[Family, list[str]]) -> Work[list[Fault]]:
         """Run other restore lines; what they change in :attr:`whole` is the caller's to record."""
-        return [_table_fault(family, error) for family, error in self._restore(lines).items()]
+        failed = yield from self._restore(lines)
+        return [_table_fault(family, error) for family, error in failed.items()]
 
     def put_in_front(self, family: Family, hooks: Mapping[str, tuple[str, list[int]]]) -> list[Fault]:
         """Put jumps in front in built-in chains of which netlink told, and nothing else can write there.
@@ -276,10 +309,10 @@ class Chains:
                 )
         return faults
 
-    def sweep(self) -> list[Fault]:
+    def sweep(self) -> Work[list[Fault]]:
         """Remove the garbage; what somebody else's rules lead to is emptied and stays for another time."""
         doomed = {f: sorted(c for c in chains if c in self.whole[f]) for f, chains in self.garbage.items()}
-        failed = self._restore({f: script.deletions(chains) for f, chains in doomed.items()})
+        failed = yield from self._restore({f: script.deletions(chains) for f, chains in doomed.items()})
         faults = []
         for family, chains in doomed.items():
             kept: list[str] = []
@@ -287,7 +320,7 @@ class Chains:
                 needed = self._needed(family, chains)
                 left = [chain for chain in chains if chain not in needed]
                 if failed[family].refused:
-                    left = self._sweep_by_halves(family, left)
+                    left = yield from self._sweep_by_halves(family, left)
                 if left:
                     what = (
                         f"IPv{int(family)} chains could not be removed: {', '.join(left)}: {failed[family]}"
@@ -299,15 +332,17 @@ class Chains:
             self.garbage[family] = set(kept)
         return faults
 
-    def _sweep_by_halves(self, family: Family, chains: list[str]) -> list[str]:
-        if not chains or self._one(family, [f":{chain} - [0:0]" for chain in chains]) is not None:
+    def _sweep_by_halves(self, family: Family, chains: list[str]) -> Work[list[str]]:
+        if not chains:
+            return chains
+        if (yield from self._one(family, [f":{chain} - [0:0]" for chain in chains])) is not None:
             return chains
         self.whole[family].update(dict.fromkeys(chains, ()))
         kept: list[str] = []
         pending = [chains]
         while pending:
             part = pending.pop()
-            if self._one(family, [f"-X {chain}" for chain in part]) is None:
+            if (yield from self._one(family, [f"-X {chain}" for chain in part])) is None:
                 continue
             if len(part) == 1:
                 kept += part
@@ -329,21 +364,24 @@ class Chains:
                     waiting += [target[1]] if target[1] in ours else []
         return found & set(doomed)
 
-    def _one(self, family: Family, lines: list[str]) -> TableError | None:
-        return self._restore({family: lines}).get(family)
+    def _one(self, family: Family, lines: list[str]) -> Work[TableError | None]:
+        return (yield from self._restore({family: lines})).get(family)
 
     def _restore(
         self,
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None] = lambda _: None,
         meanwhile: Callable[[], object] = lambda: None,
-    ) -> dict[Family, TableError]:
+    ) -> Work[dict[Family, TableError]]:
         todo = {f: text for f, text in lines.items() if text and f not in self.unread}
         if not todo:
             return {}
         self.writes += len(todo)
         self.watch.before_write()
-        failed = self.tables.restore(todo, done, meanwhile)
+        if self._patience == math.inf:
+            failed = self.tables.restore(todo, done, meanwhile)
+        else:
+            failed = yield from self.tables.restoring(todo, done, meanwhile, self._patience)
         for family in todo:
             self.why.pop(family, None)
         self.why |= {family: str(error) for family, error in failed.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from agent.dataplane import legacy
 from agent.dataplane.backend import Fault
@@ -54,11 +54,13 @@ def _has_table(mode: Mode, family: Family) -> bool:
 
 
 def sets_referred_to(
-    mode: Mode, families: Iterable[Family], sets: Mapping[str, SetContent]
+    found: Mapping[Family, Table], failed: Collection[Family], sets: Mapping[str, SetContent]
 ) -> frozenset[str]:
-    """Return which of some sets our rules in one mode may refer to: all of a family that cannot be read."""
-    found, failed = each_table(mode, families)
-    unclear = failed.keys() | {family for family, table in found.items() if is_unclear(table)}
+    """Return which of some sets our rules in a mode's tables may refer to.
+
+    All of a family that ``failed`` to be read.
+    """
+    unclear = {*failed, *(family for family, table in found.items() if is_unclear(table))}
     named = {
         name
         for table in found.values()

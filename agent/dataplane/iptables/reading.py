@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from agent.dataplane.iptables import leftovers
-from agent.dataplane.iptables.tables import Table, Tables
+from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.dataplane.mode import Mode
 from agent.kube.model import Family
 
@@ -35,9 +35,12 @@ class TablesReading:
         self._other_mode = other_mode
         self._families = tuple(families)
         self._found: dict[Family, Table] = {}
-        self._elsewhere: dict[Family, Table] = {}
+        self.elsewhere: dict[Family, Table] = {}
+        """The other mode's tables, as far as they could be read."""
         self.errors: dict[Family, Exception] = {}
         """The families that could not be read, and why."""
+        self.elsewhere_errors: dict[Family, TableError] = {}
+        """Those of the other mode."""
 
     def read(self) -> None:
         """Read; what goes wrong is told by :attr:`errors`. Safe to call on any thread."""
@@ -49,13 +52,9 @@ class TablesReading:
                 self.errors[family] = error
         # What cannot be read there has not kept the agent from writing, or it would not be looking now.
         with contextlib.suppress(Exception):
-            self._elsewhere, _ = leftovers.each_table(self._other_mode, self._families)
+            self.elsewhere, self.elsewhere_errors = leftovers.each_table(self._other_mode, self._families)
         self.seconds = time.perf_counter() - started
 
     def tables(self) -> Mapping[Family, Table]:
         """Return our mode's tables, as far as they could be read."""
         return self._found if self.known is None else self.known
-
-    def elsewhere(self) -> Iterable[Table]:
-        """Return the other mode's tables; none where these cannot be read."""
-        return self._elsewhere.values()

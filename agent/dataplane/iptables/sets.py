@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 from agent.dataplane.backend import Fault
@@ -155,6 +156,13 @@ class Sets:
         if todo or emptied:
             faults += [error.fault() for error in self._ipsets.change(todo, emptied)]
         return faults
+
+    def measure(self, chosen: Iterable[str]) -> None:
+        """Ask the kernel how many members sets have, of which that is not known for sure."""
+        for name in set(chosen) & self.shapes.keys():
+            with contextlib.suppress(SetError):
+                size = self._ipsets.header(name).size
+                self.sizes[name] = self.sizes[name] if size is None else size
 
     def _grow(self, name: str, size: int) -> list[Fault]:
         shape = self.shapes[name]._replace(maxelem=needed_maxelem(size))

@@ -45,7 +45,7 @@ class Step:
     in anything again, ``vacant`` those among them for which that can wait. ``dropped``: sets that nothing
     needs when the step is done. ``otherwise``: what at least must hold in sets that rules are to let go
     of, where a rule could not be written and still refers to them: peers leave, addresses are isolated,
-    nothing is opened.
+    nothing is opened. ``spent``: chains that nothing needs when the step is done.
     """
 
     chains: Changes
@@ -57,6 +57,7 @@ class Step:
     vacant: set[bytes] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
     otherwise: dict[str, Gains] = field(default_factory=dict)
+    spent: set[str] = field(default_factory=set)
 
 
 class Planner:

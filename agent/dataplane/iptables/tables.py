@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import subprocess
@@ -11,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO
 
 from agent.dataplane.iptables import foreign, names
-from agent.dataplane.iptables.waiting import BYTES, Waiter, Waiting, give, outcome, start
+from agent.dataplane.iptables.inflight import LOCKED, Command, outcomes
+from agent.dataplane.iptables.table import Table as Table
+from agent.dataplane.iptables.table import TableError as TableError
+from agent.dataplane.iptables.waiting import BYTES, Waiter, Waiting, give, start
 from agent.dataplane.mode import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.netlink import NetlinkSocket
+from agent.dataplane.turns import Work, whole
 from agent.kube.model import Family
-
-Table = dict[str, tuple[str, ...]]
-"""Chain name, built-in ones too, to its rules, each without the leading ``-A CHAIN``."""
 
 WAIT_SECONDS = 5
 """How long a command waits for the xtables lock; never unbounded, so that the agent can say why."""
@@ -28,36 +30,12 @@ COMMAND_SECONDS = 15
 _LINES_A_SECOND = 500
 """How many lines a command may be given for each further second: a tenth of what a slow node does."""
 
-_LOCKED = "the agent tries again by itself; if it stays, see who holds the lock: fuser /run/xtables.lock"
-
 FEW_LINES = 100
 """How many lines are read by a command in less time than the kernel takes for the rest."""
 
 _END = "COMMIT\n"
 
 _TARGET = re.compile(r"(?:^| )-[jg] \S")
-
-_FAILED_LINE = re.compile(r"line:? (\d+)")
-
-
-class TableError(Exception):
-    """An iptables command failed.
-
-    ``line`` is the text of the restore line it names, where it names one. ``refused``: what it was given was
-    not taken, so a part of that may do better; else the command did not get to work at all. ``remedy`` is
-    what a person can do, where that is known.
-    """
-
-    def __init__(
-        self, command: str, reason: str, line: str = "", *, refused: bool = True, remedy: str = ""
-    ) -> None:
-        self.command = command
-        self.reason = reason
-        self.line = line
-        self.refused = refused
-        self.remedy = remedy
-        at = f" at '{line}'" if line else ""
-        super().__init__(f"{command} failed{at}: {reason}")
 
 
 def parse(text: str) -> Table:
@@ -166,7 +144,7 @@ class Tables:
             self._commands.clear()
             raise TableError(command[0], str(error), remedy=_remedy(error)) from error
         if done.returncode and "xtables lock" in done.stderr:
-            raise TableError(command[0], done.stderr.strip(), refused=False, remedy=_LOCKED)
+            raise TableError(command[0], done.stderr.strip(), refused=False, remedy=LOCKED)
         return foreign.Listing(done.stdout, done.stderr.strip(), done.returncode)
 
     def _listing(self, family: Family, chains: Iterable[str]) -> foreign.Listing:
@@ -207,29 +185,35 @@ class Tables:
         its way. Both are applied at once where there is much to read; else one after the other, since the
         kernel commits one at a time, and the first would often have to wait for the other.
         """
-        running: dict[Family, tuple[Waiter, str]] = {}
-        seconds = COMMAND_SECONDS + sum(map(len, lines.values())) / _LINES_A_SECOND
-        end = time.monotonic() + seconds
-        failed: dict[Family, TableError] = {}
-        finished: set[Family] = set()
-        few = sum(map(len, lines.values())) <= FEW_LINES
+        return whole(self.restoring(lines, done, meanwhile, math.inf))
 
-        def finish(family: Family) -> None:
-            (process, beginning), name = running[family]
-            failure = _finish(process, name, lines[family], end - time.monotonic())
-            if failure is not None and failure.refused and beginning:
-                # What it began with may not be there any more; nothing has been written.
-                self._beginnings.pop(family, None)
-                try:
-                    plain = self._given(self._restoring(family), script(lines[family]), wait=False).process
-                    failure = _finish(plain, name, lines[family], end - time.monotonic())
-                except OSError as error:
-                    failure = TableError(name, str(error), refused=False, remedy=_remedy(error))
-            finished.add(family)
-            if failure is not None:
-                failed[family] = failure
-            else:
-                done(family)
+    def restoring(
+        self,
+        lines: Mapping[Family, list[str]],
+        done: Callable[[Family], None],
+        meanwhile: Callable[[], object],
+        patience: float,
+    ) -> Work[dict[Family, TableError]]:
+        """Do what :meth:`restore` does, waiting for so many seconds at most before it yields.
+
+        A family whose command takes longer holds up no other.
+        """
+        now = time.monotonic()
+        end = now + COMMAND_SECONDS + sum(map(len, lines.values())) / _LINES_A_SECOND
+        until = now + patience
+        few = sum(map(len, lines.values())) <= FEW_LINES
+        running: dict[Family, Command] = {}
+        failed: dict[Family, TableError] = {}
+        ready: set[Family] = set()
+
+        def take(family: Family) -> None:
+            command = running[family]
+            if command.wait(until, end):
+                ready.add(family)
+                if command.failure is None:
+                    done(family)
+                else:
+                    failed[family] = command.failure
 
         for family, family_lines in lines.items():
             if not family_lines:
@@ -243,15 +227,27 @@ class Tables:
                 continue
             if not running:
                 meanwhile()
-            running[family] = (given, command[0])
+            plain = functools.partial(self._plainly, family, family_lines)
+            running[family] = Command(given, command[0], family_lines, plain)
             if few:
-                finish(family)
-        for family in sorted(running.keys() - finished):
-            finish(family)
+                take(family)
+        for family in sorted(running.keys() - ready):
+            take(family)
+        late = {family: command for family, command in running.items() if family not in ready}
+        failed |= yield from outcomes(late, end, done)
         if self._waiting is not None:
             for family in running:
                 self._waiting.prepare(self._restoring(family), self._beginnings.get(family, ""))
         return failed
+
+    def _plainly(self, family: Family, lines: list[str]) -> Waiter | TableError:
+        """Give a new command lines without a beginning, of which something may not be there any more."""
+        self._beginnings.pop(family, None)
+        command = self._restoring(family)
+        try:
+            return self._given(command, script(lines), wait=False)
+        except OSError as error:
+            return TableError(command[0], str(error), refused=False, remedy=_remedy(error))
 
     def _restoring(self, family: Family) -> list[str]:
         return [self.command(family, "restore"), "--noflush", f"--wait={WAIT_SECONDS}"]
@@ -281,24 +277,3 @@ def _as_file(text: str) -> IO[bytes]:
     file.write(text.encode(errors=BYTES))
     file.seek(0)
     return file
-
-
-def _finish(process: subprocess.Popen[str], name: str, lines: list[str], seconds: float) -> TableError | None:
-    try:
-        stderr = outcome(process, max(seconds, 0.1))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
-        why = "no answer in time; its outcome is unknown"
-        return TableError(name, why, refused=False)
-    if process.returncode == 0:
-        return None
-    reason = " ".join(line for line in stderr.splitlines() if line and not line.startswith("Try `")).strip()
-    if "xtables lock" in reason:
-        return TableError(name, reason, refused=False, remedy=_LOCKED)
-    found = _FAILED_LINE.search(stderr)
-    number = int(found[1]) - 2 if found else -1
-    text = lines[number] if 0 <= number < len(lines) else ""
-    return TableError(name, reason or f"exit code {process.returncode}", text)

@@ -47,45 +47,97 @@ def give(process: subprocess.Popen[str], text: str) -> None:
             stdin.write(text)
 
 
-def outcome(process: subprocess.Popen[str], seconds: float) -> str:
-    """Wait for a command that was started here to end; return what it had to say.
+class Running:
+    """A command that was started here, until it ends: waited for as long as one likes, as often as one likes.
 
-    Raises subprocess.TimeoutExpired when it has not ended by then. Waiting with a limit as the standard
-    library does is sleeping and looking again: half a millisecond at least, after all has been done.
+    Waiting with a limit as the standard library does is sleeping and looking again: half a millisecond at
+    least, after all has been done.
     """
-    try:
-        ended = os.pidfd_open(process.pid)
-    except OSError:  # before Linux 5.3
-        return process.communicate(timeout=seconds)[1]
-    said: list[bytes] = []
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, ended)
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._said: list[bytes] = []
+        self._text: str | None = None
+        try:
+            self._ended: int | None = os.pidfd_open(process.pid)
+        except OSError:  # before Linux 5.3
+            self._ended = None
+        self._source = process.stderr
+
+    @property
+    def said(self) -> str:
+        """What it had to say, once it has ended."""
+        return b"".join(self._said).decode(errors=BYTES) if self._text is None else self._text
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Those of which one can be read when there is something to go on with; none: it is not told."""
+        found = [] if self._ended is None else [self._ended]
+        return found + ([self._source.fileno()] if found and self._source is not None else [])
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for it to end, so long at most; return whether it has."""
+        if self._ended is None:
+            return self._communicated(seconds)
         poll = select.poll()
-        poll.register(ended, select.POLLIN)
-        source = process.stderr
-        if source is not None:
-            poll.register(source.fileno(), select.POLLIN)
+        for descriptor in self.descriptors:
+            poll.register(descriptor, select.POLLIN)
         end = time.monotonic() + seconds
         running = True
         while running or poll.poll(0):
             left = max(0.0, 1000 * (end - time.monotonic()))
             ready = [fd for fd, _ in poll.poll(left)]
             if not ready:
-                raise subprocess.TimeoutExpired(process.args, seconds)
-            if ended in ready:
+                return False
+            if self._ended in ready:
                 running = False
-                poll.unregister(ended)
-            if source is not None and source.fileno() in ready:
-                data = os.read(source.fileno(), select.PIPE_BUF)
+                poll.unregister(self._ended)
+            if self._source is not None and self._source.fileno() in ready:
+                data = os.read(self._source.fileno(), select.PIPE_BUF)
                 if not data:
-                    poll.unregister(source.fileno())
-                    source.close()
-                    source = None
-                said.append(data)
-        if source is not None:
-            source.close()
-    process.wait()
-    return b"".join(said).decode(errors=BYTES)
+                    poll.unregister(self._source.fileno())
+                    self._source.close()
+                    self._source = None
+                self._said.append(data)
+        if self._source is not None:
+            self._source.close()
+        self.process.wait()
+        return True
+
+    def _communicated(self, seconds: float) -> bool:
+        try:
+            self._text = self.process.communicate(timeout=max(0.0, seconds))[1]
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End it, and leave nothing of it."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the descriptor that tells of its end."""
+        if self._ended is not None:
+            os.close(self._ended)
+            self._ended = None
+
+
+def outcome(process: subprocess.Popen[str], seconds: float) -> str:
+    """Wait for a command that was started here to end; return what it had to say.
+
+    Raises subprocess.TimeoutExpired when it has not ended in time.
+    """
+    running = Running(process)
+    try:
+        if not running.wait(seconds):
+            raise subprocess.TimeoutExpired(process.args, seconds)
+    finally:
+        running.close()
+    return running.said
 
 
 class Waiter(NamedTuple):

@@ -11,16 +11,21 @@ from agent.dataplane.conntrack import ConntrackError, forget
 from agent.dataplane.ipset import SetContent, SetShape
 from agent.dataplane.iptables import names
 from agent.dataplane.iptables.closed import Closed
-from agent.dataplane.iptables.desired import Changes, Naming
-from agent.dataplane.iptables.kernel import Chains
+from agent.dataplane.iptables.desired import Changes, Naming, merged
+from agent.dataplane.iptables.kernel import PART, Chains
+from agent.dataplane.iptables.pending import both, isolations, losses, yield_to
 from agent.dataplane.iptables.sets import Sets
 from agent.dataplane.iptables.steps import Gains, Step
 from agent.dataplane.iptables.tables import FEW_LINES
 from agent.dataplane.iptables.verdict_cache import VerdictCache
+from agent.dataplane.turns import PAUSE, Work
 from agent.kube.model import Direction, Family
 from agent.policy.program import Member, NetworkMember, member_address
 
 _log = log.get(__name__)
+
+MANY_SETS = 500
+"""How many sets are made at once: 10 ms."""
 
 
 class Writer:
@@ -44,15 +49,86 @@ class Writer:
         self.unforgotten: set[bytes] = set()
         self.vacant: set[bytes] = set()
         self.lagging: frozenset[str] = frozenset()
+        self.carrying: list[Step] = []
+        """The steps that are being made; each began while the one before it let it go first."""
+        self.pending: Step | None = None
+        """What is to be made after them."""
+        self._lenient: Step | None = None
 
-    def carry_out(self, step: Step, *, certain: bool) -> list[Fault]:
+    def carry_out(self, step: Step, *, certain: bool, lenient: bool = False) -> Work[list[Fault]]:
         """Move the kernel by one step; see :mod:`agent.dataplane.iptables.hazards` for why in this order.
 
-        ``certain``: nothing failed since the last look at the kernel. Raises SetError when it cannot be told
-        what a new set must hold; nothing has been opened then.
+        ``certain``: nothing failed since the last look at the kernel. ``lenient``: the step makes good what
+        happened while nobody looked, so that no pod is closed because a command takes its time. Raises
+        SetError when it cannot be told what a new set must hold; nothing has been opened then.
         """
-        faults: list[Fault] = []
+        self.carrying.append(step)
+        if lenient:
+            self._lenient = step
+        else:
+            self._ask(step.chains)
+        try:
+            return (yield from self._carry_out(step, certain=certain))
+        finally:
+            self.carrying.remove(step)
+            if lenient:
+                self._lenient = None
+                self._chains.ask(step.chains, afresh=True)
+                self._ask({})
+
+    def put_off(self, step: Step) -> list[Fault]:
+        """Have a step made after those that are being made; what it takes away is taken away at once."""
         self._chains.ask(step.chains)
+        for each in self.carrying:
+            yield_to(each, step)
+        faults = self.narrow(step)
+        if self.pending is None:
+            self.pending = step
+        else:
+            yield_to(self.pending, step)
+            self.pending = both(self.pending, step, self._chains.whole)
+        return faults + self.close_unwritten()
+
+    def take_pending(self) -> Step | None:
+        """Return what was put off, which is the caller's to make."""
+        step, self.pending = self.pending, None
+        return step
+
+    def hold(self, *, late: bool) -> list[Fault]:
+        """Take away at once what the steps that are being made take away; ``late``: by whatever means."""
+        if late and self._lenient is not None:
+            self._ask(self._lenient.chains)
+        faults = [fault for step in self.carrying for fault in self.narrow(step)]
+        return faults + self.close_unwritten()
+
+    def narrow(self, step: Step) -> list[Fault]:
+        """Do what of a step takes something away and is a change of sets' members."""
+        held = self._sets.shapes.keys()
+        changes = {n: Gains(removed=set(m)) for n, m in losses(step).items() if m and n in held}
+        changes |= {n: Gains(set(m)) for n, m in isolations(step).items() if m and n in held}
+        if not changes:
+            return []
+        faults = self.change(changes)
+        self._sets.measure(changes)
+        if not faults:
+            for name in changes.keys() & step.live.keys():
+                step.live[name].removed.clear()
+            for name in changes.keys() & step.isolated.keys():
+                step.isolated[name].added.clear()
+            for name in changes.keys() & step.otherwise.keys():
+                step.otherwise[name] = Gains()
+        return faults
+
+    def _ask(self, chains: Changes) -> None:
+        self._chains.ask(chains)
+        if self.pending is not None:
+            self._chains.ask(self.pending.chains)
+
+    def _carry_out(self, step: Step, *, certain: bool) -> Work[list[Fault]]:
+        faults: list[Fault] = []
+        if not certain or _lines(step.chains) > PART:
+            # The commands may take long: nobody who is to go waits for them.
+            faults += self.narrow(step)
         # An address that changes hands leaves every set first, then its connections are forgotten.
         early = _losses_of(step.live, step.released)
         lagging = {name: names.counterpart(name) for name in early} if self.lagging else {}
@@ -68,9 +144,9 @@ class Writer:
             reused = {name for name, (shape, _) in step.fresh.items() if self._sets.fits(name, shape)}
         taken = (step.fresh.keys() & self._sets.shapes.keys()) - reused
         if taken:
-            faults += self._chains.let_go_of(taken)
+            faults += yield from self._chains.let_go_of(taken)
         later = self._later(step)
-        unmade = self._make(step.fresh.keys() - later, step.fresh, reused, faults)
+        unmade = yield from self._make_all(step.fresh.keys() - later, step.fresh, reused, faults)
         chains = self._without_sets(step, step.chains, unmade, faults)
         faults += self.change(
             {n: Gains(_without(g.added, held_back), g.removed) for n, g in step.unseen.items()}
@@ -82,18 +158,18 @@ class Writer:
             first = self.families[0]
             second = functools.cache(lambda: self._make(later, step.fresh, reused, faults))
             written = unreached if apart else chains
-            faults += self._write({first: written[first]}, entering, second)
+            faults += yield from self._write({first: written[first]}, entering, second)
             chains = self._without_sets(step, chains, second(), faults)
             unreached, reached = self._staged(chains)
             written = unreached if apart else chains
             rest = {f: c for f, c in written.items() if f is not first}
-            faults += self._write(rest, entering)
+            faults += yield from self._write(rest, entering)
         else:
-            faults += self._write(unreached if apart else chains, entering)
+            faults += yield from self._write(unreached if apart else chains, entering)
         # Where chains could not be written, too: then their pods are closed.
         faults += self.change(entering)
         if apart:
-            faults += self._write(reached)
+            faults += yield from self._write(reached)
         if at_once and (any(g.added for g in step.isolated.values()) or any(chains.values())):
             # What came in between, while the former owner's rules still held, is forgotten as well.
             faults += self.forget(at_once)
@@ -106,6 +182,7 @@ class Writer:
         leaving = {n: Gains(removed=_without(g.removed, held_back)) for n, g in step.isolated.items()}
         faults += self.change(leaving)
         self._sets.garbage |= step.dropped & self._sets.shapes.keys()
+        self._chains.discard(step.spent)
         return faults
 
     def _without_sets(self, step: Step, chains: Changes, unmade: set[str], faults: list[Fault]) -> Changes:
@@ -115,7 +192,8 @@ class Writer:
         # Sets that rules look at already stand in for some: these must hold nobody who is to go.
         faults += self.change({n: gains for n, gains in step.otherwise.items() if n in self._sets.shapes})
         found = self._chains.without(chains, unmade)
-        self._chains.ask(found)
+        if step is not self._lenient:
+            self._ask(found)
         return found
 
     def _later(self, step: Step) -> set[str]:
@@ -123,11 +201,28 @@ class Writer:
 
         Those only of which the kernel need not be asked what they hold, so that nothing is raised then.
         """
-        if sum(len(rules or ()) for chains in step.chains.values() for rules in chains.values()) > FEW_LINES:
+        if _lines(step.chains) > FEW_LINES:
             return set()
         first, held = self.families[0], self._sets.shapes
         fresh = {name for name, (shape, _) in step.fresh.items() if shape.family is not first}
         return {name for name in fresh if name not in held and not names.is_isolated_set(name)}
+
+    def _make_all(
+        self,
+        chosen: Iterable[str],
+        fresh: Mapping[str, tuple[SetShape, set[Member]]],
+        reused: Set[str],
+        faults: list[Fault],
+    ) -> Work[set[str]]:
+        """Make new sets, some at a time; return which failed."""
+        failed: set[str] = set()
+        todo = list(chosen)
+        while todo:
+            failed |= self._make(todo[:MANY_SETS], fresh, reused, faults)
+            del todo[:MANY_SETS]
+            if todo:
+                yield PAUSE
+        return failed
 
     def _make(
         self,
@@ -159,7 +254,7 @@ class Writer:
         chains: Changes,
         entering: dict[str, Gains] | None = None,
         meanwhile: Callable[[], object] = lambda: None,
-    ) -> list[Fault]:
+    ) -> Work[list[Fault]]:
         """Write chains, and isolate a family's addresses at once, without waiting for the other's chains.
 
         What is ``entering`` leaves that when it is done. ``meanwhile`` is for the time of waiting, if any.
@@ -174,10 +269,12 @@ class Writer:
             faults.extend(self.change(now))
 
         if not self._chains.rewrites(chains):
-            return [*self._chains.write(chains, written, meanwhile), *faults]
+            failed = yield from self._chains.write(chains, written, meanwhile)
+            return [*failed, *faults]
         with self._cache.closed() as lookups:
             faults.extend(self._sets.change({}, lookups))
-            return [*self._chains.write(chains, written, meanwhile), *faults]
+            failed = yield from self._chains.write(chains, written, meanwhile)
+            return [*failed, *faults]
 
     def _hold_lagging(self, step: Step) -> list[Fault]:
         """Take away and isolate in sets that rules refer to for want of a write, too; open nothing there.
@@ -199,7 +296,14 @@ class Writer:
         """Close by sets whose rules take something away and are unwritten; open those whose rules are."""
         if not self.closed and not any(self._chains.wanted.values()):
             return []
-        changes = self.closed.changes(self._chains.closed())
+        writing: Changes = {}
+        if self.pending is not None or len(self.carrying) > 1:
+            for step in self.carrying:
+                writing = merged({family: writing.get(family, {}) for family in self.families}, step.chains)
+        elif not self.carrying:
+            self._chains.settle()
+        opening = self._lenient is None
+        changes = self.closed.changes(self._chains.closed(writing), opening=opening)
         return self.change({name: Gains(*moved) for name, moved in changes.items()})
 
     def _still_closed(self, name: str) -> set[Member]:
@@ -256,6 +360,10 @@ class Writer:
             reached[family] = later
             unreached[family] = {c: r for c, r in chains.items() if c not in later}
         return unreached, reached
+
+
+def _lines(changes: Changes) -> int:
+    return sum(len(rules or ()) for chains in changes.values() for rules in chains.values())
 
 
 def _denies(name: str, gains: Gains) -> bool:

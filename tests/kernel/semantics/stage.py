@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -19,6 +20,7 @@ import msgspec
 from agent.dataplane.backend import Report
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.turns import wait
 from agent.kube import model
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.model import Family, Kind, NamedPort, Object, Protocol
@@ -89,6 +91,7 @@ class Stage:
             invalid = ("-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
             self.near.iptables(family, "-D", "KUBE-FORWARD", *invalid)
         self.options = Options()
+        self.patience = math.inf
         self.now = 0.0
         self.engine = Engine("near", linger=0)
         self.backend: IptablesBackend | None = None
@@ -135,8 +138,12 @@ class Stage:
         options: Options = Options(),  # noqa: B008 - immutable
         linger: float = 0.0,
         allow_nodes: bool = False,
+        patience: float = math.inf,
     ) -> None:
-        """Let the cluster be the cast and these objects, which may replace the cast's, and the kernel so."""
+        """Let the cluster be the cast and these objects, which may replace the cast's, and the kernel so.
+
+        ``patience``: see :class:`agent.dataplane.iptables.backend.IptablesBackend`.
+        """
         objects: list[Object] = [self.pod(name) for name in self.pods]
         objects += [self.namespace(name) for name in ("x", "y")]
         cluster = {(type(o), o.key): o for o in objects}
@@ -150,13 +157,25 @@ class Stage:
         self.engine = Engine("near", linger=linger, allow_nodes=allow_nodes)
         self.engine.apply([*first, *events, *(Synced(kind) for kind in Kind)], self.now)
         with self.kernel():
-            if self.backend is None or options != self.options:
+            if self.backend is None or (options, patience) != (self.options, self.patience):
                 if self.backend is not None:
                     self.backend.close()
-                self.options = options
-                self.backend = IptablesBackend(self.mode.value, tuple(Family), options)
-            _sound(self.backend.sync(self.engine.program))
-            _sound(self.backend.tidy(self.engine.program))
+                self.options, self.patience = options, patience
+                self.backend = IptablesBackend(self.mode.value, tuple(Family), options, patience=patience)
+            for move in (self.backend.sync, self.backend.tidy):
+                _sound(move(self.engine.program))
+                for report in self.finish():
+                    _sound(report)
+
+    def finish(self) -> list[Report]:
+        """Have the backend go on until nothing is left to do; return what it reported."""
+        assert self.backend is not None
+        found = []
+        with self.kernel():
+            while self.backend.busy:
+                wait(self.backend.waits())
+                found.append(self.backend.resume(self.engine.program))
+        return found
 
     def others_judged(self, *, told: bool = False) -> None:
         """Have packets that the node sends for others judged: found out, or as the backend is ``told``."""

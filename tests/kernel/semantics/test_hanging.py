@@ -1,0 +1,176 @@
+"""While a command hangs: what is taken away is gone all the same, and nobody else is held up."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.dataplane.iptables import tables
+from agent.dataplane.iptables.tables import Tables
+from agent.kube.events import Delete, Event
+from agent.kube.model import Family, Key, Kind, Object
+from tests.kernel.semantics.stage import Stage
+from tests.kernel.semantics.test_unwritten import sync, tell
+from tests.kernel.semantics.written import labels, pods, policy, port
+from tests.lab.node import Mode
+
+pytestmark = pytest.mark.both_modes
+
+S, T = labels(pod="s"), labels(pod="t")
+AB = policy("s", S, ingress=[{"from": [pods(role="client")]}])
+TO_A = policy("t", T, ingress=[{"from": [pods(pod="a")]}])
+PATIENCE = 0.05
+
+
+@pytest.fixture
+def held(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Have each command that restores wait for as long as a file is there."""
+    hold = tmp_path / "hold"
+    whole = Tables.command
+
+    def command(which: Tables, family: Family, action: str) -> str:
+        found = whole(which, family, action)
+        if action != "restore":
+            return found
+        wrapper = tmp_path / Path(found).name
+        if not wrapper.exists():
+            wrapper.write_text(f'#!/bin/sh\nwhile test -e {hold}; do sleep 0.02; done\nexec {found} "$@"\n')
+            wrapper.chmod(0o755)
+        return str(wrapper)
+
+    monkeypatch.setattr(Tables, "command", command)
+    yield hold
+    hold.unlink(missing_ok=True)
+    monkeypatch.undo()
+    stage.given()
+
+
+def given(stage: Stage, *told: Object) -> None:
+    clients = [stage.pod(name, labels={"pod": name, "role": "client"}) for name in "ab"]
+    stage.given(*clients, AB, TO_A, *told, patience=PATIENCE)
+
+
+def sound(stage: Stage) -> None:
+    assert stage.backend is not None
+    reports = stage.finish()
+    assert all(report.faults == () for report in reports)
+    assert all(report.standing == () for report in reports[-1:])
+    with stage.kernel():
+        assert stage.backend.drift(stage.engine.program) == []
+
+
+_CHANGES: dict[str, tuple[Object | Event, ...]] = {
+    "a peer leaves a set": (),
+    "a policy's rules": (policy("s", S, ingress=[{"from": [pods(pod="a")]}]),),
+    "a policy goes, another stays": (
+        policy("other", S, ingress=[{"from": [pods(pod="a")]}]),
+        Delete(Kind.POLICY, Key("x", "s")),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", _CHANGES)
+def test_a_revocation_takes_effect_while_another_tenants_command_hangs(
+    stage: Stage, held: Path, change: str
+) -> None:
+    given(stage)
+    stage.expect("a b -> s", "a -> t")
+    held.touch()
+    began = time.monotonic()
+    report = tell(stage, policy("t", T, ingress=[{"from": [pods(pod="a")], "ports": [port(80)]}]))
+    assert report.waiting
+    assert [fault for fault in report.standing if "x/t" in fault.what]
+    changed = _CHANGES[change] or (stage.pod("b", labels={"pod": "b"}),)
+    report = tell(stage, *changed)
+    # The commands would take a hundred times as long.
+    assert time.monotonic() - began < 5
+    assert report.waiting
+    closed = bool(_CHANGES[change])
+    assert bool([fault for fault in report.standing if "x/s" in fault.what and fault.remedy]) is closed
+    stage.expect(
+        *(() if closed else ("a -> s",)),
+        "s -> a",
+        denied=["b -> s", "a -> t", *(["a -> s"] if closed else [])],
+    )
+    held.unlink()
+    sound(stage)
+    stage.expect("a -> s", "a -> t: tcp/80", denied=["b -> s", "a -> t: tcp/81"])
+
+
+def test_a_pod_that_is_newly_isolated_is_closed_while_a_command_hangs(stage: Stage, held: Path) -> None:
+    given(stage)
+    stage.expect("a -> b")
+    held.touch()
+    assert tell(stage, policy("t", T, ingress=[{"from": [pods(pod="b")]}])).waiting
+    assert tell(stage, policy("b", labels(pod="b"), ingress=[{"from": [pods(pod="a")]}])).waiting
+    stage.expect("a b -> s", denied=["a s -> b"])
+    held.unlink()
+    sound(stage)
+    stage.expect("a -> b", "b -> t", denied=["s -> b", "a -> t"])
+
+
+def test_what_comes_and_goes_while_a_command_hangs_ends_as_it_was_last(stage: Stage, held: Path) -> None:
+    given(stage)
+    held.touch()
+    wide = policy("t", T, ingress=[{"from": [pods()]}])
+    assert tell(stage, wide).waiting
+    # The command may write at any time what was wanted when it began.
+    assert [fault for fault in tell(stage, TO_A).standing if "x/t" in fault.what]
+    for told in (
+        policy("more", T, ingress=[{"from": [pods(pod="b")]}]),
+        Delete(Kind.POLICY, Key("x", "more")),
+        stage.pod("b", labels={"pod": "b"}),
+        stage.pod("b", labels={"pod": "b", "role": "client"}),
+        stage.pod("c", ns="x", labels={"pod": "c", "role": "client"}),
+        stage.pod("c", ns="x", labels={"pod": "c"}),
+    ):
+        assert tell(stage, told).waiting
+    stage.expect("a -> s", denied=["a b c -> t", "c -> s"])
+    held.unlink()
+    sound(stage)
+    stage.expect("a b -> s", "a -> t", denied=["b c -> t", "c -> s"])
+
+
+def test_a_command_that_never_ends_is_killed_and_the_next_sync_writes(
+    stage: Stage, held: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given(stage)
+    held.touch()
+    monkeypatch.setattr(tables, "COMMAND_SECONDS", 0.3)
+    assert tell(stage, policy("s", S, ingress=[{"from": [pods(pod="a")]}])).waiting
+    report = stage.finish()[-1]
+    assert report.pending
+    assert any("no answer in time" in fault.what for fault in report.faults)
+    assert any("x/s" in fault.what for fault in report.standing)
+    stage.expect("a -> t", denied=["a b -> s"])
+    monkeypatch.setattr(tables, "COMMAND_SECONDS", 15)
+    held.unlink()
+    sync(stage)
+    sound(stage)
+    stage.expect("a -> s", "a -> t", denied="b -> s")
+
+
+@contextlib.contextmanager
+def locked(stage: Stage) -> Iterator[None]:
+    with Path(stage.near.netns.environment["XTABLES_LOCKFILE"]).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.usefixtures("held")
+def test_who_holds_the_lock_of_the_legacy_tables_holds_up_no_revocation(stage: Stage) -> None:
+    if stage.mode is not Mode.LEGACY:
+        return
+    given(stage)
+    stage.expect("a b -> s")
+    with locked(stage):
+        assert tell(stage, policy("t", T, ingress=[])).waiting
+        tell(stage, stage.pod("b", labels={"pod": "b"}))
+        stage.expect("a -> s", denied=["b -> s", "a -> t"])
+    sound(stage)
+    stage.expect("a -> s", denied=["b -> s", "a -> t"])
