@@ -209,7 +209,8 @@ def run(**flags: Any) -> None:
 
     What is in the kernel stays there when the agent ends: `cleanup` removes it.
 
-    Exit codes: 0 stopped by a signal, 1 cannot go on, 2 wrong options.
+    Exit codes: 0 stopped by a signal, 1 cannot go on, 2 wrong options, or a kubeconfig that cannot be
+    used.
     """
     settings = _settings_to_enforce(flags)
     from agent import node
@@ -239,7 +240,7 @@ def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
     Where nothing is left of it, nothing is done.
 
     Exit codes: 0 nothing of it is left (with --dry-run: nothing is in the way), 1 something is (named),
-    2 wrong options.
+    2 wrong options, or a kubeconfig that cannot be used.
     """
     settings = _settings(flags) if dry_run else _settings_to_enforce(flags)
     from agent import log

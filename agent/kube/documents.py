@@ -21,6 +21,8 @@ _TOOLS = (
 )
 """What a file is of that describes no objects itself, by its name."""
 
+_OF_KUSTOMIZE = ("Kustomization", "Component")
+
 _HELM = re.compile(
     rb"\{\{-?\s*(?:/\*|if|else|end|range|with|define|include|template|block|toYaml|tpl)\b"
     rb"|\{\{[^{}\n]*\.(?:Values|Release|Chart|Capabilities|Files|Template)\b"
@@ -42,7 +44,8 @@ def documents(text: bytes, *, is_json: bool = False, name: str = "") -> list[Doc
         if template := _HELM.search(text):
             raise is_a_template(text.count(b"\n", 0, template.start()) + 1) from None
         raise error from None
-    return [] if tool_of(name) and not any(map(_may_be_an_object, found)) else found
+    tool = tool_of(name)
+    return [] if tool and not any(_may_be_an_object(tool, data) for _, data in found) else found
 
 
 def is_a_template(line: int) -> UnreadableError:
@@ -76,9 +79,12 @@ def _documents(text: bytes, *, is_json: bool) -> list[Document]:
     return list(yaml_documents(text))
 
 
-def _may_be_an_object(document: Document) -> bool:
-    _, data = document
-    return data is not None and not (isinstance(data, dict) and not ("apiVersion" in data and "kind" in data))
+def _may_be_an_object(tool: str, data: object) -> bool:
+    """Whether data may be an object, be it one that misses its kind: such a policy must not go unseen."""
+    if not isinstance(data, dict):
+        return data is not None
+    fields = {"spec", "items"} if tool == "Kustomize" else {"kind", "metadata", "spec", "items"}
+    return bool(fields & data.keys()) or data.get("kind", "Kustomization") not in _OF_KUSTOMIZE
 
 
 def _in_utf8(text: bytes) -> bytes:

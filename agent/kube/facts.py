@@ -43,6 +43,11 @@ _FLAG = re.compile(r"--service-cluster-ip-range[= ](\S+)")
 _KUBEADM = re.compile(r"^\s*serviceSubnet:\s*[\"']?([^\s\"']+)", re.MULTILINE)
 
 
+def is_fact(type_text: str) -> bool:
+    """Whether objects of a type, written as ``v1 Service``, are looked at here and nowhere else."""
+    return type_text.rpartition(" ")[2] in ("Service", "ServiceCIDR")
+
+
 def facts_of(kind: str, data: Mapping[str, Any]) -> Iterator[Fact]:
     """Give what one object says; nothing of one that is not as it should be."""
     meta = _mapping(data.get("metadata"))

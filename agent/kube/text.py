@@ -244,7 +244,9 @@ class _Builder:
             if key is None:
                 raise _trouble(event, "a key is not a string; quote it")
             if key in into:
-                raise _trouble(event, f"key {key!r} is written twice; keep one of them")
+                first = len(self._stack) == 1 and key in ("apiVersion", "kind")
+                remedy = "write --- between two objects" if first else "keep one of them"
+                raise _trouble(event, f"key {key!r} is written twice; {remedy}")
             node.key = key
 
 

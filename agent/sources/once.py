@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from agent.kube.events import Problem
-from agent.kube.facts import Fact
+from agent.kube.facts import Fact, is_fact
 from agent.kube.kinds import is_policy
 from agent.kube.manifest import Reading, read_text
 from agent.kube.model import Kind, Object
@@ -74,7 +73,7 @@ def read_once(places: Sequence[Path]) -> Read:
                 continue
             seen.add(real)
             try:
-                readings[name] = _standard_input() if path == STANDARD_INPUT else read_file(path)
+                readings[name] = _read(path)
             except UnreadableError as error:
                 unread.append(Unread(name, str(error)))
     desired = combine({name: Held(reading.manifests, {}) for name, reading in readings.items()})
@@ -113,9 +112,12 @@ def _files(place: Path, alone: bool, unread: list[Unread], notes: list[str]) -> 
         yield shown(path if alone else str(place / path)), place / path
 
 
-def _standard_input() -> Reading:
+def _read(path: Path) -> Reading:
+    """Read standard input, what comes through a pipe such as a shell makes of ``<(...)``, or a file."""
+    if path != STANDARD_INPUT and not path.is_fifo():
+        return read_file(path)
     try:
-        text = sys.stdin.buffer.read()
+        text = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
     except OSError as error:
         raise UnreadableError(f"{error.strerror}; give the objects to the command's input") from None
     if not text.strip():
@@ -125,9 +127,9 @@ def _standard_input() -> Reading:
 
 def _notes(readings: dict[str, Reading]) -> Iterator[str]:
     """Say what was passed over, and which policies a server has that a create would refuse."""
-    ignored = Counter(text for reading in readings.values() for text in reading.ignored)
+    ignored = {text for reading in readings.values() for text in reading.ignored}
     policies = sorted(filter(is_policy, ignored))
-    others = sorted(set(ignored) - set(policies))
+    others = sorted(text for text in ignored.difference(policies) if not is_fact(text))
     if others:
         yield f"passed over, since no policy depends on it: {', '.join(others)}"
     if policies:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,11 @@ def test_a_file_several_and_standard_input(tmp_path: Path) -> None:
     assert "standard input: nothing came" in asked("-").stderr
     broken = asked(cluster, "-", stdin="a: [")
     assert (broken.exit_code, "refused: standard input: line" in broken.stderr) == (2, True)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(cluster.read_text(),))
+    writer.start()
+    assert asked(deny, tmp_path / "pipe").exit_code == 1
+    writer.join()
     missing = asked(tmp_path / "none")
     assert (missing.exit_code, "none': no such file or directory" in missing.stderr) == (2, True)
     shutil.copy(cluster, tmp_path / "copied.txt")
@@ -221,6 +228,7 @@ def test_what_is_passed_over_is_said_once(tmp_path: Path) -> None:
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: b}}\n---\n"
         "{apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy, metadata: {name: a}}\n"
     )
+    (tmp_path / "services.yaml").write_text("{apiVersion: v1, kind: Service, metadata: {name: a}}\n")
     (tmp_path / "values.yaml").write_text("a: 1\n")
     assert explain("10.0.0.1", "10.0.0.2", "80", "--manifests", str(tmp_path)).stderr == (
         "note: passed over, since no policy depends on it: v1 ConfigMap, values.yaml of Helm\n"

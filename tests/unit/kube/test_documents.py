@@ -96,6 +96,11 @@ def test_a_policy_in_a_file_of_such_a_name_is_read() -> None:
     assert namespaces(read_text(POLICY.encode(), name="values.yaml")) == ["a"]
     with pytest.raises(UnreadableError, match="apiVersion: missing"):
         read_text(f"image: x\n---\n{POLICY}".encode(), name="values.yaml")
+    for name in ("net-values.yaml", "kustomization.yaml", "Chart.yaml"):
+        for field in ("apiVersion", "kind"):
+            slip = "".join(line for line in POLICY.splitlines(keepends=True) if not line.startswith(field))
+            with pytest.raises(UnreadableError, match=f"{field}: missing"):
+                read_text(slip.encode(), name=name)
     with pytest.raises(UnreadableError, match="may be a NetworkPolicy"):
         read_text(POLICY.replace("NetworkPolicy", "NetworkPolcy").encode(), name="values.yaml")
 

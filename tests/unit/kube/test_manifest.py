@@ -58,7 +58,11 @@ items: [{metadata: {name: n}, spec: {}}]
     ("text", "words"),
     [
         ("a: 1\na: 2", "line 2: key 'a' is written twice"),
-        ("x: {b: 1, b: 2}", "written twice"),
+        ("x: {b: 1, b: 2}", "written twice; keep one of them"),
+        (
+            f"apiVersion: v1\n{POLICY}apiVersion: v1\n{POLICY}",
+            "'apiVersion' is written twice; write --- between",
+        ),
         ("a: [", "line 2"),
         ("[]", "line 1: document: not a mapping"),
         ("kind: Pod", "apiVersion: missing"),
