@@ -209,6 +209,9 @@ class Agent:
             times.append(self._retry_at)
         if self._adopted:
             times.append(self._drift_at)
+            pod_links = self._pod_links.deadline(self._quiet_since + TIDY_AFTER)
+            if pod_links is not None and not self._refused:
+                times.append(max(now + 0.001, pod_links))
             if self._dirty_since is not None and not self._refused:
                 times.append(max(now + 0.001, self._quiet_since + TIDY_AFTER))
         elif self._synced() and self._retry_at is None:
@@ -243,7 +246,8 @@ class Agent:
 
     def _relink(self, now: float) -> None:
         """Judge pods by their links too, as far as these are known: when all else has been written."""
-        links = None if self._refused else self._pod_links.due(now)
+        quiet = self.inbox.empty and now - self._quiet_since >= TIDY_AFTER
+        links = None if self._refused else self._pod_links.due(now, quiet=quiet)
         if links is None:
             return
         report = self._call(self._backend.relink, links)
@@ -260,6 +264,9 @@ class Agent:
                 self._note(Report(0.0, 0, True, (self._node_fault._replace(blocking=True),)))
                 return
             self._engine.adopt(isolated, now)
+            if any(isolated.values()):
+                # What an earlier run judged by links stays judged by them.
+                self._backend.expect(self._pod_links.look())
         except Exception as error:
             self._note(Report(0.0, 0, True, (_unread(error),)))
             return
@@ -322,6 +329,7 @@ class Agent:
         self._refused = report.refused
         self._synced_at = time.monotonic()
         self._retry_at = None
+        self._pod_links.synced()
         if not report.pending:
             self._retry_pause = FIRST_RETRY
             self._lasting = frozenset()
@@ -487,8 +495,8 @@ class Agent:
             _log.warning("address families changed", families=[int(f) for f in families])
             self._backend.close()
             self._families, self._backend = families, backend
-            self._pod_links.forgotten()
             if self._adopted:
+                backend.expect(self._pod_links.known())
                 self._sync()
         elif self._host.ipvs and self._backend.judge_others() and self._adopted:
             self._retry_at = now

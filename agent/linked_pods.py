@@ -30,6 +30,8 @@ PAUSE = 0.2
 """Seconds between two looks at the kernel, or at what the engine knows, whatever happens."""
 REST = 20
 """How many times as long as a look took the thread waits until the next."""
+AT_LATEST = 0.5
+"""Seconds after which rules are written though other things go on."""
 UNHEARD = 5.0
 """Seconds between two looks where the kernel does not tell of changes in pods' namespaces."""
 LONGEST = 60.0
@@ -64,8 +66,9 @@ class LinkedPods:
         self._engine = engine
         self._watch = _Watch(inbox, self._found)
         self._links: tuple[PodLink, ...] = ()
-        self._owners_due = self._links_due = False
+        self._owners_due = False
         self._at = 0.0
+        self._since: float | None = None
         self.counts = NO_LINKS
 
     def start(self) -> None:
@@ -84,26 +87,55 @@ class LinkedPods:
     def changed(self, delta: Delta) -> None:
         """Take note that events came, and of what they changed."""
         self._owners_due = True
-        self._links_due = self._links_due or bool(delta.pods)
+        if delta.pods:
+            self._changed()
 
-    def forgotten(self) -> None:
-        """Take note that a new backend knows of no link."""
-        self._links_due = True
+    def synced(self) -> None:
+        """Take note that the kernel was moved to the whole program."""
+        self._owners_due = True
+        self._changed()
 
-    def due(self, now: float) -> tuple[PodLink, ...] | None:
-        """Return the links that the backend is to know of, where something changed. Called each second."""
+    def look(self) -> tuple[PodLink, ...]:
+        """Look for links now, on this thread; none where that fails, which the other thread tells."""
+        try:
+            self._links = LinkFinder().find(owners_of(self._engine))
+        except OSError:
+            self._links = ()
+        return self.known()
+
+    def known(self) -> tuple[PodLink, ...]:
+        """Return the links that were found last."""
+        return without_others_addresses(self._engine, self._links)
+
+    def deadline(self, quiet: float) -> float | None:
+        """Return when :meth:`due` is to be called; ``quiet``: when it will have been quiet long enough."""
+        times = [self._at] if self._owners_due else []
+        if self._since is not None:
+            times.append(min(quiet, self._since + AT_LATEST))
+        return min(times, default=None)
+
+    def due(self, now: float, *, quiet: bool) -> tuple[PodLink, ...] | None:
+        """Return the links that the backend is to know of, where something changed and it is time for it.
+
+        ``quiet``: nothing else is to be written.
+        """
         if self._owners_due and now >= self._at:
             self._owners_due, self._at = False, now + PAUSE
             self._watch.want(owners_of(self._engine))
-        if not self._links_due:
+        if self._since is None or not (quiet or now >= self._since + AT_LATEST):
             return None
-        self._links_due = False
-        links = without_others_addresses(self._engine, self._links)
+        self._since = None
+        links = self.known()
         self.counts = count(self._engine.program, links)
         return links
 
     def _found(self, links: tuple[PodLink, ...]) -> None:
-        self._links, self._links_due = links, True
+        self._links = links
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
 
 
 class _Watch:

@@ -111,6 +111,10 @@ class Backend(Protocol):
         """Go on with the work; report on what ended."""
         ...
 
+    def expect(self, links: tuple[PodLink, ...]) -> None:
+        """Be told of links before a :meth:`sync`, so that it keeps the rules by which these are judged."""
+        ...
+
     def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
         """Judge isolated pods by these links too; called when links change, and after pods did.
 

@@ -101,6 +101,10 @@ class FakeBackend:
         self.dirty = True
         return self._called("apply", self.applies, DONE)
 
+    def expect(self, links: tuple[PodLink, ...]) -> None:
+        del links
+        self.calls.append(("expect", time.monotonic()))
+
     def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
         del program, links
         return self._called("relink", [], NOTHING)

@@ -81,6 +81,29 @@ def test_nothing_is_read_or_written_before_every_kind_has_been_told(rig: Rig) ->
     assert [name for name, _ in rig.backend.calls][:2] == ["adopt", "sync"]
 
 
+def test_pods_are_judged_by_their_links_when_the_rest_is_written(rig: Rig) -> None:
+    rig.start()
+    rig.source.sink([pod(1), deny()])
+    rig.source.synced()
+    rig.until(lambda: rig.backend.named("relink"))
+    names = [name for name, _ in rig.backend.calls]
+    assert names.index("sync") < names.index("relink")
+    assert "expect" not in names
+    before = len(rig.backend.named("relink"))
+    rig.source.sink([deny("another")])
+    rig.until(lambda: len(rig.backend.named("relink")) > before)
+    assert rig.backend.named("relink")[-1] > rig.backend.named("apply")[-1]
+
+
+def test_what_an_earlier_agent_judged_by_links_stays_judged_by_them(rig: Rig) -> None:
+    rig.backend.isolated = {bytes((10, 0, 0, 1))}
+    rig.start()
+    rig.source.sink([pod(1), deny()])
+    rig.source.synced()
+    rig.until(lambda: rig.backend.named("sync"))
+    assert [name for name, _ in rig.backend.calls][:3] == ["adopt", "expect", "sync"]
+
+
 OWN_PODS: list[Event] = [pod(1), Synced(Kind.POD, here=True)]
 POLICIES: list[Event] = [deny(), Synced(Kind.POLICY), Synced(Kind.NAMESPACE)]
 

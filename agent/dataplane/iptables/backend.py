@@ -204,6 +204,9 @@ class IptablesBackend:
         faults += self._writer.close_unwritten()
         return self._report(started, writes, faults)
 
+    def expect(self, links: tuple[PodLink, ...]) -> None:
+        self._desired.links = links
+
     def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
         step = Step(self._desired.relink(program, links))
         return self._begin(self._applying(step), lambda: False)

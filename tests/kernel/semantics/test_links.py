@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.podlinks import LinkFinder, PodLink
 from agent.inbox import Inbox
 from agent.kube.model import Family, Key, Object
@@ -390,7 +391,7 @@ def test_what_changes_behind_a_link_is_heard_of(stage: Stage, finder: LinkFinder
         while True:
             for call in inbox.take(0.1).calls:
                 call()
-            links = linked.due(time.monotonic())
+            links = linked.due(time.monotonic(), quiet=True)
             if links is not None:
                 with stage.kernel():
                     backend.relink(stage.engine.program, links)
@@ -411,6 +412,22 @@ def test_what_changes_behind_a_link_is_heard_of(stage: Stage, finder: LinkFinder
         linked.stop()
         inbox.close()
     look(stage, finder)
+
+
+def test_a_restart_leaves_the_rules_of_links_as_they_are(stage: Stage, finder: LinkFinder) -> None:
+    given(stage, finder, isolated("t", types=["Ingress", "Egress"]))
+    before = {family: stage.near.iptables(family, "-S") for family in Family}
+    assert "KUBE-NETPOL-LINKS-EGRESS" in before[Family.V4]
+    with stage.kernel():
+        again = IptablesBackend(stage.mode.value, tuple(Family), stage.options)
+        try:
+            again.adopt()
+            again.expect(without_others_addresses(stage.engine, LinkFinder().find(owners_of(stage.engine))))
+            report = again.sync(stage.engine.program)
+            assert (report.faults, again.untidy()) == ((), False)
+        finally:
+            again.close()
+    assert {family: stage.near.iptables(family, "-S") for family in Family} == before
 
 
 def test_addresses_are_read_as_the_kernel_has_them(stage: Stage, finder: LinkFinder) -> None:
