@@ -114,6 +114,12 @@ def _common(first: str, last: str) -> int:
     return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
 
 
+def _strange(link: PodLink) -> str:
+    if link.pod is None:
+        return names.comment("not an address of a pod that may have this link")
+    return names.about("not an address of pod", link.pod)
+
+
 class _OneWay:
     """The chains of one direction in one family."""
 
@@ -222,8 +228,9 @@ class _OneWay:
             yield self._name("name", node), tuple(rules)
 
     def _at_link(self, link: PodLink) -> list[str]:
-        target = self._name("one", link.name) if self._here(link.others) else names.DENY
-        return [f"{self._by(link)} -g {target}"]
+        if self._here(link.others):
+            return [f"{self._by(link)} -g {self._name('one', link.name)}"]
+        return [f"{self._by(link)} {_strange(link)} -g {names.DENY}"]
 
     def _own(self, link: PodLink, others: list[bytes], policies: tuple[Key, ...]) -> Iterator[str]:
         """Yield the rules that judge a pod's further addresses by its policies, and drop the rest."""
@@ -231,8 +238,7 @@ class _OneWay:
         for address in others:
             yield f"{self._side} {self._host(address)} -j {names.allow(self.direction)}"
         whose = link.pod or Key("", "")
-        strange = names.about("not an address of pod", whose)
-        yield f"{unmarked} {strange} -g {names.DENY}"
+        yield f"{unmarked} {_strange(link)} -g {names.DENY}"
         yield self._clear
         for policy in policies:
             yield f"-j {names.policy_chain(PolicyId(self.direction, policy))}"

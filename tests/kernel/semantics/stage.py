@@ -20,10 +20,12 @@ import msgspec
 from agent.dataplane.backend import Report
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.podlinks import LinkFinder, PodLink
 from agent.dataplane.turns import wait
 from agent.kube import model
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.model import Family, Kind, NamedPort, Object, Protocol
+from agent.linked_pods import owners_of, without_others_addresses
 from agent.policy.engine import Engine
 from tests.lab import packets
 from tests.lab.lab import Lab
@@ -198,6 +200,21 @@ class Stage:
         delta = self.engine.apply(events, self.now)
         with self.kernel():
             _sound(self.backend.apply(self.engine.program, delta))
+
+    def link(self, finder: LinkFinder) -> dict[str, PodLink]:
+        """Have pods judged by the links that are found now, too; return these by name."""
+        assert self.backend is not None
+        with self.kernel():
+            found = without_others_addresses(self.engine, finder.find(owners_of(self.engine)))
+            _sound(self.backend.relink(self.engine.program, found))
+            assert self.backend.drift(self.engine.program) == []
+        return {link.name: link for link in found}
+
+    def unlink(self) -> None:
+        """Have pods judged by their addresses alone again, as all tests do that do not call :meth:`link`."""
+        if self.backend is not None:
+            with self.kernel():
+                _sound(self.backend.relink(self.engine.program, ()))
 
     @contextlib.contextmanager
     def kernel(self) -> Iterator[None]:

@@ -34,25 +34,12 @@ pytestmark = pytest.mark.both_modes
 def finder(stage: Stage) -> Iterator[LinkFinder]:
     """What finds links; afterwards the stage's backend knows of none, as other tests have it."""
     yield LinkFinder()
-    with stage.kernel():
-        if stage.backend is not None:
-            stage.backend.relink(stage.engine.program, ())
-
-
-def look(stage: Stage, finder: LinkFinder) -> dict[str, PodLink]:
-    """Have the backend know what is found now; return the links by name."""
-    assert stage.backend is not None
-    with stage.kernel():
-        found = without_others_addresses(stage.engine, finder.find(owners_of(stage.engine)))
-        report = stage.backend.relink(stage.engine.program, found)
-        assert not report.faults, report.faults
-        assert stage.backend.drift(stage.engine.program) == []
-    return {link.name: link for link in found}
+    stage.unlink()
 
 
 def given(stage: Stage, finder: LinkFinder, *told: Object) -> dict[str, PodLink]:
     stage.given(*told)
-    return look(stage, finder)
+    return stage.link(finder)
 
 
 @contextlib.contextmanager
@@ -176,7 +163,7 @@ def test_a_second_address_is_judged_by_the_pods_egress(
     )
     given(stage, finder, allowing)
     with with_address(stage, t, extra):
-        found = look(stage, finder)
+        found = stage.link(finder)
         assert packed(extra) in found[t.veth].others
         assert connects(t, a.address(family), bound=extra)
         assert not connects(t, a.address(family), 81, bound=extra)
@@ -196,7 +183,7 @@ def test_an_isolated_pod_is_not_reached_at_a_second_address(
     extra = NOBODYS[family]
     given(stage, finder, policy("s", labels(pod="s"), ingress=[{"from": [pods(pod="a"), pods(pod="f")]}]))
     with with_address(stage, s, extra):
-        look(stage, finder)
+        stage.link(finder)
         assert connects(a, extra)
         assert connects(f, extra)
         assert not connects(b, extra)
@@ -244,7 +231,7 @@ def test_a_claim_moves_nobody_elses_judgement(stage: Stage, finder: LinkFinder, 
         # It answers for b's address as well: that is another matter, see docs/semantics.md.
         stack.enter_context(known_by(stage, b, near, a, s))
         for look_with in (finder, LinkFinder()):
-            found = look(stage, look_with)
+            found = stage.link(look_with)
             assert {name: link.pod for name, link in found.items()} == {
                 name: link.pod for name, link in before.items()
             }
@@ -283,7 +270,7 @@ def test_two_links_that_claim_one_pod_carry_its_address_and_nothing_else(
     stage.given(isolated("t", types=["Egress"]))
     readdress(stage, t, b)
     try:
-        found = look(stage, finder)
+        found = stage.link(finder)
         assert (found[t.veth].pod, found[b.veth].pod) == (None, None)
         stage.none_arrive(a, raw(stage, t, NOBODYS[family], a))
         stage.none_arrive(a, raw(stage, t, t.address(family), a))
@@ -354,20 +341,20 @@ def test_a_link_that_is_gone_judges_nobody(stage: Stage, finder: LinkFinder, fam
     try:
         told = stage.pod("a", place=one)
         stage.given(policy("a", labels(pod="a"), egress=[], types=["Egress"]), told)
-        assert look(stage, finder)[one.veth].pod == Key("x", "a")
+        assert stage.link(finder)[one.veth].pod == Key("x", "a")
         s = stage.pods["s"]
         stage.none_arrive(s, raw(stage, one, NOBODYS[family], s))
         name = one.veth
     finally:
         stage.lab.remove(one)
-    assert name not in look(stage, finder)
+    assert name not in stage.link(finder)
     other = stage.lab.pod(stage.near, f"other{serial()}")
     try:
         stage.near.netns.ip(f"link set {other.veth} down", f"link set {other.veth} name {name}")
         stage.near.netns.ip(f"link set {name} up")
         other.veth = name
         stage.near.netns.wait_for_link(name)
-        found = look(stage, finder)
+        found = stage.link(finder)
         assert name not in found
         stage.all_arrive(s, raw(stage, other, NOBODYS[family], s))
     finally:
@@ -411,7 +398,7 @@ def test_what_changes_behind_a_link_is_heard_of(stage: Stage, finder: LinkFinder
     finally:
         linked.stop()
         inbox.close()
-    look(stage, finder)
+    stage.link(finder)
 
 
 def test_a_restart_leaves_the_rules_of_links_as_they_are(stage: Stage, finder: LinkFinder) -> None:

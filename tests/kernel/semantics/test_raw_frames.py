@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from agent.dataplane.podlinks import LinkFinder
 from agent.kube.model import Family
 from tests.kernel.semantics.stage import TIMES, Stage, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy
@@ -19,6 +20,13 @@ from tests.lab.node import Layout, Pod
 
 DOCUMENT = Path(__file__).parents[3] / "docs/semantics.md"
 VLAN_SYSCTL = "net.bridge.bridge-nf-filter-vlan-tagged"
+UNLINKED = (
+    "UDP to a third pod's address",
+    "a source that no pod has",
+    "the source of a pod that is allowed",
+)
+"""What is seen by a link; where pods are routed, some of it otherwise, too."""
+NOBODYS = {Family.V4: "10.244.1.251", Family.V6: "fd00:10:244:1::fb"}
 ETHERTYPE = {Family.V4: packets.ETH_P_IP, Family.V6: packets.ETH_P_IPV6}
 
 
@@ -31,9 +39,11 @@ class Sending(NamedTuple):
     family: Family
     mac: str
 
-    def udp(self, tag: bytes, *, claimed: Pod | None = None, to: Pod | None = None) -> bytes:
-        source, destination = (p.address(self.family) for p in (claimed or self.one, to or self.other))
-        return packets.udp(source, destination, 7777, tag, source_port=serial())
+    def udp(
+        self, tag: bytes, *, claimed: Pod | None = None, to: Pod | None = None, source: str = ""
+    ) -> bytes:
+        own, destination = (p.address(self.family) for p in (claimed or self.one, to or self.other))
+        return packets.udp(source or own, destination, 7777, tag, source_port=serial())
 
     def frame(self, body: bytes, *, kind: int) -> bytes:
         macs = bytes.fromhex((self.mac + self.one.mac).replace(":", ""))
@@ -58,6 +68,9 @@ FRAMES: dict[str, Callable[[Sending, bytes], bytes]] = {
     "ARP": lambda s, tag: s.frame(struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + bytes(20) + tag, kind=0x0806),
     "another ethertype (0x88b5)": lambda s, tag: s.frame(tag, kind=0x88B5),
     "UDP to a third pod's address": lambda s, tag: s.frame(s.udp(tag, to=s.third), kind=ETHERTYPE[s.family]),
+    "a source that no pod has": lambda s, tag: s.frame(
+        s.udp(tag, source=NOBODYS[s.family]), kind=ETHERTYPE[s.family]
+    ),
     "the source of a pod that is allowed": lambda s, tag: s.frame(
         s.udp(tag, claimed=s.third), kind=ETHERTYPE[s.family]
     ),
@@ -83,15 +96,18 @@ def measured(stage: Stage, sending: Sending, name: str) -> tuple[int, int]:
             return arrived.count(), taken
 
 
-def rows(stage: Stage) -> dict[str, str]:
+def rows(stage: Stage, *, linked: bool = True) -> dict[str, str]:
     """Measure every frame into an isolated pod and out of one; return a table's cells.
 
-    s is isolated but for b, a pod that is not; t is isolated for egress.
+    s is isolated but for b, a pod that is not; t is isolated for egress. ``linked``: the agent knows their
+    links, as it does unless something keeps it from that.
     """
     stage.given(
         policy("s", labels(pod="s"), ingress=[{"from": [pods(pod="b")]}]),
         isolated("t", types=["Egress"]),
     )
+    if linked:
+        stage.link(LinkFinder())
     cells = {}
     for name in FRAMES:
         ways = []
@@ -104,6 +120,7 @@ def rows(stage: Stage) -> dict[str, str]:
             assert v4 == v6, name
             ways.append("{} / {}".format(*v4))
         cells[name] = ways[0] if ways[0] == ways[1] else f"{ways[0]} in, {ways[1]} out"
+    stage.unlink()
     return cells
 
 
@@ -112,6 +129,17 @@ def documented() -> dict[str, list[str]]:
     section = DOCUMENT.read_text().partition("## What remains open")[2]
     found = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
     return {name: cells for name, *cells in found if name in FRAMES}
+
+
+def documented_without_links() -> dict[str, dict[Layout, str]]:
+    """Return the rows of its table of what is different where the links of pods are not known."""
+    section = DOCUMENT.read_text().partition("## What remains open")[2]
+    found = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
+    return {
+        name: {Layout.BRIDGE: bridge, Layout.ROUTED: routed}
+        for name, bridge, routed in found
+        if name in FRAMES
+    }
 
 
 @pytest.mark.bridge
@@ -141,8 +169,14 @@ def test_ebtables_closes_what_the_document_says(stage: Stage) -> None:
     assert commands
     assert {name for name, cell in found.items() if "5" in cell} == {
         "ARP",
-        "UDP to a third pod's address",
         "the source of a pod that is allowed",
+    }
+
+
+def test_what_is_open_where_links_are_not_known_is_what_the_document_says(stage: Stage) -> None:
+    with_links, without = rows(stage), rows(stage, linked=False)
+    assert {name: cells[stage.layout] for name, cells in documented_without_links().items()} == {
+        name: cell for name, cell in without.items() if cell != with_links[name] or name in UNLINKED
     }
 
 
