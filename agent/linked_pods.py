@@ -28,6 +28,9 @@ _log = log.get(__name__)
 
 PAUSE = 0.2
 """Seconds between two looks at the kernel, or at what the engine knows, whatever happens."""
+AFTER_NEWS = 1.0
+"""Seconds after a look that found something else: a pod that changes its addresses all the time does not have
+rules written all the time."""
 REST = 20
 """How many times as long as a look took the thread waits until the next."""
 AT_LATEST = 0.5
@@ -188,10 +191,11 @@ class _Watch:
             owners = self._owners
             began = time.monotonic()
             found = finder.find(owners) if owners else ()
+            pause = PAUSE
             if found != looked:
-                looked = found
+                looked, pause = found, AFTER_NEWS
                 self._tell(found)
-            time.sleep(max(PAUSE, REST * (time.monotonic() - began)))
+            time.sleep(max(pause, REST * (time.monotonic() - began)))
             while not self._stopped:
                 changes.wait_with(self._wakes, at_latest)
                 with contextlib.suppress(BlockingIOError):

@@ -20,16 +20,22 @@ from typing import NamedTuple
 
 from agent.dataplane.links import ROUTE_GROUPS, LinkChanges
 from agent.dataplane.netlink import ROUTE, Message, NetlinkSocket, attribute, attributes
-from agent.dataplane.uplinks import interfaces_to
 from agent.kube.model import Key
 
-_GETLINK, _GETADDR = 18, 22
+_GETLINK, _GETADDR, _GETROUTE = 18, 22, 26
 _IFNAME, _LINK, _MASTER, _LINKINFO, _EXT_MASK, _NETNSID = 3, 5, 10, 18, 29, 37
 _INFO_KIND = 1
 _SKIP_STATISTICS = struct.pack("=I", 1 << 3)
 _ADDRESS, _LOCAL, _TARGET_NETNSID = 1, 2, 10
 _INDEX = struct.Struct("=i")
 _IFINFO_REST, _IFADDR_REST = 12, 4
+_ROUTE_REST = struct.Struct("=BBBBI")
+"""What follows the family's four bytes in an rtmsg: table, protocol, scope, type, flags."""
+_FIB_MATCH, _UNICAST = 0x2000, 1
+"""RTM_F_FIB_MATCH: the route itself; RTN_UNICAST: to no address of this host."""
+_DESTINATION, _INTERFACE = 1, 4
+_INDIRECT = {5, 9, 18}
+"""RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA."""
 
 _ADDRESS_GROUPS = 1 << 4 | 1 << 8
 """RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR."""
@@ -38,6 +44,9 @@ _SOL_NETLINK, _LISTEN_ALL_NSID = 270, 8
 MOST_OTHERS = 16
 """How many further addresses of a pod are taken in, of each family; from more it can neither send nor be
 reached while it is isolated."""
+
+MOST_READ = 500
+"""How many addresses inside a pod are read: one that has more is not to take the agent's time."""
 
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
@@ -155,22 +164,19 @@ class LinkFinder:
 
     def find(self, owners: Mapping[bytes, Key]) -> tuple[PodLink, ...]:
         """Return the links of pods with these addresses, sorted by name. Raises OSError."""
-        with NetlinkSocket(ROUTE) as netlink:
-            interfaces = _interfaces(netlink)
-            inside: Inside = {}
-            # An old kernel does not know what is asked, and would answer with this namespace's addresses.
-            with contextlib.suppress(OSError):
-                netlink.check_strictly()
-                wanted = {veth.namespace for veth in interfaces.veths.values()}
-                inside = {namespace: _addresses(netlink, namespace) for namespace in wanted}
+        interfaces = _interfaces()
         veths = interfaces.veths
-        found, unclear = resolve(veths, inside, interfaces_to(owners), owners, self._held)
+        inside = _inside({veth.namespace for veth in veths.values()})
+        found, unclear = resolve(veths, inside, _host_routes(owners), owners, self._held)
         by_pod: dict[Key, set[bytes]] = {}
         for address, pod in owners.items():
             by_pod.setdefault(pod, set()).add(address)
         self._held = {
             (index, veths[index].name): Held(pod, frozenset(by_pod[pod])) for index, pod in found.items()
         }
+        of_pods = {veths[index].namespace for index in (*found, *unclear)}
+        # Of a namespace that is no pod's: nobody's claim is good there.
+        strangers = _all(addresses for namespace, addresses in inside.items() if namespace not in of_pods)
         links = []
         for index, veth in veths.items():
             pods = {found[index]} if index in found else unclear.get(index, set())
@@ -179,7 +185,7 @@ class LinkFinder:
             own = set().union(*(by_pod[pod] for pod in pods))
             others: list[bytes] = []
             if index in found:
-                others = _usable(a for some in inside.get(veth.namespace, {}).values() for a in some - own)
+                others = _usable(_all([inside.get(veth.namespace, {})]) - own - strangers)
             bridge = interfaces.names.get(veth.bridge, "")
             links.append(
                 PodLink(
@@ -192,6 +198,10 @@ class LinkFinder:
                 )
             )
         return tuple(sorted(links))
+
+
+def _all(namespaces: Iterable[Mapping[int, frozenset[bytes]]]) -> set[bytes]:
+    return {a for interfaces in namespaces for addresses in interfaces.values() for a in addresses}
 
 
 def _sorted(addresses: Iterable[bytes]) -> tuple[bytes, ...]:
@@ -209,23 +219,24 @@ def _usable(addresses: Iterable[bytes]) -> list[bytes]:
     return found[4] + found[16]
 
 
-def _interfaces(netlink: NetlinkSocket) -> Interfaces:
+def _interfaces() -> Interfaces:
     veths: dict[int, Veth] = {}
     kinds: dict[int, bytes] = {}
     names: dict[int, str] = {}
     masters: dict[int, int] = {}
     request = bytes(_IFINFO_REST) + attribute(_EXT_MASK, _SKIP_STATISTICS)
-    for body in netlink.dump(Message(_GETLINK, socket.AF_UNSPEC, request)):
-        (index,) = _INDEX.unpack_from(body)
-        fields = dict(attributes(body[_IFINFO_REST:]))
-        names[index] = bytes(fields[_IFNAME]).rstrip(b"\0").decode(errors="replace")
-        kinds[index] = _kind(fields)
-        if _MASTER in fields:
-            (masters[index],) = _INDEX.unpack_from(fields[_MASTER])
-        if kinds[index] == b"veth" and _NETNSID in fields and _LINK in fields:
-            (namespace,), (peer,) = (_INDEX.unpack_from(fields[kind]) for kind in (_NETNSID, _LINK))
-            if namespace >= 0:
-                veths[index] = Veth(names[index], peer, namespace, 0)
+    with NetlinkSocket(ROUTE) as netlink:
+        for body in netlink.dump(Message(_GETLINK, socket.AF_UNSPEC, request)):
+            (index,) = _INDEX.unpack_from(body)
+            fields = dict(attributes(body[_IFINFO_REST:]))
+            names[index] = bytes(fields[_IFNAME]).rstrip(b"\0").decode(errors="replace")
+            kinds[index] = _kind(fields)
+            if _MASTER in fields:
+                (masters[index],) = _INDEX.unpack_from(fields[_MASTER])
+            if kinds[index] == b"veth" and _NETNSID in fields and _LINK in fields:
+                (namespace,), (peer,) = (_INDEX.unpack_from(fields[kind]) for kind in (_NETNSID, _LINK))
+                if namespace >= 0:
+                    veths[index] = Veth(names[index], peer, namespace, 0)
     bridges = {index: master for index, master in masters.items() if kinds.get(master) == b"bridge"}
     # A port of another kind of master (a VRF, a bond) is routed, or none of a pod.
     veths = {index: veth._replace(bridge=bridges.get(index, 0)) for index, veth in veths.items()}
@@ -238,9 +249,54 @@ def _kind(fields: Mapping[int, memoryview]) -> bytes:
     return bytes(info.get(_INFO_KIND, b"")).rstrip(b"\0")
 
 
-def _addresses(netlink: NetlinkSocket, namespace: int) -> Mapping[int, frozenset[bytes]]:
-    """Return the addresses of a namespace by interface; none where it is gone, or may not be looked into."""
-    found: dict[int, set[bytes]] = {}
+def _host_routes(addresses: Iterable[bytes]) -> dict[bytes, Set[int]]:
+    """Return the interface that each address alone is routed to, without a router between. Raises OSError.
+
+    A wider route says nothing: an address without a route of its own leaves by the node's uplink, which is a
+    veth, too, where the node is a container.
+    """
+    found: dict[bytes, Set[int]] = {}
+    with NetlinkSocket(ROUTE) as netlink:
+        for address in addresses:
+            family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+            request = _ROUTE_REST.pack(0, 0, 0, 0, _FIB_MATCH) + attribute(_DESTINATION, address)
+            try:
+                route = netlink.get(Message(_GETROUTE, family, request))
+            except TimeoutError:
+                raise
+            except OSError:  # no route at all
+                continue
+            fields = dict(attributes(route[_ROUTE_REST.size :]))
+            direct = _ROUTE_REST.unpack_from(route)[3] == _UNICAST and not fields.keys() & _INDIRECT
+            if direct and bytes(fields.get(_DESTINATION, b"")) == address and _INTERFACE in fields:
+                found[address] = set(_INDEX.unpack(fields[_INTERFACE]))
+    return found
+
+
+def _inside(namespaces: Iterable[int]) -> Inside:
+    """Return the addresses in namespaces, as far as they may be looked into; none before Linux 4.20."""
+    found: dict[int, Mapping[int, frozenset[bytes]]] = {}
+    pending = list(namespaces)
+    while pending:
+        with NetlinkSocket(ROUTE) as netlink:
+            try:
+                netlink.check_strictly()
+            except OSError:
+                # It does not know what is asked, and would answer with this namespace's addresses.
+                return {}
+            while pending:
+                namespace = pending.pop()
+                addresses = _addresses(netlink, namespace)
+                found[namespace] = _by_interface(addresses)
+                if len(addresses) >= MOST_READ:
+                    # What is left of the answer goes with the socket.
+                    break
+    return found
+
+
+def _addresses(netlink: NetlinkSocket, namespace: int) -> list[tuple[int, bytes]]:
+    """Return addresses of a namespace, each with its interface; none where it is gone."""
+    found: list[tuple[int, bytes]] = []
     target = attribute(_TARGET_NETNSID, _INDEX.pack(namespace))
     with contextlib.suppress(OSError):
         for body in netlink.dump(Message(_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST) + target)):
@@ -248,8 +304,17 @@ def _addresses(netlink: NetlinkSocket, namespace: int) -> Mapping[int, frozenset
             fields = dict(attributes(body[_IFADDR_REST:]))
             address = fields.get(_LOCAL, fields.get(_ADDRESS))
             if _TARGET_NETNSID in fields and address is not None:
-                found.setdefault(index, set()).add(bytes(address))
-    return {index: frozenset(addresses) for index, addresses in found.items()}
+                found.append((index, bytes(address)))
+            if len(found) >= MOST_READ:
+                break
+    return found
+
+
+def _by_interface(addresses: Iterable[tuple[int, bytes]]) -> Mapping[int, frozenset[bytes]]:
+    found: dict[int, set[bytes]] = {}
+    for index, address in addresses:
+        found.setdefault(index, set()).add(address)
+    return {index: frozenset(some) for index, some in found.items()}
 
 
 class PodLinkChanges(LinkChanges):

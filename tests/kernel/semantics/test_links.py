@@ -16,7 +16,7 @@ from agent.inbox import Inbox
 from agent.kube.model import Family, Key, Object
 from agent.linked_pods import LinkedPods, owners_of, without_others_addresses
 from agent.policy.program import Delta
-from tests.kernel.semantics.stage import Stage, packed, serial
+from tests.kernel.semantics.stage import Stage, gone, packed, serial
 from tests.kernel.semantics.written import block, isolated, labels, pods, policy, port
 from tests.lab import packets
 from tests.lab.node import Layout, Pod
@@ -415,6 +415,23 @@ def test_a_restart_leaves_the_rules_of_links_as_they_are(stage: Stage, finder: L
         finally:
             again.close()
     assert {family: stage.near.iptables(family, "-S") for family in Family} == before
+
+
+def test_the_nodes_uplink_is_no_pods_link(stage: Stage, finder: LinkFinder) -> None:
+    """Though packets to the address of a pod that is gone leave by it, and it is a veth here."""
+    told = stage.pod("a")
+    stage.given(isolated("a", types=["Ingress", "Egress"]), linger=60)
+    stage.then(gone(told))
+    way = [f"{stage.pods['a'].v4}/32", f"{stage.pods['a'].v6}/128"]
+    if stage.layout is Layout.ROUTED:
+        stage.near.netns.ip(*(f"route del {network} dev {stage.pods['a'].veth}" for network in way))
+    try:
+        found = stage.link(finder)
+        stage.expect("f -> b", "out -> b", "b -> f out")
+    finally:
+        if stage.layout is Layout.ROUTED:
+            stage.near.netns.ip(*(f"route replace {network} dev {stage.pods['a'].veth}" for network in way))
+    assert "eth0" not in found
 
 
 def test_addresses_are_read_as_the_kernel_has_them(stage: Stage, finder: LinkFinder) -> None:
