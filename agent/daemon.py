@@ -246,11 +246,14 @@ class Agent:
 
     def _relink(self, now: float) -> None:
         """Judge pods by their links too, as far as these are known: when all else has been written."""
-        quiet = self.inbox.empty and now - self._quiet_since >= TIDY_AFTER
-        links = None if self._refused else self._pod_links.due(now, quiet=quiet)
-        if links is None:
+        if self._refused or self._backend.busy:
             return
-        report = self._call(self._backend.relink, links)
+        quiet = self.inbox.empty and now - self._quiet_since >= TIDY_AFTER
+        links = self._pod_links.due(now, quiet=quiet)
+        if links is not None:
+            self._finish(self._call(self._backend.relink, links), self._relinked)
+
+    def _relinked(self, report: Report) -> None:
         if report.writes or report.faults or report.pending:
             self._note(report)
 
@@ -403,7 +406,7 @@ class Agent:
 
         While something waits to be tried again, too: with a fault that stays, chains and sets would pile up.
         """
-        if self._dirty_since is None or self._refused:
+        if self._dirty_since is None or self._refused or self._backend.busy:
             return
         quiet = self.inbox.empty and now - self._quiet_since >= TIDY_AFTER
         if not quiet and now - self._dirty_since < TIDY_AT_LATEST:
