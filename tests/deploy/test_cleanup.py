@@ -160,7 +160,7 @@ def test_the_daemonset_leaves_out_the_same() -> None:
     ]
 
 
-def test_the_job_reaches_every_node_and_may_do_what_the_agent_may() -> None:
+def test_the_job_reaches_every_node_and_may_do_no_more_than_the_agent() -> None:
     (job,) = built(DEPLOY / "cleanup")
     pod = job["spec"]["template"]["spec"]
     # A node's name decides: the scheduler, and with it taints and cordons, is not asked.
@@ -168,7 +168,10 @@ def test_the_job_reaches_every_node_and_may_do_what_the_agent_may() -> None:
     assert pod["tolerations"] == [{"operator": "Exists"}]
     assert pod["hostNetwork"]
     (only,) = pod["containers"]
-    assert only["securityContext"] == CONTAINER["securityContext"]
+    own, agents = only["securityContext"], CONTAINER["securityContext"]
+    assert own == {**agents, "capabilities": own["capabilities"]}
+    assert own["capabilities"]["drop"] == agents["capabilities"]["drop"] == ["ALL"]
+    assert set(own["capabilities"]["add"]) < set(agents["capabilities"]["add"])
     assert only["image"] == f"netpol-agent:{__version__}"
     command, *flags = only["args"]
     main.commands[command].make_context(command, flags)
