@@ -24,7 +24,7 @@ from agent.dataplane.mode import MODES, Mode
 from agent.dataplane.netlink import Message, NetlinkSocket
 from agent.kube.model import Family, Rule
 from agent.policy.engine import Engine
-from agent.policy.program import Delta
+from agent.policy.program import Delta, Program
 from tests.kernel.kernel_state import (
     HERE,
     await_opened,
@@ -376,6 +376,52 @@ def test_members_are_taken_away_after_it_is_closed_in_one_message(
     monkeypatch.setattr(NetlinkSocket, "request", request)
     assert revocation.apply(revocation.revoke(by_label=True)).faults == ()
     assert sent == [[CMD_FLUSH, CMD_FLUSH, CMD_DEL, CMD_DEL]]
+
+
+def finish(backend: IptablesBackend, program: Program) -> None:
+    """Go on with what is being written until it is."""
+
+    def finished() -> bool:
+        if backend.busy:
+            backend.resume(program)
+        return not backend.busy
+
+    wait_until(finished, timeout=20)
+
+
+def test_it_stays_closed_for_as_long_as_a_command_runs_that_nobody_waits_for(
+    revocation: Revocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = tmp_path / "hold"
+    whole = Tables.command
+
+    def command(tables: Tables, family: Family, action: str) -> str:
+        found = whole(tables, family, action)
+        if action != "restore":
+            return found
+        slow = tmp_path / Path(found).name
+        slow.write_text(f'#!/bin/sh\nwhile test -e {hold}; do sleep 0.02; done\nexec {found} "$@"\n')
+        slow.chmod(0o755)
+        return str(slow)
+
+    program = revocation.engine.program
+    backend = IptablesBackend(revocation.backend.mode, tuple(Family), Options(cache=300), patience=0.05)
+    assert backend.sync(program).faults == ()
+    finish(backend, program)
+    revocation.cache.await_open()
+    hold.touch()
+    monkeypatch.setattr(Tables, "command", command)
+    backend.apply(program, revocation.revoke(by_label=False))
+    assert backend.busy
+    # Another revocation comes and goes meanwhile, and old packets are all through.
+    backend.apply(program, revocation.revoke(by_label=True))
+    membarrier.packets_judged()
+    await_opened()
+    assert not revocation.cache.is_open()
+    hold.unlink()
+    finish(backend, program)
+    revocation.cache.await_open()
+    backend.close()
 
 
 def test_what_cannot_deny_leaves_it_open(revocation: Revocation, monkeypatch: pytest.MonkeyPatch) -> None:
