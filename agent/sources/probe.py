@@ -29,8 +29,10 @@ READ_SECONDS = 5.0
 _QUIET_SECONDS = 10.0
 _LOOK_SECONDS = 2.0
 _AGAIN_SECONDS = (0.5, 1.0)
-_REFUSED_SECONDS = 5.0
-"""Pause where what is refused is not the server's trouble but a right that is missing."""
+_FORBIDDEN_SECONDS = 5.0
+_FORBIDDEN = 30
+"""A server that has just started forbids all until it has read who may what. After so many times in a row
+it is a right that is missing, and it is asked less often."""
 
 
 class Probe:
@@ -54,6 +56,7 @@ class Probe:
         self._contact = contact
         self._reflectors = reflectors
         self._clock = clock
+        self._forbidden = 0
 
     def run(self) -> None:
         """Work until ``contact`` is stopped."""
@@ -80,7 +83,8 @@ class Probe:
                 # Whoever renews the credentials is not to have to start the agent anew.
                 self._connection.reset()
             self._contact.lost(refusal(Kind.NAMESPACE, "list", error))
-            return max(error.retry_after, _REFUSED_SECONDS if error.code in (403, 404) else pause)
+            self._forbidden = self._forbidden + 1 if error.code in (403, 404) else 0
+            return max(error.retry_after, _FORBIDDEN_SECONDS if self._forbidden > _FORBIDDEN else pause)
         except (ConfigurationError, UnprovenError, urllib3.exceptions.HTTPError, OSError) as error:
             fault = failure(error, self._connection.address)
             if not isinstance(error, urllib3.exceptions.HTTPError):
@@ -97,5 +101,6 @@ class Probe:
             _log.exception("the probe failed")
             self._contact.lost(failure(error))
             return pause
+        self._forbidden = 0
         self._contact.served()
         return 0.0

@@ -43,6 +43,8 @@ class Gate:
     def __init__(self, api: ApiServer, holds: Callable[[str], bool] = lambda _: False) -> None:
         self.waiting = threading.Event()
         self.instead: Callable[[str], Reply | None] = pass_on
+        self.expired = ""
+        """A token in whose place the API server is shown one that it does not take."""
         self.asked: list[str] = []
         """The paths and queries of all requests."""
         self._opened = threading.Event()
@@ -138,6 +140,8 @@ class Gate:
             try:
                 server.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 asked = {name: request.headers[name] for name in ("Authorization", "Accept")}
+                if self.expired and self.expired in (asked["Authorization"] or ""):
+                    asked["Authorization"] = "Bearer expired"
                 if other:
                     asked["Authorization"] = f"Bearer {to.agent_token()}"
                 server.request("GET", request.path, headers=asked)
