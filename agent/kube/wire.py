@@ -18,6 +18,7 @@ from agent.kube.address import lenient_address, lenient_network
 from agent.kube.events import Delete, Invalid, Problem, Upsert
 from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Node, Object, Pod
 from agent.kube.policy import PROTOCOLS, closing, read_policy
+from agent.kube.shallow import shallow
 
 ISOLATION_ANNOTATION = "net.beta.kubernetes.io/network-policy"
 """The namespace annotation of Kubernetes 1.3 to 1.6 that isolates its pods on ingress."""
@@ -116,6 +117,11 @@ def decode_page(kind: Kind, body: bytes) -> Page:
     """
     try:
         whole = _LISTS[kind].decode(body)
+    except RecursionError:
+        cut = shallow(body)
+        if cut == body:
+            raise msgspec.DecodeError("nested too deeply") from None
+        return decode_page(kind, cut)
     except _UNDECODABLE:
         return _page_by_item(kind, body)
     decoded: list[Decoded] = []
@@ -134,8 +140,13 @@ def decode_page(kind: Kind, body: bytes) -> Page:
 def _page_by_item(kind: Kind, body: bytes) -> Page:
     try:
         raw = _RAW_LIST.decode(body)
-    except (UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise msgspec.DecodeError(str(error)) from None
+    except RecursionError:
+        cut = shallow(body)
+        if cut == body:
+            raise msgspec.DecodeError("nested too deeply") from None
+        return decode_page(kind, cut)
     found = [_decode_object(kind, item) for item in raw.items or ()]
     decoded = [item for item in found if item is not None]
     nameless = sum(
@@ -189,6 +200,9 @@ def open_line(line: bytes) -> shapes.WatchLine | Unreadable:
     """Return the type of a watch's line and its object, not yet decoded. Never raises."""
     try:
         return _LINE.decode(line)
+    except RecursionError:
+        cut = shallow(line)
+        return open_line(cut) if cut != line else Unreadable("it is nested too deeply")
     except _UNDECODABLE as error:
         return Unreadable(str(error))
 

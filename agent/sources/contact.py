@@ -15,6 +15,9 @@ _log = log.get(__name__)
 RETURN_SECONDS = 1.0
 """Within so long after the server is back all is asked for again: a fleet is not to come as one."""
 
+_SAID = 10
+"""So many faults of one outage are logged."""
+
 Clock = Callable[[], float]
 
 
@@ -35,6 +38,7 @@ class Contact:
         self._away_since = 0.0
         self._returns = 0
         self._fault = ""
+        self._said: set[str] = set()
 
     @property
     def returns(self) -> int:
@@ -64,9 +68,14 @@ class Contact:
         """Note that the probe was not answered as by a server that serves."""
         with self._changed:
             self._suspected = True
-            news = fault != self._fault or not self._away_since
+            if not self._away_since:
+                self._away_since = self._clock()
+                self._said.clear()
             self._fault = fault
-            self._away_since = self._away_since or self._clock()
+            # One that changes to and fro is said once, and a text that is never the same not without end.
+            news = fault not in self._said and len(self._said) < _SAID
+            if news:
+                self._said.add(fault)
         if news:
             _log.warning("API server away", fault=fault)
 

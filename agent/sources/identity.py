@@ -18,6 +18,7 @@ import msgspec
 
 from agent import log
 from agent.kube.model import Kind
+from agent.kube.shallow import shallow
 from agent.kube.wire import decode_page, identity_of
 from agent.sources.connect import CONNECT_SECONDS
 from agent.sources.proof import PagesProof, not_a_list
@@ -131,7 +132,7 @@ class ClusterIdentity:
 
     def _find(self, connect_seconds: float) -> str:
         """Return the uid of the namespace that answers now, "" where there is none."""
-        body = self._ask(connect_seconds)
+        body = shallow(self._ask(connect_seconds))
         try:
             page = decode_page(Kind.NAMESPACE, body)
         except msgspec.DecodeError:

@@ -20,7 +20,7 @@ from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Nod
 from agent.sources import backoff, reflector
 from agent.sources.apiserver import ApiSource
 from tests.lab.apiserver import PORT, ApiServer
-from tests.lab.client import ApiError, Client
+from tests.lab.client import ApiError, Client, Raw
 from tests.lab.gate import Gate
 from tests.lab.netns import Netns
 from tests.unit.kube import admission
@@ -171,6 +171,37 @@ def test_additions_changes_and_removals_are_told_as_they_happen(heard: Heard, cl
     client.delete_policies("few")
     wait(lambda: Delete(Kind.POD, Key("few", "web")) in heard.events)
     wait(lambda: Delete(Kind.POLICY, Key("few", "deny")) in heard.events)
+
+
+def test_an_object_that_is_nested_deeply_is_told_and_keeps_no_other_from_being_told(
+    server: ApiServer, heard: Heard, client: Client
+) -> None:
+    """Whoever may create a policy may give it managedFields of thousands of levels: a server stores them."""
+    levels = 9000
+    meta = (
+        '{"name":"deep","managedFields":[{"manager":"m","operation":"Update","fieldsType":"FieldsV1",'
+        '"apiVersion":"networking.k8s.io/v1","fieldsV1":{"f:spec":'
+        + '{"f:a":' * levels
+        + "{}"
+        + "}" * levels
+        + "}}]}"
+    )
+    path = "/apis/networking.k8s.io/v1/namespaces/few/networkpolicies"
+    stored = client.text("POST", path, Raw('{"metadata":' + meta + ',"spec":{"podSelector":{}}}'))
+    assert '{"f:a":' * levels in stored
+    other = Heard(server)
+    try:
+        client.create_policy("few", "after", {"podSelector": {}})
+        wait(lambda: heard.of(Kind.POLICY, "deep") and heard.of(Kind.POLICY, "after"))
+        # One that lists them is told of both, too.
+        wait(lambda: other.of(Kind.POLICY, "after"))
+        wait(other.synced)
+        assert other.of(Kind.POLICY, "deep")
+        assert other.of(Kind.POLICY, "after")
+    finally:
+        other.source.stop()
+        # Python does not read what comes back.
+        client.text("DELETE", f"{path}/deep")
 
 
 def namespaces(heard: Heard, name: str) -> list[Namespace]:

@@ -20,6 +20,12 @@ Json = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
 
 
+class Raw(str):
+    """JSON that is sent as it is: it may be nested more deeply than Python writes it."""
+
+    __slots__ = ()
+
+
 class ApiError(Exception):
     """The API server refused a request; ``status`` is its HTTP status."""
 
@@ -74,7 +80,7 @@ class Client:
 
     def text(self, method: str, path: str, body: object = None, content: str = "application/json") -> str:
         """Send one request; return the answer's body. Raises ApiError, or OSError when there is no server."""
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else (body if isinstance(body, Raw) else json.dumps(body)).encode()
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content}
         try:
             if time.monotonic() - self._used > IDLE_SECONDS:
