@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from agent.kube.address import covers
 from agent.kube.facts import Fact, Owner, Service, ServiceRange
-from agent.kube.model import Key, Network, address_text
+from agent.kube.model import Key, Network, Node, Pod, address_text
 from agent.policy.cluster import Cluster, owner
 from agent.question import KINDS, Question
 
@@ -43,7 +43,10 @@ def hints(cluster: Cluster, facts: Sequence[Fact], question: Question) -> Iterat
     end = question.destination
     if isinstance(end, Key) or any(isinstance(fact, Service | ServiceRange) for fact in facts):
         return
-    if owner(cluster, end) is None and any(_holds(network, end) for network in _USUAL_RANGES):
+    known: list[Pod | Node] = [*cluster.nodes.values(), *cluster.pods.values()]
+    if not any(end in one.addresses for one in known) and any(
+        _holds(network, end) for network in _USUAL_RANGES
+    ):
         yield f"{address_text(end)} may be a Service's address; if it is, ask about a pod behind that Service"
 
 

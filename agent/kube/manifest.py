@@ -16,6 +16,8 @@ from agent.kube.model import Key, Kind, NetworkPolicy, Object
 from agent.kube.text import UnreadableError
 from agent.kube.validate import key_of, validate
 
+_NAMES = ("metadata.name", "metadata.namespace")
+
 
 class Manifest(NamedTuple):
     """One object of a manifest: the value, or what is wrong with it.
@@ -156,7 +158,9 @@ def _manifest(line: int, kind: Kind, data: dict[str, Any], *, dump: bool = False
         raise is_a_template(line)
     validated = validate(kind, key, data)
     read = validated.data
-    if dump and validated.problems and _is_stored(data):
+    # No server has ever stored a name that is none; printed, it could be anything.
+    is_named = not any(problem.field in _NAMES for problem in validated.problems)
+    if dump and validated.problems and is_named and _is_stored(data):
         return _stored(line, kind, key, data, validated.problems)
     if validated.problems:
         return Manifest(kind, key, line, read, None, validated.problems, validated.closed)

@@ -179,6 +179,13 @@ def test_what_no_server_can_have_meant_is_refused_from_a_dump_too() -> None:
     assert manifest.problems
 
 
+@pytest.mark.parametrize("name", ["A", "a b", "\x1b[31m"])
+def test_a_stored_object_with_a_name_that_is_none_is_refused(name: str) -> None:
+    (manifest,) = read_text(policy({**STORED, "name": name}, {"podSelector": {}}), dump=True).manifests
+    assert manifest.value is None
+    assert manifest.problems[0].field == "metadata.name"
+
+
 def test_stored_pods_and_namespaces_are_read_as_their_server_tells_them() -> None:
     text = json.dumps(
         {
