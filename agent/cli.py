@@ -44,6 +44,8 @@ _RENDER_SETTINGS = (
     "allowed_packets",
     "denied_packets",
     "allow_nodes",
+    "policy_budget",
+    "namespace_budget",
 )
 
 
@@ -292,6 +294,8 @@ def render(places: tuple[str, ...], more: tuple[str, ...], as_json: bool, **flag
         click.echo(f"Error: {wrong}", err=True)
         sys.exit(1)
     rendered = rendering.render(manifests, settings)
+    for key, excess in sorted(rendered.over_budget.items()):
+        click.echo(f"over budget: {key} isolates its pods and allows nothing: {excess}", err=True)
     click.echo(rendering.as_json(rendered) if as_json else rendered.text, nl=False)
     sys.exit(1 if manifests.refused else 0)
 
@@ -305,9 +309,16 @@ def render(places: tuple[str, ...], more: tuple[str, ...], as_json: bool, **flag
 @click.argument("service", metavar="PORT[/PROTO]")
 @_PLACES
 @_MORE
+@_options("policy_budget", "namespace_budget")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with every rule.")
 def explain(
-    source: str, destination: str, service: str, more: tuple[str, ...], places: tuple[str, ...], as_json: bool
+    source: str,
+    destination: str,
+    service: str,
+    more: tuple[str, ...],
+    places: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Say whether SRC may open a connection to DST, and which policies and rules decide it.
 
@@ -322,6 +333,7 @@ def explain(
     manifests that cannot be used).
     """
     from agent import explain as explaining
+    from agent.policy.limits import Budgets
     from agent.question import QuestionError, question_of
 
     chosen = _places_of(places, more)
@@ -329,7 +341,8 @@ def explain(
         question = question_of(source, destination, service)
     except QuestionError as error:
         raise click.UsageError(str(error)) from None
-    explanation = explaining.explain(chosen, question)
+    budgets = Budgets(_value("policy_budget", flags), _value("namespace_budget", flags))
+    explanation = explaining.explain(chosen, question, budgets)
     _tell(explanation.notes, explanation.refused)
     if as_json:
         click.echo(explaining.as_json(explanation), nl=False)

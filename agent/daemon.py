@@ -14,8 +14,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
-from agent import __version__, log
+from agent import __version__, log, overbudget
 from agent.dataplane.backend import Backend, Call, Fault, Reading, Report
 from agent.dataplane.host import HostState, check_host
 from agent.dataplane.hostwatch import EVERY, HostWatch
@@ -49,6 +50,10 @@ HEARTBEAT = 1.0
 LINK_PAUSE = 0.5
 """Seconds between two looks at the host while interfaces come and go."""
 LINKS_RETRY = 5.0
+SLICE = 400
+"""As much is compiled, counted in rules, between two looks for events: some 30 ms with writing it."""
+SLICE_AT_START = 4_000
+"""The same until everything has been enforced for the first time: nothing else waits then."""
 OVERTAKEN = 3
 """How often a look at the kernel may be overtaken by writes of this agent before it waits for one."""
 OVERTAKEN_PAUSE = 0.2
@@ -108,7 +113,12 @@ class Agent:
         self._make_backend = make_backend
         self._backend = self._made(self._families)
         self._source = source
-        self._engine = Engine(settings.node_name, linger=settings.linger, allow_nodes=settings.allow_nodes)
+        self._engine = Engine(
+            settings.node_name,
+            linger=settings.linger,
+            allow_nodes=settings.allow_nodes,
+            budgets=settings.budgets,
+        )
         self._started = time.time()
         self._heartbeat = time.time()
         self._applied = False
@@ -169,15 +179,25 @@ class Agent:
             # A collection would look at the whole cluster again and again while it is read.
             gc.freeze()
         if not self._adopted:
-            self._engine.apply(events, now)
+            self._engine.apply(events, now, SLICE_AT_START)
+            self._tell_budgets()
             return
+        most = SLICE if self._applied else SLICE_AT_START
+        waited = self._engine.waiting
         cut = portions(events, self._engine.is_here, self._settings.node_name)
         for number, portion in enumerate(cut, start=1):
-            delta = self._engine.apply(portion, now)
-            self._pod_links.changed(delta)
-            if delta and not self._refused:
-                more = _always if number < len(cut) else self._has_news
-                self._finish(self._call(self._backend.apply, delta, more), self._note)
+            # What waits has a step of its own, so that events are changes of the simplest kind.
+            more = _always if number < len(cut) or waited else self._has_news
+            self._apply(portion, now, 0 if self._engine.waiting else most, more)
+        if waited and (events or not self._backend.busy):
+            self._apply([], now, most, self._has_news)
+        self._tell_budgets()
+
+    def _apply(self, events: list[Event], now: float, most: int, more: Callable[[], bool]) -> None:
+        delta = self._engine.apply(events, now, most)
+        self._pod_links.changed(delta)
+        if delta and not self._refused:
+            self._finish(self._call(self._backend.apply, delta, more), self._note)
 
     def _descriptors(self) -> tuple[int, ...]:
         """Return what tells that the backend's work can go on."""
@@ -197,6 +217,18 @@ class Agent:
         else:
             then(report)
 
+    def _tell_budgets(self) -> None:
+        """Log which policies are over budget, or no longer."""
+        news = self._engine.take_budget_news()
+        for key, excess in islice(news.items(), overbudget.NAMED):
+            if excess is None:
+                _log.info("policy within budget again, or gone", policy=str(key))
+            else:
+                fault = overbudget.fault(key, excess)
+                _log.warning("policy over budget", policy=str(key), detail=fault.what, remedy=fault.remedy)
+        if len(news) > overbudget.NAMED:
+            _log.warning("more policies over budget, or no longer", policies=len(news) - overbudget.NAMED)
+
     def _wait(self, now: float) -> float:
         """Return how long nothing is due."""
         times = [now + HEARTBEAT, self._host_at]
@@ -205,6 +237,8 @@ class Agent:
         if self._backend.busy:
             times.append(self._backend.waits().until)
             return max(0.0, min(times) - now)
+        if self._engine.waiting:
+            times.append(now)
         if self._retry_at is not None:
             times.append(self._retry_at)
         if self._adopted:
@@ -230,7 +264,9 @@ class Agent:
             if self._retry_at is not None and now < self._retry_at:
                 return
             if self._synced():
-                self._first_sync(now)
+                # Where the kernel holds something, what is not compiled yet would be closed for a moment.
+                if self._fresh or not self._engine.waiting:
+                    self._first_sync(now)
             elif self._fresh and self._can_isolate():
                 self._isolate()
             return
@@ -343,7 +379,9 @@ class Agent:
 
     def _enforcing(self) -> None:
         """Take note of it when for the first time everything that the sources told is in the kernel."""
-        if self._applied or self._retry_at is not None or self._backend.busy or not self._synced():
+        if self._applied or self._retry_at is not None or self._backend.busy or self._engine.waiting:
+            return
+        if not self._synced():
             return
         self._applied = True
         _log.info(

@@ -17,6 +17,7 @@ from agent.kube.events import Invalid
 from agent.kube.model import Direction, Family, Key, Kind, address_text
 from agent.policy.cluster import Cluster, cluster_of, owner
 from agent.policy.evaluator import CannotSayError, Endpoint, evaluate
+from agent.policy.limits import DEFAULT, Budgets
 from agent.policy.verdict import DirectionVerdict, PolicyFinding, RuleFinding, Verdict
 from agent.question import Question
 from agent.sources.desired import Desired
@@ -55,13 +56,13 @@ class Explanation(NamedTuple):
 # --- The answer -------------------------------------------------------------------------------------------
 
 
-def explain(places: Sequence[Path], question: Question) -> Explanation:
+def explain(places: Sequence[Path], question: Question, budgets: Budgets = DEFAULT) -> Explanation:
     """Answer a question from manifests, as an agent that has just read them would enforce.
 
     ``places`` are directories, files, or ``-`` for standard input.
     """
     read = read_once(places)
-    desired, cluster, refused = read.desired, cluster_of(read.objects), read.refused
+    desired, cluster, refused = read.desired, cluster_of(read.objects, budgets), read.refused
     unread = _unread_reasons(read.unread)
     notes = (*read.notes, *suggest.hints(cluster, read.facts, question))
     if instead := suggest.instead(cluster, read.facts, question):
@@ -205,7 +206,11 @@ def _direction_lines(verdict: DirectionVerdict, side: str) -> Iterator[str]:
                 yield escape(f"  allowed by rule {rule.number} of {found.policy}: {_rule_text(rule)}")
             elif not verdict.allowed:
                 yield escape(f"  not by rule {rule.number} of {found.policy}: {_rule_text(rule)}")
-        if not found.rules and not verdict.allowed:
+        if found.not_enforced:
+            yield escape(
+                f"  not by {found.policy}, which is over budget and allows nothing: {found.not_enforced}"
+            )
+        elif not found.rules and not verdict.allowed:
             yield escape(f"  not by {found.policy}: it has no {verdict.direction} rule")
 
 
@@ -263,6 +268,7 @@ def _direction_data(verdict: DirectionVerdict) -> dict[str, object]:
 def _policy_data(found: PolicyFinding) -> dict[str, object]:
     return {
         "policy": str(found.policy),
+        **({"notEnforced": found.not_enforced} if found.not_enforced else {}),
         "rules": [
             {
                 "rule": rule.number,

@@ -10,6 +10,7 @@ from agent.kube.events import Upsert
 from agent.kube.model import (
     Direction,
     Family,
+    Key,
     Kind,
     Namespace,
     NetworkPolicy,
@@ -19,6 +20,7 @@ from agent.kube.model import (
     address_text,
 )
 from agent.node import options_of
+from agent.policy.budget import Excess
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from agent.settings import Families, Settings
@@ -36,6 +38,7 @@ class Rendered(NamedTuple):
     text: str
     sets: str
     tables: dict[Family, str]
+    over_budget: dict[Key, Excess]
 
 
 def only_node(manifests: Read) -> str:
@@ -70,7 +73,7 @@ def render(manifests: Read, settings: Settings) -> Rendered:
     Of the families ``auto`` takes both: what this host has says nothing of that node.
     """
     node = settings.node_name
-    engine = Engine(node, allow_nodes=settings.allow_nodes)
+    engine = Engine(node, allow_nodes=settings.allow_nodes, budgets=settings.budgets)
     engine.apply([Upsert(_kind(found), found) for found in manifests.objects], 0.0)
     program, options = engine.program, options_of(settings)
     families = _FAMILIES.get(settings.families, tuple(Family))
@@ -80,6 +83,7 @@ def render(manifests: Read, settings: Settings) -> Rendered:
         f"# node {node}\n{render_text(program, options, families)}",
         render_sets(program, options, families),
         dict(render_tables(program, options, families)),
+        engine.over_budget(),
     )
 
 
@@ -100,6 +104,7 @@ def as_json(rendered: Rendered) -> str:
         "node": rendered.node,
         "isolatedPods": pods,
         "policies": policies,
+        "overBudget": {str(key): str(excess) for key, excess in sorted(rendered.over_budget.items())},
         "ipset": rendered.sets,
         "iptables": {f"ipv{family.value}": text for family, text in rendered.tables.items()},
     }

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agent.policy.limits import DEFAULT, Budget, Budgets, NamespaceBudget, PolicyBudget, budget_text, changed
+
 ENVIRONMENT_PREFIX = "NETPOL_AGENT_"
 KUBE_PROXY_MARKS = 0x4000 | 0x8000
 
@@ -90,6 +92,8 @@ class Settings:
     allow_nodes: bool
     linger: float
     cache_allowed: float
+    policy_budget: PolicyBudget
+    namespace_budget: NamespaceBudget
     drift_interval: float
     confirm_empty: float
     fix_host: bool
@@ -97,6 +101,11 @@ class Settings:
     health_port: int
     log_format: LogFormat
     log_level: LogLevel
+
+    @property
+    def budgets(self) -> Budgets:
+        """What policies may cost this node."""
+        return Budgets(self.policy_budget, self.namespace_budget)
 
 
 class SettingError(ValueError):
@@ -201,6 +210,17 @@ def _seconds(least: float) -> Callable[[str], float]:
         if not least <= seconds <= 86_400:
             raise _UnfitError(f"give a number of seconds from {least:g} to 86400")
         return seconds
+
+    return parse
+
+
+def _budget(default: Budget) -> Callable[[str], Budget]:
+    def parse(text: str) -> Budget:
+        try:
+            return changed(default, text)
+        except ValueError:
+            names = ", ".join(default._fields)
+            raise _UnfitError(f"give amounts of some of {names}, such as rules=8000,sets=500") from None
 
     return parse
 
@@ -325,6 +345,20 @@ SETTINGS: tuple[Setting, ...] = (
         "SECONDS",
         "How long an allowed connection is cached, so that its like is not judged again; 0 judges all.",
         _seconds(0),
+    ),
+    Setting(
+        "policy_budget",
+        budget_text(DEFAULT.policy),
+        "AMOUNTS",
+        "What one policy may need on this node; one that needs more isolates its pods and allows nothing.",
+        _budget(DEFAULT.policy),
+    ),
+    Setting(
+        "namespace_budget",
+        budget_text(DEFAULT.namespace),
+        "AMOUNTS",
+        "The same for all policies of a namespace that select pods here; the oldest policies are kept.",
+        _budget(DEFAULT.namespace),
     ),
     Setting(
         "drift_interval",

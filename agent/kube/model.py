@@ -234,6 +234,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     """A NetworkPolicy with ``policyTypes`` resolved.
 
     A direction that is None is not named by the policy; an empty tuple isolates and allows nothing.
+    ``created`` is RFC 3339 text in UTC, empty when unset.
     """
 
     namespace: str
@@ -241,6 +242,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     pod_selector: Selector = Selector()
     ingress: tuple[Rule, ...] | None = None
     egress: tuple[Rule, ...] | None = None
+    created: str = ""
 
     @property
     def key(self) -> Key:

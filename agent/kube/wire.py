@@ -304,7 +304,8 @@ def _decoded(kind: Kind, wire: shapes.Wire) -> Decoded:
         key = _key(kind, meta)
         reading = read_policy(key, wire.spec, strict=False)
         if reading.policy is not None:
-            return Decoded(key, meta.resource_version, Upsert(kind, reading.policy))
+            policy = msgspec.structs.replace(reading.policy, created=_time(meta.created))
+            return Decoded(key, meta.resource_version, Upsert(kind, policy))
         return Decoded(key, meta.resource_version, Invalid(kind, key, reading.problems, reading.closed))
     try:
         value = _CONVERSIONS[kind](wire)

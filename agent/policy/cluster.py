@@ -20,6 +20,11 @@ from agent.kube.model import (
     address_text,
     family_of,
 )
+from agent.policy.budget import Excess, over_budget
+from agent.policy.limits import Budgets
+
+NAMESPACE_ANNOTATION = "net.beta.kubernetes.io/network-policy"
+"""The name under which a namespace's DefaultDeny annotation (Kubernetes 1.6) appears among the policies."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,15 @@ class Cluster:
     namespaces: Mapping[str, Namespace]
     policies: Mapping[Key, NetworkPolicy]
     nodes: Mapping[str, Node]
+    budgets: Budgets | None = None
+    """What policies may cost a node; None: anything."""
 
 
-def cluster_of(objects: Iterable[Object]) -> Cluster:
-    """Return the cluster that objects make; of one key, the last holds."""
+def cluster_of(objects: Iterable[Object], budgets: Budgets | None = None) -> Cluster:
+    """Return the cluster that objects make; of one key, the last holds.
+
+    ``budgets``: what policies may cost a node; None: anything.
+    """
     pods: dict[Key, Pod] = {}
     namespaces: dict[str, Namespace] = {}
     policies: dict[Key, NetworkPolicy] = {}
@@ -47,7 +57,38 @@ def cluster_of(objects: Iterable[Object]) -> Cluster:
             policies[found.key] = found
         else:
             nodes[found.name] = found
-    return Cluster(pods, namespaces, policies, nodes)
+    return Cluster(pods, namespaces, policies, nodes, budgets)
+
+
+def in_force(cluster: Cluster, namespace: str) -> list[NetworkPolicy]:
+    """Return the policies of a namespace.
+
+    Its DefaultDeny annotation counts as one that selects every pod, names Ingress, and has no rule.
+    """
+    found = [policy for policy in cluster.policies.values() if policy.namespace == namespace]
+    known = cluster.namespaces.get(namespace)
+    if known is not None and known.ingress_isolated:
+        found.append(NetworkPolicy(namespace, NAMESPACE_ANNOTATION, ingress=()))
+    return found
+
+
+def closed_by_budget(cluster: Cluster, namespace: str, node: str) -> Mapping[Key, Excess]:
+    """Return the policies of a namespace that are not enforced as written on a node, and why.
+
+    Those count that select any pod there which has an address.
+    """
+    if cluster.budgets is None or not node:
+        return {}
+    kinds: dict[str, Mapping[str, str]] = {}
+    for pod in cluster.pods.values():
+        mine = pod.namespace == namespace and pod.node == node
+        if mine and any(owner(cluster, address) is pod for address in pod.addresses):
+            kinds[repr(sorted(pod.labels.items()))] = pod.labels
+    reaching = (
+        (policy, sum(policy.pod_selector.matches(dict(labels)) for labels in kinds.values()))
+        for policy in in_force(cluster, namespace)
+    )
+    return over_budget([(policy, reach) for policy, reach in reaching if reach], cluster.budgets)
 
 
 def owner(cluster: Cluster, address: bytes) -> Pod | None:

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from agent.kube.events import Delete, Event, Invalid, Problem, Upsert
 from agent.kube.model import Direction, Key, Kind, Namespace, NetworkPolicy, Node, Object, Pod, Selector
+from agent.policy.budget import Excess
 from agent.policy.bypass import Bypass
 from agent.policy.groups import Groups
 from agent.policy.inventory import Inventory
 from agent.policy.journal import Journal
+from agent.policy.limits import DEFAULT, Budgets
 from agent.policy.linger import Lingering
 from agent.policy.ownership import Ownership
 from agent.policy.program import Delta, PodId, Program
@@ -57,12 +59,15 @@ class Engine:
         events ─► pods ──────► Groups ─► Ownership ─► Sets (members)
                   namespaces ► Terms ───────────────────┘
                   policies ──► Selection
-        settle ─► Selection ─► pods ─► policies compiled ─► Sets (come and go) ─► Delta
+        settle ─► Ledger (budgets) ─► Turns ─► policies compiled ─► Sets (come and go)
+                  Selection ─► pods ─► Delta
 
     Not thread-safe, but for the views :meth:`local_pods` and :meth:`invalid`.
     """
 
-    def __init__(self, node: str, *, linger: float = 60.0, allow_nodes: bool = False) -> None:
+    def __init__(
+        self, node: str, *, linger: float = 60.0, allow_nodes: bool = False, budgets: Budgets = DEFAULT
+    ) -> None:
         self._bypass = Bypass(node)
         self.program = Program(bypass=self._bypass.networks)
         self._allow_nodes = allow_nodes
@@ -88,6 +93,7 @@ class Engine:
             self._sets,
             self._selection,
             self._lingering,
+            budgets,
         )
         self._journal = Journal()
 
@@ -101,8 +107,13 @@ class Engine:
                 if address not in self._ownership.owners:
                     self._lingering.close(address, (direction,), None, now)
 
-    def apply(self, events: Iterable[Event], now: float) -> Delta:
-        """Take events, in order, and the time in monotonic seconds; return what changed in the program."""
+    def apply(self, events: Iterable[Event], now: float, most: int | None = None) -> Delta:
+        """Take events, in order, and the time in monotonic seconds; return what changed in the program.
+
+        ``most``: how much compiling the step may do, counted in rules of the kernel; None: any. Policies for
+        which there is no time are :attr:`waiting`: their pods are isolated, and what they allow follows in
+        the next steps. What isolates, and what goes, never waits.
+        """
         for event in events:
             if isinstance(event, Upsert):
                 if self._invalid:
@@ -117,7 +128,7 @@ class Engine:
             else:
                 self._synced.add((event.kind, event.here))
         journal, self._journal = self._journal, Journal()
-        delta = self._settlement.settle(journal, now, pods_synced=self.synced(Kind.POD))
+        delta = self._settlement.settle(journal, now, pods_synced=self.synced(Kind.POD), most=most)
         bypass = self._bypass.networks
         if bypass is not self.program.bypass:
             # Another object may be equal: a node that came and went within the step.
@@ -128,6 +139,19 @@ class Engine:
     def deadline(self) -> float | None:
         """Return when :meth:`apply` is next due though nothing happens, in monotonic seconds."""
         return self._lingering.deadline()
+
+    @property
+    def waiting(self) -> int:
+        """The number of policies that wait for a step with time to compile them."""
+        return len(self._settlement.turns)
+
+    def over_budget(self) -> dict[Key, Excess]:
+        """Return the policies that are not enforced as written, and why. Safe to call from any thread."""
+        return dict(self._settlement.ledger.excess)
+
+    def take_budget_news(self) -> Mapping[Key, Excess | None]:
+        """Return the policies that are over budget, or no longer (None), since the last call."""
+        return self._settlement.ledger.take_news()
 
     @property
     def pods(self) -> int:
@@ -236,8 +260,7 @@ class Engine:
         self._enforce(event.key, event.closed)
 
     def _enforce(self, key: Key, policy: NetworkPolicy | None) -> None:
-        if self._selection.set_policy(key, policy):
-            self._journal.policies.add(key)
+        self._selection.set_policy(key, policy)
 
     def _set_namespace(self, name: str, namespace: Namespace | None) -> None:
         if namespace is None:

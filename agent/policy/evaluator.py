@@ -24,11 +24,21 @@ from agent.kube.model import (
     address_text,
     family_of,
 )
+<<<<<<< HEAD
 from agent.policy.cluster import Cluster, ip_of, named_port, network_of, own_node, owner, stranger_text
+=======
+from agent.policy.cluster import (
+    Cluster,
+    closed_by_budget,
+    in_force,
+    named_port,
+    network_of,
+    own_node,
+    owner,
+    stranger_text,
+)
+>>>>>>> 8446a70 (Bound what policies cost a node, and compile them in turns)
 from agent.policy.verdict import Answer, DirectionVerdict, Packet, PolicyFinding, RuleFinding, Verdict
-
-NAMESPACE_ANNOTATION = "net.beta.kubernetes.io/network-policy"
-"""The name under which a namespace's DefaultDeny annotation (Kubernetes 1.6) appears among the policies."""
 
 Endpoint = Key | bytes
 """One end of a connection: a pod by its key, or a packed address."""
@@ -157,10 +167,16 @@ def _if_not_isolated(cluster: Cluster, direction: Direction, packet: Packet) -> 
 
 
 def _by_policies(cluster: Cluster, direction: Direction, packet: Packet) -> DirectionVerdict:
-    """Policies are additive: one rule that matches is enough, whichever policy it is of."""
+    """Policies are additive: one rule that matches is enough, whichever policy it is of.
+
+    A policy for which there is no budget on the pod's node allows nothing.
+    """
     pod = _pod(cluster, direction, packet)
+    over = closed_by_budget(cluster, pod.namespace, pod.node)
     findings = tuple(
-        PolicyFinding(
+        PolicyFinding(policy.key, (), str(over[policy.key]))
+        if policy.key in over
+        else PolicyFinding(
             policy.key,
             tuple(
                 _rule(cluster, policy, number, rule, direction, packet)
@@ -180,17 +196,11 @@ def isolating(cluster: Cluster, direction: Direction, pod: Pod) -> list[NetworkP
     They are of the pod's namespace, name the direction in policyTypes and select the pod. A namespace's
     DefaultDeny annotation counts as one that selects every pod, names Ingress, and has no rule.
     """
-    policies = list(cluster.policies.values())
-    namespace = cluster.namespaces.get(pod.namespace)
-    if namespace is not None and namespace.ingress_isolated:
-        policies.append(NetworkPolicy(pod.namespace, NAMESPACE_ANNOTATION, ingress=()))
     return sorted(
         (
             policy
-            for policy in policies
-            if policy.namespace == pod.namespace
-            and policy.rules(direction) is not None
-            and policy.pod_selector.matches(pod.labels)
+            for policy in in_force(cluster, pod.namespace)
+            if policy.rules(direction) is not None and policy.pod_selector.matches(pod.labels)
         ),
         key=lambda policy: policy.key,
     )

@@ -10,7 +10,7 @@ from agent.policy.ownership import Transfer
 class Journal:
     """Notes of one step about pods and addresses, taken as the events come, thrown away when it settles."""
 
-    __slots__ = ("deleted", "departed", "gone", "owners", "policies", "touched")
+    __slots__ = ("deleted", "departed", "gone", "owners", "touched")
 
     def __init__(self) -> None:
         self.owners: dict[bytes, PodRecord | None] = {}
@@ -23,8 +23,6 @@ class Journal:
         """Local live pods that are live no more: finished, deleted, or their name another's."""
         self.deleted: set[PodIdentity] = set()
         """Local pods, live or not, whose object went."""
-        self.policies: set[Key] = set()
-        """Policies that changed."""
 
     def transfer(self, transfer: Transfer) -> None:
         """Note that an address changed hands."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from agent.kube.model import Direction, Key
+from agent.kube.model import Direction, Family, Key, NetworkPolicy
 from agent.policy.compile import compile_policy
 from agent.policy.graph import PodIdentity, PodRecord
 from agent.policy.journal import Journal
+from agent.policy.ledger import Ledger
+from agent.policy.limits import Budgets
 from agent.policy.linger import Lingering
 from agent.policy.ownership import Ownership
 from agent.policy.program import (
@@ -25,6 +26,7 @@ from agent.policy.program import (
 )
 from agent.policy.selection import Selection
 from agent.policy.sets import Sets
+from agent.policy.turns import Turns
 from agent.policy.vacated import Vacated
 
 _DIRECTIONS = tuple(Direction)
@@ -36,7 +38,11 @@ class Settlement:
 
     Handles: targets and policies that changed, addresses that changed hands, closed addresses claimed and
     due. Only what was touched is looked at. A policy is compiled while at least one target is selected by
-    it.
+    it and its namespace's budget has room for it.
+
+    A policy that has to be compiled may have to wait for a later step: its pods are isolated meanwhile, and
+    what it allows follows. One that is edited is enforced as it was until then, unless it has come to select
+    other pods or to name other directions.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Settlement:
         sets: Sets,
         selection: Selection,
         lingering: Lingering,
+        budgets: Budgets,
     ) -> None:
         self._program = program
         self._records = records
@@ -54,14 +61,18 @@ class Settlement:
         self._sets = sets
         self._selection = selection
         self._lingering = lingering
-        self._users: Counter[PolicyId] = Counter()
-        """How many pods each active policy isolates in a direction."""
+        self.ledger = Ledger(budgets)
+        self.turns = Turns()
+        """Policies that wait to be compiled."""
+        self._families: tuple[Family, ...] = ()
+        """Those in which targets have addresses: in another no packet comes to a policy's rules."""
         self._vacated = Vacated()
         """Addresses that concerned this node when their pods went."""
 
-    def settle(self, journal: Journal, now: float, *, pods_synced: bool) -> Delta:
+    def settle(self, journal: Journal, now: float, *, pods_synced: bool, most: int | None = None) -> Delta:
         """Bring the program up to date and return what the step changed.
 
+        ``most``: how much work compiling may be, in rules; None: any. What is left over waits for its turn.
         ``pods_synced``: every pod that existed at start was known before the step ended, so that whoever
         claims an address found in the kernel may be another pod than the one it was closed for.
         """
@@ -69,11 +80,10 @@ class Settlement:
         orphans = self._orphans(journal.gone) if journal.gone else {}
         for key in journal.touched:
             self._settle_target(key)
-        dirty = {PolicyId(direction, key) for key in journal.policies for direction in _DIRECTIONS}
+        dropped = self._settle_policies(delta, most)
         for key in self._selection.take_dirty():
             for direction in _DIRECTIONS:
-                self._settle_pod(PodId(direction, key), delta, dirty)
-        dropped = self._settle_policies(dirty, delta) if dirty else []
+                self._settle_pod(PodId(direction, key), delta)
         delta.members = self._sets.take_changes()
         if journal.departed:
             self._settle_released(journal, delta, dropped, now)
@@ -103,16 +113,19 @@ class Settlement:
 
     def _settle_target(self, key: Key) -> None:
         record = self._records.get(key)
-        if record is not None and record.local and record.group is not None and self._ownership.owned(record):
-            self._selection.set_target(key, record)
+        owned = self._ownership.owned(record) if record is not None and record.local else ()
+        if record is not None and record.group is not None and owned:
+            self._selection.set_target(key, record, owned)
         elif key in self._selection.targets:
             self._selection.set_target(key, None)
 
-    def _settle_pod(self, pod_id: PodId, delta: Delta, dirty: set[PolicyId]) -> None:
+    def _settle_pod(self, pod_id: PodId, delta: Delta) -> None:
         direction, key = pod_id
         record = self._selection.targets.get(key)
-        policies = self._selection.selecting(record, direction) if record is not None else ()
-        new = PodProgram(self._ownership.owned(record), policies) if record is not None and policies else None
+        policies = self._selection.selecting(record, direction) if record is not None else None
+        new = None
+        if record is not None and policies is not None:
+            new = PodProgram(self._ownership.owned(record), policies)
         old = self._program.pods.get(pod_id)
         if new == old:
             return
@@ -122,35 +135,64 @@ class Settlement:
             delta.isolated[direction].update(new.addresses)
         else:
             del self._program.pods[pod_id]
-        before: tuple[Key, ...] = ()
         if old is not None:
-            before = old.policies
             delta.opened[direction].update(old.addresses)
-        if before != policies:
-            self._count_users(direction, set(before), set(policies), dirty)
 
-    def _count_users(
-        self, direction: Direction, before: set[Key], after: set[Key], dirty: set[PolicyId]
+    def _settle_policies(self, delta: Delta, most: int | None) -> list[set[Member]]:
+        """Compile what changed and has its turn; return the members that sets which went had before."""
+        selection, outgoing = self._selection, list[PolicyProgram]()
+        changed = self._admit(selection.take_moved())
+        for key in changed:
+            policy = selection.policy(key)
+            if policy is None or not selection.reach(key) or key in self.ledger.excess:
+                self.turns.discard(key)
+                self._enforce(key, None, delta, outgoing)
+            elif selection.enforced(key) != policy:
+                self.turns.put(key, _work(self.ledger, key))
+        families = selection.families()
+        if families != self._families:
+            self._families = families
+            for key in selection.all_enforced():
+                self.turns.put(key, _work(self.ledger, key))
+        for key in self.turns.take(most):
+            self._enforce(key, selection.policy(key), delta, outgoing)
+        for key in changed:
+            if key in self.turns:
+                held, policy = selection.enforced(key), selection.policy(key)
+                if held is not None and (policy is None or not _selects_alike(held, policy)):
+                    # It would allow to pods for which nobody ever meant it.
+                    self._enforce(key, None, delta, outgoing)
+        # Only now, so that a set which passes from one policy to another never goes.
+        dropped: list[set[Member]] = []
+        for program in outgoing:
+            for set_id in _sets_of(program):
+                members = self._sets.release(set_id)
+                if members is not None:
+                    delta.sets_removed.add(set_id)
+                    if set_id.kind is not SetKind.NETWORKS:
+                        dropped.append(members)
+        return dropped
+
+    def _admit(self, moved: set[Key]) -> set[Key]:
+        """Hold policies that changed against the budgets; return all that may have to change with them."""
+        for key in moved:
+            policy, reach = self._selection.policy(key), self._selection.reach(key)
+            if policy is None or not reach:
+                self.ledger.remove(key)
+            else:
+                self.ledger.put(key, policy, reach)
+        return moved | self.ledger.settle()
+
+    def _enforce(
+        self, key: Key, policy: NetworkPolicy | None, delta: Delta, outgoing: list[PolicyProgram]
     ) -> None:
-        for key in after - before:
+        """Have a policy enforced as it is now, or not at all; note the programs that go."""
+        if policy is None and self._selection.enforced(key) is None:
+            return
+        for direction in _DIRECTIONS:
             policy_id = PolicyId(direction, key)
-            if not self._users[policy_id]:
-                dirty.add(policy_id)
-            self._users[policy_id] += 1
-        for key in before - after:
-            policy_id = PolicyId(direction, key)
-            self._users[policy_id] -= 1
-            if not self._users[policy_id]:
-                del self._users[policy_id]
-                dirty.add(policy_id)
-
-    def _settle_policies(self, dirty: Iterable[PolicyId], delta: Delta) -> list[set[Member]]:
-        """Compile what changed; return the members that sets of pods which went had before."""
-        outgoing: list[PolicyProgram] = []
-        for policy_id in dirty:
             old = self._program.policies.get(policy_id)
-            policy = self._selection.policy(policy_id.policy) if policy_id in self._users else None
-            compiled = compile_policy(policy, policy_id.direction) if policy is not None else None
+            compiled = compile_policy(policy, direction, self._families) if policy is not None else None
             if (compiled.program if compiled is not None else None) == old:
                 continue
             delta.policies.add(policy_id)
@@ -163,16 +205,7 @@ class Settlement:
                 del self._program.policies[policy_id]
             if old is not None:
                 outgoing.append(old)
-        # Only now, so that a set which passes from one policy to another never goes.
-        dropped: list[set[Member]] = []
-        for program in outgoing:
-            for set_id in _sets_of(program):
-                members = self._sets.release(set_id)
-                if members is not None:
-                    delta.sets_removed.add(set_id)
-                    if set_id.kind is not SetKind.NETWORKS:
-                        dropped.append(members)
-        return dropped
+        self._selection.set_enforced(key, policy)
 
     def _settle_released(
         self, journal: Journal, delta: Delta, dropped: list[set[Member]], now: float
@@ -252,8 +285,25 @@ class Settlement:
                     delta.local.add(address)
 
     def sizes(self) -> dict[str, int]:
-        return {"policy users": len(self._users), "vacated": len(self._vacated)}
+        return {"waiting": len(self.turns), "vacated": len(self._vacated), **self.ledger.sizes()}
 
 
 def _sets_of(program: PolicyProgram) -> set[SetId]:
     return {set_id for rules in program for rule in rules for set_id in rule.sets()}
+
+
+_NETWORKS_OF_A_RULE = 10
+"""So many networks take as long as one rule of the kernel, and a set as long as two."""
+
+
+def _work(ledger: Ledger, key: Key) -> int:
+    """Return how long a policy takes, from its text to the kernel, in rules."""
+    one = ledger.cost(key)
+    return one.rules + 2 * len(one.cost.sets) + one.cost.networks // _NETWORKS_OF_A_RULE
+
+
+def _selects_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:
+    """Whether two versions of a policy select the same pods and name the same directions."""
+    return one.pod_selector == other.pod_selector and all(
+        (one.rules(direction) is None) is (other.rules(direction) is None) for direction in _DIRECTIONS
+    )

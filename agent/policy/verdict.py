@@ -39,10 +39,14 @@ class RuleFinding(NamedTuple):
 
 
 class PolicyFinding(NamedTuple):
-    """What a policy that isolates the pod says of a packet, rule by rule."""
+    """What a policy that isolates the pod says of a packet, rule by rule.
+
+    ``not_enforced``: why it is not enforced as written and allows nothing; empty where it is.
+    """
 
     policy: Key
     rules: tuple[RuleFinding, ...]
+    not_enforced: str = ""
 
     @property
     def allowing(self) -> tuple[int, ...]:

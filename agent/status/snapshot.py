@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agent.dataplane.backend import Fault, KernelView
-from agent.kube.model import Direction, Family, Kind, address_text
+from agent.kube.model import Direction, Family, Key, Kind, address_text
 from agent.policy.program import PodId, PolicyId, Program
 from agent.sources.source import SyncState
 from agent.status.links import NO_LINKS, LinkCounts
@@ -43,7 +43,8 @@ class SourceStatus(msgspec.Struct, frozen=True):
 class PodStatus(msgspec.Struct, frozen=True):
     """A pod of this node that is isolated, and by which policies.
 
-    A direction that is None is open. One with no policy is closed by an object that is not valid.
+    A direction that is None is open. One with no policy is closed by an object that is not valid, or by
+    policies that are over budget or not compiled yet.
     """
 
     pod: str
@@ -124,6 +125,13 @@ class ClosedStatus(msgspec.Struct, frozen=True):
     directions: tuple[str, ...]
 
 
+class OverBudgetStatus(msgspec.Struct, frozen=True):
+    """A policy that is not enforced as written: it isolates its pods and allows nothing."""
+
+    policy: str
+    why: str
+
+
 class StatusSnapshot(msgspec.Struct, frozen=True):
     """The state of the agent at one moment.
 
@@ -147,6 +155,7 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     faults: tuple[FaultStatus, ...]
     closed: tuple[ClosedStatus, ...]
     links: LinkCounts = NO_LINKS
+    over_budget: tuple[OverBudgetStatus, ...] = ()
 
     @property
     def uptime(self) -> float:
@@ -183,6 +192,7 @@ class Facts:
     drift_check_at: float = 0.0
     repairs: int = 0
     links: LinkCounts = NO_LINKS
+    over_budget: Mapping[Key, str] = field(default_factory=dict)
 
 
 def take(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
@@ -205,6 +215,7 @@ def take(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
         faults=tuple(FaultStatus(f.what, f.remedy, f.blocking) for f in facts.faults),
         closed=_closed(program),
         links=facts.links,
+        over_budget=tuple(OverBudgetStatus(str(k), why) for k, why in sorted(facts.over_budget.items())),
     )
 
 

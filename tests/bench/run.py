@@ -18,6 +18,7 @@ from tests.bench.result import Result, Size
 from tests.bench.settings import Settings
 from tests.bench.stages import stages
 from tests.bench.steady import events, memory, rate
+from tests.bench.tenant import tenant
 
 ON_A_CLUSTER: dict[str, Callable[[Arena], Iterator[Result]]] = {
     "cold": cold,
@@ -25,6 +26,7 @@ ON_A_CLUSTER: dict[str, Callable[[Arena], Iterator[Result]]] = {
     "events": events,
     "rate": rate,
     "memory": memory,
+    "tenant": tenant,
 }
 """Measured at each size, all on one API server and node."""
 ON_A_SIZE: dict[str, Callable[[Size, Settings], Iterator[Result]]] = {"stages": stages}

@@ -111,8 +111,9 @@ def policy(
     egress: Iterable[Rule] | None = None,
     namespace: str = "default",
 ) -> Upsert:
-    directions = [None if rules is None else tuple(rules) for rules in (ingress, egress)]
-    return Upsert(Kind.POLICY, NetworkPolicy(namespace, name, selector, *directions))
+    rules = [None if given is None else tuple(given) for given in (ingress, egress)]
+    policy = NetworkPolicy(namespace, name, selector, ingress=rules[0], egress=rules[1])
+    return Upsert(Kind.POLICY, policy)
 
 
 def gone(event: Upsert) -> Delete:

@@ -77,8 +77,8 @@ POLICY = (
     Mutation(
         "a pod that comes after a policy is selected whatever its labels",
         "agent/policy/selection.py",
-        "{k: policy for k, policy in policies.items() if policy.pod_selector.matches(group.labels)}",
-        "dict(policies)",
+        "if policy.pod_selector.matches(group.labels):\n                    local.count(policy, 1)",
+        "if policy is not None:\n                    local.count(policy, 1)",
         (Selection.COMPILER,),
     ),
     # --- Blocks ---------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ POLICY = (
         _SETS,
         "if not matched and len(live.terms) > 1 and live.wants(group):",
         "if not matched and len(live.terms) < 1:",
-        (Selection.HISTORY,),
+        (Selection.SIZE,),
     ),
     Mutation(
         "of many peers only the first counts",
@@ -323,6 +323,35 @@ POLICY = (
         "for m in _members(live, r, a))",
         "for m in [*_members(live, r, a)][:1])",
         (Selection.COMPILER,),
+    ),
+    # --- Budgets and turns ----------------------------------------------------------------------------------
+    Mutation(
+        "a policy over budget is enforced",
+        _SETTLE,
+        "if policy is None or not selection.reach(key) or key in self.ledger.excess:",
+        "if policy is None or not selection.reach(key):",
+        (Selection.BUDGET,),
+    ),
+    Mutation(
+        "an old policy makes way for a new one",
+        "agent/policy/ledger.py",
+        "        for key in served:\n            self._serve(account, key)\n",
+        "        for key in reversed(served):\n            self._serve(account, key)\n",
+        (Selection.BUDGET,),
+    ),
+    Mutation(
+        "what a policy gave up is still counted",
+        "agent/policy/ledger.py",
+        "        if entry.admitted:\n            self.total.remove(entry.spent)\n        else:",
+        "        if not entry.admitted:",
+        (Selection.BUDGET,),
+    ),
+    Mutation(
+        "an edited policy that waits allows what it did to pods that it did not select",
+        _SETTLE,
+        "if held is not None and (policy is None or not _selects_alike(held, policy)):",
+        "if held is not None and policy is None:",
+        (Selection.TURNS,),
     ),
     # --- Sets over time -------------------------------------------------------------------------------------
     Mutation(
@@ -370,8 +399,8 @@ POLICY = (
     Mutation(
         "a policy stays compiled when its last pod goes",
         _SETTLE,
-        "policy = self._selection.policy(policy_id.policy) if policy_id in self._users else None",
-        "policy = self._selection.policy(policy_id.policy)",
+        "if policy is None or not selection.reach(key) or key in self.ledger.excess:",
+        "if policy is None or key in self.ledger.excess:",
         (Selection.HISTORY,),
     ),
     Mutation(

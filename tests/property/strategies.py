@@ -26,6 +26,7 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
+from agent.policy.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
 from agent.policy.peers import MANY_PEERS
 from agent.policy.verdict import Packet
 
@@ -247,6 +248,23 @@ deletes = st.one_of(
 events: st.SearchStrategy[Event] = st.one_of(
     upserts, upserts, deletes, invalids(), st.builds(Synced, st.sampled_from(list(Kind)))
 )
+
+
+budgets = st.one_of(
+    st.just(DEFAULT),
+    st.builds(
+        Budgets,
+        st.builds(PolicyBudget, st.integers(0, 40), st.integers(0, 8), st.integers(0, 8)),
+        st.builds(
+            NamespaceBudget,
+            st.integers(0, 3),
+            st.integers(0, 100),
+            st.integers(0, 12),
+            st.integers(0, 12),
+        ),
+    ),
+)
+"""Mostly so small that some policies are over them."""
 
 
 class Batch(NamedTuple):

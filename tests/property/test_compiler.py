@@ -11,6 +11,7 @@ from agent.kube.events import Event, Upsert
 from agent.kube.model import Direction, Family, IPBlock, Key, Kind, NetworkPolicy, Pod, Rule
 from agent.policy.blocks import block_members, block_ranges, in_ranges
 from agent.policy.engine import Engine
+from agent.policy.limits import DEFAULT, Budgets
 from agent.policy.program import (
     AddressPort,
     Delta,
@@ -92,10 +93,12 @@ def difference(before: Program, after: Program, local: set[bytes], released: set
 class Follower:
     """Feeds a world and an engine the same events and checks every step."""
 
-    def __init__(self, *, allow_nodes: bool) -> None:
+    def __init__(self, *, allow_nodes: bool, budgets: Budgets = DEFAULT, most: int | None = None) -> None:
         self.world = World()
         self.allow_nodes = allow_nodes
-        self.engine = Engine(HERE, allow_nodes=allow_nodes)
+        self.budgets = budgets
+        self.most = most
+        self.engine = Engine(HERE, allow_nodes=allow_nodes, budgets=budgets)
         self.now = 0.0
         self.vacated: set[bytes] = set()
         self.closed: dict[bytes, tuple[Key, str]] = {}
@@ -130,7 +133,7 @@ class Follower:
             later = self.owners()
             departed += [(a, pod) for a, pod in owners.items() if later.get(a) != pod]
             owners = later
-        delta = self.engine.apply(batch.events, self.now)
+        delta = self.engine.apply(batch.events, self.now, self.most)
         after = self.engine.program
         concerned = local | self.local() | pod_members(before) | pod_members(after)
         released = {a for a, pod in departed if owners.get(a) != pod and a in concerned}
@@ -193,7 +196,7 @@ class Follower:
 
     def fresh(self, shuffled: list[Event]) -> Engine:
         """Return an engine that was told the objects as they are now, in another order."""
-        engine = Engine(HERE, allow_nodes=self.allow_nodes)
+        engine = Engine(HERE, allow_nodes=self.allow_nodes, budgets=self.budgets)
         engine.apply(shuffled, 0.0)
         engine.apply(self.world.invalid.values(), 0.0)
         return engine
@@ -207,16 +210,29 @@ def without_closed(program: Program) -> Program:
     return Program(program.policies, program.pods, program.sets, bypass=program.bypass)
 
 
-@given(strategies.histories, st.booleans(), st.randoms(use_true_random=False))
-def test_any_history_ends_where_its_objects_say(history: list[Batch], nodes: bool, random: Random) -> None:
-    follower = Follower(allow_nodes=nodes)
+@given(
+    strategies.histories,
+    st.booleans(),
+    st.randoms(use_true_random=False),
+    strategies.budgets,
+    st.sampled_from((None, None, 0, 40)),
+)
+def test_any_history_ends_where_its_objects_say(
+    history: list[Batch], nodes: bool, random: Random, budgets: Budgets, most: int | None
+) -> None:
+    follower = Follower(allow_nodes=nodes, budgets=budgets, most=most)
     for batch in history:
         follower.step(batch)
+    follower.most = follower.most or 1
+    while follower.engine.waiting:
+        follower.step(Batch(0.0, ()))
+    follower.most = None
     shuffled = follower.world.events()
     random.shuffle(shuffled)
     fresh = follower.fresh(shuffled)
     assert without_closed(follower.engine.program) == without_closed(fresh.program)
     assert follower.engine.invalid() == fresh.invalid()
+    assert follower.engine.over_budget() == fresh.over_budget()
     assert [pod.key for pod in follower.engine.local_pods()] == [pod.key for pod in fresh.local_pods()]
     follower.step(Batch(0.0, tuple(follower.world.deletes())))
     follower.step(Batch(60.0, ()))

@@ -19,13 +19,14 @@ from agent.kube.model import Direction, Object, address_text
 from agent.policy.cluster import Cluster, cluster_of, owner
 from agent.policy.engine import Engine
 from agent.policy.evaluator import judge
+from agent.policy.limits import DEFAULT, Budgets
 from agent.policy.program import Program
 from agent.policy.verdict import Packet
 from agent.sources.once import read_manifests
 from tests.property.clusters import THERE, RandomCluster, clusters, protocol_name
 from tests.property.interpreter import program_allows
 from tests.property.oracle import World
-from tests.property.strategies import HERE
+from tests.property.strategies import HERE, budgets
 from tests.unit.policy.build import upsert
 
 CLUSTERS = int(os.environ.get("CLUSTERS", "2000"))
@@ -33,9 +34,9 @@ SEED = int(os.environ.get("SEED", "0"))
 _BATCH = 500
 
 
-def program_of(cluster: RandomCluster, node: str) -> Program:
+def program_of(cluster: RandomCluster, node: str, budgets: Budgets = DEFAULT) -> Program:
     """Compile a cluster: for one node at once, for the other object by object, what is referred to last."""
-    engine = Engine(node)
+    engine = Engine(node, budgets=budgets)
     events = upsert(*cluster.objects)
     for step in [events] if node == THERE else [[event] for event in reversed(events)]:
         engine.apply(step, 0.0)
@@ -81,6 +82,25 @@ def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) 
                 )
 
     check()
+
+
+@settings(max_examples=200)
+@given(clusters(), budgets)
+def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
+    random: RandomCluster, given_budgets: Budgets
+) -> None:
+    cluster = cluster_of(random.objects, given_budgets)
+    programs = {node: program_of(random, node, given_budgets) for node in (HERE, THERE)}
+    for packet in random.probes(40):
+        verdict = judge(cluster, packet)
+        for direction in Direction:
+            expected = verdict.direction(direction).allowed
+            enforcer = node_of(cluster, direction, packet)
+            for node, program in programs.items():
+                found = program_allows(program, direction, packet)
+                assert found == (expected or node != enforcer), random.disagreement(
+                    packet, f"{given_budgets}, {direction}: the specification says {expected}, {node} {found}"
+                )
 
 
 @settings(max_examples=60)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.policy.limits import DEFAULT, NamespaceBudget, PolicyBudget
 from agent.settings import (
     SETTINGS,
     AllowedPackets,
@@ -46,6 +47,8 @@ def test_defaults() -> None:
         allow_nodes=False,
         linger=60.0,
         cache_allowed=10.0,
+        policy_budget=DEFAULT.policy,
+        namespace_budget=DEFAULT.namespace,
         drift_interval=10.0,
         confirm_empty=30.0,
         fix_host=True,
@@ -90,6 +93,8 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         "allow_nodes": "yes",
         "linger": "0",
         "cache_allowed": "0",
+        "policy_budget": "rules=7,sets=8,networks=9",
+        "namespace_budget": "policies=6, sets=8",
         "drift_interval": "2.5",
         "confirm_empty": "0",
         "fix_host": "off",
@@ -116,6 +121,8 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         allow_nodes=True,
         linger=0.0,
         cache_allowed=0.0,
+        policy_budget=PolicyBudget(rules=7, sets=8, networks=9),
+        namespace_budget=NamespaceBudget(policies=6, sets=8),
         drift_interval=2.5,
         confirm_empty=0.0,
         fix_host=False,
@@ -133,6 +140,9 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         ("node_name", "a_b", "lower-case"),
         ("manifests", "/nowhere/at/all", "a directory that exists"),
         ("iptables_mode", "nftables", "one of auto, nft, legacy"),
+        ("policy_budget", "policies=1", "amounts of some of rules, sets, networks, such as rules=8000"),
+        ("policy_budget", "rules=-1", "amounts of some of rules, sets, networks"),
+        ("namespace_budget", "5000", "amounts of some of policies, rules, sets, networks"),
         ("families", "v4", "one of auto, ipv4, ipv6, dual"),
         ("mark_ingress", "0x30000", "one bit"),
         ("mark_ingress", "0", "one bit"),

@@ -23,7 +23,7 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
-from agent.policy.compile import FEW_NETWORKS
+from agent.policy.budget import FEW_NETWORKS
 from agent.policy.engine import Engine
 from agent.policy.program import AddressPort, Member, PodId, PodProgram, PolicyId, Program, SetId, SetKind
 from agent.policy.vacated import LOCAL_SECONDS, REMOTE_SECONDS
@@ -211,10 +211,25 @@ def test_an_egress_port_name_resolves_on_each_peer(
 
 def test_a_rule_is_left_out_of_a_family_in_which_it_can_match_nothing(engine: Engine) -> None:
     policy = NetworkPolicy("shop", "p", ingress=(Rule(), Rule((Peer(None, None, block("10.0.0.0/8")),))))
-    engine.apply(upsert(policy, pod("web", "10.0.0.1")), 0)
+    engine.apply(upsert(policy, pod("web", "10.0.0.1", "fd00::1")), 0)
     program = engine.program.policies[PolicyId(IN, policy.key)]
     assert [rule.number for rule in program.v4] == [0, 1]
     assert [rule.number for rule in program.v6] == [0]
+
+
+def test_in_a_family_of_no_pod_here_there_are_no_rules_and_no_sets(engine: Engine) -> None:
+    policy = NetworkPolicy("shop", "p", ingress=(Rule((Peer(labelled(app="client")),)),))
+    client = pod("client", "10.0.0.9", "fd00::9", node="there")
+    engine.apply(upsert(policy, client, pod("web", "10.0.0.1")), 0)
+    policy_id = PolicyId(IN, policy.key)
+    assert engine.program.policies[policy_id].v6 == ()
+    assert {set_id.family for set_id in engine.program.sets} == {Family.V4}
+    delta = engine.apply(upsert(pod("db", "fd00::2")), 1)
+    assert len(engine.program.policies[policy_id].v6) == 1
+    assert {set_id.family for set_id in delta.sets_added} == {Family.V6}
+    delta = engine.apply([delete_pod("db")], 2)
+    assert {set_id.family for set_id in delta.sets_removed} == {Family.V6}
+    assert engine.program.policies[policy_id].v6 == ()
 
 
 def test_an_empty_peer_matches_nothing(engine: Engine) -> None:

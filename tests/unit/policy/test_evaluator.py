@@ -21,8 +21,8 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
-from agent.policy.cluster import cluster_of, owner
-from agent.policy.evaluator import NAMESPACE_ANNOTATION, CannotSayError, Endpoint, evaluate, judge
+from agent.policy.cluster import NAMESPACE_ANNOTATION, cluster_of, owner
+from agent.policy.evaluator import CannotSayError, Endpoint, evaluate, judge
 from agent.policy.verdict import DirectionVerdict, Packet, Verdict
 from tests.unit.policy.build import address, block, labelled, network, pod, port
 

@@ -1,0 +1,61 @@
+"""How much of a node one policy, and the policies of one namespace, may take."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+
+class PolicyBudget(NamedTuple):
+    """What one policy may need: rules of the kernel, sets, and networks of its ipBlocks, excepts among them.
+
+    By default one policy may name all networks of a large cloud (AWS publishes some 11,000, GitHub 5,000), or
+    have 1,000 rules of its own, each with a port, a peer and both families.
+    """
+
+    rules: int = 8_000
+    sets: int = 4_000
+    networks: int = 20_000
+
+
+class NamespaceBudget(NamedTuple):
+    """What all policies of a namespace that select pods of one node may need together.
+
+    By default 1,000 policies that select pods of one node, each with fifty rules of the kernel. A set is
+    counted once, however many of the policies use it. These sets are a sixteenth of what a kernel can have.
+    """
+
+    policies: int = 1_000
+    rules: int = 50_000
+    sets: int = 4_000
+    networks: int = 100_000
+
+
+class Budgets(NamedTuple):
+    """What policies may cost a node."""
+
+    policy: PolicyBudget = PolicyBudget()
+    namespace: NamespaceBudget = NamespaceBudget()
+
+
+DEFAULT = Budgets()
+
+Budget = TypeVar("Budget", PolicyBudget, NamespaceBudget)
+
+
+def changed(budget: Budget, text: str) -> Budget:
+    """Return a budget with the amounts that a text such as ``rules=8000,sets=500`` names.
+
+    Raises ValueError when the text is not of that kind.
+    """
+    amounts = {}
+    for part in text.split(","):
+        name, _, amount = part.strip().partition("=")
+        if name not in budget._fields or not (amount.isascii() and amount.isdecimal()) or len(amount) > 9:
+            raise ValueError(part)
+        amounts[name] = int(amount)
+    return budget._replace(**amounts)
+
+
+def budget_text(budget: PolicyBudget | NamespaceBudget) -> str:
+    """Return a budget as :func:`changed` reads it."""
+    return ",".join(f"{name}={amount}" for name, amount in budget._asdict().items())

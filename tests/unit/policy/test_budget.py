@@ -1,0 +1,324 @@
+"""Budgets: what a policy costs is known before it is spent, and one over budget allows nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.dataplane.iptables.render import policy_chains
+from agent.kube.events import Delete, Invalid, Problem
+from agent.kube.model import (
+    Direction,
+    Family,
+    IPBlock,
+    Key,
+    Kind,
+    NetworkPolicy,
+    Peer,
+    Port,
+    Protocol,
+    Rule,
+    Selector,
+)
+from agent.policy.budget import Excess, cost_of, over_budget
+from agent.policy.compile import compile_policy
+from agent.policy.engine import Engine
+from agent.policy.ledger import Ledger
+from agent.policy.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget, budget_text, changed
+from agent.policy.program import PodId, PolicyId, SetKind
+from tests.property import strategies
+from tests.unit.policy.build import labelled, network, pod, upsert
+from tests.unit.policy.test_size import excepts, names
+
+IN, OUT = Direction.INGRESS, Direction.EGRESS
+
+
+def admitting(name: str, peers: int = 1, created: str = "", **labels: str) -> NetworkPolicy:
+    """Return a policy with a rule, and a set, for each of some peers of its own."""
+    rules = tuple(Rule((Peer(labelled(**{f"{name}{n}": "yes"})),)) for n in range(peers))
+    return NetworkPolicy("shop", name, labelled(**labels), ingress=rules, created=created)
+
+
+def closed(engine: Engine) -> list[str]:
+    return sorted(key.name for key in engine.over_budget())
+
+
+# --- What a policy costs ------------------------------------------------------------------------------------
+
+
+@given(strategies.policies)
+def test_a_cost_is_never_less_than_what_is_made(policy: NetworkPolicy) -> None:
+    cost = cost_of(policy)
+    rules, sets, networks = 0, 0, 0
+    for direction in Direction:
+        compiled = compile_policy(policy, direction)
+        if compiled is None:
+            continue
+        sets += len(compiled.sets)
+        policy_id = PolicyId(direction, policy.key)
+        for family in Family:
+            for rule in compiled.program.rules(family):
+                networks += len(rule.blocks)
+            chains = policy_chains(
+                policy_id, compiled.program.rules(family), lambda set_id: set_id.meaning[:9]
+            )
+            rules += sum(map(len, chains.values()))
+        for set_id, definition in compiled.sets.items():
+            if set_id.kind is SetKind.NETWORKS:
+                networks += len(definition[0])
+    assert rules <= cost.rules
+    assert sets <= len(cost.sets)
+    assert networks <= cost.networks
+
+
+def test_a_cost_does_not_multiply() -> None:
+    big = IPBlock(network("::/0"), excepts(1000))
+    policy = NetworkPolicy("shop", "big", egress=(Rule((Peer(block=big),), names(1000)),))
+    cost = cost_of(policy)
+    assert cost.rules < 40
+    assert len(cost.sets) < 4
+    assert cost.networks == 1002
+
+
+# Taken from real clusters and enlarged: each must fit many times over into what a namespace may have.
+CLOUD = tuple(Peer(block=IPBlock(network(f"{n >> 8}.{n & 255}.0.0/24"))) for n in range(256, 11_256))
+HONEST = {
+    "the ranges of a cloud": NetworkPolicy("shop", "p", egress=(Rule(CLOUD),)),
+    "1,000 ports in one rule": NetworkPolicy(
+        "shop", "p", egress=(Rule(CLOUD[:200], tuple(Port(Protocol.TCP, 2 * n + 1) for n in range(1000))),)
+    ),
+    "1,000 rules with a port and a network each": NetworkPolicy(
+        "shop", "p", egress=tuple(Rule((peer,), (Port(Protocol.TCP, 443),)) for peer in CLOUD[:1000])
+    ),
+    "500 rules with a peer and a port each": NetworkPolicy(
+        "shop",
+        "p",
+        ingress=tuple(
+            Rule((Peer(labelled(app=f"app-{n}")),), (Port(Protocol.TCP, n + 1),)) for n in range(500)
+        ),
+    ),
+    "2,000 peers in one rule": NetworkPolicy(
+        "shop", "p", ingress=(Rule(tuple(Peer(labelled(app=f"app-{n}")) for n in range(2000))),)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_the_largest_honest_policies_are_within_the_budget(name: str) -> None:
+    assert over_budget([(HONEST[name], 3)], DEFAULT) == {}
+
+
+def test_a_namespace_of_hundreds_of_policies_is_within_the_budget() -> None:
+    everyone = Peer(None, Selector())
+    policies = [
+        NetworkPolicy(
+            "shop",
+            f"p-{n}",
+            labelled(app=f"app-{n}"),
+            ingress=(
+                Rule(
+                    (Peer(labelled(app=f"app-{n + 1}")), Peer(None, labelled(team=f"team-{n % 20}"))),
+                    names(1),
+                ),
+                Rule((everyone,), (Port(Protocol.TCP, 9090),)),
+            ),
+            egress=(Rule((everyone,), (Port(Protocol.UDP, 53),)), Rule(CLOUD[n : n + 100])),
+        )
+        for n in range(600)
+    ]
+    assert over_budget([(policy, 2) for policy in policies], DEFAULT) == {}
+
+
+# --- Which policies there is room for -----------------------------------------------------------------------
+
+
+_costly = st.builds(
+    admitting,
+    st.sampled_from("abcdef"),
+    st.integers(0, 4),
+    st.sampled_from(("", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")),
+)
+_budgets = st.builds(
+    Budgets,
+    st.builds(PolicyBudget, st.just(1000), st.integers(2, 8), st.just(1000)),
+    st.builds(NamespaceBudget, st.integers(0, 4), st.integers(0, 80), st.integers(0, 16), st.just(1000)),
+)
+
+
+@given(_budgets, st.lists(st.tuples(_costly, st.integers(0, 3), st.booleans()), max_size=25))
+def test_the_ledger_keeps_what_a_look_at_all_policies_finds(
+    budgets: Budgets, history: list[tuple[NetworkPolicy, int, bool]]
+) -> None:
+    ledger = Ledger(budgets)
+    known: dict[Key, tuple[NetworkPolicy, int]] = {}
+    before: set[Key] = set()
+    for policy, reach, settles in history:
+        if reach:
+            known[policy.key] = policy, reach
+            ledger.put(policy.key, policy, reach)
+        else:
+            known.pop(policy.key, None)
+            ledger.remove(policy.key)
+        if settles:
+            changed_keys = ledger.settle()
+            assert dict(ledger.excess) == over_budget(known.values(), budgets)
+            # Whose answer is another is told.
+            assert before ^ ledger.excess.keys() <= changed_keys | (before - known.keys())
+            before = set(ledger.excess)
+    ledger.settle()
+    assert dict(ledger.excess) == over_budget(known.values(), budgets)
+    for key in known:
+        ledger.remove(key)
+    ledger.settle()
+    assert not any(ledger.sizes().values())
+
+
+def test_the_oldest_are_kept_and_a_new_one_takes_nothing_from_them() -> None:
+    budgets = Budgets(namespace=NamespaceBudget(policies=2))
+    engine = Engine("here", budgets=budgets)
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web")), 0)
+    engine.apply(upsert(admitting("new", created="2026-01-03", app="web")), 0)
+    engine.apply(upsert(admitting("old", created="2026-01-01", app="web")), 0)
+    assert closed(engine) == []
+    delta = engine.apply(upsert(admitting("newest", created="2026-01-04", app="web")), 0)
+    assert closed(engine) == ["newest"]
+    assert not delta
+    engine.apply(upsert(admitting("between", created="2026-01-02", app="web")), 0)
+    assert closed(engine) == ["new", "newest"]
+    engine.apply([Delete(Kind.POLICY, Key("shop", "old"))], 0)
+    assert closed(engine) == ["newest"]
+
+
+def test_of_one_time_the_name_decides() -> None:
+    engine = Engine("here", budgets=Budgets(namespace=NamespaceBudget(policies=1)))
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web"), *(admitting(n, app="web") for n in "bca")), 0)
+    assert closed(engine) == ["b", "c"]
+
+
+def test_policies_that_select_no_pod_here_cost_nothing() -> None:
+    engine = Engine("here", budgets=Budgets(namespace=NamespaceBudget(policies=1)))
+    engine.apply(upsert(*(admitting(n, app="elsewhere") for n in "abc"), admitting("d", app="web")), 0)
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web")), 0)
+    assert closed(engine) == []
+    assert len(engine.program.policies) == 1
+
+
+def test_a_set_that_several_policies_use_is_counted_once() -> None:
+    budgets = Budgets(namespace=NamespaceBudget(sets=2))
+    engine = Engine("here", budgets=budgets)
+    shared = (Rule((Peer(labelled(app="client")),)),)
+    same = [NetworkPolicy("shop", name, ingress=shared) for name in "abc"]
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web"), *same), 0)
+    assert closed(engine) == []
+    engine.apply(upsert(admitting("d", app="web")), 0)
+    assert closed(engine) == ["d"]
+
+
+# --- What a policy over budget does -------------------------------------------------------------------------
+
+
+SMALL = Budgets(policy=PolicyBudget(sets=4))
+
+
+def test_a_policy_over_budget_isolates_in_the_directions_it_names_and_makes_nothing() -> None:
+    engine = Engine("here", budgets=SMALL)
+    web = pod("web", "10.0.0.1", "fd00::1", app="web")
+    delta = engine.apply(upsert(web, admitting("big", 3, app="web")), 0)
+    assert engine.over_budget() == {Key("shop", "big"): Excess("sets", 6, 4, whole=False)}
+    assert engine.program.isolated(IN, Family.V4) == {web.addresses[0]}
+    assert engine.program.isolated(OUT, Family.V4) == set()
+    assert engine.program.pods[PodId(IN, web.key)].policies == ()
+    assert not engine.program.policies
+    assert not engine.program.sets
+    assert delta.isolated[IN] == set(web.addresses)
+
+
+def test_an_edit_that_goes_over_budget_keeps_no_opening_and_one_back_is_enforced_at_once() -> None:
+    engine = Engine("here", budgets=SMALL)
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web"), admitting("p", 1, app="web")), 0)
+    policy_id = PolicyId(IN, Key("shop", "p"))
+    assert policy_id in engine.program.policies
+    # Even with no time to compile anything.
+    delta = engine.apply(upsert(admitting("p", 3, app="web")), 0, 0)
+    assert delta.policies == {policy_id}
+    assert policy_id not in engine.program.policies
+    assert not engine.program.sets
+    engine.apply(upsert(admitting("p", 2, app="web")), 0)
+    assert policy_id in engine.program.policies
+    assert engine.over_budget() == {}
+
+
+def test_other_policies_of_the_pod_are_enforced_beside_one_over_budget() -> None:
+    engine = Engine("here", budgets=SMALL)
+    web = pod("web", "10.0.0.1", app="web")
+    engine.apply(upsert(web, admitting("big", 3, app="web"), admitting("small", 1, app="web")), 0)
+    assert engine.program.pods[PodId(IN, web.key)].policies == (Key("shop", "small"),)
+
+
+def test_another_namespace_has_a_budget_of_its_own() -> None:
+    engine = Engine("here", budgets=Budgets(namespace=NamespaceBudget(policies=1)))
+    other = pod("web", "10.0.0.2", namespace="bank")
+    allow = NetworkPolicy("bank", "p", ingress=(Rule(),))
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web"), other, allow), 0)
+    engine.apply(upsert(*(admitting(n, app="web") for n in "abc")), 0)
+    assert engine.program.pods[PodId(IN, other.key)].policies == (allow.key,)
+
+
+def test_a_policy_that_is_not_valid_still_isolates_when_it_is_over_budget() -> None:
+    engine = Engine("here", budgets=Budgets(namespace=NamespaceBudget(policies=0)))
+    web = pod("web", "10.0.0.1", app="web")
+    stand_in = NetworkPolicy("shop", "p", ingress=(), egress=())
+    engine.apply(upsert(web), 0)
+    engine.apply([Invalid(Kind.POLICY, stand_in.key, (Problem("spec", "wrong"),), stand_in)], 0)
+    assert (
+        engine.program.isolated(IN, Family.V4)
+        == engine.program.isolated(OUT, Family.V4)
+        == {web.addresses[0]}
+    )
+
+
+def test_ten_thousand_policies_on_one_pod_make_no_more_than_the_budget() -> None:
+    engine = Engine("here")
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web")), 0)
+    changes = 0
+    for number in range(3000):
+        created = f"2026-01-01T00:{number // 60:02}:{number % 60:02}Z"
+        changes += bool(engine.apply(upsert(admitting(f"p{number}", created=created, app="web")), 0))
+    assert changes == DEFAULT.namespace.policies
+    assert len(engine.program.policies) == DEFAULT.namespace.policies
+    assert len(engine.program.sets) <= DEFAULT.namespace.sets
+    assert len(engine.over_budget()) == 2000
+
+
+def test_three_thousand_peers_make_no_more_sets_than_the_budget() -> None:
+    engine = Engine("here", budgets=Budgets(namespace=NamespaceBudget(policies=10_000)))
+    engine.apply(upsert(pod("web", "10.0.0.1", "fd00::1", app="web")), 0)
+    engine.apply(upsert(*(admitting(f"p{number:04}", app="web") for number in range(3000))), 0)
+    assert len(engine.program.sets) == DEFAULT.namespace.sets
+    (excess, *_) = engine.over_budget().values()
+    assert (excess.what, excess.limit) == ("sets", DEFAULT.namespace.sets)
+
+
+# --- Texts --------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_is_read_as_it_is_written() -> None:
+    assert changed(PolicyBudget(), budget_text(PolicyBudget(1, 2, 3))) == PolicyBudget(1, 2, 3)
+    assert changed(NamespaceBudget(), "sets=7, rules=9") == NamespaceBudget(sets=7, rules=9)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "rules", "rules=", "rules=-1", "rules=1e3", "members=1", "rules=1234567890"]
+)
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^[^,]*$"):
+        changed(PolicyBudget(), text)
+
+
+def test_an_excess_says_what_is_needed_and_what_there_may_be() -> None:
+    assert (
+        str(Excess("sets", 6000, 4000, whole=False))
+        == "it needs 6,000 sets, of 4,000 at most (--policy-budget)"
+    )
+    assert "of 1,000 at most (--namespace-budget)" in str(Excess("policies", 1001, 1000, whole=True))
