@@ -24,20 +24,17 @@ from agent.kube.model import (
     address_text,
     family_of,
 )
-<<<<<<< HEAD
-from agent.policy.cluster import Cluster, ip_of, named_port, network_of, own_node, owner, stranger_text
-=======
 from agent.policy.cluster import (
     Cluster,
     closed_by_budget,
     in_force,
+    ip_of,
     named_port,
     network_of,
     own_node,
     owner,
     stranger_text,
 )
->>>>>>> 8446a70 (Bound what policies cost a node, and compile them in turns)
 from agent.policy.verdict import Answer, DirectionVerdict, Packet, PolicyFinding, RuleFinding, Verdict
 
 Endpoint = Key | bytes

@@ -27,6 +27,7 @@ from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.model import Family, Kind, NamedPort, Object, Protocol
 from agent.linked_pods import owners_of, without_others_addresses
 from agent.policy.engine import Engine
+from agent.policy.limits import DEFAULT, Budgets
 from tests.lab import packets
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Node, Pod
@@ -141,6 +142,7 @@ class Stage:
         linger: float = 0.0,
         allow_nodes: bool = False,
         patience: float = math.inf,
+        budgets: Budgets = DEFAULT,
     ) -> None:
         """Let the cluster be the cast and these objects, which may replace the cast's, and the kernel so.
 
@@ -156,7 +158,7 @@ class Stage:
             else:
                 cluster[type(item), item.key] = item
         first = [Upsert(KINDS[type(o)], o) for o in cluster.values()]
-        self.engine = Engine("near", linger=linger, allow_nodes=allow_nodes)
+        self.engine = Engine("near", linger=linger, allow_nodes=allow_nodes, budgets=budgets)
         self.engine.apply([*first, *events, *(Synced(kind) for kind in Kind)], self.now)
         with self.kernel():
             if self.backend is None or (options, patience) != (self.options, self.patience):
@@ -192,12 +194,12 @@ class Stage:
             assert not self.backend.disturbed()
             assert self.backend.drift(self.engine.program) == []
 
-    def then(self, *told: Object | Event, after: float = 0.0) -> None:
-        """Let these change, in one step, so many seconds later."""
+    def then(self, *told: Object | Event, after: float = 0.0, most: int | None = None) -> None:
+        """Let these change, in one step, so many seconds later; ``most``: see :meth:`Engine.apply`."""
         assert self.backend is not None
         self.now += after
         events = [Upsert(KINDS[type(t)], t) if isinstance(t, Object) else t for t in told]
-        delta = self.engine.apply(events, self.now)
+        delta = self.engine.apply(events, self.now, most)
         with self.kernel():
             _sound(self.backend.apply(self.engine.program, delta))
 
