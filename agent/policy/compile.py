@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -159,3 +159,24 @@ def _listed(prefix: str, texts: Iterable[str]) -> str:
         return text
     digest = sha256("\n".join(found).encode()).hexdigest()[:32]
     return f"{text} or ... {len(found)} in all, {digest}"
+
+
+def without(program: PolicyProgram, sets: Set[SetId]) -> PolicyProgram:
+    """Return a program without references to sets that have no members: it allows the same."""
+    if not sets:
+        return program
+    narrowed = ((_without(rule, sets) for rule in rules) for rules in program)
+    return PolicyProgram(*(tuple(rule for rule in rules if rule is not None) for rules in narrowed))
+
+
+def _without(rule: RuleProgram, sets: Set[SetId]) -> RuleProgram | None:
+    peers, named = (
+        None if found is None else tuple(s for s in found if s not in sets)
+        for found in (rule.peers, rule.named)
+    )
+    folded = tuple(s for s in rule.folded if s not in sets)
+    nobody = peers == () and not rule.blocks
+    no_port = rule.ports == () and not named
+    if (nobody or no_port) and not folded:
+        return None
+    return rule._replace(peers=peers, named=named, folded=folded)

@@ -158,10 +158,11 @@ class LiveSet:
     """A set of the program, with what decides whether a pod's address makes members of it.
 
     ``terms``: those of which one has to match the pod; empty where its labels do not matter. ``ports``: the
-    named ports that make members; None where the address itself is the member.
+    named ports that make members; None where the address itself is the member. ``references``: how many
+    policies ask for it; ``shown``: in how many policies' programs it is.
     """
 
-    __slots__ = ("area", "definition", "id", "local", "members", "ports", "references", "terms")
+    __slots__ = ("area", "definition", "id", "local", "members", "ports", "references", "shown", "terms")
 
     def __init__(self, set_id: SetId, definition: Definition, terms: Collection[Term] = ()) -> None:
         self.id = set_id
@@ -173,6 +174,7 @@ class LiveSet:
         self.area = definition.area if isinstance(definition, PortPods) else None
         self.members: set[Member] = set()
         self.references = 0
+        self.shown = 0
 
     def wants(self, group: Group) -> bool:
         """Whether one of the terms matches a group."""

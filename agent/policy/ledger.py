@@ -107,6 +107,11 @@ class Ledger:
         """Return what a policy that selects pods here costs."""
         return self._accounts[key.namespace].entries[key].spent
 
+    def sets_of(self, namespace: str) -> int:
+        """Return how many sets the policies of a namespace that there is room for ask for."""
+        account = self._accounts.get(namespace)
+        return len(account.total.sets) if account is not None else 0
+
     def settle(self) -> set[Key]:
         """Decide anew where something changed; return the policies for which the answer may be another."""
         if not self._first:

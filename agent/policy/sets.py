@@ -72,12 +72,12 @@ class Sets:
                         else:
                             live.members.remove(member)
 
-    def acquire(self, set_id: SetId, definition: Definition) -> bool:
-        """Count one more user of a set, filling it when it is the first; return whether it was."""
+    def acquire(self, set_id: SetId, definition: Definition) -> None:
+        """Count one more policy that asks for a set, filling it when it is the first."""
         live = self._live.get(set_id)
         if live is not None:
             live.references += 1
-            return False
+            return
         predicates = definition.predicates if isinstance(definition, PeerPods) else ()
         live = LiveSet(set_id, definition, [self._terms.activate(predicate) for predicate in predicates])
         self._live[set_id] = live
@@ -86,27 +86,53 @@ class Sets:
             live.members.update(definition.members)
         else:
             self._fill(live)
-        self._program_sets[set_id] = live.members
-        return True
 
-    def release(self, set_id: SetId) -> set[Member] | None:
-        """Count one user less; when it was the last, return the members that the set had before the step."""
+    def release(self, set_id: SetId) -> None:
+        """Count one policy less that asks for a set, in whose program it is no more."""
         live = self._live[set_id]
         live.references -= 1
         if live.references:
-            return None
+            return
         del self._live[set_id]
-        del self._program_sets[set_id]
+        self._changed.pop(live, None)
         for term in live.terms:
             _feeds(term, set_id.family).remove(live)
             if not term.v4 and not term.v6:
                 self._terms.deactivate(term)
         if live.ports is not None and not live.terms:
             self._named.remove_set(live)
-        members = live.members
+
+    def show(self, set_id: SetId) -> bool:
+        """Count one more program that a set is in; return whether it is the first."""
+        live = self._live[set_id]
+        live.shown += 1
+        if live.shown > 1:
+            return False
+        self._program_sets[set_id] = live.members
+        # What it had before nobody was told.
+        self._changed.pop(live, None)
+        return True
+
+    def hide(self, set_id: SetId) -> set[Member] | None:
+        """Count one program less; of the last, return the members that the set had before the step."""
+        live = self._live[set_id]
+        live.shown -= 1
+        if live.shown:
+            return None
+        del self._program_sets[set_id]
+        members = set(live.members)
         for member, was in self._changed.pop(live, {}).items():
             (members.add if was else members.discard)(member)
         return members
+
+    def has_nobody(self, set_id: SetId) -> bool:
+        """Whether a set has no members and is in no program."""
+        live = self._live[set_id]
+        return not live.shown and not live.members
+
+    def gaining(self) -> list[SetId]:
+        """Return the sets that changed since the last step and have members now."""
+        return [live.id for live in self._changed if live.members]
 
     def take_changes(self) -> dict[SetId, Membership]:
         """Return how the members of sets changed since the last call."""
@@ -114,6 +140,8 @@ class Sets:
         if not self._changed:
             return changes
         for live, touched in self._changed.items():
+            if not live.shown:
+                continue
             added = {m for m, was in touched.items() if not was and m in live.members}
             removed = {m for m, was in touched.items() if was and m not in live.members}
             if added or removed:

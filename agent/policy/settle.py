@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from agent.kube.model import Direction, Family, Key, NetworkPolicy
-from agent.policy.compile import compile_policy
+from agent.policy.compile import compile_policy, without
 from agent.policy.graph import PodIdentity, PodRecord
 from agent.policy.journal import Journal
 from agent.policy.ledger import Ledger
@@ -31,6 +32,17 @@ from agent.policy.vacated import Vacated
 
 _DIRECTIONS = tuple(Direction)
 """Iterating the enumeration itself costs more than most steps do."""
+
+
+EMPTY_SETS = 256
+"""A namespace that asks for more sets than this has none for peers that match nobody now."""
+
+
+class _Left(NamedTuple):
+    """The sets that a program was made of and the policy asked for, until it changed."""
+
+    shown: set[SetId]
+    asked: set[SetId] | frozenset[SetId]
 
 
 class Settlement:
@@ -64,6 +76,10 @@ class Settlement:
         self.ledger = Ledger(budgets)
         self.turns = Turns()
         """Policies that wait to be compiled."""
+        self._hidden: dict[PolicyId, frozenset[SetId]] = {}
+        """The sets that policies ask for and that are not made, since they have nobody in them."""
+        self._hiding: dict[SetId, set[PolicyId]] = {}
+        """The same, by set."""
         self._families: tuple[Family, ...] = ()
         """Those in which targets have addresses: in another no packet comes to a policy's rules."""
         self._vacated = Vacated()
@@ -140,7 +156,7 @@ class Settlement:
 
     def _settle_policies(self, delta: Delta, most: int | None) -> list[set[Member]]:
         """Compile what changed and has its turn; return the members that sets which went had before."""
-        selection, outgoing = self._selection, list[PolicyProgram]()
+        selection, outgoing = self._selection, list[_Left]()
         changed = self._admit(selection.take_moved())
         for key in changed:
             policy = selection.policy(key)
@@ -154,6 +170,9 @@ class Settlement:
             self._families = families
             for key in selection.all_enforced():
                 self.turns.put(key, _work(self.ledger, key))
+        for set_id in self._sets.gaining() if self._hiding else ():
+            for policy_id in self._hiding.get(set_id, ()):
+                self.turns.put(policy_id.policy, _work(self.ledger, policy_id.policy))
         for key in self.turns.take(most):
             self._enforce(key, selection.policy(key), delta, outgoing)
         for key in changed:
@@ -164,13 +183,15 @@ class Settlement:
                     self._enforce(key, None, delta, outgoing)
         # Only now, so that a set which passes from one policy to another never goes.
         dropped: list[set[Member]] = []
-        for program in outgoing:
-            for set_id in _sets_of(program):
-                members = self._sets.release(set_id)
+        for left in outgoing:
+            for set_id in left.shown:
+                members = self._sets.hide(set_id)
                 if members is not None:
                     delta.sets_removed.add(set_id)
                     if set_id.kind is not SetKind.NETWORKS:
                         dropped.append(members)
+            for set_id in left.asked:
+                self._sets.release(set_id)
         return dropped
 
     def _admit(self, moved: set[Key]) -> set[Key]:
@@ -183,29 +204,63 @@ class Settlement:
                 self.ledger.put(key, policy, reach)
         return moved | self.ledger.settle()
 
-    def _enforce(
-        self, key: Key, policy: NetworkPolicy | None, delta: Delta, outgoing: list[PolicyProgram]
-    ) -> None:
-        """Have a policy enforced as it is now, or not at all; note the programs that go."""
+    def _enforce(self, key: Key, policy: NetworkPolicy | None, delta: Delta, outgoing: list[_Left]) -> None:
+        """Have a policy enforced as it is now, or not at all; note the sets that it lets go of."""
         if policy is None and self._selection.enforced(key) is None:
             return
         for direction in _DIRECTIONS:
             policy_id = PolicyId(direction, key)
             old = self._program.policies.get(policy_id)
             compiled = compile_policy(policy, direction, self._families) if policy is not None else None
-            if (compiled.program if compiled is not None else None) == old:
+            if compiled is None and old is None:
                 continue
-            delta.policies.add(policy_id)
+            new = None
+            asked = set(compiled.sets) if compiled is not None else set[SetId]()
             if compiled is not None:
-                self._program.policies[policy_id] = compiled.program
-                for set_id in _sets_of(compiled.program):
-                    if self._sets.acquire(set_id, compiled.sets[set_id]):
+                for set_id in asked:
+                    self._sets.acquire(set_id, compiled.sets[set_id])
+                new = without(compiled.program, self._spared(key, asked))
+            self._let_go(policy_id, old, outgoing)
+            shown = set[SetId]()
+            if new is not None:
+                shown = _sets_of(new)
+                for set_id in shown:
+                    if self._sets.show(set_id):
                         delta.sets_added.add(set_id)
+                self._program.policies[policy_id] = new
             else:
                 del self._program.policies[policy_id]
-            if old is not None:
-                outgoing.append(old)
+            self._hide(policy_id, asked - shown)
+            if new != old:
+                delta.policies.add(policy_id)
         self._selection.set_enforced(key, policy)
+
+    def _spared(self, key: Key, asked: set[SetId]) -> set[SetId]:
+        """Return the sets of a policy that are not made, since they have nobody in them.
+
+        A set that is there makes the first member's way to the kernel short: so a namespace has them while
+        they are few.
+        """
+        if self.ledger.sets_of(key.namespace) <= EMPTY_SETS:
+            return set()
+        return {set_id for set_id in asked if self._sets.has_nobody(set_id)}
+
+    def _let_go(self, policy_id: PolicyId, old: PolicyProgram | None, outgoing: list[_Left]) -> None:
+        if old is None:
+            return
+        shown = _sets_of(old)
+        hidden = self._hidden.pop(policy_id, frozenset())
+        for set_id in hidden:
+            self._hiding[set_id].discard(policy_id)
+            if not self._hiding[set_id]:
+                del self._hiding[set_id]
+        outgoing.append(_Left(shown, shown | hidden))
+
+    def _hide(self, policy_id: PolicyId, hidden: set[SetId]) -> None:
+        if hidden:
+            self._hidden[policy_id] = frozenset(hidden)
+            for set_id in hidden:
+                self._hiding.setdefault(set_id, set()).add(policy_id)
 
     def _settle_released(
         self, journal: Journal, delta: Delta, dropped: list[set[Member]], now: float
@@ -285,7 +340,12 @@ class Settlement:
                     delta.local.add(address)
 
     def sizes(self) -> dict[str, int]:
-        return {"waiting": len(self.turns), "vacated": len(self._vacated), **self.ledger.sizes()}
+        return {
+            "sets not made": len(self._hidden) + len(self._hiding),
+            "waiting": len(self.turns),
+            "vacated": len(self._vacated),
+            **self.ledger.sizes(),
+        }
 
 
 def _sets_of(program: PolicyProgram) -> set[SetId]:

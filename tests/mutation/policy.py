@@ -364,8 +364,8 @@ POLICY = (
     Mutation(
         "members of a shared set go with one of its users",
         _SETS,
-        "        if live.references:\n            return None\n",
-        "        if live.references:\n            live.members.clear()\n            return None\n",
+        "        if live.references:\n            return\n",
+        "        if live.references:\n            live.members.clear()\n            return\n",
         (Selection.MOVES,),
     ),
     Mutation(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Direction, Family, IPBlock, Key, Kind, NetworkPolicy, Pod, Rule
+from agent.policy import settle
 from agent.policy.blocks import block_members, block_ranges, in_ranges
 from agent.policy.engine import Engine
 from agent.policy.limits import DEFAULT, Budgets
@@ -241,10 +244,36 @@ def test_any_history_ends_where_its_objects_say(
     assert {name: size for name, size in follower.engine.sizes().items() if size} == {}
 
 
-@given(strategies.histories, st.booleans(), st.lists(strategies.probes, min_size=20, max_size=40))
-def test_a_program_judges_packets_as_the_objects_do(
-    history: list[Batch], nodes: bool, probes: list[Probe]
+@pytest.fixture(scope="module")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as context:
+        yield context
+
+
+@given(strategies.histories, st.booleans())
+def test_without_sets_for_nobody_each_step_still_says_what_it_changed(
+    patch: pytest.MonkeyPatch, history: list[Batch], nodes: bool
 ) -> None:
+    with patch.context() as few:
+        few.setattr(settle, "EMPTY_SETS", 0)
+        follower = Follower(allow_nodes=nodes)
+        for batch in history:
+            follower.step(batch)
+        follower.step(Batch(0.0, tuple(follower.world.deletes())))
+        follower.step(Batch(LOCAL_SECONDS, ()))
+    assert {name: size for name, size in follower.engine.sizes().items() if size} == {}
+
+
+@given(
+    strategies.histories,
+    st.booleans(),
+    st.lists(strategies.probes, min_size=20, max_size=40),
+    st.sampled_from((0, 2, settle.EMPTY_SETS)),
+)
+def test_a_program_judges_packets_as_the_objects_do(
+    patch: pytest.MonkeyPatch, history: list[Batch], nodes: bool, probes: list[Probe], empty: int
+) -> None:
+    patch.setattr(settle, "EMPTY_SETS", empty)
     world = World()
     engine = Engine(HERE, linger=0, allow_nodes=nodes)
     for batch in history:

@@ -14,6 +14,7 @@ from agent.kube.model import (
     IPBlock,
     Key,
     Kind,
+    Namespace,
     NetworkPolicy,
     Peer,
     Port,
@@ -27,6 +28,7 @@ from agent.policy.engine import Engine
 from agent.policy.ledger import Ledger
 from agent.policy.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget, budget_text, changed
 from agent.policy.program import PodId, PolicyId, SetKind
+from agent.policy.settle import EMPTY_SETS
 from tests.property import strategies
 from tests.unit.policy.build import labelled, network, pod, upsert
 from tests.unit.policy.test_size import excepts, names
@@ -291,13 +293,55 @@ def test_ten_thousand_policies_on_one_pod_make_no_more_than_the_budget() -> None
     assert len(engine.over_budget()) == 2000
 
 
-def test_three_thousand_peers_make_no_more_sets_than_the_budget() -> None:
+def test_three_thousand_peers_make_no_more_sets_than_the_budget_and_none_for_nobody() -> None:
     engine = Engine("here", budgets=Budgets(namespace=NamespaceBudget(policies=10_000)))
     engine.apply(upsert(pod("web", "10.0.0.1", "fd00::1", app="web")), 0)
     engine.apply(upsert(*(admitting(f"p{number:04}", app="web") for number in range(3000))), 0)
-    assert len(engine.program.sets) == DEFAULT.namespace.sets
+    assert len(engine.program.policies) == DEFAULT.namespace.sets // 2
+    assert len(engine.program.sets) <= EMPTY_SETS
     (excess, *_) = engine.over_budget().values()
     assert (excess.what, excess.limit) == ("sets", DEFAULT.namespace.sets)
+
+
+def test_a_set_is_made_when_its_peer_first_matches_a_pod_and_stays() -> None:
+    engine = Engine("here")
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web")), 0)
+    for number in range(300):
+        engine.apply(upsert(admitting(f"p{number:03}", created=f"{number:03}", app="web")), 0)
+    early, late = (PolicyId(IN, Key("shop", f"p{number}")) for number in ("000", "299"))
+    # In one family alone, as the pods here.
+    assert len(engine.program.policies[early].v4) == 1
+    assert engine.program.policies[late] == ((), ())
+    sets = len(engine.program.sets)
+    assert sets <= EMPTY_SETS
+    client = pod("client", "10.0.0.9", node="there", p2990="yes")
+    delta = engine.apply(upsert(client), 0)
+    (made,) = delta.sets_added
+    assert engine.program.sets[made] == set(client.addresses)
+    assert delta.policies == {late}
+    assert not delta.members
+    # From then on a label is a member, and no rule.
+    delta = engine.apply(upsert(pod("client", "10.0.0.9", node="there", app="client")), 0)
+    assert (delta.policies, delta.sets_removed) == (set(), set())
+    assert delta.members[made].removed == set(client.addresses)
+    delta = engine.apply(upsert(client), 0)
+    assert delta.members[made].added == set(client.addresses)
+    engine.apply([Delete(Kind.POLICY, late.policy)], 0)
+    assert len(engine.program.sets) == sets
+
+
+def test_a_set_that_others_show_wakes_those_who_do_not() -> None:
+    engine = Engine("here")
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web")), 0)
+    engine.apply(upsert(*(admitting(f"p{n:03}", created=f"{n:03}", app="web") for n in range(300))), 0)
+    bank = pod("till", "10.0.0.2", namespace="bank", app="till")
+    everywhere = Peer(labelled(p2990="yes"), Selector())
+    late = NetworkPolicy("shop", "late", ingress=(Rule((everywhere,)),), created="999")
+    engine.apply(upsert(Namespace("shop"), bank, late), 0)
+    assert engine.program.policies[PolicyId(IN, late.key)].v4 == ()
+    engine.apply(upsert(NetworkPolicy("bank", "p", ingress=(Rule((everywhere,)),))), 0)
+    engine.apply(upsert(pod("client", "10.0.0.9", node="there", p2990="yes")), 0)
+    assert len(engine.program.policies[PolicyId(IN, late.key)].v4) == 1
 
 
 # --- Texts --------------------------------------------------------------------------------------------------
