@@ -83,6 +83,9 @@ def _within(side: _Side, isolated: set[bytes], opened: set[bytes]) -> bool:
     # A pod is no peer of its own, but its chain does look at its named ports.
     if any(moved - own or side.named & own for own in side.rechained.values()):
         return True
+    # An address that its pod has anew is isolated before the pod's chain has become what it will be.
+    if any(isolated & own for own in side.rechained.values()):
+        return True
     if side.edited and (moved or isolated or opened):
         return True
     # A pod that was open and is now isolated by a policy that came with it: its peers must be there at once.
