@@ -19,7 +19,7 @@ from agent.dataplane.iptables.options import Options
 from agent.dataplane.lock import LOCK, LockedError, lock_node
 from agent.dataplane.mode import MODES, UndecidedError, decide_mode
 from agent.dataplane.turns import PATIENCE
-from agent.kube.model import Family
+from agent.kube.model import Direction, Family
 from agent.settings import AllowedPackets, DeniedPackets, Settings
 from agent.sources.source import Source
 from agent.status.connections import raise_limit
@@ -43,9 +43,13 @@ class StartError(Exception):
 
 def options_of(settings: Settings) -> Options:
     """Return what the settings say of the rules."""
+    given = {Direction.EGRESS: settings.mark_egress, Direction.INGRESS: settings.mark_ingress}
+    proposed = [bit for bit in (Options.mark_egress, Options.mark_ingress) if bit not in given.values()]
+    egress, ingress = (bit if bit is not None else proposed.pop(0) for bit in given.values())
     return Options(
-        mark_egress=settings.mark_egress,
-        mark_ingress=settings.mark_ingress,
+        mark_egress=egress,
+        mark_ingress=ingress,
+        chosen_marks=frozenset(direction for direction, bit in given.items() if bit is None),
         accept=settings.allowed_packets is AllowedPackets.ACCEPT,
         reject=settings.denied_packets is DeniedPackets.REJECT,
         cache=math.ceil(settings.cache_allowed),

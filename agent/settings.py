@@ -75,7 +75,8 @@ class Settings:
     """The agent's settings, typed and valid. What each means is said once, in :data:`SETTINGS`.
 
     ``kubeconfig`` may be a list of files, as ``KUBECONFIG`` may; empty means the usual places. Marks are
-    single bits; ``linger``, ``cache_allowed``, ``drift_interval`` and ``confirm_empty`` are seconds.
+    single bits, None where the agent chooses; ``linger``, ``cache_allowed``, ``drift_interval`` and
+    ``confirm_empty`` are seconds.
     """
 
     node_name: str
@@ -85,8 +86,8 @@ class Settings:
     state_dir: Path
     iptables_mode: IptablesMode
     families: Families
-    mark_ingress: int
-    mark_egress: int
+    mark_ingress: int | None
+    mark_egress: int | None
     allowed_packets: AllowedPackets
     denied_packets: DeniedPackets
     allow_nodes: bool
@@ -191,13 +192,15 @@ def _directory(text: str) -> Path | None:
     return path
 
 
-def _mark(text: str) -> int:
+def _mark(text: str) -> int | None:
+    if text.lower() == "auto":
+        return None
     try:
         mark = int(text, 0)
     except ValueError:
         mark = 0
     if not 0 < mark <= 0xFFFFFFFF or mark & (mark - 1):
-        raise _UnfitError("give one bit of the 32 of a packet's mark, such as 0x20000")
+        raise _UnfitError("give one bit of the 32 of a packet's mark, such as 0x20000, or auto")
     return mark
 
 
@@ -307,16 +310,16 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "mark_ingress",
-        "0x20000",
+        "auto",
         "BIT",
-        "The bit of a packet's mark that says its destination's policies allow it.",
+        "The bit of a packet's mark that says its destination's policies allow it; auto: one that is free.",
         _mark,
     ),
     Setting(
         "mark_egress",
-        "0x10000",
+        "auto",
         "BIT",
-        "The bit of a packet's mark that says its source's policies allow it.",
+        "The bit of a packet's mark that says its source's policies allow it; auto: one that is free.",
         _mark,
     ),
     _choice(
@@ -460,8 +463,8 @@ def _parsed(setting: Setting, chosen: _Given) -> Any:
         raise SettingError(f"{chosen.origin or setting.flag} is {chosen.text!r}: {unfit}.") from None
 
 
-def _check_marks(ingress: int, egress: int) -> None:
-    if ingress == egress:
+def _check_marks(ingress: int | None, egress: int | None) -> None:
+    if ingress is not None and ingress == egress:
         raise SettingError(
             f"--mark-ingress and --mark-egress are both {ingress:#x}: give each direction a bit of its own, "
             "or what one direction allows would pass the other."
@@ -503,7 +506,7 @@ def warnings(settings: Settings) -> tuple[str, ...]:
         f"--{name} is {mark:#x}, a bit that kube-proxy uses unless told otherwise: "
         "choose another, or give kube-proxy other masquerade and drop bits"
         for name, mark in (("mark-ingress", settings.mark_ingress), ("mark-egress", settings.mark_egress))
-        if mark & KUBE_PROXY_MARKS
+        if mark is not None and mark & KUBE_PROXY_MARKS
     ]
     if ipaddress.ip_address(settings.health_address).is_loopback:
         return tuple(marks)

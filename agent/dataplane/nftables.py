@@ -27,6 +27,7 @@ _LIST_ELEMENT, _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 1, 2
 _IMMEDIATE_REGISTER, _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 2, 1, 2
 _LOOKUP_DESTINATION = 3
 _COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
+_GET_ELEMENTS, _ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS_LIST = 13, 1, 2, 3
 _CREATE = 0x400
 _JUMP, _GOTO, _RETURN, _DROP, _ACCEPT = -3, -4, -5, 0, 1
 _VERDICTS = {_RETURN: "-j RETURN", _DROP: "-j DROP", _ACCEPT: "-j ACCEPT"}
@@ -61,20 +62,34 @@ def chains(netlink: NetlinkSocket, family: Family) -> list[Chain]:
         if _CHAIN_HOOK in fields:
             numbers = dict(attributes(fields[_CHAIN_HOOK]))
             hook = _number(numbers.get(_HOOK_NUMBER)), _number(numbers.get(_HOOK_PRIORITY))
-        found.append(Chain(_text(fields[_CHAIN_TABLE]), _text(fields[_CHAIN_NAME]), hook))
+        found.append(Chain(text(fields[_CHAIN_TABLE]), text(fields[_CHAIN_NAME]), hook))
     return found
 
 
 def rules(netlink: NetlinkSocket, family: Family, table: str = "", chain: str = "") -> Iterator[Rule]:
     """Yield the rules of a family, or only a table's or a chain's, in their order. Raises OSError."""
+    return rules_of(netlink, FAMILIES[family], table, chain)
+
+
+def rules_of(
+    netlink: NetlinkSocket, family: int, table: str = "", chain: str = "", containing: tuple[bytes, ...] = ()
+) -> Iterator[Rule]:
+    """Yield rules of a family, given by its number, such as NFPROTO_INET; see :func:`rules`.
+
+    ``containing``: only those in whose message one of these is, of which most rules hold none.
+    """
     wanted = attribute(_RULE_TABLE, _name(table)) if table else b""
     wanted += attribute(_RULE_CHAIN, _name(chain)) if chain else b""
-    for body in netlink.dump(Message(SUBSYSTEM | _GET_RULE, FAMILIES[family], wanted)):
+    for body in netlink.dump(Message(SUBSYSTEM | _GET_RULE, family, wanted)):
+        if containing:
+            whole = bytes(body)
+            if not any(part in whole for part in containing):
+                continue
         fields = dict(attributes(body))
         # Linux before 4.5 takes no notice of what is wanted.
         rule = Rule(
-            _text(fields[_RULE_TABLE]),
-            _text(fields[_RULE_CHAIN]),
+            text(fields[_RULE_TABLE]),
+            text(fields[_RULE_CHAIN]),
             int.from_bytes(fields[_RULE_HANDLE], "big"),
             bytes(fields.get(_RULE_EXPRESSIONS, b"")),
         )
@@ -82,12 +97,20 @@ def rules(netlink: NetlinkSocket, family: Family, table: str = "", chain: str = 
             yield rule
 
 
+def elements_of(netlink: NetlinkSocket, family: int, table: str, name: bytes) -> Iterator[Attributes]:
+    """Yield what is in a set, each with its attributes by number. Raises OSError."""
+    wanted = attribute(_ELEMENTS_TABLE, _name(table)) + attribute(_ELEMENTS_SET, name)
+    for body in netlink.dump(Message(SUBSYSTEM | _GET_ELEMENTS, family, wanted)):
+        for _, element in attributes(dict(attributes(body)).get(_ELEMENTS_LIST, b"")):
+            yield dict(attributes(element))
+
+
 def expressions(rule: Rule) -> Iterator[tuple[str, Attributes]]:
     """Yield the expressions of a rule: each one's name, and its attributes by number."""
     for _, element in attributes(rule.expressions):
         fields = dict(attributes(element))
         data = fields.get(_EXPRESSION_DATA, memoryview(b""))
-        yield _text(fields.get(_EXPRESSION_NAME, b"")), dict(attributes(data))
+        yield text(fields.get(_EXPRESSION_NAME, b"")), dict(attributes(data))
 
 
 def verdict(name: str, data: Attributes) -> str | None:
@@ -96,7 +119,7 @@ def verdict(name: str, data: Attributes) -> str | None:
     The empty text stands for what cannot be said in one word, such as a map of verdicts.
     """
     if name == "target":
-        return f"-j {_text(data.get(1, b''))}"
+        return f"-j {text(data.get(1, b''))}"
     if name == "lookup":
         return "" if _number(data.get(_LOOKUP_DESTINATION), missing=-1) == 0 else None
     if name != "immediate" or _number(data.get(_IMMEDIATE_REGISTER), missing=-1) != 0:
@@ -104,7 +127,7 @@ def verdict(name: str, data: Attributes) -> str | None:
     found = dict(attributes(dict(attributes(data.get(_IMMEDIATE_DATA, b""))).get(_DATA_VERDICT, b"")))
     code = _number(found.get(_VERDICT_CODE))
     if code in (_JUMP, _GOTO):
-        return f"-{'j' if code == _JUMP else 'g'} {_text(found.get(_VERDICT_CHAIN, b''))}"
+        return f"-{'j' if code == _JUMP else 'g'} {text(found.get(_VERDICT_CHAIN, b''))}"
     return _VERDICTS.get(code)
 
 
@@ -163,7 +186,8 @@ def _name(text: str) -> bytes:
     return text.encode(errors="surrogateescape") + b"\0"
 
 
-def _text(data: memoryview | bytes) -> str:
+def text(data: memoryview | bytes) -> str:
+    """Return the text of an attribute."""
     return bytes(data).rstrip(b"\0").decode(errors="surrogateescape")
 
 

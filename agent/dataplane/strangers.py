@@ -28,10 +28,14 @@ _CHAIN = re.compile(r"KUBE-(?:POD-FW-[A-Z2-7]{16}|NWPLCY-(?:[A-Z2-7]{16}|DEFAULT
 _TOP_CHAIN = re.compile(r"KUBE-ROUTER-(?:INPUT|FORWARD|OUTPUT)")
 _SET = re.compile(r"(?:inet6:)?(?:KUBE-(?:SRC|DST)-[A-Z2-7]{16}|kube-router-local-pods)")
 """The last, and the chain TAIL, are of kube-router's --netpol-default-deny."""
-_ACCEPT = re.compile(
-    r'--comment "(?:KUBE-ROUTER )?rule to explicitly ACCEPT traffic that comply to network policies"'
-    r" -m mark --mark 0x20000/0x20000 -j ACCEPT$"
+_SAID = (
+    '-m comment --comment "(?:KUBE-ROUTER )?'
+    'rule to explicitly ACCEPT traffic that comply to network policies"'
 )
+_ACCEPT = re.compile(
+    rf"{_SAID} -m mark --mark 0x20000/0x20000 -j ACCEPT$|^\[nft [0-9]+ \?\] {_SAID} -j ACCEPT$"
+)
+"""As iptables prints it, and as :mod:`agent.dataplane.iptables.foreign` has it where iptables cannot."""
 _SWITCHED_OFF = re.compile(r"--run-firewall=(?:0|f|F|false|FALSE|False)")
 """As Go's strconv.ParseBool reads it."""
 

@@ -106,3 +106,19 @@ def test_the_way_back_lets_nothing_pass_that_both_deny(old: OldNode) -> None:
         old.kube_router_syncs("back")
         old.cleanup()
     assert old.allowed() == by_kube_router()
+
+
+def test_rules_by_nft_in_the_same_chains_are_no_obstacle_and_stay(old: OldNode) -> None:
+    if old.node.mode is not Mode.NFT:
+        pytest.skip("only nft mode has such rules")
+    for name in ("ip", "ip6"):
+        for chain in ("INPUT", "FORWARD", "OUTPUT"):
+            old.node.run("nft", "insert", "rule", name, "filter", chain, "ct", "state", "invalid", "counter")
+    with denied_throughout(old, *itertools.product(("stranger web", "caged client"), Family)):
+        ended = old.command("--json")
+    assert ended.code == 0, ended.log
+    assert old.allowed() == by_us()
+    ruleset = "".join(old.node.run("nft", "list", "table", name, "filter") for name in ("ip", "ip6"))
+    assert ended.json()["left"] == {"chains": [], "sets": 0, "nft_tables": []}
+    assert "rule to explicitly ACCEPT" not in ruleset
+    assert ruleset.count("ct state invalid") == 6

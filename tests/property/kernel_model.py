@@ -25,7 +25,7 @@ from agent.dataplane.conntrack import ConntrackError
 from agent.dataplane.ipset import IpSets, SetChange, SetContent, SetHeader, SetShape
 from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import builtin, hooks, leftovers, nft, verdict_cache, writer
+from agent.dataplane.iptables import builtin, hooks, leftovers, marks, nft, verdict_cache, writer
 from agent.dataplane.iptables import steps as steps_module
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
@@ -455,6 +455,7 @@ def make_backend(
     patch.setattr(backend_module, "uplinks", uplinks)
     patch.setattr(steps_module, "uplinks", uplinks)
     patch.setattr(backend_module, "NetlinkSocket", lambda: None)
+    patch.setattr(marks.Uses, "read", lambda _: [])
     patch.setattr(builtin, "unlike", lambda *_: {})
     patch.setattr(builtin, "unseeing", lambda *_: [])
     patch.setattr(membarrier, "packets_judged", lambda: kernel.judged())

@@ -13,8 +13,8 @@ from agent import log
 from agent.dataplane.backend import Call, Fault, KernelView, Reading, Report
 from agent.dataplane.ipset import IpSets, SetContent
 from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import builtin, hooks, leftovers, names
-from agent.dataplane.iptables.desired import Desired, Naming
+from agent.dataplane.iptables import builtin, hooks, leftovers, marks, names
+from agent.dataplane.iptables.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.driver import Driver
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
 from agent.dataplane.iptables.inflight import LOOK_AGAIN
@@ -30,6 +30,7 @@ from agent.dataplane.iptables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.iptables.watch import Watch
 from agent.dataplane.iptables.writer import Writer
+from agent.dataplane.markuse import Use
 from agent.dataplane.mode import Mode
 from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.podlinks import PodLink
@@ -97,6 +98,9 @@ class IptablesBackend:
         self._leftovers: list[Fault] = []
         self._leftovers_at = float("-inf")
         self._unclear: list[Fault] = []
+        self._options = options
+        self._uses = marks.Uses()
+        self._mark_faults: tuple[Fault, ...] = ()
         self._refused = False
         self._failed = False
         """Whether something failed since the last sync that went through."""
@@ -143,6 +147,7 @@ class IptablesBackend:
             self._naming.closed = self._writer.closed.make(self._sets, content)
             faults += self._writer.forget(set())
             ours = {family: self._chains.ours(family) for family in self.families}
+            chosen = self._choose_marks(reading.marks)
             elsewhere = self._referred_elsewhere(reading, content)
             elsewhere |= self._referred_unread(content)
             step = self._planner.difference(
@@ -154,6 +159,7 @@ class IptablesBackend:
                 step.released |= put_off.released
                 step.vacant = step.vacant - put_off.released | put_off.vacant
             faults += yield from self._writer.carry_out(step, certain=not self._failed, lenient=True)
+            faults += yield from self._remark(program, chosen)
             faults += yield from self._place_hooks()
             faults += self._unseeing()
             self._chains.prime()
@@ -170,7 +176,7 @@ class IptablesBackend:
     def _read(self) -> Work[TablesReading]:
         """Read the rules: on a thread of its own, since it may take long, unless all is waited for."""
         tables, writes = self._chains.tables, self._chains.writes
-        reading = TablesReading(tables, self._other_mode, self.families, writes, None)
+        reading = TablesReading(tables, self._other_mode, self.families, writes, None, self._uses)
         self._chains.watch.mark()
         if self._patience == math.inf:
             reading.read()
@@ -316,7 +322,7 @@ class IptablesBackend:
             self._looked_at = None
             self._chains.watch.mark()
         tables, writes = self._chains.tables, self._chains.writes
-        return TablesReading(tables, self._other_mode, self.families, writes, known)
+        return TablesReading(tables, self._other_mode, self.families, writes, known, self._uses)
 
     def overtaken(self, reading: Reading) -> bool:
         if not isinstance(reading, TablesReading):
@@ -343,6 +349,7 @@ class IptablesBackend:
                     differences.append(f"IPv{int(family)}: {chain}: {why}")
         differences += [fault.what for fault in self._unseeing()]
         changed = set(self._unclear_in(tables)) ^ set(self._unclear)
+        differences += self._marks_changed(reading.marks)
         differences += sorted(f"another program's rules changed: {fault.what}" for fault in changed)
         if differences:
             self._looked_at = None
@@ -403,6 +410,41 @@ class IptablesBackend:
         self._ipsets.close()
         self._netlink.close()
 
+    def _choose_marks(self, uses: list[Use] | None) -> Options:
+        """Return the options with bits that nobody else uses; go on with those in the kernel until later."""
+        held = marks.held_by(map(self._chains.ours, self.families))
+        choice = marks.choose(self._options, uses or [], held)
+        self._mark_faults = choice.faults
+        chosen = self._options.with_marks(choice.bits)
+        whole = len(held) == len(Direction)
+        self._desired.options = self._options.with_marks(held) if whole else chosen
+        return chosen
+
+    def _remark(self, program: Program, chosen: Options) -> Work[list[Fault]]:
+        """Have the rules use other bits of marks, all of a family's from the same moment on."""
+        before = self._desired.options
+        if before == chosen:
+            return []
+        _log.warning(
+            "other bits of packets' marks",
+            before=f"{before.both_marks:#x}",
+            now=f"{chosen.both_marks:#x}",
+            detail="another program's rules use some of the bits before",
+        )
+        self._desired.options = chosen
+        chains: Changes = {family: {**wanted} for family, wanted in self._desired.full(program).items()}
+        return (yield from self._writer.carry_out(Step(chains), certain=not self._failed, lenient=True))
+
+    def _marks_changed(self, uses: list[Use] | None) -> list[str]:
+        if uses is None:
+            return []
+        now = self._desired.options
+        choice = marks.choose(self._options, uses, {d: now.mark(d) for d in Direction})
+        if self._options.with_marks(choice.bits) != now:
+            return [f"another program uses bits of the agent's in packets' marks ({now.both_marks:#x})"]
+        changed = set(choice.faults) ^ set(self._mark_faults)
+        return sorted(f"who uses bits of packets' marks changed: {fault.what}" for fault in changed)
+
     def _unclear_in(self, tables: Mapping[Family, Table]) -> list[Fault]:
         return [
             fault for family, table in tables.items() for fault in builtin.unclear(self.mode, family, table)
@@ -420,7 +462,15 @@ class IptablesBackend:
         """Report what a call did; harmless faults are told, but no reason to try again."""
         self._failed = self._failed or bool(faults)
         fights = [fault for fault in (self._fights.fault(), self._removals.fault()) if fault is not None]
-        shown = (*faults, *harmless, *self._unclear, *self._leftovers, *self._cache.faults, *fights)
+        shown = (
+            *faults,
+            *harmless,
+            *self._unclear,
+            *self._mark_faults,
+            *self._leftovers,
+            *self._cache.faults,
+            *fights,
+        )
         seconds = time.perf_counter() - started
         standing = tuple(self._writer.closed.faults(self._chains.why))
         return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused, standing=standing)

@@ -66,7 +66,8 @@ class Desired:
 
     def __init__(self, families: Iterable[Family], options: Options, naming: Naming) -> None:
         self.families = tuple(families)
-        self._options = options
+        self.options = options
+        """Whoever changes them has everything rendered anew: see :meth:`full`."""
         self._naming = naming
         self._policy_chains: dict[PolicyId, dict[Family, frozenset[str]]] = {}
         self._by_pod: dict[PodId, tuple[bytes, ...]] = {}
@@ -132,7 +133,7 @@ class Desired:
 
     def _render_links(self, verdicts: linked.Verdicts) -> None:
         self._verdicts = verdicts
-        self._linked = {family: linked.linked(verdicts, family, self._options) for family in self.families}
+        self._linked = {family: linked.linked(verdicts, family, self.options) for family in self.families}
 
     def prune(self) -> Changes:
         """Return the tree nodes that change when the trees take the shape that their addresses give them."""
@@ -190,7 +191,7 @@ class Desired:
         after = () if compiled is None else compiled.addresses
         for family in self.families:
             name = names.pod_chain(pod)
-            chains = {} if compiled is None else render.pod_chain(pod, compiled, family, self._options)
+            chains = {} if compiled is None else render.pod_chain(pod, compiled, family, self.options)
             changes[family][name] = chains.get(name)
         for address in before:
             kept = address in delta.opened[pod.direction]
@@ -216,7 +217,7 @@ class Desired:
         self._tops[family] = depends
         chains = render.top_chains(
             family,
-            self._options,
+            self.options,
             naming.isolated_set,
             guarded=depends.guarded,
             uplinks=depends.uplinks,

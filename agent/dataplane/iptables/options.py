@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from agent.kube.model import Direction
 
@@ -14,6 +15,8 @@ class Options:
     ``mark_egress`` and ``mark_ingress`` are one bit each, set while a direction is judged and clear on
     leaving it. ``accept``: allowed packets are accepted, else they go on to the node's own rules.
     ``reject``: denied packets are answered (TCP reset, ICMP administratively prohibited), else dropped.
+    ``chosen_marks``: the directions of which the bit given is no more than a proposal: the backend takes one
+    that nobody else on the node uses.
     ``cache``: seconds for which an allowed connection is cached; 0: every packet is judged.
     """
 
@@ -22,6 +25,11 @@ class Options:
     accept: bool = False
     reject: bool = False
     cache: int = 10
+    chosen_marks: frozenset[Direction] = frozenset()
+
+    def with_marks(self, bits: Mapping[Direction, int]) -> Options:
+        """Return these options with other mark bits."""
+        return replace(self, mark_egress=bits[Direction.EGRESS], mark_ingress=bits[Direction.INGRESS])
 
     def mark(self, direction: Direction) -> int:
         """Return the mark bit of a direction."""

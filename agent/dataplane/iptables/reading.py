@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterable, Mapping
 
 from agent.dataplane.iptables import leftovers
+from agent.dataplane.iptables.marks import Uses
 from agent.dataplane.iptables.tables import Table, TableError, Tables
+from agent.dataplane.markuse import Use
 from agent.dataplane.mode import Mode
 from agent.kube.model import Family
 
@@ -26,11 +28,15 @@ class TablesReading:
         families: Iterable[Family],
         writes: int,
         known: Mapping[Family, Table] | None,
+        uses: Uses,
     ) -> None:
         self.writes = writes
         self.known = known
         self.seconds = 0.0
         """How long reading took."""
+        self.marks: list[Use] | None = None
+        """Who uses which bits of packets' marks; None where that cannot be told."""
+        self._uses = uses
         self._tables = tables
         self._other_mode = other_mode
         self._families = tuple(families)
@@ -53,6 +59,8 @@ class TablesReading:
         # What cannot be read there has not kept the agent from writing, or it would not be looking now.
         with contextlib.suppress(Exception):
             self.elsewhere, self.elsewhere_errors = leftovers.each_table(self._other_mode, self._families)
+        with contextlib.suppress(Exception):
+            self.marks = self._uses.read()
         self.seconds = time.perf_counter() - started
 
     def tables(self) -> Mapping[Family, Table]:

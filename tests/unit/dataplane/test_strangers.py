@@ -115,6 +115,7 @@ def test_the_rule_by_which_it_accepts_is_known_in_both_its_forms() -> None:
             f'-m comment --comment "{comment}" -m mark --mark 0x20000/0x20000 -j ACCEPT'
         )
         assert not is_firewall_accept(f'-m comment --comment "{comment}" -j ACCEPT')
+        assert is_firewall_accept(f'[nft 12 ?] -m comment --comment "{comment}" -j ACCEPT')
     assert not is_firewall_accept("-m mark --mark 0x20000/0x20000 -j ACCEPT")
 
 
