@@ -45,7 +45,7 @@ MOST_OTHERS = 16
 """How many further addresses of a pod are taken in, of each family; from more it can neither send nor be
 reached while it is isolated."""
 
-MOST_READ = 500
+MOST_READ = 1000
 """How many addresses inside a pod are read: one that has more is not to take the agent's time."""
 
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
@@ -166,7 +166,7 @@ class LinkFinder:
         """Return the links of pods with these addresses, sorted by name. Raises OSError."""
         interfaces = _interfaces()
         veths = interfaces.veths
-        inside = _inside({veth.namespace for veth in veths.values()})
+        inside, crowded = _inside({veth.namespace for veth in veths.values()})
         found, unclear = resolve(veths, inside, _host_routes(owners), owners, self._held)
         by_pod: dict[Key, set[bytes]] = {}
         for address, pod in owners.items():
@@ -174,6 +174,11 @@ class LinkFinder:
         self._held = {
             (index, veths[index].name): Held(pod, frozenset(by_pod[pod])) for index, pod in found.items()
         }
+        # A pod that hides its address among many may be any of those that have no link.
+        without = by_pod.keys() - set(found.values())
+        for index, veth in veths.items():
+            if veth.bridge and veth.namespace in crowded and index not in found:
+                unclear[index] = unclear.get(index, set()) | without
         of_pods = {veths[index].namespace for index in (*found, *unclear)}
         # Of a namespace that is no pod's: nobody's claim is good there.
         strangers = _all(addresses for namespace, addresses in inside.items() if namespace not in of_pods)
@@ -273,9 +278,10 @@ def _host_routes(addresses: Iterable[bytes]) -> dict[bytes, Set[int]]:
     return found
 
 
-def _inside(namespaces: Iterable[int]) -> Inside:
-    """Return the addresses in namespaces, as far as they may be looked into; none before Linux 4.20."""
+def _inside(namespaces: Iterable[int]) -> tuple[Inside, Set[int]]:
+    """Return the addresses in namespaces, and which have more than are read; none before Linux 4.20."""
     found: dict[int, Mapping[int, frozenset[bytes]]] = {}
+    crowded: set[int] = set()
     pending = list(namespaces)
     while pending:
         with NetlinkSocket(ROUTE) as netlink:
@@ -283,15 +289,16 @@ def _inside(namespaces: Iterable[int]) -> Inside:
                 netlink.check_strictly()
             except OSError:
                 # It does not know what is asked, and would answer with this namespace's addresses.
-                return {}
+                return {}, crowded
             while pending:
                 namespace = pending.pop()
                 addresses = _addresses(netlink, namespace)
                 found[namespace] = _by_interface(addresses)
                 if len(addresses) >= MOST_READ:
                     # What is left of the answer goes with the socket.
+                    crowded.add(namespace)
                     break
-    return found
+    return found, crowded
 
 
 def _addresses(netlink: NetlinkSocket, namespace: int) -> list[tuple[int, bytes]]:

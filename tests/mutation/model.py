@@ -49,6 +49,10 @@ class Selection(enum.StrEnum):
     """Which policies there is room for, against a look at all of them."""
     TURNS = "tests/unit/policy/test_turns.py"
     """Policies that wait to be compiled, case by case."""
+    LINKED = "tests/unit/dataplane/test_linked.py"
+    """The rules by which pods are judged by their links, packet by packet."""
+    PODLINKS = "tests/unit/dataplane/test_podlinks.py"
+    """Whose link an interface is, claim by claim."""
     DECODING = "tests/unit/kube/test_wire.py"
     """What an API server sends, case by case."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent.dataplane.iptables.backend import IptablesBackend
-from agent.dataplane.podlinks import LinkFinder, PodLink
+from agent.dataplane.podlinks import MOST_READ, LinkFinder, PodLink
 from agent.inbox import Inbox
 from agent.kube.model import Family, Key, Object
 from agent.linked_pods import LinkedPods, owners_of, without_others_addresses
@@ -432,6 +432,24 @@ def test_the_nodes_uplink_is_no_pods_link(stage: Stage, finder: LinkFinder) -> N
         if stage.layout is Layout.ROUTED:
             stage.near.netns.ip(*(f"route replace {network} dev {stage.pods['a'].veth}" for network in way))
     assert "eth0" not in found
+
+
+@pytest.mark.bridge
+def test_a_pod_does_not_hide_its_link_behind_many_addresses(
+    stage: Stage, finder: LinkFinder, family: Family
+) -> None:
+    t, a = stage.pods["t"], stage.pods["a"]
+    stage.given(isolated("t", types=["Egress"]), policy("x", egress=[{}], types=["Egress"]))
+    many = [f"{ipaddress.ip_address('198.18.0.0') + n}/32 dev lo" for n in range(MOST_READ + 1)]
+    t.netns.ip(*(f"addr add {address}" for address in many))
+    try:
+        found = stage.link(finder)
+        assert (found[t.veth].pod, found[t.veth].addresses) == (None, (packed(t.v4), packed(t.v6)))
+        stage.none_arrive(a, raw(stage, t, NOBODYS[family], a))
+        stage.all_arrive(a, raw(stage, t, t.address(family), a))
+    finally:
+        t.netns.ip("addr flush dev lo scope global")
+    assert stage.link(finder)[t.veth].pod == Key("x", "t")
 
 
 def test_addresses_are_read_as_the_kernel_has_them(stage: Stage, finder: LinkFinder) -> None:
