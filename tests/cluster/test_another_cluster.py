@@ -8,35 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.scene import pods
-from tests.cluster.test_lies import Behind
+from tests.cluster.behind import Behind, closed_behind
 from tests.lab.apiserver import ApiServer
 from tests.lab.cluster import ROOT, Cluster, http_get, wait_until
-from tests.lab.gate import Gate
 from tests.lab.node import Layout, Mode
 
 
 @pytest.fixture
 def moved(cluster: Cluster) -> Iterator[tuple[Behind, ApiServer]]:
     """A node whose agent holds the policies of one cluster, and another cluster, which has none."""
-    node = cluster.bare_node("moved", Layout.ROUTED, Mode.NFT)
-    elsewhere = cluster.lab.host("elsewhere")
+    elsewhere = cluster.lab.hosts.get("elsewhere") or cluster.lab.host("elsewhere")
     with (
-        cluster.workspace() as workspace,
-        Gate(cluster.api) as gate,
+        closed_behind(cluster, "moved", Layout.ROUTED, Mode.NFT) as found,
         ApiServer(elsewhere.netns, elsewhere.v4, cluster.lab.directory / "elsewhere") as other,
     ):
-        namespace = workspace.namespace("a")
-        server, client = (
-            workspace.pod(node, namespace, name, {"app": name}) for name in ("server", "client")
-        )
-        found = Behind(cluster, workspace, gate, node, namespace, server, client)
-        found.expect(open=True)
-        workspace.policy(namespace, "closed", pods(app="server"), policyTypes=["Ingress"])
-        found.start().wait_ready()
-        found.expect(open=False)
         yield found, other
-    cluster.remove_node(node)
 
 
 def command(behind: Behind, name: str) -> tuple[int, str]:
@@ -72,7 +58,7 @@ def test_another_cluster_changes_nothing_until_a_person_confirms_it(
     agent = cluster.agents[behind.node.name]
     agent.stop()
     agent = behind.start()
-    wait_until(lambda: "another cluster answers at" in _said(behind), 30)
+    wait_until(lambda: "another cluster answers at" in behind.said(), 30)
     assert http_get(behind.node, "/readyz")[0] == 503
     behind.expect(open=False)
     # The address is right again: that is all there is to do.
@@ -91,13 +77,6 @@ def test_another_cluster_changes_nothing_until_a_person_confirms_it(
     behind.gate.lead_to(cluster.api)
     behind.until_ready_says("another cluster answers at")
     behind.expect(open=True)
-
-
-def _said(behind: Behind) -> str:
-    try:
-        return behind.ready()
-    except OSError:
-        return ""
 
 
 def test_a_node_that_was_cleaned_up_takes_the_cluster_that_it_finds(

@@ -4,72 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.cluster.behind import CONFIRM_SECONDS, Behind, closed_behind
 from tests.cluster.scene import pods
-from tests.lab.cluster import AgentProcess, Cluster, Workspace, http_get, wait_until
+from tests.lab.cluster import Cluster, http_get, wait_until
 from tests.lab.gate import Gate, Reply, pass_on
-from tests.lab.lab import Lab, flows
-from tests.lab.node import Layout, Mode, Node, Pod
-from tests.lab.probe import Verdict
+from tests.lab.node import Layout, Mode
 
-CONFIRM_SECONDS = 4
 POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
 GONE = Reply(410, json.dumps({"kind": "Status", "code": 410, "message": "too old"}).encode())
-
-
-class Behind(NamedTuple):
-    """A node whose agent reads the API server through a gate, and a pod of it that is closed."""
-
-    cluster: Cluster
-    workspace: Workspace
-    gate: Gate
-    node: Node
-    namespace: str
-    server: Pod
-    client: Pod
-
-    @property
-    def lab(self) -> Lab:
-        return self.cluster.lab
-
-    def start(self) -> AgentProcess:
-        kubeconfig = str(self.gate.kubeconfig("agent"))
-        agent = AgentProcess(
-            self.node, "--kubeconfig", kubeconfig, "--confirm-empty", str(CONFIRM_SECONDS), "--linger", "0"
-        )
-        self.cluster.agents[self.node.name] = agent
-        return agent
-
-    def expect(self, *, open: bool, timeout: float = 20.0) -> None:
-        """Wait until the pod is so, and see that it still is a little later."""
-        verdict = Verdict.ALLOWED if open else Verdict.DENIED
-        expected = dict.fromkeys(flows(self.client, self.server, tcp=[80]), verdict)
-        self.lab.wait_for(expected, timeout)
-        self.lab.settle()
-        assert not self.lab.check(expected)
-
-    def ready(self) -> str:
-        """Return what /readyz says."""
-        return http_get(self.node, "/readyz")[1]
-
-    def until_ready_says(self, words: str, timeout: float = 20.0) -> None:
-        try:
-            wait_until(lambda: words in self.ready(), timeout)
-        except TimeoutError:
-            raise AssertionError(f"{words!r} is not in\n{self.ready()}") from None
-
-    def in_step(self) -> None:
-        """Tell no lies any more, and wait until the agent has been told the truth."""
-        self.gate.instead = pass_on
-        # With pauses that have not grown by what failed before.
-        self.gate.away()
-        self.until_ready_says("cannot connect")
-        self.gate.back()
-        wait_until(lambda: "warning" not in self.ready() and "failed" not in self.ready(), 40)
 
 
 _VARIANTS = [
@@ -83,19 +29,8 @@ _VARIANTS = [
 @pytest.fixture(scope="module", params=_VARIANTS)
 def behind(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Behind]:
     layout, mode = request.param
-    node = cluster.bare_node(f"behind-{layout}-{mode}", layout, mode)
-    with cluster.workspace() as workspace, Gate(cluster.api) as gate:
-        namespace = workspace.namespace("a")
-        server, client = (
-            workspace.pod(node, namespace, name, {"app": name}) for name in ("server", "client")
-        )
-        found = Behind(cluster, workspace, gate, node, namespace, server, client)
-        found.expect(open=True)
-        workspace.policy(namespace, "closed", pods(app="server"), policyTypes=["Ingress"])
-        found.start().wait_ready()
-        found.expect(open=False)
+    with closed_behind(cluster, f"behind-{layout}-{mode}", layout, mode) as found:
         yield found
-    cluster.remove_node(node)
 
 
 def policies(**changed: object) -> bytes:
@@ -198,20 +133,13 @@ def test_a_restart_in_doubt_opens_nothing(behind: Behind) -> None:
     agent.stop()
     lie(behind.gate, Reply(200, policies()))
     agent = behind.start()
-    wait_until(lambda: "there were some before this agent started" in _asked(behind), 30)
+    wait_until(lambda: "there were some before this agent started" in behind.said(), 30)
     assert http_get(behind.node, "/readyz")[0] == 503
     behind.expect(open=False)
     behind.gate.instead = pass_on
     agent.wait_ready()
     behind.expect(open=False)
     behind.in_step()
-
-
-def _asked(behind: Behind) -> str:
-    try:
-        return behind.ready()
-    except OSError:
-        return ""
 
 
 def test_an_older_state_opens_nothing_until_a_second_list_is_as_old(behind: Behind) -> None:
