@@ -44,6 +44,8 @@ _HEALTHY_SECONDS = 10.0
 _CONFIRMED_SECONDS = 2.0
 """How often it is asked whether a person has confirmed another cluster."""
 _REFUSALS = 3
+_TOO_LARGE = 504
+"""A watch is ahead of the server: its cluster may have been restored, and give its versions out again."""
 
 
 class _Silent(Exception):  # noqa: N818 - not an error: there may be nothing to tell
@@ -268,6 +270,7 @@ class Reflector:
         if self._refusals >= _REFUSALS:
             self._refusals = 0
             self._resource_version = ""
+            self._told.doubt()
 
     def _verify(self) -> None:
         """Make sure that the same cluster answers still; see :meth:`ClusterIdentity.verify`."""
@@ -365,6 +368,8 @@ class Reflector:
             raise ExpiredError
         # What a watch has not told that ends so, only a list says.
         self._resource_version = ""
+        if status.code == _TOO_LARGE:
+            self._told.doubt()
         raise RequestFailedError(status.code, status)
 
     def _served(self) -> None:

@@ -58,9 +58,13 @@ class Told:
         """Remember, before it is enforced, that as much as this is told."""
         self._seen.note(version)
 
+    def doubt(self) -> None:
+        """Let nothing known pass for unchanged: versions may have been given out again."""
+        self._versions.doubt()
+
     def start_over(self, version: int) -> None:
         """Let nothing known pass for unchanged: versions are given out again from this one on."""
-        self._versions.doubt()
+        self.doubt()
         self._seen.reset(version)
 
     def tell(self, items: Sequence[Decoded]) -> None:

@@ -193,6 +193,17 @@ def test_a_list_that_is_not_older_any_more_is_told_at_once(
     wait(lambda: fault(found) == "")
 
 
+def test_a_cluster_that_was_restored_and_has_caught_up_has_all_told_anew(
+    script: Script, running: Callable[..., Running]
+) -> None:
+    """It is not older than what was told, and the same versions may be of other objects."""
+    behind = line("ERROR", {"kind": "Status", "code": 504, "message": "Too large resource version"})
+    script.lists = [page(9, pod("a", 8)), page(10, pod("a", 8))]
+    script.watches = [stream(behind, hold=0.0), stream(bookmark(12))]
+    found = running()
+    wait(lambda: names(found.events) == ["a", "synced", "a"])
+
+
 def test_a_restart_finds_an_empty_list_where_there_was_something(
     script: Script, running: Callable[..., Running], moments: Moments, tmp_path: Path
 ) -> None:
