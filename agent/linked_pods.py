@@ -175,8 +175,9 @@ class _Watch:
             try:
                 with PodLinkChanges() as changes:
                     self._look(changes)
-            except OSError as error:
-                _log.warning("the links of pods cannot be found", error=str(error))
+            except Exception as error:
+                # Whatever it is: pods are judged by their addresses all the same, and this thread goes on.
+                _log.warning("the links of pods cannot be found", error=str(error) or type(error).__name__)
                 self._tell(())
                 time.sleep(RETRY)
 

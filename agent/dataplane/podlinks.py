@@ -156,7 +156,7 @@ def _claims(veth: Veth, veths: Mapping[int, Veth], inside: Inside, owners: Mappi
 class LinkFinder:
     """Finds the links of pods in the network namespace of the thread that calls it, and remembers them.
 
-    A look takes about 60 µs for each pod.
+    A look takes about 70 µs for each pod.
     """
 
     def __init__(self) -> None:
@@ -185,13 +185,13 @@ class LinkFinder:
         links = []
         for index, veth in veths.items():
             pods = {found[index]} if index in found else unclear.get(index, set())
-            if not pods or not _NAME_CHARACTERS.issuperset(veth.name):
+            bridge = interfaces.names.get(veth.bridge, "")
+            if not pods or not _NAME_CHARACTERS.issuperset(veth.name + bridge):
                 continue
             own = set().union(*(by_pod[pod] for pod in pods))
             others: list[bytes] = []
             if index in found:
                 others = _usable(_all([inside.get(veth.namespace, {})]) - own - strangers)
-            bridge = interfaces.names.get(veth.bridge, "")
             links.append(
                 PodLink(
                     veth.name,
