@@ -387,4 +387,11 @@ DATAPLANE = (
         "if name in missing and asks:",
         (Selection.UNWRITTEN,),
     ),
+    Mutation(
+        "the last policy of a shared list is forgotten",
+        "agent/dataplane/iptables/lists.py",
+        "tuple(rules_of(part, direction, options))",
+        "tuple(rules_of(part[:-1], direction, options))",
+        (Selection.STEPS,),
+    ),
 )

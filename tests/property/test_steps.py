@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dataplane.iptables import kernel as kernel_module
+from agent.dataplane.iptables import lists
 from agent.dataplane.iptables.options import Options
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Direction, Family, Kind, Node, Pod, Protocol
@@ -69,6 +70,13 @@ def as_in_a_cluster(history: list[Batch]) -> list[Batch]:
     return [Batch(batch.seconds, tuple(map(narrowed, batch.events))) for batch in history]
 
 
+def few_in_a_chain(patch: pytest.MonkeyPatch, random: Random) -> None:
+    """Have pods share lists of policies, or not: a random cluster has few."""
+    few = random.choice((1, 32))
+    patch.setattr(lists, "FEW", few)
+    patch.setattr(lists, "_MOST", 2 * few)
+
+
 HISTORIES = strategies.histories.map(as_in_a_cluster)
 
 
@@ -111,6 +119,7 @@ def test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, accept: bool, seed: int
 ) -> None:
     random = Random(seed)
+    few_in_a_chain(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel, patch, Options(accept=accept))
@@ -141,6 +150,7 @@ def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, seed: int
 ) -> None:
     random = Random(seed)
+    few_in_a_chain(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     found = packets(random)
@@ -176,6 +186,7 @@ def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, seed: int
 ) -> None:
     random = Random(seed)
+    few_in_a_chain(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel, patch)
@@ -214,6 +225,7 @@ def test_what_is_taken_away_is_gone_though_no_rule_can_be_written(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
 ) -> None:
     random = Random(seed)
+    few_in_a_chain(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel, patch)
@@ -243,6 +255,7 @@ def test_what_is_taken_away_waits_for_no_command(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
 ) -> None:
     random = Random(seed)
+    few_in_a_chain(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel, patch, patience=1.0)

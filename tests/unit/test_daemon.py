@@ -159,7 +159,7 @@ def test_a_kernel_that_cannot_be_read_is_read_again_before_the_others_are_known(
     fresh.start()
     fresh.source.sink([*OWN_PODS, *POLICIES])
     fresh.until(lambda: fresh.backend.named("adopt"))
-    assert any("busy" in fault.what for fault in fresh.agent.health().faults)
+    fresh.until(lambda: any("busy" in fault.what for fault in fresh.agent.health().faults))
     fresh.until(lambda: fresh.backend.named("sync"))
     assert len(fresh.backend.named("adopt")) == 3
     assert not ready(fresh)

@@ -32,7 +32,7 @@ SHOWN = 5
 
 _LEAF = re.compile(r'^-[sd] (\S+)/(?:32|128) (?:.*--comment "pod ([^"]*)" )?-g (KUBE-POD-FW-\S+)$')
 _NODE = re.compile(rf"-g ({names.TREE_PREFIX}\S+)$")
-_LEADS = (names.POD_PREFIX, names.POLICY_PREFIX)
+_LEADS = (names.POD_PREFIX, names.LIST_PREFIX, names.POLICY_PREFIX)
 """Chains with rules that lead to chains of policies."""
 
 

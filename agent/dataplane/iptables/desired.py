@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from agent.dataplane.iptables import linked, names, render
+from agent.dataplane.iptables.lists import Lists
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.trees import Tree, Trees
-from agent.kube.model import Direction, Family
+from agent.kube.model import Direction, Family, Key
 from agent.policy.program import Delta, PodId, PolicyId, Program, SetId
 
 Chains = dict[str, tuple[str, ...]]
@@ -71,6 +72,8 @@ class Desired:
         self._naming = naming
         self._policy_chains: dict[PolicyId, dict[Family, frozenset[str]]] = {}
         self._by_pod: dict[PodId, tuple[bytes, ...]] = {}
+        self._policies: dict[PodId, tuple[Key, ...]] = {}
+        self._lists = Lists(options)
         self._trees = Trees(self.families)
         self._tops: dict[Family, _Top] = {}
         self.uplinks: frozenset[str] = frozenset()
@@ -82,6 +85,8 @@ class Desired:
         """Return every chain of the program."""
         self._policy_chains.clear()
         self._by_pod.clear()
+        self._policies.clear()
+        self._lists = Lists(self.options)
         self._trees.clear()
         self._tops.clear()
         self._render_links(linked.verdicts(program, self.links))
@@ -104,8 +109,13 @@ class Desired:
         changes: Changes = {family: {} for family in self.families}
         for policy in sorted(delta.policies):
             self._policy(program, policy, changes)
+        unused: set[str] = set()
         for pod in sorted(delta.pods):
-            self._pod(program, pod, delta, changes)
+            unused |= self._pod(program, pod, delta, changes)
+        for family in self.families:
+            for name in unused:
+                if not self._lists.uses(name):
+                    changes[family][name] = None
         for family, chains in self._trees.update().items():
             changes[family].update(chains)
         for family in self.families:
@@ -185,13 +195,22 @@ class Desired:
         if after:
             self._policy_chains[policy] = after
 
-    def _pod(self, program: Program, pod: PodId, delta: Delta, changes: Changes) -> None:
+    def _pod(self, program: Program, pod: PodId, delta: Delta, changes: Changes) -> set[str]:
+        """Render a pod's chain, and the lists that this is the first to need; return those left unused."""
         compiled = program.pods.get(pod)
         before = self._by_pod.pop(pod, ())
         after = () if compiled is None else compiled.addresses
+        policies = () if compiled is None else compiled.policies
+        entries, made = self._lists.enter(pod.direction, policies)
+        unused = self._lists.leave(pod.direction, self._policies.pop(pod, ()))
+        if policies:
+            self._policies[pod] = policies
+        name = names.pod_chain(pod)
         for family in self.families:
-            name = names.pod_chain(pod)
-            chains = {} if compiled is None else render.pod_chain(pod, compiled, family, self.options)
+            chains: Chains = {}
+            if compiled is not None:
+                chains = render.pod_chain(pod, compiled, family, self.options, entries)
+            changes[family].update(made)
             changes[family][name] = chains.get(name)
         for address in before:
             kept = address in delta.opened[pod.direction]
@@ -200,6 +219,7 @@ class Desired:
             self._trees.enter(pod.direction, address, pod.pod)
         if after:
             self._by_pod[pod] = after
+        return unused
 
     def _top(self, program: Program, family: Family, changes: Changes) -> None:
         naming = self._naming

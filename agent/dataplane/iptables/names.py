@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,8 +22,9 @@ TOP_PREFIX = "KUBE-NETPOL-"
 TREE_PREFIX = "KUBE-PODS-"
 POLICY_PREFIX = "KUBE-NWPLCY-"
 RULE_PREFIX = "KUBE-NWRULE-"
+LIST_PREFIX = "KUBE-NWLIST-"
 POD_PREFIX = "KUBE-POD-FW-"
-JUMPED_TO = (POLICY_PREFIX, RULE_PREFIX)
+JUMPED_TO = (LIST_PREFIX, POLICY_PREFIX, RULE_PREFIX)
 """Chains that allow a packet or let it return: one more of them takes nothing away."""
 FORWARD = TOP_PREFIX + "FORWARD"
 OUTPUT = TOP_PREFIX + "OUTPUT"
@@ -40,7 +42,7 @@ _CACHE_SET = "KUBE-CACHE-"
 _LOOKUP_SET = "KUBE-LOOKUP-"
 _OTHERS_SET = "KUBE-OTHERS-"
 
-_OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
+_OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWLIST|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
 _OUR_SET = re.compile(
     r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|(?:ISOLATED|CLOSED)-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
     r"|KUBE-(?:CACHE|LOOKUP)-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
@@ -80,6 +82,11 @@ def allow(direction: Direction) -> str:
 
 def policy_chain(policy: PolicyId) -> str:
     return POLICY_PREFIX + digest("policy", policy.direction, *policy.policy)
+
+
+def list_chain(direction: Direction, chains: Iterable[str]) -> str:
+    """Name a list of policies, or of lists, by the chains that it holds."""
+    return LIST_PREFIX + digest("list", direction, *chains)
 
 
 def rule_chain(policy: PolicyId, number: int) -> str:

@@ -13,6 +13,8 @@ A packet's way, for a connection's first packet (the rest leaves at the first ru
                         KUBE-PODS-... (tree) => KUBE-POD-FW-... -> KUBE-NWPLCY-... each
                         no mark -> KUBE-NETPOL-DENY;  clear marks, return
 
+A pod of many policies comes to them by way of lists, KUBE-NWLIST-..., which pods share.
+
 ``=>`` is a goto: what returns from a pod's chain returns to the judging chain, with the direction's mark
 if a policy allowed the packet.
 
@@ -28,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from agent.dataplane.iptables import names
+from agent.dataplane.iptables import lists, names
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.tree import ROOT, Prefix
 from agent.kube.model import Direction, Family, Key, Network, Protocol, address_text
@@ -229,13 +231,23 @@ def _network_text(network: Network) -> str:
     return prefix_text(Prefix(int.from_bytes(network.address, "big"), network.prefix), network.family)
 
 
-def pod_chain(pod: PodId, program: PodProgram, family: Family, options: Options) -> Chains:
-    """Return the chain of a pod in a direction, empty when the pod has no address in the family."""
+def pod_chain(
+    pod: PodId,
+    program: PodProgram,
+    family: Family,
+    options: Options,
+    entries: Iterable[lists.Entry] | None = None,
+) -> Chains:
+    """Return the chain of a pod in a direction, empty when the pod has no address in the family.
+
+    ``entries``: what it asks for the pod's policies, where they are in lists.
+    """
     address = address_in(program.addresses, family)
     if address is None:
         return {}
     direction = pod.direction
-    bit = f"{options.mark(direction):#x}"
+    if entries is None:
+        entries, _ = lists.entries_of(direction, program.policies, options)
     own = f"{address_text(address)}/{family.bits}"
     rules = [
         _join(
@@ -245,10 +257,7 @@ def pod_chain(pod: PodId, program: PodProgram, family: Family, options: Options)
             f"-g {names.allow(direction)}",
         )
     ]
-    for policy in program.policies:
-        about = names.about(f"allowed by {direction} policy", policy)
-        rules.append(f"-j {names.policy_chain(PolicyId(direction, policy))}")
-        rules.append(f"-m mark --mark {bit}/{bit} {about} -j RETURN")
+    rules += lists.rules_of(entries, direction, options)
     rules.append(f"{names.about(f'no {direction} policy allows it: pod', pod.pod)} -g {names.DENY}")
     return {names.pod_chain(pod): tuple(rules)}
 
