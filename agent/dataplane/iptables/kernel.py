@@ -96,6 +96,14 @@ class Chains:
                 self.wanted[family] = {}
             self.wanted[family].update((c, rules) for c, rules in chains.items() if rules is not None)
 
+    def _record(self, family: Family, written: Mapping[str, Rules]) -> None:
+        """Note that chains have been written; one that is to be otherwise by now still is."""
+        self.whole[family].update(written)
+        wanted = self.wanted[family]
+        for chain, rules in written.items():
+            if wanted.get(chain) == rules:
+                del wanted[chain]
+
     def settle(self) -> None:
         """Forget what chains were to be that are so; nothing is being written."""
         for family, wanted in self.wanted.items():
@@ -153,7 +161,7 @@ class Chains:
                 done(family)
 
         def written(family: Family) -> None:
-            self.whole[family].update(wanted[family])
+            self._record(family, wanted[family])
             done(family)
 
         failed = yield from self._restore(lines, written, meanwhile)
@@ -209,7 +217,7 @@ class Chains:
             for family, parts in list(todo.items()):
                 _, whole = parts.pop(0)
                 if family not in failed:
-                    self.whole[family].update(whole)
+                    self._record(family, whole)
                 if family in failed or not parts:
                     del todo[family]
             yield PAUSE
@@ -227,7 +235,7 @@ class Chains:
             written = {chain: chains[chain] for group in part for chain in group}
             error = yield from self._one(family, script.lines(self.whole[family], written))
             if error is None:
-                self.whole[family].update(written)
+                self._record(family, written)
             elif not error.refused:
                 return [*faults, _table_fault(family, error)]
             elif len(part) == 1:
