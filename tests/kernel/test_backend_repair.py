@@ -112,7 +112,7 @@ def test_a_member_in_anothers_place_is_told_and_put_right(node: TwoPods, netns: 
     for name, member in ((node.peers("b"), "10.0.0.2"), (isolated, "10.0.0.1")):
         netns.run(["ipset", "add", name, "10.9.9.9"])
         netns.run(["ipset", "del", name, member])
-        node.assert_repaired(f"set {name} lacks 1 members")
+        node.assert_repaired(f"set {name} lacks 1 member")
 
 
 def test_a_set_that_is_gone_and_all_sets_gone_are_made_again(node: TwoPods, netns: Netns) -> None:

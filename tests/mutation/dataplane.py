@@ -165,9 +165,9 @@ DATAPLANE = (
     # --- Marks and verdicts ---------------------------------------------------------------------------------
     Mutation(
         "a policy of one direction is asked for the other's mark",
-        _RENDER,
-        '    bit = f"{options.mark(direction):#x}"\n    own',
-        '    bit = f"{options.mark(Direction.EGRESS):#x}"\n    own',
+        "agent/dataplane/iptables/lists.py",
+        '    bit = f"{options.mark(direction):#x}"\n    found',
+        '    bit = f"{options.mark(Direction.EGRESS):#x}"\n    found',
         (Selection.CHAINS,),
     ),
     Mutation(

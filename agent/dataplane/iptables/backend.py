@@ -423,7 +423,8 @@ class IptablesBackend:
     def _remark(self, program: Program, chosen: Options) -> Work[list[Fault]]:
         """Have the rules use other bits of marks, all of a family's from the same moment on."""
         before = self._desired.options
-        if before == chosen:
+        if before == chosen or self._writer.pending is not None:
+            # What was put off has been rendered with the bits before: the next look for drift finds it.
             return []
         _log.warning(
             "other bits of packets' marks",
