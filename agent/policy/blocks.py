@@ -57,7 +57,8 @@ def block_members(blocks: Iterable[IPBlock], family: Family) -> frozenset[Networ
     ranges = block_ranges(own, family)
     if not ranges:
         return frozenset()
-    plain = sum(_count(addresses, family) for addresses in ranges)
+    bits = family.bits
+    plain = sum(_count(addresses, bits) for addresses in ranges)
     if any(block.excepts for block in own):
         excluding = _single(own.pop(), ranges, family) if len(own) == 1 else _nested(own, family)
         if len(excluding) < plain:
@@ -188,12 +189,12 @@ def _difference(whole: Range, without: Ranges) -> Ranges:
     return tuple(left)
 
 
-def _count(addresses: Range, family: Family) -> int:
+def _count(addresses: Range, bits: int) -> int:
     """Return how many networks :func:`range_networks` makes of a range, without making them."""
     first, last = addresses
     size = last - first + 1
     if not size & (size - 1) and not first % size:
-        return 2 if size == 1 << family.bits else 1
+        return 2 if size == 1 << bits else 1
     middle = _middle(addresses)
     return (middle - first).bit_count() + (last + 1 - middle).bit_count()
 
@@ -207,21 +208,19 @@ def _middle(addresses: Range) -> int:
 def range_networks(addresses: Range, family: Family) -> Iterator[Network]:
     """Yield the networks of a family that make up a range, in order; none of them is a /0."""
     first, last = addresses
+    bits = family.bits
+    length = bits // 8
     size = last - first + 1
-    if not size & (size - 1) and not first % size and size != 1 << family.bits:
-        yield _network(first, size, family)
+    if not size & (size - 1) and not first % size and size != 1 << bits:
+        yield Network(first.to_bytes(length, "big"), bits - size.bit_length() + 1)
         return
     middle = _middle(addresses)
     # Below the middle each is larger than the one before, above it smaller: one for each bit that is set.
     while first < middle:
         step = (middle - first) & -(middle - first)
-        yield _network(first, step, family)
+        yield Network(first.to_bytes(length, "big"), bits - step.bit_length() + 1)
         first += step
     while first <= last:
         step = 1 << ((last + 1 - first).bit_length() - 1)
-        yield _network(first, step, family)
+        yield Network(first.to_bytes(length, "big"), bits - step.bit_length() + 1)
         first += step
-
-
-def _network(first: int, size: int, family: Family) -> Network:
-    return Network(first.to_bytes(family.bits // 8, "big"), family.bits - size.bit_length() + 1)

@@ -240,14 +240,19 @@ class Usage:
 def load(arena: Arena, kind: str, rate: float, count: int = 0) -> Iterator[subprocess.Popen[str]]:
     """Write remote pod events in another process; see :mod:`tests.bench.load`. Call from the main thread."""
     size = arena.size
-    command = [
-        *(sys.executable, "-m", "tests.bench.load", f"{size.pods}/{size.local}/{size.policies}"),
-        str(arena.template),
-        *(kind, str(rate), str(count)),
-    ]
+    cluster = f"{size.pods}/{size.local}/{size.policies}"
+    with beside(
+        arena, "tests.bench.load", cluster, str(arena.template), kind, str(rate), str(count)
+    ) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def beside(arena: Arena, module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Have a module run where etcd is, in a process of its own. Call from the main thread."""
     with arena.lab.underlay.entered():
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *command],
+            ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tests.bench.worst import KINDS
+
 
 class Mark(NamedTuple):
     """What a row's median is set beside; ``felix`` is by iptables. None: not known."""
@@ -33,6 +35,11 @@ MARKS: dict[tuple[str, str], Mark] = {
     ("middle", _RATE): Mark(1000, 1000),
     ("middle", "resident memory"): Mark(105, 112),
     ("middle", "resident memory at its peak"): Mark(105, 112),
+    **{
+        ("middle", f"{change}, {kind}"): Mark(50)
+        for change in ("policy edited, to deny", "peer label removed")
+        for kind in KINDS
+    },
     ("large", _COLD): Mark(4000, 2300),
     ("large", "policy added, quiet"): Mark(15, 203),
     ("large", "policy removed, quiet"): Mark(15, 174),

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from tests.bench.arena import Arena, Usage
+from tests.bench.arena import Arena, Usage, beside
 from tests.bench.beam import Beam
 from tests.bench.changes import Change, edits, labels
 from tests.bench.cluster import NODE
 from tests.bench.result import Result, summary
 from tests.bench.worst import KINDS, NAMESPACE, PODS
-from tests.lab.cluster import ROOT
 
 _PAUSE = 0.05
 _AFTER_SECONDS = 5.0
@@ -43,7 +38,7 @@ def tenant(arena: Arena) -> Iterator[Result]:
     yield summary("tenant", "resident memory before", "MB", [before], size=arena.size)
     for kind, (_, count, rate, words) in KINDS.items():
         if arena.settings.quick:
-            count = max(10, count // _QUICK)
+            count, words = max(10, count // _QUICK), f"a tenth of {words}"
         with edits(arena) as (edited, packets):
             yield from _during(arena, usage, kind, count, rate, edited, packets, words)
         arena.client.delete_policies(NAMESPACE)
@@ -67,23 +62,23 @@ def _during(
 ) -> Iterator[Result]:
     """Yield how long changes took while a tenant wrote so many policies of a kind, at a rate a second."""
     taken: dict[str, list[float]] = {change.name: [] for change in changes}
-    with _writer(arena, kind, count, rate) as writer:
+    with beside(arena, "tests.bench.worst", kind, str(count), str(rate)) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
         ended = None
-        for change in itertools.cycle(changes):
+        # Whole rounds, which leave everything as it was.
+        while ended is None or time.monotonic() - ended < _AFTER_SECONDS:
             if ended is None and writer.poll() is not None:
                 ended = time.monotonic()
-            if ended is not None and time.monotonic() - ended > _AFTER_SECONDS:
-                break
-            change.prepare()
-            packets.wait(not change.passes, timeout=_LONGEST)
-            time.sleep(_PAUSE)
-            begin = time.monotonic_ns()
-            change.act()
-            seen = packets.wait(change.passes, since_ns=begin, timeout=_LONGEST)
-            taken[change.name].append((seen - begin) / 1e6)
-            packets.flaps.clear()
+            for change in changes:
+                change.prepare()
+                packets.wait(not change.passes, timeout=_LONGEST)
+                time.sleep(_PAUSE)
+                begin = time.monotonic_ns()
+                change.act()
+                seen = packets.wait(change.passes, since_ns=begin, timeout=_LONGEST)
+                taken[change.name].append((seen - begin) / 1e6)
+                packets.flaps.clear()
     peak = usage.memory()[1]
     for name, values in taken.items():
         if values:
@@ -91,22 +86,3 @@ def _during(
             yield summary("tenant", f"{name}, {kind}", "ms", values, size=arena.size, note=words)
     arena.say(f"{kind}: {peak:.0f} MB at the peak")
     yield summary("tenant", f"resident memory at its peak, {kind}", "MB", [peak], size=arena.size, note=words)
-
-
-@contextlib.contextmanager
-def _writer(arena: Arena, kind: str, count: int, rate: float) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.bench.worst", kind, str(count), str(rate)]
-    with arena.lab.underlay.entered():
-        process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *command],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.communicate()

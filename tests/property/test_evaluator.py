@@ -56,6 +56,23 @@ def node_of(cluster: Cluster, direction: Direction, packet: Packet) -> str:
     return pod.node if pod is not None else ""
 
 
+def judged(
+    random: RandomCluster, cluster: Cluster, programs: dict[str, Program], packet: Packet
+) -> dict[Direction, bool]:
+    """Hold each node's program against the specification; return what that says, by direction."""
+    verdict = judge(cluster, packet)
+    said = {direction: verdict.direction(direction).allowed for direction in Direction}
+    for direction, expected in said.items():
+        enforcer = node_of(cluster, direction, packet)
+        for node, program in programs.items():
+            found = program_allows(program, direction, packet)
+            # A node judges its own pods' packets, and no others.
+            assert found == (expected or node != enforcer), random.disagreement(
+                packet, f"{direction}: the specification says {expected}, node {node} {found}"
+            )
+    return said
+
+
 @pytest.mark.parametrize("batch", range(-(-CLUSTERS // _BATCH)))
 def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) -> None:
     @seed(SEED * 1_000_003 + batch)
@@ -65,16 +82,8 @@ def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) 
         cluster, world = cluster_of(random.objects), world_of(random)
         programs = {node: program_of(random, node) for node in (HERE, THERE)}
         for packet in random.probes():
-            verdict = judge(cluster, packet)
-            for direction in Direction:
-                expected = verdict.direction(direction).allowed
+            for direction, expected in judged(random, cluster, programs, packet).items():
                 enforcer = node_of(cluster, direction, packet)
-                for node, program in programs.items():
-                    found = program_allows(program, direction, packet)
-                    # A node judges its own pods' packets, and no others.
-                    assert found == (expected or node != enforcer), random.disagreement(
-                        packet, f"{direction}: the specification says {expected}, node {node} {found}"
-                    )
                 # A second reading of the specification, by another hand.
                 second = world.allows(direction, packet)
                 assert second == (expected or enforcer != HERE), random.disagreement(
@@ -92,15 +101,7 @@ def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
     cluster = cluster_of(random.objects, given_budgets)
     programs = {node: program_of(random, node, given_budgets) for node in (HERE, THERE)}
     for packet in random.probes(40):
-        verdict = judge(cluster, packet)
-        for direction in Direction:
-            expected = verdict.direction(direction).allowed
-            enforcer = node_of(cluster, direction, packet)
-            for node, program in programs.items():
-                found = program_allows(program, direction, packet)
-                assert found == (expected or node != enforcer), random.disagreement(
-                    packet, f"{given_budgets}, {direction}: the specification says {expected}, {node} {found}"
-                )
+        judged(random, cluster, programs, packet)
 
 
 @settings(max_examples=60)
