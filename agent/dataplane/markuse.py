@@ -32,7 +32,8 @@ _PRIORITY, _FWMARK, _FWMASK = 6, 10, 16
 _NFT_FAMILIES = {1: "inet", 2: "ip", 10: "ip6", 7: "bridge", 5: "netdev"}
 _MARK_KEY = struct.pack("=HH", 8, 2) + (3).to_bytes(4, "big")
 """The attribute NFTA_META_KEY or NFTA_CT_KEY, with NFT_META_MARK or NFT_CT_MARK."""
-_NAMES = (b"mark\0", b"MARK\0", b"connmark\0", b"CONNMARK\0", b"TPROXY\0")
+_NAMES = (b"mark\0", b"MARK\0", b"TPROXY\0")
+"""The ends of the names of matches and targets, connmark and CONNMARK among them."""
 _MATCH_NAME, _MATCH_REVISION, _MATCH_INFO = 1, 2, 3
 _SET = 0
 """XT_CONNMARK_SET"""

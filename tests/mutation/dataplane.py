@@ -394,4 +394,33 @@ DATAPLANE = (
         "tuple(rules_of(part[:-1], direction, options))",
         (Selection.STEPS,),
     ),
+    # --- Beside other programs ------------------------------------------------------------------------------
+    Mutation(
+        "a bit that others use is taken",
+        "agent/dataplane/iptables/marks.py",
+        "if not bit & avoided:",
+        "if bit:",
+        (Selection.MARKS,),
+    ),
+    Mutation(
+        "of a mark that is set with a mask only the value counts",
+        "agent/dataplane/markuse.py",
+        "return (value if mask == FULL else value | mask), 0",
+        "return value, 0",
+        (Selection.MARKS,),
+    ),
+    Mutation(
+        "a rule of which it is not known what it does may stay in front",
+        "agent/dataplane/iptables/hooks.py",
+        "    if foreign.is_unclear(rule):\n        return True\n",
+        "",
+        (Selection.FOREIGN,),
+    ),
+    Mutation(
+        "after a chain that cannot be shown no other is read",
+        "agent/dataplane/iptables/foreign.py",
+        "waiting = waiting[waiting.index(failed) + 1 :] if failed in waiting else []",
+        "waiting = []",
+        (Selection.FOREIGN,),
+    ),
 )

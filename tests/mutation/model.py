@@ -53,6 +53,10 @@ class Selection(enum.StrEnum):
     """The rules by which pods are judged by their links, packet by packet."""
     PODLINKS = "tests/unit/dataplane/test_podlinks.py"
     """Whose link an interface is, claim by claim."""
+    MARKS = "tests/unit/dataplane/test_marks.py"
+    """Which bits of packets' marks others use, and which are taken."""
+    FOREIGN = "tests/unit/dataplane/test_foreign.py"
+    """Rules of others that iptables cannot show."""
     DECODING = "tests/unit/kube/test_wire.py"
     """What an API server sends, case by case."""
 
