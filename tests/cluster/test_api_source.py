@@ -166,7 +166,11 @@ def test_additions_changes_and_removals_are_told_as_they_happen(heard: Heard, cl
     wait(lambda: any("team" in n.labels for n in namespaces(heard, "few")))
     client.create_policy("few", "deny", {"podSelector": {}, "policyTypes": ["Egress"]})
     wait(lambda: heard.of(Kind.POLICY, "deny"))
-    assert heard.of(Kind.POLICY, "deny") == [Upsert(Kind.POLICY, NetworkPolicy("few", "deny", egress=()))]
+    (told,) = heard.of(Kind.POLICY, "deny")
+    assert isinstance(told, Upsert)
+    assert isinstance(told.object, NetworkPolicy)
+    assert told.object.created
+    assert told.object == NetworkPolicy("few", "deny", egress=(), created=told.object.created)
     client.delete_pod("few", "web")
     client.delete_policies("few")
     wait(lambda: Delete(Kind.POD, Key("few", "web")) in heard.events)
