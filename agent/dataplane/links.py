@@ -20,8 +20,11 @@ _OPER_UP = 6
 """IF_OPER_UP. A bridge that never had a port has carrier, but its state is unknown."""
 _IFLA_LINK, _IFLA_MASTER, _IFLA_EXT_MASK = 5, 10, 29
 _SKIP_STATISTICS = struct.pack("=I", 1 << 3)
-_POD_KINDS = (b"veth", b"tun")
+POD_KINDS = frozenset({"veth", "tun", "netkit"})
+"""The kinds of interface whose other end may be in a pod, or in its virtual machine."""
 _LINK_GROUP = 1
+ADDRESS_GROUPS = 1 << 4 | 1 << 8
+"""Addresses of interfaces, of both families (RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR)."""
 ROUTE_GROUPS = 1 << 6 | 1 << 7 | 1 << 10 | 1 << 18
 """Routes and routing rules, of both families (RTNLGRP_IPV4_ROUTE and so on)."""
 _INDEX = struct.Struct("=i")
@@ -61,7 +64,7 @@ def bridges() -> list[Bridge]:
 def shared_with_pods() -> frozenset[int]:
     """Return the indexes of bridges that pods may be attached to, and of interfaces stacked on these.
 
-    A pod's port is the near end of a veth or tap device. Raises OSError.
+    A pod's port is the near end of a veth, tap or netkit device. Raises OSError.
     """
     kinds: dict[int, bytes] = {}
     masters: dict[int, int] = {}
@@ -80,7 +83,7 @@ def shared_with_pods() -> frozenset[int]:
     shared = {
         master
         for index, master in masters.items()
-        if kinds[index] in _POD_KINDS and kinds.get(master) == b"bridge"
+        if kinds[index].decode() in POD_KINDS and kinds.get(master) == b"bridge"
     }
     while more := {index for index, below in lower.items() if below in shared and index not in shared}:
         shared |= more

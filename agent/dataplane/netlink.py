@@ -25,6 +25,9 @@ ROUTE = 0
 """NETLINK_ROUTE."""
 NETFILTER = 12
 """NETLINK_NETFILTER."""
+GENERIC = 16
+"""NETLINK_GENERIC: a message's type is its family's number, and its command stands where the others have the
+address family."""
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_GET_STRICT_CHK = 12
@@ -194,9 +197,10 @@ class NetlinkSocket:
     def _batch_edge(self, kind: int, sequence: int, subsystem: int) -> bytes:
         return _HEADER.pack(20, kind, _F_REQUEST, sequence, 0) + _GENERIC.pack(0, 0, subsystem)
 
-    def dump(self, message: Message) -> Iterator[memoryview]:
+    def dump(self, message: Message, *, behind: int = 4) -> Iterator[memoryview]:
         """Yield what follows the family in each message the kernel answers with; valid until the next.
 
+        ``behind``: so many bytes of each are left out, which are the family's four.
         Read to the end, or the answers left over go to nobody. Raises OSError with the kernel's error number.
         """
         self._sequence = sequence = self._next_sequence()
@@ -209,7 +213,7 @@ class NetlinkSocket:
                     if len(body) >= 4 and (code := -_ERROR.unpack_from(body)[0]):
                         raise OSError(code, os.strerror(code))
                     return
-                yield body[4:]
+                yield body[behind:]
 
     def _next_sequence(self) -> int:
         return self._sequence + 1 if self._sequence < _SEQUENCE_END else 1

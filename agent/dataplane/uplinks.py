@@ -79,7 +79,7 @@ class _Known:
         wanted = {network.address for network in networks}
         fresh = not self._indexes
         self._indexes = {a: i for a, i in self._indexes.items() if a in wanted}
-        self._indexes |= _ask(wanted - self._indexes.keys())
+        self._indexes |= interfaces_to(wanted - self._indexes.keys())
         self._found = _names(frozenset().union(*self._indexes.values()) - shared_with_pods())
         self._networks = networks
         if fresh:
@@ -91,8 +91,8 @@ _NAMESPACE = "/proc/thread-self/ns/net"
 _of_thread = threading.local()
 
 
-def _ask(addresses: Iterable[bytes]) -> dict[bytes, frozenset[int]]:
-    """Return the interfaces by which packets to each address leave."""
+def interfaces_to(addresses: Iterable[bytes]) -> dict[bytes, frozenset[int]]:
+    """Return the indexes of the interfaces by which packets to each address leave. Raises OSError."""
     found: dict[bytes, frozenset[int]] = {}
     with NetlinkSocket(ROUTE) as netlink:
         for address in addresses:
