@@ -130,7 +130,7 @@ class Namespace(msgspec.Struct, frozen=True, gc=False):
 
 
 class Node(msgspec.Struct, frozen=True, gc=False):
-    """A node: every address it reports, and the ranges its pods are numbered from."""
+    """A node: every address it reports, its tunnels' included, and the ranges its pods are numbered from."""
 
     name: str
     addresses: tuple[bytes, ...] = ()

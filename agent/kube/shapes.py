@@ -98,10 +98,16 @@ class NodeStatus(msgspec.Struct, frozen=True, gc=False):
     addresses: list[NodeAddress] | None = None
 
 
+class NodeMeta(Meta, frozen=True, gc=False):
+    """What is read of a Node's metadata."""
+
+    annotations: dict[str, str] | None = None
+
+
 class Node(msgspec.Struct, frozen=True, gc=False):
     """What is read of a Node."""
 
-    metadata: Meta
+    metadata: NodeMeta
     kind: str = ""
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()

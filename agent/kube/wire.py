@@ -433,8 +433,21 @@ def isolation_of(annotation: str) -> str | None:
     return isolation if isinstance(isolation, str) else None
 
 
+_TUNNEL_ENDS = (
+    "flannel.alpha.coreos.com/public-ip",
+    "flannel.alpha.coreos.com/public-ipv6",
+    "projectcalico.org/IPv4Address",
+    "projectcalico.org/IPv6Address",
+)
+"""Annotations by which network plugins tell from which address a node's tunnels send, perhaps on a network of
+their own. Calico writes a prefix behind it."""
+
+
 def _node(wire: shapes.Node) -> Node:
-    addresses = (lenient_address(entry.address) for entry in wire.status.addresses or ())
+    annotations = wire.metadata.annotations or {}
+    texts = [entry.address for entry in wire.status.addresses or ()]
+    texts += [annotations[name].partition("/")[0] for name in _TUNNEL_ENDS if name in annotations]
+    addresses = map(lenient_address, texts)
     texts = wire.spec.cidrs or ([wire.spec.cidr] if wire.spec.cidr else [])
     networks = (lenient_network(text) for text in texts)
     return Node(

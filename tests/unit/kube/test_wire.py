@@ -24,6 +24,7 @@ from agent.kube.model import (
     Protocol,
     Requirement,
     Selector,
+    address_text,
 )
 from agent.kube.wire import Bookmark, Decoded, Status, Unreadable, decode_page, decode_watch_line
 
@@ -149,6 +150,25 @@ def test_a_node_has_its_addresses_and_pod_ranges() -> None:
     assert [str(n) for n in found.pod_cidrs] == ["10.1.0.0/24"]
     data["spec"] = {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]}
     assert [str(n) for n in value(Kind.NODE, data).pod_cidrs] == ["10.1.0.0/24", "fd00:1::/64"]
+
+
+def test_a_node_has_the_addresses_that_its_tunnels_send_from() -> None:
+    annotations = {
+        "flannel.alpha.coreos.com/public-ip": "192.0.2.1",
+        "flannel.alpha.coreos.com/public-ipv6": "2001:db8::1",
+        "projectcalico.org/IPv4Address": "198.51.100.1/24",
+        "projectcalico.org/IPv6Address": "not an address",
+        "example.com/ip": "203.0.113.1",
+    }
+    status = {"addresses": [{"address": "10.0.0.1"}, {"address": "192.0.2.1"}]}
+    found = value(Kind.NODE, {"metadata": {"name": "n", "annotations": annotations}, "status": status})
+    assert isinstance(found, Node)
+    assert list(map(address_text, found.addresses)) == [
+        "10.0.0.1",
+        "192.0.2.1",
+        "2001:db8::1",
+        "198.51.100.1",
+    ]
 
 
 @pytest.mark.parametrize(
