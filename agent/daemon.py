@@ -21,9 +21,10 @@ from agent.dataplane.backend import Backend, Call, Fault, Reading, Report
 from agent.dataplane.host import HostState, check_host
 from agent.dataplane.hostwatch import EVERY, HostWatch
 from agent.dataplane.iptables.tables import WAIT_SECONDS
-from agent.dataplane.links import LinkChanges
+from agent.dataplane.links import ADDRESS_GROUPS, LinkChanges
 from agent.dataplane.mode import Mode, ModeChoice
 from agent.dataplane.podlinks import PodLink
+from agent.dataplane.surroundings import Lookout
 from agent.inbox import Inbox
 from agent.kube.events import Event
 from agent.kube.model import Family, Key, Kind
@@ -143,6 +144,8 @@ class Agent:
         """Differences that the last repair did not mend; its retry will try again."""
         self._repairs = 0
         self._host_at = 0.0
+        self._stirred = False
+        """Whether interfaces have changed since the backend was last asked what that means to it."""
         self._node_fault: Fault | None = None
         self._links = threading.Thread(target=self._watch_links, name="links", daemon=True)
         self._pod_links = LinkedPods(self._engine, self.inbox)
@@ -539,8 +542,14 @@ class Agent:
             if self._adopted:
                 backend.expect(self._pod_links.known())
                 self._sync()
-        elif self._host.ipvs and self._backend.judge_others() and self._adopted:
+        elif self._moved() and self._adopted:
             self._retry_at = now
+
+    def _moved(self) -> bool:
+        """Tell the backend how the host stands; whether the kernel has to be moved to that."""
+        judging = self._host.ipvs and self._backend.judge_others()
+        stirred, self._stirred = self._stirred, False
+        return (stirred and self._backend.moved()) or judging
 
     def _made(self, families: tuple[Family, ...]) -> Backend:
         """Make a backend for some families. Raises OSError where the kernel cannot be programmed."""
@@ -567,9 +576,12 @@ class Agent:
         """Have the host looked at when it changes: the first pod may bring a bridge."""
         while not self.inbox.stopped:
             try:
-                with LinkChanges() as changes:
+                lookout = Lookout(HOST_CHECK)
+                with LinkChanges(ADDRESS_GROUPS) as changes:
                     while not self.inbox.stopped:
                         changed = changes.wait(EVERY)
+                        if lookout.changed(told=changed):
+                            self.inbox.call(self._look_around)
                         if self._host_watch.look() or changed:
                             self.inbox.call(self._look_at_host)
                         if changed:
@@ -580,6 +592,10 @@ class Agent:
 
     def _look_at_host(self) -> None:
         self._host_at = 0.0
+
+    def _look_around(self) -> None:
+        self._stirred = True
+        self._look_at_host()
 
     def _faults(self) -> tuple[Fault, ...]:
         node = () if self._node_fault is None else (self._node_fault,)

@@ -137,6 +137,10 @@ class Backend(Protocol):
         """Be told that this node sends packets of others, as IPVS does; whether :meth:`sync` is due."""
         ...
 
+    def moved(self) -> bool:
+        """Look whether interfaces, tunnels or what these listen on changed, so that :meth:`sync` is due."""
+        ...
+
     def disturbed(self) -> bool:
         """Whether somebody else is known to have written rules since they were last read.
 

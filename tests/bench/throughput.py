@@ -262,7 +262,7 @@ def _wait_until_served(client: Pod, server: Pod) -> None:
 def _enforce(mode: Mode, enforced: bool) -> None:
     """Lead forwarded packets to the agent's chains, or do not; the chains stay as they are."""
     table = Tables(mode).read(Family.V4)
-    lines = hooks.place(table, dict.fromkeys(hooks.HOOKS, "")) if enforced else hooks.remove(table)
+    lines = hooks.place(table, dict.fromkeys(hooks.needed(table), "")) if enforced else hooks.remove(table)
     for error in Tables(mode).restore({Family.V4: lines}).values():
         raise error
 

@@ -11,6 +11,7 @@ _STEPS = "agent/dataplane/iptables/steps.py"
 _WRITER = "agent/dataplane/iptables/writer.py"
 _CACHE = "agent/dataplane/iptables/verdict_cache.py"
 _TREES = "agent/dataplane/iptables/trees.py"
+_GUARDS = "agent/dataplane/iptables/guards.py"
 _NAMES = "agent/dataplane/iptables/names.py"
 
 DATAPLANE = (
@@ -422,5 +423,33 @@ DATAPLANE = (
         "waiting = waiting[waiting.index(failed) + 1 :] if failed in waiting else []",
         "waiting = []",
         (Selection.FOREIGN,),
+    ),
+    Mutation(
+        "a tunnel takes from whatever interface",
+        _GUARDS,
+        'f"{about} -j DROP",\n    )',
+        'f"{about} -j RETURN",\n    )',
+        (Selection.TUNNELS,),
+    ),
+    Mutation(
+        "a tunnel takes from strangers where nodes are known",
+        _GUARDS,
+        "    if found.nodes is None:\n        nodes =",
+        "    if True:\n        nodes =",
+        (Selection.TUNNELS,),
+    ),
+    Mutation(
+        "other nodes are let in by a tunnel whatever address another of its port is told to talk to",
+        _GUARDS,
+        "other.remote is None or",
+        "True or",
+        (Selection.TUNNELS,),
+    ),
+    Mutation(
+        "a bridge with a card and pods' ports is taken for the network outside",
+        "agent/dataplane/surroundings.py",
+        "and not any(port.kind in POD_KINDS for port in below)",
+        "",
+        (Selection.SURROUNDINGS,),
     ),
 )

@@ -57,6 +57,10 @@ class Selection(enum.StrEnum):
     """Which bits of packets' marks others use, and which are taken."""
     FOREIGN = "tests/unit/dataplane/test_foreign.py"
     """Rules of others that iptables cannot show."""
+    TUNNELS = "tests/unit/dataplane/test_guards.py"
+    """The rules about tunnels, and by which tunnels other nodes are let in."""
+    SURROUNDINGS = "tests/unit/dataplane/test_surroundings.py"
+    """Which interfaces are taken for pods'."""
     DECODING = "tests/unit/kube/test_wire.py"
     """What an API server sends, case by case."""
 

@@ -25,11 +25,12 @@ from agent.dataplane.conntrack import ConntrackError
 from agent.dataplane.ipset import IpSets, SetChange, SetContent, SetHeader, SetShape
 from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import builtin, hooks, leftovers, marks, nft, verdict_cache, writer
+from agent.dataplane.iptables import builtin, edges, hooks, leftovers, marks, nft, verdict_cache, writer
 from agent.dataplane.iptables import steps as steps_module
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.tables import Table, TableError
+from agent.dataplane.surroundings import NONE
 from agent.dataplane.turns import Waits, Work, whole
 from agent.kube.model import Family, Network, Protocol, family_of
 from agent.policy.program import AddressPort, Member, NetworkMember
@@ -179,7 +180,7 @@ def _compiled(text: str) -> _Rule:
             bits, _, mask = value.partition("/")
             set_mark = int(bits, 16), int(mask, 16)
         elif word == "--add-set":
-            assert words.pop(0) in ("src,dst,dst", "src")
+            assert words.pop(0) in ("src,dst,dst", "src", "dst")
             added_to = value
         elif word not in ("--reject-with", "--timeout"):
             match = _match(word, value, words)
@@ -202,7 +203,7 @@ def _match(word: str, value: str, words: list[str]) -> Match:
             return lambda _, packet, __: _lies_in(packet.source, asked)
         return lambda _, packet, __: _lies_in(packet.destination, asked)
     if word == "-p":
-        number = Protocol[value.upper()] if value != "ipv6-icmp" else 58
+        number = {"icmp": 1, "ipv6-icmp": 58}.get(value) or Protocol[value.upper()]
         return lambda _, packet, __: packet.protocol == number
     if word == "--match-set":
         sides = words.pop(0)
@@ -220,14 +221,16 @@ def _match(word: str, value: str, words: list[str]) -> Match:
         # Every packet comes from an uplink: what the source address is, then decides alone.
         return lambda _, __, ___: value == _UPLINK
     if word == "--ctstate":
-        assert value in ("RELATED,ESTABLISHED", "ESTABLISHED")
+        assert value in ("RELATED,ESTABLISHED", "ESTABLISHED", "UNTRACKED")
+        if value == "UNTRACKED":
+            return lambda _, __, ___: False
         return lambda kernel, _, __: kernel.established
     if word == "--physdev-is-bridged":
         return lambda kernel, _, __: kernel.bridged
     if word == "--tcp-flags":
         assert (value, words.pop(0)) == ("RST", "RST")
         return lambda _, __, ___: False
-    if word in ("--icmpv6-type", "--hl-eq"):
+    if word in ("--icmp-type", "--icmpv6-type", "--hl-eq"):
         return lambda _, __, ___: False
     if word in ("--src-type", "--dst-type"):
         return lambda _, __, ___: False
@@ -452,7 +455,8 @@ def make_backend(
     patch.setattr(backend_module, "Tables", lambda _, **__: ModelTables(kernel))
     patch.setattr(backend_module, "IpSets", lambda: ModelIpSets(kernel))
     patch.setattr(writer, "forget", forget)
-    patch.setattr(backend_module, "uplinks", uplinks)
+    patch.setattr(backend_module, "look", lambda: NONE)
+    patch.setattr(edges, "uplinks", uplinks)
     patch.setattr(steps_module, "uplinks", uplinks)
     patch.setattr(backend_module, "NetlinkSocket", lambda: None)
     patch.setattr(marks.Uses, "read", lambda _: [])

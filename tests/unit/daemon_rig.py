@@ -51,6 +51,7 @@ class FakeBackend:
         self.applies: list[Report | Exception] = []
         self.tidies: list[Report | Exception] = []
         self.drifts: list[list[str]] = []
+        self.moves: list[bool] = []
         self.overtakes: list[bool] = []
         self.resumes: list[Report | Exception] = []
         self.descriptors: tuple[int, ...] = ()
@@ -117,6 +118,9 @@ class FakeBackend:
         self.dirty = self.stays_dirty
         return self._called("tidy", self.tidies, NOTHING)
 
+    def moved(self) -> bool:
+        return self.moves.pop(0) if self.moves else False
+
     def judge_others(self) -> bool:
         self.calls.append(("judge_others", time.monotonic()))
         return len(self.named("judge_others")) == 1
@@ -168,6 +172,9 @@ class FakeSource:
 
 class Links:
     """Interfaces that never change."""
+
+    def __init__(self, groups: int = 0) -> None:
+        del groups
 
     def __enter__(self) -> Links:
         return self

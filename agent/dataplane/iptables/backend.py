@@ -13,7 +13,7 @@ from agent import log
 from agent.dataplane.backend import Call, Fault, KernelView, Reading, Report
 from agent.dataplane.ipset import IpSets, SetContent
 from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import builtin, hooks, leftovers, marks, names
+from agent.dataplane.iptables import builtin, edges, hooks, leftovers, marks, names
 from agent.dataplane.iptables.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.driver import Driver
 from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
@@ -27,6 +27,7 @@ from agent.dataplane.iptables.sets import Sets, network_members
 from agent.dataplane.iptables.spotcheck import SpotCheck
 from agent.dataplane.iptables.steps import Planner, Step
 from agent.dataplane.iptables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.untracked import Untracked
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.iptables.watch import Watch
 from agent.dataplane.iptables.writer import Writer
@@ -35,8 +36,8 @@ from agent.dataplane.mode import Mode
 from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.strangers import kube_router_fault
+from agent.dataplane.surroundings import look
 from agent.dataplane.turns import Waits, Work
-from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key
 from agent.policy.program import Delta, Member, Program
 from agent.words import count
@@ -76,6 +77,10 @@ class IptablesBackend:
         self.families = tuple(families)
         self._cache = VerdictCache(mode, self.families, options.cache)
         self._others = Others(mode, self.families)
+        self._untracked = Untracked(mode, self.families)
+        self._edge_faults: list[Fault] = []
+        self._trusting: Program | None = None
+        """The program whose other nodes may be let in by tunnels, too, when a step has been carried out."""
         self._naming = naming = Naming()
         self._desired = Desired(self.families, options, naming)
         self._planner = Planner(self.families, self._desired, naming)
@@ -145,7 +150,12 @@ class IptablesBackend:
             self._naming.caches = self._cache.make(self._sets, content)
             self._naming.others = self._others.make(self._sets, content)
             self._naming.closed = self._writer.closed.make(self._sets, content)
+            self._naming.untracked = self._untracked.make(self._sets, content)
             faults += self._writer.forget(set())
+            faults += self._look()
+            self._planner.guarding = edges.guarding(
+                self._chains, self._desired.guarded(program), hooked=False
+            )
             ours = {family: self._chains.ours(family) for family in self.families}
             chosen = self._choose_marks(reading.marks)
             elsewhere = self._referred_elsewhere(reading, content)
@@ -162,9 +172,12 @@ class IptablesBackend:
             faults += yield from self._remark(program, chosen)
             faults += yield from self._place_hooks()
             faults += self._unseeing()
+            if not faults:
+                faults += yield from self._trust(program)
             self._chains.prime()
             if not faults:
                 self._remove_leftovers()
+            self._tell_edges(program)
         except TableError as error:
             faults = [Fault(str(error), error.remedy or "the agent tries again by itself")]
         except SetError as error:
@@ -193,6 +206,10 @@ class IptablesBackend:
     ) -> Report:
         started = time.perf_counter()
         writes = self._writes()
+        if delta.bypass:
+            wanted = self._desired.guarded(program)
+            self._planner.guarding = edges.guarding(self._chains, wanted, hooked=True)
+            self._trusting = program
         step = self._planner.step(program, delta)
         if self.busy and not self._can_go_first(step):
             return self._waiting(started, writes, self._writer.put_off(step))
@@ -203,6 +220,10 @@ class IptablesBackend:
         writes = self._writes()
         try:
             faults = yield from self._writer.carry_out(step, certain=not self._failed)
+            if self._trusting is not None and not faults:
+                program, self._trusting = self._trusting, None
+                faults = yield from self._trust(program)
+                self._tell_edges(program)
         except SetError as error:
             faults = [error.fault()]
         if put_off:
@@ -254,6 +275,34 @@ class IptablesBackend:
     def _waiting(self, started: float, writes: int, faults: list[Fault]) -> Report:
         """Report that work goes on, and what went wrong in what could not wait for it."""
         return self._report(started, writes, faults)._replace(waiting=True)
+
+    def _look(self) -> list[Fault]:
+        """Look at the node's interfaces; where that fails, what was seen last holds, and the rest goes on."""
+        try:
+            self._desired.surroundings = look()
+        except OSError as error:
+            what = f"the node's interfaces and tunnels cannot be read: {error.strerror}"
+            return [Fault(what, "let the agent use netlink sockets, with CAP_NET_ADMIN")]
+        return []
+
+    def _trust(self, program: Program) -> Work[list[Fault]]:
+        """Let other nodes in by tunnels, too, once these are known to take from nodes alone."""
+        if not edges.guarding(self._chains, self._desired.guarded(program), hooked=True):
+            return []
+        step = self._planner.trust(program)
+        if step is None:
+            return []
+        return (yield from self._writer.carry_out(step, certain=not self._failed))
+
+    def _tell_edges(self, program: Program) -> None:
+        untracked = self._untracked.faults(program.pods)
+        self._edge_faults = [*untracked, *edges.faults(self._desired, program)]
+
+    def moved(self) -> bool:
+        try:
+            return look() != self._desired.surroundings
+        except OSError:
+            return False
 
     def untidy(self) -> bool:
         return bool(
@@ -311,7 +360,8 @@ class IptablesBackend:
 
     def disturbed(self) -> bool:
         self._cache.resume()
-        return self._chains.watch.changed() or self._others.seen(self._ipsets)
+        met = self._others.seen(self._ipsets) or self._untracked.changed(self._ipsets)
+        return self._chains.watch.changed() or met
 
     def reading(self) -> TablesReading:
         known = None
@@ -343,7 +393,7 @@ class IptablesBackend:
             if reading.known is None:
                 differences += self._chains.changed(family, now)
             due = self._fights.due()
-            for chain, why in hooks.misplaced(now).items():
+            for chain, why in hooks.misplaced(now, self._chains.garbage[family]).items():
                 # One that is missing leaves everything open: it never waits.
                 if due or hooks.missing(now, chain):
                     differences.append(f"IPv{int(family)}: {chain}: {why}")
@@ -359,6 +409,8 @@ class IptablesBackend:
             }
         if self._others.seen(self._ipsets):
             differences.append("the node sends packets of others, which are not judged yet")
+        if self._untracked.changed(self._ipsets):
+            differences.append("whether packets are denied that are not tracked changed")
         in_kernel = self._sets.sizes_in_kernel()
         for name, size in self._sets.sizes.items():
             if name not in in_kernel:
@@ -367,8 +419,8 @@ class IptablesBackend:
                 differences.append(f"set {name} has {count(in_kernel[name] or 0, 'member')}, not {size}")
         if not self._failed:
             differences += self._exchanged(program, in_kernel.keys())
-        if uplinks(program.bypass) != self._desired.uplinks:
-            differences.append("the interfaces that lead to other nodes changed")
+        if self.moved() or self._planner.uplinks(program) != self._desired.uplinks:
+            differences.append("the node's interfaces, or where they lead, changed")
         return differences
 
     def _exchanged(self, program: Program, present: Set[str]) -> list[str]:
@@ -452,7 +504,10 @@ class IptablesBackend:
         ]
 
     def _unseeing(self) -> list[Fault]:
-        return builtin.unseeing(self._netlink, self.families) if self.mode == "nft" else []
+        if self.mode != "nft":
+            return []
+        needed = {family: hooks.needed(self._chains.needed(family)) for family in self.families}
+        return builtin.unseeing(self._netlink, needed)
 
     def _writes(self) -> int:
         return self._chains.writes + self._sets.writes
@@ -471,6 +526,7 @@ class IptablesBackend:
             *self._leftovers,
             *self._cache.faults,
             *fights,
+            *self._edge_faults,
         )
         seconds = time.perf_counter() - started
         standing = tuple(self._writer.closed.faults(self._chains.why))
@@ -513,7 +569,8 @@ class IptablesBackend:
                 continue
             table = self._chains.whole[family]
             wanted = {}
-            for chain, why in hooks.misplaced(table).items():
+            garbage = self._chains.garbage[family]
+            for chain, why in hooks.misplaced(table, garbage).items():
                 missing = hooks.missing(table, chain)
                 if not missing and not self._fights.due():
                     continue
@@ -522,6 +579,7 @@ class IptablesBackend:
                     (removed if missing else displaced).append(f"IPv{int(family)} {chain}: {why}")
             unlike = builtin.unlike(self._netlink, family, table, wanted) if self.mode == "nft" else {}
             lines[family] = hooks.place(table, {c: why for c, why in wanted.items() if c not in unlike})
+            lines[family] += hooks.unneeded(table, garbage)
             by_netlink[family] = {c: (hooks.HOOKS[c], handles) for c, handles in unlike.items()}
         if displaced:
             self._fights.put_back(displaced)
@@ -533,7 +591,7 @@ class IptablesBackend:
         for family, placed in by_netlink.items():
             faults += self._chains.put_in_front(family, placed)
         if not faults:
-            self._hooked.update((family, chain) for family in self.families for chain in hooks.HOOKS)
+            self._hooked = {(f, c) for f in self.families for c in hooks.needed(self._chains.needed(f))}
         return faults
 
 

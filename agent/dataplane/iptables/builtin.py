@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from agent.dataplane.backend import Fault
 from agent.dataplane.iptables import foreign, hooks, names, nft
@@ -30,17 +30,20 @@ def unlike(
     }
 
 
-def unseeing(netlink: NetlinkSocket, families: Iterable[Family]) -> list[Fault]:
-    """Return the faults of filter tables to which no packet comes, whatever rules are in them."""
+def unseeing(netlink: NetlinkSocket, needed: Mapping[Family, Iterable[str]]) -> list[Fault]:
+    """Return the faults of filter tables to which no packet comes, whatever rules are in them.
+
+    ``needed``: the built-in chains that lead to ours.
+    """
     faults: list[Fault] = []
-    for family in families:
+    for family, chains in needed.items():
         # What cannot be asked, the next write tells.
         with contextlib.suppress(OSError):
-            faults += _unseeing(netlink, family)
+            faults += _unseeing(netlink, family, chains)
     return faults
 
 
-def _unseeing(netlink: NetlinkSocket, family: Family) -> list[Fault]:
+def _unseeing(netlink: NetlinkSocket, family: Family, chains: Iterable[str]) -> list[Fault]:
     table = f"{FAMILY_NAMES[family]} {nft.FILTER}"
     faults = [
         Fault(
@@ -48,7 +51,7 @@ def _unseeing(netlink: NetlinkSocket, family: Family) -> list[Fault]:
             f"made it by nft, and not for the hook {chain.lower()}",
             f"have that program use a table of its own: see 'nft list table {table}'",
         )
-        for chain in hooks.HOOKS
+        for chain in chains
         if not nft.sees_packets(netlink, family, chain)
     ]
     if nft.is_dormant(netlink, family):

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from agent.dataplane.iptables import linked, names, render
+from agent.dataplane.iptables import guards, linked, names, render
 from agent.dataplane.iptables.lists import Lists
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.trees import Tree, Trees
-from agent.kube.model import Direction, Family, Key
+from agent.dataplane.surroundings import NONE, Surroundings
+from agent.kube.model import Direction, Family, Key, Network
 from agent.policy.program import Delta, PodId, PolicyId, Program, SetId
 
 Chains = dict[str, tuple[str, ...]]
@@ -23,19 +24,22 @@ class Naming:
 
     ``caches``: the verdict caches, of the families that have one; ``others``: the sets in which
     packets of others leave a trace, of the families in which OUTPUT does not judge them; ``closed``: those of
-    addresses whose rules could not be written.
+    addresses whose rules could not be written; ``untracked``: those in which denied packets leave a trace
+    that are not tracked.
     """
 
     def __init__(
         self,
         caches: Mapping[Family, names.Cache] = MappingProxyType({}),
         others: Mapping[Family, str] = MappingProxyType({}),
+        untracked: Mapping[Family, str] = MappingProxyType({}),
     ) -> None:
         self.switched: set[SetId] = set()
         self.switched_isolated: set[Tree] = set()
         self.caches = caches
         self.others = others
         self.closed: Mapping[Tree, str] = {}
+        self.untracked = untracked
 
     def peer_set(self, set_id: SetId) -> str:
         name = names.peer_set(set_id)
@@ -56,6 +60,9 @@ class _Top(NamedTuple):
     others: str | None
     closed: tuple[str | None, ...]
     links: render.Ways
+    tunnels: guards.Guarded
+    ports: frozenset[str]
+    untracked: str | None
 
 
 class Desired:
@@ -80,6 +87,8 @@ class Desired:
         self.links: linked.Links = ()
         self._verdicts: linked.Verdicts = ()
         self._linked = dict.fromkeys(self.families, linked.Linked())
+        self.surroundings: Surroundings = NONE
+        self._guarded: tuple[Surroundings, frozenset[Network], dict[Family, guards.Guarded]] | None = None
 
     def full(self, program: Program) -> dict[Family, Chains]:
         """Return every chain of the program."""
@@ -221,6 +230,14 @@ class Desired:
             self._by_pod[pod] = after
         return unused
 
+    def guarded(self, program: Program) -> Mapping[Family, guards.Guarded]:
+        """Return what the rules about tunnels depend on."""
+        known = self._guarded
+        if known is None or known[0] is not self.surroundings or known[1] is not program.bypass:
+            found = {f: guards.guarded(self.surroundings, f, program.bypass) for f in self.families}
+            self._guarded = known = self.surroundings, program.bypass, found
+        return known[2]
+
     def _top(self, program: Program, family: Family, changes: Changes) -> None:
         naming = self._naming
         depends = _Top(
@@ -231,6 +248,9 @@ class Desired:
             naming.others.get(family),
             tuple(naming.closed.get((direction, family)) for direction in Direction),
             self._linked[family].ways,
+            self.guarded(program)[family],
+            self.surroundings.ports if family is Family.V6 else frozenset(),
+            naming.untracked.get(family),
         )
         if depends == self._tops.get(family):
             return
@@ -245,6 +265,9 @@ class Desired:
             others=depends.others,
             closed=dict(zip(Direction, depends.closed, strict=True)),
             links=depends.links,
+            tunnels=depends.tunnels,
+            ports=depends.ports,
+            untracked=depends.untracked,
         )
         changes[family].update(chains)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from agent.dataplane.iptables import foreign, names
 
-HOOKS = {"FORWARD": names.FORWARD, "OUTPUT": names.OUTPUT}
-"""Built-in chain of the filter table to the chain of ours that it jumps to."""
+HOOKS = {"INPUT": names.INPUT, "FORWARD": names.FORWARD, "OUTPUT": names.OUTPUT}
+"""Built-in chain of the filter table to the chain of ours that it jumps to.
+
+That of INPUT is there only where the node has tunnels."""
 
 Table = Mapping[str, tuple[str, ...]]
 
@@ -20,20 +22,26 @@ def hook_rule(chain: str) -> str:
     return f"-j {HOOKS[chain]}"
 
 
+def needed(chains: Container[str]) -> list[str]:
+    """Return the built-in chains that have to lead to ours, where we have these chains."""
+    return [chain for chain, ours in HOOKS.items() if chain != "INPUT" or ours in chains]
+
+
 def missing(table: Table, chain: str) -> bool:
     """Whether a built-in chain does not lead to ours at all."""
     return hook_rule(chain) not in map(foreign.plain, table.get(chain, ()))
 
 
-def misplaced(table: Table) -> dict[str, str]:
+def misplaced(table: Table, garbage: Container[str] = ()) -> dict[str, str]:
     """Return the built-in chains whose hook must be put in front, with the reason.
 
+    ``garbage``: our chains that nothing need lead to any more.
     A rule before ours matters only when it, or a chain that it leads to, could let a packet of a pod pass.
     One that drops cannot open anything, and others may keep their place; one of which it cannot be told what
     it does may not.
     """
     found = {}
-    for chain in HOOKS:
+    for chain in needed([ours for ours in table if ours not in garbage]):
         rules = [foreign.plain(rule) for rule in table.get(chain, ())]
         hook = hook_rule(chain)
         if missing(table, chain):
@@ -114,6 +122,12 @@ def place(table: Table, wanted: Mapping[str, str]) -> list[str]:
 def leading_handles(table: Table, chain: str) -> list[int]:
     """Return the handles of those rules of a built-in chain that lead to ours, of which netlink told."""
     return [number for _, number in handles((chain, rule) for rule in _leading(table, chain))]
+
+
+def unneeded(table: Table, garbage: Container[str]) -> list[str]:
+    """Return the restore lines that take out the hooks that lead to garbage."""
+    ours = [chain for chain in HOOKS if HOOKS[chain] in garbage]
+    return [f"-D {chain} {rule}" for chain in ours for rule in _leading(table, chain)]
 
 
 def remove(table: Table, doomed: Callable[[str], bool] = names.is_ours) -> list[str]:

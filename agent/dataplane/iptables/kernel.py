@@ -80,6 +80,10 @@ class Chains:
         """Return our chains of a family with their rules."""
         return {chain: rules for chain, rules in self.whole[family].items() if names.is_ours(chain)}
 
+    def needed(self, family: Family) -> dict[str, Rules]:
+        """Return our chains of a family without the garbage."""
+        return {c: rules for c, rules in self.ours(family).items() if c not in self.garbage[family]}
+
     def changed(self, family: Family, now: Table) -> list[str]:
         """Return which chains of ours a table holds otherwise than they were left, for people."""
         held = self.ours(family)

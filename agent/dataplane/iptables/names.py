@@ -32,6 +32,11 @@ BRIDGED = TOP_PREFIX + "BRIDGED"
 DENY = TOP_PREFIX + "DENY"
 CACHE = TOP_PREFIX + "CACHE"
 OTHERS = TOP_PREFIX + "OTHERS"
+INPUT = TOP_PREFIX + "INPUT"
+TUNNEL_IN = TOP_PREFIX + "TUNNEL-IN"
+TUNNEL_ANY = TOP_PREFIX + "TUNNEL-ANY"
+TUNNEL_OUT = TOP_PREFIX + "TUNNEL-OUT"
+UNTRACKED = TOP_PREFIX + "UNTRACKED"
 SAMPLE = TOP_PREFIX + "SAMPLE"
 LINKS_PREFIX = TOP_PREFIX + "LINKS-"
 
@@ -41,11 +46,12 @@ _CLOSED = "KUBE-CLOSED-"
 _CACHE_SET = "KUBE-CACHE-"
 _LOOKUP_SET = "KUBE-LOOKUP-"
 _OTHERS_SET = "KUBE-OTHERS-"
+_UNTRACKED_SET = "KUBE-UNTRACKED-"
 
 _OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWLIST|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
 _OUR_SET = re.compile(
     r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|(?:ISOLATED|CLOSED)-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
-    r"|KUBE-(?:CACHE|LOOKUP)-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
+    r"|KUBE-(?:CACHE|LOOKUP|UNTRACKED)-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
 )
 """With the suffixes of :func:`alternate` and, after it, of a set that is being grown."""
 
@@ -167,7 +173,12 @@ def others_set(family: Family) -> str:
 
 def changes_by_itself(name: str) -> bool:
     """Whether a set's members do not follow from the program: packets fill it, or it opens the cache."""
-    return name.startswith((_CACHE_SET, _LOOKUP_SET, _OTHERS_SET))
+    return name.startswith((_CACHE_SET, _LOOKUP_SET, _OTHERS_SET, _UNTRACKED_SET))
+
+
+def untracked_set(mode: Mode, family: Family) -> str:
+    """Name the set of the addresses of packets that were denied and that connection tracking leaves alone."""
+    return f"{_UNTRACKED_SET}{mode}-{int(family)}"
 
 
 def peer_set(set_id: SetId) -> str:

@@ -54,10 +54,11 @@ class Others:
 
     def seen(self, ipsets: IpSets) -> bool:
         """Whether there was one since the last look at the kernel."""
-        return not self.judged and any(_has_members(ipsets, name) for name in self._names.values())
+        return not self.judged and any(has_members(ipsets, name) for name in self._names.values())
 
 
-def _has_members(ipsets: IpSets, name: str) -> bool:
+def has_members(ipsets: IpSets, name: str) -> bool:
+    """Whether a set has any; False where there is no such set."""
     try:
         return bool(ipsets.header(name).size)
     except SetError:

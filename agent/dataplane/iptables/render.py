@@ -30,7 +30,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from agent.dataplane.iptables import lists, names
+from agent.dataplane.iptables import guards, lists, names
+from agent.dataplane.iptables.guards import UNGUARDED, Guarded
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.tree import ROOT, Prefix
 from agent.kube.model import Direction, Family, Key, Network, Protocol, address_text
@@ -44,8 +45,8 @@ SetNamer = Callable[[SetId], str]
 
 IsolatedNamer = Callable[[Direction, Family], str]
 
-MULTIPORT_SLOTS = 15
-"""Ports in one multiport match; a range takes two (iptables-extensions(8))."""
+MULTIPORT_SLOTS = guards.MULTIPORT_SLOTS
+"""Ports in one multiport match; a range takes two."""
 
 FEW_PORTS = 2
 """As many ports are compared one by one: in nft mode that takes less than one multiport match."""
@@ -59,8 +60,9 @@ CACHED = (Protocol.TCP, Protocol.UDP)
 LINK_LOCAL = {Family.V4: "169.254.0.0/16", Family.V6: "fe80::/10"}
 """RFC 3927 and RFC 4291, 2.5.6: on a bridge these name no pod."""
 
-DISCOVERY = (133, 134, 135, 136)
-"""ICMPv6 router and neighbour discovery (RFC 4861, section 4); its hop limit, 255, never crosses a router."""
+DISCOVERY = (133, 135, 136)
+"""ICMPv6 router and neighbour discovery that pods take part in (RFC 4861, section 4); its hop limit, 255,
+never crosses a router."""
 
 LISTENER = (130, 131, 132, 143)
 """ICMPv6 multicast listener discovery (RFC 2710, RFC 3810): always to a group, with hop limit 1."""
@@ -311,6 +313,9 @@ def top_chains(
     others: str | None = None,
     closed: Mapping[Direction, str | None] = MappingProxyType({}),
     links: Ways = NO_WAYS,
+    tunnels: Guarded = UNGUARDED,
+    ports: Iterable[str] = (),
+    untracked: str | None = None,
 ) -> Chains:
     """Return the chains that do not depend on any one pod.
 
@@ -321,8 +326,10 @@ def top_chains(
     in OUTPUT that are not the node's own leave a trace, where they are not judged but dropped.
     ``closed``: the sets of addresses whose rules could not be written. ``links``: the rules that lead to
     those by which pods are judged by their links.
+    ``tunnels``: what the rules about tunnels depend on; ``ports``: those of bridges that lead to the network
+    outside, where routers are. ``untracked``: the set in which denied packets that are not tracked leave one.
     """
-    chains: Chains = {}
+    chains = guards.tunnel_chains(family, tunnels) | guards.untracked_chains(untracked)
     uplinks = sorted(uplinks)
     established = f"-m conntrack --ctstate RELATED,ESTABLISHED -j {options.leave}"
     checks = {
@@ -352,13 +359,15 @@ def top_chains(
         _ordinary_tcp(family, options),
         *links.tcp,
         *(rule for protocol, rule in again.items() if protocol is Protocol.TCP),
+        guards.redirect_rule(family),
         f"-m physdev --physdev-is-bridged -{'j' if returns else 'g'} {names.BRIDGED}",
     ]
-    chains[names.FORWARD] = (*(bridged if guarded else ()), *common)
-    unnamed = _unnamed_addresses(family, options)
+    tunnelled = guards.forward_rules(tunnels)
+    chains[names.FORWARD] = (*tunnelled, *(bridged if guarded else ()), *common)
+    unnamed = _unnamed_addresses(family, options, ports)
     chains[names.BRIDGED] = (*unnamed, *(() if returns else common)) if guarded else ()
     remote = "-m addrtype ! --src-type LOCAL"
-    output = [established, *again.values()]
+    output = [*guards.output_rules(tunnels), established, *again.values()]
     if others is not None:
         output += [f"{check} {remote} -g {names.OTHERS}" for check in checks.values()]
     else:
@@ -372,8 +381,8 @@ def top_chains(
     chains[names.OTHERS] = () if others is None else (refusals, trace, "-j DROP")
     for direction in Direction:
         chains |= _judging_chains(direction, family, options, uplinks, closed.get(direction))
-    chains[names.DENY] = _deny(family, options)
     chains[names.SAMPLE] = (_sample(None if cache is None else cache.lookup, options),)
+    chains[names.DENY] = (*guards.untracked_rules(family, untracked), *_deny(family, options))
     return chains
 
 
@@ -474,7 +483,7 @@ def _deny(family: Family, options: Options) -> tuple[str, ...]:
     return ("-p tcp -j REJECT --reject-with tcp-reset", f"-j REJECT --reject-with {refusal}")
 
 
-def _unnamed_addresses(family: Family, options: Options) -> list[str]:
+def _unnamed_addresses(family: Family, options: Options, ports: Iterable[str]) -> list[str]:
     """Rules for bridged packets whose address does not name a pod: discovery passes, the rest is dropped."""
     if family is Family.V4:
         ranges = ["169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"]
@@ -484,5 +493,6 @@ def _unnamed_addresses(family: Family, options: Options) -> list[str]:
     return [
         *(f"{icmp} {kind} -m hl --hl-eq 255 -j {options.leave}" for kind in DISCOVERY),
         *(f"-d ff00::/8 {icmp} {kind} -m hl --hl-eq 1 -j {options.leave}" for kind in LISTENER),
+        *guards.advertisement_rules(ports, options.leave),
         *(f"{flag} {r} -j DROP" for r in ("fe80::/10", "ff00::/8") for flag in ("-s", "-d")),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.ipset import SetContent, SetShape
-from agent.dataplane.iptables import names
+from agent.dataplane.iptables import guards, names
 from agent.dataplane.iptables.desired import Changes, Desired, Naming, merged
 from agent.dataplane.iptables.hazards import hazardous
 from agent.dataplane.iptables.kernel import sets_in
@@ -70,6 +70,27 @@ class Planner:
         self.set_names: dict[SetId, str] = {}
         self._isolated: set[bytes] = set()
         self._nodes: dict[Family, set[Member]] = {family: set() for family in self.families}
+        self.guarding = False
+        """Whether the kernel holds the rules about tunnels, by which these take from nodes alone."""
+
+    def uplinks(self, program: Program) -> frozenset[str]:
+        """Return the interfaces by which packets come in that other nodes have sent, and nobody else."""
+        return frozenset(name for name in uplinks(program.bypass) if self._trusted(name, program))
+
+    def _trusted(self, name: str, program: Program) -> bool:
+        surroundings = self.desired.surroundings
+        if name not in surroundings.carried:
+            return True
+        return self.guarding and guards.trusted(name, surroundings, program.bypass, self.families)
+
+    def trust(self, program: Program) -> Step | None:
+        """Say what changes when the kernel has come to hold the rules about tunnels; None: nothing."""
+        self.guarding = True
+        found = self.uplinks(program)
+        if found == self.desired.uplinks:
+            return None
+        self.desired.uplinks = found
+        return Step(self.desired.tops(program))
 
     def _here(self, set_id: SetId) -> bool:
         return set_id.family in self.families
@@ -143,7 +164,7 @@ class Planner:
             self.set_names[set_id] = name
 
     def _change_nodes(self, program: Program, step: Step) -> None:
-        self.desired.uplinks = uplinks(program.bypass)
+        self.desired.uplinks = self.uplinks(program)
         for family in self.families:
             before, after = self._nodes[family], network_members(program.bypass, family)
             name = names.nodes_set(family)
@@ -212,7 +233,7 @@ class Planner:
         """
         self.naming.switched.clear()
         self.naming.switched_isolated.clear()
-        self.desired.uplinks = uplinks(program.bypass)
+        self.desired.uplinks = self.uplinks(program)
         self._nodes = {family: network_members(program.bypass, family) for family in self.families}
         self._isolated = set().union(*(program.isolated(Direction.INGRESS, f) for f in self.families))
         self.set_names = {s: names.peer_set(s) for s in program.sets if self._here(s)}

@@ -72,7 +72,7 @@ def render_tables(
     texts = {}
     for family in families:
         lines = script.lines({}, dict(sorted(chains[family].items())))
-        lines += hooks.place({}, dict.fromkeys(hooks.HOOKS, ""))
+        lines += hooks.place({}, dict.fromkeys(hooks.needed(chains[family]), ""))
         texts[family] = "\n".join(["*filter", *lines, "COMMIT", ""])
     return texts
 

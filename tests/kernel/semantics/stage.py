@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from agent.dataplane.backend import Report
+from agent.dataplane.iptables import hooks
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.podlinks import LinkFinder, PodLink
@@ -99,11 +100,18 @@ class Stage:
         self.engine = Engine("near", linger=0)
         self.backend: IptablesBackend | None = None
         self._open: set[Flow] = set()
+        self._serving: dict[int, set[str]] = {}
 
     def close(self) -> None:
         if self.backend is not None:
             self.backend.close()
         self.lab.close()
+
+    def serves(self, port: int, *names: str) -> None:
+        """Have some of the cast answer on another UDP port, from now on."""
+        for name in set(names) - self._serving.get(port, set()):
+            self.lab.serve(self.places[name], udp=[port])
+        self._serving.setdefault(port, set()).update(names)
 
     # What the agent is told
 
@@ -143,10 +151,12 @@ class Stage:
         allow_nodes: bool = False,
         patience: float = math.inf,
         budgets: Budgets = DEFAULT,
+        warned: str = "",
     ) -> None:
         """Let the cluster be the cast and these objects, which may replace the cast's, and the kernel so.
 
-        ``patience``: see :class:`agent.dataplane.iptables.backend.IptablesBackend`.
+        ``patience``: see :class:`agent.dataplane.iptables.backend.IptablesBackend`. ``warned``: what the one
+        warning of the backend says, where there must be one.
         """
         objects: list[Object] = [self.pod(name) for name in self.pods]
         objects += [self.namespace(name) for name in ("x", "y")]
@@ -167,9 +177,9 @@ class Stage:
                 self.options, self.patience = options, patience
                 self.backend = IptablesBackend(self.mode.value, tuple(Family), options, patience=patience)
             for move in (self.backend.sync, self.backend.tidy):
-                _sound(move(self.engine.program))
+                _sound(move(self.engine.program), warned)
                 for report in self.finish():
-                    _sound(report)
+                    _sound(report, warned)
 
     def finish(self) -> list[Report]:
         """Have the backend go on until nothing is left to do; return what it reported."""
@@ -180,6 +190,17 @@ class Stage:
                 wait(self.backend.waits())
                 found.append(self.backend.resume(self.engine.program))
         return found
+
+    def moved(self) -> None:
+        """Have the backend notice that interfaces of the policed node changed."""
+        assert self.backend is not None
+        with self.kernel():
+            assert self.backend.moved()
+            _sound(self.backend.sync(self.engine.program))
+            _sound(self.backend.tidy(self.engine.program))
+            assert not self.backend.moved()
+            found = self.backend.drift(self.engine.program)
+            assert not found, found
 
     def others_judged(self, *, told: bool = False) -> None:
         """Have packets that the node sends for others judged: found out, or as the backend is ``told``."""
@@ -300,13 +321,13 @@ class Stage:
     def without_policy(self) -> Iterator[None]:
         """Pass by every rule of the filter table on the policed node, in front of the agent's own."""
         for family in Family:
-            for chain in ("FORWARD", "OUTPUT"):
+            for chain in hooks.HOOKS:
                 self.near.iptables(family, "-I", chain, "1", "-j", "ACCEPT")
         try:
             yield
         finally:
             for family in Family:
-                for chain in ("FORWARD", "OUTPUT"):
+                for chain in hooks.HOOKS:
                     self.near.iptables(family, "-D", chain, "1")
 
     def arrive(self, at: Place, send: Callable[[bytes], object]) -> int:
@@ -340,6 +361,9 @@ def gone(found: model.Pod | model.NetworkPolicy | model.Namespace) -> Delete:
     return Delete(KINDS[type(found)], found.key)
 
 
-def _sound(report: Report) -> None:
-    assert not report.faults, report.faults
-    assert not report.pending
+def _sound(report: Report, warned: str = "") -> None:
+    assert not report.pending, report.faults
+    assert all(warned and warned in fault.what and not fault.blocking for fault in report.faults), (
+        report.faults
+    )
+    assert bool(report.faults) is bool(warned)

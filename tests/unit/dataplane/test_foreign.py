@@ -71,9 +71,10 @@ def test_hooks_of_which_netlink_told_are_known_and_what_is_unclear_stays_behind(
     for before in ("[nft 90 ?] -j DROP", "[unread ?]", "[nft 90 ?] by other means"):
         table = {**in_front, "FORWARD": (before, own["FORWARD"])}
         assert list(hooks.misplaced(table)) == ["FORWARD"]
-        assert hooks.leading_handles(table, "FORWARD") == [0]
+        assert hooks.leading_handles(table, "FORWARD") == [1]
     assert hooks.remove(in_front) == []
     assert hooks.handles(hooks.leading_to(in_front, lambda name: "NETPOL" in name)) == [
-        ("FORWARD", 0),
-        ("OUTPUT", 1),
+        ("INPUT", 0),
+        ("FORWARD", 1),
+        ("OUTPUT", 2),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.dataplane.iptables import hooks, names
-from agent.dataplane.iptables.hooks import hook_rule, misplaced, place, remove
+from agent.dataplane.iptables.hooks import hook_rule, misplaced, needed, place, remove, unneeded
 
 OURS = hook_rule("FORWARD")
 OUTPUT = (hook_rule("OUTPUT"),)
@@ -28,6 +28,20 @@ def test_first_place_is_good() -> None:
 def test_a_missing_hook_is_told_for_each_built_in_chain() -> None:
     assert misplaced({}).keys() == {"FORWARD", "OUTPUT"}
     assert reason("-j ACCEPT") == "its rule is missing"
+
+
+def test_input_leads_to_ours_only_where_there_is_something_to_lead_to() -> None:
+    with_input = table(OURS, **{names.INPUT: (), "INPUT": ("-j ACCEPT",)})
+    assert misplaced(with_input).keys() == {"INPUT"}
+    assert misplaced(with_input, garbage={names.INPUT}) == {}
+    assert needed(with_input) == ["INPUT", "FORWARD", "OUTPUT"]
+    assert needed(table(OURS)) == ["FORWARD", "OUTPUT"]
+
+
+def test_a_hook_that_leads_to_garbage_is_taken_out() -> None:
+    hooked = table(OURS, **{names.INPUT: (), "INPUT": (hook_rule("INPUT"), "-j ACCEPT")})
+    assert unneeded(hooked, {names.INPUT}) == [f"-D INPUT {hook_rule('INPUT')}"]
+    assert unneeded(hooked, ()) == unneeded(table(OURS), {names.INPUT}) == []
 
 
 def test_a_hook_that_is_there_twice_is_put_right() -> None:

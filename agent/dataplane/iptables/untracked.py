@@ -1,0 +1,70 @@
+"""Whether packets of isolated pods are denied that connection tracking was told to leave alone.
+
+What answers an allowed connection passes because it is tracked. Where a rule of somebody else says that it is
+not to be (``NOTRACK``, ``CT --notrack``; ``notrack`` of nftables), an answer is judged like any other packet:
+that it is one could only be read from its ports, which its sender chooses. So it is denied, unless a policy
+allows it by itself, and a set remembers for some minutes between which addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.dataplane.backend import Fault
+from agent.dataplane.ipset import IpSets, SetContent, SetShape
+from agent.dataplane.iptables import names
+from agent.dataplane.iptables.guards import UNTRACKED_SECONDS
+from agent.dataplane.iptables.others import has_members
+from agent.dataplane.iptables.sets import Sets
+from agent.dataplane.mode import Mode
+from agent.kube.model import Family
+from agent.policy.program import Member, PodId, PodProgram
+
+_SHOWN = 5
+
+
+class Untracked:
+    """The sets in which such packets leave their addresses."""
+
+    def __init__(self, mode: Mode, families: Iterable[Family]) -> None:
+        self._names = {family: names.untracked_set(mode, family) for family in families}
+        self._members: frozenset[Member] = frozenset()
+
+    def make(self, sets: Sets, content: dict[str, SetContent]) -> dict[Family, str]:
+        """Make the sets that are missing, and take all out of ``content``; return those that are there."""
+        made, members = {}, set[Member]()
+        for family, name in self._names.items():
+            held, shape = content.pop(name, None), shape_of(family)
+            if held is not None and held.shape[:2] == shape[:2] and held.shape.timeout:
+                members |= held.members
+            elif sets.create(name, shape):
+                continue
+            made[family] = name
+        self._members = frozenset(members)
+        return made
+
+    def changed(self, ipsets: IpSets) -> bool:
+        """Whether there are any now, where there were none at the last :meth:`make`, or the other way."""
+        return bool(self._members) is not any(has_members(ipsets, name) for name in self._names.values())
+
+    def faults(self, pods: Mapping[PodId, PodProgram]) -> list[Fault]:
+        """Return the warning, if there is reason for one; ``pods`` are the isolated ones."""
+        found = sorted({str(pod.pod) for pod, own in pods.items() if self._members & {*own.addresses}})
+        if not found:
+            return []
+        shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if found[_SHOWN:] else "")
+        return [
+            Fault(
+                f"packets from or to isolated pods ({shown}) were denied in the last "
+                f"{UNTRACKED_SECONDS // 60} minutes that connection tracking is told to leave alone: what "
+                "answers an allowed connection cannot be told then",
+                "take pods' addresses out of the rules with NOTRACK (iptables -t raw -S; nft: notrack), or "
+                "allow the answers by a policy, too",
+                blocking=False,
+            )
+        ]
+
+
+def shape_of(family: Family) -> SetShape:
+    """Return the shape of a family's set."""
+    return SetShape("hash:ip", family, timeout=UNTRACKED_SECONDS)
