@@ -600,7 +600,8 @@ class Agent:
     def _faults(self) -> tuple[Fault, ...]:
         node = () if self._node_fault is None else (self._node_fault,)
         host = (*self._host.faults, *self._host_watch.faults())
-        return (*self._choice.faults, *host, *node, *self._kernel_faults, *self._standing)
+        over = overbudget.faults(self._engine.over_budget())
+        return (*self._choice.faults, *host, *node, *self._kernel_faults, *self._standing, *over)
 
     def _states(self) -> Mapping[Kind, SyncState]:
         return self._source.states()
@@ -648,6 +649,7 @@ class Agent:
             retry_pending=self._retry_at is not None,
             drift_check_at=self._drift_checked,
             repairs=self._repairs + self._host_watch.repairs,
+            over_budget={key: str(excess) for key, excess in self._engine.over_budget().items()},
             links=self._pod_links.counts,
         )
         return take(facts, self._engine.program, self._backend.view())

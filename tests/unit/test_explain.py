@@ -222,3 +222,15 @@ def test_json_when_nothing_can_be_said() -> None:
     document = json.loads(result.stdout)
     assert (document["outcome"], document["families"]) == ("cannot say", [])
     assert document["reasons"] == ["there is no pod shop/nobody"]
+
+
+def test_a_policy_over_budget_is_explained_as_one() -> None:
+    result = explain("shop/api", "shop/db", "5432", "--policy-budget", "rules=1")
+    assert result.exit_code == 1
+    why = "which is over budget and allows nothing: it needs 4 rules, of 1 at most (--policy-budget)"
+    assert f"not by shop/api-to-db, {why}" in result.stdout
+    asked = ("--policy-budget", "rules=1", "--json")
+    document = json.loads(explain("shop/api", "shop/db", "5432", *asked).stdout)
+    found = {one["policy"]: one for one in document["families"][0]["ingress"]["policies"]}
+    assert found["shop/api-to-db"]["notEnforced"].startswith("it needs 4 rules")
+    assert "notEnforced" not in found["shop/default-deny"]

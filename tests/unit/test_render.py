@@ -138,3 +138,15 @@ def test_json() -> None:
     }
     assert document["policies"]["egress"] == ["shop/api-to-partner", "shop/only-dns-out", "shop/out-by-name"]
     assert set(document["iptables"]) == {"ipv4", "ipv6"}
+
+
+def test_a_policy_over_budget_is_named_and_renders_no_rule() -> None:
+    result = render(ROOT / "examples", "--policy-budget", "rules=1", "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document["overBudget"]["shop/api-to-db"].startswith("it needs 4 rules")
+    assert "shop/api-to-db" not in document["policies"]["ingress"]
+    assert "shop/default-deny" in document["policies"]["ingress"]
+    assert (
+        "over budget: shop/api-to-db isolates its pods and allows nothing: it needs 4 rules" in result.stderr
+    )
