@@ -67,13 +67,17 @@ def put(guarded: Guarded, thing: str, families: Iterable[Family] = tuple(Family)
             guarded.node.run("nft", command.format(*FAMILIES[family]))
 
 
+def no_sets(guarded: Guarded) -> bool:
+    return guarded.node.run("ipset", "list", "-n") == ""
+
+
 def clean(guarded: Guarded, policy: str) -> None:
     """Have a fresh node, on which another program has written by iptables; nothing is enforced there."""
     guarded.stop()
     guarded.node.run("nft", "flush", "ruleset")
-    # Sets that list others hold these.
+    # Sets that list others hold these, and rules that are gone hold sets for some moments.
     guarded.node.run("ipset", "flush")
-    guarded.node.run("ipset", "destroy")
+    wait_until(lambda: not guarded.node.run("ipset", "destroy", check=False) and no_sets(guarded))
     for family in Family:
         for chain in ("INPUT", "FORWARD", "OUTPUT"):
             guarded.node.iptables(family, "-A", chain, "-s", FAMILIES[family][1], "-j", "ACCEPT")
@@ -111,11 +115,12 @@ def test_policy_is_enforced_beside_it(guarded: Guarded, thing: str) -> None:
     assert guarded.verdicts() == {Verdict.DENIED}
     # In the end it is still there, and nothing of ours.
     guarded.stop()
-    assert guarded.command("cleanup", "--json").returncode == 0
+    ended = guarded.command("cleanup", "--json")
+    assert ended.returncode == 0, ended.stdout
     for name, *_ in FAMILIES.values():
         assert THINGS[thing][0] in guarded.node.run("nft", "list", "table", name, "filter")
     assert "KUBE-" not in guarded.node.run("nft", "list", "ruleset")
-    assert guarded.node.run("ipset", "list", "-n") == ""
+    assert no_sets(guarded)
     assert guarded.verdicts() == {Verdict.ALLOWED}
 
 
@@ -182,7 +187,8 @@ def test_a_base_chain_under_the_name_of_ours_at_another_priority(guarded: Guarde
     guarded.wait_for(Verdict.ALLOWED)
     assert guarded.verdicts(OTHER_PORT) == {Verdict.DENIED}
     guarded.stop()
-    assert guarded.command("cleanup", "--json").returncode == 0
+    ended = guarded.command("cleanup", "--json")
+    assert ended.returncode == 0, ended.stdout
     assert "KUBE-" not in guarded.node.run("nft", "list", "ruleset")
 
 
@@ -251,7 +257,8 @@ def test_extensions_that_are_not_installed_stop_nothing(layout: str, mode: str, 
         guarded.start()
         assert guarded.verdicts() == {Verdict.DENIED}
         guarded.stop()
-        assert guarded.command("cleanup", "--json").returncode == 0
+        ended = guarded.command("cleanup", "--json")
+        assert ended.returncode == 0, ended.stdout
         del guarded.node.netns.environment["XTABLES_LIBDIR"]
         for family in Family:
             assert "KUBE-" not in guarded.node.iptables(family, "-S")

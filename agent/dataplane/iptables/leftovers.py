@@ -18,7 +18,7 @@ from agent.dataplane.netlink import NetlinkSocket
 from agent.dataplane.nftables import FAMILY_NAMES, chains, delete_rules
 from agent.kube.model import Family
 
-RULES_GO = 3.0
+RULES_GO = 5.0
 """Seconds within which rules that were removed let go of their sets: nf_tables does that after the commit."""
 _PAUSE = 0.02
 
