@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -90,16 +89,15 @@ class Guarded:
             self._agent.stop(number)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run another command of the agent on the node, and wait for its end."""
-        with self.node.netns.entered():
-            return subprocess.run(
+        """Run another command of the agent on the node, with the node's own lock, and wait for its end."""
+        output = self.node.directory / "output"
+        with output.open("wb") as file:
+            process = self.node.popen(
                 [sys.executable, "-m", "agent", *arguments],
-                cwd=ROOT,
-                env={**os.environ, **self.node.netns.environment},
-                capture_output=True,
-                text=True,
-                check=False,
+                output=file,
+                environment={"PYTHONPATH": str(ROOT)},
             )
+        return subprocess.CompletedProcess(process.args, process.wait(60), output.read_text())
 
     def readyz(self) -> str:
         return http_get(self.node, "/readyz")[1]
