@@ -163,6 +163,12 @@ class Ledger:
 
     def _note_excess(self, key: Key, excess: Excess | None) -> None:
         if (key in self._excess) is not (excess is not None):
+            if key in self._news:
+                # It is again as it was when it was last told.
+                del self._news[key]
+            else:
+                self._news[key] = excess
+        elif key in self._news:
             self._news[key] = excess
         if excess is not None:
             self._excess[key] = excess

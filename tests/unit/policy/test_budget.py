@@ -366,3 +366,19 @@ def test_an_excess_says_what_is_needed_and_what_there_may_be() -> None:
         == "it needs 6,000 sets, of 4,000 at most (--policy-budget)"
     )
     assert "of 1,000 at most (--namespace-budget)" in str(Excess("policies", 1001, 1000, whole=True))
+
+
+def test_what_goes_over_budget_and_back_between_two_looks_is_no_news() -> None:
+    ledger = Ledger(Budgets(namespace=NamespaceBudget(policies=1)))
+    first, second = admitting("a"), admitting("b")
+    ledger.put(second.key, second, 1)
+    ledger.settle()
+    assert ledger.take_news() == {}
+    ledger.put(first.key, first, 1)
+    ledger.settle()
+    ledger.remove(first.key)
+    ledger.settle()
+    assert ledger.take_news() == {}
+    ledger.put(first.key, first, 1)
+    ledger.settle()
+    assert list(ledger.take_news()) == [second.key]
