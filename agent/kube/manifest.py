@@ -96,6 +96,10 @@ def _entries(line: int, data: object) -> Iterator[tuple[str, str, dict[str, Any]
         yield version, kind, data, ""
         return
     entries = data.get("items")
+    if "spec" in data and "items" not in data:
+        # Taken for an empty list, a policy with a slip in its kind would be open.
+        single = kind.removesuffix("List") or "that of the object"
+        raise UnreadableError(f"line {line}: kind: {kind!r} is a list, and this has no items; write {single}")
     if not isinstance(entries, list | None):
         raise UnreadableError(f"line {line}: items: not a list; begin each entry with '- '")
     default = kinds.LISTS.get((version, kind))

@@ -74,6 +74,7 @@ items: [{metadata: {name: n}, spec: {}}]
             "may be a NetworkPolicy; write apiVersion networking",
         ),
         ("{apiVersion: v1, kind: List, items: {}}", "items: not a list"),
+        ("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicyList, spec: {}}", "write NetworkPolicy"),
         ("{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: List}]}", "a list in a list"),
         ("{apiVersion: v1, kind: List, items: [5]}", r"items\[0\]: not a mapping"),
         ("{apiVersion: v1, kind: Pod, metadata: 5}", "metadata"),
