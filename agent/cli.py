@@ -263,7 +263,7 @@ def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
 
 @main.command(
     short_help="Print what a node would be given.",
-    epilog="Example: netpol-agent render --manifests examples --node-name worker-1",
+    epilog="Example: netpol-agent render --manifests examples --node-name demo",
 )
 @_PLACES
 @_MORE

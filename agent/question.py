@@ -102,6 +102,9 @@ def _service(text: str) -> Service:
     if protocol is None:
         raise QuestionError(f"{named!r} is no protocol; write tcp, udp or sctp, as in 53/udp")
     if not (port.isascii() and port.isdecimal()):
+        first, dash, last = port.partition("-")
+        if dash and first.isdecimal() and last.isdecimal():
+            raise QuestionError(f"{port!r} is a range; ask about one port in it, such as {first}")
         wrong = names.port_name(port)
         if wrong:
             raise QuestionError(f"{port!r} is no port: write a number, or a port's name on the pod; {wrong}")

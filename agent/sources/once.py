@@ -129,7 +129,13 @@ def _notes(readings: dict[str, Reading]) -> Iterator[str]:
     """Say what was passed over, and which policies a server has that a create would refuse."""
     ignored = {text for reading in readings.values() for text in reading.ignored}
     policies = sorted(filter(is_policy, ignored))
-    others = sorted(text for text in ignored.difference(policies) if not is_fact(text))
+    kustomize = sorted(text for text in ignored if text.endswith(" of Kustomize"))
+    others = sorted(text for text in ignored.difference(policies, kustomize) if not is_fact(text))
+    if kustomize:
+        yield (
+            f"{', '.join(kustomize)} is not applied: files are read as they stand, without its namespace and "
+            "patches; to read its result: kubectl kustomize DIR | netpol-agent ... --manifests -"
+        )
     if others:
         yield f"passed over, since no policy depends on it: {', '.join(others)}"
     if policies:

@@ -156,7 +156,7 @@ def _untouched(console: Console) -> None:
 def _direction(policies: tuple[str, ...] | None) -> str:
     if policies is None:
         return "open"
-    return escape("\n".join(policies)) or "closed: no valid policy"
+    return escape("\n".join(policies)) or "closed: no policy in force"
 
 
 def _policies(snapshot: StatusSnapshot, console: Console) -> None:

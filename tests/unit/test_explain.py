@@ -93,7 +93,7 @@ def test_protocols_in_any_case_and_tcp_without_one(service: str) -> None:
         (("shop/web", "shop/db", "0"), "0 is no port number"),
         (("shop/web", "shop/db", "65536"), "is no port number"),
         (("shop/web", "shop/db", "9" * 5000), "is no port number"),
-        (("shop/web", "shop/db", "80-90"), "'80-90' is no port: write a number"),
+        (("shop/web", "shop/db", "80-90"), "'80-90' is a range; ask about one port in it"),
         (("shop/web", "shop/db", ""), "'' is no port: write a number"),
         (("shop/web", "shop/db", "80/icmp"), "'icmp' is no protocol; write tcp, udp or sctp"),
         (("shop/web", "shop/db", "80/"), "'' is no protocol"),

@@ -180,6 +180,12 @@ def test_what_is_neither_a_pod_nor_an_address_is_called_what_it_is(asked: str, s
     assert said in " ".join(result.stderr.split())
 
 
+def test_a_range_of_ports_is_called_what_it_is() -> None:
+    result = explain("shop/db-0", "shop/db-0", "8080-8090", stdin=WORKLOADS)
+    assert result.exit_code == 2
+    assert "'8080-8090' is a range; ask about one port in it, such as 8080" in result.stderr
+
+
 def test_a_port_that_is_misspelt() -> None:
     result = explain("shop/db-0", "shop/db-0", "postgre", stdin=WORKLOADS)
     assert "its named ports: postgres/tcp, http/tcp; did you mean postgres/tcp?" in result.stdout
@@ -235,6 +241,15 @@ def test_what_is_passed_over_is_said_once(tmp_path: Path) -> None:
         "note: policies of another product, not enforced by this agent: "
         "cilium.io/v2 CiliumNetworkPolicy, crd.projectcalico.org/v1 NetworkPolicy\n"
     )
+
+
+def test_a_kustomization_is_not_applied_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text("namespace: shop\nresources: [np.yaml]\n")
+    result = explain("10.0.0.1", "10.0.0.2", "80", "--manifests", str(tmp_path))
+    assert (
+        "note: kustomization.yaml of Kustomize is not applied: files are read as they stand" in result.stderr
+    )
+    assert "passed over" not in result.stderr
 
 
 def test_a_dump_is_read_as_its_server_reads_it_and_says_so() -> None:
