@@ -11,6 +11,7 @@ import pytest
 
 from agent.kube.events import Delete, Synced, Upsert
 from agent.kube.model import Key, Kind
+from agent.sources.proof import number
 from tests.unit.sources.scripted import (
     Answer,
     Json,
@@ -269,8 +270,10 @@ def test_a_line_of_a_watch_that_cannot_be_read_leads_to_listing_again_never_past
     assert "watch" not in script.asked[2]
     wait(lambda: found.reflector.state().fault == "")
     names = [event.object.name if isinstance(event, Upsert) else event for event in found.events]
-    # What came before it is told, and what came after it only as the list says.
-    assert names == ["a", "b", Synced(Kind.POD), "c", Delete(Kind.POD, Key("x", "b"))]
+    # What came before it is told, and what came after it only as the list says. Of a server that is behind,
+    # the same versions may be of other objects, so that all are told again.
+    anew = ["a", "c"] if "504" in name else []
+    assert names == ["a", "b", Synced(Kind.POD), "c", *anew, Delete(Kind.POD, Key("x", "b"))]
 
 
 NO_WATCHES: dict[str, tuple[Answer, str]] = {
@@ -297,3 +300,9 @@ def test_what_is_no_watch_is_a_fault_until_one_tells_something(
     script.watches = [stream(bookmark(12))]
     wait(lambda: found.reflector.state().fault == "")
     assert [type(event) for event in found.events] == [Upsert, Upsert, Synced]
+
+
+def test_a_version_that_no_store_can_have_is_none() -> None:
+    """Asked for it, a server answers 400 to every list, and it would be remembered across restarts."""
+    assert number(str((1 << 63) - 1)) == (1 << 63) - 1
+    assert number(str(1 << 63)) == number("9" * 20) == 0
