@@ -21,7 +21,7 @@ from agent.kube.model import Kind
 from agent.kube.shallow import shallow
 from agent.kube.wire import decode_page, identity_of
 from agent.sources.connect import CONNECT_SECONDS
-from agent.sources.proof import PagesProof, not_a_list
+from agent.sources.proof import PagesProof, not_a_list, number
 
 _log = log.get(__name__)
 
@@ -102,6 +102,9 @@ class ClusterIdentity:
         self._lock = threading.Lock()
         self._looked = 0.0
         self._outcome: OtherClusterError | None = None
+        self.version = 0
+        """The resourceVersion of the last answer, which is read from the store itself: where that keeps all
+        kinds, nothing that was told before is of a later one."""
         self.epoch = 0
         """How often a person has confirmed another cluster: what was told before says nothing then."""
         if fresh:
@@ -138,6 +141,7 @@ class ClusterIdentity:
         except msgspec.DecodeError:
             raise not_a_list(Kind.NAMESPACE, body) from None
         PagesProof(Kind.NAMESPACE).take(page)
+        self.version = number(page.resource_version)
         for raw in msgspec.json.decode(body, type=_Items).items:
             identity = identity_of(raw)
             if identity is not None and identity.metadata.name == NAMESPACE:

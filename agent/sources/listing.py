@@ -12,7 +12,7 @@ import msgspec
 from agent.kube.model import Kind
 from agent.kube.wire import Page, decode_page
 from agent.sources.faults import RequestFailedError
-from agent.sources.proof import PagesProof, not_a_list
+from agent.sources.proof import PagesProof, not_a_list, number
 
 PAGE = 500
 """Objects asked for in one page of a list."""
@@ -51,6 +51,13 @@ def pages(
         if coming is None:
             return
         body = coming.result()
+
+
+def version_of(kind: Kind, body: bytes) -> int:
+    """Return of which version a list is, from one page of it alone. Raises UnprovenError."""
+    page = _page(kind, body)
+    PagesProof(kind).take(page)
+    return number(page.resource_version)
 
 
 def _page(kind: Kind, body: bytes) -> Page:

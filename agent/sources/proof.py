@@ -19,6 +19,9 @@ _EMPTY_PAGES = 20
 """So many empty pages in a row are a list without an end. A server that filters may send a few."""
 _SHOWN = 200
 
+LATEST = (1 << 63) - 1
+"""The highest resourceVersion that there can be."""
+
 
 class UnprovenError(Exception):
     """An answer proves nothing; the text says in what it is not what was asked for."""
@@ -172,6 +175,8 @@ def prove_lines(kind: Kind, lines: Iterable[bytes], after: int) -> Lines:
 def number(version: str) -> int:
     """Return a resourceVersion as the number that it is on every Kubernetes API server; 0 when it is none.
 
-    It is etcd's revision, a 64-bit number that begins at 1.
+    It is etcd's revision, a signed 64-bit number that begins at 1. A greater one would be remembered, and
+    refused by every server that is asked for it.
     """
-    return int(version) if version.isascii() and version.isdigit() and len(version) <= 20 else 0
+    found = int(version) if version.isascii() and version.isdigit() and len(version) <= 20 else 0
+    return found if found <= LATEST else 0

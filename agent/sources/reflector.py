@@ -24,6 +24,7 @@ from agent.sources.faults import PATHS, RequestFailedError, failure, refusal, re
 from agent.sources.identity import ClusterIdentity, OtherClusterError
 from agent.sources.kubeconfig import ConfigurationError
 from agent.sources.lister import MANY_EXPIRED, DoubtedError, Lister
+from agent.sources.listing import version_of
 from agent.sources.proof import EndedEarlyError, UnprovenError, number, prove_lines
 from agent.sources.seen import Seen
 from agent.sources.source import SyncState
@@ -284,6 +285,26 @@ class Reflector:
             self._absence.trust()
             raise _AnotherCluster
 
+    def _see_that_time_goes_on(self) -> None:
+        """Make sure that the server has got as far as the watch that has just begun.
+
+        API servers take a watch from a version that they have not reached, and tell nothing, not even a
+        bookmark, until they have: for hours, where the cluster was restored from a backup. Raises
+        ExpiredError. Each kind may have a store of its own, so it is asked for this one's version.
+        """
+        asked = number(self._resource_version)
+        if self._identity is None or self._identity.version >= asked:
+            return
+        response = self._connection.get(PATHS[self.kind], {"limit": "1"}, _ANSWER_SECONDS)
+        try:
+            raise_for(response)
+            reached = version_of(self.kind, response.read())
+        finally:
+            response.release_conn()
+        if reached < asked:
+            self._told.doubt()
+            raise ExpiredError
+
     def _get(self, query: Mapping[str, str]) -> bytes:
         response = self._connection.get(PATHS[self.kind], query, _ANSWER_SECONDS)
         self._response = response
@@ -313,6 +334,7 @@ class Reflector:
         try:
             raise_for(response)
             self._verify()
+            self._see_that_time_goes_on()
             self._served()
             if not self._garbled:
                 self._in_step()

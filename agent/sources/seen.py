@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 
 from agent import log
+from agent.sources.proof import number
 
 _log = log.get(__name__)
 
@@ -41,7 +42,7 @@ class Seen:
         weakref.finalize(self, os.close, self._file)
         text = os.pread(self._file, _DIGITS + 1, 0)
         version = text[:_DIGITS]
-        self.latest = int(version) if version.isdigit() else 0
+        self.latest = number(version.decode(errors="replace"))
         self.some = text[_DIGITS:] == b"1"
 
     def note(self, version: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.kube.events import Delete, Event, Synced, Upsert
+from agent.sources.identity import ClusterIdentity, Records
 from agent.sources.seen import Seen
 from tests.unit.sources.scripted import (
     Running,
@@ -202,6 +205,53 @@ def test_a_cluster_that_was_restored_and_has_caught_up_has_all_told_anew(
     script.watches = [stream(behind, hold=0.0), stream(bookmark(12))]
     found = running()
     wait(lambda: names(found.events) == ["a", "synced", "a"])
+
+
+class Behind:
+    """A server whose store is at a version; it takes watches from later ones, and tells them nothing."""
+
+    def __init__(self, version: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.version = version
+        self.clock = clock
+
+    def who(self, _: float) -> bytes:
+        meta = {"name": "kube-system", "uid": "one", "resourceVersion": "1"}
+        whole = {"kind": "NamespaceList", "apiVersion": "v1", "items": [{"metadata": meta}]}
+        return json.dumps({**whole, "metadata": {"resourceVersion": str(self.version)}}).encode()
+
+    def identity(self) -> ClusterIdentity:
+        return ClusterIdentity(self.who, lambda: "", Records(None), clock=self.clock)
+
+
+def test_a_watch_that_a_restored_server_takes_and_tells_nothing_has_all_listed_anew(
+    script: Script, running: Callable[..., Running], moments: Moments
+) -> None:
+    """API servers answer 200 to a watch from a version that they have not reached."""
+    server = Behind(9, moments)
+    script.lists = [page(9, pod("a", 8))]
+    script.watches = [stream(hold=0.3), stream(hold=3.0)]
+    found = running(clock=moments, identity=server.identity())
+    wait(lambda: found.reflector.heard and names(found.events) == ["a", "synced"])
+    server.version = 5
+    script.lists = [page(5, pod("n", 4))]
+    wait(lambda: "is older than what was told before" in fault(found))
+    assert names(found.events) == ["a", "synced"]
+    moments.now += SECONDS
+    found.reflector._contact.lost("only to wake it")
+    found.reflector._contact.served()
+    wait(lambda: "n" in names(found.events))
+
+
+def test_a_kind_whose_store_is_its_own_is_watched_on_however_far_the_others_are(
+    script: Script, running: Callable[..., Running]
+) -> None:
+    script.lists = [page(9, pod("a", 8))]
+    script.watches = [stream(bookmark(12))]
+    script.lists.append(page(15, pod("a", 8), more="more"))
+    found = running(identity=Behind(5).identity())
+    wait(lambda: found.reflector.state().resource_version == "12")
+    assert names(found.events) == ["a", "synced"]
+    assert [query.get("limit") for query in script.asked if "watch" not in query] == ["500", "1"]
 
 
 def test_a_restart_finds_an_empty_list_where_there_was_something(
