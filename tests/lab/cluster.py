@@ -157,7 +157,10 @@ class Cluster:
     def start_agent(self, node: Node, *arguments: str) -> AgentProcess:
         """Start a node's agent, which must not run."""
         kubeconfig = str(self.api.kubeconfig("agent"))
-        agent = self.agents[node.name] = AgentProcess(node, "--kubeconfig", kubeconfig, *arguments)
+        # One test wants a set of more members than a kernel gives by default: more than a policy may have.
+        budget = ("--policy-budget", "networks=100000")
+        agent = AgentProcess(node, "--kubeconfig", kubeconfig, *budget, *arguments)
+        self.agents[node.name] = agent
         return agent
 
     def remove_node(self, node: Node) -> None:
