@@ -108,9 +108,8 @@ def test_the_way_back_lets_nothing_pass_that_both_deny(old: OldNode) -> None:
     assert old.allowed() == by_kube_router()
 
 
+@pytest.mark.parametrize("old", [kind for kind in KINDS if kind[1] is Mode.NFT], indirect=True, ids=str)
 def test_rules_by_nft_in_the_same_chains_are_no_obstacle_and_stay(old: OldNode) -> None:
-    if old.node.mode is not Mode.NFT:
-        pytest.skip("only nft mode has such rules")
     for name in ("ip", "ip6"):
         for chain in ("INPUT", "FORWARD", "OUTPUT"):
             old.node.run("nft", "insert", "rule", name, "filter", chain, "ct", "state", "invalid", "counter")
