@@ -40,7 +40,7 @@ class Probe:
 
     The probe is the question of which cluster answers (:class:`ClusterIdentity`), on a new connection. It is
     put when a request has failed, then about each second until it is answered; and when all open watches have
-    been silent for 10 s, which are dropped where it is not answered.
+    been silent for 10 s. Watches that have been silent for so long are dropped where it is not answered.
     """
 
     def __init__(
@@ -89,10 +89,7 @@ class Probe:
             fault = failure(error, self._connection.address)
             if not isinstance(error, urllib3.exceptions.HTTPError):
                 self._connection.reset()
-            if silent and not self._contact.stopped:
-                _log.warning("API server silent", fault=fault)
-                for reflector in self._reflectors:
-                    reflector.drop(fault)
+            self._drop(fault, silent=silent)
             self._contact.lost(fault)
             return pause
         except ExpiredError:
@@ -104,3 +101,12 @@ class Probe:
         self._forbidden = 0
         self._contact.served()
         return 0.0
+
+    def _drop(self, fault: str, *, silent: bool) -> None:
+        """Drop the watches that have been silent for long, as ``silent`` says of all of them."""
+        now = self._clock()
+        dropped = [r for r in self._reflectors if silent or (r.heard and now - r.heard >= _QUIET_SECONDS)]
+        if dropped and not self._contact.stopped:
+            _log.warning("API server silent", fault=fault)
+            for reflector in dropped:
+                reflector.drop(fault)
