@@ -438,9 +438,11 @@ class IptablesBackend:
         for family in self.families:
             nodes = names.nodes_set(family)
             others[nodes] = functools.partial(network_members, program.bypass, family)
+        # What a set holds that nothing needs any more says nothing.
+        needed = present - self._sets.garbage
         return self._spot_check.differences(
-            {name: wanted for name, wanted in isolated.items() if name in present},
-            {name: wanted for name, wanted in others.items() if name in present},
+            {name: wanted for name, wanted in isolated.items() if name in needed},
+            {name: wanted for name, wanted in others.items() if name in needed},
         )
 
     def view(self) -> KernelView:
