@@ -46,7 +46,10 @@ def narrowed(
             continue
         left = (_without(rule, unmade, stand_ins, missing) for rule in rules)
         found[chain] = tuple(
-            rule for rule in left if rule is not None and not (chain in unasked and rule.endswith(_DENIES))
+            rule
+            for rule in left
+            if rule is not None
+            and not (chain in unasked and rule.endswith(_DENIES) and not _MATCH.search(rule))
         )
     return found
 

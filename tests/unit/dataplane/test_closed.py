@@ -99,3 +99,11 @@ def test_without_a_set_that_rules_are_switched_to_they_look_at_the_one_they_had(
     assert narrowed({names.FORWARD: (rule.format(usual),)}, {}, {usual}) == {
         names.FORWARD: ("-j KUBE-NETPOL-INGRESS",)
     }
+
+
+def test_who_is_closed_stays_so_without_a_set_of_isolated_addresses() -> None:
+    isolated = names.isolated_set(Direction.INGRESS, Family.V4)
+    shut = f"-m set --match-set {names.closed_set(Direction.INGRESS, Family.V4)} dst -g {names.DENY}"
+    judging = (shut, f"-j {ROOT}", f"-m mark ! --mark 0x1/0x1 -g {names.DENY}")
+    found = narrowed({names.judge(Direction.INGRESS): judging}, {}, {isolated})
+    assert found == {names.judge(Direction.INGRESS): (shut, f"-j {ROOT}")}
