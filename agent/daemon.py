@@ -217,6 +217,8 @@ class Agent:
         """Take in what a call of the backend did; ``then`` does, unless it goes on."""
         if report.waiting:
             self._told(report)
+            if report.pending:
+                self._try_again(time.monotonic())
         else:
             then(report)
 
@@ -428,11 +430,15 @@ class Agent:
         settled = not report.pending and self._retry_at is None
         still = () if settled else self._kernel_faults
         self._kernel_faults = tuple(dict.fromkeys((*still, *report.faults)))
-        if report.pending and self._retry_at is None:
-            self._retry_at = now + self._retry_pause * random.uniform(0.8, 1.2)  # noqa: S311
-            self._retry_pause = min(LONGEST_RETRY, self._retry_pause * 2)
+        if report.pending:
+            self._try_again(now)
         if self._dirty_since is None and not tidied and self._backend.untidy():
             self._dirty_since = now
+
+    def _try_again(self, now: float) -> None:
+        if self._retry_at is None:
+            self._retry_at = now + self._retry_pause * random.uniform(0.8, 1.2)  # noqa: S311
+            self._retry_pause = min(LONGEST_RETRY, self._retry_pause * 2)
 
     def _told(self, report: Report) -> None:
         """Take note of what is wrong with the kernel."""

@@ -709,3 +709,14 @@ def test_work_that_goes_on_and_fails_is_tried_again(rig: Rig) -> None:
     rig.source.sink([far(1)])
     rig.until(lambda: len(rig.backend.named("sync")) > syncs)
     rig.until(lambda: ready(rig))
+
+
+def test_what_could_not_be_taken_away_while_work_goes_on_is_tried_again_when_that_has_ended(rig: Rig) -> None:
+    rig.synced()
+    rig.backend.applies = [GOES_ON._replace(pending=True, faults=(TROUBLE,))]
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.goes_on)
+    syncs = len(rig.backend.named("sync"))
+    rig.backend.resumes = [DONE]
+    rig.source.sink([far(1)])
+    rig.until(lambda: len(rig.backend.named("sync")) > syncs)
