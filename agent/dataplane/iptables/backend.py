@@ -142,6 +142,7 @@ class IptablesBackend:
             stranger = self._stranger([*self._chains.whole.values(), *reading.elsewhere.values()])
             self._refused = stranger is not None
             if stranger is not None:
+                self._writer.drop_pending()
                 seconds = time.perf_counter() - started
                 return Report(seconds, 0, True, (stranger,), refused=True, of=Call.SYNC)
             self._unclear = self._unclear_in(self._chains.whole)
@@ -488,7 +489,17 @@ class IptablesBackend:
         )
         self._desired.options = chosen
         chains: Changes = {family: {**wanted} for family, wanted in self._desired.full(program).items()}
-        return (yield from self._writer.carry_out(Step(chains), certain=not self._failed, lenient=True))
+        faults = yield from self._writer.carry_out(Step(chains), certain=not self._failed, lenient=True)
+        held = [options for family in self.families if (options := self._held_marks(family))]
+        if faults and chosen not in held and self._writer.pending is None:
+            # What changes until the next try has to fit the rules that are there.
+            self._desired.options = before
+            self._desired.full(program)
+        return faults
+
+    def _held_marks(self, family: Family) -> Options | None:
+        held = marks.held_by([self._chains.ours(family)])
+        return self._options.with_marks(held) if len(held) == len(Direction) else None
 
     def _marks_changed(self, uses: list[Use] | None) -> list[str]:
         if uses is None:

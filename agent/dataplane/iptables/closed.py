@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ SHOWN = 5
 
 _LEAF = re.compile(r'^-[sd] (\S+)/(?:32|128) (?:.*--comment "pod ([^"]*)" )?-g (KUBE-POD-FW-\S+)$')
 _NODE = re.compile(rf"-g ({names.TREE_PREFIX}\S+)$")
+_BITS = re.compile(r"(mark) 0x[1-9a-f][0-9a-f]*/0x[0-9a-f]+|(mark) 0x0/0x[0-9a-f]+")
 _LEADS = (names.POD_PREFIX, names.LIST_PREFIX, names.POLICY_PREFIX)
 """Chains with rules that lead to chains of policies."""
 
@@ -52,7 +53,7 @@ def concerned(
     """
     found: dict[Direction, dict[bytes, str]] = {direction: {} for direction in Direction}
     for table in possible:
-        changing = {c: rules for c, rules in wanted.items() if c in table and table[c] != rules}
+        changing = {c: rules for c, rules in wanted.items() if c in table and not _alike(table[c], rules)}
         if not changing:
             continue
         losing = _leading_to({c for c, rules in changing.items() if narrows(table[c], rules)}, table)
@@ -70,10 +71,20 @@ def concerned(
 
 def narrows(old: Rules, new: Rules) -> bool:
     """Whether a packet that some rules allow may not be allowed by those that replace them."""
+    old, new = _unmarked(old), _unmarked(new)
     if new[: len(old)] == old:
         return False
     inserted = script.insertions(old, new)
     return inserted is None or not all(_only_allows(rule) for _, rule in inserted)
+
+
+def _alike(old: Rules, new: Rules) -> bool:
+    """Whether rules differ in no more than which bits of marks they use: a mixture lets nobody pass."""
+    return old == new or (len(old) == len(new) and _unmarked(old) == _unmarked(new))
+
+
+def _unmarked(rules: Rules) -> Rules:
+    return tuple(_BITS.sub(r"\1 bit\2", rule) if "mark 0x" in rule else rule for rule in rules)
 
 
 def _only_allows(rule: str) -> bool:
@@ -159,16 +170,16 @@ class Closed:
         return self.usable
 
     def changes(
-        self, wanted: Mapping[Place, Mapping[bytes, str]], *, opening: bool
+        self, wanted: Mapping[Place, Mapping[bytes, str]], *, staying: Set[Family]
     ) -> dict[str, tuple[set[Member], set[Member]]]:
         """Return by name which addresses its set is to gain and to lose, and take note of them.
 
-        Without ``opening`` it is not known of everybody whether they can be opened, and nobody is.
+        ``staying``: the families in which it is not known of everybody whether they can be opened: nobody is.
         """
         found: dict[str, tuple[set[Member], set[Member]]] = {}
         for place, name in self.usable.items():
             before, after = self.members.get(place, set()), dict(wanted.get(place, {}))
-            if not opening:
+            if place[1] in staying:
                 known = self.known.get(place, {})
                 after = {address: known.get(address, "") for address in before} | after
             self.known[place] = after

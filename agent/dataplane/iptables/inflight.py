@@ -46,7 +46,7 @@ class Command:
             elif time.monotonic() >= end:
                 self.kill()
                 why = "no answer in time; its outcome is unknown"
-                self.failure = TableError(self._name, why, refused=False)
+                self.failure = TableError(self._name, why, refused=False, unknown=True)
             elif time.monotonic() >= until:
                 return False
         return True

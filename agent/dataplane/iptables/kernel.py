@@ -48,6 +48,8 @@ class Chains:
         self.garbage: dict[Family, set[str]] = {family: set() for family in self.families}
         self.wanted: dict[Family, dict[str, Rules]] = {family: {} for family in self.families}
         """Chains that are to be other than they are, as far as they have not been written."""
+        self._unsure: dict[Family, dict[str, list[Rules]]] = {family: {} for family in self.families}
+        """Chains of which a command that was killed may have made something else, and what."""
         self.why: dict[Family, str] = {}
         """Why a family's last write failed, if so."""
         self.writes = 0
@@ -61,6 +63,7 @@ class Chains:
         Raises TableError where no family could be read.
         """
         self.whole |= found
+        self._unsure |= {family: {} for family in found}
         self.unread = {
             family: error
             if isinstance(error, TableError)
@@ -105,14 +108,37 @@ class Chains:
         self.whole[family].update(written)
         wanted = self.wanted[family]
         for chain, rules in written.items():
+            self._unsure[family].pop(chain, None)
             if wanted.get(chain) == rules:
                 del wanted[chain]
 
     def settle(self) -> None:
         """Forget what chains were to be that are so; nothing is being written."""
         for family, wanted in self.wanted.items():
-            held = self.whole[family]
-            self.wanted[family] = {c: rules for c, rules in wanted.items() if held.get(c) != rules}
+            self.wanted[family] = {
+                c: rules for c, rules in wanted.items() if not self.holds(family, c, rules)
+            }
+
+    def holds(self, family: Family, chain: str, rules: Rules) -> bool:
+        """Whether a chain is known to have these rules."""
+        return self.whole[family].get(chain) == rules and chain not in self._unsure[family]
+
+    def _known(self, family: Family) -> Table:
+        """Return a table without the chains that are to be made anew, since who knows what is in them."""
+        unsure = self._unsure[family]
+        return (
+            {c: r for c, r in self.whole[family].items() if c not in unsure} if unsure else self.whole[family]
+        )
+
+    def _possible(self, family: Family) -> list[Table]:
+        """Return the tables of which the kernel may hold any: as left, and as killed commands made it."""
+        unsure = self._unsure[family]
+        number = max(map(len, unsure.values()), default=0)
+        # Each chain in turn as each command may have left it: of several, chains may be of any mixture.
+        others = [
+            {c: some[min(n, len(some) - 1)] for c, some in unsure.items() if some} for n in range(number)
+        ]
+        return [self.whole[family], *({**self.whole[family], **other} for other in others)]
 
     def closed(self, writing: Changes) -> dict[tuple[Direction, Family], dict[bytes, str]]:
         """Return who is to be closed, each with its pod, since rules that deny something are unwritten.
@@ -121,10 +147,10 @@ class Chains:
         """
         found: dict[tuple[Direction, Family], dict[bytes, str]] = {}
         for family in self.families:
-            held = self.whole[family]
             soon = {c: rules for c, rules in writing.get(family, {}).items() if rules is not None}
             if self.wanted[family]:
-                possible = [held, {**held, **soon}] if soon else [held]
+                possible = self._possible(family)
+                possible += [{**table, **soon} for table in possible] if soon else []
                 pods = concerned(family, possible, self.wanted[family])
                 found |= {(direction, family): pods[direction] for direction in Direction}
         return found
@@ -156,10 +182,10 @@ class Chains:
                         self.garbage[family].add(chain)
                     continue
                 self.garbage[family].discard(chain)
-                if current.get(chain) != rules:
+                if not self.holds(family, chain, rules):
                     wanted[family][chain] = rules
         yield from self._begin(wanted)
-        lines = {f: script.lines(self.whole[f], chains) for f, chains in wanted.items()}
+        lines = {f: script.lines(self._known(f), chains) for f, chains in wanted.items()}
         for family, text in lines.items():
             if not text:
                 done(family)
@@ -187,7 +213,7 @@ class Chains:
     def rewrites(self, changes: Changes) -> bool:
         """Whether chains that are there already are to change, which packets may pass."""
         return any(
-            rules is not None and self.whole[family].get(chain, rules) != rules
+            rules is not None and chain in self.whole[family] and not self.holds(family, chain, rules)
             for family, chains in changes.items()
             for chain, rules in chains.items()
         )
@@ -237,7 +263,7 @@ class Chains:
         while pending:
             part = pending.pop()
             written = {chain: chains[chain] for group in part for chain in group}
-            error = yield from self._one(family, script.lines(self.whole[family], written))
+            error = yield from self._one(family, script.lines(self._known(family), written))
             if error is None:
                 self._record(family, written)
             elif not error.refused:
@@ -397,8 +423,20 @@ class Chains:
         for family in todo:
             self.why.pop(family, None)
         self.why |= {family: str(error) for family, error in failed.items()}
+        for family, error in failed.items():
+            if error.unknown:
+                self._doubt(family, todo[family])
         self.watch.after_write(len(todo) - len(failed))
         return failed
+
+    def _doubt(self, family: Family, lines: list[str]) -> None:
+        """Note what a command that was killed may have made of chains."""
+        held = dict(self._known(family))
+        for chain, rules in script.outcome(held, lines).items():
+            if names.is_ours(chain):
+                found = self._unsure[family].setdefault(chain, [])
+                if rules is not None:
+                    found.append(rules)
 
 
 def _by_policy(chains: Mapping[str, Rules | None], held: Table) -> list[list[str]]:

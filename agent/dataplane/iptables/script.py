@@ -66,3 +66,25 @@ def deletions(chains: Iterable[str]) -> list[str]:
     """Return the lines that remove chains, which may refer to one another."""
     doomed = sorted(chains)
     return [f":{chain} - [0:0]" for chain in doomed] + [f"-X {chain}" for chain in doomed]
+
+
+def outcome(current: Mapping[str, Rules], lines: Iterable[str]) -> dict[str, Rules | None]:
+    """Return what the chains that such lines name hold when these have been run; None: it is gone."""
+    found: dict[str, list[str] | None] = {}
+    for line in lines:
+        command, chain, *rest = line.split(" ", 2)
+        if command.startswith(":"):
+            found[command[1:]] = []
+            continue
+        if command == "-X":
+            found[chain] = None
+            continue
+        rules = found.setdefault(chain, list(current.get(chain, ())))
+        if rules is None or command not in ("-A", "-I"):
+            continue
+        if command == "-A":
+            rules += rest
+        else:
+            position, _, rule = rest[0].partition(" ")
+            rules.insert(int(position) - 1, rule)
+    return {chain: None if rules is None else tuple(rules) for chain, rules in found.items()}

@@ -172,6 +172,7 @@ class Planner:
                 step.fresh[name] = (networks_shape(family, len(after)), after)
             elif not after:
                 step.dropped.add(name)
+                step.otherwise[name] = Gains(removed=set(before))
             else:
                 _around(name, Gains(after - before, before - after), step)
             self._nodes[family] = after
@@ -275,7 +276,11 @@ class Planner:
     def _hold_alternates(
         self, program: Program, content: Mapping[str, SetContent], referred: set[str], step: Step
     ) -> None:
-        """Say what must hold in alternates that rules refer to, should these not be written now."""
+        """Say what must hold in sets that rules are to let go of, should these not be written now."""
+        for family, nodes in self._nodes.items():
+            name = names.nodes_set(family)
+            if not nodes and name in referred and name in content:
+                step.otherwise[name] = Gains(removed=set(content[name].members))
         for set_id, usual in self.set_names.items():
             name = names.alternate(usual)
             if name in referred and name in content:

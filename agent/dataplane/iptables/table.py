@@ -10,17 +10,25 @@ class TableError(Exception):
     """An iptables command failed.
 
     ``line`` is the text of the restore line it names, where it names one. ``refused``: what it was given was
-    not taken, so a part of that may do better; else the command did not get to work at all. ``remedy`` is
-    what a person can do, where that is known.
+    not taken, so a part of that may do better; else the command did not get to work at all, or it is
+    ``unknown`` whether it did it. ``remedy`` is what a person can do, where that is known.
     """
 
     def __init__(
-        self, command: str, reason: str, line: str = "", *, refused: bool = True, remedy: str = ""
+        self,
+        command: str,
+        reason: str,
+        line: str = "",
+        *,
+        refused: bool = True,
+        unknown: bool = False,
+        remedy: str = "",
     ) -> None:
         self.command = command
         self.reason = reason
         self.line = line
         self.refused = refused
+        self.unknown = unknown
         self.remedy = remedy
         at = f" at '{line}'" if line else ""
         super().__init__(f"{command} failed{at}: {reason}")

@@ -89,6 +89,11 @@ class Writer:
             self.pending = both(self.pending, step, self._chains.whole)
         return faults + self.close_unwritten()
 
+    def drop_pending(self) -> None:
+        """Make nothing of what was put off: a look at everything will, but for connections."""
+        if (step := self.take_pending()) is not None:
+            self.unforgotten |= step.released
+
     def take_pending(self) -> Step | None:
         """Return what was put off, which is the caller's to make."""
         step, self.pending = self.pending, None
@@ -302,9 +307,14 @@ class Writer:
                 writing = merged({family: writing.get(family, {}) for family in self.families}, step.chains)
         elif not self.carrying:
             self._chains.settle()
-        opening = self._lenient is None
-        changes = self.closed.changes(self._chains.closed(writing), opening=opening)
-        return self.change({name: Gains(*moved) for name, moved in changes.items()})
+        # Of rules that were never read nobody knows whom they let pass.
+        staying = set(self._chains.unread if self._lenient is None else self.families)
+        before = dict(self.closed.members)
+        changes = self.closed.changes(self._chains.closed(writing), staying=staying)
+        faults = self.change({name: Gains(*moved) for name, moved in changes.items()})
+        if faults:
+            self.closed.members = before
+        return faults
 
     def _still_closed(self, name: str) -> set[Member]:
         """Return the addresses that a new set of isolated ones may not open yet; its counterpart has them."""
@@ -354,7 +364,7 @@ class Writer:
                 if rules is not None
                 and chain in current
                 and chain not in garbage
-                and current[chain] != rules
+                and not self._chains.holds(family, chain, rules)
                 and not chain.startswith((names.TREE_PREFIX, names.TOP_PREFIX))
             }
             reached[family] = later

@@ -1,0 +1,185 @@
+"""What the backend does where it does not know what the kernel holds: after a kill, or unread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from agent.dataplane.backend import Fault
+from agent.dataplane.iptables import backend as backend_module
+from agent.dataplane.iptables import marks, names
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.reading import TablesReading
+from agent.dataplane.iptables.tables import Table, TableError
+from agent.dataplane.markuse import Use
+from agent.dataplane.turns import Waits, Work
+from agent.kube.events import Delete, Event, Upsert
+from agent.kube.model import Direction, Family, IPBlock, Kind, Network, Peer, Rule
+from agent.kube.model import Node as KubeNode
+from agent.policy.engine import Engine
+from tests.kernel.kernel_state import HERE, packed, pod, policy
+from tests.property.kernel_model import Kernel, ModelTables, Packet, make_backend
+
+WEB, ONE, TWO, THREE = (packed(f"10.0.0.{n}") for n in range(1, 5))
+WEB_6, ONE_6 = packed("fd00::1"), packed("fd00::2")
+
+
+@pytest.fixture
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as context:
+        yield context
+
+
+class Tables(ModelTables):
+    """Commands that are killed after they did their work, or cannot read."""
+
+    killed = False
+    unread: frozenset[Family] = frozenset()
+
+    def read(self, family: Family) -> Table:
+        if family in self.unread:
+            raise TableError("iptables-save", "no answer", refused=False)
+        return super().read(family)
+
+    def restoring(
+        self,
+        lines: Mapping[Family, list[str]],
+        done: Callable[[Family], None],
+        meanwhile: Callable[[], object],
+        patience: float,
+    ) -> Work[dict[Family, TableError]]:
+        told = (lambda _: None) if self.killed else done
+        failed = yield from super().restoring(lines, told, meanwhile, patience)
+        if self.killed:
+            why = TableError("iptables-restore", "its outcome is unknown", refused=False, unknown=True)
+            failed = {family: why for family, text in lines.items() if text}
+        return failed
+
+
+class Node:
+    """An agent's engine and backend in a model kernel, both of which may be started anew."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *events: Event, options: Options | None = None) -> None:
+        self.patch, self.options = patch, options or Options()
+        self.kernel, self.engine = Kernel(), Engine(HERE, allow_nodes=True)
+        self.tables = Tables(self.kernel)
+        patch.setattr(backend_module, "NetlinkSocket", lambda: None)
+        self.start()
+        self.engine.apply(events, 0.0)
+        assert self.backend.sync(self.engine.program).faults == ()
+
+    def start(self, patience: float = 1.0) -> None:
+        """Start a backend, of which the one before is killed."""
+        self.backend = make_backend(self.kernel, self.patch, self.options, patience=patience)
+        self.tables = Tables(self.kernel)
+        self.backend._chains.tables = self.tables  # type: ignore[assignment]
+
+    def change(self, *events: Event) -> tuple[Fault, ...]:
+        return self.backend.apply(self.engine.program, self.engine.apply(events, 1.0)).faults
+
+    def sync(self) -> tuple[Fault, ...]:
+        report = self.backend.sync(self.engine.program)
+        while self.backend.busy:
+            report = self.backend.resume(self.engine.program)
+        return report.faults
+
+    def passes(self, source: bytes, destination: bytes) -> bool:
+        return self.kernel.passes(Packet(source, destination, 6, 80))
+
+
+def lets_in(*sources: bytes) -> Event:
+    peers = [Peer(block=IPBlock(Network(source, 8 * len(source)))) for source in sources]
+    return policy("p", ingress=tuple(Rule((peer,)) for peer in peers))
+
+
+def test_what_a_killed_command_may_have_allowed_goes_when_it_is_taken_away(patch: pytest.MonkeyPatch) -> None:
+    node = Node(patch, pod("web", 1), lets_in(ONE))
+    node.tables.killed = True
+    assert node.change(lets_in(ONE, TWO))
+    assert node.passes(TWO, WEB)
+    node.tables.killed = False
+    node.change(lets_in(ONE, THREE))
+    assert not node.passes(TWO, WEB)
+    assert node.passes(THREE, WEB)
+
+
+def test_it_is_closed_where_that_cannot_be_written_either(patch: pytest.MonkeyPatch) -> None:
+    node = Node(patch, pod("web", 1), lets_in(ONE))
+    node.tables.killed = True
+    assert node.change(lets_in(ONE, TWO))
+    node.tables.killed = False
+    node.kernel.unwritten = lambda: True
+    node.change(lets_in(ONE, THREE))
+    assert not node.passes(TWO, WEB)
+    node.kernel.unwritten = lambda: False
+    assert node.sync() == ()
+    assert node.passes(THREE, WEB)
+    assert not node.passes(TWO, WEB)
+
+
+def test_a_family_whose_rules_cannot_be_read_opens_nobody(patch: pytest.MonkeyPatch) -> None:
+    node = Node(patch, pod("web", 1), lets_in(ONE, ONE_6))
+    node.kernel.unwritten = lambda: True
+    assert node.change(lets_in())
+    assert not node.passes(ONE_6, WEB_6)
+    node.kernel.unwritten = lambda: False
+    node.start()
+    node.tables.unread = frozenset({Family.V6})
+    assert node.sync()
+    assert not node.passes(ONE_6, WEB_6)
+    node.change(lets_in(TWO))
+    assert not node.passes(ONE_6, WEB_6)
+    node.tables.unread = frozenset()
+    assert node.sync() == ()
+    assert not node.kernel.sets[names.closed_set(Direction.INGRESS, Family.V6)][1]
+    assert not node.passes(ONE_6, WEB_6)
+
+
+def test_other_bits_of_marks_that_cannot_be_written_close_nobody(patch: pytest.MonkeyPatch) -> None:
+    options = Options(chosen_marks=frozenset(Direction))
+    node = Node(patch, pod("web", 1), lets_in(ONE), options=options)
+    patch.setattr(marks.Uses, "read", lambda _: [Use("somebody", options.both_marks)])
+    node.kernel.unwritten = lambda: True
+    assert node.sync()
+    assert node.passes(ONE, WEB)
+    assert not node.passes(TWO, WEB)
+    # A policy that loses somebody meanwhile closes its pod all the same.
+    node.change(lets_in(THREE))
+    assert not node.passes(ONE, WEB)
+    node.kernel.unwritten = lambda: False
+    assert node.sync() == ()
+    assert node.passes(THREE, WEB)
+    assert not node.passes(ONE, WEB)
+
+
+def test_beside_kube_router_nothing_is_written_that_was_put_off(patch: pytest.MonkeyPatch) -> None:
+    node = Node(patch, pod("web", 1), lets_in(ONE))
+    backend = node.backend
+
+    def slowly() -> Work[TablesReading]:
+        yield Waits((), 0.0)
+        found = TablesReading(node.tables, "legacy", backend.families, 0, None, marks.Uses())  # type: ignore[arg-type]
+        found.read()
+        return found
+
+    patch.setattr(backend, "_read", slowly)
+    patch.setattr(backend_module, "kube_router_fault", lambda _: Fault("kube-router", "remove it"))
+    assert backend.sync(node.engine.program).waiting
+    node.change(lets_in(ONE, TWO))
+    before = {family: dict(table) for family, table in node.kernel.tables.items()}
+    assert backend.resume(node.engine.program).refused
+    while backend.busy:
+        backend.resume(node.engine.program)
+    assert node.kernel.tables == before
+
+
+def test_the_last_node_that_goes_reaches_no_pod_though_no_rule_can_be_written(
+    patch: pytest.MonkeyPatch,
+) -> None:
+    there = Upsert(Kind.NODE, KubeNode("there", addresses=(TWO,)))
+    node = Node(patch, pod("web", 1), lets_in(ONE), there)
+    assert node.passes(TWO, WEB)
+    node.kernel.unwritten = lambda: True
+    node.change(Delete(Kind.NODE, there.object.key))
+    assert not node.passes(TWO, WEB)
