@@ -45,6 +45,8 @@ _HEALTHY_SECONDS = 10.0
 _CONFIRMED_SECONDS = 2.0
 """How often it is asked whether a person has confirmed another cluster."""
 _REFUSALS = 3
+_SAYS_WHY = (401, 403, 429)
+"""Refusals that another version would meet as well: of the credentials, of a right, of too many requests."""
 _TOO_LARGE = 504
 """A watch is ahead of the server: its cluster may have been restored, and give its versions out again."""
 
@@ -255,7 +257,7 @@ class Reflector:
         self._failed(refusal(self.kind, verb, error))
         if error.code == 401:
             self._connection.reset()
-        if verb == "watch" and error.code >= 500:
+        if verb == "watch" and error.code not in _SAYS_WHY:
             self._count_refusal()
         if error.code not in (403, 404):
             self._contact.trouble()
@@ -265,7 +267,8 @@ class Reflector:
     def _count_refusal(self) -> None:
         """List anew after some refused watches.
 
-        A cluster restored from a backup is behind the version asked for, and says so with a timeout.
+        A cluster restored from a backup is behind the version asked for, and says so with a timeout. What
+        else a server or a proxy does not take, a 400 say, may be of the version, too.
         """
         self._refusals += 1
         if self._refusals >= _REFUSALS:

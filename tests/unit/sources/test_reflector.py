@@ -134,6 +134,29 @@ def test_failures_are_named_retried_and_clear_nothing(script: Script, running: C
     assert found.reflector.state().synced
 
 
+@pytest.mark.parametrize("code", [400, 404, 405, 500])
+def test_a_version_whose_watch_is_refused_again_and_again_is_given_up(
+    script: Script, running: Callable[[], Running], code: int
+) -> None:
+    script.lists = [page(1, pod("a", 1)), page(7, pod("a", 1), pod("b", 6))]
+    script.watches = [*[refuse(code)] * 3, stream()]
+    found = running()
+    wait(lambda: len(script.asked) == 6 and not found.reflector.state().fault)
+    assert found.reflector.state().objects == 2
+    assert ["watch" in query for query in script.asked] == [False, True, True, True, False, True]
+
+
+@pytest.mark.parametrize("code", [401, 403, 429])
+def test_a_refusal_that_is_not_of_the_version_lists_nothing_anew(
+    script: Script, running: Callable[[], Running], code: int
+) -> None:
+    script.lists = [page(1, pod("a", 1))]
+    script.watches = [*[refuse(code)] * 4, stream()]
+    found = running()
+    wait(lambda: len(script.asked) == 6 and not found.reflector.state().fault)
+    assert ["watch" in query for query in script.asked] == [False, *[True] * 5]
+
+
 def test_a_cluster_restored_from_a_backup_is_listed_anew(
     script: Script, running: Callable[..., Running]
 ) -> None:
