@@ -270,6 +270,42 @@ def test_a_server_that_takes_connections_and_does_not_answer_is_noticed(
     wait(heard.current)
 
 
+def test_a_silent_watch_is_dropped_also_where_another_kind_had_the_server_probed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agent.sources import probe
+
+    monkeypatch.setattr(probe, "READ_SECONDS", 0.5)
+    monkeypatch.setattr("agent.sources.apiserver.READ_SECONDS", 0.5)
+    monkeypatch.setattr(probe, "_QUIET_SECONDS", 0.3)
+    # Nobody looks whether all watches are silent: only a request that fails has the server probed.
+    monkeypatch.setattr(probe, "_LOOK_SECONDS", 60.0)
+    stuck = threading.Event()
+
+    def hold(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        if "watch" in query:
+            refuse(500)(handler, query)
+        else:
+            stuck.wait(10)
+
+    write_config(tmp_path / "config", f"http://127.0.0.1:{server.port}", {"token": "one"})
+    heard = Heard(tmp_path / "config")
+    try:
+        wait(heard.current)
+        time.sleep(0.5)
+        server.refuses = hold
+        server.open.remove(next(one for one in server.open if "/pods" in one.path))
+        wait(heard.none_current)
+        others = [state for kind, state in heard.source.states().items() if kind is not Kind.POD]
+        assert all("fell silent" in state.fault for state in others)
+        server.refuses = None
+        stuck.set()
+        wait(heard.current)
+    finally:
+        stuck.set()
+        heard.source.stop()
+
+
 def test_a_stop_is_prompt_whatever_waits(server: Server, heard: Heard) -> None:
     server.stop()
     wait(heard.none_current)
