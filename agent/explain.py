@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from agent import suggest
+from agent import suggest, unjudged
 from agent.kube.events import Invalid
 from agent.kube.model import Direction, Family, Key, Kind, address_text
 from agent.policy.cluster import Cluster, cluster_of, owner
@@ -73,8 +73,9 @@ def explain(places: Sequence[Path], question: Question, budgets: Budgets = DEFAU
     except CannotSayError as error:
         reasons = (str(error), *unread, *_refused_ends(desired, question))
         return Explanation(question, Outcome.UNKNOWN, cluster, (), reasons, refused, notes)
-    caveats = dict.fromkeys(verdict.caveat for verdict in verdicts if verdict.caveat)
-    reasons = (*caveats, *unread, *_refused_reasons(desired, cluster, verdicts))
+    caveats = [unjudged.not_only_judged(end) for end in question[:2] if isinstance(end, bytes)]
+    caveats += [verdict.caveat for verdict in verdicts]
+    reasons = (*filter(None, dict.fromkeys(caveats)), *unread, *_refused_reasons(desired, cluster, verdicts))
     outcome = Outcome.ALLOWED if all(verdict.allowed for verdict in verdicts) else Outcome.DENIED
     outcome = Outcome.UNKNOWN if reasons else outcome
     return Explanation(question, outcome, cluster, verdicts, reasons, refused, notes)

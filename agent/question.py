@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import NamedTuple
 
 from agent.kube import names
+from agent.kube.address import strict_address
 from agent.kube.model import Key, Protocol
 from agent.policy.evaluator import Endpoint
 
@@ -17,6 +19,7 @@ KINDS = {
         "DaemonSet": "ds daemonset daemonsets daemonsets.apps",
         "Deployment": "deploy deployment deployments deployments.apps",
         "Job": "job jobs jobs.batch",
+        "Node": "no node nodes",
         "Pod": "po pod pods",
         "ReplicaSet": "rs replicaset replicasets replicasets.apps",
         "Service": "svc service services",
@@ -24,7 +27,10 @@ KINDS = {
     }.items()
     for word in words.split()
 }
-"""What kubectl calls kinds that pods are of, or are behind."""
+"""What kubectl calls kinds that pods are of, on or behind."""
+
+_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)+")
+"""An address, or one that was meant: a pod that is called so needs its namespace written."""
 
 
 class QuestionError(Exception):
@@ -62,6 +68,8 @@ def _endpoint(text: str) -> Endpoint:
                 raise QuestionError(f"{text!r} has a zone; write the address alone")
             address = address.ipv4_mapped or address
         return address.packed
+    if _NUMBERS.fullmatch(text):
+        raise QuestionError(str(strict_address(text)))
     namespace, slash, name = text.rpartition("/")
     outer, _, kind = namespace.rpartition("/")
     if outer and kind in KINDS and not names.dns_label(outer) and not names.dns_subdomain(name):

@@ -10,6 +10,7 @@ from agent.kube.facts import Fact, Owner, Service, ServiceRange
 from agent.kube.model import Key, Network, Node, Pod, address_text
 from agent.policy.cluster import Cluster, owner
 from agent.question import KINDS, Question
+from agent.unjudged import never_judged
 
 _DEFAULT = "default"
 _SHOWN = 3
@@ -27,13 +28,16 @@ _USUAL_RANGES = (
 
 
 def instead(cluster: Cluster, facts: Sequence[Fact], question: Question) -> tuple[str, ...]:
-    """Return a line for each end that is no pod, or a Service's address, with what to ask about instead."""
+    """Return a line for each end that no policy judges, with what to ask about instead.
+
+    That is what is no pod, a Service's address, or one that names no host.
+    """
     lines = []
     for end in dict.fromkeys(question[:2]):
         if isinstance(end, Key):
             if end not in cluster.pods:
                 lines.append(_missing(cluster, facts, end))
-        elif line := _service_address(cluster, facts, end):
+        elif line := never_judged(end) or _service_address(cluster, facts, end):
             lines.append(line)
     return tuple(lines)
 
@@ -62,7 +66,8 @@ def _service_address(cluster: Cluster, facts: Sequence[Fact], address: bytes) ->
     text = address_text(address)
     for fact in facts:
         if isinstance(fact, Service) and address in fact.addresses:
-            return f"{text} is the address of Service {fact.key}; {_ask(_behind(cluster, fact), 'behind it')}"
+            asked = _ask(cluster, _behind(cluster, fact), "behind it")
+            return f"{text} is the address of Service {fact.key}; {asked}"
     for fact in facts:
         if isinstance(fact, ServiceRange) and _holds(fact.network, address):
             return (
@@ -78,6 +83,8 @@ def _missing(cluster: Cluster, facts: Sequence[Fact], end: Key) -> str:
         return _workload(cluster, facts, end.namespace, KINDS[word], name)
     if end.namespace in KINDS and end.namespace not in cluster.namespaces:
         return _workload(cluster, facts, "", KINDS[end.namespace], end.name)
+    if hint := _by_dns_name(cluster, facts, end.name):
+        return f"there is no pod {end}{hint}"
     hint = _by_owner(cluster, facts, end) or _by_name(cluster, end)
     if "." in end.name and "did you mean" not in hint:
         hint = f"{hint}; a host name? policy knows addresses only: ask about the address that it stands for"
@@ -90,10 +97,32 @@ def _by_owner(cluster: Cluster, facts: Sequence[Fact], end: Key) -> str:
         if isinstance(fact, Owner) and (fact.pod.namespace, fact.name) == end:
             pods = [f.pod for f in facts if isinstance(f, Owner) and f[1:] == fact[1:]]
             of_it = [pod for pod in pods if pod.namespace == end.namespace]
-            return f"; {_ask(of_it, f'of {fact.kind} {fact.name}')}"
+            return f"; {_ask(cluster, of_it, f'of {fact.kind} {fact.name}')}"
         if isinstance(fact, Service) and fact.key == end:
-            return f"; {_ask(_behind(cluster, fact), f'behind Service {fact.key.name}')}"
+            return f"; {_ask(cluster, _behind(cluster, fact), f'behind Service {fact.key.name}')}"
     return ""
+
+
+def _by_dns_name(cluster: Cluster, facts: Sequence[Fact], name: str) -> str:
+    """Say which pods are behind a Service's name in the cluster's DNS, with or without its last labels.
+
+    ``SERVICE.NAMESPACE``, also with ``.svc`` and the cluster's domain; a pod's name may stand before it (the
+    DNS specification of Kubernetes, 2.3 and 2.4).
+    """
+    labels = name.split(".")
+    inner = labels[: labels.index("svc", 1)] if "svc" in labels[1:] else labels
+    if len(inner) not in (2, 3):
+        return ""
+    service, namespace = inner[-2:]
+    pod = Key(namespace, inner[0])
+    if len(inner) == 3:
+        return f"; did you mean {pod}?" if pod in cluster.pods else ""
+    for fact in facts:
+        if isinstance(fact, Service) and fact.key == (namespace, service):
+            return f"; {_ask(cluster, _behind(cluster, fact), f'behind Service {fact.key}')}"
+    if pod in cluster.pods:
+        return f"; did you mean {pod}?"
+    return f"; no Service {namespace}/{service} is in the manifests either" if inner != labels else ""
 
 
 def _by_name(cluster: Cluster, end: Key) -> str:
@@ -122,6 +151,8 @@ def _workload(cluster: Cluster, facts: Sequence[Fact], namespace: str, kind: str
     if kind == "Pod":
         pods = sorted(pod for pod in cluster.pods if pod.name == name and fits(pod))
         return f"write it as namespace/pod: {_listed(pods)}" if pods else f"there is no pod {name}"
+    if kind == "Node":
+        return _node(cluster, name)
     if kind == "Service":
         services = [f for f in facts if isinstance(f, Service) and f.key.name == name and fits(f.key)]
         pods = [pod for service in services for pod in _behind(cluster, service)]
@@ -134,12 +165,28 @@ def _workload(cluster: Cluster, facts: Sequence[Fact], namespace: str, kind: str
     if not pods and kind != "Service":
         pods = [pod for pod in cluster.pods if pod.name.startswith(f"{name}-") and fits(pod)]
     whose = "behind it" if kind == "Service" else "of it"
-    return f"{kind} {name} is not what policy judges; {_ask(sorted(pods), whose)}"
+    return f"{kind} {name} is not what policy judges; {_ask(cluster, sorted(pods), whose)}"
 
 
-def _ask(pods: list[Key], whose: str) -> str:
+def _node(cluster: Cluster, name: str) -> str:
+    """Say what a node is asked about by."""
+    node = cluster.nodes.get(name)
+    if node is None:
+        known = did_you_mean(name, sorted(cluster.nodes))
+        return f"there is no node {name} in the manifests{known}"
+    addresses = ", ".join(map(address_text, node.addresses)) or "none is in the manifests"
+    return f"Node {name} is no pod; ask about its address: {addresses}"
+
+
+def _ask(cluster: Cluster, pods: list[Key], whose: str) -> str:
+    """Say which of these pods to ask about: those that policy judges."""
     if not pods:
         return f"ask about a pod {whose}, as namespace/pod"
+    pods = [key for key in pods if key not in cluster.pods or _is_judged(cluster.pods[key])]
+    if not pods:
+        return (
+            f"no pod {whose} is judged: none has an address of its own (host network, finished, not started)"
+        )
     return f"ask about {'the pod' if len(pods) == 1 else 'a pod'} {whose}: {_listed(pods)}"
 
 
@@ -152,6 +199,10 @@ def _behind(cluster: Cluster, service: Service) -> list[Key]:
         and service.selector
         and service.selector.items() <= pod.labels.items()
     )
+
+
+def _is_judged(pod: Pod) -> bool:
+    return bool(pod.addresses) and not pod.host_network and not pod.finished
 
 
 def _listed(pods: Sequence[Key]) -> str:

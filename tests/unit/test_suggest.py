@@ -51,6 +51,34 @@ items:
 - apiVersion: apps/v1
   kind: Deployment
   metadata: {name: web, namespace: shop}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: mixed, namespace: prod}
+  spec: {clusterIP: 10.96.7.9, selector: {app: mixed}}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: good, namespace: prod, labels: {app: mixed}}
+  status: {podIP: 10.9.1.1}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: not-yet, namespace: prod, labels: {app: mixed}}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: on-host, namespace: prod, labels: {app: mixed, on: host}}
+  spec: {hostNetwork: true}
+  status: {podIP: 10.1.1.1}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: over, namespace: prod, labels: {app: mixed}}
+  status: {podIP: 10.9.1.2, phase: Succeeded}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: host, namespace: prod}
+  spec: {clusterIP: 10.96.7.10, selector: {on: host}}
+- apiVersion: v1
+  kind: Node
+  metadata: {name: worker-1}
+  status: {addresses: [{type: InternalIP, address: 10.1.1.1}, {type: InternalIP, address: 'fd01::1'}]}
 """
 
 RANGES = {
@@ -109,6 +137,21 @@ def explain(*arguments: str, stdin: str = "") -> Result:
             "shop/database",
             "there is no pod shop/database; ask about the pod behind Service database: shop/db-0",
         ),
+        ("prod/mixed", "ask about the pod behind Service mixed: prod/good\n"),
+        ("mixed.prod", "no pod default/mixed.prod; ask about the pod behind Service prod/mixed: prod/good\n"),
+        ("mixed.prod.svc", "; ask about the pod behind Service prod/mixed: prod/good\n"),
+        ("mixed.prod.svc.cluster.local", "; ask about the pod behind Service prod/mixed: prod/good\n"),
+        ("shop/mixed.prod.svc", "no pod shop/mixed.prod.svc; ask about the pod behind Service prod/mixed"),
+        ("db-0.database.shop.svc", "there is no pod default/db-0.database.shop.svc; did you mean shop/db-0?"),
+        ("db-0.shop", "there is no pod default/db-0.shop; did you mean shop/db-0?"),
+        ("pg.prod.svc", "there is no pod default/pg.prod.svc; no Service prod/pg is in the manifests either"),
+        ("x.pg.prod.svc", "; a host name? policy knows addresses only"),
+        ("svc/host", "no pod behind it is judged: none has an address of its own (host network, finished,"),
+        ("node/worker-1", "Node worker-1 is no pod; ask about its address: 10.1.1.1, fd01::1"),
+        ("nodes/worker-2", "there is no node worker-2 in the manifests; did you mean worker-1?"),
+        ("127.0.0.1", "127.0.0.1 is a loopback address: what is sent there stays in the pod, and no policy"),
+        ("::1", "::1 is a loopback address"),
+        ("0.0.0.0", "0.0.0.0 is no host's address"),
         ("shop/web-7d9f", "ask about a pod of ReplicaSet web-7d9f"),
         ("shop/web-7d9f-abcd", "there is no pod shop/web-7d9f-abcd; did you mean shop/web-7d9f-abcde?"),
         ("db-0", "there is no pod default/db-0; did you mean shop/db-0?"),
@@ -133,6 +176,27 @@ def test_what_is_no_pod_is_answered_with_what_to_ask_about(asked: str, said: str
     assert result.exit_code == 2
     assert said in result.stdout
     assert result.stdout.count(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (
+            "169.254.169.254",
+            "a link-local address: between ports of a bridge it is dropped while the node has",
+        ),
+        ("fe80::1", "a link-local address: between ports of a bridge it is dropped while the node has"),
+        ("224.0.0.251", "a multicast address: between ports of a bridge it is dropped while the node has"),
+        ("ff02::fb", "a multicast address: between ports of a bridge it is dropped while the node has"),
+        ("255.255.255.255", "the broadcast address: between ports of a bridge it is dropped while the node"),
+    ],
+)
+def test_of_addresses_that_more_than_policy_decides_about_it_cannot_say(address: str, said: str) -> None:
+    source = "10.9.9.9" if "." in address else "fd00::9"
+    result = explain(source, address, "80", stdin=WORKLOADS)
+    assert result.exit_code == 2
+    assert f"{address} is {said}" in result.stdout
+    assert "As far as the manifests say:" in result.stdout
 
 
 @pytest.mark.parametrize("shown", RANGES)
@@ -171,6 +235,9 @@ def test_without_services_an_address_of_a_usual_range_gets_a_hint_only() -> None
         ("10.0.0.1:80", "'10.0.0.1:80' is an address and more; write the address alone"),
         ("[fd00::1]:80", "'[fd00::1]:80' is an address and more; write the address alone"),
         ("[fd00::1]", "'[fd00::1]' is an address and more; write the address alone"),
+        ("10.244.1.999", "'10.244.1.999' is not an IP address; write one such as"),
+        ("10.244.1", "'10.244.1' is not an IP address; write one such as"),
+        ("10.244.01.9", "'10.244.01.9' has leading zeros; write 10.244.1.9"),
         ("http://db.shop", "'http://db.shop' is a URL; write namespace/pod"),
     ],
 )
