@@ -48,6 +48,9 @@ _NEIGHBOURS = (
 )
 """Groups of other products that are near ours by name, or that have policies of their own."""
 
+_POLICIES = ("networkpolicy", "egressfirewall", "securitypolicy")
+_OUR_POLICIES = (Kind.POLICY.value, f"{Kind.POLICY.value}List")
+
 
 def meant(version: str, kind: str) -> str | None:
     """Return the kind of ours that a type which is not read must be taken for; None: it is another's."""
@@ -85,8 +88,9 @@ def is_of_others(group: str) -> bool:
 
 
 def is_policy(type_text: str) -> bool:
-    """Whether a type that is passed over is another product's policy, by its name."""
-    return type_text.removesuffix("List").endswith(("NetworkPolicy", "EgressFirewall", "SecurityPolicy"))
+    """Whether a type that is passed over is another product's policy, by its name, be it misspelt."""
+    kind = type_text.rpartition(" ")[2]
+    return kind.lower().removesuffix("list").endswith(_POLICIES) or _near(kind) in _OUR_POLICIES
 
 
 def _is_like_ours(group: str) -> bool:

@@ -299,14 +299,17 @@ def test_what_is_passed_over_is_said_once(tmp_path: Path) -> None:
         "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}}\n---\n"
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\n"
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: b}}\n---\n"
-        "{apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy, metadata: {name: a}}\n"
+        "{apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy, metadata: {name: a}}\n---\n"
+        "{apiVersion: projectcalico.org/v3, kind: Networkpolicy, metadata: {name: b}}\n---\n"
+        "{apiVersion: projectcalico.org/v3, kind: NetworkPolcy, metadata: {name: c}}\n"
     )
     (tmp_path / "services.yaml").write_text("{apiVersion: v1, kind: Service, metadata: {name: a}}\n")
     (tmp_path / "values.yaml").write_text("a: 1\n")
     assert explain("10.0.0.1", "10.0.0.2", "80", "--manifests", str(tmp_path)).stderr == (
         "note: passed over, since no policy depends on it: v1 ConfigMap, values.yaml of Helm\n"
         "note: policies of another product, not enforced by this agent: "
-        "cilium.io/v2 CiliumNetworkPolicy, crd.projectcalico.org/v1 NetworkPolicy\n"
+        "cilium.io/v2 CiliumNetworkPolicy, crd.projectcalico.org/v1 NetworkPolicy, "
+        "projectcalico.org/v3 NetworkPolcy, projectcalico.org/v3 Networkpolicy\n"
     )
 
 
