@@ -21,6 +21,9 @@ _TOOLS = (
 )
 """What a file is of that describes no objects itself, by its name."""
 
+NOT_APPLIED = "files are read as they stand, without its namespace and patches"
+"""What people are told of a kustomization."""
+
 _OF_KUSTOMIZE = ("Kustomization", "Component")
 
 _HELM = re.compile(
@@ -59,6 +62,11 @@ def tool_of(name: str) -> str:
     """Return whose a file is by its name, where it is of a tool that makes manifests; else ""."""
     base = PurePath(name).name
     return next((tool for pattern, tool in _TOOLS if pattern.fullmatch(base)), "")
+
+
+def is_kustomization(ignored: str) -> bool:
+    """Whether what was passed over, as a reading says it, is a file of Kustomize's."""
+    return ignored.endswith(" of Kustomize")
 
 
 def is_ended(text: bytes) -> bool:

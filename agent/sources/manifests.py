@@ -11,6 +11,7 @@ from pathlib import Path
 import watchfiles
 
 from agent import log
+from agent.kube.documents import NOT_APPLIED, is_kustomization
 from agent.kube.events import Invalid, Sink, Synced
 from agent.kube.kinds import is_policy
 from agent.kube.manifest import Manifest
@@ -239,6 +240,13 @@ class ManifestSource:
             self._ignored.add(kind)
             if is_policy(kind):
                 _log.warning("policy of another product", kind=kind, file=path, detail="not enforced here")
+            elif is_kustomization(kind):
+                _log.warning(
+                    "kustomization not applied",
+                    file=path,
+                    detail=NOT_APPLIED,
+                    remedy="keep the output of kubectl kustomize here instead",
+                )
             else:
                 _log.info("kind ignored", kind=kind, file=path)
 

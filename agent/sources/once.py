@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.kube.documents import NOT_APPLIED, is_kustomization
 from agent.kube.events import Problem
 from agent.kube.facts import Fact, is_fact
 from agent.kube.kinds import is_policy
@@ -129,12 +130,12 @@ def _notes(readings: dict[str, Reading]) -> Iterator[str]:
     """Say what was passed over, and which policies a server has that a create would refuse."""
     ignored = {text for reading in readings.values() for text in reading.ignored}
     policies = sorted(filter(is_policy, ignored))
-    kustomize = sorted(text for text in ignored if text.endswith(" of Kustomize"))
+    kustomize = sorted(filter(is_kustomization, ignored))
     others = sorted(text for text in ignored.difference(policies, kustomize) if not is_fact(text))
     if kustomize:
         yield (
-            f"{', '.join(kustomize)} is not applied: files are read as they stand, without its namespace and "
-            "patches; to read its result: kubectl kustomize DIR | netpol-agent ... --manifests -"
+            f"{', '.join(kustomize)} is not applied: {NOT_APPLIED}; to read its result: "
+            "kubectl kustomize DIR | netpol-agent ... --manifests -"
         )
     if others:
         yield f"passed over, since no policy depends on it: {', '.join(others)}"

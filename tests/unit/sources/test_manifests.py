@@ -607,3 +607,21 @@ def test_a_refusal_in_the_log_names_the_file_and_what_holds_meanwhile(
         ("c.yaml", "nothing of it is enforced until it can be read"),
         ("a.yaml", "the last good version of its objects stays in force"),
     ]
+
+
+def test_the_log_says_that_a_kustomization_is_not_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kustomization.yaml").write_text("namespace: shop\nresources: [np.yaml]\n")
+    with logged(monkeypatch) as logs:
+        Heard(tmp_path).look()
+    told = [entry for entry in logs if entry["event"] == "kustomization not applied"]
+    assert [(e["log_level"], e["file"], e["detail"], e["remedy"]) for e in told] == [
+        (
+            "warning",
+            "kustomization.yaml",
+            "files are read as they stand, without its namespace and patches",
+            "keep the output of kubectl kustomize here instead",
+        )
+    ]
+    assert not [entry for entry in logs if entry["event"] == "kind ignored"]
