@@ -16,6 +16,9 @@ from agent.kube.model import Key, Kind, NetworkPolicy, Object
 from agent.kube.text import UnreadableError
 from agent.kube.validate import key_of, validate
 
+_WRONG = 5
+"""So many entries of a text for which it cannot be read are named; the rest are counted."""
+
 _NAMES = ("metadata.name", "metadata.namespace")
 
 
@@ -60,18 +63,28 @@ def read_text(text: bytes, *, is_json: bool = False, name: str = "", dump: bool 
     manifests: list[Manifest] = []
     ignored: list[str] = []
     facts: list[Fact] = []
+    wrong: list[str] = []
     found = documents(text, is_json=is_json, name=name)
     if not found and (tool := tool_of(name)):
         return Reading((), (f"{PurePath(name).name} of {tool}",))
     for line, data in found:
-        for version, kind, entry, where in _entries(line, data):
-            ours = _kind(line, version, kind, entry, where)
-            if ours is None:
-                ignored.append(f"{version} {kind}")
-            else:
-                manifests.append(_manifest(line, ours, entry, dump=dump))
-            if dump:
-                facts += facts_of(kind, entry)
+        try:
+            for version, kind, entry, where in _entries(line, data):
+                try:
+                    ours = _kind(line, version, kind, entry, where)
+                    if ours is None:
+                        ignored.append(f"{version} {kind}")
+                    else:
+                        manifests.append(_manifest(line, ours, entry, dump=dump))
+                except UnreadableError as error:
+                    wrong.append(str(error))
+                if dump:
+                    facts += facts_of(kind, entry)
+        except UnreadableError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f"; and {len(wrong) - _WRONG} more" if len(wrong) > _WRONG else ""
+        raise UnreadableError("; ".join(wrong[:_WRONG]) + more)
     return Reading(tuple(manifests), tuple(dict.fromkeys(ignored)), tuple(facts))
 
 

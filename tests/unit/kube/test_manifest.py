@@ -125,6 +125,21 @@ def test_a_kind_of_ours_in_an_unknown_version_is_never_passed_over(
     assert "line 1" in str(caught.value)
 
 
+def test_every_entry_that_cannot_be_read_is_named_up_to_a_bound() -> None:
+    wrong = "{apiVersion: networking.k8s.io/v2, kind: NetworkPolicy, metadata: {name: a%d}}"
+    lost = "{metadata: {name: b}}"
+    with pytest.raises(UnreadableError) as caught:
+        read_text("\n---\n".join([wrong % 1, "{apiVersion: v1, kind: Secret}", lost, wrong % 2]).encode())
+    assert [line in str(caught.value) for line in (" of a1 is unknown", " of a2 is unknown")] == [True, True]
+    assert "; line 5: apiVersion: missing; say what the object is; line 7: apiVersion: " in str(caught.value)
+    items = ", ".join(wrong % number for number in range(9))
+    with pytest.raises(UnreadableError) as caught:
+        read_text(f"{{apiVersion: v1, kind: List, items: [{items}]}}".encode())
+    assert str(caught.value).count("is unknown") == 5
+    assert "items[4].apiVersion" in str(caught.value)
+    assert str(caught.value).endswith("; and 4 more")
+
+
 @pytest.mark.parametrize(
     "type_",
     [
