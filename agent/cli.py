@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from agent.settings import (
 
 Flags = Mapping[str, str | bool | None]
 
+_COMMA = re.compile(r",(?=\S)")
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _LOG_SETTINGS = ("log_format", "log_level")
 _MIGRATE_SETTINGS = tuple(
@@ -69,6 +71,8 @@ _IN_STATUS = {
 def _option(setting: Setting, told: _Told) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     variables = ", ".join(setting.environment)
     in_words = setting.default_text if told.default is None else told.default
+    # Without a space it would be broken within a word, where a line ends.
+    in_words = _COMMA.sub(", ", in_words)
     default = f"; default: {in_words}" if in_words else ""
     text = f"{told.help or setting.help}  [env: {variables}{default}]"
     if setting.switch:

@@ -77,6 +77,14 @@ def test_every_command_gives_an_example_with_options_it_has(name: str) -> None:
     assert {word for word in example if word.startswith("--")} <= params
 
 
+@pytest.mark.parametrize("name", ["run", "explain", "render", "migrate"])
+def test_no_line_of_a_help_ends_within_a_word(name: str) -> None:
+    words = netpol_agent(name, "--help").output.split()
+    for setting in SETTINGS:
+        if setting.name in ("policy_budget", "namespace_budget"):
+            assert set(setting.default.split(",")) <= {word.rstrip(",]") for word in words}
+
+
 def test_an_option_is_told_as_its_command_means_it() -> None:
     for name in ("render", "explain"):
         output = " ".join(netpol_agent(name, "--help").output.split())
