@@ -223,7 +223,10 @@ def _budget(default: Budget) -> Callable[[str], Budget]:
             return changed(default, text)
         except ValueError:
             names = ", ".join(default._fields)
-            raise _UnfitError(f"give amounts of some of {names}, such as rules=8000,sets=500") from None
+            raise _UnfitError(
+                f"give amounts of some of {names}, such as rules=8000,sets=500, each from 1 to 999999999 "
+                "(with 0, every policy that needs any would be closed)"
+            ) from None
 
     return parse
 

@@ -45,12 +45,15 @@ Budget = TypeVar("Budget", PolicyBudget, NamespaceBudget)
 def changed(budget: Budget, text: str) -> Budget:
     """Return a budget with the amounts that a text such as ``rules=8000,sets=500`` names.
 
-    Raises ValueError when the text is not of that kind.
+    Raises ValueError when the text is not of that kind. No amount is 0: it would not be "no bound", as it is
+    elsewhere, but close every policy that needs any.
     """
     amounts = {}
     for part in text.split(","):
         name, _, amount = part.strip().partition("=")
         if name not in budget._fields or not (amount.isascii() and amount.isdecimal()) or len(amount) > 9:
+            raise ValueError(part)
+        if not int(amount):
             raise ValueError(part)
         amounts[name] = int(amount)
     return budget._replace(**amounts)

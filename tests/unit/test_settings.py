@@ -141,6 +141,13 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         ("manifests", "/nowhere/at/all", "a directory that exists"),
         ("iptables_mode", "nftables", "one of auto, nft, legacy"),
         ("policy_budget", "policies=1", "amounts of some of rules, sets, networks, such as rules=8000"),
+        (
+            "policy_budget",
+            "rules=0",
+            "each from 1 to 999999999 (with 0, every policy that needs any would be",
+        ),
+        ("policy_budget", "sets=9,networks=00", "each from 1"),
+        ("namespace_budget", "policies=0", "each from 1"),
         ("policy_budget", "rules=-1", "amounts of some of rules, sets, networks"),
         ("namespace_budget", "5000", "amounts of some of policies, rules, sets, networks"),
         ("families", "v4", "one of auto, ipv4, ipv6, dual"),
