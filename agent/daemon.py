@@ -656,6 +656,7 @@ class Agent:
             drift_check_at=self._drift_checked,
             repairs=self._repairs + self._host_watch.repairs,
             over_budget={key: str(excess) for key, excess in self._engine.over_budget().items()},
+            closed_by_budget=self._engine.closed_by_budget(),
             links=self._pod_links.counts,
         )
         return take(facts, self._engine.program, self._backend.view())

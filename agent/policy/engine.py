@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from agent.kube.events import Delete, Event, Invalid, Problem, Upsert
@@ -148,6 +149,15 @@ class Engine:
     def over_budget(self) -> dict[Key, Excess]:
         """Return the policies that are not enforced as written, and why. Safe to call from any thread."""
         return dict(self._settlement.ledger.excess)
+
+    def closed_by_budget(self, most: int = 100) -> Mapping[PodId, list[Key]]:
+        """Return the policies over budget that select each target, of each namespace the first so many."""
+        first = [
+            key
+            for _, keys in groupby(sorted(self.over_budget()), key=lambda key: key.namespace)
+            for key in islice(keys, most)
+        ]
+        return self._selection.targets_of(first)
 
     def take_budget_news(self) -> Mapping[Key, Excess | None]:
         """Return the policies that are over budget, or no longer (None), since the last call."""

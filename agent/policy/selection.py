@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from agent.kube.model import Direction, Family, Key, NetworkPolicy, family_of
 from agent.policy.graph import Group, PodRecord
+from agent.policy.program import PodId
 
 _DIRECTIONS = tuple(Direction)
 
@@ -155,6 +157,20 @@ class Selection:
         if found is None:
             found = tuple(sorted(k for k, p in local.enforced.items() if p.rules(direction) is not None))
             local.lists[direction] = found
+        return found
+
+    def targets_of(self, keys: Iterable[Key]) -> dict[PodId, list[Key]]:
+        """Return which of these policies select each target, in each direction that they name."""
+        found: dict[PodId, list[Key]] = {}
+        for key in keys:
+            policy = self.policy(key)
+            for group, local in self._groups.get(key.namespace, {}).items():
+                if policy is None or not policy.pod_selector.matches(group.labels):
+                    continue
+                named = [direction for direction in _DIRECTIONS if policy.rules(direction) is not None]
+                for pod in local.pods:
+                    for direction in named:
+                        found.setdefault(PodId(direction, pod), []).append(key)
         return found
 
     def take_dirty(self) -> set[Key]:

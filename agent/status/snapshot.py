@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -44,13 +44,16 @@ class PodStatus(msgspec.Struct, frozen=True):
     """A pod of this node that is isolated, and by which policies.
 
     A direction that is None is open. One with no policy is closed by an object that is not valid, or by
-    policies that are over budget or not compiled yet.
+    policies that are over budget or not compiled yet. ``..._over_budget`` names the policies over budget that
+    isolate the pod, of each namespace up to a hundred.
     """
 
     pod: str
     addresses: tuple[str, ...]
     ingress: tuple[str, ...] | None
     egress: tuple[str, ...] | None
+    ingress_over_budget: tuple[str, ...] = ()
+    egress_over_budget: tuple[str, ...] = ()
 
 
 class PolicyStatus(msgspec.Struct, frozen=True):
@@ -193,6 +196,7 @@ class Facts:
     repairs: int = 0
     links: LinkCounts = NO_LINKS
     over_budget: Mapping[Key, str] = field(default_factory=dict)
+    closed_by_budget: Mapping[PodId, Sequence[Key]] = field(default_factory=dict)
 
 
 def take(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
@@ -208,7 +212,7 @@ def take(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
         iptables_mode_reason=facts.iptables_mode_reason,
         families=facts.families,
         sources=tuple(_source(kind, state) for kind, state in sorted(facts.states.items())),
-        pods=_pods(program),
+        pods=_pods(program, facts.closed_by_budget),
         policies=_policies(program),
         sets=_sets(program, view),
         kernel=_kernel(facts, view),
@@ -251,7 +255,7 @@ def _source(kind: Kind, state: SyncState) -> SourceStatus:
     )
 
 
-def _pods(program: Program) -> tuple[PodStatus, ...]:
+def _pods(program: Program, over: Mapping[PodId, Sequence[Key]]) -> tuple[PodStatus, ...]:
     found = []
     for pod in sorted({pod_id.pod for pod_id in program.pods}):
         ingress = program.pods.get(PodId(Direction.INGRESS, pod))
@@ -263,6 +267,8 @@ def _pods(program: Program) -> tuple[PodStatus, ...]:
                 addresses=tuple(map(address_text, either.addresses)) if either else (),
                 ingress=None if ingress is None else tuple(map(str, ingress.policies)),
                 egress=None if egress is None else tuple(map(str, egress.policies)),
+                ingress_over_budget=tuple(map(str, over.get(PodId(Direction.INGRESS, pod), ()))),
+                egress_over_budget=tuple(map(str, over.get(PodId(Direction.EGRESS, pod), ()))),
             )
         )
     return tuple(found)

@@ -14,6 +14,8 @@ from agent.words import count
 
 _MANY_SETS = 20
 """Sets shown; the rest are counted, and all are in ``--json``."""
+_MANY_OVER_BUDGET = 3
+"""Policies over budget that are shown of a pod; the rest are counted."""
 
 
 def plain_console(file: IO[str], *, width: int | None = None, force_terminal: bool | None = None) -> Console:
@@ -133,8 +135,8 @@ def _pods(snapshot: StatusSnapshot, console: Console) -> None:
         table.add_row(
             escape(pod.pod),
             "\n".join(pod.addresses) or "none yet",
-            _direction(pod.ingress),
-            _direction(pod.egress),
+            _direction(pod.ingress, pod.ingress_over_budget),
+            _direction(pod.egress, pod.egress_over_budget),
         )
     for closed in snapshot.closed:
         table.add_row("(deleted, still closed)", closed.address, "", ", ".join(closed.directions))
@@ -153,10 +155,13 @@ def _untouched(console: Console) -> None:
     )
 
 
-def _direction(policies: tuple[str, ...] | None) -> str:
+def _direction(policies: tuple[str, ...] | None, over_budget: tuple[str, ...]) -> str:
     if policies is None:
         return "open"
-    return escape("\n".join(policies)) or "closed: no policy in force"
+    over = [f"{policy} (over budget)" for policy in over_budget[:_MANY_OVER_BUDGET]]
+    if len(over_budget) > len(over):
+        over.append(f"and {len(over_budget) - len(over)} more over budget")
+    return escape("\n".join((*(policies or ("closed: no policy in force",)), *over)))
 
 
 def _policies(snapshot: StatusSnapshot, console: Console) -> None:

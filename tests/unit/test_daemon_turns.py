@@ -137,6 +137,9 @@ def test_a_policy_over_budget_is_told_with_its_need_and_the_remedy_and_fails_not
     found = rig.agent.status()
     assert [one.policy for one in found.over_budget] == [str(policy.key) for policy in DEAR]
     assert found.over_budget[0].why.startswith("it needs 180 sets")
+    assert {name for one in found.pods for name in one.ingress_over_budget} == {
+        one.policy for one in found.over_budget
+    }
     assert found.ready
     rig.source.sink([Delete(Kind.POLICY, policy.key) for policy in DEAR])
     rig.until(lambda: not rig.agent.status().over_budget)

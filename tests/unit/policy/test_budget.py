@@ -258,6 +258,21 @@ def test_other_policies_of_the_pod_are_enforced_beside_one_over_budget() -> None
     assert engine.program.pods[PodId(IN, web.key)].policies == (Key("shop", "small"),)
 
 
+def test_a_pod_is_told_with_the_policies_over_budget_that_isolate_it() -> None:
+    engine = Engine("here", budgets=SMALL)
+    web, db = pod("web", "10.0.0.1", app="web"), pod("db", "10.0.0.2", app="db")
+    both = NetworkPolicy("shop", "both", ingress=admitting("both", 3).ingress, egress=())
+    engine.apply(upsert(web, db, admitting("big", 3, app="web"), admitting("small", 1, app="web"), both), 0)
+    of_both, of_web = [both.key], [Key("shop", "big"), both.key]
+    assert engine.closed_by_budget() == {
+        PodId(IN, web.key): of_web,
+        PodId(IN, db.key): of_both,
+        PodId(OUT, web.key): of_both,
+        PodId(OUT, db.key): of_both,
+    }
+    assert engine.closed_by_budget(1) == {PodId(IN, web.key): of_web[:1]}
+
+
 def test_another_namespace_has_a_budget_of_its_own() -> None:
     engine = Engine("here", budgets=Budgets(namespace=NamespaceBudget(policies=1)))
     other = pod("web", "10.0.0.2", namespace="bank")
