@@ -24,9 +24,14 @@ class LinkCounts(msgspec.Struct, frozen=True):
         if not total:
             return ""
         if not self.unknown:
-            return "known of the isolated pod" if total == 1 else f"known of all {total} isolated pods"
+            return "known for the isolated pod" if total == 1 else f"known for all {total} isolated pods"
+        if total == 1:
+            return f"not known for the isolated pod {self.without[0]}, which is judged by its addresses alone"
         more = ", ..." if self.unknown > len(self.without) else ""
-        return f"known of {self.known} of {total} isolated pods; not of {', '.join(self.without)}{more}"
+        without = f"{', '.join(self.without)}{more}: they are judged by their addresses alone"
+        if not self.known:
+            return f"not known for any of the {total} isolated pods, {without}"
+        return f"known for {self.known} of {total} isolated pods; not for {without}"
 
 
 NO_LINKS = LinkCounts()

@@ -390,7 +390,7 @@ def test_what_changes_behind_a_link_is_heard_of(stage: Stage, finder: LinkFinder
     try:
         others(False)
         assert (linked.counts.known, linked.counts.unknown) == (1, 0)
-        assert str(linked.counts) == "known of the isolated pod"
+        assert str(linked.counts) == "known for the isolated pod"
         with with_address(stage, t, NOBODYS[family], routed=False):
             others(True)
             stage.none_arrive(a, raw(stage, t, NOBODYS[family], a))

@@ -8,9 +8,10 @@ import io
 import pytest
 
 from agent.dataplane.backend import Fault, KernelView
-from agent.kube.model import Kind
+from agent.kube.model import Direction, Key, Kind
 from agent.policy.program import Program
 from agent.sources.source import SyncState
+from agent.status.links import LinkCounts
 from agent.status.snapshot import Facts, StatusSnapshot, take
 from agent.status.text import duration, plain_console, show
 
@@ -37,6 +38,46 @@ def test_everything_is_there(snapshot: StatusSnapshot) -> None:
     ):
         assert words in text
     assert "sysctl -w net.ipv6.conf.all.forwarding=1" in text
+
+
+def test_policies_over_budget_are_beside_the_others(facts: Facts, program: Program, view: KernelView) -> None:
+    (isolated,) = program.pods
+    program.pods[isolated._replace(direction=Direction.EGRESS)] = program.pods[isolated]._replace(policies=())
+    closed = {
+        isolated: [Key("shop", "big")],
+        isolated._replace(direction=Direction.EGRESS): [Key("shop", f"big-{number}") for number in range(5)],
+    }
+    text = shown(take(dataclasses.replace(facts, closed_by_budget=closed), program, view))
+    lines = text[text.index("Isolated pods") :].splitlines()[2:7]
+    assert [line.partition("shop/db ")[2] + line.partition("fd00::5")[2] for line in lines[:2]] == [
+        " " * 16 + "closed: no policy in force",
+        "    shop/big (over budget)  shop/big-0 (over budget)",
+    ]
+    assert lines[4].strip() == "and 2 more over budget"
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (LinkCounts(1), "known for the isolated pod"),
+        (LinkCounts(3), "known for all 3 isolated pods"),
+        (
+            LinkCounts(0, 1, ("x/a",)),
+            "not known for the isolated pod x/a, which is judged by its addresses alone",
+        ),
+        (
+            LinkCounts(0, 2, ("x/a", "x/b")),
+            "not known for any of the 2 isolated pods, x/a, x/b: they are judged by their addresses alone",
+        ),
+        (
+            LinkCounts(2, 7, ("x/a", "x/b")),
+            "known for 2 of 9 isolated pods; not for x/a, x/b, ...: they are judged by their addresses alone",
+        ),
+        (LinkCounts(), ""),
+    ],
+)
+def test_of_how_many_pods_the_link_is_known(counts: LinkCounts, said: str) -> None:
+    assert str(counts) == said
 
 
 def test_a_fault_that_stands_for_several_is_not_told_twice(facts: Facts) -> None:
