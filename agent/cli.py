@@ -396,6 +396,7 @@ def confirm_cluster(uid: str | None) -> None:
     An agent that finds another cluster at the API server's address than the one whose policies hold here
     changes nothing, and says so. This confirms the cluster that it has found, or the one of UID: the uid of
     its namespace kube-system. The agent takes it up within seconds, and what the other cluster says holds.
+    It needs root, since it writes to /run/netpol-agent.
 
     Exit codes: 0 confirmed, 1 no other cluster was found, or this cannot be written, 2 wrong options.
     """
