@@ -126,6 +126,9 @@ def _key_text(key: object) -> str | None:
     """Return a mapping's key as text; None when it can be none."""
     if isinstance(key, bool):
         return "true" if key else "false"
+    if isinstance(key, float):
+        # As kubectl reads it: ``0E0`` is a number to YAML, and a field that nobody knows to an API server.
+        return format(key, "g")
     return str(key) if isinstance(key, str | int) else None
 
 

@@ -55,6 +55,7 @@ def rendered(program: Program, mode: Mode, options: Options) -> dict[Family, dic
     naming = Naming(
         {family: names.cache(mode, family) for family in FAMILIES if options.cache},
         {family: names.others_set(family) for family in FAMILIES if mode == "nft"},
+        untracked={family: names.untracked_set(mode, family) for family in FAMILIES},
     )
     naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in FAMILIES}
     return Desired(FAMILIES, options, naming).full(program)

@@ -10,6 +10,7 @@ import pytest
 from agent.dataplane.host import check_host
 from agent.dataplane.links import Bridge, LinkChanges, bridges
 from agent.kube.model import Family
+from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns
 
 CALLS = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
@@ -51,6 +52,9 @@ def with_bridge(netns: Netns) -> Netns:
     )
     pod.ip("link set eth0 up")
     netns.sysctl(dict.fromkeys(CALLS, 0))
+    # The kernel notes somewhat later that the two ends of a link are up.
+    with netns.entered():
+        wait_until(lambda: any(bridge.carrying for bridge in bridges()))
     return pod
 
 

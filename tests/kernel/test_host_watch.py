@@ -38,6 +38,8 @@ def test_calls_into_iptables_that_are_switched_off_are_back_in_less_than_a_secon
     with Stream(guarded.client, guarded.web, 5000, RATE, burst=4, family=family) as stream:
         guarded.node.netns.sysctl({name: 0})
         wait_until(lambda: guarded.node.run("sysctl", "-n", name).strip() == "1")
+        # Meanwhile more is sent, and denied.
+        assert guarded.verdicts() == {Verdict.DENIED}
     assert 0 < stream.arrived < RATE
     assert stream.sent > stream.arrived
     assert guarded.verdicts() == {Verdict.DENIED}

@@ -9,10 +9,8 @@ import pytest
 
 from agent.dataplane.iptables import names
 from agent.kube.model import Family
-from tests.kernel.semantics.stage import Stage
+from tests.kernel.semantics.stage import UNTRACKED, Stage
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
-
-WARNING = "connection tracking is told to leave alone"
 
 
 @contextlib.contextmanager
@@ -50,7 +48,7 @@ def test_answers_to_an_isolated_pod_are_dropped_and_told(stage: Stage) -> None:
         stage.expect("b -> f a: udp/53", denied="s -> f a: udp/53")
         assert told(stage)
         stage.given(
-            isolated("s"), warned=f"isolated pods (x/s) were denied in the last 10 minutes that {WARNING}"
+            isolated("s"), warned=f"isolated pods (x/s) were denied in the last 10 minutes that {UNTRACKED}"
         )
         assert not told(stage)
         # After that time it is forgotten.
@@ -65,7 +63,7 @@ def test_answers_of_a_pod_isolated_for_egress_too(stage: Stage) -> None:
     stage.given(isolated("t", types=["Egress"]))
     with untracked(stage):
         stage.expect(denied="a f -> t: udp/53")
-        stage.given(isolated("t", types=["Egress"]), warned=WARNING)
+        stage.given(isolated("t", types=["Egress"]), warned=UNTRACKED)
 
 
 @pytest.mark.both_modes
