@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
 from agent.kube.model import Key
 
@@ -10,15 +10,19 @@ from agent.kube.model import Key
 class Turns:
     """Gives each namespace its turn, and in it the policy that costs least.
 
-    A namespace with many policies, or dear ones, so delays its own alone: whoever was served least since it
-    began to wait is next.
+    The namespace for which least work was done is next. So one with many policies, or dear ones, or ones that
+    are edited again and again, delays its own alone. One that comes begins where the least of those that wait
+    stands: it has no claim to what was done for others before. Work is forgotten when nobody waits.
     """
 
     def __init__(self) -> None:
         self._work: dict[Key, int] = {}
         self._heaps: dict[str, list[tuple[int, Key]]] = {}
-        self._served: dict[str, int] = {}
+        self._charged: dict[str, int] = {}
+        """How much work was done for each namespace."""
         self._total = 0
+        self._floor = 0
+        """How much was done for the one that was next, at the last look."""
 
     def put(self, key: Key, work: int) -> None:
         """Have a policy wait, which costs so much work."""
@@ -27,7 +31,12 @@ class Turns:
         self.discard(key)
         self._work[key] = work
         self._total += work
-        heappush(self._heaps.setdefault(key.namespace, []), (work, key))
+        namespace = key.namespace
+        heap = self._heaps.get(namespace)
+        if heap is None:
+            heap = self._heaps[namespace] = []
+            self._charged[namespace] = max(self._charged.get(namespace, 0), self._floor)
+        heappush(heap, (work, key))
 
     def discard(self, key: Key) -> None:
         """Have a policy wait no longer."""
@@ -44,36 +53,43 @@ class Turns:
             return found
         chosen: list[Key] = []
         spent = 0
-        while self._work and spent < most:
-            heads = [(self._served.get(n, 0), head, n) for n in list(self._heaps) if (head := self._head(n))]
-            for served, (work, key), namespace in sorted(heads):
-                if chosen and spent + work > most:
-                    spent = most
-                    break
-                self._served[namespace] = served + 1
-                heappop(self._heaps[namespace])
-                self.discard(key)
-                chosen.append(key)
-                spent += work
+        heads = [head for namespace in list(self._heaps) if (head := self._head(namespace))]
+        heapify(heads)
+        while heads and spent < most:
+            charged, work, key = heads[0]
+            self._floor = charged
+            if chosen and spent + work > most:
+                break
+            namespace = key.namespace
+            self._charged[namespace] = charged + work
+            heappop(self._heaps[namespace])
+            self.discard(key)
+            chosen.append(key)
+            spent += work
+            head = self._head(namespace)
+            if head is not None:
+                heapreplace(heads, head)
+            else:
+                heappop(heads)
         if not self._work:
             self._clear()
         return chosen
 
-    def _head(self, namespace: str) -> tuple[int, Key] | None:
+    def _head(self, namespace: str) -> tuple[int, int, Key] | None:
+        """Return the cheapest policy of a namespace, after what was done for it and its own work."""
         heap = self._heaps[namespace]
         while heap and self._work.get(heap[0][1]) != heap[0][0]:
             heappop(heap)
         if heap:
-            return heap[0]
+            return self._charged[namespace], *heap[0]
         del self._heaps[namespace]
-        self._served.pop(namespace, None)
         return None
 
     def _clear(self) -> None:
         self._work.clear()
         self._heaps.clear()
-        self._served.clear()
-        self._total = 0
+        self._charged.clear()
+        self._total = self._floor = 0
 
     def __contains__(self, key: Key) -> bool:
         return key in self._work

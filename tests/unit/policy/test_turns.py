@@ -59,6 +59,37 @@ def test_a_heap_of_one_namespace_does_not_delay_another() -> None:
     assert any(Key("shop", "dear") in step for step in steps)
 
 
+def test_a_dear_policy_edited_at_each_step_does_not_stand_between_the_cheap_ones_of_another() -> None:
+    turns = Turns()
+    turns.put(Key("evil", "dear"), 20_000)
+    turns.put(Key("evil", "more"), 30_000)
+    turns.take(100)
+    cheap = [Key("shop", f"cheap-{number:02}") for number in range(100)]
+    for key in cheap:
+        turns.put(key, 10)
+    order: list[Key] = []
+    steps = 0
+    while any(key in turns for key in cheap):
+        turns.put(Key("evil", "dear"), 20_000 + steps)
+        order += turns.take(100)
+        steps += 1
+    assert [key for key in order if key.namespace == "shop"] == cheap
+    assert len(order) - len(cheap) <= 1
+    assert steps <= 13
+
+
+def test_who_comes_late_takes_no_more_than_its_share() -> None:
+    turns = Turns()
+    for number in range(100):
+        turns.put(Key("shop", f"{number:02}"), 1000)
+    for _ in range(50):
+        turns.take(1000)
+    for number in range(100):
+        turns.put(Key("evil", f"{number:02}"), 1000)
+    served = [key.namespace for _ in range(40) for key in turns.take(1000)]
+    assert served.count("shop") >= 19
+
+
 def test_what_waits_no_longer_is_not_served() -> None:
     turns = Turns()
     for name in "abc":
