@@ -9,12 +9,14 @@ takes nothing from those before it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import NamedTuple
+from itertools import chain
+from typing import Generic, NamedTuple, TypeVar
 
-from agent.kube.model import Direction, Family, Key, NetworkPolicy, Rule
+from agent.kube.model import Direction, Family, IPBlock, Key, NetworkPolicy, Rule
+from agent.policy.graph import Predicate
 from agent.policy.limits import Budgets, NamespaceBudget, PolicyBudget
 from agent.policy.peers import MANY_PEERS, Peers, split_peers
-from agent.policy.ports import Ports, compile_ports
+from agent.policy.ports import PortName, Ports, compile_ports
 
 FEW_NETWORKS = 6
 """As many networks of a rule are compared one by one; a look into a set takes as long as six of them."""
@@ -26,14 +28,49 @@ _RULES_OF_A_REFERENCE = 2
 """In the chain of a pod: one that leads to the policy's chain, one that returns when it allowed."""
 
 
-class Cost(NamedTuple):
+class Content:
+    """What a set is of: pods that some predicates match, or named ports of these or of any, or networks.
+
+    It is large, and one in both families and directions: its hash is worked out once.
+    """
+
+    __slots__ = ("_hash", "_parts")
+
+    def __init__(
+        self,
+        predicates: tuple[Predicate, ...] = (),
+        names: tuple[PortName, ...] = (),
+        blocks: tuple[IPBlock, ...] = (),
+    ) -> None:
+        self._parts = (predicates, names, blocks)
+        self._hash = hash(self._parts)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Content) and self._hash == other._hash and self._parts == other._parts
+
+
+class Asked(NamedTuple):
+    """A set that a policy asks for."""
+
+    egress: bool
+    v6: bool
+    content: Content
+
+
+What = TypeVar("What", bound=Hashable)
+
+
+class Cost(NamedTuple, Generic[What]):
     """What a policy makes at most, in both families: rules, sets that are told apart, and networks.
 
-    ``directions``: how many it names.
+    ``directions``: how many it names. The sets are :class:`Wanted` where policies are counted together.
     """
 
     rules: int
-    sets: frozenset[Hashable]
+    sets: frozenset[What]
     networks: int
     directions: int
 
@@ -59,7 +96,7 @@ class Excess(NamedTuple):
         return f"it needs {self.needed:,} {self.what}, of {self.limit:,} at most (--policy-budget)"
 
 
-def cost_of(policy: NetworkPolicy) -> Cost:
+def cost_of(policy: NetworkPolicy) -> Cost[Hashable]:
     """Return what a policy costs at most, without making any of it: in the time that reading it takes."""
     rules = networks = directions = 0
     sets: set[Hashable] = set()
@@ -79,31 +116,29 @@ def _rule_cost(namespace: str, direction: Direction, rule: Rule, sets: set[Hasha
     """Return how many rules of the kernel and networks a rule makes at most; note its sets."""
     peers = split_peers(namespace, rule.peers) if rule.peers else None
     ports = compile_ports(rule.ports) if rule.ports else None
+    names = ports.names if ports is not None else ()
     egress = direction is Direction.EGRESS
-    folds = egress and ports is not None and bool(ports.names)
+    folds = egress and bool(names)
+    lots = _lots(peers) if peers is not None else ()
+    blocks = peers.blocks if peers is not None else ()
+    unfolded = not folds or (ports is not None and bool(ports.ranges))
+    plain = [Content(lot) for lot in lots] if unfolded else []
+    named = [Content((), names)] if names and not folds else []
+    if folds:
+        named = [Content(lot, names) for lot in lots] if peers is not None else [Content((), names)]
     rules = networks = 0
     for family in Family:
-        lots: list[Hashable] = []
-        own = 0
-        if peers is not None:
-            lots += _lots(peers)
-            own = _networks(peers, family)
-        where = (direction, family)
-        if ports is not None and ports.names and not egress:
-            sets.add((where, ports.names))
-        if not folds or (ports is not None and ports.ranges):
-            sets.update((where, lot) for lot in lots)
-            if own > FEW_NETWORKS or (peers is not None and len(peers.blocks) > 1 and own):
-                sets.add((where, peers.blocks if peers is not None else ()))
-        folded = 0
-        if folds and ports is not None:
-            among = (
-                [*lots, peers.blocks] if peers is not None and own else lots if peers is not None else [None]
-            )
-            sets.update((where, one, ports.names) for one in among)
-            folded = len(among)
+        v6 = family is Family.V6
+        own = _networks(peers, family) if peers is not None else 0
+        sets.update(Asked(egress, v6, content) for content in chain(plain, named))
+        if own and unfolded and (own > FEW_NETWORKS or len(blocks) > 1):
+            sets.add(Asked(egress, v6, Content(blocks=blocks)))
+        folded = len(named) if folds else 0
+        if folds and own:
+            sets.add(Asked(egress, v6, Content((), names, blocks)))
+            folded += 1
         lines = len(lots) + min(own, FEW_NETWORKS + 1)
-        if peers is None or (lines == 1 and not (ports is not None and ports.names)):
+        if peers is None or (lines == 1 and not names):
             rules += _ways(ports) + folded
         elif lines:
             rules += _ways(ports) + lines + 2 + folded
@@ -111,8 +146,11 @@ def _rule_cost(namespace: str, direction: Direction, rule: Rule, sets: set[Hasha
     return rules, networks
 
 
-def _lots(peers: Peers) -> Iterable[Hashable]:
-    return peers.predicates if len(peers.predicates) <= MANY_PEERS else (peers.predicates,)
+def _lots(peers: Peers) -> tuple[tuple[Predicate, ...], ...]:
+    """Return the predicates of each set, as :meth:`Peers.together` without sorting any."""
+    if len(peers.predicates) <= MANY_PEERS:
+        return tuple((predicate,) for predicate in peers.predicates)
+    return (peers.predicates,)
 
 
 def _networks(peers: Peers, family: Family) -> int:
@@ -131,7 +169,7 @@ def _ways(ports: Ports | None) -> int:
     return sum(number // _PORTS_IN_A_RULE + 2 for number in slots.values()) + bool(ports.names)
 
 
-def own_excess(cost: Cost, budget: PolicyBudget) -> Excess | None:
+def own_excess(cost: Cost[What], budget: PolicyBudget) -> Excess | None:
     """Return what of a policy is more than one policy may have; None when nothing is."""
     for what, needed, limit in (
         ("rules", cost.rules, budget.rules),
@@ -143,7 +181,7 @@ def own_excess(cost: Cost, budget: PolicyBudget) -> Excess | None:
     return None
 
 
-def rules_with_pods(cost: Cost, reach: int) -> int:
+def rules_with_pods(cost: Cost[What], reach: int) -> int:
     """Return the rules of a policy and of the pods that it selects.
 
     ``reach``: how many kinds of pod it selects on the node, a kind having labels of its own.
@@ -151,18 +189,66 @@ def rules_with_pods(cost: Cost, reach: int) -> int:
     return cost.rules + reach * _RULES_OF_A_REFERENCE * cost.directions * len(Family)
 
 
+class Wanted:
+    """A set that policies of a namespace ask for: how many ask, and for how many of these there is room.
+
+    It is told from others by itself. What it is of is large, and is compared once for each policy.
+    """
+
+    __slots__ = ("asked", "used", "what")
+
+    def __init__(self, what: Hashable) -> None:
+        self.what = what
+        self.asked = 0
+        self.used = 0
+
+
+class Wants:
+    """The sets that the policies of a namespace ask for, each once."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Wanted] = {}
+
+    def take(self, cost: Cost[Hashable]) -> Cost[Wanted]:
+        """Return a cost with its sets as the policies share them, one policy more asking for each."""
+        sets: list[Wanted] = []
+        for what in cost.sets:
+            found = self._known.get(what)
+            if found is None:
+                found = self._known[what] = Wanted(what)
+            found.asked += 1
+            sets.append(found)
+        return Cost(cost.rules, frozenset(sets), cost.networks, cost.directions)
+
+    def hold(self, cost: Cost[Wanted]) -> None:
+        """Have one policy more ask for the sets of a cost that :meth:`take` returned."""
+        for found in cost.sets:
+            found.asked += 1
+
+    def release(self, cost: Cost[Wanted]) -> None:
+        """Have one policy less ask for the sets of a cost that :meth:`take` returned."""
+        for found in cost.sets:
+            found.asked -= 1
+            if not found.asked:
+                del self._known[found.what]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
 class Spent(NamedTuple):
     """A policy that selects pods of a node: its place among those of its namespace, and what it costs."""
 
     created: str
     name: str
-    cost: Cost
+    cost: Cost[Wanted]
     rules: int
 
 
-def spent(policy: NetworkPolicy, reach: int, cost: Cost | None = None) -> Spent:
+def spent(policy: NetworkPolicy, reach: int, cost: Cost[Wanted]) -> Spent:
     """Return what a policy that selects ``reach`` kinds of pod of a node costs it."""
-    cost = cost_of(policy) if cost is None else cost
     return Spent(policy.created, policy.name, cost, rules_with_pods(cost, reach))
 
 
@@ -175,8 +261,7 @@ class Total:
         self.policies = 0
         self.rules = 0
         self.networks = 0
-        self.sets: dict[Hashable, int] = {}
-        """Each with how many policies use it."""
+        self.sets: set[Wanted] = set()
 
     def excess_with(self, one: Spent, budget: NamespaceBudget) -> Excess | None:
         """Return what would be more than the namespace may have, were one more enforced; None: nothing."""
@@ -187,7 +272,8 @@ class Total:
         ):
             if needed > limit:
                 return Excess(what, needed, limit, whole=True)
-        sets = len(self.sets) + sum(found not in self.sets for found in one.cost.sets)
+        # Sets in both are found without hashing any of them anew.
+        sets = len(self.sets) + len(one.cost.sets) - len(one.cost.sets & self.sets)
         return Excess("sets", sets, budget.sets, whole=True) if sets > budget.sets else None
 
     def add(self, one: Spent) -> None:
@@ -195,16 +281,18 @@ class Total:
         self.rules += one.rules
         self.networks += one.cost.networks
         for found in one.cost.sets:
-            self.sets[found] = self.sets.get(found, 0) + 1
+            if not found.used:
+                self.sets.add(found)
+            found.used += 1
 
     def remove(self, one: Spent) -> None:
         self.policies -= 1
         self.rules -= one.rules
         self.networks -= one.cost.networks
         for found in one.cost.sets:
-            self.sets[found] -= 1
-            if not self.sets[found]:
-                del self.sets[found]
+            found.used -= 1
+            if not found.used:
+                self.sets.remove(found)
 
 
 def over_budget(policies: Iterable[tuple[NetworkPolicy, int]], budgets: Budgets) -> dict[Key, Excess]:
@@ -215,10 +303,10 @@ def over_budget(policies: Iterable[tuple[NetworkPolicy, int]], budgets: Budgets)
     passed over, and those after it may still fit.
     """
     found: dict[Key, Excess] = {}
-    totals: dict[str, Total] = {}
+    accounts: dict[str, tuple[Wants, Total]] = {}
     for policy, reach in sorted(policies, key=lambda one: (one[0].created, one[0].name)):
-        one = spent(policy, reach)
-        total = totals.setdefault(policy.namespace, Total())
+        wants, total = accounts.setdefault(policy.namespace, (Wants(), Total()))
+        one = spent(policy, reach, wants.take(cost_of(policy)))
         excess = own_excess(one.cost, budgets.policy) or total.excess_with(one, budgets.namespace)
         if excess is None:
             total.add(one)

@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping
 
 from agent.kube.model import Key, NetworkPolicy
-from agent.policy.budget import Excess, Spent, Total, cost_of, own_excess, spent
+from agent.policy.budget import Excess, Spent, Total, Wants, cost_of, own_excess, spent
 from agent.policy.limits import Budgets
 
 _Place = tuple[str, str]
@@ -28,6 +28,7 @@ class _Account:
     def __init__(self) -> None:
         self.entries: dict[Key, _Entry] = {}
         self.order: list[tuple[_Place, Key]] = []
+        self.wants = Wants()
         self.total = Total()
         self.closed = 0
         """How many are not admitted."""
@@ -42,6 +43,7 @@ class _Account:
             self.total.remove(entry.spent)
         else:
             self.closed -= 1
+        self.wants.release(entry.spent.cost)
         return place
 
     def put(self, key: Key, entry: _Entry) -> tuple[_Place, Key]:
@@ -78,11 +80,16 @@ class Ledger:
         """Take a policy that selects ``reach`` kinds of pod here."""
         account = self._accounts.setdefault(key.namespace, _Account())
         old = account.entries.get(key)
-        cost = old.spent.cost if old is not None and old.policy is policy else cost_of(policy)
+        known = old is not None and old.policy is policy
+        cost = old.spent.cost if old is not None and known else account.wants.take(cost_of(policy))
         one = spent(policy, reach, cost)
         if old is not None and old.spent == one:
             old.policy = policy
+            if not known:
+                account.wants.release(cost)
             return
+        if known:
+            account.wants.hold(cost)
         self.remove(key)
         self._accounts[key.namespace] = account
         self._note(key, account.put(key, _Entry(policy, one)))
@@ -184,4 +191,5 @@ class Ledger:
         return {
             "policies with a cost": sum(len(account.entries) for account in self._accounts.values()),
             "policies over budget": len(self._excess),
+            "sets with a cost": sum(len(account.wants) for account in self._accounts.values()),
         }

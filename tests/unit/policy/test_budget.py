@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
-from agent.policy.budget import Excess, cost_of, over_budget
+from agent.policy.budget import Cost, Excess, cost_of, over_budget
 from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
 from agent.policy.ledger import Ledger
@@ -174,6 +176,37 @@ def test_the_ledger_keeps_what_a_look_at_all_policies_finds(
         ledger.remove(key)
     ledger.settle()
     assert not any(ledger.sizes().values())
+
+
+class Hashed:
+    """Stands for what a set is of, and counts how often that is hashed."""
+
+    hashed = 0
+
+    def __hash__(self) -> int:
+        Hashed.hashed += 1
+        return id(self)
+
+
+def test_an_edit_looks_at_the_sets_of_no_policy_that_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = {f"{n:03}": Cost(1, frozenset(Hashed() for _ in range(100)), 0, 1) for n in range(100)}
+    costs["other"] = Cost(1, frozenset(Hashed() for _ in range(99)), 0, 1)
+    monkeypatch.setattr("agent.policy.ledger.cost_of", lambda policy: costs[policy.ingress[0].peers[0]])
+    ledger = Ledger(Budgets(namespace=NamespaceBudget(sets=101)))
+
+    def put(name: str, costs_as: str) -> None:
+        rule: Any = Rule((costs_as,))  # type: ignore[arg-type]
+        ledger.put(Key("shop", name), NetworkPolicy("shop", name, ingress=(rule,)), 1)
+
+    for name in sorted(costs)[:-1]:
+        put(name, name)
+    ledger.settle()
+    assert len(ledger.excess) == 99
+    Hashed.hashed = 0
+    put("000", "other")
+    ledger.settle()
+    assert len(ledger.excess) == 99
+    assert Hashed.hashed <= 1000
 
 
 def test_the_oldest_are_kept_and_a_new_one_takes_nothing_from_them() -> None:
