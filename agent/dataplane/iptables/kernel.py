@@ -291,7 +291,7 @@ class Chains:
 
         Rules that would are left out: see :mod:`agent.dataplane.iptables.unmade`.
         """
-        return {family: narrowed(chains, self.whole[family], unmade) for family, chains in changes.items()}
+        return {f: narrowed(f, chains, self.whole[f], unmade) for f, chains in changes.items()}
 
     def let_go_of(self, sets: Set[str]) -> Work[list[Fault]]:
         """Empty chains that nothing leads to, where they still refer to one of these sets."""

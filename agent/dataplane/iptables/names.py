@@ -120,12 +120,7 @@ def link_chain(kind: str, direction: Direction, family: Family, what: str) -> st
 
 
 def isolated_set(direction: Direction, family: Family) -> str:
-    return f"{isolated_prefix(direction)}{int(family)}"
-
-
-def isolated_prefix(direction: Direction) -> str:
-    """Return how the names of the sets of addresses isolated in a direction begin."""
-    return f"KUBE-ISOLATED-{direction.upper()}-"
+    return f"KUBE-ISOLATED-{direction.upper()}-{int(family)}"
 
 
 def is_isolated_set(name: str) -> bool:

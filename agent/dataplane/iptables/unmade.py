@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Set
 
 from agent.dataplane.iptables import names
-from agent.kube.model import Direction
+from agent.kube.model import Direction, Family
 
 Rules = tuple[str, ...]
 
@@ -22,23 +22,21 @@ _TRACES = f"-g {names.OTHERS}"
 
 
 def narrowed(
-    wanted: Mapping[str, Rules | None], held: Mapping[str, Rules], unmade: Set[str]
+    family: Family, wanted: Mapping[str, Rules | None], held: Mapping[str, Rules], unmade: Set[str]
 ) -> dict[str, Rules | None]:
     """Return one family's chains without these sets; they let through no more than the chains ``wanted``.
 
-    ``held`` are the chains in the kernel. For a set that was to be switched to stands the one that rules look
-    at now, under its other name. A set of peers, ports or nodes for which there is none counts as empty.
-    Without a set of isolated addresses every packet looks for its pod in the tree, and one that finds none
-    passes: so pods that have a chain are judged.
+    ``held`` are the chains in the kernel; ``unmade`` may name sets of the other family, too. For a set that
+    was to be switched to stands the one that rules look at now, under its other name. A set of peers, ports
+    or nodes for which there is none counts as empty. Without a set of isolated addresses every packet looks
+    for its pod in the tree, and one that finds none passes: so pods that have a chain are judged.
     """
     looked_at = {name for rules in held.values() for rule in rules for _, name in _MATCH.findall(rule)}
     stand_ins = {n: other for n in unmade if (other := names.counterpart(n)) in looked_at - unmade}
-    missing = {name for name in unmade - stand_ins.keys() if names.is_isolated_set(name)}
-    unasked = {
-        names.judge(d)
-        for d in Direction
-        if any(name.startswith(names.isolated_prefix(d)) for name in missing)
-    }
+    usual = {direction: names.isolated_set(direction, family) for direction in Direction}
+    lost = {d: {name, names.alternate(name)} & unmade - stand_ins.keys() for d, name in usual.items()}
+    missing = set().union(*lost.values())
+    unasked = {names.judge(direction) for direction, sets in lost.items() if sets}
     found: dict[str, Rules | None] = {}
     for chain, rules in wanted.items():
         if rules is None:

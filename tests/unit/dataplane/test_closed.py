@@ -93,10 +93,10 @@ def test_without_a_set_that_rules_are_switched_to_they_look_at_the_one_they_had(
     usual = names.isolated_set(Direction.INGRESS, Family.V4)
     other = names.alternate(usual)
     held = {names.FORWARD: (rule.format(usual),)}
-    assert narrowed({names.FORWARD: (rule.format(other), "-j X")}, held, {other}) == {
+    assert narrowed(Family.V4, {names.FORWARD: (rule.format(other), "-j X")}, held, {other}) == {
         names.FORWARD: (rule.format(usual), "-j X")
     }
-    assert narrowed({names.FORWARD: (rule.format(usual),)}, {}, {usual}) == {
+    assert narrowed(Family.V4, {names.FORWARD: (rule.format(usual),)}, {}, {usual}) == {
         names.FORWARD: ("-j KUBE-NETPOL-INGRESS",)
     }
 
@@ -105,5 +105,8 @@ def test_who_is_closed_stays_so_without_a_set_of_isolated_addresses() -> None:
     isolated = names.isolated_set(Direction.INGRESS, Family.V4)
     shut = f"-m set --match-set {names.closed_set(Direction.INGRESS, Family.V4)} dst -g {names.DENY}"
     judging = (shut, f"-j {ROOT}", f"-m mark ! --mark 0x1/0x1 -g {names.DENY}")
-    found = narrowed({names.judge(Direction.INGRESS): judging}, {}, {isolated})
+    found = narrowed(Family.V4, {names.judge(Direction.INGRESS): judging}, {}, {isolated})
     assert found == {names.judge(Direction.INGRESS): (shut, f"-j {ROOT}")}
+    # The other family's set is there: an address that no pod has is denied as ever.
+    chains = {names.judge(Direction.INGRESS): judging}
+    assert narrowed(Family.V6, chains, {}, {isolated}) == chains
