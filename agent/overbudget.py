@@ -46,4 +46,5 @@ _MADE_BY = {
     "rules": "rules, peers and ports",
     "sets": "rules that have peers or named ports of their own",
     "networks": "ipBlocks and excepts",
+    "members": "selectors, or ones that match fewer pods",
 }

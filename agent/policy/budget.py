@@ -8,7 +8,7 @@ takes nothing from those before it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
@@ -34,7 +34,7 @@ class Content:
     It is large, and one in both families and directions: its hash is worked out once.
     """
 
-    __slots__ = ("_hash", "_parts")
+    __slots__ = ("_hash", "blocks", "names", "predicates")
 
     def __init__(
         self,
@@ -42,14 +42,25 @@ class Content:
         names: tuple[PortName, ...] = (),
         blocks: tuple[IPBlock, ...] = (),
     ) -> None:
-        self._parts = (predicates, names, blocks)
-        self._hash = hash(self._parts)
+        self.predicates = predicates
+        self.names = names
+        self.blocks = blocks
+        self._hash = hash((predicates, names, blocks))
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Content) and self._hash == other._hash and self._parts == other._parts
+        return (
+            isinstance(other, Content)
+            and self._hash == other._hash
+            and self.predicates == other.predicates
+            and self.names == other.names
+            and self.blocks == other.blocks
+        )
+
+
+MEMBERS = "members"
 
 
 class Asked(NamedTuple):
@@ -79,27 +90,31 @@ class Excess(NamedTuple):
     """Why a policy is not enforced as written: how much of ``what`` is needed, and how much there may be.
 
     ``whole``: the namespace's budget is meant, and ``needed`` is what it needs with this policy; else the
-    policy's own.
+    policy's own. Of members no more are counted than tell that they are too many. ``stays``: it is closed
+    already, and stays so until less than the limit is needed.
     """
 
     what: str
     needed: int
     limit: int
     whole: bool
+    stays: bool = False
 
     def __str__(self) -> str:
+        what = f"{self.what} of sets or more" if self.what == MEMBERS else self.what
+        most = f"of {self.limit:,} {'before it opens again' if self.stays else 'at most'}"
         if self.whole:
             return (
-                f"its namespace's policies would need {self.needed:,} {self.what} on this node with it, "
-                f"of {self.limit:,} at most (--namespace-budget)"
+                f"its namespace's policies would need {self.needed:,} {what} on this node with it, "
+                f"{most} (--namespace-budget)"
             )
-        return f"it needs {self.needed:,} {self.what}, of {self.limit:,} at most (--policy-budget)"
+        return f"it needs {self.needed:,} {what}, {most} (--policy-budget)"
 
 
-def cost_of(policy: NetworkPolicy) -> Cost[Hashable]:
+def cost_of(policy: NetworkPolicy) -> Cost[Asked]:
     """Return what a policy costs at most, without making any of it: in the time that reading it takes."""
     rules = networks = directions = 0
-    sets: set[Hashable] = set()
+    sets: set[Asked] = set()
     for direction in Direction:
         found = policy.rules(direction)
         if found is None:
@@ -112,7 +127,7 @@ def cost_of(policy: NetworkPolicy) -> Cost[Hashable]:
     return Cost(rules, frozenset(sets), networks, directions)
 
 
-def _rule_cost(namespace: str, direction: Direction, rule: Rule, sets: set[Hashable]) -> tuple[int, int]:
+def _rule_cost(namespace: str, direction: Direction, rule: Rule, sets: set[Asked]) -> tuple[int, int]:
     """Return how many rules of the kernel and networks a rule makes at most; note its sets."""
     peers = split_peers(namespace, rule.peers) if rule.peers else None
     ports = compile_ports(rule.ports) if rule.ports else None
@@ -193,14 +208,16 @@ class Wanted:
     """A set that policies of a namespace ask for: how many ask, and for how many of these there is room.
 
     It is told from others by itself. What it is of is large, and is compared once for each policy.
+    ``members``: how many it had at most when they were counted last.
     """
 
-    __slots__ = ("asked", "used", "what")
+    __slots__ = ("asked", "members", "used", "what")
 
-    def __init__(self, what: Hashable) -> None:
+    def __init__(self, what: Asked) -> None:
         self.what = what
         self.asked = 0
         self.used = 0
+        self.members = 0
 
 
 class Wants:
@@ -209,9 +226,9 @@ class Wants:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, Wanted] = {}
+        self._known: dict[Asked, Wanted] = {}
 
-    def take(self, cost: Cost[Hashable]) -> Cost[Wanted]:
+    def take(self, cost: Cost[Asked]) -> Cost[Wanted]:
         """Return a cost with its sets as the policies share them, one policy more asking for each."""
         sets: list[Wanted] = []
         for what in cost.sets:
@@ -255,9 +272,10 @@ def spent(policy: NetworkPolicy, reach: int, cost: Cost[Wanted]) -> Spent:
 class Total:
     """What the policies of a namespace that are enforced as written cost together."""
 
-    __slots__ = ("networks", "policies", "rules", "sets")
+    __slots__ = ("members", "networks", "policies", "rules", "sets")
 
     def __init__(self) -> None:
+        self.members = 0
         self.policies = 0
         self.rules = 0
         self.networks = 0
@@ -283,6 +301,7 @@ class Total:
         for found in one.cost.sets:
             if not found.used:
                 self.sets.add(found)
+                self.members += found.members
             found.used += 1
 
     def remove(self, one: Spent) -> None:
@@ -293,9 +312,46 @@ class Total:
             found.used -= 1
             if not found.used:
                 self.sets.remove(found)
+                self.members -= found.members
 
 
-def over_budget(policies: Iterable[tuple[NetworkPolicy, int]], budgets: Budgets) -> dict[Key, Excess]:
+Most = Callable[[Asked], int]
+"""Says how many members a set has at most."""
+
+
+def no_members(_: Asked) -> int:
+    return 0
+
+
+def count_members(cost: Cost[Wanted], budgets: Budgets, most: Most) -> int:
+    """Count how many members the sets of a policy have at most; no further than its budgets.
+
+    What is counted of sets that are in use stays: their sum is in a :class:`Total`.
+    """
+    members = 0
+    enough = min(budgets.policy.members, budgets.namespace.members)
+    for found in cost.sets:
+        if not found.used:
+            found.members = most(found.what)
+        members += found.members
+        if members > enough:
+            # How far they were counted depends on where it began.
+            return enough + 1
+    return members
+
+
+def members_excess(one: Spent, members: int, total: Total, budgets: Budgets) -> Excess | None:
+    """Return whether a policy's members, as counted, are more than it or its namespace may have."""
+    own, whole = budgets.policy.members, budgets.namespace.members
+    if members > min(own, whole):
+        return Excess(MEMBERS, members, min(own, whole), whole=whole < own)
+    together = total.members + sum(found.members for found in one.cost.sets if not found.used)
+    return Excess(MEMBERS, together, whole, whole=True) if together > whole else None
+
+
+def over_budget(
+    policies: Iterable[tuple[NetworkPolicy, int]], budgets: Budgets, most: Most = no_members
+) -> dict[Key, Excess]:
     """Return which policies are not enforced as written on a node, and why.
 
     ``policies``: those that select pods of the node, each with how many kinds of pod it selects there. The
@@ -308,6 +364,9 @@ def over_budget(policies: Iterable[tuple[NetworkPolicy, int]], budgets: Budgets)
         wants, total = accounts.setdefault(policy.namespace, (Wants(), Total()))
         one = spent(policy, reach, wants.take(cost_of(policy)))
         excess = own_excess(one.cost, budgets.policy) or total.excess_with(one, budgets.namespace)
+        if excess is None:
+            members = count_members(one.cost, budgets, most)
+            excess = members_excess(one, members, total, budgets)
         if excess is None:
             total.add(one)
         else:

@@ -9,6 +9,7 @@ from itertools import islice
 from netaddr import IPAddress, IPNetwork
 
 from agent.kube.model import (
+    Family,
     Key,
     Namespace,
     Network,
@@ -21,6 +22,7 @@ from agent.kube.model import (
     family_of,
 )
 from agent.policy.budget import Excess, over_budget
+from agent.policy.census import census_of
 from agent.policy.limits import Budgets
 
 NAMESPACE_ANNOTATION = "net.beta.kubernetes.io/network-policy"
@@ -80,15 +82,26 @@ def closed_by_budget(cluster: Cluster, namespace: str, node: str) -> Mapping[Key
     if cluster.budgets is None or not node:
         return {}
     kinds: dict[str, Mapping[str, str]] = {}
-    for pod in cluster.pods.values():
-        mine = pod.namespace == namespace and pod.node == node
-        if mine and any(owner(cluster, address) is pod for address in pod.addresses):
-            kinds[repr(sorted(pod.labels.items()))] = pod.labels
+    families: set[Family] = set()
+    live = [
+        pod for pod in cluster.pods.values() if pod.addresses and not pod.host_network and not pod.finished
+    ]
+    for pod in live:
+        mine = pod.namespace == namespace
+        for address in pod.addresses if pod.node == node else ():
+            family = family_of(address)
+            # Each look for an owner is a search.
+            if (mine or family not in families) and owner(cluster, address) is pod:
+                families.add(family)
+                if mine:
+                    kinds[repr(sorted(pod.labels.items()))] = pod.labels
     reaching = (
         (policy, sum(policy.pod_selector.matches(dict(labels)) for labels in kinds.values()))
         for policy in in_force(cluster, namespace)
     )
-    return over_budget([(policy, reach) for policy, reach in reaching if reach], cluster.budgets)
+    counted = [(policy, reach) for policy, reach in reaching if reach]
+    census = census_of(live, cluster.namespaces.values(), tuple(families))
+    return over_budget(counted, cluster.budgets, census.most)
 
 
 def owner(cluster: Cluster, address: bytes) -> Pod | None:

@@ -52,8 +52,8 @@ class Engine:
 
     Handles any sequence of events: objects added, changed, deleted, recreated and invalid, known or not,
     references before what they refer to. The program depends on the current objects only, never on the way
-    that led there; closed addresses and last good versions, which are memories by nature, are the
-    exception.
+    that led there; closed addresses, last good versions, and policies that stay closed while their members
+    are about as many as their budget, which are memories by nature, are the exception.
 
     One step::
 
@@ -94,6 +94,8 @@ class Engine:
             self._sets,
             self._selection,
             self._lingering,
+            groups,
+            self._terms,
             budgets,
         )
         self._journal = Journal()

@@ -13,14 +13,19 @@ from agent.policy.labels import Candidates, LabelIndex, Multimap
 class Groups:
     """Every group that has pods, found by its labels, by selector and by namespace.
 
-    Handles: the first pod of a group (:meth:`join`) and the last one (:meth:`discard`); knows nothing of
-    pods.
+    Handles: the first pod of a group (:meth:`join`) and the last one (:meth:`discard`); of pods it knows
+    only how many there are.
     """
 
     def __init__(self) -> None:
         self._by_labels: dict[tuple[str, ...], Group] = {}
         self._by_namespace: Multimap[str, Group] = Multimap()
         self._labels: LabelIndex[Group] = LabelIndex()
+        self.pods: dict[str, int] = {}
+        """How many versions of live pods each namespace has."""
+        self.total = 0
+        self.stirred = 0
+        """How often a pod came or went, or had its labels changed."""
 
     def join(self, namespace: str, labels: dict[str, str]) -> tuple[Group, bool]:
         """Return the group of a namespace and labels, and whether it is new."""
@@ -38,6 +43,21 @@ class Groups:
         del self._by_labels[_key(group.namespace, group.labels)]
         self._by_namespace.remove(group.namespace, group)
         self._labels.remove(group.labels, group)
+
+    def count(self, namespace: str, by: int) -> None:
+        """Count versions of pods that came to groups of a namespace, or went."""
+        self.stirred += 1
+        self.total += by
+        pods = self.pods
+        number = pods.get(namespace, 0) + by
+        if number:
+            pods[namespace] = number
+        else:
+            del pods[namespace]
+
+    def like(self, selector: Selector) -> Candidates[Group] | None:
+        """Return the groups of all namespaces that a selector may match; None: any may."""
+        return self._labels.candidates(selector)
 
     def in_namespace(self, namespace: str) -> Iterator[Group]:
         return iter(self._by_namespace.get(namespace))
@@ -73,6 +93,7 @@ class Groups:
             "groups": len(self._by_labels),
             "groups by namespace": self._by_namespace.total,
             "groups by label": len(self._labels),
+            "pods by namespace": self.total + len(self.pods),
         }
 
 

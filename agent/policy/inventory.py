@@ -55,6 +55,7 @@ class Inventory:
             pod = msgspec.structs.replace(pod, labels=group.labels)
         record = PodRecord(pod, group, local)
         group.pods = with_one(group.pods, record)
+        self._groups.count(group.namespace, 1)
         return record
 
     def _move(self, key: Key, old: PodRecord | None, new: PodRecord | None, journal: Journal) -> None:
@@ -85,6 +86,7 @@ class Inventory:
 
     def _leave_group(self, record: PodRecord, group: Group) -> None:
         group.pods = without_one(group.pods, record)
+        self._groups.count(group.namespace, -1)
         if not group.pods:
             self._terms.remove_group(group)
             self._groups.discard(group)

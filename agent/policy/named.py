@@ -138,6 +138,11 @@ class NamedPorts:
             else:
                 yield from holders.within(live.area.ranges, size)
 
+    def number(self, port: PortName) -> int:
+        """Return how many pods have a named port at most: one of two families counts twice."""
+        holders = self._holders.get(port)
+        return holders.buckets.total if holders is not None else 0
+
     def askers(self, record: PodRecord, address: bytes) -> Iterator[LiveSet]:
         """Yield the sets that ask for a named port of a pod at one of its addresses; some more than once."""
         family = family_of(address)

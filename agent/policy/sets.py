@@ -27,17 +27,19 @@ class Sets:
         self._terms = terms
         self._ownership = ownership
         self._live: dict[SetId, LiveSet] = {}
-        self._named = NamedPorts()
+        self.named = NamedPorts()
         """Sets of all pods that have a named port; those of a term hang on the term."""
         self._changed: dict[LiveSet, dict[Member, bool]] = {}
         """Members touched in this step, and whether they were in before it."""
+        self.touched = 0
+        """How many sets addresses were held against, over all."""
 
     def replace_ports(self, old: PodRecord | None, new: PodRecord | None) -> None:
         """Take one version of a live pod for another as a pod that has its named ports."""
         if old is not None:
-            self._named.remove_pod(old)
+            self.named.remove_pod(old)
         if new is not None:
-            self._named.add_pod(new)
+            self.named.add_pod(new)
 
     def enter(self, record: PodRecord, address: bytes) -> None:
         """Put an address that a pod now owns into every set that the pod belongs in."""
@@ -59,7 +61,9 @@ class Sets:
         """Move the pods of groups that changed sides of terms."""
         for term, group, matched in links:
             for record, address in self._owned_in(group):
-                for live in term.v4 if len(address) == 4 else term.v6:
+                feeds = term.v4 if len(address) == 4 else term.v6
+                self.touched += len(feeds)
+                for live in feeds:
                     if not matched and len(live.terms) > 1 and live.wants(group):
                         # Another of the peers that share the set still means these pods.
                         continue
@@ -100,7 +104,7 @@ class Sets:
             if not term.v4 and not term.v6:
                 self._terms.deactivate(term)
         if live.ports is not None and not live.terms:
-            self._named.remove_set(live)
+            self.named.remove_set(live)
 
     def show(self, set_id: SetId) -> bool:
         """Count one more program that a set is in; return whether it is the first."""
@@ -160,7 +164,8 @@ class Sets:
         if record.group is not None:
             for term in record.group.terms:
                 found += term.v4 if v4 else term.v6
-        found += self._named.askers(record, address)
+        found += self.named.askers(record, address)
+        self.touched += len(found)
         return found
 
     def _fill(self, live: LiveSet) -> None:
@@ -172,8 +177,8 @@ class Sets:
                 _feeds(term, family).append(live)
             records = chain.from_iterable(g.pods for term in live.terms for g in term.groups)
         elif live.ports is not None:
-            self._named.add_set(live)
-            records = self._named.holders(live)
+            self.named.add_set(live)
+            records = self.named.holders(live)
         else:
             records = ()
         owners = self._ownership.owners
@@ -206,7 +211,7 @@ class Sets:
     def sizes(self) -> dict[str, int]:
         return {
             "live sets": len(self._live),
-            **self._named.sizes(),
+            **self.named.sizes(),
         }
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from agent.kube.model import Direction, Family, Key, NetworkPolicy
+from agent.policy.census import Census
 from agent.policy.compile import compile_policy, without
 from agent.policy.graph import PodIdentity, PodRecord
+from agent.policy.groups import Groups
 from agent.policy.journal import Journal
 from agent.policy.ledger import Ledger
 from agent.policy.limits import Budgets
@@ -27,6 +29,7 @@ from agent.policy.program import (
 )
 from agent.policy.selection import Selection
 from agent.policy.sets import Sets
+from agent.policy.terms import Terms
 from agent.policy.turns import Turns
 from agent.policy.vacated import Vacated
 
@@ -65,6 +68,8 @@ class Settlement:
         sets: Sets,
         selection: Selection,
         lingering: Lingering,
+        groups: Groups,
+        terms: Terms,
         budgets: Budgets,
     ) -> None:
         self._program = program
@@ -73,7 +78,10 @@ class Settlement:
         self._sets = sets
         self._selection = selection
         self._lingering = lingering
-        self.ledger = Ledger(budgets)
+        self._groups = groups
+        self._terms = terms
+        self._census = Census(groups, terms, sets.named, selection.families)
+        self.ledger = Ledger(budgets, self._census.most)
         self.turns = Turns()
         """Policies that wait to be compiled."""
         self._hidden: dict[PolicyId, frozenset[SetId]] = {}
@@ -157,6 +165,9 @@ class Settlement:
     def _settle_policies(self, delta: Delta, most: int | None) -> list[set[Member]]:
         """Compile what changed and has its turn; return the members that sets which went had before."""
         selection, outgoing = self._selection, list[_Left]()
+        families = selection.families()
+        if families != self._families:
+            self.ledger.doubt()
         changed = self._admit(selection.take_moved())
         for key in changed:
             policy = selection.policy(key)
@@ -165,7 +176,6 @@ class Settlement:
                 self._enforce(key, None, delta, outgoing)
             elif selection.enforced(key) != policy:
                 self.turns.put(key, _work(self.ledger, key))
-        families = selection.families()
         if families != self._families:
             self._families = families
             for key in selection.all_enforced():
@@ -196,13 +206,17 @@ class Settlement:
 
     def _admit(self, moved: set[Key]) -> set[Key]:
         """Hold policies that changed against the budgets; return all that may have to change with them."""
+        moved_by = self._sets.touched + self._terms.matched
+        self.ledger.recount(moved_by, self._groups.stirred, self._groups.total)
         for key in moved:
             policy, reach = self._selection.policy(key), self._selection.reach(key)
             if policy is None or not reach:
                 self.ledger.remove(key)
             else:
                 self.ledger.put(key, policy, reach)
-        return moved | self.ledger.settle()
+        changed = moved | self.ledger.settle()
+        self._census.forget()
+        return changed
 
     def _enforce(self, key: Key, policy: NetworkPolicy | None, delta: Delta, outgoing: list[_Left]) -> None:
         """Have a policy enforced as it is now, or not at all; note the sets that it lets go of."""
@@ -355,11 +369,15 @@ def _sets_of(program: PolicyProgram) -> set[SetId]:
 _NETWORKS_OF_A_RULE = 10
 """So many networks take as long as one rule of the kernel, and a set as long as two."""
 
+_MEMBERS_OF_A_RULE = 50
+"""So many pods of a set take as long as one rule, at most."""
+
 
 def _work(ledger: Ledger, key: Key) -> int:
     """Return how long a policy takes, from its text to the kernel, in rules."""
     one = ledger.cost(key)
-    return one.rules + 2 * len(one.cost.sets) + one.cost.networks // _NETWORKS_OF_A_RULE
+    members = ledger.members(key) // _MEMBERS_OF_A_RULE
+    return one.rules + 2 * len(one.cost.sets) + one.cost.networks // _NETWORKS_OF_A_RULE + members
 
 
 def _selects_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.kube.model import Selector
@@ -55,6 +56,8 @@ class Terms:
         self._scope_index: SelectorIndex[_Scope] = SelectorIndex()
         self._namespaces: dict[str, _Namespace] = {}
         self._namespace_labels: LabelIndex[str] = LabelIndex()
+        self.matched = 0
+        """How often a new group, or namespace, was held against a term."""
 
     def activate(self, predicate: Predicate) -> Term:
         """Return the term of a predicate, matched against every group when it is new."""
@@ -105,7 +108,9 @@ class Terms:
         if namespace is not None:
             indexes.extend(scope.terms for scope in namespace.scopes)
         for index in indexes:
-            for term in index.candidates(group.labels):
+            terms = index.candidates(group.labels)
+            self.matched += len(terms)
+            for term in terms:
                 if term.predicate.pods.matches(group.labels):
                     _link(term, group)
 
@@ -140,13 +145,18 @@ class Terms:
             (_link if matched else _unlink)(term, group)
         return links
 
+    def namespaces_like(self, selector: Selector) -> Iterable[str] | None:
+        """Return the namespaces that a selector may match; None: any may."""
+        found = self._namespace_labels.candidates(selector)
+        return None if found is None else found.things
+
     def _scope_links(self, scope: _Scope, namespace: str, *, matched: bool) -> list[Link]:
-        return [
-            Link(term, group, matched)
-            for group in self._groups.in_namespace(namespace)
-            for term in scope.terms.candidates(group.labels)
-            if term.predicate.pods.matches(group.labels)
-        ]
+        links: list[Link] = []
+        for group in self._groups.in_namespace(namespace):
+            terms = scope.terms.candidates(group.labels)
+            self.matched += len(terms)
+            links += [Link(term, group, matched) for term in terms if _matches(term, group)]
+        return links
 
     def _add_scope(self, selector: Selector) -> _Scope:
         scope = self._scopes[selector] = _Scope(selector)
@@ -172,6 +182,10 @@ class Terms:
             "namespace selectors": len(self._scopes) + len(self._scope_index),
             "namespaces": len(self._namespaces) + len(self._namespace_labels),
         }
+
+
+def _matches(term: Term, group: Group) -> bool:
+    return term.predicate.pods.matches(group.labels)
 
 
 def _link(term: Term, group: Group) -> None:

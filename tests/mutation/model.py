@@ -47,6 +47,8 @@ class Selection(enum.StrEnum):
     """What a policy makes, counted, and sets that several peers share."""
     BUDGET = "tests/unit/policy/test_budget.py"
     """Which policies there is room for, against a look at all of them."""
+    MEMBERS = "tests/unit/policy/test_members.py"
+    """The same where the pods that policies match decide."""
     TURNS = "tests/unit/policy/test_turns.py"
     """Policies that wait to be compiled, case by case."""
     LINKED = "tests/unit/dataplane/test_linked.py"

@@ -347,6 +347,27 @@ POLICY = (
         (Selection.BUDGET,),
     ),
     Mutation(
+        "any number of pods may be matched",
+        "agent/policy/ledger.py",
+        "        excess = excess or self._members_excess(account, key, entry)\n",
+        "",
+        (Selection.MEMBERS,),
+    ),
+    Mutation(
+        "a policy closed for its members opens with the next pod that goes",
+        "agent/policy/ledger.py",
+        "REOPEN_PERCENT = 90",
+        "REOPEN_PERCENT = 100",
+        (Selection.MEMBERS,),
+    ),
+    Mutation(
+        "pods that come are not counted",
+        "agent/policy/ledger.py",
+        "        if members > self._budgets.namespace.members:\n",
+        "        if members < 0:\n",
+        (Selection.MEMBERS,),
+    ),
+    Mutation(
         "an edited policy that waits allows what it did to pods that it did not select",
         _SETTLE,
         "if held is not None and (policy is None or not _selects_alike(held, policy)):",

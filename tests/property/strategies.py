@@ -250,17 +250,25 @@ events: st.SearchStrategy[Event] = st.one_of(
 )
 
 
+member_budgets = st.builds(
+    lambda own, whole: Budgets(PolicyBudget(members=own), NamespaceBudget(members=whole)),
+    st.integers(0, 20),
+    st.integers(0, 40),
+)
+"""How these close and open policies depends on what was, so not every test can take them."""
+
 budgets = st.one_of(
     st.just(DEFAULT),
     st.builds(
         Budgets,
-        st.builds(PolicyBudget, st.integers(0, 40), st.integers(0, 8), st.integers(0, 8)),
+        st.builds(PolicyBudget, st.integers(0, 40), st.integers(0, 8), st.integers(0, 8), st.just(1_000_000)),
         st.builds(
             NamespaceBudget,
             st.integers(0, 3),
             st.integers(0, 100),
             st.integers(0, 12),
             st.integers(0, 12),
+            st.just(1_000_000),
         ),
     ),
 )

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from hypothesis import given, seed, settings
 
 from agent.cli import main
-from agent.kube.model import Direction, Object, address_text
-from agent.policy.cluster import Cluster, cluster_of, owner
+from agent.kube.model import Direction, Key, Object, address_text
+from agent.policy.budget import Excess
+from agent.policy.cluster import Cluster, closed_by_budget, cluster_of, owner
 from agent.policy.engine import Engine
 from agent.policy.evaluator import judge
 from agent.policy.limits import DEFAULT, Budgets
@@ -26,7 +27,7 @@ from agent.sources.once import read_manifests
 from tests.property.clusters import THERE, RandomCluster, clusters, protocol_name
 from tests.property.interpreter import program_allows
 from tests.property.oracle import World
-from tests.property.strategies import HERE, budgets
+from tests.property.strategies import HERE, budgets, member_budgets
 from tests.unit.policy.build import upsert
 
 CLUSTERS = int(os.environ.get("CLUSTERS", "2000"))
@@ -102,6 +103,22 @@ def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
     programs = {node: program_of(random, node, given_budgets) for node in (HERE, THERE)}
     for packet in random.probes(40):
         judged(random, cluster, programs, packet)
+
+
+@settings(max_examples=200)
+@given(clusters(), member_budgets)
+def test_the_compiler_and_the_specification_agree_on_who_has_too_many_members(
+    random: RandomCluster, given_budgets: Budgets
+) -> None:
+    cluster = cluster_of(random.objects, given_budgets)
+    for node in (HERE, THERE):
+        # At once: what is closed stays so until there is some room to spare.
+        engine = Engine(node, budgets=given_budgets)
+        engine.apply(upsert(*random.objects), 0.0)
+        found: dict[Key, Excess] = {}
+        for namespace in {key.namespace for key in cluster.policies} | set(cluster.namespaces):
+            found.update(closed_by_budget(cluster, namespace, node))
+        assert engine.over_budget() == found
 
 
 @settings(max_examples=60)

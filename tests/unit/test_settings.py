@@ -140,7 +140,11 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         ("node_name", "a_b", "lower-case"),
         ("manifests", "/nowhere/at/all", "a directory that exists"),
         ("iptables_mode", "nftables", "one of auto, nft, legacy"),
-        ("policy_budget", "policies=1", "amounts of some of rules, sets, networks, such as rules=8000"),
+        (
+            "policy_budget",
+            "policies=1",
+            "amounts of some of rules, sets, networks, members, such as rules=8000",
+        ),
         (
             "policy_budget",
             "rules=0",
