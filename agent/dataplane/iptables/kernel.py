@@ -101,7 +101,12 @@ class Chains:
         for family, chains in changes.items():
             if afresh:
                 self.wanted[family] = {}
-            self.wanted[family].update((c, rules) for c, rules in chains.items() if rules is not None)
+            for chain, rules in chains.items():
+                if rules is None:
+                    # Nothing is to lead to it: what it was to be before does not matter any more.
+                    self.wanted[family].pop(chain, None)
+                else:
+                    self.wanted[family][chain] = rules
 
     def _record(self, family: Family, written: Mapping[str, Rules]) -> None:
         """Note that chains have been written; one that is to be otherwise by now still is."""

@@ -79,13 +79,14 @@ class Writer:
     def put_off(self, step: Step) -> list[Fault]:
         """Have a step made after those that are being made; what it takes away is taken away at once."""
         self._chains.ask(step.chains)
-        for each in self.carrying:
-            yield_to(each, step)
+        for each in (*self.carrying, self.pending):
+            if each is not None:
+                yield_to(each, step)
+        # What is taken away now is no more in the step: those before it have to know of it first.
         faults = self.narrow(step)
         if self.pending is None:
             self.pending = step
         else:
-            yield_to(self.pending, step)
             self.pending = both(self.pending, step, self._chains.whole)
         return faults + self.close_unwritten()
 

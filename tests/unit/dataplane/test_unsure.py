@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from agent.dataplane.backend import Fault
+from agent.dataplane.backend import Fault, Report
 from agent.dataplane.iptables import backend as backend_module
 from agent.dataplane.iptables import marks, names
 from agent.dataplane.iptables.options import Options
@@ -18,7 +18,7 @@ from agent.kube.events import Delete, Event, Upsert
 from agent.kube.model import Direction, Family, IPBlock, Kind, Network, Peer, Rule
 from agent.kube.model import Node as KubeNode
 from agent.policy.engine import Engine
-from tests.kernel.kernel_state import HERE, packed, pod, policy
+from tests.kernel.kernel_state import HERE, gone, packed, pod, policy
 from tests.property.kernel_model import Kernel, ModelTables, Packet, make_backend
 
 WEB, ONE, TWO, THREE = (packed(f"10.0.0.{n}") for n in range(1, 5))
@@ -84,11 +84,18 @@ class Node:
             report = self.backend.resume(self.engine.program)
         return report.faults
 
+    def finish(self) -> Report:
+        """Go on with what waits until nothing does; return the last report."""
+        report = self.backend.resume(self.engine.program)
+        while self.backend.busy:
+            report = self.backend.resume(self.engine.program)
+        return report
+
     def passes(self, source: bytes, destination: bytes) -> bool:
         return self.kernel.passes(Packet(source, destination, 6, 80))
 
 
-def lets_in(*sources: bytes) -> Event:
+def lets_in(*sources: bytes) -> Upsert:
     peers = [Peer(block=IPBlock(Network(source, 8 * len(source)))) for source in sources]
     return policy("p", ingress=tuple(Rule((peer,)) for peer in peers))
 
@@ -183,3 +190,30 @@ def test_the_last_node_that_goes_reaches_no_pod_though_no_rule_can_be_written(
     node.kernel.unwritten = lambda: True
     node.change(Delete(Kind.NODE, there.object.key))
     assert not node.passes(TWO, WEB)
+
+
+def test_who_is_isolated_again_while_his_opening_was_put_off_is_not_opened(patch: pytest.MonkeyPatch) -> None:
+    node = Node(patch, pod("web", 1), lets_in(ONE))
+    node.kernel.slow = lambda: True
+    node.change(lets_in(ONE, THREE))
+    assert node.backend.busy
+    node.change(gone(lets_in()))
+    node.change(lets_in(ONE))
+    node.kernel.slow = lambda: False
+    passed: list[bool] = []
+    node.kernel.seen = lambda: passed.append(node.passes(TWO, WEB))
+    assert node.finish().faults == ()
+    assert passed
+    assert not any(passed)
+    assert node.passes(ONE, WEB)
+
+
+def test_nobody_is_closed_for_rules_of_a_pod_that_is_not_isolated_any_more(patch: pytest.MonkeyPatch) -> None:
+    node = Node(patch, pod("web", 1), lets_in(ONE))
+    node.kernel.slow = lambda: True
+    node.change(lets_in(TWO))
+    node.change(lets_in(THREE))
+    node.change(gone(lets_in()))
+    node.kernel.slow = lambda: False
+    assert node.finish().standing == ()
+    assert node.passes(ONE, WEB)
