@@ -73,7 +73,8 @@ def explain(places: Sequence[Path], question: Question, budgets: Budgets = DEFAU
     except CannotSayError as error:
         reasons = (str(error), *unread, *_refused_ends(desired, question))
         return Explanation(question, Outcome.UNKNOWN, cluster, (), reasons, refused, notes)
-    caveats = [unjudged.not_only_judged(end) for end in question[:2] if isinstance(end, bytes)]
+    unowned = (end for end in question[:2] if isinstance(end, bytes) and owner(cluster, end) is None)
+    caveats = [unjudged.not_only_judged(end) for end in unowned]
     caveats += [verdict.caveat for verdict in verdicts]
     reasons = (*filter(None, dict.fromkeys(caveats)), *unread, *_refused_reasons(desired, cluster, verdicts))
     outcome = Outcome.ALLOWED if all(verdict.allowed for verdict in verdicts) else Outcome.DENIED

@@ -37,7 +37,9 @@ def instead(cluster: Cluster, facts: Sequence[Fact], question: Question) -> tupl
         if isinstance(end, Key):
             if end not in cluster.pods:
                 lines.append(_missing(cluster, facts, end))
-        elif line := never_judged(end) or _service_address(cluster, facts, end):
+        elif owner(cluster, end) is None and (
+            line := never_judged(end) or _service_address(cluster, facts, end)
+        ):
             lines.append(line)
     return tuple(lines)
 
