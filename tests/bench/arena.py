@@ -32,6 +32,7 @@ from tests.bench.cluster import (
 from tests.bench.result import Size
 from tests.bench.settings import Settings
 from tests.lab.apiserver import ApiServer
+from tests.lab.children import dies_with_us
 from tests.lab.client import Client
 from tests.lab.cluster import ROOT, AgentProcess, http_get, wait_until
 from tests.lab.etcd import Etcd
@@ -252,7 +253,7 @@ def beside(arena: Arena, module: str, *arguments: str) -> Iterator[subprocess.Po
     """Have a module run where etcd is, in a process of its own. Call from the main thread."""
     with arena.lab.underlay.entered():
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", module, *arguments],
+            dies_with_us([sys.executable, "-m", module, *arguments]),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

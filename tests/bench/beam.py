@@ -21,6 +21,7 @@ from pathlib import Path
 
 from agent.kube.model import Family
 from tests.bench.sender import SLOTS
+from tests.lab.children import dies_with_us
 from tests.lab.netns import SO_RCVBUFFORCE
 from tests.lab.place import LabError, Place
 
@@ -120,10 +121,12 @@ def beam(source: Place, destination: Place, address: str, family: Family = Famil
         sink.bind((address, PORT))
         with source.netns.entered():
             sender = subprocess.Popen(
-                [
-                    *("setpriv", "--pdeathsig", "KILL", sys.executable, "-S", "-E", str(_SENDER)),
-                    *(str(int(family)), address, str(PORT), str(PERIOD_NS), str(memory)),
-                ],
+                dies_with_us(
+                    [
+                        *(sys.executable, "-S", "-E", str(_SENDER)),
+                        *(str(int(family)), address, str(PORT), str(PERIOD_NS), str(memory)),
+                    ]
+                ),
                 pass_fds=[memory],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

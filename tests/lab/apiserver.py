@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.lab.children import dies_with_us
 from tests.lab.client import ApiError, Client
 from tests.lab.kube_build import kube_apiserver
 from tests.lab.netns import Netns
@@ -181,7 +182,7 @@ class ApiServer:
     def _spawn(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
         with self.netns.entered(), (self.directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", *command],
+                dies_with_us(["unshare", "--mount", *command]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

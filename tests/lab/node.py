@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from agent.kube.model import Family
+from tests.lab.children import dies_with_us
 from tests.lab.netns import Netns, own_link_local
 from tests.lab.place import LabError
 
@@ -260,18 +261,7 @@ class Node:
         mounts = 'mount -t sysfs sysfs /sys && mount --bind "$0" /run && exec "$@"'
         with self.netns.entered():
             return subprocess.Popen(
-                [
-                    "setpriv",
-                    "--pdeathsig",
-                    "KILL",
-                    "unshare",
-                    "--mount",
-                    "sh",
-                    "-c",
-                    mounts,
-                    str(run),
-                    *command,
-                ],
+                dies_with_us(["unshare", "--mount", "sh", "-c", mounts, str(run), *command]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

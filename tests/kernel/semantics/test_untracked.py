@@ -13,6 +13,12 @@ from tests.kernel.semantics.stage import UNTRACKED, Stage
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
 
 
+def forget(stage: Stage) -> None:
+    """Empty the sets that remember such packets, as ten minutes do; the next sync knows."""
+    for family in Family:
+        stage.near.run("ipset", "flush", names.untracked_set(stage.mode.value, family))
+
+
 @contextlib.contextmanager
 def untracked(stage: Stage) -> Iterator[None]:
     """Have the policed node track no DNS, neither questions nor answers, as some do for a local cache."""
@@ -25,7 +31,7 @@ def untracked(stage: Stage) -> Iterator[None]:
     finally:
         for family in Family:
             stage.near.iptables(family, "-t", "raw", "-F", "PREROUTING")
-            stage.near.run("ipset", "flush", names.untracked_set(stage.mode.value, family))
+        forget(stage)
         stage.given()
 
 
@@ -41,6 +47,8 @@ def told(stage: Stage) -> bool:
 
 @pytest.mark.both_modes
 def test_answers_to_an_isolated_pod_are_dropped_and_told(stage: Stage) -> None:
+    stage.given()
+    forget(stage)  # what tests before this one sent
     stage.given(isolated("s"))
     stage.expect("s -> f a: udp/53", denied="a -> s: udp/53")
     with untracked(stage):
@@ -52,8 +60,7 @@ def test_answers_to_an_isolated_pod_are_dropped_and_told(stage: Stage) -> None:
         )
         assert not told(stage)
         # After that time it is forgotten.
-        for family in Family:
-            stage.near.run("ipset", "flush", names.untracked_set(stage.mode.value, family))
+        forget(stage)
         assert told(stage)
         stage.given(isolated("s"))
 
