@@ -207,12 +207,6 @@ def open_line(line: bytes) -> shapes.WatchLine | Unreadable:
         return Unreadable(str(error))
 
 
-def decode_watch_line(kind: Kind, line: bytes) -> Decoded | Bookmark | Status | Unreadable:
-    """Decode one line of a watch; a Status is an ERROR event. Never raises."""
-    opened = open_line(line)
-    return opened if isinstance(opened, Unreadable) else decode_change(kind, opened)
-
-
 def decode_change(kind: Kind, envelope: shapes.WatchLine) -> Decoded | Bookmark | Status | Unreadable:
     """Decode what a line of a watch says; a Status is an ERROR event. Never raises."""
     try:

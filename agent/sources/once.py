@@ -83,12 +83,6 @@ def read_once(places: Sequence[Path]) -> Read:
     return Read(desired, tuple(unread), tuple(notes), facts)
 
 
-def read_manifests(directory: Path) -> tuple[tuple[Object, ...], tuple[str, ...]]:
-    """Read a directory of manifests once: the objects in a fixed order, and a line for each problem."""
-    read = read_once([directory])
-    return read.objects, read.refused
-
-
 def _files(place: Path, alone: bool, unread: list[Unread], notes: list[str]) -> Iterator[tuple[str, Path]]:
     """Give the files of a place, each with what it is called in messages."""
     if place == STANDARD_INPUT:

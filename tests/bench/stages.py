@@ -15,13 +15,14 @@ from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.text import render_text
 from agent.kube.events import Delete, Event, Synced, Upsert
 from agent.kube.model import Family, Key, Kind
-from agent.kube.wire import Page, decode_page, decode_watch_line, object_from
+from agent.kube.wire import Page, decode_page, object_from
 from agent.policy.engine import Engine
 from tests.bench import cluster
 from tests.bench.cluster import Json
 from tests.bench.result import Result, Size, summary
 from tests.bench.settings import Settings
 from tests.lab.netns import Netns
+from tests.lab.reading import decode_watch_line
 
 _PAGE = 500
 """As many objects as the agent asks for at once."""

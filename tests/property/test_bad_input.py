@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from agent.kube.events import Event, Invalid, Problem, Upsert
 from agent.kube.model import Direction, Key, Kind, NetworkPolicy
-from agent.kube.wire import Decoded, Unreadable, decode_watch_line
+from agent.kube.wire import Decoded, Unreadable
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from agent.sources.manifests import ManifestSource
-from agent.sources.once import read_manifests
+from tests.lab.reading import decode_watch_line, read_manifests
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.interpreter import program_allows
 from tests.property.mutants import mutants, spoilt_texts

@@ -16,8 +16,9 @@ from agent.kube.events import Invalid, Upsert
 from agent.kube.manifest import read_text
 from agent.kube.model import Kind
 from agent.kube.text import UnreadableError
-from agent.kube.wire import Decoded, decode_watch_line
+from agent.kube.wire import Decoded
 from agent.sources.once import read_once
+from tests.lab.reading import decode_watch_line
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.mutants import mutants
 from tests.property.to_yaml import document

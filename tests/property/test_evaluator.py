@@ -23,8 +23,8 @@ from agent.policy.evaluator import judge
 from agent.policy.limits import DEFAULT, Budgets
 from agent.policy.program import Program
 from agent.policy.verdict import Packet
-from agent.sources.once import read_manifests
 from agent.unjudged import never_judged, not_only_judged
+from tests.lab.reading import read_manifests
 from tests.property.clusters import THERE, RandomCluster, clusters, protocol_name
 from tests.property.interpreter import program_allows
 from tests.property.oracle import World

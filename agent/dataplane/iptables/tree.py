@@ -7,7 +7,7 @@ follow the prefix common to all of them. With 240 addresses a packet meets about
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 LEAF = 8
@@ -23,12 +23,11 @@ class Prefix(NamedTuple):
 
 ROOT = Prefix(0, 0)
 
-Nodes = Mapping[Prefix, tuple[Prefix, ...]]
-"""Each node with its entries in order: whole addresses, and the prefixes of child nodes."""
-
 
 def build(addresses: Iterable[int], bits: int, leaf: int = LEAF) -> dict[Prefix, tuple[Prefix, ...]]:
     """Return the nodes of the tree over addresses of a width in bits; the root is always there.
+
+    Each has its entries in order: whole addresses, and the prefixes of child nodes.
 
     ``leaf``: how many addresses a node lists at most.
     """

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from agent.kube.model import Object
 from agent.policy.verdict import Packet
 from agent.question import question_of
-from agent.sources.once import read_manifests
+from tests.lab.reading import read_manifests
 
 DIRECTORY = Path(__file__).with_name("cases")
 

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from agent.kube.model import NetworkPolicy, Object, Pod, Rule
-from agent.sources.once import read_manifests
 from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.contest import contest
 from tests.kernel.exact.disagreement import DisagreementError
 from tests.kernel.exact.enforcer import Hears
 from tests.lab.node import Layout
+from tests.lab.reading import read_manifests
 
 pytestmark = pytest.mark.parametrize(
     "arena", [pytest.param(Layout.ROUTED, marks=pytest.mark.xdist_group("exact-routed"))], indirect=True

@@ -16,7 +16,8 @@ from agent.kube.manifest import read_text
 from agent.kube.model import Key, Kind
 from agent.kube.policy import read_policy
 from agent.kube.text import UnreadableError
-from agent.kube.wire import Decoded, decode_page, decode_watch_line
+from agent.kube.wire import Decoded, decode_page
+from tests.lab.reading import decode_watch_line
 
 _FIELDS = """
     apiVersion kind metadata name namespace labels annotations spec status podSelector matchLabels

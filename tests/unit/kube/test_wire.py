@@ -26,7 +26,8 @@ from agent.kube.model import (
     Selector,
     address_text,
 )
-from agent.kube.wire import Bookmark, Decoded, Status, Unreadable, decode_page, decode_watch_line
+from agent.kube.wire import Bookmark, Decoded, Status, Unreadable, decode_page
+from tests.lab.reading import decode_watch_line
 
 
 def event(kind: Kind, data: Any) -> Any:

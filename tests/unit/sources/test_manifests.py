@@ -20,7 +20,7 @@ from agent.sources import manifests as source_of_manifests
 from agent.sources import writing
 from agent.sources.lastgood import LastGood
 from agent.sources.manifests import ManifestSource
-from agent.sources.once import read_manifests
+from tests.lab.reading import read_manifests
 
 POLICY = Kind.POLICY
 A = Key("x", "a")
