@@ -617,7 +617,7 @@ class Agent:
         return own if self._running else {}
 
     def health(self) -> Health:
-        """Say how the agent stands. For any thread; waits for nothing."""
+        """Return the agent's state. For any thread; waits for nothing."""
         return Health(
             now=time.time(),
             heartbeat=self._heartbeat,

@@ -35,7 +35,7 @@ def _faults(excess: Mapping[Key, Excess]) -> Iterator[Fault]:
 def fault(key: Key, excess: Excess) -> Fault:
     """Return the fault that tells of one policy."""
     if excess.whole:
-        remedy = "delete or join policies of the namespace, the newest are closed first; or raise the budget"
+        remedy = "delete or merge policies of the namespace (the newest close first), or raise the budget"
     else:
         remedy = f"write it with fewer {_MADE_BY[excess.what]}, or raise the budget"
     what = f"NetworkPolicy {key} is over budget, so it isolates its pods and allows nothing: {excess}"

@@ -377,7 +377,7 @@ SETTINGS: tuple[Setting, ...] = (
         "confirm_empty",
         "30",
         "SECONDS",
-        "How long what holds stays when the API server suddenly lists none of it, or an older state; 0: not.",
+        "How long a list that is suddenly empty or older waits for a second that says the same; 0: no wait.",
         _seconds(0),
     ),
     _boolean(

@@ -47,7 +47,7 @@ class Invalid(NamedTuple):
         kept = "the last good version stays in force"
         if good:
             return kept
-        without = "it counts for nothing until it is right"
+        without = "it is ignored until it is right"
         if self.closed is not None:
             whose = "the pods it selects" if self.kind is Kind.POLICY else "its pods"
             without = f"{whose} are closed until it is right"

@@ -2,8 +2,8 @@
 
 Written from the API reference (``networking.k8s.io/v1``, ``NetworkPolicySpec``) and docs/semantics.md, to be
 read beside them from top to bottom. Slow and plain on purpose: it looks through every object for every
-question. It shares nothing with the compiler but the objects and what a label selector matches, so that each
-can be held against the other.
+question. It shares nothing with the compiler but the objects, what a label selector matches and what policies
+cost (:mod:`agent.policy.budget`), so that each can be held against the other.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def number_of(cluster: Cluster, address: bytes, protocol: Protocol, name: str) -
 def judge(cluster: Cluster, packet: Packet) -> Verdict:
     """Return the verdict of a packet: it needs its source's egress and its destination's ingress.
 
-    Each is judged on its own: what one direction allows never answers for the other.
+    Each is judged on its own: that one direction allows it says nothing about the other.
     """
     return Verdict(
         packet,

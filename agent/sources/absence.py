@@ -1,8 +1,8 @@
 """Which absences from a list are believed at once, and which only when a later list says the same.
 
 A list that lacks some objects is the usual way to hear that they are gone. One that lacks *every* object
-that was there, or whose version is older than what was told, is far more often the word of a server that has
-lost its data, or of another cluster's, and believing it would open every pod of the node. So that is believed
+that was there, or whose version is older than what was told, far more often comes from a server that has
+lost its data, or from another cluster, and believing it would open every pod of the node. So that is believed
 when another list, some time later, says it too. What a watch says was deleted is gone at once: there the
 server names it.
 """
@@ -52,7 +52,7 @@ class Absence:
         if self._nothing:
             what.append("is empty, and there were some before this agent started")
         return (
-            f"the list of {objects} {' and '.join(what)}; what holds stays until a second list, "
+            f"the list of {objects} {' and '.join(what)}; what is in force stays until a second list, "
             f"{self._seconds:g} s later, says the same (--confirm-empty); if it should not, look at the API "
             "server and its store"
         )
@@ -63,7 +63,7 @@ class Absence:
         self._trusting = True
 
     def told(self, key: Key) -> None:
-        """Doubt an object no more, of which, or of whose end, a watch told."""
+        """Doubt an object no longer: a watch told of it, or of its deletion."""
         self._held.discard(key)
 
     def goes_back(self, now: float) -> bool:

@@ -91,7 +91,7 @@ def failure(error: Exception, address: str = "") -> str:
     if isinstance(error, ConfigurationError):
         return str(error)
     if isinstance(error, UnprovenError):
-        return f"{server} gave an answer that counts for nothing: {error}; check what answers there; retrying"
+        return f"{server} gave an answer that is not used: {error}; check what answers there; retrying"
     if isinstance(error, http_errors.NameResolutionError):
         return f"cannot resolve the name of {server}; check the node's DNS and the server's name"
     if isinstance(error, http_errors.NewConnectionError):

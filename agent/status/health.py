@@ -1,4 +1,4 @@
-"""Health and readiness: pure functions from how the agent stands to what a probe is told.
+"""Health and readiness: pure functions from the agent's state to what a probe is told.
 
 ``healthz`` asks only whether the loops make progress: a liveness probe must not restart every agent of
 a cluster because the API server is away. ``readyz`` asks whether what should hold does: every cache
@@ -32,7 +32,7 @@ More than a watch may be silent before it is begun anew."""
 
 @dataclass(frozen=True)
 class Health:
-    """How the agent stands at one moment. Times are ``time.time()`` seconds.
+    """The agent's state at one moment. Times are ``time.time()`` seconds.
 
     ``heartbeat`` is when the main loop last made progress, its start included. ``threads`` tells for each
     thread that must live, by name, whether it does. ``caches`` are those this run needs; ``applied``

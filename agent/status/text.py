@@ -27,7 +27,7 @@ def plain_console(file: IO[str], *, width: int | None = None, force_terminal: bo
 
 
 def show(snapshot: StatusSnapshot, console: Console) -> None:
-    """Print a snapshot: how the agent stands first, then what it enforces, then what is wrong."""
+    """Print a snapshot: the agent's state first, then what it enforces, then what is wrong."""
     _heading(snapshot, console)
     _sources(snapshot, console)
     if snapshot.applied:

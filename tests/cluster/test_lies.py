@@ -71,7 +71,7 @@ NO_LISTS = {
 @pytest.mark.parametrize("name", NO_LISTS)
 def test_a_200_that_is_no_list_opens_nothing(behind: Behind, name: str) -> None:
     lie(behind.gate, Reply(200, NO_LISTS[name]))
-    behind.until_ready_says("gave an answer that counts for nothing")
+    behind.until_ready_says("gave an answer that is not used")
     assert http_get(behind.node, "/readyz")[0] == 200
     behind.expect(open=False)
     behind.in_step()
@@ -114,14 +114,14 @@ def test_a_line_that_cannot_be_read_is_never_passed(behind: Behind, name: str) -
 
 def test_all_policies_gone_from_a_list_stay_until_a_second_list_says_so(behind: Behind) -> None:
     lie(behind.gate, Reply(200, policies()))
-    behind.until_ready_says("that were there; what holds stays until a second list")
+    behind.until_ready_says("that were there; what is in force stays until a second list")
     behind.expect(open=False)
     # The second list has them: they were never gone.
     behind.in_step()
     behind.expect(open=False)
     # And now it says the same.
     lie(behind.gate, Reply(200, policies()))
-    behind.until_ready_says("that were there; what holds stays until a second list")
+    behind.until_ready_says("that were there; what is in force stays until a second list")
     behind.expect(open=True, timeout=CONFIRM_SECONDS + 20)
     # Its resourceVersion was invented: the real ones are behind, and are confirmed too.
     behind.in_step()
@@ -161,6 +161,6 @@ def test_an_older_state_opens_nothing_until_a_second_list_is_as_old(behind: Behi
 def test_the_only_policy_that_a_watch_says_was_deleted_is_gone_at_once(behind: Behind) -> None:
     behind.workspace.delete_policy(behind.namespace, "closed")
     behind.expect(open=True, timeout=CONFIRM_SECONDS)
-    assert "what holds stays" not in behind.ready()
+    assert "what is in force stays" not in behind.ready()
     behind.workspace.policy(behind.namespace, "closed", pods(app="server"), policyTypes=["Ingress"])
     behind.expect(open=False)

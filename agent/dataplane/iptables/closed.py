@@ -194,14 +194,14 @@ class Closed:
         return any(self.members.values())
 
     def faults(self, why: Mapping[Family, str]) -> Iterator[Fault]:
-        """Yield who is closed; ``why``: what keeps a family's rules from being written, if that is known."""
+        """Yield which pods are closed; ``why``: what keeps a family's rules from being written, if known."""
         for (direction, family), pods in self.pods.items():
             if pods:
                 more = f" and {len(pods) - SHOWN} more" if len(pods) > SHOWN else ""
                 yield Fault(
                     f"closed for {direction} in IPv{int(family)} until their rules can be written: "
                     f"{', '.join(pods[:SHOWN])}{more}: {why.get(family, 'a command is still writing')}",
-                    "nothing passes these pods, lest they keep what a policy took away; they are opened by "
-                    "themselves when the rules are written: mend what keeps the command from that",
+                    "nothing new passes these pods, so that what a policy took away does not stay open; they "
+                    "open by themselves when the rules are written: mend what keeps the command from writing",
                 )
         yield from self.unmade

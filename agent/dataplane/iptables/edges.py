@@ -54,7 +54,7 @@ def faults(desired: Desired, program: Program) -> list[Fault]:
 def _not_let_in(name: str, surroundings: Surroundings, families: Iterable[Family]) -> Fault:
     tunnels = surroundings.carried[name]
     kinds = ", ".join(sorted({tunnel.kind for tunnel in tunnels})) or "a program's tunnel"
-    what = f"--allow-nodes lets in none that come by {name}: others than nodes can send by it ({kinds})"
+    what = f"--allow-nodes lets nobody in by {name}: hosts that are no nodes can send by it, too ({kinds})"
     if not tunnels:
         return Fault(what, "use WireGuard or a tunnel of the kernel's between nodes", blocking=False)
     if any(tunnel.elsewhere for tunnel in tunnels):

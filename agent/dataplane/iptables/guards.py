@@ -40,7 +40,7 @@ _REDIRECT = {
 """RFC 792; RFC 4861, section 4.5."""
 
 UNTRACKED_SECONDS = 600
-"""For so long a packet that connection tracking was told to leave alone, and that was denied, is known of."""
+"""How long an untracked packet that was denied is remembered."""
 
 
 Listening = tuple[frozenset[int], frozenset[int]]

@@ -196,7 +196,7 @@ def policy_chains(policy: PolicyId, rules: Iterable[RuleProgram], set_name: SetN
     peers are written once, after one line that returns for ports that are not the rule's: were each of its
     ports to lead to them, the kernel would check them once for each whenever it checks the table. Where one
     line cannot tell the ports, several lead to a chain of the peers; from the policy's last rule they do not
-    come back, since whom none of the peers is, the rule's other ports do not let in either.
+    come back, since a packet that matches no peer is not let in by the rule's other ports either.
     """
     write = _Writer(policy, set_name)
     own = names.policy_chain(policy)

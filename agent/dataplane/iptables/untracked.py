@@ -1,9 +1,9 @@
-"""Whether packets of isolated pods are denied that connection tracking was told to leave alone.
+"""Whether untracked packets of isolated pods are denied.
 
-What answers an allowed connection passes because it is tracked. Where a rule of somebody else says that it is
-not to be (``NOTRACK``, ``CT --notrack``; ``notrack`` of nftables), an answer is judged like any other packet:
-that it is one could only be read from its ports, which its sender chooses. So it is denied, unless a policy
-allows it by itself, and a set remembers for some minutes between which addresses.
+A reply to an allowed connection passes because the connection is tracked. Where a rule of somebody else
+switches tracking off (``NOTRACK``, ``CT --notrack``; ``notrack`` of nftables), a reply is judged like any
+other packet: only its ports would show that it is one, and its sender chooses these. So it is denied, unless
+a policy allows it by itself, and a set remembers its addresses for some minutes.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Untracked:
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if found[_SHOWN:] else "")
         return [
             Fault(
-                f"packets from or to isolated pods ({shown}) were denied in the last "
-                f"{UNTRACKED_SECONDS // 60} minutes that connection tracking is told to leave alone: what "
-                "answers an allowed connection cannot be told then",
+                f"in the last {UNTRACKED_SECONDS // 60} minutes, untracked packets from or to isolated pods "
+                f"({shown}) were denied: without connection tracking, a reply to an allowed connection "
+                "cannot be told from a new one",
                 "take pods' addresses out of the rules with NOTRACK (iptables -t raw -S; nft: notrack), or "
-                "allow the answers by a policy, too",
+                "allow the replies by a policy, too",
                 blocking=False,
             )
         ]

@@ -4,7 +4,7 @@ Starting ``iptables-nft-restore`` takes as long as most of what it then does, an
 read its first rules is a good part of the rest. So one that waits for the rest of its input may have been
 given the beginning, in which nothing is to be changed. It has asked the kernel for nothing yet but what it
 knows of matches, holds no lock, and ends when that input does: with the agent, however that ends. In legacy
-mode there is no such command, lest one be found waiting there with the lock.
+mode there is no such command: it might hold the lock while it waits.
 """
 
 from __future__ import annotations

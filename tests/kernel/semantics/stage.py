@@ -46,7 +46,7 @@ SERVICE_PORT = 1000
 SERVED = {"s": 1, "t": 2}
 """Each of these pods is the only endpoint of a Service of this number: TCP 1000 to its port 80."""
 
-UNTRACKED = "connection tracking is told to leave alone"
+UNTRACKED = "untracked packets from or to isolated pods"
 """What is said of packets that were denied and are not tracked."""
 TIMES = 5
 """How often each hand-made packet is sent."""

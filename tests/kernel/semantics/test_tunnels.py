@@ -267,7 +267,7 @@ def test_other_nodes_are_not_let_in_by_a_tunnel_that_a_stranger_is_told_to_use(
             f" dstport {PORT}"
         )
         try:
-            stage.given(isolated("t"), *nodes, allow_nodes=True, warned="others than nodes can send by it")
+            stage.given(isolated("t"), *nodes, allow_nodes=True, warned="hosts that are no nodes can send")
             assert DEVICE not in rules_of_nodes(stage, family)
         finally:
             stage.near.netns.ip("link del vx1")

@@ -55,9 +55,7 @@ def test_answers_to_an_isolated_pod_are_dropped_and_told(stage: Stage) -> None:
         assert not told(stage)
         stage.expect("b -> f a: udp/53", denied="s -> f a: udp/53")
         assert told(stage)
-        stage.given(
-            isolated("s"), warned=f"isolated pods (x/s) were denied in the last 10 minutes that {UNTRACKED}"
-        )
+        stage.given(isolated("s"), warned=f"in the last 10 minutes, {UNTRACKED} (x/s) were denied")
         assert not told(stage)
         # After that time it is forgotten.
         forget(stage)

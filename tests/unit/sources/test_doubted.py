@@ -93,7 +93,7 @@ def test_all_that_are_gone_at_once_stay_until_a_second_list_says_so_and_what_is_
     # One that the list has, and one of the watch that goes on meanwhile.
     assert names(found.events) == ["a", "b", "synced", "n", "c"]
     assert (
-        "the list of pods lacks all 2 that were there; what holds stays until a second list, 30 s"
+        "the list of pods lacks all 2 that were there; what is in force stays until a second list, 30 s"
         in fault(found)
     )
     state = found.reflector.state()

@@ -349,5 +349,5 @@ def test_faults_of_the_connection_are_in_plain_words(server: Server, tmp_path: P
     server.refuses = no_http
     described(config, lambda fault: fault.startswith(broke + "the answer is not HTTP"))
     server.refuses = lambda handler, _: send(handler, 200, json.loads("{}"))
-    words = f"the API server at http://{address} gave an answer that counts for nothing: asked for a "
+    words = f"the API server at http://{address} gave an answer that is not used: asked for a "
     described(config, lambda fault: fault.startswith(words))
