@@ -241,6 +241,7 @@ def test_a_set_that_cannot_be_made_holds_back_its_policies_only(node: TwoPods, n
     revoked = policy("a", selector=labelled(app="a"), ingress=[])
     report = node.backend.apply(node.program, node.engine.apply([new, other, revoked], 1.0))
     assert report.pending
+    assert report.faults
     assert all(taken in fault.what for fault in report.faults), report.faults
     chains = our_chains(node.mode)
     assert chains[Family.V4][node.chain("a")] == ()
@@ -315,6 +316,7 @@ def test_a_lock_that_somebody_holds_is_waited_for_once_and_told(
         report = node.backend.apply(node.program, node.engine.apply(rules, 1.0))
         took = time.monotonic() - began
     assert report.pending
+    assert report.faults
     assert all("lock" in fault.what for fault in report.faults)
     # Nothing that the kernel might lack is to be blamed.
     assert all("fuser /run/xtables.lock" in fault.remedy for fault in report.faults)

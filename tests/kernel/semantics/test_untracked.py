@@ -1,4 +1,4 @@
-"""What connection tracking is told to leave alone: answers are judged like the rest, and that is told."""
+"""Untracked packets: replies are judged like the rest, and people are told."""
 
 from __future__ import annotations
 

@@ -147,9 +147,15 @@ def test_a_slow_status_holds_up_no_probe(get: Get, agent: Agent) -> None:
 
 def test_a_connection_serves_many_requests(server: StatusServer) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
-    for path in ("/healthz", "/nowhere", "/status"):
+    connection.connect()
+    first = connection.sock
+    for path, status in (("/healthz", 200), ("/nowhere", 404), ("/status", 200)):
         connection.request("GET", path)
-        connection.getresponse().read()
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+        # Had the server ended it, the next request would have opened another.
+        assert connection.sock is first
     connection.close()
 
 
