@@ -552,7 +552,7 @@ class Agent:
             self._retry_at = now
 
     def _moved(self) -> bool:
-        """Tell the backend how the host stands; whether the kernel has to be moved to that."""
+        """Tell the backend of the host's state; return whether a sync is due."""
         judging = self._host.ipvs and self._backend.judge_others()
         stirred, self._stirred = self._stirred, False
         return (stirred and self._backend.moved()) or judging

@@ -1,4 +1,4 @@
-"""Pods that are closed by a set, because rules that would take something from them are not written.
+"""Pods that are closed by a set, because rules that take something from them are not written yet.
 
 A member of a set goes by netlink, whatever a command does; rules need the command. While it cannot write what
 takes something away, or takes long, the addresses concerned are in a set of closed ones, at which each packet
@@ -47,7 +47,7 @@ class Leaf(NamedTuple):
 def concerned(
     family: Family, possible: Iterable[Table], wanted: Mapping[str, Rules]
 ) -> dict[Direction, dict[bytes, str]]:
-    """Return the addresses that may pass what they will not when ``wanted`` is written, each with its pod.
+    """Return the addresses that may pass now what they may not when ``wanted`` is written, with their pods.
 
     ``possible``: the tables of which the kernel may hold any; ``wanted``: the chains that are to change.
     """
@@ -70,7 +70,7 @@ def concerned(
 
 
 def narrows(old: Rules, new: Rules) -> bool:
-    """Whether a packet that some rules allow may not be allowed by those that replace them."""
+    """Whether the new rules may deny a packet that the old ones allow."""
     old, new = _unmarked(old), _unmarked(new)
     if new[: len(old)] == old:
         return False
@@ -88,7 +88,7 @@ def _unmarked(rules: Rules) -> Rules:
 
 
 def _only_allows(rule: str) -> bool:
-    """Whether a packet that meets a rule besides others is allowed at least as before."""
+    """Whether one rule more can only allow more."""
     way, target = rule.rsplit(" ", 2)[-2:]
     if way == "-j":
         return target.startswith(names.JUMPED_TO) or (

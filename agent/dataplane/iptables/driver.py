@@ -1,4 +1,4 @@
-"""Who does the backend's work in turns: what waits for a command is left, and gone on with later."""
+"""Runs the backend's work in turns: work that waits for a command is left, and resumed later."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class _Job(NamedTuple, Generic[T]):
 
 
 class Driver(Generic[T]):
-    """Jobs, of which the latest goes first: it began while the one before it let it go first.
+    """Jobs. The latest runs first: it was begun while the one before it was paused.
 
-    ``patient``: everything is waited for, and nobody asks what else there is to do.
+    ``patient``: each job is run to its end at once, whatever it waits for.
     """
 
     def __init__(self, *, patient: bool) -> None:
@@ -37,7 +37,7 @@ class Driver(Generic[T]):
 
     @property
     def paused(self) -> bool:
-        """Whether the job that would go on waits for nothing."""
+        """Whether the job whose turn it is could go on at once."""
         return self.busy and self.waits is PAUSE
 
     @property
@@ -70,7 +70,7 @@ class Driver(Generic[T]):
 
     def _end(self, job: _Job[T]) -> None:
         self._jobs.remove(job)
-        # Jobs are begun beside one that waits for nothing only.
+        # A job is begun beside another only while that one is paused.
         self.waits = PAUSE
 
     def close(self) -> None:

@@ -105,7 +105,7 @@ def _listening(tunnels: Iterable[Tunnel]) -> Listening:
 def trusted(
     name: str, surroundings: Surroundings, bypass: Collection[Network], families: Collection[Family]
 ) -> bool:
-    """Whether by an interface, which leads to other nodes, packets come in of which nodes are the senders.
+    """Whether nodes alone send what comes in by an interface that leads to other nodes.
 
     Not where they come in out of a tunnel, unless that takes from nodes alone by the rules of
     :func:`tunnel_chains` in ``families``. ``bypass``: the networks of other nodes.

@@ -76,7 +76,7 @@ class Chains:
         self.watch.mark_made()
 
     def unread_faults(self) -> list[Fault]:
-        """Return what could not be read, which keeps the other family from nothing."""
+        """Return a fault for each family that could not be read; the other one goes on."""
         return [_table_fault(family, error) for family, error in self.unread.items()]
 
     def ours(self, family: Family) -> dict[str, Rules]:
@@ -109,7 +109,7 @@ class Chains:
                     self.wanted[family][chain] = rules
 
     def _record(self, family: Family, written: Mapping[str, Rules]) -> None:
-        """Note that chains have been written; one that is to be otherwise by now still is."""
+        """Note that chains have been written; one that is to change once more stays wanted."""
         self.whole[family].update(written)
         wanted = self.wanted[family]
         for chain, rules in written.items():
@@ -118,7 +118,7 @@ class Chains:
                 del wanted[chain]
 
     def settle(self) -> None:
-        """Forget what chains were to be that are so; nothing is being written."""
+        """Forget wanted chains that the kernel holds; for when nothing is being written."""
         for family, wanted in self.wanted.items():
             self.wanted[family] = {
                 c: rules for c, rules in wanted.items() if not self.holds(family, c, rules)
@@ -129,7 +129,7 @@ class Chains:
         return self.whole[family].get(chain) == rules and chain not in self._unsure[family]
 
     def _known(self, family: Family) -> Table:
-        """Return a table without the chains that are to be made anew, since who knows what is in them."""
+        """Return a table without the chains of which it is not known what is in them: they are made anew."""
         unsure = self._unsure[family]
         return (
             {c: r for c, r in self.whole[family].items() if c not in unsure} if unsure else self.whole[family]

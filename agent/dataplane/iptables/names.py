@@ -110,7 +110,7 @@ def tree_chain(direction: Direction, family: Family, prefix: str) -> str:
 
 
 def links_chain(direction: Direction) -> str:
-    """Name the chain in which it is seen by which link of a pod a packet comes, or leaves."""
+    """Name the chain that looks by which pod's link a packet comes, or leaves."""
     return LINKS_PREFIX + direction.upper()
 
 

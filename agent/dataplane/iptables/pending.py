@@ -1,4 +1,4 @@
-"""Steps that wait for another one's command, and what of them waits for nothing.
+"""Steps that wait for another step's command, and the part of them that does not wait.
 
 What takes something away is done at once, by members of sets. The rest waits, all in one step: peers that
 left are gone before chains change and others are added, so no packet passes that neither the state before nor

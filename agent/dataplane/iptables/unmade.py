@@ -1,4 +1,4 @@
-"""Rules for want of a set: what chains hold where the kernel does not make a set that they look at.
+"""What chains hold where a set that they look at cannot be made.
 
 A node has 65,535 sets, those of other programs included, and a name may be taken. A policy only allows, and
 every set that it looks at says whom: without one of them it allows less. So an edit that takes something away

@@ -91,7 +91,7 @@ class Writer:
         return faults + self.close_unwritten()
 
     def drop_pending(self) -> None:
-        """Make nothing of what was put off: a look at everything will, but for connections."""
+        """Drop what was put off, since the next sync makes it; keep which connections are to be forgotten."""
         if (step := self.take_pending()) is not None:
             self.unforgotten |= step.released
 
@@ -108,7 +108,7 @@ class Writer:
         return faults + self.close_unwritten()
 
     def narrow(self, step: Step) -> list[Fault]:
-        """Do what of a step takes something away and is a change of sets' members."""
+        """Do the part of a step that takes something away by members of sets."""
         held = self._sets.shapes.keys()
         changes = {n: Gains(removed=set(m)) for n, m in losses(step).items() if m and n in held}
         changes |= {n: Gains(set(m)) for n, m in isolations(step).items() if m and n in held}
@@ -133,7 +133,7 @@ class Writer:
     def _carry_out(self, step: Step, *, certain: bool) -> Work[list[Fault]]:
         faults: list[Fault] = []
         if not certain or _lines(step.chains) > PART:
-            # The commands may take long: nobody who is to go waits for them.
+            # The commands may take long: members that are to leave do not wait for them.
             faults += self.narrow(step)
         # An address that changes hands leaves every set first, then its connections are forgotten.
         early = _losses_of(step.live, step.released)
@@ -299,7 +299,7 @@ class Writer:
         return self.change(changes)
 
     def close_unwritten(self) -> list[Fault]:
-        """Close by sets whose rules take something away and are unwritten; open those whose rules are."""
+        """Close the addresses whose rules take something away and are unwritten; open the others."""
         if not self.closed and not any(self._chains.wanted.values()):
             return []
         writing: Changes = {}
@@ -308,7 +308,7 @@ class Writer:
                 writing = merged({family: writing.get(family, {}) for family in self.families}, step.chains)
         elif not self.carrying:
             self._chains.settle()
-        # Of rules that were never read nobody knows whom they let pass.
+        # It is not known whom rules that were never read let pass.
         staying = set(self._chains.unread if self._lenient is None else self.families)
         before = dict(self.closed.members)
         changes = self.closed.changes(self._chains.closed(writing), staying=staying)
