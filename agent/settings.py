@@ -349,7 +349,7 @@ SETTINGS: tuple[Setting, ...] = (
         "cache_allowed",
         "10",
         "SECONDS",
-        "How long an allowed connection is cached, so that its like is not judged again; 0 judges all.",
+        "How long a connection that was allowed is let in again without being judged; 0: each is judged.",
         _seconds(0),
     ),
     Setting(

@@ -10,7 +10,7 @@ from agent.kube.model import Kind
 
 
 class SyncState(NamedTuple):
-    """How one cache stands. Times are ``time.time()`` seconds; 0.0 means never.
+    """The state of one cache. Times are ``time.time()`` seconds; 0.0 means never.
 
     ``last_contact`` is that of the last proof of it: an answer that can be used, or a line of a watch.
     ``fault`` is empty while all is well, else one line that names the trouble and the remedy. ``current``:

@@ -1,4 +1,4 @@
-"""The verdict cache: an allowed connection is cached, and its like is not judged again for some seconds.
+"""The verdict cache: an allowed connection is cached, and the same one is not judged again for some seconds.
 
 A connection's first packet is judged by every policy of two pods until one allows it. Where the same source
 reached the same port of the same destination a moment ago, one look into a set says as much. Rules add to
