@@ -47,4 +47,5 @@ _MADE_BY = {
     "sets": "rules that have peers or named ports of their own",
     "networks": "ipBlocks and excepts",
     "members": "selectors, or ones that match fewer pods",
+    "selectors": "peers, labels in their selectors, and named ports",
 }

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable
 from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
-from agent.kube.model import Direction, Family, IPBlock, Key, NetworkPolicy, Rule
+from agent.kube.model import Direction, Family, IPBlock, Key, NetworkPolicy, Rule, Selector
 from agent.policy.graph import Predicate
 from agent.policy.limits import Budgets, NamespaceBudget, PolicyBudget
 from agent.policy.peers import MANY_PEERS, Peers, split_peers
@@ -77,13 +77,15 @@ What = TypeVar("What", bound=Hashable)
 class Cost(NamedTuple, Generic[What]):
     """What a policy makes at most, in both families: rules, sets that are told apart, and networks.
 
-    ``directions``: how many it names. The sets are :class:`Wanted` where policies are counted together.
+    ``directions``: how many it names. ``selectors``: how many labels its peers' selectors name, and named
+    ports. The sets are :class:`Wanted` where policies are counted together.
     """
 
     rules: int
     sets: frozenset[What]
     networks: int
     directions: int
+    selectors: int = 0
 
 
 class Excess(NamedTuple):
@@ -111,20 +113,39 @@ class Excess(NamedTuple):
         return f"it needs {self.needed:,} {what}, {most} (--policy-budget)"
 
 
-def cost_of(policy: NetworkPolicy) -> Cost[Asked]:
-    """Return what a policy costs at most, without making any of it: in the time that reading it takes."""
-    rules = networks = directions = 0
+def cost_of(policy: NetworkPolicy, selectors: int | None = None) -> Cost[Asked]:
+    """Return what a policy costs at most, without making any of it: in the time that reading it takes.
+
+    ``selectors``: of a policy that has more than so many nothing else is counted.
+    """
+    rules = networks = 0
     sets: set[Asked] = set()
+    named = [found for direction in Direction if (found := policy.rules(direction)) is not None]
+    number = sum(map(_selectors, chain.from_iterable(named)))
+    if selectors is not None and number > selectors:
+        return Cost(0, frozenset(), 0, len(named), number)
     for direction in Direction:
-        found = policy.rules(direction)
-        if found is None:
-            continue
-        directions += 1
-        for rule in found:
+        for rule in policy.rules(direction) or ():
             of_rule = _rule_cost(policy.namespace, direction, rule, sets)
             rules += of_rule[0]
             networks += of_rule[1]
-    return Cost(rules, frozenset(sets), networks, directions)
+    return Cost(rules, frozenset(sets), networks, len(named), number)
+
+
+def _selectors(rule: Rule) -> int:
+    """Return how many labels the selectors of a rule's peers name, and how many named ports it has."""
+    labels = sum(
+        _labels(selector)
+        for pods, namespaces, _ in rule.peers
+        for selector in (pods, namespaces)
+        if selector is not None
+    )
+    return labels + sum(isinstance(port, str) for _, port, _ in rule.ports)
+
+
+def _labels(selector: Selector) -> int:
+    """Return how many labels a selector names: values, or keys without any; one that names none is one."""
+    return sum(len(values) or 1 for _, _, values in selector.requirements) or 1
 
 
 def _rule_cost(namespace: str, direction: Direction, rule: Rule, sets: set[Asked]) -> tuple[int, int]:
@@ -190,6 +211,7 @@ def own_excess(cost: Cost[What], budget: PolicyBudget) -> Excess | None:
         ("rules", cost.rules, budget.rules),
         ("sets", len(cost.sets), budget.sets),
         ("networks", cost.networks, budget.networks),
+        ("selectors", cost.selectors, budget.selectors),
     ):
         if needed > limit:
             return Excess(what, needed, limit, whole=False)
@@ -237,7 +259,7 @@ class Wants:
                 found = self._known[what] = Wanted(what)
             found.asked += 1
             sets.append(found)
-        return Cost(cost.rules, frozenset(sets), cost.networks, cost.directions)
+        return Cost(cost.rules, frozenset(sets), cost.networks, cost.directions, cost.selectors)
 
     def hold(self, cost: Cost[Wanted]) -> None:
         """Have one policy more ask for the sets of a cost that :meth:`take` returned."""
@@ -272,13 +294,14 @@ def spent(policy: NetworkPolicy, reach: int, cost: Cost[Wanted]) -> Spent:
 class Total:
     """What the policies of a namespace that are enforced as written cost together."""
 
-    __slots__ = ("members", "networks", "policies", "rules", "sets")
+    __slots__ = ("members", "networks", "policies", "rules", "selectors", "sets")
 
     def __init__(self) -> None:
         self.members = 0
         self.policies = 0
         self.rules = 0
         self.networks = 0
+        self.selectors = 0
         self.sets: set[Wanted] = set()
 
     def excess_with(self, one: Spent, budget: NamespaceBudget) -> Excess | None:
@@ -287,6 +310,7 @@ class Total:
             ("policies", self.policies + 1, budget.policies),
             ("rules", self.rules + one.rules, budget.rules),
             ("networks", self.networks + one.cost.networks, budget.networks),
+            ("selectors", self.selectors + one.cost.selectors, budget.selectors),
         ):
             if needed > limit:
                 return Excess(what, needed, limit, whole=True)
@@ -298,6 +322,7 @@ class Total:
         self.policies += 1
         self.rules += one.rules
         self.networks += one.cost.networks
+        self.selectors += one.cost.selectors
         for found in one.cost.sets:
             if not found.used:
                 self.sets.add(found)
@@ -308,6 +333,7 @@ class Total:
         self.policies -= 1
         self.rules -= one.rules
         self.networks -= one.cost.networks
+        self.selectors -= one.cost.selectors
         for found in one.cost.sets:
             found.used -= 1
             if not found.used:
@@ -362,7 +388,7 @@ def over_budget(
     accounts: dict[str, tuple[Wants, Total]] = {}
     for policy, reach in sorted(policies, key=lambda one: (one[0].created, one[0].name)):
         wants, total = accounts.setdefault(policy.namespace, (Wants(), Total()))
-        one = spent(policy, reach, wants.take(cost_of(policy)))
+        one = spent(policy, reach, wants.take(cost_of(policy, budgets.policy.selectors)))
         excess = own_excess(one.cost, budgets.policy) or total.excess_with(one, budgets.namespace)
         if excess is None:
             members = count_members(one.cost, budgets, most)

@@ -136,7 +136,10 @@ class Ledger:
         account = self._accounts.setdefault(key.namespace, _Account(self._moved))
         old = account.entries.get(key)
         known = old is not None and old.policy is policy
-        cost = old.spent.cost if old is not None and known else account.wants.take(cost_of(policy))
+        if old is not None and known:
+            cost = old.spent.cost
+        else:
+            cost = account.wants.take(cost_of(policy, self._budgets.policy.selectors))
         one = spent(policy, reach, cost)
         if old is not None and old.spent == one:
             old.policy = policy

@@ -369,6 +369,9 @@ def _sets_of(program: PolicyProgram) -> set[SetId]:
 _NETWORKS_OF_A_RULE = 10
 """So many networks take as long as one rule of the kernel, and a set as long as two."""
 
+_SELECTORS_OF_A_RULE = 5
+"""So many labels that selectors name, or named ports, take as long as one rule, though no pod has them."""
+
 _MEMBERS_OF_A_RULE = 50
 """So many pods of a set take as long as one rule, at most."""
 
@@ -377,7 +380,8 @@ def _work(ledger: Ledger, key: Key) -> int:
     """Return how long a policy takes, from its text to the kernel, in rules."""
     one = ledger.cost(key)
     members = ledger.members(key) // _MEMBERS_OF_A_RULE
-    return one.rules + 2 * len(one.cost.sets) + one.cost.networks // _NETWORKS_OF_A_RULE + members
+    selectors = one.cost.selectors // _SELECTORS_OF_A_RULE
+    return one.rules + 2 * len(one.cost.sets) + one.cost.networks // _NETWORKS_OF_A_RULE + selectors + members
 
 
 def _selects_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:

@@ -143,7 +143,7 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         (
             "policy_budget",
             "policies=1",
-            "amounts of some of rules, sets, networks, members, such as rules=8000",
+            "amounts of some of rules, sets, networks, members, selectors, such as rules=8000",
         ),
         (
             "policy_budget",

@@ -18,9 +18,11 @@ from agent.kube.model import (
     Kind,
     Namespace,
     NetworkPolicy,
+    Operator,
     Peer,
     Port,
     Protocol,
+    Requirement,
     Rule,
     Selector,
 )
@@ -83,6 +85,57 @@ def test_a_cost_does_not_multiply() -> None:
     assert cost.rules < 40
     assert len(cost.sets) < 4
     assert cost.networks == 1002
+
+
+def strangers(number: int, name: str = "p") -> NetworkPolicy:
+    """Return a policy with so many peers in one rule, of which none is any pod."""
+    peers = tuple(Peer(labelled(app=f"{name}-{n}")) for n in range(number))
+    return NetworkPolicy("shop", name, ingress=(Rule(peers),))
+
+
+def test_labels_of_selectors_and_named_ports_count_though_no_pod_has_them() -> None:
+    three = Requirement("app", Operator.IN, ("a", "b", "c"))
+    either = Selector((three, Requirement("team", Operator.EXISTS)))
+    rule = Rule((Peer(either), Peer(None, Selector()), Peer(block=IPBlock(network("::/0")))), names(2))
+    assert cost_of(NetworkPolicy("shop", "p", ingress=(rule,))).selectors == 4 + 1 + 2
+    assert cost_of(NetworkPolicy("shop", "p", either, ingress=(rule,), egress=(rule,))).selectors == 14
+
+
+VALUES = Requirement("app", Operator.NOT_IN, tuple(sorted(str(number) for number in range(5001))))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(tuple(Peer(labelled(app=f"app-{number}")) for number in range(5001))),
+        Rule((), names(5001)),
+        Rule((Peer(Selector((VALUES,))),)),
+    ],
+    ids=["peers", "named ports", "values"],
+)
+def test_a_policy_of_more_labels_than_the_budget_is_closed_and_nothing_made_of_it(rule: Rule) -> None:
+    engine = Engine("here")
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web")), 0)
+    policy = NetworkPolicy("shop", "p", ingress=(rule,))
+    engine.apply(upsert(policy), 0)
+    assert engine.over_budget() == {policy.key: Excess("selectors", 5001, 5000, whole=False)}
+    assert engine.program.pods[PodId(IN, Key("shop", "web"))].policies == ()
+    assert engine.sizes()["terms"] == engine.sizes()["sets by port"] == 0
+
+
+def test_the_labels_of_a_namespace_are_bounded() -> None:
+    engine = Engine("here")
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web")), 0)
+    engine.apply(upsert(*(strangers(4000, f"p{number:02}") for number in range(6))), 0)
+    excess = Excess("selectors", 24_000, 20_000, whole=True)
+    assert engine.over_budget() == {Key("shop", "p05"): excess}
+
+
+def test_policies_whose_peers_are_nobody_are_compiled_in_turns() -> None:
+    engine = Engine("here")
+    engine.apply(upsert(pod("web", "10.0.0.1", app="web")), 0)
+    engine.apply(upsert(*(strangers(1000, f"p{number}") for number in range(10))), 0, 400)
+    assert engine.waiting == 9
 
 
 # Taken from real clusters and enlarged: each must fit many times over into what a namespace may have.
@@ -148,7 +201,9 @@ _costly = st.builds(
 )
 _budgets = st.builds(
     Budgets,
-    st.builds(PolicyBudget, st.just(1000), st.integers(2, 8), st.just(1000), st.just(1000)),
+    st.builds(
+        PolicyBudget, st.just(1000), st.integers(2, 8), st.just(1000), st.just(1000), st.integers(1, 4)
+    ),
     st.builds(
         NamespaceBudget,
         st.integers(0, 4),
@@ -156,6 +211,7 @@ _budgets = st.builds(
         st.integers(0, 16),
         st.just(1000),
         st.just(1000),
+        st.integers(0, 12),
     ),
 )
 
@@ -201,7 +257,7 @@ class Hashed:
 def test_an_edit_looks_at_the_sets_of_no_policy_that_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = {f"{n:03}": Cost(1, frozenset(Hashed() for _ in range(100)), 0, 1) for n in range(100)}
     costs["other"] = Cost(1, frozenset(Hashed() for _ in range(99)), 0, 1)
-    monkeypatch.setattr("agent.policy.ledger.cost_of", lambda policy: costs[policy.ingress[0].peers[0]])
+    monkeypatch.setattr("agent.policy.ledger.cost_of", lambda policy, _: costs[policy.ingress[0].peers[0]])
     ledger = Ledger(Budgets(namespace=NamespaceBudget(sets=101)))
 
     def put(name: str, costs_as: str) -> None:
