@@ -110,7 +110,8 @@ class ClusterIdentity:
         if fresh:
             self._write("cluster", "")
             self._write("cluster-other", "")
-        self._expected = records.read("cluster")
+        # A file that cannot be removed says nothing of a kernel that holds nothing.
+        self._expected = "" if fresh else records.read("cluster")
 
     @property
     def known(self) -> bool:

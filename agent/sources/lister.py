@@ -118,7 +118,9 @@ class Lister:
 
     def _tell_first(self, expired: int) -> None:
         """Tell what is wanted before all else, once, and leave the machine to what else is wanted then."""
-        for page in self._pages({"fieldSelector": self._first}, expired):
+        for at, page in enumerate(self._pages({"fieldSelector": self._first}, expired)):
+            if not at and self._known():
+                self._verify()
             self._tell_page(page)
         self._first = ""
         self._sink([Synced(self._kind, here=True)])

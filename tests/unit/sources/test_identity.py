@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +89,24 @@ def test_a_node_that_holds_nothing_takes_the_cluster_that_it_finds(server: Serve
     server.uid = ONE
     with pytest.raises(OtherClusterError):
         verify(server.identity(tmp_path), server)
+
+
+def test_it_does_so_where_what_was_remembered_cannot_be_forgotten(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify(server.identity(tmp_path), server)
+    server.uid = OTHER
+
+    def refuse_to(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse_to)
+    monkeypatch.setattr(os, "replace", refuse_to)
+    identity = server.identity(tmp_path, fresh=True)
+    assert verify(identity, server) == 0
+    server.uid = ONE
+    with pytest.raises(OtherClusterError):
+        verify(identity, server)
 
 
 def test_a_cluster_that_has_no_such_namespace_yet_is_taken_and_remembered_when_it_has(
@@ -238,6 +258,23 @@ def test_another_cluster_changes_nothing_until_a_person_confirms(
     assert [event.object.name for event in found.events[3:] if isinstance(event, Upsert)] == ["c"]
     assert set(found.events[4:]) == {Delete(Kind.POD, Key("x", name)) for name in "ab"}
     wait(lambda: found.reflector.state().fault == "")
+
+
+def test_another_clusters_pods_of_this_node_are_not_told_before_the_others_either(
+    script: Script, running: Callable[..., Running], server: Server, tmp_path: Path
+) -> None:
+    verify(server.identity(tmp_path), server)
+    server.uid = OTHER
+    script.lists = [page(30, pod("theirs", 1))]
+    script.watches = [stream()]
+    found = running(identity=server.identity(tmp_path), seen=tmp_path / "Pod", first="spec.nodeName=n")
+    wait(lambda: "another cluster answers" in found.reflector.state().fault)
+    assert found.events == []
+    # Nor is it remembered how far that cluster is, which may be further than the right one.
+    script.lists = [page(7, pod("ours", 1))]
+    server.uid = ONE
+    wait(lambda: found.reflector.state().synced)
+    assert [event.object.name for event in found.events if isinstance(event, Upsert)] == ["ours"]
 
 
 def test_a_watch_that_another_cluster_answers_tells_nothing(
