@@ -28,7 +28,7 @@ from agent.sources.listing import version_of
 from agent.sources.proof import EndedEarlyError, UnprovenError, number, prove_lines
 from agent.sources.seen import Seen
 from agent.sources.source import SyncState
-from agent.sources.stream import allow_silence, batches
+from agent.sources.stream import NoLineError, allow_silence, batches
 from agent.sources.told import Told
 
 _log = log.get(__name__)
@@ -346,12 +346,12 @@ class Reflector:
             if self._stopping.is_set() or self._dropped:
                 return
             try:
-                for lines in batches(response):
+                for lines in batches(response, SILENCE_SECONDS):
                     self._take(lines)
                     if self._stopping.is_set():
                         return
                     self._confirm_if_due()
-            except urllib3.exceptions.ReadTimeoutError:
+            except (urllib3.exceptions.ReadTimeoutError, NoLineError):
                 self._confirm_if_due()
                 # It was open for a while and told nothing that cannot be read: the next is believed again.
                 self._garbled = False

@@ -6,6 +6,7 @@ import contextlib
 import select
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 
 import urllib3
@@ -17,12 +18,18 @@ _LONGEST_LINE = 1 << 26
 """Of one event: an object in etcd has 1.5 MB at most, unless set otherwise."""
 
 
-def batches(response: urllib3.BaseHTTPResponse) -> Iterator[list[bytes]]:
+class NoLineError(Exception):
+    """Something comes on a stream, but for long no whole line: to a reader it is silent."""
+
+
+def batches(response: urllib3.BaseHTTPResponse, silence: float) -> Iterator[list[bytes]]:
     """Give the lines of a stream, all that have arrived at once, waiting only when there are none.
 
-    Raises UnprovenError when it ends within a line, or a line does not end.
+    Raises UnprovenError when it ends within a line, or a line does not end; NoLineError when what comes in
+    more than ``silence`` seconds is no line.
     """
     rest = b""
+    last = time.monotonic()
     while data := response.read1(_READ_BYTES):
         parts = [rest, data]
         size = len(data)
@@ -37,6 +44,9 @@ def batches(response: urllib3.BaseHTTPResponse) -> Iterator[list[bytes]]:
         whole = [line for line in lines if line.strip()]
         if whole:
             yield whole
+            last = time.monotonic()
+        elif time.monotonic() - last > silence:
+            raise NoLineError
         if len(rest) > _LONGEST_LINE:
             raise UnprovenError(f"a line of the watch is longer than {_LONGEST_LINE} bytes")
     if rest.strip():

@@ -213,6 +213,19 @@ def test_a_watch_that_is_never_answered_is_given_up_sooner_than_a_silent_one(
     assert len(script.asked) == 3
 
 
+@pytest.mark.parametrize("parts", [[b"\n"] * 60, [b'{"type":'] + [b" "] * 60], ids=["blank", "never ends"])
+def test_a_watch_of_which_no_whole_line_comes_is_silent(
+    script: Script, running: Callable[[], Running], monkeypatch: pytest.MonkeyPatch, parts: list[bytes]
+) -> None:
+    monkeypatch.setattr(reflector, "SILENCE_SECONDS", 0.5)
+    script.lists = [page(1)]
+    script.watches = [stream(*parts, pause=0.1), stream(line("ADDED", pod("a", 2)))]
+    found = running()
+    wait(lambda: len(found.events) == 2, 3.0)
+    assert found.reflector.state().fault == ""
+    assert len([query for query in script.asked if "watch" not in query]) == 1
+
+
 def test_a_watch_that_has_nothing_to_tell_is_begun_anew_at_once_and_is_no_fault(
     script: Script, running: Callable[[], Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
