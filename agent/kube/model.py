@@ -8,7 +8,9 @@ Field meanings follow the API reference of ``core/v1`` and ``networking.k8s.io/v
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
+from bisect import bisect_left
 from typing import NamedTuple
 
 import msgspec
@@ -158,27 +160,36 @@ class Requirement(NamedTuple):
     values: tuple[str, ...] = ()
 
 
-class Selector(NamedTuple):
+_FEW = 16
+"""So many requirements, or values of one, are compared one by one."""
+
+
+class _Requirements(NamedTuple):
+    requirements: tuple[Requirement, ...] = ()
+
+
+class Selector(_Requirements):
     """A label selector: the AND of its requirements; none of them matches everything.
 
     ``matchLabels`` entries are In requirements with one value. Requirements are sorted and unique,
     so selectors that are written differently and mean the same are mostly equal.
     """
 
-    requirements: tuple[Requirement, ...] = ()
-
     def matches(self, labels: dict[str, str]) -> bool:
         """Whether labels satisfy every requirement (LabelSelector, meta/v1).
 
-        NotIn and DoesNotExist hold when the key is absent.
+        NotIn and DoesNotExist hold when the key is absent. It takes as long as there are labels, however many
+        requirements and values there are.
         """
+        if len(self.requirements) > _FEW:
+            return self._merged.match(labels)
         for key, operator, values in self.requirements:
             value = labels.get(key)
             if operator is Operator.IN:
-                if value is None or value not in values:
+                if value is None or not _among(value, values):
                     return False
             elif operator is Operator.NOT_IN:
-                if value is not None and value in values:
+                if value is not None and _among(value, values):
                     return False
             elif operator is Operator.EXISTS:
                 if value is None:
@@ -187,8 +198,63 @@ class Selector(NamedTuple):
                 return False
         return True
 
+    @functools.cached_property
+    def _merged(self) -> _Merged:
+        return _merged(self.requirements)
+
     def __str__(self) -> str:
         return ",".join(_requirement_text(r) for r in self.requirements)
+
+
+def _among(value: str, values: tuple[str, ...]) -> bool:
+    """Whether a value is among some that are sorted."""
+    if len(values) <= _FEW:
+        return value in values
+    at = bisect_left(values, value)
+    return at < len(values) and values[at] == value
+
+
+class _Merged(NamedTuple):
+    """What many requirements mean, by key.
+
+    ``wanted``: values of which a label must have one, None where any will do; ``unwanted``: those of which it
+    must have none, None where there must be no such label.
+    """
+
+    wanted: dict[str, frozenset[str] | None]
+    unwanted: dict[str, set[str] | None]
+
+    def match(self, labels: dict[str, str]) -> bool:
+        if len(self.wanted) > len(labels):
+            return False
+        for key, values in self.wanted.items():
+            value = labels.get(key)
+            if value is None or (values is not None and value not in values):
+                return False
+        for key, value in labels.items():
+            if key in self.unwanted:
+                unwanted = self.unwanted[key]
+                if unwanted is None or value in unwanted:
+                    return False
+        return True
+
+
+def _merged(requirements: tuple[Requirement, ...]) -> _Merged:
+    wanted: dict[str, frozenset[str] | None] = {}
+    unwanted: dict[str, set[str] | None] = {}
+    for key, operator, values in requirements:
+        if operator is Operator.IN:
+            before = wanted.get(key)
+            wanted[key] = before.intersection(values) if before is not None else frozenset(values)
+        elif operator is Operator.EXISTS:
+            wanted.setdefault(key)
+        elif operator is Operator.DOES_NOT_EXIST:
+            unwanted[key] = None
+        else:
+            found = unwanted.setdefault(key, set())
+            if found is not None:
+                found.update(values)
+    return _Merged(wanted, unwanted)
 
 
 def _requirement_text(requirement: Requirement) -> str:
