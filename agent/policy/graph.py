@@ -178,7 +178,4 @@ class LiveSet:
 
     def wants(self, group: Group) -> bool:
         """Whether one of the terms matches a group."""
-        terms = self.terms
-        if len(terms) == 1:
-            return next(iter(terms)) in group.terms
-        return any(term in terms for term in group.terms)
+        return not self.terms.isdisjoint(group.terms)

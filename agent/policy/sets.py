@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from itertools import chain
 
-from agent.kube.model import Family
+from agent.kube.model import Family, family_of
 from agent.policy.blocks import in_ranges
 from agent.policy.graph import Definition, Group, LiveSet, Networks, PeerPods, PodRecord, Term
 from agent.policy.named import NamedPorts
@@ -58,23 +58,39 @@ class Sets:
                     live.members.remove(member)
 
     def relink(self, links: Iterable[Link]) -> None:
-        """Move the pods of groups that changed sides of terms."""
+        """Move the pods of groups that changed sides of terms.
+
+        A set may have thousands of terms that changed sides together: it is held against a group once.
+        """
+        settled: set[tuple[LiveSet, Group]] = set()
+        pods: dict[Group, list[tuple[PodRecord, bytes]]] = {}
         for term, group, matched in links:
-            for record, address in self._owned_in(group):
-                feeds = term.v4 if len(address) == 4 else term.v6
-                self.touched += len(feeds)
-                for live in feeds:
-                    if not matched and len(live.terms) > 1 and live.wants(group):
-                        # Another of the peers that share the set still means these pods.
-                        continue
-                    for member in _members(live, record, address):
-                        if (member in live.members) is matched:
-                            continue
-                        self._note(live, member, not matched)
-                        if matched:
-                            live.members.add(member)
-                        else:
-                            live.members.remove(member)
+            owned = pods.get(group)
+            if owned is None:
+                owned = pods[group] = list(self._owned_in(group))
+            for live in chain(term.v4, term.v6):
+                if (live, group) in settled:
+                    continue
+                settled.add((live, group))
+                # Where one no longer means these pods, another of the peers that share the set still may.
+                wanted = matched or live.wants(group)
+                self._move(live, owned, wanted=wanted)
+
+    def _move(self, live: LiveSet, owned: Iterable[tuple[PodRecord, bytes]], *, wanted: bool) -> None:
+        """Have the members that addresses make be in a set, or not."""
+        family = live.id.family
+        for record, address in owned:
+            if family_of(address) is not family:
+                continue
+            self.touched += 1
+            for member in _members(live, record, address):
+                if (member in live.members) is wanted:
+                    continue
+                self._note(live, member, not wanted)
+                if wanted:
+                    live.members.add(member)
+                else:
+                    live.members.remove(member)
 
     def acquire(self, set_id: SetId, definition: Definition) -> None:
         """Count one more policy that asks for a set, filling it when it is the first."""

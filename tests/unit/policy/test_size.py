@@ -11,15 +11,18 @@ from agent.kube.model import (
     Namespace,
     Network,
     NetworkPolicy,
+    Operator,
     Peer,
     Port,
     Protocol,
+    Requirement,
     Rule,
     Selector,
 )
 from agent.policy.blocks import block_covers, block_members, block_ranges, members_text
 from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
+from agent.policy.graph import Group, LiveSet
 from agent.policy.peers import MANY_PEERS
 from agent.policy.program import AddressPort, NetworkMember, SetKind
 from tests.unit.policy.build import block, labelled, network, pod, port, upsert
@@ -137,3 +140,29 @@ def test_a_pod_with_several_of_the_names_has_a_member_for_each() -> None:
     engine.apply(upsert(policy, pod("db", "10.0.0.1"), peer), 0.0)
     members = [member for held in engine.program.sets.values() for member in held]
     assert {member.port for member in members if isinstance(member, AddressPort)} == {80, 82}
+
+
+def test_a_relabelled_namespace_has_each_pod_asked_for_once_by_a_set_of_many_peers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of them end to mean its pods together; another policy's peers, as many, go on meaning them."""
+    team = labelled(team="a")
+    anyone = [Selector((Requirement(f"key{n}", Operator.DOES_NOT_EXIST),)) for n in range(200)]
+    left = NetworkPolicy("shop", "left", ingress=(Rule(tuple(Peer(one, team) for one in anyone)),))
+    stays = NetworkPolicy("shop", "stays", ingress=(Rule(tuple(Peer(one) for one in anyone)),))
+    pods = [pod(f"web-{n}", f"10.0.0.{n}", app=f"web-{n}") for n in range(5)]
+    engine = Engine("here")
+    engine.apply(upsert(Namespace("shop", {"team": "a"}), left, stays, *pods), 0.0)
+    asked = []
+    wants = LiveSet.wants
+
+    def counted(live: LiveSet, group: Group) -> bool:
+        asked.append(group)
+        return wants(live, group)
+
+    monkeypatch.setattr(LiveSet, "wants", counted)
+    moved = engine.apply(upsert(Namespace("shop", {"team": "b"})), 0.0).members
+    assert [len(found.removed) for found in moved.values()] == [5]
+    assert len(asked) == len(pods)
+    moved = engine.apply(upsert(Namespace("shop", {"team": "a"})), 0.0).members
+    assert [len(found.added) for found in moved.values()] == [5]
