@@ -11,6 +11,9 @@ from agent.sources.backoff import retry_after
 from agent.sources.faults import RequestFailedError
 from agent.sources.proof import prove_content
 
+_REFUSAL_BYTES = 1 << 18
+"""How much is read of an answer that is no 200: what says why is short, and others may have no end."""
+
 
 class ExpiredError(Exception):
     """The resourceVersion or continue token is too old (410 Gone): list again."""
@@ -21,7 +24,11 @@ def raise_for(response: urllib3.BaseHTTPResponse) -> None:
     if response.status == 200:
         prove_content(response.headers.get("Content-Type"))
         return
-    status = decode_status(response.read())
+    body = response.read(_REFUSAL_BYTES)
+    if len(body) == _REFUSAL_BYTES:
+        # The rest is not waited for, and would be read as the next answer.
+        response.close()
+    status = decode_status(body)
     if response.status == 410:
         raise ExpiredError
     raise RequestFailedError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -211,6 +212,26 @@ def test_a_watch_that_is_never_answered_is_given_up_sooner_than_a_silent_one(
     wait(lambda: "fell silent" in found.reflector.state().fault, 2.0)
     wait(lambda: len(found.events) == 2)
     assert len(script.asked) == 3
+
+
+def test_a_refusal_without_an_end_is_one(script: Script, running: Callable[[], Running]) -> None:
+    ended = threading.Event()
+
+    def endless(handler: BaseHTTPRequestHandler, _: dict[str, str]) -> None:
+        handler.send_response(500)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while not ended.is_set():
+                handler.wfile.write(b"<p>" * 10_000)
+                ended.wait(0.01)
+
+    script.lists = [endless, page(1, pod("a", 1))]
+    script.watches = [stream()]
+    found = running()
+    try:
+        wait(lambda: found.reflector.state().synced, 5.0)
+    finally:
+        ended.set()
 
 
 @pytest.mark.parametrize("parts", [[b"\n"] * 60, [b'{"type":'] + [b" "] * 60], ids=["blank", "never ends"])
