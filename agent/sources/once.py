@@ -74,7 +74,7 @@ def read_once(places: Sequence[Path]) -> Read:
                 continue
             seen.add(real)
             try:
-                readings[name] = _read(path)
+                readings[name] = _read(path, named=path == place)
             except UnreadableError as error:
                 unread.append(Unread(name, str(error)))
     desired = combine({name: Held(reading.manifests, {}) for name, reading in readings.items()})
@@ -107,9 +107,12 @@ def _files(place: Path, alone: bool, unread: list[Unread], notes: list[str]) -> 
         yield shown(path if alone else str(place / path)), place / path
 
 
-def _read(path: Path) -> Reading:
-    """Read standard input, what comes through a pipe such as a shell makes of ``<(...)``, or a file."""
-    if path != STANDARD_INPUT and not path.is_fifo():
+def _read(path: Path, *, named: bool) -> Reading:
+    """Read standard input, what comes through a pipe such as a shell makes of ``<(...)``, or a file.
+
+    ``named``: somebody gave this path. A pipe that only lies in a directory may have no writer, ever.
+    """
+    if path != STANDARD_INPUT and not (named and path.is_fifo()):
         return read_file(path)
     try:
         text = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()

@@ -287,6 +287,14 @@ def test_a_file_several_and_standard_input(tmp_path: Path) -> None:
     assert f"{cluster} line" in twice.stderr
 
 
+def test_a_pipe_in_a_directory_is_not_waited_for(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "cluster.yaml", tmp_path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    result = explain("shop/web", "shop/db", "5432", "--manifests", str(tmp_path))
+    assert result.exit_code == 2
+    assert "refused: pipe.yaml: not a regular file; remove or rename it" in result.stderr
+
+
 def test_an_empty_directory_says_so(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     result = explain("shop/web", "shop/db", "80", "--manifests", str(tmp_path))
