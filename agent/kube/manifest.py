@@ -100,28 +100,40 @@ def read_data(kind: Kind, data: object) -> Manifest | None:
 
 
 def _entries(line: int, data: object) -> Iterator[tuple[str, str, dict[str, Any], str]]:
-    """Give each object of a document with its apiVersion and kind, and where it stands in a list."""
-    if data is None:
-        return
-    version, kind = _type(line, data)
-    assert isinstance(data, dict)  # noqa: S101 - _type has refused all else
-    if (version, kind) not in kinds.LISTS and (version, kind) != kinds.LIST:
-        yield version, kind, data, ""
-        return
+    """Give each object of a document with its apiVersion and kind, and where it stands in lists.
+
+    A list in a list is read as kubectl reads it: its items are.
+    """
+    waiting = [iter([(data, "")] if data is not None else [])]
+    defaults: list[tuple[str, str] | None] = [None]
+    while waiting:
+        entry, where = next(waiting[-1], (None, None))
+        if where is None:
+            waiting.pop()
+            defaults.pop()
+            continue
+        version, kind = _type(line, entry, where, defaults[-1])
+        assert isinstance(entry, dict)  # noqa: S101 - _type has refused all else
+        if (version, kind) not in kinds.LISTS and (version, kind) != kinds.LIST:
+            yield version, kind, entry, where
+            continue
+        waiting.append(_items(line, kind, entry, where))
+        defaults.append(kinds.LISTS.get((version, kind)))
+
+
+def _items(line: int, kind: str, data: dict[str, Any], where: str) -> Iterator[tuple[object, str]]:
+    """Give each entry of a list, and where it stands."""
     entries = data.get("items")
     if "spec" in data and "items" not in data:
         # Taken for an empty list, a policy with a slip in its kind would be open.
         single = kind.removesuffix("List") or "that of the object"
-        raise UnreadableError(f"line {line}: kind: {kind!r} is a list, and this has no items; write {single}")
+        raise UnreadableError(
+            f"line {line}: {where}kind: {kind!r} is a list, and this has no items; write {single}"
+        )
     if not isinstance(entries, list | None):
-        raise UnreadableError(f"line {line}: items: not a list; begin each entry with '- '")
-    default = kinds.LISTS.get((version, kind))
+        raise UnreadableError(f"line {line}: {where}items: not a list; begin each entry with '- '")
     for index, entry in enumerate(entries or ()):
-        where = f"items[{index}]."
-        item_type = _type(line, entry, where, default)
-        if item_type in kinds.LISTS or item_type == kinds.LIST:
-            raise UnreadableError(f"line {line}: {where}kind: a list in a list; write its items themselves")
-        yield *item_type, entry, where
+        yield entry, f"{where}items[{index}]."
 
 
 def _type(

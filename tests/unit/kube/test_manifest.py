@@ -27,6 +27,17 @@ def test_several_documents_empty_ones_and_their_lines() -> None:
     assert [(m.kind, m.line) for m in manifests] == [(Kind.POLICY, 3), (Kind.POD, 10)]
 
 
+def test_a_list_in_a_list_is_read_as_kubectl_reads_it() -> None:
+    """Two dumps put together by ``jq -s '{apiVersion: "v1", kind: "List", items: .}'`` are such a list."""
+    pod = "{apiVersion: v1, kind: Pod, metadata: {name: %s}}"
+    inner = f"{{apiVersion: v1, kind: List, items: [{pod % 'b'}, {pod % 'c'}]}}"
+    pods = "{apiVersion: v1, kind: PodList, items: [{metadata: {name: d}}]}"
+    text = f"{{apiVersion: v1, kind: List, items: [{pod % 'a'}, {inner}, {pods}, {pod % 'e'}]}}"
+    assert [key.name for _, key in names(text)] == list("abcde")
+    deep = '{"apiVersion":"v1","kind":"List","items":[' * 240 + pod.replace("%s", "p") + "]}" * 240
+    assert [key.name for _, key in names(deep)] == ["p"]
+
+
 def test_lists_of_every_kind() -> None:
     text = """
 apiVersion: v1
@@ -75,7 +86,10 @@ items: [{metadata: {name: n}, spec: {}}]
         ),
         ("{apiVersion: v1, kind: List, items: {}}", "items: not a list"),
         ("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicyList, spec: {}}", "write NetworkPolicy"),
-        ("{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: List}]}", "a list in a list"),
+        (
+            "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: List, items: [{kind: Pod}]}]}",
+            r"items\[0\].items\[0\].apiVersion: missing",
+        ),
         ("{apiVersion: v1, kind: List, items: [5]}", r"items\[0\]: not a mapping"),
         ("{apiVersion: v1, kind: Pod, metadata: 5}", "metadata"),
         ("&a [*a]", "line 1"),
