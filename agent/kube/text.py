@@ -37,20 +37,21 @@ class NotJsonError(UnreadableError):
 
 def json_documents(text: bytes) -> Iterator[Document]:
     """Give each document of a JSON text, in which they stand one after another. Raises UnreadableError."""
+    line = 1
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise UnreadableError(f"key {twice!r} is written twice; keep one of them")
+            raise UnreadableError(f"line {line}: key {twice!r} is written twice; keep one of them")
         return found
 
     decoder = json.JSONDecoder(object_pairs_hook=unique)
     try:
         whole = text.decode(json.detect_encoding(text), "surrogatepass")
         may_have_halves = b"\\ud" in text.lower()
-        begin, line = _content(whole, 0), 1
+        begin = _content(whole, 0)
         line += whole.count("\n", 0, begin)
         while True:
             data, end = decoder.raw_decode(whole, begin)
@@ -65,13 +66,20 @@ def json_documents(text: bytes) -> Iterator[Document]:
             begin = following
     except json.JSONDecodeError as error:
         raise NotJsonError(f"line {error.lineno}: {error.msg}; correct the JSON") from None
-    except UnicodeError as error:
-        raise UnreadableError(f"{error}; write the file in UTF-8") from None
+    except UnicodeEncodeError:
+        raise UnreadableError(f"line {line}: \\u stands for half a character; write both halves") from None
+    except UnicodeDecodeError as error:
+        raise UnreadableError(_not_utf8(text, error.start)) from None
     except RecursionError:
-        raise UnreadableError(_TOO_DEEP) from None
-    except ValueError as error:
+        raise UnreadableError(f"line {line}: {_TOO_DEEP}") from None
+    except ValueError:
         # The only other is a number of more digits than Python reads.
-        raise UnreadableError(f"{error}; write a number of fewer digits") from None
+        raise UnreadableError(f"line {line}: a number that cannot be read; quote it if it is text") from None
+
+
+def _not_utf8(text: bytes, position: int) -> str:
+    line = text.count(b"\n", 0, position) + 1
+    return f"line {line}: not UTF-8; write the file in UTF-8"
 
 
 def _content(text: str, begin: int) -> int:
@@ -325,7 +333,20 @@ def _yaml_trouble(error: Exception, text: bytes) -> str:
         if mark and _open_brackets(text, mark.index) > DEPTH:
             return f"{where}{_TOO_DEEP}"
         return f"{where}{' '.join(str(error.problem or error.context).split())}; correct the YAML"
-    return f"{' '.join(str(error).split())}; correct the YAML, in UTF-8"
+    try:
+        control = _UNPRINTABLE.search(text.decode())
+    except UnicodeDecodeError as wrong:
+        return _not_utf8(text, wrong.start)
+    if control is None:
+        return "not text in UTF-8; write the file in UTF-8"
+    line = control.string.count("\n", 0, control.start()) + 1
+    # What is in UTF-16 or UTF-32 without saying so has a NUL beside each letter.
+    remedy = "remove it" if ord(control[0]) else "write the file in UTF-8"
+    return f"line {line}: the control character U+{ord(control[0]):04X}; {remedy}"
+
+
+_UNPRINTABLE = re.compile(r"[^\t\n\r -~\x85\xA0-\uFFFD\U00010000-\U0010FFFF]")
+"""What no YAML may hold (YAML 1.1, 5.1, c-printable)."""
 
 
 def _open_brackets(text: bytes, end: int) -> int:

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from agent.kube.text import UnreadableError, yaml_documents
+
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 USUAL = "~/.kube/config"
 
@@ -64,10 +66,10 @@ def check_files(path: str, context: str | None, named: bool) -> None:
             continue
         entries = _entries(contents, kind)
         where = f"kubeconfig {path}: context {chosen!r}"
-        if name not in entries:
+        if not isinstance(name, str) or name not in entries:
             there = f"there are: {', '.join(entries)}" if entries else f"it has no {kind}s"
             raise ConfigurationError(f"{where} names the {kind} {name!r}, which is not there; {there}")
-        _check_entry(f"kubeconfig {path}: {kind} {name!r}", kind, entries[str(name)])
+        _check_entry(f"kubeconfig {path}: {kind} {name!r}", kind, entries[name])
 
 
 def _no_context(path: str, chosen: str, contexts: list[str]) -> str:
@@ -82,8 +84,7 @@ def _no_context(path: str, chosen: str, contexts: list[str]) -> str:
 def _check_entry(where: str, kind: str, entry: Mapping[str, Any]) -> None:
     if kind == "cluster":
         server = entry.get("server")
-        url = urlsplit(server) if isinstance(server, str) else None
-        if url is None or url.scheme not in ("http", "https") or not url.netloc:
+        if not _is_url(server):
             raise ConfigurationError(
                 f"{where} has the server {server!r}; give a URL, such as https://10.0.0.1:6443"
             )
@@ -97,6 +98,15 @@ def _check_entry(where: str, kind: str, entry: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"{where}: {field} is not base64; write the file anew") from None
 
 
+def _is_url(server: object) -> bool:
+    """Whether a server's text names a host, and a port that can be one."""
+    try:
+        url = urlsplit(server) if isinstance(server, str) else None
+        return url is not None and url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+
+
 def _expanded(text: str) -> Path | None:
     return Path(os.path.expanduser(text)) if text else None
 
@@ -104,17 +114,27 @@ def _expanded(text: str) -> Path | None:
 def _content(file: Path) -> dict[str, Any]:
     remedy = "give a file of kind Config, as kubectl uses"
     try:
-        content = yaml.safe_load(file.read_bytes())
+        text = file.read_bytes()
+        content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigurationError(
             f"kubeconfig {file}: {error.strerror}; make it a file the agent can read"
         ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        why = " ".join(str(error).split())
-        raise ConfigurationError(f"kubeconfig {file} is not YAML: {why}; {remedy}") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        raise ConfigurationError(f"kubeconfig {file} {_why(text)}; {remedy}") from None
     if not isinstance(content, dict) or content.get("kind", "Config") != "Config":
         raise ConfigurationError(f"{file} is not a kubeconfig; {remedy}")
     return content
+
+
+def _why(text: bytes) -> str:
+    """Say of a text that the YAML library refuses why, in our own words."""
+    try:
+        for _ in yaml_documents(text):
+            pass
+    except UnreadableError as error:
+        return f"is not YAML: {error}"
+    return "is not one document of plain values"
 
 
 def _entries(contents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:

@@ -257,7 +257,19 @@ def test_a_kubeconfig_of_the_environment_must_be_there_unless_manifests_are_read
         ("- a", (), "is not a kubeconfig; give a file of kind Config"),
         ("kind: Pod", (), "is not a kubeconfig"),
         ("", (), "is not a kubeconfig"),
-        ("\0", (), "is not YAML"),
+        ("\0", (), "is not YAML: line 1: the control character U+0000"),
+        ("a: b\nc: [d", (), "is not YAML: line 3: "),
+        ("[" * 3000, (), "nested too deeply"),
+        ("a: !!int x", (), "is not YAML: line 1: 'x' is not what its tag"),
+        ("a: 9999-99-99", (), "is not one document of plain values; give a file of kind Config"),
+        (
+            KUBECONFIG.replace("cluster: lab, u", "cluster: [x], u"),
+            (),
+            "names the cluster ['x'], which",
+        ),
+        (KUBECONFIG.replace("user: admin}", "user: {a: b}}"), (), "names the user {'a': 'b'}, which is not"),
+        (KUBECONFIG.replace("10.0.0.1:6443", "[::1"), (), "has the server 'https://[::1'; give a URL"),
+        (KUBECONFIG.replace(":6443", ":99999"), (), "has the server 'https://10.0.0.1:99999'; give a URL"),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "migrate"])

@@ -122,12 +122,28 @@ def test_utf_16_is_read_and_other_encodings_are_not() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: é".encode("latin-1"), "line 2: not UTF-8; write the file in UTF-8"),
+        ('{"a":\n"é"}'.encode("latin-1"), "line 2: not UTF-8; write the file in UTF-8"),
+        (b"a: 1\nb: \x07", "line 2: the control character U+0007; remove it"),
+        ("a: 1".encode("utf-16-le"), "line 1: the control character U+0000; write the file in UTF-8"),
+        ("a: 1".encode("utf-32"), "line 1: not UTF-8; write the file in UTF-8"),
+    ],
+)
+def test_text_that_is_none_is_told_in_our_own_words(text: bytes, said: str) -> None:
+    with pytest.raises(UnreadableError) as error:
+        list(json_documents(text) if text.startswith(b"{") else yaml_documents(text))
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"a": "\\ud800"}', "UTF-8"),
-        ('{"\\uDfff": 1}', "UTF-8"),
-        ('{"a": ' + "9" * 5000 + "}", "fewer digits"),
-        ('{"a": {"b": 1, "c": 2, "b": 3}}', "key 'b' is written twice"),
+        ('{}\n{"a": "\\ud800"}', r"^line 2: \\u stands for half a character; write both halves$"),
+        ('{"\\uDfff": 1}', "line 1: .* half a character"),
+        ('{}\n{"a": ' + "9" * 5000 + "}", "^line 2: a number that cannot be read; quote it if it is text$"),
+        ('{}\n{"a": {"b": 1, "c": 2, "b": 3}}', "^line 2: key 'b' is written twice; keep one of them$"),
         ('{"a": 1}{', "line 1"),
     ],
 )
