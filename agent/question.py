@@ -117,8 +117,7 @@ def _service(text: str) -> Service:
         if wrong:
             raise QuestionError(f"{port!r} is no port: write a number, or a port's name on the pod; {wrong}")
         return Service(protocol, port)
-    number = int(port) if len(port) < 6 else 65536
-    wrong = names.port_number(number)
-    if wrong:
-        raise QuestionError(f"{text!r}: {wrong}")
+    number = int(port) if len(port) < 10 else 0
+    if names.port_number(number):
+        raise QuestionError(f"{port} is no port number; write one from 1 to 65535")
     return Service(protocol, number)

@@ -41,7 +41,7 @@ def instead(cluster: Cluster, facts: Sequence[Fact], question: Question) -> tupl
             line := never_judged(end) or _service_address(cluster, facts, end)
         ):
             lines.append(line)
-    return tuple(lines)
+    return tuple(lines) or tuple(_at_an_outside_address(cluster, facts, question))
 
 
 def hints(cluster: Cluster, facts: Sequence[Fact], question: Question) -> Iterator[str]:
@@ -77,6 +77,18 @@ def _service_address(cluster: Cluster, facts: Sequence[Fact], address: bytes) ->
                 "ask about a pod behind it"
             )
     return ""
+
+
+def _at_an_outside_address(cluster: Cluster, facts: Sequence[Fact], question: Question) -> Iterator[str]:
+    """Give a line where the destination is a Service's address outside the cluster, at a port of it."""
+    _, end, (protocol, port) = question
+    if isinstance(end, Key) or owner(cluster, end) is not None:
+        return
+    for fact in facts:
+        if isinstance(fact, Service) and end in fact.outside and (protocol.name, port) in fact.ports:
+            asked = _ask(cluster, _behind(cluster, fact), "behind it")
+            yield f"{address_text(end)} with {protocol.name} {port} is Service {fact.key}; {asked}"
+            return
 
 
 def _missing(cluster: Cluster, facts: Sequence[Fact], end: Key) -> str:

@@ -15,11 +15,17 @@ from agent.kube.model import Key, Network
 
 
 class Service(NamedTuple):
-    """A Service: its packed ClusterIPs, and the labels of the pods behind it."""
+    """A Service: its packed ClusterIPs, and the labels of the pods behind it.
+
+    ``outside`` are its addresses outside the cluster, which are its own at its ``ports`` only, each a
+    protocol's name and a number. At these a node translates them like a ClusterIP, for pods, too.
+    """
 
     key: Key
     addresses: tuple[bytes, ...]
     selector: Mapping[str, str]
+    outside: frozenset[bytes] = frozenset()
+    ports: frozenset[tuple[str, int]] = frozenset()
 
 
 class ServiceRange(NamedTuple):
@@ -57,7 +63,9 @@ def facts_of(kind: str, data: Mapping[str, Any]) -> Iterator[Fact]:
         selector = {str(k): str(v) for k, v in _mapping(spec.get("selector")).items()}
         texts = [*_texts(spec.get("clusterIPs")), *_texts([spec.get("clusterIP")])]
         addresses = dict.fromkeys(a for a in map(lenient_address, texts) if a is not None)
-        yield Service(key, tuple(addresses), selector)
+        yield Service(
+            key, tuple(addresses), selector, frozenset(_outside(data, spec)), frozenset(_ports(spec))
+        )
     elif kind == "ServiceCIDR":
         yield from _ranges(_texts(spec.get("cidrs")), f"ServiceCIDR {key.name}")
     elif kind == "ConfigMap" and key.name == "kubeadm-config":
@@ -66,6 +74,23 @@ def facts_of(kind: str, data: Mapping[str, Any]) -> Iterator[Fact]:
                 yield from _ranges(found.split(","), f"ConfigMap {key}")
     elif kind == "Pod":
         yield from _of_pod(key, meta, spec)
+
+
+def _outside(data: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[bytes]:
+    """Give a Service's external addresses, and those of its load balancer that nodes translate (KEP-1860)."""
+    balancer = _mapping(_mapping(data.get("status")).get("loadBalancer"))
+    entries = map(_mapping, _list(balancer.get("ingress")))
+    told = [entry.get("ip") for entry in entries if entry.get("ipMode") != "Proxy"]
+    for text in _texts([*_list(spec.get("externalIPs")), *told]):
+        address = lenient_address(text)
+        if address is not None:
+            yield address
+
+
+def _ports(spec: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for fields in map(_mapping, _list(spec.get("ports"))):
+        if isinstance(number := fields.get("port"), int):
+            yield str(fields.get("protocol") or "TCP"), number
 
 
 def _of_pod(key: Key, meta: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[Fact]:

@@ -253,6 +253,42 @@ def test_a_range_of_ports_is_called_what_it_is() -> None:
     assert "'8080-8090' is a range; ask about one port in it, such as 8080" in result.stderr
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999999999", "9" * 5000])
+def test_a_number_that_is_no_port_is_named_as_it_was_written(port: str) -> None:
+    result = explain("shop/db-0", "shop/db-0", port, stdin=WORKLOADS)
+    assert result.exit_code == 2
+    assert f"Error: {port} is no port number; write one from 1 to 65535" in result.stderr
+
+
+def test_a_services_address_outside_the_cluster_is_its_own_at_its_ports_only() -> None:
+    """A node sends a pod's packet on to a pod behind the Service, and policy judges that."""
+    balanced = """
+---
+apiVersion: v1
+kind: Service
+metadata: {name: balanced, namespace: shop}
+spec:
+  clusterIP: 10.96.7.11
+  selector: {app: db}
+  externalIPs: [203.0.113.9, 10.1.1.1]
+  ports: [{port: 443, targetPort: 5432}, {port: 53, protocol: UDP}]
+status:
+  loadBalancer: {ingress: [{ip: 203.0.113.5, ipMode: VIP}, {ip: 203.0.113.6, ipMode: Proxy}, {hostname: lb}]}
+"""
+
+    def asked(address: str, port: str) -> Result:
+        return explain("shop/web-7d9f-abcde", address, port, stdin=WORKLOADS + balanced)
+
+    for address in ("203.0.113.9", "203.0.113.5", "10.1.1.1"):
+        said = f"{address} with TCP 443 is Service shop/balanced; ask about the pod behind it: shop/db-0"
+        assert (asked(address, "443").exit_code, said in asked(address, "443").stdout) == (2, True)
+    assert asked("203.0.113.9", "53/udp").exit_code == 2
+    for address, port in (("203.0.113.9", "53"), ("203.0.113.6", "443"), ("10.1.1.1", "6443")):
+        assert asked(address, port).exit_code == 0
+    # Packets of the node, or of who sends them through it, are no packets to the Service.
+    assert explain("10.1.1.1", "shop/db-0", "443", stdin=WORKLOADS + balanced).exit_code == 0
+
+
 def test_a_port_that_is_misspelt() -> None:
     result = explain("shop/db-0", "shop/db-0", "postgre", stdin=WORKLOADS)
     assert "its named ports: postgres/tcp, http/tcp; did you mean postgres/tcp?" in result.stdout
