@@ -16,14 +16,16 @@ _PROTOCOLS = {protocol.name.lower(): protocol for protocol in Protocol}
 KINDS = {
     word: kind
     for kind, words in {
-        "DaemonSet": "ds daemonset daemonsets daemonsets.apps",
-        "Deployment": "deploy deployment deployments deployments.apps",
-        "Job": "job jobs jobs.batch",
+        "CronJob": "cj cronjob cronjobs cronjob.batch cronjobs.batch",
+        "DaemonSet": "ds daemonset daemonsets daemonset.apps daemonsets.apps",
+        "Deployment": "deploy deployment deployments deployment.apps deployments.apps",
+        "Job": "job jobs job.batch jobs.batch",
         "Node": "no node nodes",
         "Pod": "po pod pods",
-        "ReplicaSet": "rs replicaset replicasets replicasets.apps",
+        "ReplicaSet": "rs replicaset replicasets replicaset.apps replicasets.apps",
+        "ReplicationController": "rc replicationcontroller replicationcontrollers",
         "Service": "svc service services",
-        "StatefulSet": "sts statefulset statefulsets statefulsets.apps",
+        "StatefulSet": "sts statefulset statefulsets statefulset.apps statefulsets.apps",
     }.items()
     for word in words.split()
 }
@@ -72,9 +74,14 @@ def _endpoint(text: str) -> Endpoint:
         raise QuestionError(str(strict_address(text)))
     namespace, slash, name = text.rpartition("/")
     outer, _, kind = namespace.rpartition("/")
-    if outer and kind in KINDS and not names.dns_label(outer) and not names.dns_subdomain(name):
+    if outer.lower() in KINDS and kind.lower() not in KINDS:
+        outer, kind = kind, outer
+    word = kind.lower()
+    # A word that may be a namespace is one, as long as it stands alone.
+    is_kind = word in KINDS and bool(outer or names.dns_label(kind))
+    if is_kind and not (outer and names.dns_label(outer)) and not names.dns_subdomain(name):
         # No pod is called so: what to ask instead is said when the pods are known.
-        return Key(outer, f"{kind}/{name}")
+        return Key(outer, f"{word}/{name}")
     key = Key(namespace if slash else "default", name)
     wrong = names.dns_label(key.namespace) or names.dns_subdomain(key.name)
     if wrong:
@@ -100,6 +107,9 @@ def _no_pod(text: str) -> str:
     try:
         ipaddress.ip_address(address.strip("[]") if port.isdecimal() else text.strip("[]"))
     except ValueError:
+        has_port = port.isdecimal() or (text.count("/") == 2 and text.rpartition("/")[2].isdecimal())
+        if has_port:
+            return "has a port; write namespace/pod alone, and the port as an argument of its own"
         return ""
     return "is an address and more; write the address alone, and the port as an argument of its own"
 

@@ -163,13 +163,20 @@ def _workload(cluster: Cluster, facts: Sequence[Fact], namespace: str, kind: str
         return not namespace or key.namespace == namespace
 
     if kind == "Pod":
-        pods = sorted(pod for pod in cluster.pods if pod.name == name and fits(pod))
-        return f"write it as namespace/pod: {_listed(pods)}" if pods else f"there is no pod {name}"
+        fitting = sorted(filter(fits, cluster.pods))
+        if pods := [pod for pod in fitting if pod.name == name]:
+            return f"write it as namespace/pod: {_listed(pods)}"
+        near = difflib.get_close_matches(name, [pod.name for pod in fitting], 1)
+        meant = _listed([pod for pod in fitting if pod.name in near])
+        return f"there is no pod {name}" + (f"; did you mean {meant}?" if near else "")
     if kind == "Node":
         return _node(cluster, name)
     if kind == "Service":
         services = [f for f in facts if isinstance(f, Service) and f.key.name == name and fits(f.key)]
         pods = [pod for service in services for pod in _behind(cluster, service)]
+        known = [f.key.name for f in facts if isinstance(f, Service) and fits(f.key)]
+        if known and not services:
+            return f"there is no Service {name} in the manifests{did_you_mean(name, known)}"
     else:
         pods = [
             fact.pod
@@ -178,6 +185,9 @@ def _workload(cluster: Cluster, facts: Sequence[Fact], namespace: str, kind: str
         ]
     if not pods and kind != "Service":
         pods = [pod for pod in cluster.pods if pod.name.startswith(f"{name}-") and fits(pod)]
+        known = [f.name for f in facts if isinstance(f, Owner) and f.kind == kind and fits(f.pod)]
+        if not pods and (meant := did_you_mean(name, known)):
+            return f"there is no pod of {kind} {name} in the manifests{meant}"
     whose = "behind it" if kind == "Service" else "of it"
     return f"{kind} {name} is not what policy judges; {_ask(cluster, sorted(pods), whose)}"
 
