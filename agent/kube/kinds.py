@@ -26,6 +26,14 @@ LIST: Type = ("v1", "List")
 LISTS: dict[Type, Type] = {(version, f"{kind}List"): (version, kind) for version, kind in READ}
 """The type of a list's entries, by the list's own."""
 
+ANSWERS = frozenset(
+    {
+        ("v1", "Status"),
+        *(("meta.k8s.io/" + v, k) for v in ("v1", "v1beta1") for k in ("Table", "PartialObjectMetadataList")),
+    }
+)
+"""What an API server answers in place of objects: that it failed, or lines about them (meta/v1)."""
+
 _OURS = {"list": "List"} | {name.lower(): name for kind in Kind for name in (kind.value, f"{kind.value}List")}
 _GROUPS = ("networking.k8s.io", "extensions")
 _OF_OUR_GROUP = ("Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR")

@@ -157,9 +157,17 @@ def _type(
 def _kind(line: int, version: str, kind: str, data: dict[str, Any], where: str) -> Kind | None:
     """Return the kind of an object that is read here; None for another's.
 
-    Raises UnreadableError for a kind like one of ours in a version that is not known: passed over, it
-    would open what it is there to close.
+    Raises UnreadableError for a kind like one of ours in a version that is not known, and for an answer
+    that stands where objects should be: passed over, these would open what they are there to close.
     """
+    if (version, kind) in kinds.ANSWERS:
+        # Passed over, it would take away all that the answer should have held.
+        said = data.get("message")
+        why = f" ({said})" if isinstance(said, str) and said.isprintable() else ""
+        raise UnreadableError(
+            f"line {line}: {where}kind: {kind!r} is an API server's answer that holds no objects{why}; "
+            "take them from the server again"
+        )
     known = kinds.READ.get((version, kind))
     ours = None if known is not None else kinds.meant(version, kind)
     if ours is None:

@@ -85,6 +85,12 @@ items: [{metadata: {name: n}, spec: {}}]
             "may be a NetworkPolicy; write apiVersion networking",
         ),
         ("{apiVersion: v1, kind: List, items: {}}", "items: not a list"),
+        (
+            "{apiVersion: v1, kind: Status, status: Failure, message: Unauthorized, code: 401}",
+            r"kind: 'Status' is an API server's answer that holds no objects \(Unauthorized\); take",
+        ),
+        ("{apiVersion: meta.k8s.io/v1, kind: Table, rows: []}", "'Table' is an API server's answer that hol"),
+        ("{apiVersion: meta.k8s.io/v1, kind: PartialObjectMetadataList, items: []}", "holds no objects; tak"),
         ("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicyList, spec: {}}", "write NetworkPolicy"),
         (
             "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: List, items: [{kind: Pod}]}]}",

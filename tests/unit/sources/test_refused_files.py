@@ -110,6 +110,10 @@ BAD = {
     "deep": (spec("[" * 5000 + "]" * 5000), "nested too deeply"),
     "a tag": (spec("!!python/name:os.system {}"), "tag"),
     "text": (b"hello", "not a mapping"),
+    "an answer": (
+        b'{"apiVersion": "v1", "kind": "Status", "status": "Failure", "message": "no such user"}',
+        "kind: 'Status' is an API server's answer that holds no objects (no such user); take them from the",
+    ),
     "an archive": (b"\x1f\x8b\x08\x00" + bytes(range(256)), "UTF-8"),
 }
 
