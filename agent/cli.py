@@ -5,11 +5,13 @@ What a command needs is imported inside it, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -139,6 +141,18 @@ def _tell(notes: Iterable[str], refused: Iterable[str]) -> None:
         click.echo(f"note: {line}", err=True)
     for line in refused:
         click.echo(f"refused: {line}", err=True)
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """End the command with exit code 2 where its answer cannot be written: 0 and 1 would be answers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        click.echo(f"Error: the answer cannot be written: {error.strerror}; write it elsewhere", err=True)
+        sys.exit(2)
 
 
 def _texts(flags: Flags) -> dict[str, str | None]:
@@ -300,7 +314,8 @@ def render(places: tuple[str, ...], more: tuple[str, ...], as_json: bool, **flag
     rendered = rendering.render(manifests, settings)
     for key, excess in sorted(rendered.over_budget.items()):
         click.echo(f"over budget: {key} isolates its pods and allows nothing: {excess}", err=True)
-    click.echo(rendering.as_json(rendered) if as_json else rendered.text, nl=False)
+    with _answering():
+        click.echo(rendering.as_json(rendered) if as_json else rendered.text, nl=False)
     sys.exit(1 if manifests.refused else 0)
 
 
@@ -348,10 +363,11 @@ def explain(
     budgets = Budgets(_value("policy_budget", flags), _value("namespace_budget", flags))
     explanation = explaining.explain(chosen, question, budgets)
     _tell(explanation.notes, explanation.refused)
-    if as_json:
-        click.echo(explaining.as_json(explanation), nl=False)
-    else:
-        explaining.show(explanation)
+    with _answering():
+        if as_json:
+            click.echo(explaining.as_json(explanation), nl=False)
+        else:
+            explaining.show(explanation)
     sys.exit(explanation.outcome.exit_code)
 
 
@@ -433,7 +449,9 @@ def status(url: str | None, as_json: bool, **flags: Any) -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     if as_json:
-        click.echo(body, nl=False)
+        with _answering():
+            click.echo(body, nl=False)
     else:
-        client.show(snapshot)
+        with _answering():
+            client.show(snapshot)
     sys.exit(0 if snapshot.ready else 1)

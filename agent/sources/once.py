@@ -115,7 +115,11 @@ def _read(path: Path, *, named: bool) -> Reading:
     if path != STANDARD_INPUT and not (named and path.is_fifo()):
         return read_file(path)
     try:
-        text = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
+        if path != STANDARD_INPUT:
+            text = path.read_bytes()
+        else:
+            # None where whoever started the command has closed it.
+            text = b"" if sys.stdin is None else sys.stdin.buffer.read()
     except OSError as error:
         raise UnreadableError(f"{error.strerror}; give the objects to the command's input") from None
     if not text.strip():

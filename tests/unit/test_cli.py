@@ -21,6 +21,7 @@ from agent.sources.source import SyncState
 from agent.status.health import Health
 from agent.status.server import StatusServer
 from agent.status.snapshot import Facts, StatusSnapshot, take
+from tests.docs import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -310,6 +311,26 @@ def test_credentials_are_not_asked_for_at_the_start(ran: Ran, tmp_path: Path) ->
     (tmp_path / "kubeconfig").write_text(KUBECONFIG.replace("token: t", plugin))
     netpol_agent("run", "--node-name", "n1")
     assert ran.settings is not None
+
+
+@pytest.mark.parametrize("command", ["explain shop/api shop/db 80", "explain a/b c/d 80 --json", "render"])
+def test_an_answer_that_cannot_be_written_is_none(command: str) -> None:
+    """Exit code 1 would say denied."""
+    line = [sys.executable, "-m", "agent", *command.split(), "--manifests", "examples"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert ended.returncode == 2
+    assert (
+        ended.stderr == "Error: the answer cannot be written: No space left on device; write it elsewhere\n"
+    )
+
+
+def test_without_standard_input_nothing_came() -> None:
+    line = f"{sys.executable} -m agent explain a/b c/d 80 --manifests - <&-"
+    ended = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 2
+    assert "refused: standard input: nothing came; give it objects" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_cleanup_exits_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
