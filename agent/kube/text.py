@@ -65,7 +65,11 @@ def json_documents(text: bytes) -> Iterator[Document]:
             line += whole.count("\n", begin, following)
             begin = following
     except json.JSONDecodeError as error:
-        raise NotJsonError(f"line {error.lineno}: {error.msg}; correct the JSON") from None
+        if not whole.strip():
+            raise NotJsonError("line 1: nothing is in it; write an object, or remove the file") from None
+        # Some of what the library says waits for a place to follow.
+        why = error.msg[:1].lower() + error.msg[1:].removesuffix(" at").removesuffix(" starting")
+        raise NotJsonError(f"line {error.lineno}: {why}; correct the JSON") from None
     except UnicodeEncodeError:
         raise UnreadableError(f"line {line}: \\u stands for half a character; write both halves") from None
     except UnicodeDecodeError as error:

@@ -145,6 +145,9 @@ def test_text_that_is_none_is_told_in_our_own_words(text: bytes, said: str) -> N
         ('{}\n{"a": ' + "9" * 5000 + "}", "^line 2: a number that cannot be read; quote it if it is text$"),
         ('{}\n{"a": {"b": 1, "c": 2, "b": 3}}', "^line 2: key 'b' is written twice; keep one of them$"),
         ('{"a": 1}{', "line 1"),
+        ('{"a":\n"\x01"}', "^line 2: invalid control character; correct the JSON$"),
+        ('{"a": "b', "^line 1: unterminated string; correct the JSON$"),
+        (" \n", "^line 1: nothing is in it; write an object, or remove the file$"),
     ],
 )
 def test_json_that_is_refused(text: str, words: str) -> None:
