@@ -5,7 +5,8 @@ takes something away, or takes long, the addresses concerned are in a set of clo
 that is judged is looked for before its pod's rules. They leave it when these rules are written.
 
 Which addresses: those that the tree leads to a pod's chain that is to be another one, and those whose rules
-are to change by more than additions. In doubt an address is closed.
+are to change by more than additions. Where the set of isolated addresses could not be made, those that are to
+be in the tree, too. In doubt an address is closed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _NODE = re.compile(rf"-g ({names.TREE_PREFIX}\S+)$")
 _BITS = re.compile(r"(mark) 0x[1-9a-f][0-9a-f]*/0x[0-9a-f]+|(mark) 0x0/0x[0-9a-f]+")
 _LEADS = (names.POD_PREFIX, names.LIST_PREFIX, names.POLICY_PREFIX)
 """Chains with rules that lead to chains of policies."""
+_TOPS = (names.FORWARD, names.BRIDGED, names.OUTPUT)
 
 
 class Leaf(NamedTuple):
@@ -66,7 +68,19 @@ def concerned(
             for address, leaf in now.items():
                 if leaf.chain in losing or later.get(address, Leaf("", "")).chain != leaf.chain:
                     found[direction][address] = leaf.pod
+            if not _asks_set(table, direction):
+                found[direction].update((a, leaf.pod) for a, leaf in later.items() if a not in now)
     return found
+
+
+def _asks_set(table: Table, direction: Direction) -> bool:
+    """Whether packets are looked for in the set of isolated addresses, so that one that is in it is denied.
+
+    Where the kernel did not make that set, an address that the tree does not have yet is open.
+    """
+    way = f"-j {names.judge(direction)}"
+    asking = [rule for chain in _TOPS for rule in table.get(chain, ()) if rule.endswith(way)]
+    return all("--match-set" in rule for rule in asking)
 
 
 def narrows(old: Rules, new: Rules) -> bool:

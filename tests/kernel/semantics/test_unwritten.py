@@ -224,5 +224,16 @@ def test_pods_are_judged_where_the_set_of_isolated_addresses_cannot_be_made(
             f"{here}a -> b",
             denied=[f"{here}b -> s", f"{here}t -> b"],
         )
+        newly = policy("b", labels(pod="b"), ingress=[A], egress=[], types=["Ingress", "Egress"])
+        lost, kept = (f"{here}s -> b", f"{here}b -> a")
+        if direction is Direction.EGRESS:
+            lost, kept = kept, lost
+        with refused():
+            # The tree does not lead to it yet, and no set says that it is isolated.
+            assert tell(stage, newly).pending
+            stage.expect(f"{here}a -> s", f"{here}t -> a", denied=[lost, f"{here}b -> s"])
+            tell(stage, Delete(Kind.POLICY, Key("x", "b")))
+        assert sync(stage).pending
+        stage.expect(lost, kept)
     assert sync(stage).faults == ()
     stage.expect("a -> s", "t -> a", "s -> b", denied=["b -> s", "t -> b"])
