@@ -109,6 +109,8 @@ class IptablesBackend:
         self._refused = False
         self._failed = False
         """Whether something failed since the last sync that went through."""
+        self._compared = False
+        """Whether the kernel has been compared with a whole program: a delta is of what that made."""
 
     def adopt(self) -> Mapping[Direction, set[bytes]]:
         found: dict[Direction, set[bytes]] = {direction: set() for direction in Direction}
@@ -164,6 +166,7 @@ class IptablesBackend:
             step = self._planner.difference(
                 program, ours, content, frozenset(self._writer.unforgotten), elsewhere, owners
             )
+            self._compared = True
             self._writer.lagging = frozenset()
             # What was put off is part of it, but for the connections that are to be forgotten.
             if (put_off := self._writer.take_pending()) is not None:
@@ -207,6 +210,10 @@ class IptablesBackend:
     ) -> Report:
         started = time.perf_counter()
         writes = self._writes()
+        if not self._compared:
+            # The first sync makes it with all else; only connections are nothing that it could see.
+            self._writer.unforgotten |= delta.released
+            return self._before_sync(started)
         if delta.bypass:
             wanted = self._desired.guarded(program)
             self._planner.guarding = edges.guarding(self._chains, wanted, hooked=True)
@@ -236,8 +243,16 @@ class IptablesBackend:
         self._desired.links = links
 
     def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
+        if not self._compared:
+            self.expect(links)
+            return self._before_sync(time.perf_counter())
         step = Step(self._desired.relink(program, links))
         return self._begin(self._applying(step), lambda: False)
+
+    def _before_sync(self, started: float) -> Report:
+        """Report that nothing was written, since what is there could not be compared with the program yet."""
+        report = self._report(started, self._writes(), [])
+        return report._replace(waiting=True) if self.busy else report._replace(pending=True)
 
     def _can_go_first(self, step: Step) -> bool:
         """Whether a step need not wait for those that are being made."""

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from agent.dataplane.backend import Report
+from agent.dataplane.ipset import IpSets, SetContent
+from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import names
+from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.tables import TableError, Tables
 from agent.kube.events import Delete, Event, Upsert
 from agent.kube.model import Direction, Family, Key, Kind, Object
@@ -137,6 +140,36 @@ def test_a_pod_that_an_agent_left_closed_is_opened_by_the_next(stage: Stage) -> 
     for family in Family:
         closed = names.closed_set(Direction.INGRESS, family)
         assert not stage.near.run("ipset", "list", closed).partition("Members:\n")[2].strip()
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """Have the kernel not say what sets hold."""
+
+    def read(*_: object) -> dict[str, SetContent]:
+        raise SetError("(all)", "no memory", "make some")
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(IpSets, "read", read)
+        yield
+
+
+def test_a_change_waits_until_sets_could_be_read_once(stage: Stage) -> None:
+    stage.given(policy("s", S, ingress=[A]))
+    assert stage.backend is not None
+    stage.backend.close()
+    with stage.kernel():
+        stage.backend = IptablesBackend(stage.mode.value, tuple(Family), stage.options)
+    with unread():
+        assert sync(stage).pending
+        report = tell(stage, policy("t", T, ingress=[A]))
+        assert (report.pending, report.writes) == (True, 0)
+        stage.expect("a -> s", denied="b -> s")
+        with stage.kernel():
+            report = stage.backend.relink(stage.engine.program, ())
+        assert (report.pending, report.writes) == (True, 0)
+    assert sync(stage).faults == ()
+    stage.expect("a -> s", "a -> t", denied="b -> s t")
 
 
 @contextlib.contextmanager
