@@ -87,6 +87,10 @@ class Chains:
         """Return our chains of a family without the garbage."""
         return {c: rules for c, rules in self.ours(family).items() if c not in self.garbage[family]}
 
+    def stays(self, family: Family, chain: str) -> bool:
+        """Whether a chain is there and no garbage, which may be swept at any time."""
+        return chain in self.whole[family] and chain not in self.garbage[family]
+
     def changed(self, family: Family, now: Table) -> list[str]:
         """Return which chains of ours a table holds otherwise than they were left, for people."""
         held = self.ours(family)

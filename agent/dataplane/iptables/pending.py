@@ -7,7 +7,7 @@ the one after allows. Some that both allow may be denied until the step is made.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from agent.dataplane.iptables import names
 from agent.dataplane.iptables.desired import merged
@@ -52,16 +52,16 @@ def yield_to(step: Step, later: Step) -> None:
             step.fresh[name][1].update(closed)
 
 
-def both(first: Step, second: Step, held: Mapping[Family, Collection[str]]) -> Step:
+def both(first: Step, second: Step, stays: Callable[[Family, str], bool]) -> Step:
     """Return one step for two, made one after the other; the first has yielded to the second.
 
-    ``held``: the chains that are in the kernel.
+    ``stays``: whether a chain is in the kernel, and will be until these steps are made.
     """
     chains = merged(first.chains, second.chains)
     spent = set(first.spent)
     for family, before in first.chains.items():
         for chain, rules in before.items():
-            if rules is not None and chains[family][chain] is None and chain not in held[family]:
+            if rules is not None and chains[family][chain] is None and not stays(family, chain):
                 # The tree still leads to it, until it is given another shape.
                 chains[family][chain] = ()
                 spent.add(chain)

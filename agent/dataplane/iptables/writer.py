@@ -87,7 +87,7 @@ class Writer:
         if self.pending is None:
             self.pending = step
         else:
-            self.pending = both(self.pending, step, self._chains.whole)
+            self.pending = both(self.pending, step, self._chains.stays)
         return faults + self.close_unwritten()
 
     def drop_pending(self) -> None:

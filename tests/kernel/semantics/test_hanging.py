@@ -155,6 +155,24 @@ def test_a_command_that_never_ends_is_killed_and_the_next_sync_writes(
     stage.expect("a -> s", "a -> t", denied="b -> s")
 
 
+def test_a_pod_that_comes_and_goes_while_its_former_chain_is_swept_holds_up_nobody(
+    stage: Stage, held: Path
+) -> None:
+    only_a = policy("b", labels(pod="b"), ingress=[{"from": [pods(pod="a")]}])
+    given(stage, only_a)
+    tell(stage, Delete(Kind.POLICY, Key("x", "b")))
+    assert all(report.faults == () for report in stage.finish())
+    assert stage.backend is not None
+    held.touch()
+    with stage.kernel():
+        assert stage.backend.tidy(stage.engine.program).waiting
+    assert tell(stage, only_a).waiting
+    assert tell(stage, Delete(Kind.POLICY, Key("x", "b"))).waiting
+    held.unlink()
+    sound(stage)
+    stage.expect("a s -> b", "a b -> s", denied="b -> t")
+
+
 @contextlib.contextmanager
 def locked(stage: Stage) -> Iterator[None]:
     with Path(stage.near.netns.environment["XTABLES_LOCKFILE"]).open("w") as lock:
