@@ -40,7 +40,8 @@ class Command:
             if self.running.wait(max(0.0, min(until, end) - now)):
                 self.running.close()
                 self.failure = _failure(self._name, self.running, self._lines)
-                self.ended = not (self._beginning and self.failure is not None and self.failure.refused)
+                found = self.failure
+                self.ended = not (self._beginning and found and found.refused and not found.unknown)
                 if not self.ended:
                     self._again()
             elif time.monotonic() >= end:
@@ -100,6 +101,9 @@ def _failure(name: str, running: Running, lines: list[str]) -> TableError | None
     code, said = running.process.returncode, running.said
     if code == 0:
         return None
+    if code < 0:
+        # By whom, and after which of its lines, is not known: a part of them may do better.
+        return TableError(name, f"ended by signal {-code}; its outcome is unknown", unknown=True)
     reason = " ".join(line for line in said.splitlines() if line and not line.startswith("Try `")).strip()
     if "xtables lock" in reason:
         return TableError(name, reason, refused=False, remedy=LOCKED)

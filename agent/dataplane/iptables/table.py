@@ -10,8 +10,8 @@ class TableError(Exception):
     """An iptables command failed.
 
     ``line`` is the text of the restore line it names, where it names one. ``refused``: what it was given was
-    not taken, so a part of that may do better; else the command did not get to work at all, or it is
-    ``unknown`` whether it did it. ``remedy`` is what a person can do, where that is known.
+    not taken, so a part of that may do better; else the command did not get to work, or took too long.
+    ``unknown``: it may have done it all the same. ``remedy`` is what a person can do, where that is known.
     """
 
     def __init__(

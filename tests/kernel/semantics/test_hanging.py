@@ -173,6 +173,36 @@ def test_a_pod_that_comes_and_goes_while_its_former_chain_is_swept_holds_up_nobo
     stage.expect("a s -> b", "a b -> s", denied="b -> t")
 
 
+def test_of_a_command_that_was_killed_it_is_not_taken_for_granted_that_it_wrote_nothing(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when there is no memory: it may have been about to end."""
+    at_80 = {"from": [pods(pod="a")], "ports": [port(80)]}
+    stage.given(policy("s", S, ingress=[at_80]))
+    marker = tmp_path / "kill"
+    whole = Tables.command
+
+    def command(which: Tables, family: Family, action: str) -> str:
+        found = whole(which, family, action)
+        if action != "restore":
+            return found
+        wrapper = tmp_path / Path(found).name
+        once = f"if rm {marker}-{int(family)} 2>/dev/null; then kill -KILL $$; fi"
+        wrapper.write_text(f'#!/bin/sh\n{found} "$@"; code=$?\n{once}\nexit $code\n')
+        wrapper.chmod(0o755)
+        return str(wrapper)
+
+    monkeypatch.setattr(Tables, "command", command)
+    for family in Family:
+        Path(f"{marker}-{int(family)}").touch()
+    tell(stage, policy("s", S, ingress=[at_80, {"ports": [port(81)]}]))
+    assert not list(tmp_path.glob("kill*"))
+    assert stage.backend is not None
+    with stage.kernel():
+        assert stage.backend.drift(stage.engine.program) == []
+    stage.expect("a -> s: tcp/80 tcp/81", "b -> s: tcp/81", denied=["b -> s: tcp/80", "a -> s: tcp/8000"])
+
+
 @contextlib.contextmanager
 def locked(stage: Stage) -> Iterator[None]:
     with Path(stage.near.netns.environment["XTABLES_LOCKFILE"]).open("w") as lock:
