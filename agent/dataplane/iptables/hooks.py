@@ -90,7 +90,14 @@ def _words(rule: str) -> list[str]:
         words = shlex.split(rule)
     except ValueError:
         words = rule.split()
-    return [word for before, word in zip(["", *words], words, strict=False) if before != "--comment"]
+    found = []
+    following = iter(words)
+    for word in following:
+        found.append(word)
+        if word == "--comment":
+            # It may say --comment itself.
+            next(following, None)
+    return found
 
 
 def _only_loopback(words: list[str]) -> bool:

@@ -69,6 +69,7 @@ def test_the_hook_of_an_earlier_version_is_replaced() -> None:
         '-m comment --comment "-i lo" -j ACCEPT',
         "-m comment --comment -i -j ACCEPT",
         "-m comment --comment -j -j ACCEPT",
+        "-m comment --comment --comment -j ACCEPT",
         '-m comment --comment "it\\"s -j DROP" -j ACCEPT',
         '-m comment --comment "never closed -j ACCEPT',
     ],
