@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import subprocess
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 from agent.dataplane.backend import Fault
 from agent.dataplane.conntrack import ConntrackError
-from agent.dataplane.iptables import kernel, leftovers, names, render, tables, writer
+from agent.dataplane.iptables import kernel, leftovers, names, nft, render, tables, writer
 from agent.dataplane.mode import MODES, Mode
 from agent.kube.events import Event
 from agent.kube.model import Direction, Family, Key, Port, Protocol, Rule
@@ -136,6 +137,22 @@ def test_where_a_top_chain_is_refused_isolated_pods_are_closed(
             assert chains[names.BRIDGED] == tuple(unguarded)
         assert_hooked(mode)
     assert backend.sync(engine.program).faults == ()
+    assert backend.drift(engine.program) == []
+
+
+def test_hooks_are_placed_where_the_kernel_does_not_say_how_the_chains_are_hooked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hook_of(*_: object) -> tuple[int, ...]:
+        raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
+
+    engine = Engine(HERE)
+    engine.apply(every_rule_form(), 0.0)
+    backend = make_backend("nft")
+    with monkeypatch.context() as broken:
+        broken.setattr(nft, "hook_of", hook_of)
+        assert backend.sync(engine.program).faults == ()
+        assert_hooked("nft")
     assert backend.drift(engine.program) == []
 
 

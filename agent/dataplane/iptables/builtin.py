@@ -20,14 +20,20 @@ def unlike(
     """Return those of some built-in chains in which iptables cannot write, with our rules' handles there.
 
     It fails where it comes to a rule that it cannot read, or a chain is not hooked as it would have it.
-    Raises OSError.
     """
     return {
         chain: hooks.leading_handles(table, chain)
         for chain in chains
         if any(foreign.handle(rule) is not None for rule in table.get(chain, ()))
-        or not nft.is_usual(netlink, family, chain)
+        or not _is_usual(netlink, family, chain)
     }
+
+
+def _is_usual(netlink: NetlinkSocket, family: Family, chain: str) -> bool:
+    # Of what cannot be asked, the command's write tells.
+    with contextlib.suppress(OSError):
+        return nft.is_usual(netlink, family, chain)
+    return True
 
 
 def unseeing(netlink: NetlinkSocket, needed: Mapping[Family, Iterable[str]]) -> list[Fault]:
