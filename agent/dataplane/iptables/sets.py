@@ -32,6 +32,11 @@ def networks_shape(family: Family, count: int) -> SetShape:
     return SetShape("hash:net", family, needed_maxelem(count))
 
 
+def alike(held: SetShape, wanted: SetShape) -> bool:
+    """Whether a set holds what another one would, as long as that: not how many members it has room for."""
+    return held[:2] == wanted[:2] and bool(held.timeout) is bool(wanted.timeout)
+
+
 def network_members(networks: Iterable[Network], family: Family) -> set[Member]:
     """Return the members of a set of networks in a family."""
     return {NetworkMember(network) for network in networks if network.family is family}
@@ -68,7 +73,7 @@ class Sets:
         held = self.shapes.get(name)
         if name not in self.garbage or held is None:
             return False
-        return held[:2] == shape[:2] and held.maxelem >= shape.maxelem
+        return alike(held, shape) and held.maxelem >= shape.maxelem
 
     def reuse(self, name: str, members: Iterable[Member]) -> list[Fault]:
         """Give garbage other members, in place: nothing that packets reach looks at it. Raises SetError."""
@@ -90,7 +95,7 @@ class Sets:
                 try:
                     self._ipsets.destroy(name)
                 except SetError as error:
-                    if not error.referenced or self.shapes[name][:2] != shape[:2]:
+                    if not error.referenced or not alike(self.shapes[name], shape):
                         raise
                     return self._refill(name, wanted)
                 del self.shapes[name], self.sizes[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.ipset import SetContent, SetShape
@@ -12,7 +12,7 @@ from agent.dataplane.iptables import guards, names
 from agent.dataplane.iptables.desired import Changes, Desired, Naming, merged
 from agent.dataplane.iptables.hazards import hazardous
 from agent.dataplane.iptables.kernel import sets_in
-from agent.dataplane.iptables.sets import addresses_shape, network_members, networks_shape, shape_of
+from agent.dataplane.iptables.sets import addresses_shape, alike, network_members, networks_shape, shape_of
 from agent.dataplane.iptables.trees import Tree
 from agent.dataplane.uplinks import uplinks
 from agent.kube.model import Direction, Family, Key, family_of
@@ -256,7 +256,14 @@ class Planner:
         )
         step.released = _left(moving) | _changed_hands(chains, owners)
         self._hold_alternates(program, content, referred, step)
-        if ((rechained or elsewhere) and (moving or trees)) or _both_ways(moving):
+        swapped = any(
+            _is_another(name, shape, content, referred)
+            for name, shape in (
+                *((self.set_names[s], shape_of(s, 0)) for s in moving),
+                *((names.isolated_set(*tree), addresses_shape(tree[1], 0)) for tree in trees),
+            )
+        )
+        if ((rechained or elsewhere) and (moving or trees)) or swapped or _both_ways(moving):
             for set_id in moving:
                 del step.live[self.naming.peer_set(set_id)]
             step.isolated.clear()
@@ -305,7 +312,7 @@ class Planner:
             members = {m for m in program.sets[set_id] if member_address(m) not in withheld}
             shape = shape_of(set_id, len(members))
             gains = _compared(name, shape, members, content, referred, step)
-            if gains:
+            if gains or _is_another(name, shape, content, referred):
                 moving[set_id] = gains
                 step.live[name] = gains
         for family, nodes in self._nodes.items():
@@ -325,7 +332,7 @@ class Planner:
                 addresses: set[Member] = set(program.isolated(direction, family))
                 shape = addresses_shape(family, len(addresses))
                 gains = _compared(name, shape, addresses, content, referred, step)
-                if gains:
+                if gains or _is_another(name, shape, content, referred):
                     trees[direction, family] = gains
                     step.isolated[name] = gains
         return trees
@@ -355,10 +362,17 @@ def _compared(
     gains = Gains(members - held.members, held.members - members)
     if name not in referred:
         # Made anew where it is wrong: should that fail, no rule may come to look at it.
-        if gains or held.shape[:2] != shape[:2]:
+        if gains or not alike(held.shape, shape):
             step.fresh[name] = (shape, members)
         return Gains()
     return gains
+
+
+def _is_another(
+    name: str, shape: SetShape, content: Mapping[str, SetContent], referred: Collection[str]
+) -> bool:
+    """Whether rules look at a set that cannot hold what it is to: somebody swapped it for one of theirs."""
+    return name in referred and name in content and not alike(content[name].shape, shape)
 
 
 def _left(moving: Mapping[SetId, Gains]) -> set[bytes]:

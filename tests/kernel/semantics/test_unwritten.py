@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import time
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -270,3 +271,29 @@ def test_pods_are_judged_where_the_set_of_isolated_addresses_cannot_be_made(
         stage.expect(lost, kept)
     assert sync(stage).faults == ()
     stage.expect("a -> s", "t -> a", "s -> b", denied=["b -> s", "t -> b"])
+
+
+@pytest.mark.parametrize("kind", ["hash:ip timeout 1", "bitmap:ip range 192.0.2.0/24"])
+def test_a_set_that_somebody_swapped_for_one_of_another_shape_is_replaced(stage: Stage, kind: str) -> None:
+    """Rules keep a set from being destroyed and renamed, but not from being swapped."""
+    stage.given(policy("s", S, ingress=[A]))
+    assert stage.backend is not None
+    family = Family.V4
+    isolated = names.isolated_set(Direction.INGRESS, family)
+    peers = [names.peer_set(found) for found in stage.engine.program.sets if found.family is family]
+    theirs = {name: f"theirs-{number}" for number, name in enumerate((isolated, *peers))}
+    for name, other in theirs.items():
+        stage.near.run("ipset", "create", other, *kind.split())
+        stage.near.run("ipset", "swap", other, name)
+    with stage.kernel():
+        assert stage.backend.drift(stage.engine.program)
+        assert sync(stage).faults == ()
+        time.sleep(1.5)
+        assert stage.backend.drift(stage.engine.program) == []
+    for other in theirs.values():
+        stage.near.run("ipset", "destroy", other)
+    stage.expect("a -> s", denied="b -> s")
+    with stage.kernel():
+        assert stage.backend.tidy(stage.engine.program).faults == ()
+        assert stage.backend.drift(stage.engine.program) == []
+    stage.expect("a -> s", denied="b -> s")
