@@ -107,7 +107,14 @@ class Tables:
         reading makes the table where there is none.
         """
         command = self.command(family, "save")
-        done = self._run([command, "-t", "filter"])
+        unanswered: TableError | None = None
+        try:
+            done = self._run([command, "-t", "filter"])
+        except TableError as error:
+            if self.mode != "nft" or error.remedy:
+                raise
+            # It begins anew whenever somebody has written meanwhile, and may never come to its end.
+            done, unanswered = foreign.Listing("", "", -1), error
         if self.mode == "nft":
             if done.code == 0 and "*filter\n" in done.printed and "incompatible" not in done.printed:
                 return self._told_apart(family, parse(done.printed))
@@ -120,7 +127,7 @@ class Tables:
                 if done.code == 0:
                     # Without nftables, without its tables.
                     return parse(done.printed)
-                raise TableError(command, done.said or str(error)) from error
+                raise unanswered or TableError(command, done.said or str(error)) from error
         there = parse(done.printed)
         if done.code and there:
             return foreign.read_piecewise(there, functools.partial(self._listing, family))

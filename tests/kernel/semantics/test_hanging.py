@@ -203,6 +203,25 @@ def test_of_a_command_that_was_killed_it_is_not_taken_for_granted_that_it_wrote_
     stage.expect("a -> s: tcp/80 tcp/81", "b -> s: tcp/81", denied=["b -> s: tcp/80", "a -> s: tcp/8000"])
 
 
+def test_where_the_command_that_shows_rules_never_ends_they_are_read_otherwise(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if stage.mode is Mode.LEGACY:
+        pytest.skip("there nothing else reads the table")
+    stage.given(policy("s", S, ingress=[{"from": [pods(pod="a")]}]))
+    wrapper, whole = tmp_path / "save", Tables.command
+    wrapper.write_text("#!/bin/sh\nexec sleep 60\n")
+    wrapper.chmod(0o755)
+
+    def command(which: Tables, family: Family, action: str) -> str:
+        return str(wrapper) if action == "save" else whole(which, family, action)
+
+    monkeypatch.setattr(Tables, "command", command)
+    monkeypatch.setattr(tables, "COMMAND_SECONDS", 1)
+    stage.given(policy("t", T, ingress=[{"from": [pods(pod="a")]}]))
+    stage.expect("a b -> s", "a -> t", denied="b -> t")
+
+
 @contextlib.contextmanager
 def locked(stage: Stage) -> Iterator[None]:
     with Path(stage.near.netns.environment["XTABLES_LOCKFILE"]).open("w") as lock:
