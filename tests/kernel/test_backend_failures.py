@@ -15,7 +15,7 @@ import pytest
 
 from agent.dataplane.backend import Fault
 from agent.dataplane.conntrack import ConntrackError
-from agent.dataplane.iptables import kernel, leftovers, names, nft, render, tables, writer
+from agent.dataplane.iptables import kernel, leftovers, names, nft, render, steps, tables, writer
 from agent.dataplane.mode import MODES, Mode
 from agent.kube.events import Event
 from agent.kube.model import Direction, Family, Key, Port, Protocol, Rule
@@ -153,6 +153,27 @@ def test_hooks_are_placed_where_the_kernel_does_not_say_how_the_chains_are_hooke
         broken.setattr(nft, "hook_of", hook_of)
         assert backend.sync(engine.program).faults == ()
         assert_hooked("nft")
+    assert backend.drift(engine.program) == []
+
+
+@EACH_MODE
+def test_pods_are_isolated_where_the_kernel_does_not_say_how_other_nodes_are_reached(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def uplinks(_: object) -> frozenset[str]:
+        raise OSError(errno.ENOBUFS, "no buffer space")
+
+    engine = Engine(HERE, allow_nodes=True)
+    engine.apply(every_rule_form(), 0.0)
+    backend = make_backend(mode)
+    with monkeypatch.context() as broken:
+        broken.setattr(steps, "uplinks", uplinks)
+        report = backend.sync(engine.program)
+        assert report.pending
+        assert [fault.what for fault in report.faults if "other nodes" in fault.what]
+        assert_hooked(mode)
+        assert our_sets()[names.isolated_set(Direction.INGRESS, Family.V4)]
+    assert backend.sync(engine.program).faults == ()
     assert backend.drift(engine.program) == []
 
 

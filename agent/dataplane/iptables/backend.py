@@ -167,6 +167,7 @@ class IptablesBackend:
                 program, ours, content, frozenset(self._writer.unforgotten), elsewhere, owners
             )
             self._compared = True
+            faults += self._unrouted()
             self._writer.lagging = frozenset()
             # What was put off is part of it, but for the connections that are to be forgotten.
             if (put_off := self._writer.take_pending()) is not None:
@@ -300,6 +301,13 @@ class IptablesBackend:
             what = f"the node's interfaces and tunnels cannot be read: {error.strerror}"
             return [Fault(what, "let the agent use netlink sockets, with CAP_NET_ADMIN")]
         return []
+
+    def _unrouted(self) -> list[Fault]:
+        """Tell where routes to other nodes could not be read: what was seen last holds."""
+        if (error := self._planner.unrouted) is None:
+            return []
+        what = f"by which interfaces other nodes are reached cannot be read: {error.strerror or error}"
+        return [Fault(what, "let the agent use netlink sockets, with CAP_NET_ADMIN")]
 
     def _trust(self, program: Program) -> Work[list[Fault]]:
         """Let other nodes in by tunnels, too, once these are known to take from nodes alone."""

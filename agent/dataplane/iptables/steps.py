@@ -72,10 +72,20 @@ class Planner:
         self._nodes: dict[Family, set[Member]] = {family: set() for family in self.families}
         self.guarding = False
         """Whether the kernel holds the rules about tunnels, by which these take from nodes alone."""
+        self.unrouted: OSError | None = None
 
     def uplinks(self, program: Program) -> frozenset[str]:
-        """Return the interfaces by which packets come in that other nodes have sent, and nobody else."""
-        return frozenset(name for name in uplinks(program.bypass) if self._trusted(name, program))
+        """Return the interfaces by which packets come in that other nodes have sent, and nobody else.
+
+        Where the kernel does not say, those of before: ``unrouted`` tells why.
+        """
+        try:
+            found = uplinks(program.bypass)
+        except OSError as error:
+            self.unrouted = error
+            return self.desired.uplinks
+        self.unrouted = None
+        return frozenset(name for name in found if self._trusted(name, program))
 
     def _trusted(self, name: str, program: Program) -> bool:
         surroundings = self.desired.surroundings
