@@ -1,14 +1,16 @@
 """Which bits of packets' marks the node's other programs use, as far as the kernel tells.
 
-Read are the rules of nftables, of iptables in nft mode too, the legacy tables, routing rules and virtual
-servers of IPVS. A *use* is a bit that somebody's rule tests or sets: of a value with a mask the mask's bits,
-of a value without one the value's. A rule that only clears bits uses none, but where there is a choice its
-bits are left to it. Marks of connections count, since they are copied to packets.
+Read are the rules of nftables, of iptables and ebtables in nft mode too, the legacy tables of iptables,
+routing rules and virtual servers of IPVS. A *use* is a bit that somebody's rule tests or sets: of a value
+with a mask the mask's bits, of a value without one the value's. A rule that only clears bits uses none, but
+where there is a choice its bits are left to it. Marks of connections count, since they are copied to packets.
 
-Nothing is seen of what tc(8), eBPF and sockets (SO_MARK) do, nor of marks that are worked out, as by a hash.
+Nothing is seen of what tc(8), eBPF, sockets (SO_MARK) and ebtables in legacy mode do, nor of marks that are
+worked out, as by a hash.
 
 Structures are those of ``linux/netfilter/xt_mark.h``, ``xt_connmark.h``, ``xt_TPROXY.h``, ``nf_tables.h``,
-``linux/fib_rules.h`` and, for legacy tables, ``linux/netfilter_ipv4/ip_tables.h`` and its twin of IPv6.
+``linux/netfilter_bridge/ebt_mark_m.h``, ``ebt_mark_t.h``, ``linux/fib_rules.h`` and, for legacy tables,
+``linux/netfilter_ipv4/ip_tables.h`` and its twin of IPv6.
 """
 
 from __future__ import annotations
@@ -32,11 +34,15 @@ _PRIORITY, _FWMARK, _FWMASK = 6, 10, 16
 _NFT_FAMILIES = {1: "inet", 2: "ip", 10: "ip6", 7: "bridge", 5: "netdev"}
 _MARK_KEY = struct.pack("=HH", 8, 2) + (3).to_bytes(4, "big")
 """The attribute NFTA_META_KEY or NFTA_CT_KEY, with NFT_META_MARK or NFT_CT_MARK."""
-_NAMES = (b"mark\0", b"MARK\0", b"TPROXY\0")
+_NAMES = (b"mark\0", b"MARK\0", b"TPROXY\0", b"mark_m\0")
 """The ends of the names of matches and targets, connmark and CONNMARK among them."""
+_BRIDGE = 7
+"""NFPROTO_BRIDGE"""
 _MATCH_NAME, _MATCH_REVISION, _MATCH_INFO = 1, 2, 3
 _SET = 0
 """XT_CONNMARK_SET"""
+
+_EBT_SET, _EBT_AND = 0xF0, 0xD0
 
 Skip = Callable[[str, str], bool]
 """Whether a chain of a table is the agent's own."""
@@ -83,6 +89,20 @@ def xt(name: str, revision: int, info: bytes) -> tuple[int, int]:
     return 0, 0
 
 
+def ebt(name: str, info: bytes) -> tuple[int, int]:
+    """Return the bits that a match or target of ebtables uses, and that it only clears."""
+    if name == "mark_m":
+        return tested(*(bits & FULL for bits in struct.unpack_from("LL", info)))
+    if name == "mark":
+        value, target = struct.unpack_from("Li", info)
+        # The low four bits are the verdict. Of MARK_SET_VALUE and its like, each takes 16 less.
+        action = target & 0xF0
+        if action == _EBT_AND:
+            return changed(0, ~value & FULL)
+        return changed(value & FULL, FULL if action == _EBT_SET else 0)
+    return 0, 0
+
+
 def of_nft(skip: Skip) -> list[Use]:
     """Return the uses of rules of nftables. Raises OSError."""
     found = []
@@ -118,7 +138,8 @@ def _of_rule(netlink: NetlinkSocket, family: int, rule: nftables.Rule) -> tuple[
         used = 0, 0
         if name in ("match", "target"):
             revision = int.from_bytes(data.get(_MATCH_REVISION, b""), "big")
-            used = xt(nftables.text(data.get(_MATCH_NAME, b"")), revision, bytes(data.get(_MATCH_INFO, b"")))
+            which, info = nftables.text(data.get(_MATCH_NAME, b"")), bytes(data.get(_MATCH_INFO, b""))
+            used = ebt(which, info) if family == _BRIDGE else xt(which, revision, info)
         elif name in ("meta", "ct") and _is_mark(data):
             # NFTA_META_DREG and NFTA_META_SREG are 1 and 3, NFTA_CT_DREG and NFTA_CT_SREG 1 and 4.
             source = bytes(data.get(3 if name == "meta" else 4, b""))

@@ -72,6 +72,23 @@ def test_rules_of_nft(netns: Netns, family: str, rule: str) -> None:
     assert markuse.union(use.cleared for use in markuse.of_nft(lambda *_: False)) == NATIVE[rule][1]
 
 
+EBTABLES = {
+    "-j mark --mark-set 0x22": (0x22, 0),
+    "-j mark --mark-or 0x10000": (0x10000, 0),
+    "-j mark --mark-xor 0x10000": (0x10000, 0),
+    "-j mark --mark-and 0xffffff00": (0, 0xFF),
+    "--mark 0x3/0xff -j DROP": (0xFF, 0),
+    "--mark /0x40000 -j DROP": (0x40000, 0),
+}
+
+
+@pytest.mark.parametrize("rule", EBTABLES)
+def test_rules_of_ebtables(netns: Netns, rule: str) -> None:
+    netns.run(["ebtables-nft", "-A", "FORWARD", *rule.split()])
+    (use,) = markuse.of_nft(lambda *_: False)
+    assert (use.bits, use.cleared) == EBTABLES[rule]
+
+
 def test_routing_rules(netns: Netns) -> None:
     assert markuse.of_routing() == []
     netns.run(["ip", "rule", "add", "fwmark", "0x539", "table", "133", "priority", "90"])
