@@ -1,6 +1,6 @@
 """``python -m agent`` is ``netpol-agent``."""
 
-from agent.cli import main
+from agent.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agent.policy.limits import DEFAULT, Budget, Budgets, NamespaceBudget, PolicyBudget, budget_text, changed
+from agent.policy.budget.limits import (
+    DEFAULT,
+    Budget,
+    Budgets,
+    NamespaceBudget,
+    PolicyBudget,
+    budget_text,
+    changed,
+)
 
 ENVIRONMENT_PREFIX = "NETPOL_AGENT_"
 KUBE_PROXY_MARKS = 0x4000 | 0x8000

@@ -6,22 +6,12 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
-from agent.kube.model import Direction, Key
+from agent.fault import Fault
+from agent.kernel.podlinks import PodLink
+from agent.kube.model import Key
+from agent.net import Direction
 from agent.policy.program import Delta, Program, SetId
-
-
-class Fault(NamedTuple):
-    """Something wrong that a person should know of.
-
-    ``what`` names the object and the trouble in one line, ``remedy`` what to do about it. A fault that is
-    ``blocking`` keeps the agent from being ready: something that should hold does not.
-    """
-
-    what: str
-    remedy: str = ""
-    blocking: bool = True
 
 
 class Call(enum.Enum):

@@ -11,7 +11,7 @@ import functools
 import re
 import socket
 
-from agent.kube.model import Network
+from agent.net import Network
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _LEADING_ZEROS = re.compile(r"(?<![0-9A-Fa-f])0+(?=[0-9A-Fa-f])")

@@ -10,7 +10,13 @@ import codecs
 import re
 from pathlib import PurePath
 
-from agent.kube.text import Document, NotJsonError, UnreadableError, json_documents, yaml_documents
+from agent.kube.text import (
+    Document,
+    NotJsonError,
+    UnreadableError,
+    json_documents,
+    yaml_documents,
+)
 
 _MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 

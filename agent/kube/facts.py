@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from agent.kube.address import lenient_address, lenient_network
-from agent.kube.model import Key, Network
+from agent.kube.model import Key
+from agent.net import Network
 
 
 class Service(NamedTuple):

@@ -13,16 +13,15 @@ from agent.kube.events import Problem
 from agent.kube.model import (
     IPBlock,
     Key,
-    Network,
     NetworkPolicy,
     Operator,
     Peer,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
 )
+from agent.net import Network, Protocol
 
 PROTOCOLS = {p.name: p for p in Protocol}
 

@@ -16,7 +16,16 @@ import msgspec
 from agent.kube import shapes
 from agent.kube.address import lenient_address, lenient_network
 from agent.kube.events import Delete, Invalid, Problem, Upsert
-from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Node, Object, Pod
+from agent.kube.model import (
+    Key,
+    Kind,
+    NamedPort,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Pod,
+)
 from agent.kube.policy import PROTOCOLS, closing, read_policy
 from agent.kube.shallow import shallow
 

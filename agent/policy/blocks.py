@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple
 
-from agent.kube.model import Family, IPBlock, Network, address_text
-from agent.policy.program import NetworkMember
+from agent.kube.model import IPBlock
+from agent.net import Family, Network, NetworkMember, address_text
 
 _SHOWN = 8
 """As many networks are named in a text; more are counted, and told apart by their hash."""

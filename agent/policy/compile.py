@@ -6,14 +6,21 @@ from collections.abc import Iterable, Set
 from hashlib import sha256
 from typing import NamedTuple
 
-from agent.kube.model import Direction, Family, NetworkPolicy, Rule
-from agent.policy.blocks import block_covers, block_members, block_ranges, members_text, ranges_text
-from agent.policy.budget import FEW_NETWORKS as FEW_NETWORKS
+from agent.kube.model import NetworkPolicy, Rule
+from agent.net import Direction, Family, NetworkMember
+from agent.policy.blocks import (
+    block_covers,
+    block_members,
+    block_ranges,
+    members_text,
+    ranges_text,
+)
+from agent.policy.budget.cost import FEW_NETWORKS as FEW_NETWORKS
 from agent.policy.graph import Area, Definition, Networks, PeerPods, PortPods, Predicate
-from agent.policy.labels import quoted
-from agent.policy.peers import Peers, split_peers
+from agent.policy.peers.labels import quoted
+from agent.policy.peers.peers import Peers, split_peers
 from agent.policy.ports import PortName, Ports, compile_ports
-from agent.policy.program import NetworkMember, PolicyProgram, RuleProgram, SetId, SetKind
+from agent.policy.program import PolicyProgram, RuleProgram, SetId, SetKind
 
 _SHOWN = 4
 """As many parts of a set's meaning are named; more are counted, and told apart by their hash."""

@@ -7,20 +7,30 @@ from itertools import groupby, islice
 from typing import NamedTuple
 
 from agent.kube.events import Delete, Event, Invalid, Problem, Upsert
-from agent.kube.model import Direction, Key, Kind, Namespace, NetworkPolicy, Node, Object, Pod, Selector
-from agent.policy.budget import Excess
-from agent.policy.bypass import Bypass
-from agent.policy.groups import Groups
+from agent.kube.model import (
+    Key,
+    Kind,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Pod,
+    Selector,
+)
+from agent.net import Direction
+from agent.policy.addresses.node_networks import Bypass
+from agent.policy.addresses.ownership import Ownership
+from agent.policy.addresses.quarantine import Lingering
+from agent.policy.budget.cost import Excess
+from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.inventory import Inventory
-from agent.policy.journal import Journal
-from agent.policy.limits import DEFAULT, Budgets
-from agent.policy.linger import Lingering
-from agent.policy.ownership import Ownership
+from agent.policy.peers.active_selectors import Terms
+from agent.policy.peers.identities import Groups
+from agent.policy.peers.selection import Selection
 from agent.policy.program import Delta, PodId, Program
-from agent.policy.selection import Selection
 from agent.policy.sets import Sets
-from agent.policy.settle import Settlement
-from agent.policy.terms import Terms
+from agent.policy.step import Settlement
+from agent.policy.touched import Journal
 
 NAMESPACE_POLICY = "net.beta.kubernetes.io/network-policy"
 """The name of the policy that stands for a namespace's DefaultDeny annotation; no object can be named so."""

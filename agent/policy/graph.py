@@ -14,11 +14,12 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from agent.kube.model import Key, Network, Pod, Selector
+from agent.kube.model import Key, Pod, Selector
+from agent.net import Member, Network, NetworkMember
 from agent.policy.blocks import Ranges
-from agent.policy.labels import quoted, selector_text
+from agent.policy.peers.labels import quoted, selector_text
 from agent.policy.ports import PortName
-from agent.policy.program import Member, NetworkMember, SetId
+from agent.policy.program import SetId
 
 T = TypeVar("T")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from agent.kube.model import Key, Pod
+from agent.policy.addresses.ownership import Ownership
 from agent.policy.graph import Group, PodRecord, with_one, without_one
-from agent.policy.groups import Groups
-from agent.policy.journal import Journal
-from agent.policy.ownership import Ownership
+from agent.policy.peers.active_selectors import Terms
+from agent.policy.peers.identities import Groups
 from agent.policy.sets import Sets
-from agent.policy.terms import Terms
+from agent.policy.touched import Journal
 
 
 class Inventory:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 
-from agent.kube.model import Family, family_of
+from agent.net import Family, family_of
 from agent.policy.blocks import Range
 from agent.policy.graph import LiveSet, PodRecord
-from agent.policy.labels import Multimap
+from agent.policy.peers.labels import Multimap
 from agent.policy.ports import PortName
 
 _BUCKET = {4: 3, 16: 8}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agent.kube.model import Port, Protocol
+from agent.kube.model import Port
+from agent.net import Protocol
 from agent.policy.program import PortRange
 
 LAST_PORT = 65535

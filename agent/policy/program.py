@@ -18,7 +18,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.kube.model import Direction, Family, Key, Network, Protocol
+from agent.kube.model import Key
+from agent.net import Direction, Family, Member, Network, NetworkMember, Protocol
 
 
 class SetKind(enum.StrEnum):
@@ -27,31 +28,6 @@ class SetKind(enum.StrEnum):
     ADDRESSES = "addresses"
     ADDRESS_PORTS = "address-ports"
     NETWORKS = "networks"
-
-
-class AddressPort(NamedTuple):
-    """A member of an ADDRESS_PORTS set: a pod's address and one of its ports."""
-
-    address: bytes
-    protocol: Protocol
-    port: int
-
-
-class NetworkMember(NamedTuple):
-    """A member of a NETWORKS set. The longest matching prefix decides; ``nomatch`` excludes."""
-
-    network: Network
-    nomatch: bool = False
-
-
-Member = bytes | AddressPort | NetworkMember
-
-
-def member_address(member: Member) -> bytes | None:
-    """Return the address of the pod that a set's member stands for; None for a network."""
-    if isinstance(member, AddressPort):
-        return member.address
-    return member if isinstance(member, bytes) else None
 
 
 class SetId(NamedTuple):

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from itertools import chain
 
-from agent.kube.model import Family, family_of
+from agent.net import AddressPort, Family, Member, family_of
+from agent.policy.addresses.ownership import Ownership
 from agent.policy.blocks import in_ranges
-from agent.policy.graph import Definition, Group, LiveSet, Networks, PeerPods, PodRecord, Term
+from agent.policy.graph import (
+    Definition,
+    Group,
+    LiveSet,
+    Networks,
+    PeerPods,
+    PodRecord,
+    Term,
+)
 from agent.policy.named import NamedPorts
-from agent.policy.ownership import Ownership
-from agent.policy.program import AddressPort, Member, Membership, SetId
-from agent.policy.terms import Link, Terms
+from agent.policy.peers.active_selectors import Link, Terms
+from agent.policy.program import Membership, SetId
 
 
 class Sets:

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from agent import __version__
-from agent.status.text import plain_console
+from agent.observe.text import plain_console
 from tests.bench.plot import draw
 from tests.bench.result import Result, Size
 from tests.bench.run import SECTIONS, Run

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.bench.sender import SLOTS
 from tests.lab.children import dies_with_us
 from tests.lab.netns import SO_RCVBUFFORCE

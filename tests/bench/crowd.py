@@ -17,17 +17,16 @@ from agent.kube.model import (
     Kind,
     NamedPort,
     Namespace,
-    Network,
     NetworkPolicy,
     Operator,
     Peer,
     Pod,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
 )
+from agent.net import Network, Protocol
 from tests.bench.result import Size
 
 NODE = "bench"

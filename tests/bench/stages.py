@@ -12,10 +12,11 @@ from functools import partial
 
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.text import render_text
+from agent.dataplane.iptables.rules.text import render_text
 from agent.kube.events import Delete, Event, Synced, Upsert
-from agent.kube.model import Family, Key, Kind
+from agent.kube.model import Key, Kind
 from agent.kube.wire import Page, decode_page, object_from
+from agent.net import Family
 from agent.policy.engine import Engine
 from tests.bench import cluster
 from tests.bench.cluster import Json

@@ -25,15 +25,15 @@ from collections.abc import Callable, Iterator, Sequence
 import click
 import msgspec
 
-from agent.dataplane.ipset import IpSets
-from agent.dataplane.iptables import hooks, names
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.tables import Tables
-from agent.dataplane.mode import MODES, Mode
-from agent.kube.model import Family, Protocol
+from agent.dataplane.iptables.rules import hooks, names
+from agent.dataplane.iptables.tables.tables import Tables
+from agent.dataplane.iptables.variant import MODES, Mode
+from agent.kernel.ipset import IpSets
+from agent.net import Family, Protocol
+from agent.observe.text import plain_console
 from agent.policy.engine import Engine
-from agent.status.text import plain_console
 from tests.bench import crowd
 from tests.bench.result import Result, Size, summary
 from tests.lab.lab import Lab

@@ -7,8 +7,8 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from agent.kube.model import Family
-from agent.kube.model import Protocol as Transport
+from agent.net import Family
+from agent.net import Protocol as Transport
 from tests.lab.client import Json
 from tests.lab.cluster import Cluster, Workspace
 from tests.lab.lab import Host, Lab

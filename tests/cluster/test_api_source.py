@@ -16,9 +16,10 @@ import pytest
 
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.manifest import read_text
-from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Node, Pod, Protocol
-from agent.sources import backoff, reflector
-from agent.sources.apiserver import ApiSource
+from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Node, Pod
+from agent.net import Protocol
+from agent.sources.apiserver import backoff, reflector
+from agent.sources.apiserver.source import ApiSource
 from tests.lab.apiserver import PORT, ApiServer
 from tests.lab.client import ApiError, Client, Raw
 from tests.lab.gate import Gate

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from agent import cli
+from agent.commands import cli
 from agent.kube.events import Upsert
 from agent.kube.model import Kind, NetworkPolicy, Pod
 from agent.kube.wire import decode_page
-from agent.sources.faults import PATHS
-from agent.sources.once import read_once
+from agent.sources.apiserver.faults import PATHS
+from agent.sources.manifests.once import read_once
 from tests.deploy.stage import run_kubectl
 from tests.lab.apiserver import ApiServer
 from tests.lab.netns import Netns

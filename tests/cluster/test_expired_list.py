@@ -9,7 +9,7 @@ import pytest
 
 from agent.kube.events import Synced, Upsert
 from agent.kube.model import Kind
-from agent.sources.listing import PAGE
+from agent.sources.apiserver.listing import PAGE
 from tests.cluster.test_api_source import ADDRESS, Heard, create_many, wait
 from tests.lab.apiserver import ApiServer
 from tests.lab.etcd import Etcd

@@ -7,7 +7,20 @@ nodes. ``tests/conformance`` runs the same on any cluster.
 
 from __future__ import annotations
 
-from tests.cluster.scene import End, Stage, Way, around, block, host, pods, port, rule, spanning, to, where
+from tests.cluster.scene import (
+    End,
+    Stage,
+    Way,
+    around,
+    block,
+    host,
+    pods,
+    port,
+    rule,
+    spanning,
+    to,
+    where,
+)
 from tests.lab.client import Json
 
 INGRESS: Json = {"policyTypes": ["Ingress"]}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.kube.model import Family, Protocol
+from agent.net import Family, Protocol
 from tests.cluster.scene import Scene, Way, block, pods, port, rule
 from tests.lab.probe import Flow, Verdict
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.cluster.scene import Scene, Way, pods, rule, to
 from tests.lab import packets
 from tests.lab.cluster import AgentProcess

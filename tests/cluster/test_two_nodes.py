@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from agent.kube.model import Family, Protocol
+from agent.net import Family, Protocol
 from tests.cluster.scene import Scene, Way, pods, port, rule, to
 from tests.lab import packets
 from tests.lab.node import Pod

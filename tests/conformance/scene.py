@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from agent.kube.model import Family
-from agent.kube.model import Protocol as Transport
+from agent.net import Family
+from agent.net import Protocol as Transport
 from tests.cluster.scene import End, Expected, Stage, Way
 from tests.conformance.kubectl import Kubectl, KubectlError
 from tests.lab.client import Json

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from agent.status.text import plain_console
+from agent.observe.text import plain_console
 from tests.demo import show
 from tests.demo.examples import Example, ExampleError, Examples, read
 from tests.demo.show import Seen

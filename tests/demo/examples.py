@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.kube.model import Protocol
+from agent.net import Protocol
 
 Reach = Mapping[str, frozenset[str]]
 """For each source, the destinations it reaches."""

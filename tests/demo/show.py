@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.demo.examples import Destination, Examples, Reach
 
 

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.kube.model import Family, Protocol
+from agent.net import Family, Protocol
 from tests.demo.examples import Destination, Examples
 from tests.demo.show import Seen, Way
 from tests.lab.lab import Lab

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.lab import container
 from tests.lab.client import Json
 from tests.lab.cluster import ROOT, AgentProcess, Cluster

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent import __version__
-from agent.cli import main
-from agent.kube.model import Family
+from agent.commands.cli import main
+from agent.net import Family
 from tests.deploy.stage import (
     DEPLOY,
     JOBS,

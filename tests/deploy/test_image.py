@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent import __version__
-from agent.kube.model import Family
+from agent.net import Family
 from tests.cluster.scene import Scene
 from tests.cluster.test_features import *  # noqa: F403
 from tests.conftest import Measured

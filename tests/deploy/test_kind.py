@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.deploy.stage import built, of_kind
 from tests.lab.client import Json
 from tests.lab.cluster import ROOT, Cluster, wait_until

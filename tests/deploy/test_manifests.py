@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from agent import __version__
-from agent.cli import main
-from agent.dataplane.host import Readers
-from agent.dataplane.lock import LOCK
+from agent.commands.cli import main
+from agent.host.check import Readers
+from agent.kernel.node_lock import LOCK
 from agent.settings import SETTINGS, resolve
 from tests.deploy.stage import DAEMONSETS, DEPLOY, built, of_kind, run_kubectl
 from tests.lab.apiserver import ApiServer

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.deploy.stage import (
     DAEMONSETS,
     DEPLOY,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.deploy.stage import (
     DEPLOY,
     DeployedCluster,

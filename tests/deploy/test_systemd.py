@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from agent import capability
-from agent.cli import main
-from agent.dataplane.lock import LOCK
-from agent.kube.model import Family
+from agent.commands.cli import main
+from agent.kernel import capability
+from agent.kernel.node_lock import LOCK
+from agent.net import Family
 from agent.settings import SETTINGS, Settings, resolve
 from tests.conftest import Measured
 from tests.lab.cluster import ROOT, http_get, wait_until

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.demo.examples import read
 from tests.deploy.stage import (
     DAEMONSETS,

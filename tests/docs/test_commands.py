@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.conftest import Measured
 from tests.docs import ROOT, documents
 from tests.docs.commands import NOT_RUN, Block, Command, blocks

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.dataplane.mode import MODES
+from agent.dataplane.iptables.variant import MODES
 from tests.kernel import kernel_state
 from tests.lab.netns import Netns
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from typing import Self
 
-from agent.kube.model import Family, Protocol
+from agent.net import Family, Protocol
 from tests.lab.cluster import ROOT, AgentProcess, http_get, wait_until
 from tests.lab.lab import Host, Lab
 from tests.lab.node import Layout, Mode, Node, Pod

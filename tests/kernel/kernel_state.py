@@ -12,35 +12,32 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.ipset import IpSets
-from agent.dataplane.iptables import hooks, names, render
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.tables import Table, Tables
-from agent.dataplane.mode import Mode
+from agent.dataplane.iptables.rules import hooks, names, render
+from agent.dataplane.iptables.tables.tables import Table, Tables
+from agent.dataplane.iptables.variant import Mode
+from agent.kernel.ipset import IpSets
 from agent.kube.events import Delete, Event, Upsert
 from agent.kube.model import (
-    Direction,
-    Family,
     IPBlock,
     Key,
     Kind,
     NamedPort,
     Namespace,
-    Network,
     NetworkPolicy,
     Node,
     Operator,
     Peer,
     Pod,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
 )
+from agent.net import Direction, Family, Member, Network, Protocol
 from agent.policy.engine import Engine
-from agent.policy.program import Member, PolicyId, Program, SetKind
+from agent.policy.program import PolicyId, Program, SetKind
 from tests.lab.cluster import wait_until
 
 HERE = "here"

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from agent import cli
-from agent.dataplane.ipset import IpSets
+from agent.commands import cli
 from agent.dataplane.iptables import takeover
-from agent.dataplane.iptables.tables import Tables
+from agent.dataplane.iptables.tables.tables import Tables
 from agent.dataplane.turns import Work
+from agent.kernel.ipset import IpSets
 
 _count = 0
 

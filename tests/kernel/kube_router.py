@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from agent.kube.model import Family
+from agent.net import Family
 
 TOP = {"INPUT": "KUBE-ROUTER-INPUT", "FORWARD": "KUBE-ROUTER-FORWARD", "OUTPUT": "KUBE-ROUTER-OUTPUT"}
 _SERVICES = {Family.V4: "10.96.0.0/12", Family.V6: "fd00:10:96::/112"}

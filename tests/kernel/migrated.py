@@ -26,9 +26,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agent.dataplane.iptables import leftovers
-from agent.dataplane.mode import MODES
-from agent.kube.model import Family, Protocol
+from agent.dataplane.iptables import cleanup as leftovers
+from agent.dataplane.iptables.variant import MODES
+from agent.net import Family, Protocol
 from tests.kernel import kube_router
 from tests.kernel.kube_router import KnownPod, KnownPolicy
 from tests.lab.lab import Lab

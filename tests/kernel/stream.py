@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.lab.netns import SO_RCVBUFFORCE
 from tests.lab.place import Place
 

@@ -6,15 +6,15 @@ from random import Random
 
 import pytest
 
-from agent.dataplane.iptables import names
 from agent.dataplane.iptables.backend import IptablesBackend
-from agent.dataplane.iptables.desired import Desired, Naming
-from agent.dataplane.iptables.leftovers import held_families, remove, remove_sets
+from agent.dataplane.iptables.change.desired import Desired, Naming
+from agent.dataplane.iptables.cleanup import held_families, remove, remove_sets
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.legacy import table_names
-from agent.dataplane.mode import MODES, Mode
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.variant import MODES, Mode
+from agent.kernel.x_tables import table_names
 from agent.kube.events import Upsert
-from agent.kube.model import Direction, Family
+from agent.net import Direction, Family
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from tests.kernel.kernel_state import (

@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.backend import Fault
-from agent.dataplane.conntrack import ConntrackError
-from agent.dataplane.iptables import kernel, leftovers, names, nft, render, steps, tables, writer
-from agent.dataplane.mode import MODES, Mode
+from agent.dataplane.iptables import cleanup
+from agent.dataplane.iptables.change import executor, planner
+from agent.dataplane.iptables.rules import names, render
+from agent.dataplane.iptables.tables import chain_table, nft, tables
+from agent.dataplane.iptables.variant import MODES, Mode
+from agent.fault import Fault
+from agent.kernel.conntrack import ConntrackError
 from agent.kube.events import Event
-from agent.kube.model import Direction, Family, Key, Port, Protocol, Rule
+from agent.kube.model import Key, Port, Rule
+from agent.net import Direction, Family, Protocol
 from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
 from tests.kernel.kernel_state import (
@@ -87,7 +91,7 @@ def test_a_rule_that_is_refused_keeps_closed_whom_it_concerns_and_holds_up_nobod
 def test_a_large_first_write_is_made_in_parts_and_what_is_refused_takes_nothing_along(
     mode: Mode, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
-    monkeypatch.setattr(kernel, "PART", 3)
+    monkeypatch.setattr(chain_table, "PART", 3)
     engine, backend = Engine(HERE), make_backend(mode)
     apps = [f"app-{number}" for number in range(8)]
     events: list[Event] = [namespace("default")]
@@ -167,7 +171,7 @@ def test_pods_are_isolated_where_the_kernel_does_not_say_how_other_nodes_are_rea
     engine.apply(every_rule_form(), 0.0)
     backend = make_backend(mode)
     with monkeypatch.context() as broken:
-        broken.setattr(steps, "uplinks", uplinks)
+        broken.setattr(planner, "uplinks", uplinks)
         report = backend.sync(engine.program)
         assert report.pending
         assert [fault.what for fault in report.faults if "other nodes" in fault.what]
@@ -254,7 +258,7 @@ def test_what_cannot_be_removed_from_the_other_mode_is_told_and_tried_again_rare
         calls.append(node.clock)
         return [Fault("rules left", "remove them", blocking=False)]
 
-    monkeypatch.setattr(leftovers, "remove", refuse)
+    monkeypatch.setattr(cleanup, "remove", refuse)
     node.backend._other_mode_left = False
     node.clock += 1000.0
     for _ in range(3):
@@ -318,7 +322,7 @@ def test_a_rule_of_somebody_else_on_a_set_of_ours_is_in_nobodys_way(
 ) -> None:
     isolated = names.isolated_set(Direction.INGRESS, Family.V4)
     iptables(node.mode, Family.V4, "-A", "INPUT", "-m", "set", "--match-set", isolated, "src")
-    monkeypatch.setattr("agent.dataplane.iptables.steps.hazardous", lambda *_: True)
+    monkeypatch.setattr("agent.dataplane.iptables.change.planner.hazardous", lambda *_: True)
     for number in range(3, 9):
         more = pod(f"more-{number}", number, app="a")
         assert node.backend.apply(node.program, node.engine.apply([more], 1.0)).faults == ()
@@ -383,9 +387,9 @@ def test_an_address_stays_closed_and_in_no_set_while_its_connections_cannot_be_f
     node: TwoPods, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     conntrack = Conntrack()
-    monkeypatch.setattr(writer, "forget", conntrack.forget)
+    monkeypatch.setattr(executor, "forget", conntrack.forget)
     if at_once:
-        monkeypatch.setattr("agent.dataplane.iptables.steps.hazardous", lambda *_: True)
+        monkeypatch.setattr("agent.dataplane.iptables.change.planner.hazardous", lambda *_: True)
     conntrack.works = False
     address = packed("10.0.0.2")
     # The address goes from an isolated pod of policy b to one that is open, and that policy a lets in.

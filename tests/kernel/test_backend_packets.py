@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from agent.dataplane.mode import MODES, Mode
+from agent.dataplane.iptables.variant import MODES, Mode
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, Pod, Rule
 from agent.policy.engine import Engine

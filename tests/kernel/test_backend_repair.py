@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 
-from agent.dataplane.iptables import hooks, names
-from agent.dataplane.iptables.leftovers import remove
-from agent.dataplane.iptables.tables import Table, TableError, Tables
-from agent.dataplane.mode import MODES, PROGRAMS
+from agent.dataplane.iptables.cleanup import remove
+from agent.dataplane.iptables.rules import hooks, names
+from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.variant import MODES, PROGRAMS
 from agent.kube.events import Event
-from agent.kube.model import Direction, Family, Key, Rule
+from agent.kube.model import Key, Rule
+from agent.net import Direction, Family
 from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
 from tests.kernel.kernel_state import (

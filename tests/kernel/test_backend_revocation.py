@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane import conntrack
-from agent.dataplane.iptables import names, writer
-from agent.dataplane.iptables.tables import TableError, Tables
-from agent.dataplane.mode import MODES, Mode
-from agent.kube.model import Direction, Family, Key, Port, Protocol, Rule
+from agent.dataplane.iptables.change import executor
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables.tables import TableError, Tables
+from agent.dataplane.iptables.variant import MODES, Mode
+from agent.kernel import conntrack
+from agent.kube.model import Key, Port, Rule
+from agent.net import Direction, Family, Protocol
 from agent.policy.engine import Engine
 from tests.kernel.kernel_state import (
     HERE,
@@ -41,7 +43,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
         found.update(wanted)
         return conntrack.forget(wanted)
 
-    monkeypatch.setattr(writer, "forget", forget)
+    monkeypatch.setattr(executor, "forget", forget)
     return found
 
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.dataplane import conntrack
-from agent.dataplane.conntrack import ConntrackError, forget
-from agent.dataplane.netlink import NESTED, Message, NetlinkSocket, attribute
+from agent.kernel import conntrack
+from agent.kernel.conntrack import ConntrackError, forget
+from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute
 from tests.lab.netns import Netns
 
 
@@ -301,7 +301,7 @@ def test_without_permission_it_says_so() -> None:
     with NetlinkSocket() as netlink:
         assert netlink.request([entry(b"\x0a\0\0\1", b"\x0a\0\0\2", 1)]) == []
     script = """
-from agent.dataplane.conntrack import ConntrackError, forget
+from agent.kernel.conntrack import ConntrackError, forget
 try:
     forget([bytes([10, 0, 0, 1])])
 except ConntrackError as error:

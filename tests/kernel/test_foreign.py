@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.kernel.guarded import ALLOW_PORT, DENY_ALL, OTHER_PORT, Guarded
 from tests.lab.cluster import wait_until
 from tests.lab.probe import Verdict

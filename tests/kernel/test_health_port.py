@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.status.connections import MOST
+from agent.observe.connections import MOST
 from tests.kernel.guarded import ALLOW_PORT, DENY_ALL, PORT, Guarded
 from tests.lab.cluster import HEALTH_PORT, http_get, wait_until
 from tests.lab.probe import Verdict

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from agent.dataplane.host import check_host
-from agent.dataplane.links import Bridge, LinkChanges, bridges
-from agent.kube.model import Family
+from agent.host.check import check_host
+from agent.kernel.links import Bridge, LinkChanges, bridges
+from agent.net import Family
 from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns
 

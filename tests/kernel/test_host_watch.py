@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.kernel.guarded import DENY_ALL, Guarded
 from tests.kernel.stream import Stream
 from tests.lab.cluster import wait_until

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.dataplane.ipset import (
+from agent.kernel.ipset import (
     IpSets,
     SetChange,
     SetHeader,
@@ -16,10 +16,9 @@ from agent.dataplane.ipset import (
     needed_maxelem,
     spare_name,
 )
-from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.ipset_members import TYPE_REVISION
-from agent.kube.model import Family, Network, Protocol
-from agent.policy.program import AddressPort, Member, NetworkMember
+from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_members import TYPE_REVISION
+from agent.net import AddressPort, Family, Member, Network, NetworkMember, Protocol
 from tests.lab.netns import Netns
 
 

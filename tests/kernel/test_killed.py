@@ -18,9 +18,9 @@ from random import Random
 
 import pytest
 
-from agent.dataplane.iptables import names
-from agent.dataplane.mode import MODES, Mode
-from agent.kube.model import Family
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.variant import MODES, Mode
+from agent.net import Family
 from tests.kernel.revoking import WAYS
 from tests.kernel.stream import Stream
 from tests.lab.cluster import wait_until

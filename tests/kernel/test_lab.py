@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.kube.model import Family, Protocol
+from agent.net import Family, Protocol
 from tests.lab import packets
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod

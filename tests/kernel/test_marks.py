@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.dataplane import markuse
-from agent.kube.model import Family
+from agent.dataplane.iptables.tables import markuse
+from agent.net import Family
 from tests.kernel.guarded import ALLOW_PORT, OTHER_PORT, Guarded
 from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.kernel.migrated import OldNode, by_both, by_kube_router, by_us
 from tests.kernel.stream import Stream
 from tests.lab.node import Layout, Mode

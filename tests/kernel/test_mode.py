@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agent.dataplane import legacy
-from agent.dataplane.mode import decide_mode, find_command
-from agent.kube.model import Family
+from agent.dataplane.iptables.variant import decide_mode, find_command
+from agent.kernel import x_tables
+from agent.net import Family
 from tests.lab.netns import Netns
 
 FAMILIES = {Family.V4: "iptables", Family.V6: "ip6tables"}
@@ -14,7 +14,7 @@ FAMILIES = {Family.V4: "iptables", Family.V6: "ip6tables"}
 
 def tables(netns: Netns) -> str:
     """Return what tables there are, in both modes, without making any."""
-    names = [str(legacy.table_names(family)) for family in Family]
+    names = [str(x_tables.table_names(family)) for family in Family]
     return netns.run(["nft", "list", "tables"]) + " ".join(names)
 
 
@@ -78,18 +78,18 @@ def test_library_and_command_read_the_same(netns: Netns, family: Family) -> None
     script = "\n".join(["*filter", ":KUBE-X - [0:0]", "-A FORWARD -j KUBE-X", *lines, "COMMIT", ""])
     netns.run([f"{FAMILIES[family]}-legacy-restore"], stdin=script)
     expected = {"INPUT": 0, "FORWARD": 1, "OUTPUT": 0, "KUBE-X": 300}
-    assert legacy.read_by_library(family, "filter") == expected
-    assert legacy.read_by_command(family, "filter") == expected
+    assert x_tables.read_by_library(family, "filter") == expected
+    assert x_tables.read_by_command(family, "filter") == expected
 
 
 def test_the_library_sees_the_namespace_it_is_called_in(netns: Netns) -> None:
     netns.run(["iptables-legacy", "-N", "HERE"])
-    assert "HERE" in legacy.read_by_library(Family.V4, "filter")
+    assert "HERE" in x_tables.read_by_library(Family.V4, "filter")
     other = Netns("other")
     try:
         with other.entered():
             other.run(["iptables-legacy", "-N", "THERE"])
-            assert set(legacy.read(Family.V4, ("filter",))["filter"]) == {
+            assert set(x_tables.read(Family.V4, ("filter",))["filter"]) == {
                 "INPUT",
                 "FORWARD",
                 "OUTPUT",
@@ -98,7 +98,7 @@ def test_the_library_sees_the_namespace_it_is_called_in(netns: Netns) -> None:
     finally:
         other.close()
     netns.run(["iptables-legacy", "-N", "LATER"])
-    assert set(legacy.read(Family.V4, ("filter",))["filter"]) == {
+    assert set(x_tables.read(Family.V4, ("filter",))["filter"]) == {
         "INPUT",
         "FORWARD",
         "OUTPUT",
@@ -109,26 +109,26 @@ def test_the_library_sees_the_namespace_it_is_called_in(netns: Netns) -> None:
 
 def test_reading_by_library_changes_nothing(netns: Netns) -> None:
     netns.run(["iptables-legacy", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"])
-    legacy.read_by_library(Family.V4, "filter")
+    x_tables.read_by_library(Family.V4, "filter")
     netns.run(["iptables-legacy", "-D", "FORWARD", "1"])
-    assert legacy.read_by_library(Family.V4, "filter")["FORWARD"] == 0
+    assert x_tables.read_by_library(Family.V4, "filter")["FORWARD"] == 0
     assert "192.0.2.1" not in netns.run(["iptables-legacy-save"])
 
 
 def test_without_the_library_the_command_reads(netns: Netns, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(family: Family, table: str) -> legacy.Chains:
-        raise legacy.LegacyError(f"{family} {table}")
+    def broken(family: Family, table: str) -> x_tables.Chains:
+        raise x_tables.LegacyError(f"{family} {table}")
 
     netns.run(["iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT"])
-    monkeypatch.setattr(legacy, "read_by_library", broken)
+    monkeypatch.setattr(x_tables, "read_by_library", broken)
     assert decide_mode("auto").mode == "legacy"
 
 
 def test_a_table_that_is_not_one_is_an_error(netns: Netns) -> None:  # noqa: ARG001
-    with pytest.raises(legacy.LegacyError):
-        legacy.read_by_library(Family.V4, "nonesuch")
-    with pytest.raises(legacy.LegacyError):
-        legacy.read_by_command(Family.V4, "nonesuch")
+    with pytest.raises(x_tables.LegacyError):
+        x_tables.read_by_library(Family.V4, "nonesuch")
+    with pytest.raises(x_tables.LegacyError):
+        x_tables.read_by_command(Family.V4, "nonesuch")
 
 
 @pytest.mark.parametrize("family", Family)

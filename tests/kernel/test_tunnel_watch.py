@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.dataplane.iptables import names
-from agent.kube.model import Family
+from agent.dataplane.iptables.rules import names
+from agent.net import Family
 from tests.kernel.guarded import DENY_ALL, Guarded
 from tests.kernel.semantics.overlay import DEVICE, add_device, remove_device
 from tests.lab.cluster import wait_until

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from agent.dataplane.uplinks import uplinks
-from agent.kube.model import Network
+from agent.kernel.uplinks import uplinks
+from agent.net import Network
 from tests.kernel.kernel_state import network
 from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns

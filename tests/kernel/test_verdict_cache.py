@@ -11,18 +11,20 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane import ipset_members, membarrier
 from agent.dataplane.backend import Report
-from agent.dataplane.ipset import CMD_DEL, CMD_FLUSH, LIST, IpSets, SetChange, SetShape
-from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import leftovers, names, verdict_cache
+from agent.dataplane.iptables import cleanup, verdict_cache
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.tables import TableError, Tables
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables.tables import TableError, Tables
+from agent.dataplane.iptables.variant import MODES, Mode
 from agent.dataplane.iptables.verdict_cache import Flusher, VerdictCache
-from agent.dataplane.mode import MODES, Mode
-from agent.dataplane.netlink import Message, NetlinkSocket
-from agent.kube.model import Family, Rule
+from agent.kernel import ipset_members, membarrier
+from agent.kernel.ipset import CMD_DEL, CMD_FLUSH, LIST, IpSets, SetChange, SetShape
+from agent.kernel.ipset_errors import SetError
+from agent.kernel.netlink import Message, NetlinkSocket
+from agent.kube.model import Rule
+from agent.net import Family
 from agent.policy.engine import Engine
 from agent.policy.program import Delta, Program
 from tests.kernel.kernel_state import (
@@ -486,10 +488,10 @@ def test_rules_of_a_run_that_cached_are_no_way_around_one_that_does_not(
 
 def test_an_open_cache_is_removed_with_everything_else(revocation: Revocation) -> None:
     revocation.backend.close()
-    assert leftovers.remove(revocation.backend.mode, tuple(Family)) == []
+    assert cleanup.remove(revocation.backend.mode, tuple(Family)) == []
     assert revocation.cache.is_open()
-    assert leftovers.remove_sets() == []
-    assert leftovers.is_clean()
+    assert cleanup.remove_sets() == []
+    assert cleanup.is_clean()
 
 
 @pytest.mark.usefixtures("netns", "lock_file")

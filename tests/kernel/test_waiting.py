@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.dataplane.iptables.tables import Tables
-from agent.kube.model import Family
+from agent.dataplane.iptables.tables.tables import Tables
+from agent.net import Family
 from tests.lab.cluster import wait_until
 
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")
@@ -147,7 +147,7 @@ def test_legacy_has_none_wait() -> None:
 def test_they_end_with_their_process_however_that_ends() -> None:
     code = (
         "import time\n"
-        "from agent.dataplane.iptables.tables import Tables\n"
+        "from agent.dataplane.iptables.tables.tables import Tables\n"
         "from agent.kube.model import Family\n"
         "t = Tables('nft', ahead=True); t.restore({f: [':K - [0:0]'] for f in Family})\n"
         "print('up', flush=True); time.sleep(60)"

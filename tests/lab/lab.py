@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.kube.model import Family, Protocol
+from agent.net import Family, Protocol
 from tests.lab.netns import Netns, own_link_local
 from tests.lab.node import UPLINK, Layout, Mode, Node, Pod
 from tests.lab.place import LabError, Place

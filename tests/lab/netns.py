@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from agent.dataplane.netlink import ROUTE, Message, NetlinkSocket, attribute
+from agent.kernel.netlink import ROUTE, Message, NetlinkSocket, attribute
 
 CLONE_NEWNET = 0x40000000
 

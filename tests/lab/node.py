@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.lab.children import dies_with_us
 from tests.lab.netns import Netns, own_link_local
 from tests.lab.place import LabError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.lab.netns import Netns
 
 

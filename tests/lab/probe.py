@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.kube.model import Family, Protocol
+from agent.net import Family, Protocol
 from tests.lab import sctp
 from tests.lab.netns import SO_RCVBUFFORCE, Netns
 from tests.lab.place import LabError, Place

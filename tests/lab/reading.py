@@ -5,8 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.kube.model import Kind, Object
-from agent.kube.wire import Bookmark, Decoded, Status, Unreadable, decode_change, open_line
-from agent.sources.once import read_once
+from agent.kube.wire import (
+    Bookmark,
+    Decoded,
+    Status,
+    Unreadable,
+    decode_change,
+    open_line,
+)
+from agent.sources.manifests.once import read_once
 
 
 def read_manifests(directory: Path) -> tuple[tuple[Object, ...], tuple[str, ...]]:

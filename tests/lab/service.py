@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.kube.model import Family, Protocol
+from agent.net import Family, Protocol
 from tests.lab.node import Node, Pod
 
 MASQUERADE_MARK = "0x4000"

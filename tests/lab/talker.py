@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.lab.place import LabError, Place
 
 INTERVAL = 0.001

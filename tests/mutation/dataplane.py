@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from tests.mutation.model import Mutation, Selection
 
-_RENDER = "agent/dataplane/iptables/render.py"
-_TREE = "agent/dataplane/iptables/tree.py"
-_HAZARDS = "agent/dataplane/iptables/hazards.py"
-_STEPS = "agent/dataplane/iptables/steps.py"
-_WRITER = "agent/dataplane/iptables/writer.py"
+_RENDER = "agent/dataplane/iptables/rules/render.py"
+_TREE = "agent/dataplane/iptables/rules/tree.py"
+_HAZARDS = "agent/dataplane/iptables/change/atomicity.py"
+_STEPS = "agent/dataplane/iptables/change/planner.py"
+_WRITER = "agent/dataplane/iptables/change/executor.py"
 _CACHE = "agent/dataplane/iptables/verdict_cache.py"
-_TREES = "agent/dataplane/iptables/trees.py"
-_GUARDS = "agent/dataplane/iptables/guards.py"
-_NAMES = "agent/dataplane/iptables/names.py"
+_TREES = "agent/dataplane/iptables/rules/trees.py"
+_GUARDS = "agent/dataplane/iptables/rules/guards.py"
+_NAMES = "agent/dataplane/iptables/rules/names.py"
 
 DATAPLANE = (
     # --- Rules ----------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ DATAPLANE = (
     # --- Marks and verdicts ---------------------------------------------------------------------------------
     Mutation(
         "a policy of one direction is asked for the other's mark",
-        "agent/dataplane/iptables/lists.py",
+        "agent/dataplane/iptables/rules/lists.py",
         '    bit = f"{options.mark(direction):#x}"\n    found',
         '    bit = f"{options.mark(Direction.EGRESS):#x}"\n    found',
         (Selection.CHAINS,),
@@ -355,21 +355,21 @@ DATAPLANE = (
     ),
     Mutation(
         "a rule inserted one place too far",
-        "agent/dataplane/iptables/script.py",
+        "agent/dataplane/iptables/rules/script.py",
         "if position > length else",
         "if position >= length else",
         (Selection.MOVES,),
     ),
     Mutation(
         "who loses something is not closed while rules cannot be written",
-        "agent/dataplane/iptables/closed.py",
+        "agent/dataplane/iptables/ipset/closed.py",
         "if leaf.chain in losing or",
         "if",
         (Selection.UNWRITTEN,),
     ),
     Mutation(
         "an address whose rules lead to its former pod is not closed",
-        "agent/dataplane/iptables/closed.py",
+        "agent/dataplane/iptables/ipset/closed.py",
         "later = leaves({**table, **changing}, direction, family) if moving else now",
         "later = now",
         (Selection.UNWRITTEN,),
@@ -383,14 +383,14 @@ DATAPLANE = (
     ),
     Mutation(
         "without a set for named ports a rule lets in every port",
-        "agent/dataplane/iptables/unmade.py",
+        "agent/dataplane/iptables/ipset/unmade.py",
         "if negated or (name in missing and asks):",
         "if name in missing and asks:",
         (Selection.UNWRITTEN,),
     ),
     Mutation(
         "the last policy of a shared list is forgotten",
-        "agent/dataplane/iptables/lists.py",
+        "agent/dataplane/iptables/rules/lists.py",
         "tuple(rules_of(part, direction, options))",
         "tuple(rules_of(part[:-1], direction, options))",
         (Selection.STEPS,),
@@ -398,28 +398,28 @@ DATAPLANE = (
     # --- Beside other programs ------------------------------------------------------------------------------
     Mutation(
         "a bit that others use is taken",
-        "agent/dataplane/iptables/marks.py",
+        "agent/dataplane/iptables/tables/marks.py",
         "if not bit & avoided:",
         "if bit:",
         (Selection.MARKS,),
     ),
     Mutation(
         "of a mark that is set with a mask only the value counts",
-        "agent/dataplane/markuse.py",
+        "agent/dataplane/iptables/tables/markuse.py",
         "return (value if mask == FULL else value | mask), 0",
         "return value, 0",
         (Selection.MARKS,),
     ),
     Mutation(
         "a rule of which it is not known what it does may stay in front",
-        "agent/dataplane/iptables/hooks.py",
+        "agent/dataplane/iptables/rules/hooks.py",
         "    if foreign.is_unclear(rule):\n        return True\n",
         "",
         (Selection.FOREIGN,),
     ),
     Mutation(
         "after a chain that cannot be shown no other is read",
-        "agent/dataplane/iptables/foreign.py",
+        "agent/dataplane/iptables/tables/foreign.py",
         "waiting = waiting[waiting.index(failed) + 1 :] if failed in waiting else []",
         "waiting = []",
         (Selection.FOREIGN,),
@@ -447,7 +447,7 @@ DATAPLANE = (
     ),
     Mutation(
         "a bridge with a card and pods' ports is taken for the network outside",
-        "agent/dataplane/surroundings.py",
+        "agent/kernel/surroundings.py",
         "and not any(port.kind in POD_KINDS for port in below)",
         "",
         (Selection.SURROUNDINGS,),

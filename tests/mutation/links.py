@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.mutation.model import Mutation, Selection
 
-_LINKED = "agent/dataplane/iptables/linked.py"
-_PODLINKS = "agent/dataplane/podlinks.py"
+_LINKED = "agent/dataplane/iptables/rules/linked.py"
+_PODLINKS = "agent/kernel/podlinks.py"
 
 LINKS = (
     Mutation(

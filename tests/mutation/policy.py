@@ -9,11 +9,11 @@ _READING = "agent/kube/policy.py"
 _WIRE = "agent/kube/wire.py"
 _BLOCKS = "agent/policy/blocks.py"
 _PORTS = "agent/policy/ports.py"
-_PEERS = "agent/policy/peers.py"
+_PEERS = "agent/policy/peers/peers.py"
 _COMPILE = "agent/policy/compile.py"
 _SETS = "agent/policy/sets.py"
-_TERMS = "agent/policy/terms.py"
-_SETTLE = "agent/policy/settle.py"
+_TERMS = "agent/policy/peers/active_selectors.py"
+_SETTLE = "agent/policy/step.py"
 
 POLICY = (
     # --- Reading --------------------------------------------------------------------------------------------
@@ -69,14 +69,14 @@ POLICY = (
     ),
     Mutation(
         "DoesNotExist is looked for among the pods that have the key",
-        "agent/policy/labels.py",
+        "agent/policy/peers/labels.py",
         "if operator is not Operator.IN and operator is not Operator.EXISTS:",
         "if operator is not Operator.IN and operator is not Operator.DOES_NOT_EXIST:",
         (Selection.COMPILER,),
     ),
     Mutation(
         "a pod that comes after a policy is selected whatever its labels",
-        "agent/policy/selection.py",
+        "agent/policy/peers/selection.py",
         "if policy.pod_selector.matches(group.labels):\n                    local.count(policy, 1)",
         "if policy is not None:\n                    local.count(policy, 1)",
         (Selection.COMPILER,),
@@ -270,14 +270,14 @@ POLICY = (
     # --- Pods and addresses ---------------------------------------------------------------------------------
     Mutation(
         "an address belongs to the oldest pod, not the newest",
-        "agent/policy/ownership.py",
+        "agent/policy/addresses/ownership.py",
         "winner = max(claimants, key=_rank, default=None)",
         "winner = min(claimants, key=_rank, default=None)",
         (Selection.COMPILER,),
     ),
     Mutation(
         "an address is not inherited by those who also claim it",
-        "agent/policy/ownership.py",
+        "agent/policy/addresses/ownership.py",
         "                self._claimants[address] = claimants\n",
         "                pass\n",
         (Selection.HISTORY,),
@@ -298,14 +298,14 @@ POLICY = (
     ),
     Mutation(
         "linger ignored",
-        "agent/policy/linger.py",
+        "agent/policy/addresses/quarantine.py",
         "if self._seconds <= 0:",
         "if self._seconds > 0:",
         (Selection.HISTORY,),
     ),
     Mutation(
         "this node is one of the others that may reach every pod",
-        "agent/policy/bypass.py",
+        "agent/policy/addresses/node_networks.py",
         "        if name == self._own:\n            return\n",
         "",
         (Selection.TRUTH,),
@@ -334,35 +334,35 @@ POLICY = (
     ),
     Mutation(
         "an old policy makes way for a new one",
-        "agent/policy/ledger.py",
+        "agent/policy/budget/ledger.py",
         "        for key in served:\n            self._serve(account, key)\n",
         "        for key in reversed(served):\n            self._serve(account, key)\n",
         (Selection.BUDGET,),
     ),
     Mutation(
         "what a policy gave up is still counted",
-        "agent/policy/ledger.py",
+        "agent/policy/budget/ledger.py",
         "        if entry.admitted:\n            self.total.remove(entry.spent)\n        else:",
         "        if not entry.admitted:",
         (Selection.BUDGET,),
     ),
     Mutation(
         "any number of pods may be matched",
-        "agent/policy/ledger.py",
+        "agent/policy/budget/ledger.py",
         "        excess = excess or self._members_excess(account, key, entry)\n",
         "",
         (Selection.MEMBERS,),
     ),
     Mutation(
         "a policy closed for its members opens with the next pod that goes",
-        "agent/policy/ledger.py",
+        "agent/policy/budget/ledger.py",
         "REOPEN_PERCENT = 90",
         "REOPEN_PERCENT = 100",
         (Selection.MEMBERS,),
     ),
     Mutation(
         "pods that come are not counted",
-        "agent/policy/ledger.py",
+        "agent/policy/budget/ledger.py",
         "        if members > self._budgets.namespace.members:\n",
         "        if members < 0:\n",
         (Selection.MEMBERS,),

@@ -21,22 +21,20 @@ from agent.kube.model import (
     Key,
     NamedPort,
     Namespace,
-    Network,
     NetworkPolicy,
     Object,
     Operator,
     Peer,
     Pod,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
-    address_text,
 )
 from agent.kube.validate import METADATA_NAME
-from agent.policy.peers import MANY_PEERS
-from agent.policy.verdict import Packet
+from agent.net import Network, Protocol, address_text
+from agent.policy.peers.peers import MANY_PEERS
+from agent.spec.verdict import Packet
 from tests.property.strategies import ADDRESSES_4, ADDRESSES_6, HERE, ICMP, network_of
 from tests.property.to_yaml import to_yaml
 

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.kube.model import Direction, Protocol, family_of
-from agent.policy.program import (
-    AddressPort,
-    NetworkMember,
-    PolicyId,
-    Program,
-    RuleProgram,
-    SetId,
-    SetKind,
-)
+from agent.net import AddressPort, Direction, NetworkMember, Protocol, family_of
+from agent.policy.program import PolicyId, Program, RuleProgram, SetId, SetKind
 from tests.property.strategies import Probe
 
 

@@ -20,20 +20,22 @@ from typing import NamedTuple, cast
 import pytest
 from pyroute2.netlink.nfnetlink import ipset as uapi
 
-from agent.dataplane import membarrier
-from agent.dataplane.conntrack import ConntrackError
-from agent.dataplane.ipset import IpSets, SetChange, SetContent, SetHeader, SetShape
-from agent.dataplane.ipset_errors import SetError
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import builtin, edges, hooks, leftovers, marks, nft, verdict_cache, writer
-from agent.dataplane.iptables import steps as steps_module
+from agent.dataplane.iptables import cleanup, verdict_cache
 from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.change import executor
+from agent.dataplane.iptables.change import planner as steps_module
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.tables import Table, TableError
-from agent.dataplane.surroundings import NONE
+from agent.dataplane.iptables.rules import edges, hooks
+from agent.dataplane.iptables.tables import builtin, marks, nft
+from agent.dataplane.iptables.tables.tables import Table, TableError
 from agent.dataplane.turns import Waits, Work, whole
-from agent.kube.model import Family, Network, Protocol, family_of
-from agent.policy.program import AddressPort, Member, NetworkMember
+from agent.kernel import membarrier
+from agent.kernel.conntrack import ConntrackError
+from agent.kernel.ipset import IpSets, SetChange, SetContent, SetHeader, SetShape
+from agent.kernel.ipset_errors import SetError
+from agent.kernel.surroundings import NONE
+from agent.net import AddressPort, Family, Member, Network, NetworkMember, Protocol, family_of
 
 _MATCH_SET = re.compile(r"--match-set (\S+) ")
 _UPLINK = "uplink0"
@@ -261,7 +263,7 @@ def _set_match(name: str, sides: str) -> Match:
 
 
 class ModelTables:
-    """In place of :class:`agent.dataplane.iptables.tables.Tables`."""
+    """In place of :class:`agent.dataplane.iptables.tables.tables.Tables`."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -345,7 +347,7 @@ def _restored(kernel: Kernel, family: Family, lines: Iterable[str]) -> Table:
 
 
 class ModelIpSets:
-    """In place of :class:`agent.dataplane.ipset.IpSets`."""
+    """In place of :class:`agent.kernel.ipset.IpSets`."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -454,7 +456,7 @@ def make_backend(
 
     patch.setattr(backend_module, "Tables", lambda _, **__: ModelTables(kernel))
     patch.setattr(backend_module, "IpSets", lambda: ModelIpSets(kernel))
-    patch.setattr(writer, "forget", forget)
+    patch.setattr(executor, "forget", forget)
     patch.setattr(backend_module, "look", lambda: NONE)
     patch.setattr(edges, "uplinks", uplinks)
     patch.setattr(steps_module, "uplinks", uplinks)
@@ -465,7 +467,7 @@ def make_backend(
     patch.setattr(membarrier, "packets_judged", lambda: kernel.judged())
     patch.setattr(verdict_cache.Flusher, "_follow", functools.partialmethod(_opened, kernel))
     patch.setattr(nft, "generation", lambda _: 0)
-    patch.setattr(leftovers, "remove", lambda *_: [])
+    patch.setattr(cleanup, "remove", lambda *_: [])
     return IptablesBackend("nft", tuple(Family), options or Options(), patience=patience)
 
 

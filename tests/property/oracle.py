@@ -9,7 +9,6 @@ import ipaddress
 
 from agent.kube.events import Delete, Event, Invalid, Upsert
 from agent.kube.model import (
-    Direction,
     IPBlock,
     Key,
     Kind,
@@ -23,6 +22,7 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
+from agent.net import Direction
 from tests.property.strategies import HERE, Probe
 
 

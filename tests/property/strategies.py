@@ -14,21 +14,20 @@ from agent.kube.model import (
     Kind,
     NamedPort,
     Namespace,
-    Network,
     NetworkPolicy,
     Node,
     Operator,
     Peer,
     Pod,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
 )
-from agent.policy.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
-from agent.policy.peers import MANY_PEERS
-from agent.policy.verdict import Packet
+from agent.net import Network, Protocol
+from agent.policy.budget.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
+from agent.policy.peers.peers import MANY_PEERS
+from agent.spec.verdict import Packet
 
 HERE = "here"
 """The node that the tests compile for."""

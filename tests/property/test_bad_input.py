@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.kube.events import Event, Invalid, Problem, Upsert
-from agent.kube.model import Direction, Key, Kind, NetworkPolicy
+from agent.kube.model import Key, Kind, NetworkPolicy
 from agent.kube.wire import Decoded, Unreadable
+from agent.net import Direction
 from agent.policy.engine import Engine
 from agent.policy.program import Program
-from agent.sources.manifests import ManifestSource
+from agent.sources.manifests.source import ManifestSource
 from tests.lab.reading import decode_watch_line, read_manifests
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.interpreter import program_allows

@@ -10,24 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.events import Event, Upsert
-from agent.kube.model import Direction, Family, IPBlock, Key, Kind, NetworkPolicy, Pod, Rule
-from agent.policy import settle
+from agent.kube.model import IPBlock, Key, Kind, NetworkPolicy, Pod, Rule
+from agent.net import AddressPort, Direction, Family, Member, NetworkMember
+from agent.policy import step as settle
+from agent.policy.addresses.former_owners import LOCAL_SECONDS
 from agent.policy.blocks import block_members, block_ranges, in_ranges
+from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
-from agent.policy.limits import DEFAULT, Budgets
-from agent.policy.program import (
-    AddressPort,
-    Delta,
-    Member,
-    Membership,
-    NetworkMember,
-    PodId,
-    PolicyId,
-    Program,
-    SetId,
-    SetKind,
-)
-from agent.policy.vacated import LOCAL_SECONDS
+from agent.policy.program import Delta, Membership, PodId, PolicyId, Program, SetId, SetKind
 from tests.property import strategies
 from tests.property.interpreter import program_allows
 from tests.property.oracle import World, block_holds

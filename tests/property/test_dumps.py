@@ -17,7 +17,7 @@ from agent.kube.manifest import read_text
 from agent.kube.model import Kind
 from agent.kube.text import UnreadableError
 from agent.kube.wire import Decoded
-from agent.sources.once import read_once
+from agent.sources.manifests.once import read_once
 from tests.lab.reading import decode_watch_line
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.mutants import mutants

@@ -14,16 +14,17 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, seed, settings
 
-from agent.cli import main
-from agent.kube.model import Direction, Key, Object, Pod, address_text
-from agent.policy.budget import Excess
-from agent.policy.cluster import Cluster, closed_by_budget, cluster_of, owner
+from agent.commands.cli import main
+from agent.commands.unjudged import never_judged, not_only_judged
+from agent.kube.model import Key, Object, Pod
+from agent.net import Direction, address_text
+from agent.policy.budget.cost import Excess
+from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
-from agent.policy.evaluator import judge
-from agent.policy.limits import DEFAULT, Budgets
 from agent.policy.program import Program
-from agent.policy.verdict import Packet
-from agent.unjudged import never_judged, not_only_judged
+from agent.spec.cluster import Cluster, closed_by_budget, cluster_of, owner
+from agent.spec.evaluator import judge
+from agent.spec.verdict import Packet
 from tests.lab.reading import read_manifests
 from tests.property.clusters import THERE, RandomCluster, clusters, protocol_name
 from tests.property.interpreter import program_allows

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from agent.kube.events import Delete, Event
 from agent.kube.model import (
-    Direction,
     Key,
     Kind,
     NamedPort,
@@ -26,11 +25,11 @@ from agent.kube.model import (
     Peer,
     Pod,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
 )
+from agent.net import Direction, Protocol
 from agent.policy.engine import Engine
 from tests.property.interpreter import program_allows
 from tests.property.kernel_model import Kernel, Packet, make_backend

@@ -16,26 +16,24 @@ from hypothesis import strategies as st
 from agent.dataplane.iptables.options import Options
 from agent.kube.events import Delete
 from agent.kube.model import (
-    Direction,
     IPBlock,
     Kind,
     NamedPort,
-    Network,
     NetworkPolicy,
     Object,
     Operator,
     Peer,
     Pod,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
 )
+from agent.net import Direction, Network, Protocol
 from agent.policy import compile
-from agent.policy.cluster import cluster_of, owner
 from agent.policy.engine import Engine
-from agent.policy.evaluator import judge
+from agent.spec.cluster import cluster_of, owner
+from agent.spec.evaluator import judge
 from tests.property import kernel_model
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.kernel_model import Kernel, make_backend

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.iptables import kernel as kernel_module
-from agent.dataplane.iptables import lists
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.rules import lists
+from agent.dataplane.iptables.tables import chain_table as kernel_module
 from agent.kube.events import Event, Upsert
-from agent.kube.model import Direction, Family, Kind, Node, Pod, Protocol
+from agent.kube.model import Kind, Node, Pod
+from agent.net import Direction, Family, Protocol
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from tests.property import strategies

@@ -16,21 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import names
+from agent.dataplane.iptables.rules import names
+from agent.kernel.ipset_errors import SetError
 from agent.kube.events import Delete, Event
-from agent.kube.model import (
-    Family,
-    Key,
-    Kind,
-    Namespace,
-    NetworkPolicy,
-    Peer,
-    Protocol,
-    Rule,
-    Selector,
-    family_of,
-)
+from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Peer, Rule, Selector
+from agent.net import Family, Protocol, family_of
 from agent.policy.engine import Engine
 from tests.property.kernel_model import Kernel, Packet, make_backend
 from tests.property.test_steps import verdict

@@ -19,10 +19,10 @@ from agent.kube.model import (
     Port,
     Rule,
     Selector,
-    address_text,
 )
 from agent.kube.validate import METADATA_NAME
 from agent.kube.wire import ISOLATION_ANNOTATION
+from agent.net import address_text
 
 Data = dict[str, Any]
 

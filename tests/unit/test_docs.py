@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from agent import __version__
-from agent.cli import main
+from agent.commands.cli import main
 from agent.kube.model import Kind
+from agent.observe.health import Health, readyz
+from agent.observe.health import text as health_text
 from agent.sources.source import SyncState
-from agent.status.health import Health, readyz
-from agent.status.health import text as health_text
 from tests.demo import show
 from tests.demo.examples import read
 from tests.demo.picture import STEPS

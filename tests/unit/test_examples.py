@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.kube.model import Family, Protocol
+from agent.net import Family, Protocol
 from tests.demo import show
 from tests.demo.examples import ExampleError, read
 from tests.docs import ROOT

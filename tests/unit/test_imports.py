@@ -10,5 +10,5 @@ import pytest
 
 @pytest.mark.parametrize("package", ["rich", "pyroute2", "kubernetes", "iptc", "yaml", "watchfiles"])
 def test_running_loads_only_what_is_used(package: str) -> None:
-    code = f"import agent.node, sys; sys.exit({package!r} in sys.modules)"
+    code = f"import agent.runtime.start, sys; sys.exit({package!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

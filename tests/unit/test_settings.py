@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.policy.limits import DEFAULT, NamespaceBudget, PolicyBudget
+from agent.policy.budget.limits import DEFAULT, NamespaceBudget, PolicyBudget
 from agent.settings import (
     SETTINGS,
     AllowedPackets,

@@ -23,4 +23,4 @@ def test_no_message_writes_a_number_before_a_plural_by_itself() -> None:
         for path in (ROOT / "agent").rglob("*.py")
         for match in re.finditer(counted, path.read_text())
     ]
-    assert found == ["agent/dataplane/iptables/leftovers.py: {len(errors)} sets"]
+    assert found == ["agent/dataplane/iptables/cleanup.py: {len(errors)} sets"]

@@ -10,36 +10,40 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from types import MappingProxyType
 
 from agent import log
-from agent.dataplane.backend import Call, Fault, KernelView, Reading, Report
-from agent.dataplane.ipset import IpSets, SetContent
-from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import builtin, edges, hooks, leftovers, marks, names
-from agent.dataplane.iptables.desired import Changes, Desired, Naming
-from agent.dataplane.iptables.driver import Driver
-from agent.dataplane.iptables.fights import REMOVING, STOP_REMOVING, Fights
-from agent.dataplane.iptables.inflight import LOOK_AGAIN
-from agent.dataplane.iptables.kernel import Chains
+from agent.dataplane.backend import Call, KernelView, Reading, Report
+from agent.dataplane.contention import REMOVING, STOP_REMOVING, Fights
+from agent.dataplane.iptables import cleanup
+from agent.dataplane.iptables.change.desired import Changes, Desired, Naming
+from agent.dataplane.iptables.change.driver import Driver
+from agent.dataplane.iptables.change.executor import Writer
+from agent.dataplane.iptables.change.inflight import LOOK_AGAIN
+from agent.dataplane.iptables.change.pending import independent, touched
+from agent.dataplane.iptables.change.planner import Planner, Step
+from agent.dataplane.iptables.ipset.members import SpotCheck
+from agent.dataplane.iptables.ipset.sets import Sets, network_members
+from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.others import Others
-from agent.dataplane.iptables.pending import independent, touched
-from agent.dataplane.iptables.reading import TablesReading
-from agent.dataplane.iptables.sets import Sets, network_members
-from agent.dataplane.iptables.spotcheck import SpotCheck
-from agent.dataplane.iptables.steps import Planner, Step
-from agent.dataplane.iptables.tables import Table, TableError, Tables
-from agent.dataplane.iptables.untracked import Untracked
+from agent.dataplane.iptables.rules import edges, hooks, names
+from agent.dataplane.iptables.tables import builtin, marks
+from agent.dataplane.iptables.tables.chain_table import Chains
+from agent.dataplane.iptables.tables.generation import Watch
+from agent.dataplane.iptables.tables.markuse import Use
+from agent.dataplane.iptables.tables.readback import TablesReading
+from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.transit import Others
+from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import VerdictCache
-from agent.dataplane.iptables.watch import Watch
-from agent.dataplane.iptables.writer import Writer
-from agent.dataplane.markuse import Use
-from agent.dataplane.mode import Mode
-from agent.dataplane.netlink import NetlinkSocket
-from agent.dataplane.podlinks import PodLink
-from agent.dataplane.strangers import kube_router_fault
-from agent.dataplane.surroundings import look
+from agent.dataplane.kube_router import kube_router_fault
 from agent.dataplane.turns import Waits, Work
-from agent.kube.model import Direction, Family, Key
-from agent.policy.program import Delta, Member, Program
+from agent.fault import Fault
+from agent.kernel.ipset import IpSets, SetContent
+from agent.kernel.ipset_errors import SetError
+from agent.kernel.netlink import NetlinkSocket
+from agent.kernel.podlinks import PodLink
+from agent.kernel.surroundings import look
+from agent.kube.model import Key
+from agent.net import Direction, Family, Member
+from agent.policy.program import Delta, Program
 from agent.words import count
 
 _log = log.get(__name__)
@@ -578,19 +582,19 @@ class IptablesBackend:
         """Return the sets that our rules in the other mode may refer to."""
         if self._other_mode_left:
             return frozenset()
-        return leftovers.sets_referred_to(reading.elsewhere, reading.elsewhere_errors, content)
+        return cleanup.sets_referred_to(reading.elsewhere, reading.elsewhere_errors, content)
 
     def _referred_unread(self, content: Mapping[str, SetContent]) -> frozenset[str]:
         """Return the sets of the families of which it cannot be told which of them our rules refer to."""
         whole, unread = self._chains.whole, self._chains.unread
-        unclear = {f for f in self.families if f in unread or leftovers.is_unclear(whole[f])}
+        unclear = {f for f in self.families if f in unread or cleanup.is_unclear(whole[f])}
         return frozenset(name for name, held in content.items() if held.shape.family in unclear)
 
     def _remove_leftovers(self) -> None:
         """Remove what an earlier run left in the other mode; what cannot be is told, and tried rarely."""
         if self._other_mode_left or self._now() < self._leftovers_at:
             return
-        self._leftovers = leftovers.remove(self._other_mode, self.families)
+        self._leftovers = cleanup.remove(self._other_mode, self.families)
         self._other_mode_left = not self._leftovers
         self._leftovers_at = self._now() + LEFTOVERS_PAUSE
 

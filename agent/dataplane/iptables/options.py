@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from agent.kube.model import Direction
+from agent.net import Direction
 
 
 @dataclass(frozen=True)

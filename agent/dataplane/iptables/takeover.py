@@ -1,7 +1,7 @@
 """What kube-router's firewall left in the kernel: finding it, telling whether it still writes, removing it.
 
 A firewall that was stopped still judges packets, and accepts what it allowed last. Removing that is the last
-step of taking over from it: see :mod:`agent.migrate`.
+step of taking over from it: see :mod:`agent.commands.migrate`.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agent.dataplane.backend import Fault
-from agent.dataplane.ipset import IpSets
-from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import hooks, leftovers, nft, script
-from agent.dataplane.iptables.tables import Table, Tables
-from agent.dataplane.mode import MODES, Mode
-from agent.dataplane.netlink import NetlinkSocket
-from agent.dataplane.nftables import FAMILY_NAMES
-from agent.dataplane.strangers import (
+from agent.dataplane.iptables import cleanup
+from agent.dataplane.iptables.rules import hooks, script
+from agent.dataplane.iptables.tables import nft
+from agent.dataplane.iptables.tables.tables import Table, Tables
+from agent.dataplane.iptables.variant import MODES, Mode
+from agent.dataplane.kube_router import (
     NFT_TABLES,
     is_firewall_accept,
     is_firewall_chain,
     is_firewall_set,
     is_pod_chain,
 )
-from agent.kube.model import Family
+from agent.fault import Fault
+from agent.kernel.ipset import IpSets
+from agent.kernel.ipset_errors import SetError
+from agent.kernel.netlink import NetlinkSocket
+from agent.kernel.nf_tables import FAMILY_NAMES
+from agent.net import Family
 
 _AGAIN = "run 'netpol-agent migrate' again"
 
@@ -69,7 +71,7 @@ def look() -> Remains:
     """Find what there is, in both modes and families; changes nothing. Raises TableError and SetError."""
     chains = []
     for mode in MODES:
-        for family, table in leftovers.tables(mode, Family).items():
+        for family, table in cleanup.tables(mode, Family).items():
             theirs = tuple(sorted(filter(is_firewall_chain, table)))
             hooked = tuple(dict.fromkeys(chain for chain, _ in _rules_in_others(table)))
             if theirs or hooked:
@@ -101,7 +103,7 @@ def _nft_tables() -> list[Family]:
 
 def passed_by(mode: Mode, families: Iterable[Family]) -> Fault | None:
     """Return the fault where packets could pass our chains by, if there is one. Raises TableError."""
-    for family, table in leftovers.tables(mode, families).items():
+    for family, table in cleanup.tables(mode, families).items():
         for chain, why in hooks.misplaced(table).items():
             return Fault(f"this agent's rules are not in front in {chain} (IPv{int(family)}): {why}", _AGAIN)
     return None
@@ -115,10 +117,10 @@ def remove(remains: Remains) -> list[Fault]:
     faults = []
     for mode in MODES:
         lines = {}
-        for family, table in leftovers.tables(mode, Family).items():
+        for family, table in cleanup.tables(mode, Family).items():
             doomed = [chain for chain in table if is_firewall_chain(chain)]
             leading = _rules_in_others(table)
-            leftovers.delete_by_netlink(family, leading)
+            cleanup.delete_by_netlink(family, leading)
             lines[family] = hooks.deletions(leading) + script.deletions(doomed)
         failed = Tables(mode).restore(lines)
         faults += [

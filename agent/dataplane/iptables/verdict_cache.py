@@ -25,14 +25,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from agent import log
-from agent.dataplane import membarrier
-from agent.dataplane.backend import Fault
-from agent.dataplane.ipset import LIST, IpSets, SetContent, SetShape
-from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import names
-from agent.dataplane.iptables.sets import Sets
-from agent.dataplane.mode import Mode
-from agent.kube.model import Family
+from agent.dataplane.iptables.ipset.sets import Sets
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.variant import Mode
+from agent.fault import Fault
+from agent.kernel import membarrier
+from agent.kernel.ipset import LIST, IpSets, SetContent, SetShape
+from agent.kernel.ipset_errors import SetError
+from agent.net import Family
 
 _log = log.get(__name__)
 

@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from agent.kube.model import Protocol, address_text, family_of
-from agent.policy.verdict import Packet
+from agent.net import Protocol, address_text, family_of
+from agent.spec.verdict import Packet
 from tests.kernel.exact.relabel import packed
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Node

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.commands.question import question_of
 from agent.kube.model import Object
-from agent.policy.verdict import Packet
-from agent.question import question_of
+from agent.spec.verdict import Packet
 from tests.lab.reading import read_manifests
 
 DIRECTORY = Path(__file__).with_name("cases")

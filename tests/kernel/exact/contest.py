@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from random import Random
 
-from agent.dataplane.mode import Mode
+from agent.dataplane.iptables.variant import Mode
 from agent.kube.model import Object
-from agent.policy.verdict import Packet
+from agent.spec.verdict import Packet
 from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.disagreement import DisagreementError, investigated
 from tests.kernel.exact.enforcer import Enforcer, Hears, as_it_is

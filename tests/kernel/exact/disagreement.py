@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from agent import explain
-from agent.kube.model import Object, address_text
-from agent.policy.cluster import cluster_of
-from agent.policy.verdict import Packet
-from agent.question import question_of
+from agent.commands import explain
+from agent.commands.question import question_of
+from agent.kube.model import Object
+from agent.net import address_text
+from agent.spec.cluster import cluster_of
+from agent.spec.verdict import Packet
 from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.enforcer import Enforcer
 from tests.kernel.exact.plan import expect

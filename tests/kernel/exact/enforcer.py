@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from agent.dataplane.backend import Report
-from agent.dataplane.ipset import IpSets
-from agent.dataplane.iptables import names
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.tables import Table, Tables
-from agent.dataplane.mode import Mode
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables.tables import Table, Tables
+from agent.dataplane.iptables.variant import Mode
+from agent.kernel.ipset import IpSets
 from agent.kube import model
 from agent.kube.events import Delete, Event, Synced, Upsert
-from agent.kube.model import Family, Kind, Object
+from agent.kube.model import Kind, Object
+from agent.net import Family, Member
+from agent.policy.addresses.former_owners import LOCAL_SECONDS
 from agent.policy.engine import Engine
-from agent.policy.program import Member, Program
-from agent.policy.vacated import LOCAL_SECONDS
+from agent.policy.program import Program
 from tests.kernel.exact.arena import Arena
 from tests.lab.netns import Netns
 from tests.property.strategies import HERE

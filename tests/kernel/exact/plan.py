@@ -7,10 +7,11 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
-from agent.kube.model import Direction, NamedPort, Object, Protocol, Rule
-from agent.policy.cluster import Cluster, cluster_of, owner
-from agent.policy.evaluator import isolating, judge
-from agent.policy.verdict import Packet, Verdict
+from agent.kube.model import NamedPort, Object, Rule
+from agent.net import Direction, Protocol
+from agent.spec.cluster import Cluster, cluster_of, owner
+from agent.spec.evaluator import isolating, judge
+from agent.spec.verdict import Packet, Verdict
 from tests.kernel.exact.arena import PORTS, Arena
 from tests.property.strategies import HERE
 

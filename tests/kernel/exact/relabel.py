@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agent.kube.model import IPBlock, Network, NetworkPolicy, Object, Peer, Pod, Rule
+from agent.kube.model import IPBlock, NetworkPolicy, Object, Peer, Pod, Rule
+from agent.net import Network
 from tests.property.strategies import network_of
 
 

@@ -9,7 +9,8 @@ from random import Random
 import msgspec
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from agent.kube.model import NamedPort, NetworkPolicy, Object, Pod, Protocol
+from agent.kube.model import NamedPort, NetworkPolicy, Object, Pod
+from agent.net import Protocol
 from tests.kernel.exact.relabel import relabelled
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.strategies import NUMBERS

@@ -7,15 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from agent.kube.model import (
-    Namespace,
-    NetworkPolicy,
-    Object,
-    Peer,
-    Pod,
-    Rule,
-    Selector,
-)
+from agent.kube.model import Namespace, NetworkPolicy, Object, Peer, Pod, Rule, Selector
 
 Objects = tuple[Object, ...]
 T = TypeVar("T")

@@ -8,9 +8,10 @@ from random import Random
 import pytest
 
 from agent.kube.events import Upsert
-from agent.kube.model import Direction, Kind, NetworkPolicy, Object, Pod
-from agent.policy.cluster import cluster_of
+from agent.kube.model import Kind, NetworkPolicy, Object, Pod
+from agent.net import Direction
 from agent.policy.engine import Engine
+from agent.spec.cluster import cluster_of
 from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.cases import DIRECTORY, State, states
 from tests.kernel.exact.enforcer import Enforcer

@@ -7,7 +7,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.kube.model import Network, Pod, Rule
+from agent.kube.model import Pod, Rule
+from agent.net import Network
 from tests.kernel.exact.relabel import IMAGES, common_prefix, image, packed, relabelled
 from tests.property.clusters import RandomCluster, clusters
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.kernel.semantics.stage import Stage
 from tests.lab.node import Layout, Mode
 

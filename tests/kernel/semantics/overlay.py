@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.lab import packets
 from tests.lab.node import Node
 from tests.lab.place import Place

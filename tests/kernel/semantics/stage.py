@@ -18,17 +18,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from agent.dataplane.backend import Report
-from agent.dataplane.iptables import hooks
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.podlinks import LinkFinder, PodLink
+from agent.dataplane.iptables.rules import hooks
 from agent.dataplane.turns import wait
+from agent.kernel.podlinks import LinkFinder, PodLink
 from agent.kube import model
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
-from agent.kube.model import Family, Kind, NamedPort, Object, Protocol
-from agent.linked_pods import owners_of, without_others_addresses
+from agent.kube.model import Kind, NamedPort, Object
+from agent.net import Family, Protocol
+from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
-from agent.policy.limits import DEFAULT, Budgets
+from agent.runtime.linked_pods import owners_of, without_others_addresses
 from tests.lab import packets
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Node, Pod

@@ -7,7 +7,16 @@ import pytest
 from agent.kube.model import NetworkPolicy
 from agent.policy import compile
 from tests.kernel.semantics.stage import Stage
-from tests.kernel.semantics.written import Fields, block, isolated, labels, namespaces, pods, policy, port
+from tests.kernel.semantics.written import (
+    Fields,
+    block,
+    isolated,
+    labels,
+    namespaces,
+    pods,
+    policy,
+    port,
+)
 
 S = labels(pod="s")
 NEAR4, NEAR6, FAR4, FAR6 = "10.244.1.0/24", "fd00:10:244:1::/64", "10.244.2.0/24", "fd00:10:244:2::/64"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from agent.dataplane.iptables.options import Options
-from agent.kube.model import Family
+from agent.net import Family
 from tests.kernel.semantics.stage import TIMES, Stage, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy
 from tests.lab import packets

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from agent.kube.model import Key, NetworkPolicy
-from agent.policy.limits import Budgets, NamespaceBudget, PolicyBudget
+from agent.policy.budget.limits import Budgets, NamespaceBudget, PolicyBudget
 from tests.kernel.semantics.stage import Stage, gone
 from tests.kernel.semantics.written import block, labels, namespaces, pods, policy, port
 

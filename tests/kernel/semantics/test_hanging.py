@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.dataplane.iptables import tables
-from agent.dataplane.iptables.tables import Tables
+from agent.dataplane.iptables.tables import tables
+from agent.dataplane.iptables.tables.tables import Tables
 from agent.kube.events import Delete, Event
-from agent.kube.model import Family, Key, Kind, Object
+from agent.kube.model import Key, Kind, Object
+from agent.net import Family
 from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.test_unwritten import sync, tell
 from tests.kernel.semantics.written import labels, pods, policy, port

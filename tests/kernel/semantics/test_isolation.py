@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.kernel.semantics.stage import Stage
-from tests.kernel.semantics.written import expression, isolated, labels, namespaces, pods, policy, port
+from tests.kernel.semantics.written import (
+    expression,
+    isolated,
+    labels,
+    namespaces,
+    pods,
+    policy,
+    port,
+)
 
 pytestmark = pytest.mark.both_modes
 

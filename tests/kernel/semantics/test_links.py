@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent.dataplane.iptables.backend import IptablesBackend
-from agent.dataplane.podlinks import MOST_READ, LinkFinder, PodLink
-from agent.inbox import Inbox
-from agent.kube.model import Family, Key, Object
-from agent.linked_pods import LinkedPods, owners_of, without_others_addresses
+from agent.kernel.podlinks import MOST_READ, LinkFinder, PodLink
+from agent.kube.model import Key, Object
+from agent.net import Family
 from agent.policy.program import Delta
+from agent.runtime.inbox import Inbox
+from agent.runtime.linked_pods import LinkedPods, owners_of, without_others_addresses
 from tests.kernel.semantics.stage import Stage, gone, packed, serial
 from tests.kernel.semantics.written import block, isolated, labels, pods, policy, port
 from tests.lab import packets

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.dataplane.iptables import names
-from agent.dataplane.iptables.sets import Sets
+from agent.dataplane.iptables.ipset.sets import Sets
+from agent.dataplane.iptables.rules import names
 from agent.kube import model
 from agent.kube.events import Delete
-from agent.kube.model import Family, Kind, Network
+from agent.kube.model import Kind
+from agent.net import Family, Network
 from tests.kernel.semantics.stage import Stage, packed, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
 from tests.lab import packets

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from agent.kube.model import Direction, Family, Kind, Pod
+from agent.kube.model import Kind, Pod
 from agent.kube.wire import object_from
+from agent.net import Direction, Family
 from tests.kernel.semantics.stage import Stage, gone, packed
 from tests.kernel.semantics.written import Fields, isolated, labels, pods, policy, port
 

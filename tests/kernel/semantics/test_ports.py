@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.kube.model import NamedPort, NetworkPolicy, Protocol
+from agent.kube.model import NamedPort, NetworkPolicy
+from agent.net import Protocol
 from tests.kernel.semantics.stage import SCTP, TCP, UDP, Stage
 from tests.kernel.semantics.written import Fields, block, labels, namespaces, pods, policy, port
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.dataplane.podlinks import LinkFinder
-from agent.kube.model import Family
+from agent.kernel.podlinks import LinkFinder
+from agent.net import Family
 from tests.kernel.semantics.stage import TIMES, Stage, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy
 from tests.lab import packets

@@ -11,7 +11,8 @@ import pytest
 
 from agent.kube import model
 from agent.kube.events import Event
-from agent.kube.model import Family, Object, Protocol
+from agent.kube.model import Object
+from agent.net import Family, Protocol
 from tests.kernel.semantics.stage import TIMES, Stage, gone
 from tests.kernel.semantics.written import isolated, namespaces, pods, policy
 from tests.lab import packets

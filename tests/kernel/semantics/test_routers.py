@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent.dataplane.iptables.options import Options
-from agent.kube.model import Family
+from agent.net import Family
 from tests.kernel.semantics.stage import Stage, serial
 from tests.kernel.semantics.wired import Wired, wired
 from tests.kernel.semantics.written import isolated

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.dataplane.iptables import names
+from agent.dataplane.iptables.rules import names
 from agent.kube import model
-from agent.kube.model import Direction, Family, Network
+from agent.net import Direction, Family, Network
 from tests.kernel.semantics.overlay import (
     DEVICE,
     PORT,

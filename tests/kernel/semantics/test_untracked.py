@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.dataplane.iptables import names
-from agent.kube.model import Family
+from agent.dataplane.iptables.rules import names
+from agent.net import Family
 from tests.kernel.semantics.stage import UNTRACKED, Stage
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
 

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from agent.dataplane.backend import Report
-from agent.dataplane.ipset import IpSets, SetContent
-from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables import names
 from agent.dataplane.iptables.backend import IptablesBackend
-from agent.dataplane.iptables.tables import TableError, Tables
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables.tables import TableError, Tables
+from agent.kernel.ipset import IpSets, SetContent
+from agent.kernel.ipset_errors import SetError
 from agent.kube.events import Delete, Event, Upsert
-from agent.kube.model import Direction, Family, Key, Kind, Object
+from agent.kube.model import Key, Kind, Object
+from agent.net import Direction, Family
 from tests.kernel.semantics.stage import KINDS, Stage
 from tests.kernel.semantics.written import labels, pods, policy, port
 
@@ -242,11 +243,11 @@ def test_pods_are_judged_where_the_set_of_isolated_addresses_cannot_be_made(
     stage.backend.close()
     stage.backend = None
     with stage.kernel():
-        from agent.dataplane.iptables import leftovers
+        from agent.dataplane.iptables import cleanup
 
         for mode in ("nft", "legacy"):
-            assert leftovers.remove(mode, Family) == []
-        assert leftovers.remove_sets() == []
+            assert cleanup.remove(mode, Family) == []
+        assert cleanup.remove_sets() == []
     with taken(stage, names.isolated_set(direction, family), family):
         with contextlib.suppress(AssertionError):
             stage.given(policy("s", S, ingress=[A]), policy("t", T, egress=[TO_A], types=["Egress"]))

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.dataplane.iptables import names, verdict_cache
+from agent.dataplane.iptables import verdict_cache
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.rules import names
 from agent.kube.events import Delete, Event
-from agent.kube.model import Family, Key, Kind, Node, Object
+from agent.kube.model import Key, Kind, Node, Object
+from agent.net import Family
 from tests.kernel.kernel_state import await_opened
 from tests.kernel.semantics.stage import Stage, packed
 from tests.kernel.semantics.written import isolated, labels, namespaces, pods, policy, port

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.kube.model import Family
+from agent.net import Family
 from tests.lab.netns import Netns, own_link_local
 from tests.lab.node import Layout, Node, mac_of
 

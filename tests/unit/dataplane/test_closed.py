@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from agent.dataplane.iptables import names
-from agent.dataplane.iptables.closed import concerned, narrows
-from agent.dataplane.iptables.unmade import narrowed
-from agent.kube.model import Direction, Family, Key
+from agent.dataplane.iptables.ipset.closed import concerned, narrows
+from agent.dataplane.iptables.ipset.unmade import narrowed
+from agent.dataplane.iptables.rules import names
+from agent.kube.model import Key
+from agent.net import Direction, Family
 from agent.policy.program import PodId, PolicyId
 
 ALLOW = f"-g {names.allow(Direction.INGRESS)}"

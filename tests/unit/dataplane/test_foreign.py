@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.dataplane.iptables import foreign, hooks
-from agent.dataplane.iptables.foreign import Listing
+from agent.dataplane.iptables.rules import hooks
+from agent.dataplane.iptables.tables import foreign
+from agent.dataplane.iptables.tables.foreign import Listing
 
 HELD = {
     "FORWARD": ("-j KUBE-NETPOL-FORWARD", "-s 192.0.2.1/32 -j DROP"),

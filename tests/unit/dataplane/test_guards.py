@@ -6,11 +6,11 @@ import socket
 
 import pytest
 
-from agent.dataplane.iptables import guards, names
-from agent.dataplane.iptables.guards import UNGUARDED, guarded, tunnel_chains
-from agent.dataplane.surroundings import Surroundings
-from agent.dataplane.tunnels import BOTH, Tunnel
-from agent.kube.model import Family, Network
+from agent.dataplane.iptables.rules import guards, names
+from agent.dataplane.iptables.rules.guards import UNGUARDED, guarded, tunnel_chains
+from agent.kernel.surroundings import Surroundings
+from agent.kernel.tunnels import BOTH, Tunnel
+from agent.net import Family, Network
 
 V4 = frozenset({Family.V4})
 STRANGER, NODE = socket.inet_aton("192.0.2.9"), socket.inet_aton("192.0.2.2")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.dataplane.iptables import hooks, names
-from agent.dataplane.iptables.hooks import hook_rule, misplaced, needed, place, remove, unneeded
+from agent.dataplane.iptables.rules import hooks, names
+from agent.dataplane.iptables.rules.hooks import hook_rule, misplaced, needed, place, remove, unneeded
 
 OURS = hook_rule("FORWARD")
 OUTPUT = (hook_rule("OUTPUT"),)

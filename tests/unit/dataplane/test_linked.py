@@ -7,11 +7,12 @@ import re
 
 import pytest
 
-from agent.dataplane.iptables import names
-from agent.dataplane.iptables.linked import Linked, linked, verdicts
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.podlinks import PodLink
-from agent.kube.model import Direction, Family, Key
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.linked import Linked, linked, verdicts
+from agent.kernel.podlinks import PodLink
+from agent.kube.model import Key
+from agent.net import Direction, Family
 from agent.policy.program import PodId, PodProgram, Program
 
 POLICY = Key("x", "allow")

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from agent.dataplane.iptables import lists, names
-from agent.dataplane.iptables.lists import FEW, Entry, Lists, entries_of
 from agent.dataplane.iptables.options import Options
-from agent.kube.model import Direction, Key
+from agent.dataplane.iptables.rules import lists, names
+from agent.dataplane.iptables.rules.lists import FEW, Entry, Lists, entries_of
+from agent.kube.model import Key
+from agent.net import Direction
 from agent.policy.program import PolicyId
 
 IN = Direction.INGRESS

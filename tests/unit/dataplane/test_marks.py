@@ -6,12 +6,12 @@ import struct
 
 import pytest
 
-from agent.dataplane import markuse
-from agent.dataplane.iptables.marks import ORDER, RESERVED, choose, held_by
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.markuse import FULL, Use
-from agent.kube.model import Direction
-from agent.node import options_of
+from agent.dataplane.iptables.tables import markuse
+from agent.dataplane.iptables.tables.marks import ORDER, RESERVED, choose, held_by
+from agent.dataplane.iptables.tables.markuse import FULL, Use
+from agent.net import Direction
+from agent.runtime.start import options_of
 from tests.unit.test_settings import settings
 
 AUTO = Options(chosen_marks=frozenset(Direction))

@@ -8,11 +8,12 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.ipset import NAME_LENGTH, spare_name
-from agent.dataplane.iptables import names
-from agent.dataplane.iptables.render import node_name
-from agent.dataplane.iptables.tree import Prefix
-from agent.kube.model import Direction, Family, Key
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.render import node_name
+from agent.dataplane.iptables.rules.tree import Prefix
+from agent.kernel.ipset import NAME_LENGTH, spare_name
+from agent.kube.model import Key
+from agent.net import Direction, Family
 from agent.policy.program import PodId, PolicyId, SetId, SetKind
 
 CHAIN_LENGTH = 28

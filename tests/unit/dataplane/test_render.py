@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.iptables import names, render
-from agent.dataplane.iptables.kernel import _by_policy
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.text import member_text, render_text
-from agent.kube.model import Direction, Family, Key, Network, Protocol
+from agent.dataplane.iptables.rules import names, render
+from agent.dataplane.iptables.rules.text import member_text, render_text
+from agent.dataplane.iptables.tables.chain_table import _by_policy
+from agent.kube.model import Key
+from agent.net import AddressPort, Direction, Family, Network, NetworkMember, Protocol
 from agent.policy.engine import Engine
 from agent.policy.program import (
-    AddressPort,
-    NetworkMember,
     PodId,
     PodProgram,
     PolicyId,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.iptables import script
+from agent.dataplane.iptables.rules import script
 
 CHAINS = ("A", "B", "C")
 rules = st.lists(st.sampled_from(("r1", "r2", "r3", "r4")), max_size=6).map(tuple)

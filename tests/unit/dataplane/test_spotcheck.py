@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable
 
-from agent.dataplane.ipset_errors import SetError
-from agent.dataplane.iptables.spotcheck import SECONDS, SpotCheck
-from agent.policy.program import Member
+from agent.dataplane.iptables.ipset.members import SECONDS, SpotCheck
+from agent.kernel.ipset_errors import SetError
+from agent.net import Member
 
 
 class Kernel:

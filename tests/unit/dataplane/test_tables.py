@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.dataplane.iptables import tables
-from agent.dataplane.iptables.tables import TableError, Tables
-from agent.kube.model import Family
+from agent.dataplane.iptables.tables import tables
+from agent.dataplane.iptables.tables.tables import TableError, Tables
+from agent.net import Family
 
 LINES = {family: ["-A FORWARD -j DROP"] * 100_000 for family in Family}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.iptables.tree import FANOUT_BITS, LEAF, ROOT, Prefix, build
+from agent.dataplane.iptables.rules.tree import FANOUT_BITS, LEAF, ROOT, Prefix, build
 
 WIDTHS = pytest.mark.parametrize("bits", [32, 128])
 

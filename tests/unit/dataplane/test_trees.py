@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.iptables import names, render, script
-from agent.dataplane.iptables.tree import LEAF, ROOT
-from agent.dataplane.iptables.trees import Rendered, Trees
-from agent.kube.model import Direction, Family, Key
+from agent.dataplane.iptables.rules import names, render, script
+from agent.dataplane.iptables.rules.tree import LEAF, ROOT
+from agent.dataplane.iptables.rules.trees import Rendered, Trees
+from agent.kube.model import Key
+from agent.net import Direction, Family
 from agent.policy.program import PodId
 
 IN, V4 = Direction.INGRESS, Family.V4

@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from agent.dataplane.backend import Fault, Report
+from agent.dataplane.backend import Report
 from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import marks, names
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.reading import TablesReading
-from agent.dataplane.iptables.tables import Table, TableError
-from agent.dataplane.markuse import Use
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import marks
+from agent.dataplane.iptables.tables.markuse import Use
+from agent.dataplane.iptables.tables.readback import TablesReading
+from agent.dataplane.iptables.tables.tables import Table, TableError
 from agent.dataplane.turns import Waits, Work
+from agent.fault import Fault
 from agent.kube.events import Delete, Event, Upsert
-from agent.kube.model import Direction, Family, IPBlock, Kind, Network, Peer, Rule
+from agent.kube.model import IPBlock, Kind, Peer, Rule
 from agent.kube.model import Node as KubeNode
+from agent.net import Direction, Family, Network
 from agent.policy.engine import Engine
 from tests.kernel.kernel_state import HERE, gone, packed, pod, policy
 from tests.property.kernel_model import Kernel, ModelTables, Packet, make_backend

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.kube.address import covers, lenient_address, lenient_network, strict_network
-from agent.kube.model import Network, address_text
+from agent.net import Network, address_text
 
 
 def network(text: str) -> Network:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.kube.model import Key, Kind
 from agent.kube.shallow import DEPTH, shallow
 from agent.kube.wire import Decoded, decode_page
-from agent.sources.proof import PagesProof, prove_line
+from agent.sources.apiserver.proof import PagesProof, prove_line
 from tests.lab.reading import decode_watch_line
 
 LEVELS = 9000

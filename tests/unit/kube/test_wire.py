@@ -21,12 +21,11 @@ from agent.kube.model import (
     Peer,
     Pod,
     Port,
-    Protocol,
     Requirement,
     Selector,
-    address_text,
 )
 from agent.kube.wire import Bookmark, Decoded, Status, Unreadable, decode_page
+from agent.net import Protocol, address_text
 from tests.lab.reading import decode_watch_line
 
 

@@ -11,16 +11,15 @@ from agent.kube.model import (
     Kind,
     NamedPort,
     Namespace,
-    Network,
     NetworkPolicy,
     Node,
     Object,
     Operator,
     Pod,
-    Protocol,
     Requirement,
     Selector,
 )
+from agent.net import Network, Protocol
 
 
 def address(text: str) -> bytes:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.kube.model import Family, IPBlock, Operator, Port, Protocol, Requirement, Selector
+from agent.kube.model import IPBlock, Operator, Port, Requirement, Selector
+from agent.net import Family, Protocol
 from agent.policy.blocks import block_members, members_text
-from agent.policy.labels import LabelIndex, Multimap, SelectorIndex, selector_text
+from agent.policy.peers.labels import LabelIndex, Multimap, SelectorIndex, selector_text
 from agent.policy.ports import PortName, compile_ports
 from agent.policy.program import PortRange
 from tests.unit.policy.build import block, labelled

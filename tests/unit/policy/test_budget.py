@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.iptables.render import policy_chains
+from agent.dataplane.iptables.rules.render import policy_chains
 from agent.kube.events import Delete, Invalid, Problem
 from agent.kube.model import (
-    Direction,
-    Family,
     IPBlock,
     Key,
     Kind,
@@ -21,18 +19,25 @@ from agent.kube.model import (
     Operator,
     Peer,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
 )
-from agent.policy.budget import Cost, Excess, cost_of, over_budget
+from agent.net import Direction, Family, Protocol
+from agent.policy.budget.cost import Cost, Excess, cost_of, over_budget
+from agent.policy.budget.ledger import Ledger
+from agent.policy.budget.limits import (
+    DEFAULT,
+    Budgets,
+    NamespaceBudget,
+    PolicyBudget,
+    budget_text,
+    changed,
+)
 from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
-from agent.policy.ledger import Ledger
-from agent.policy.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget, budget_text, changed
 from agent.policy.program import PodId, PolicyId, SetKind
-from agent.policy.settle import EMPTY_SETS
+from agent.policy.step import EMPTY_SETS
 from tests.property import strategies
 from tests.unit.policy.build import labelled, network, pod, upsert
 from tests.unit.policy.test_size import excepts, names
@@ -257,7 +262,9 @@ class Hashed:
 def test_an_edit_looks_at_the_sets_of_no_policy_that_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = {f"{n:03}": Cost(1, frozenset(Hashed() for _ in range(100)), 0, 1) for n in range(100)}
     costs["other"] = Cost(1, frozenset(Hashed() for _ in range(99)), 0, 1)
-    monkeypatch.setattr("agent.policy.ledger.cost_of", lambda policy, _: costs[policy.ingress[0].peers[0]])
+    monkeypatch.setattr(
+        "agent.policy.budget.ledger.cost_of", lambda policy, _: costs[policy.ingress[0].peers[0]]
+    )
     ledger = Ledger(Budgets(namespace=NamespaceBudget(sets=101)))
 
     def put(name: str, costs_as: str) -> None:

@@ -8,26 +8,32 @@ import pytest
 
 from agent.kube.events import Delete, Event, Invalid, Problem, Synced
 from agent.kube.model import (
-    Direction,
-    Family,
     Key,
     Kind,
     Namespace,
-    Network,
     NetworkPolicy,
     Node,
     Peer,
     Pod,
     Port,
-    Protocol,
     Rule,
     Selector,
 )
-from agent.policy.budget import FEW_NETWORKS
+from agent.net import AddressPort, Direction, Family, Member, Network, Protocol
+from agent.policy.addresses.former_owners import LOCAL_SECONDS, REMOTE_SECONDS
+from agent.policy.budget.cost import FEW_NETWORKS
 from agent.policy.engine import Engine
-from agent.policy.program import AddressPort, Member, PodId, PodProgram, PolicyId, Program, SetId, SetKind
-from agent.policy.vacated import LOCAL_SECONDS, REMOTE_SECONDS
-from tests.unit.policy.build import address, block, delete_pod, labelled, network, pod, port, upsert
+from agent.policy.program import PodId, PodProgram, PolicyId, Program, SetId, SetKind
+from tests.unit.policy.build import (
+    address,
+    block,
+    delete_pod,
+    labelled,
+    network,
+    pod,
+    port,
+    upsert,
+)
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
 WEB = address("10.0.0.1")

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from agent.kube.events import Delete, Invalid, Synced, Upsert
 from agent.kube.model import (
-    Direction,
-    Family,
     Key,
     Kind,
     NamedPort,
@@ -22,19 +20,19 @@ from agent.kube.model import (
     Peer,
     Pod,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
 )
-from agent.overbudget import fault
-from agent.policy.budget import Asked, Excess, cost_of, over_budget
-from agent.policy.census import Census, census_of
-from agent.policy.cluster import closed_by_budget, cluster_of
+from agent.net import Direction, Family, Protocol, member_address
+from agent.policy.budget.census import Census, census_of
+from agent.policy.budget.cost import Asked, Excess, cost_of, over_budget
+from agent.policy.budget.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
 from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
-from agent.policy.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
-from agent.policy.program import PolicyId, SetKind, member_address
+from agent.policy.program import PolicyId, SetKind
+from agent.runtime.overbudget import fault
+from agent.spec.cluster import closed_by_budget, cluster_of
 from tests.property import strategies
 from tests.unit.policy.build import labelled, pod, upsert
 from tests.unit.policy.test_budget import honest_namespace

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.kube.model import Direction, Family, NamedPort, Pod, Protocol
+from agent.kube.model import NamedPort, Pod
+from agent.net import Direction, Family, Protocol
 from agent.policy.blocks import Range, in_ranges, range_networks
 from agent.policy.graph import Area, LiveSet, PodRecord, PortPods
 from agent.policy.named import NamedPorts

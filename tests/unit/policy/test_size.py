@@ -5,26 +5,23 @@ from __future__ import annotations
 import pytest
 
 from agent.kube.model import (
-    Direction,
-    Family,
     IPBlock,
     Namespace,
-    Network,
     NetworkPolicy,
     Operator,
     Peer,
     Port,
-    Protocol,
     Requirement,
     Rule,
     Selector,
 )
+from agent.net import AddressPort, Direction, Family, Network, NetworkMember, Protocol
 from agent.policy.blocks import block_covers, block_members, block_ranges, members_text
 from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
 from agent.policy.graph import Group, LiveSet
-from agent.policy.peers import MANY_PEERS
-from agent.policy.program import AddressPort, NetworkMember, SetKind
+from agent.policy.peers.peers import MANY_PEERS
+from agent.policy.program import SetKind
 from tests.unit.policy.build import block, labelled, network, pod, port, upsert
 
 

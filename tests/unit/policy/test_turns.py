@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.events import Delete
-from agent.kube.model import Direction, Family, Key, Kind, NetworkPolicy, Object, Peer, Rule
+from agent.kube.model import Key, Kind, NetworkPolicy, Object, Peer, Rule
+from agent.net import Direction, Family
+from agent.policy.budget.turns import Turns
 from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
-from agent.policy.turns import Turns
 from tests.unit.policy.build import labelled, pod, upsert
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS

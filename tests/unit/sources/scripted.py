@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from agent.kube.events import Event
 from agent.kube.model import Kind
-from agent.sources.connect import Connection
-from agent.sources.reflector import Reflector
-from agent.sources.seen import Seen
+from agent.sources.apiserver.connect import Connection
+from agent.sources.apiserver.reflector import Reflector
+from agent.sources.apiserver.seen import Seen
 
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, str]], None]
 Json = dict[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent.kube.model import Key
-from agent.sources.absence import Absence
-from agent.sources.versions import Versions
+from agent.sources.apiserver.absence import Absence
+from agent.sources.apiserver.versions import Versions
 
 SECONDS = 30.0
 

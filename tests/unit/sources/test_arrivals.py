@@ -11,9 +11,9 @@ import pytest
 
 from agent.kube.events import Upsert
 from agent.kube.model import Kind
-from agent.sources import directory as reading
-from agent.sources.arrivals import Arrivals
-from agent.sources.manifests import ManifestSource
+from agent.sources.manifests import directory as reading
+from agent.sources.manifests.arrivals import Arrivals
+from agent.sources.manifests.source import ManifestSource
 from tests.unit.sources.test_manifests import WIDER, Heard, text, wait
 
 UNENDED = text("a").rstrip()

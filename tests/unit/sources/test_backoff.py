@@ -6,7 +6,7 @@ import email.utils
 
 import pytest
 
-from agent.sources.backoff import Backoff, retry_after
+from agent.sources.apiserver.backoff import Backoff, retry_after
 
 NOW = 1_900_000_000.0
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.sources.contact import Contact
+from agent.sources.apiserver.contact import Contact
 
 AWAY = "connection refused"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.kube.events import Delete, Event, Synced, Upsert
-from agent.sources.identity import ClusterIdentity, Records
-from agent.sources.seen import Seen
+from agent.sources.apiserver.identity import ClusterIdentity, Records
+from agent.sources.apiserver.seen import Seen
 from tests.unit.sources.scripted import (
     Running,
     Script,

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from agent.cli import main
-from agent.dataplane import lock
+from agent.commands.cli import main
+from agent.kernel import node_lock
 from agent.kube.events import Delete, Synced, Upsert
 from agent.kube.model import Key, Kind
-from agent.sources.identity import (
+from agent.sources.apiserver.identity import (
     ClusterIdentity,
     NotConfirmedError,
     OtherClusterError,
     Records,
     confirm,
 )
-from agent.sources.proof import UnprovenError
+from agent.sources.apiserver.proof import UnprovenError
 from tests.unit.sources.scripted import Running, Script, page, pod, refuse, stream, wait
 
 ONE, OTHER = "11111111-aaaa", "22222222-bbbb"
@@ -214,7 +214,7 @@ def test_junk_in_the_file_is_nothing_remembered(server: Server, tmp_path: Path) 
 
 
 def test_the_command_confirms_and_says_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(node_lock, "LOCK", tmp_path / "lock")
     runner = CliRunner()
     nothing = runner.invoke(main, ["confirm-cluster"])
     assert nothing.exit_code == 1

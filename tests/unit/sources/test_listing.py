@@ -10,8 +10,8 @@ import pytest
 
 from agent.kube.model import Kind
 from agent.kube.wire import Status
-from agent.sources.faults import RequestFailedError
-from agent.sources.listing import pages
+from agent.sources.apiserver.faults import RequestFailedError
+from agent.sources.apiserver.listing import pages
 
 
 def body(name: str, token: str = "", *, metadata_first: bool = True, annotation: str = "") -> bytes:

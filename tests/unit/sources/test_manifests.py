@@ -16,10 +16,10 @@ import structlog
 
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Selector
-from agent.sources import manifests as source_of_manifests
-from agent.sources import writing
-from agent.sources.lastgood import LastGood
-from agent.sources.manifests import ManifestSource
+from agent.sources.manifests import source as source_of_manifests
+from agent.sources.manifests import writing
+from agent.sources.manifests.lastgood import LastGood
+from agent.sources.manifests.source import ManifestSource
 from tests.lab.reading import read_manifests
 
 POLICY = Kind.POLICY

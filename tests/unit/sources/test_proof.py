@@ -11,7 +11,7 @@ import pytest
 
 from agent.kube.events import Delete, Synced, Upsert
 from agent.kube.model import Key, Kind
-from agent.sources.proof import number
+from agent.sources.apiserver.proof import number
 from tests.unit.sources.scripted import (
     Answer,
     Json,

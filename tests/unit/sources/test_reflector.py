@@ -16,11 +16,11 @@ import pytest
 
 from agent.kube.events import Delete, Synced, Upsert
 from agent.kube.model import Key, Kind, Pod
-from agent.sources import backoff, connect, reflector
-from agent.sources.connect import Connection
-from agent.sources.kubeconfig import ConfigurationError
-from agent.sources.reflector import Reflector
-from agent.sources.seen import Seen
+from agent.sources.apiserver import backoff, connect, reflector
+from agent.sources.apiserver.connect import Connection
+from agent.sources.apiserver.kubeconfig import ConfigurationError
+from agent.sources.apiserver.reflector import Reflector
+from agent.sources.apiserver.seen import Seen
 from tests.unit.sources.scripted import (
     GONE,
     Answer,

@@ -12,7 +12,7 @@ from agent.kube.events import Event
 from agent.kube.model import Kind, Namespace, Pod
 from agent.policy.engine import Engine
 from agent.policy.program import Program
-from agent.sources.manifests import ManifestSource
+from agent.sources.manifests.source import ManifestSource
 from tests.property.test_compiler import snapshot
 from tests.unit.policy.build import address
 from tests.unit.sources.test_manifests import text, write

@@ -14,10 +14,19 @@ import pytest
 
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind
-from agent.sources import backoff
-from agent.sources.apiserver import ApiSource
+from agent.sources.apiserver import backoff
+from agent.sources.apiserver.source import ApiSource
 from agent.sources.source import SyncState
-from tests.unit.sources.scripted import Answer, Json, begin_stream, pod, refuse, send, wait, write_config
+from tests.unit.sources.scripted import (
+    Answer,
+    Json,
+    begin_stream,
+    pod,
+    refuse,
+    send,
+    wait,
+    write_config,
+)
 
 LISTS = {
     "/api/v1/pods": "PodList",
@@ -252,11 +261,11 @@ def test_a_token_that_is_renewed_is_taken_up_at_once(server: Server, heard: Hear
 def test_a_server_that_takes_connections_and_does_not_answer_is_noticed(
     server: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agent.sources import probe
+    from agent.sources.apiserver import probe
 
     monkeypatch.setattr(probe, "_QUIET_SECONDS", 0.5)
     monkeypatch.setattr(probe, "READ_SECONDS", 0.5)
-    monkeypatch.setattr("agent.sources.apiserver.READ_SECONDS", 0.5)
+    monkeypatch.setattr("agent.sources.apiserver.source.READ_SECONDS", 0.5)
     stuck = threading.Event()
 
     def hold(*_: object) -> None:
@@ -273,10 +282,10 @@ def test_a_server_that_takes_connections_and_does_not_answer_is_noticed(
 def test_a_silent_watch_is_dropped_also_where_another_kind_had_the_server_probed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agent.sources import probe
+    from agent.sources.apiserver import probe
 
     monkeypatch.setattr(probe, "READ_SECONDS", 0.5)
-    monkeypatch.setattr("agent.sources.apiserver.READ_SECONDS", 0.5)
+    monkeypatch.setattr("agent.sources.apiserver.source.READ_SECONDS", 0.5)
     monkeypatch.setattr(probe, "_QUIET_SECONDS", 0.3)
     # Nobody looks whether all watches are silent: only a request that fails has the server probed.
     monkeypatch.setattr(probe, "_LOOK_SECONDS", 60.0)

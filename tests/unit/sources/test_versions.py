@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.model import Key
-from agent.sources.versions import Versions
+from agent.sources.apiserver.versions import Versions
 
 _keys = st.builds(Key, st.sampled_from(("", "a", "b")), st.sampled_from("xyz"))
 

@@ -1,0 +1,459 @@
+"""The command line: one short function per command.
+
+What a command needs is imported inside it, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import click
+
+from agent import __version__
+from agent.settings import (
+    SETTINGS,
+    Setting,
+    SettingError,
+    Settings,
+    given,
+    resolve,
+    setting_of,
+    unknown_variables,
+    value,
+    warnings,
+)
+
+Flags = Mapping[str, str | bool | None]
+
+_COMMA = re.compile(r",(?=\S)")
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_LOG_SETTINGS = ("log_format", "log_level")
+_MIGRATE_SETTINGS = tuple(
+    setting.name for setting in SETTINGS if setting.name not in ("health_address", "health_port")
+)
+_RENDER_SETTINGS = (
+    "node_name",
+    "families",
+    "mark_ingress",
+    "mark_egress",
+    "allowed_packets",
+    "denied_packets",
+    "allow_nodes",
+    "policy_budget",
+    "namespace_budget",
+)
+
+
+class _Told(NamedTuple):
+    """What a command says of a setting where it means something else there; None: what the table says."""
+
+    help: str | None = None
+    default: str | None = None
+
+
+_IN_RENDER = {
+    "node_name": _Told("The node whose rules to print.", "the only node that pods name"),
+    "families": _Told("Address families to print; auto is both."),
+}
+_IN_STATUS = {
+    "health_address": _Told("The address where the agent serves."),
+    "health_port": _Told("The TCP port where it serves."),
+}
+
+
+def _option(setting: Setting, told: _Told) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    variables = ", ".join(setting.environment)
+    in_words = setting.default_text if told.default is None else told.default
+    # Without a space it would be broken within a word, where a line ends.
+    in_words = _COMMA.sub(", ", in_words)
+    default = f"; default: {in_words}" if in_words else ""
+    text = f"{told.help or setting.help}  [env: {variables}{default}]"
+    if setting.switch:
+        return click.option(
+            f"{setting.flag}/{setting.negative_flag}", setting.name, default=None, is_flag=True, help=text
+        )
+    return click.option(setting.flag, setting.name, default=None, metavar=setting.metavar, help=text)
+
+
+def _options(
+    *names: str, told: Mapping[str, _Told] = MappingProxyType({})
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of these settings, in the table's order; of all without names."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for setting in reversed(SETTINGS):
+            if not names or setting.name in names:
+                command = _option(setting, told.get(setting.name, _Told()))(command)
+        return command
+
+    return decorate
+
+
+_PLACES = click.option(
+    "--manifests",
+    "places",
+    multiple=True,
+    metavar="PATH",
+    help="A directory or file of objects, or - for standard input. May be given several times.  "
+    f"[env: {setting_of('manifests').environment[0]}; default: none, it must be given]",
+)
+
+
+_MORE = click.argument("more", nargs=-1, metavar="", required=False)
+
+
+def _places_of(places: tuple[str, ...], more: tuple[str, ...]) -> list[Path]:
+    """Return what to read objects from; what is not there ends the command with exit code 2.
+
+    ``more`` are arguments that belong to no option, as a shell makes of ``--manifests *.yaml``.
+    """
+    if more:
+        raise click.UsageError(
+            f"{more[0]!r} belongs to no option: give --manifests before each path, or the directory."
+        )
+    variable = setting_of("manifests").environment[0]
+    origin = "--manifests" if places else variable
+    texts = places or tuple(filter(None, (os.environ.get(variable),)))
+    if not texts:
+        raise click.UsageError(
+            "--manifests is missing: give a directory or file of objects, or - for standard input."
+        )
+    for text in texts:
+        if not text:
+            raise click.UsageError(f"{origin} is empty: give it a value.")
+        if text != "-" and not os.path.lexists(text):
+            raise click.UsageError(f"{origin} is {text!r}: no such file or directory; correct the path.")
+    return [Path(text) for text in texts]
+
+
+def _tell(notes: Iterable[str], refused: Iterable[str]) -> None:
+    """Print what was passed over and what was refused on standard error."""
+    for line in notes:
+        click.echo(f"note: {line}", err=True)
+    for line in refused:
+        click.echo(f"refused: {line}", err=True)
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """End the command with exit code 2 where its answer cannot be written: 0 and 1 would be answers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        click.echo(f"Error: the answer cannot be written: {error.strerror}; write it elsewhere", err=True)
+        sys.exit(2)
+
+
+def _texts(flags: Flags) -> dict[str, str | None]:
+    return {
+        name: ("true" if flag else "false") if isinstance(flag, bool) else flag
+        for name, flag in flags.items()
+    }
+
+
+def _settings(flags: Flags, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings; what cannot be used ends the command with exit code 2."""
+    try:
+        return resolve(_texts(flags), environ)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _value(name: str, flags: Flags) -> Any:
+    try:
+        return value(name, _texts(flags), os.environ)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _settings_to_enforce(flags: Flags) -> Settings:
+    """Return the settings of a command that enforces, and set up logging; say what is odd about them."""
+    settings = _settings(flags)
+    if settings.manifests is None:
+        from agent.sources.apiserver.kubeconfig import ConfigurationError, check_at_start
+
+        try:
+            check_at_start(settings.kubeconfig, settings.context, os.environ)
+        except ConfigurationError as error:
+            raise click.UsageError(f"no usable API server configuration: {error}.") from None
+    from agent import log
+
+    log.configure(settings.log_format, settings.log_level)
+    _end_without_privilege()
+    for line in unknown_variables(os.environ):
+        log.get(__name__).warning("unknown environment variable", detail=line)
+    for warning in warnings(settings):
+        log.get(__name__).warning("setting may do harm", detail=warning)
+    return settings
+
+
+def _end_without_privilege() -> None:
+    from agent import log
+    from agent.kernel import capability
+
+    if missing := capability.missing():
+        log.get(__name__).error(
+            "needs root in the node's network namespace",
+            missing=" and ".join(missing),
+            remedy="run as root; in a container, add these capabilities",
+        )
+        sys.exit(1)
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="netpol-agent", message="%(prog)s %(version)s")
+def main() -> None:
+    """Enforce Kubernetes NetworkPolicy on this node, with iptables and ipset.
+
+    What an option sets can be set in the environment, too, where its help names a variable.
+    """
+
+
+@main.command(
+    short_help="Enforce policies until stopped.",
+    epilog="Example: netpol-agent run --manifests /etc/netpol-agent --node-name worker-1",
+)
+@_options()
+def run(**flags: Any) -> None:
+    """Enforce policies until stopped.
+
+    What is in the kernel stays there when the agent ends: `cleanup` removes it.
+
+    Exit codes: 0 stopped by a signal, 1 cannot go on, 2 wrong options, or a kubeconfig that cannot be
+    used.
+    """
+    settings = _settings_to_enforce(flags)
+    from agent.runtime import start
+
+    sys.exit(start.run(settings))
+
+
+@main.command(
+    short_help="Take a node over from kube-router's firewall.",
+    epilog="Example: netpol-agent migrate --node-name worker-1 --dry-run",
+)
+@_options(*_MIGRATE_SETTINGS)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=300,
+    metavar="SECONDS",
+    help="How long to wait for this agent's own rules to be whole.  [default: 300]",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what is there, and what is in the way.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found and what is left as JSON.")
+def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
+    """Take a node over from kube-router's firewall, which must have been stopped there.
+
+    What it left stays in force while this agent's rules are put in front of it, and is removed when these
+    are whole; kube-router's other parts are not touched. To be run before the agent, which then takes over.
+    Where nothing is left of it, nothing is done.
+
+    Exit codes: 0 nothing of it is left (with --dry-run: nothing is in the way), 1 something is (named),
+    2 wrong options, or a kubeconfig that cannot be used.
+    """
+    settings = _settings(flags) if dry_run else _settings_to_enforce(flags)
+    from agent import log
+    from agent.commands import migrate as migrating
+
+    log.configure(settings.log_format, settings.log_level)
+    _end_without_privilege()
+    outcome = migrating.migrate(settings, timeout, dry_run=dry_run)
+    if as_json:
+        click.echo(migrating.as_json(outcome), nl=False)
+    elif dry_run:
+        click.echo(migrating.text(outcome), nl=False)
+    if not dry_run:
+        for fault in outcome.faults:
+            log.get(__name__).error("not migrated", what=fault.what, remedy=fault.remedy)
+    sys.exit(migrating.exit_code(outcome))
+
+
+@main.command(
+    short_help="Print what a node would be given.",
+    epilog="Example: netpol-agent render --manifests examples --node-name demo",
+)
+@_PLACES
+@_MORE
+@_options(*_RENDER_SETTINGS, told=_IN_RENDER)
+@click.option("--json", "as_json", is_flag=True, help="Print the program and the texts as JSON.")
+def render(places: tuple[str, ...], more: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Print what would be programmed for a node from manifests; touch nothing.
+
+    The same manifests give the same text. Without a node's name, that of the only node that pods name.
+    Objects taken from a cluster (kubectl get -o yaml) are read as leniently as the cluster reads them.
+
+    Exit codes: 0 printed, 1 something in the manifests was refused (named on standard error; the
+    rest is printed) or has no such node, 2 wrong options, or no node to choose.
+    """
+    from agent.commands import render as rendering
+    from agent.sources.manifests.once import read_once
+
+    manifests = read_once(_places_of(places, more))
+    _tell(manifests.notes, manifests.refused)
+    if not given("node_name", _texts(flags), os.environ):
+        try:
+            flags["node_name"] = rendering.only_node(manifests)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    variables = setting_of("manifests").environment
+    settings = _settings(flags, {k: v for k, v in os.environ.items() if k not in variables})
+    if wrong := rendering.unknown_node(manifests, settings.node_name):
+        click.echo(f"Error: {wrong}", err=True)
+        sys.exit(1)
+    rendered = rendering.render(manifests, settings)
+    for key, excess in sorted(rendered.over_budget.items()):
+        click.echo(f"over budget: {key} isolates its pods and allows nothing: {excess}", err=True)
+    with _answering():
+        click.echo(rendering.as_json(rendered) if as_json else rendered.text, nl=False)
+    sys.exit(1 if manifests.refused else 0)
+
+
+@main.command(
+    short_help="Say whether a connection is allowed.",
+    epilog="Example: netpol-agent explain shop/web shop/api 8080 --manifests examples",
+)
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@click.argument("service", metavar="PORT[/PROTO]")
+@_PLACES
+@_MORE
+@_options("policy_budget", "namespace_budget")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with every rule.")
+def explain(
+    source: str,
+    destination: str,
+    service: str,
+    more: tuple[str, ...],
+    places: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Say whether SRC may open a connection to DST, and which policies and rules decide it.
+
+    SRC and DST: namespace/pod, a pod of the namespace default, or an address. PORT: a number, or a name that
+    DST gives it; PROTO: tcp (the default), udp or sctp. What is asked about is the destination after
+    Service translation: the pod, not the Service.
+
+    Objects taken from a cluster are read as leniently as the cluster reads them:
+    kubectl get ns,pods,netpol -A -o yaml | netpol-agent explain SRC DST PORT --manifests -
+
+    Exit codes: 0 allowed, 1 denied, 2 cannot say (no such pod, a Service's address, a question or
+    manifests that cannot be used).
+    """
+    from agent.commands import explain as explaining
+    from agent.commands.question import QuestionError, question_of
+    from agent.policy.budget.limits import Budgets
+
+    chosen = _places_of(places, more)
+    try:
+        question = question_of(source, destination, service)
+    except QuestionError as error:
+        raise click.UsageError(str(error)) from None
+    budgets = Budgets(_value("policy_budget", flags), _value("namespace_budget", flags))
+    explanation = explaining.explain(chosen, question, budgets)
+    _tell(explanation.notes, explanation.refused)
+    with _answering():
+        if as_json:
+            click.echo(explaining.as_json(explanation), nl=False)
+        else:
+            explaining.show(explanation)
+    sys.exit(explanation.outcome.exit_code)
+
+
+@main.command(
+    short_help="Remove what the agent has put in the kernel.",
+    epilog="Example: netpol-agent cleanup --log-format console",
+)
+@_options(*_LOG_SETTINGS)
+@click.option("--json", "as_json", is_flag=True, help="Print what is left as JSON.")
+def cleanup(as_json: bool, **flags: Any) -> None:
+    """Remove everything the agent has put in this node's kernel.
+
+    Refused while an agent runs here, since it would put everything back.
+
+    Exit codes: 0 nothing of ours is left, 1 something is (named), 2 wrong options.
+    """
+    log_format, log_level = _value("log_format", flags), _value("log_level", flags)
+    from agent import log
+    from agent.runtime import start
+
+    log.configure(log_format, log_level)
+    _end_without_privilege()
+    left = start.cleanup()
+    if as_json:
+        faults = [{"what": fault.what, "remedy": fault.remedy} for fault in left]
+        click.echo(json.dumps({"left": faults}, indent=2))
+    for fault in left:
+        log.get(__name__).error("not removed", what=fault.what, remedy=fault.remedy)
+    if not left:
+        log.get(__name__).info("removed", detail="nothing of the agent's is left in the kernel")
+    sys.exit(start.CANNOT_GO_ON if left else start.STOPPED)
+
+
+@main.command(
+    name="confirm-cluster",
+    short_help="Take another cluster for the right one.",
+    epilog="Example: netpol-agent confirm-cluster",
+)
+@click.argument("uid", metavar="[UID]", required=False)
+def confirm_cluster(uid: str | None) -> None:
+    """Let the agent of this node take what another cluster says.
+
+    An agent that finds another cluster at the API server's address than the one whose policies hold here
+    changes nothing, and says so. This confirms the cluster that it has found, or the one of UID: the uid of
+    its namespace kube-system. The agent takes it up within seconds, and what the other cluster says holds.
+    It needs root, since it writes to /run/netpol-agent.
+
+    Exit codes: 0 confirmed, 1 no other cluster was found, or this cannot be written, 2 wrong options.
+    """
+    from agent.kernel.node_lock import LOCK
+    from agent.sources.apiserver import identity
+
+    try:
+        confirmed = identity.confirm(identity.Records(LOCK.parent), uid)
+    except identity.NotConfirmedError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"confirmed: the cluster whose namespace kube-system has the uid {confirmed}")
+
+
+@main.command(
+    short_help="Show what is enforced here.",
+    epilog="Example: netpol-agent status --json",
+)
+@_options("health_address", "health_port", told=_IN_STATUS)
+@click.option("--url", metavar="URL", help="Where the agent serves, instead of the two above.")
+@click.option("--json", "as_json", is_flag=True, help="Print what the agent serves, as it is.")
+def status(url: str | None, as_json: bool, **flags: Any) -> None:
+    """Show what the agent on this node enforces, and why.
+
+    Exit codes: 0 ready, 1 not ready, 2 wrong options, or no agent to be reached.
+    """
+    from agent.observe import client
+
+    if url is None:
+        url = client.url_of(_value("health_address", flags), _value("health_port", flags))
+    try:
+        body, snapshot = client.fetch(url)
+    except client.UnreachableError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    if as_json:
+        with _answering():
+            click.echo(body, nl=False)
+    else:
+        with _answering():
+            client.show(snapshot)
+    sys.exit(0 if snapshot.ready else 1)

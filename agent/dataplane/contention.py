@@ -1,0 +1,64 @@
+"""When something else keeps undoing our place in a built-in chain: how often to take it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from agent.fault import Fault
+
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 60.0
+_DOUBLINGS = 10
+_FIGHT = 3
+"""So many times in a row, without a quiet spell between, is a fight."""
+
+DISPLACING = "displacing"
+STOP_INSERTING = "find what inserts rules that accept packets before them, and stop it or have it append"
+REMOVING = "removing"
+STOP_REMOVING = "find what flushes or rewrites the built-in chains of the filter table, and stop it"
+
+
+class Fights:
+    """Counts how often hooks were put back, and says when the next time may be. Times in seconds.
+
+    ``deed`` is what something does to our rules, ``remedy`` what a person can do about it.
+    """
+
+    def __init__(
+        self, now: Callable[[], float], deed: str = DISPLACING, remedy: str = STOP_INSERTING
+    ) -> None:
+        self._now = now
+        self._deed = deed
+        self._remedy = remedy
+        self._rounds = 0
+        self._last = float("-inf")
+        self._reasons: tuple[str, ...] = ()
+
+    def _pause(self) -> float:
+        if self._rounds <= 1:
+            return 0.0
+        pause: float = _FIRST_PAUSE * 2 ** min(self._rounds - 2, _DOUBLINGS)
+        return min(_LONGEST_PAUSE, pause)
+
+    def due(self) -> bool:
+        """Whether a hook may be put back now."""
+        return self._now() - self._last >= self._pause()
+
+    def put_back(self, reasons: Iterable[str]) -> None:
+        """Record that hooks were put back, and why that was needed."""
+        now = self._now()
+        quiet = now - self._last > 2 * _LONGEST_PAUSE
+        self._rounds = 1 if quiet else self._rounds + 1
+        self._last = now
+        self._reasons = tuple(reasons)
+
+    def fault(self) -> Fault | None:
+        """Return what to tell a person while something fights for the place."""
+        if self._rounds < _FIGHT or self._now() - self._last > 2 * _LONGEST_PAUSE:
+            return None
+        return Fault(
+            f"something keeps {self._deed} the agent's rules, put back {self._rounds} times in a row; "
+            f"last: {'; '.join(self._reasons)}",
+            self._remedy,
+            blocking=False,
+        )

@@ -1,0 +1,283 @@
+"""The chains that the program asks for, kept up to date by its deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.rules import guards, linked, names, render
+from agent.dataplane.iptables.rules.lists import Lists
+from agent.dataplane.iptables.rules.trees import Tree, Trees
+from agent.kernel.surroundings import NONE, Surroundings
+from agent.kube.model import Key
+from agent.net import Direction, Family, Network
+from agent.policy.program import Delta, PodId, PolicyId, Program, SetId
+
+Chains = dict[str, tuple[str, ...]]
+Changes = dict[Family, dict[str, tuple[str, ...] | None]]
+"""For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
+
+
+class Naming:
+    """The kernel names of sets: the usual one, or the alternate while a set has been switched.
+
+    ``caches``: the verdict caches, of the families that have one; ``others``: the sets in which
+    packets of others leave a trace, of the families in which OUTPUT does not judge them; ``closed``: those of
+    addresses whose rules could not be written; ``untracked``: those in which denied packets leave a trace
+    that are not tracked.
+    """
+
+    def __init__(
+        self,
+        caches: Mapping[Family, names.Cache] = MappingProxyType({}),
+        others: Mapping[Family, str] = MappingProxyType({}),
+        untracked: Mapping[Family, str] = MappingProxyType({}),
+    ) -> None:
+        self.switched: set[SetId] = set()
+        self.switched_isolated: set[Tree] = set()
+        self.caches = caches
+        self.others = others
+        self.closed: Mapping[Tree, str] = {}
+        self.untracked = untracked
+
+    def peer_set(self, set_id: SetId) -> str:
+        name = names.peer_set(set_id)
+        return names.alternate(name) if set_id in self.switched else name
+
+    def isolated_set(self, direction: Direction, family: Family) -> str:
+        name = names.isolated_set(direction, family)
+        return names.alternate(name) if (direction, family) in self.switched_isolated else name
+
+
+class _Top(NamedTuple):
+    """What the chains that depend on no one pod depend on, in a family."""
+
+    guarded: bool
+    uplinks: frozenset[str]
+    switched: frozenset[Direction]
+    cache: names.Cache | None
+    others: str | None
+    closed: tuple[str | None, ...]
+    links: render.Ways
+    tunnels: guards.Guarded
+    ports: frozenset[str]
+    untracked: str | None
+
+
+class Desired:
+    """Renders what the program asks for in the given families.
+
+    Depends on the program's current state only; what it remembers is which chains each policy and pod has,
+    to name those that a change leaves behind, and the shape of each tree, to render only what changed.
+    """
+
+    def __init__(self, families: Iterable[Family], options: Options, naming: Naming) -> None:
+        self.families = tuple(families)
+        self.options = options
+        """Whoever changes them has everything rendered anew: see :meth:`full`."""
+        self._naming = naming
+        self._policy_chains: dict[PolicyId, dict[Family, frozenset[str]]] = {}
+        self._by_pod: dict[PodId, tuple[bytes, ...]] = {}
+        self._policies: dict[PodId, tuple[Key, ...]] = {}
+        self._lists = Lists(options)
+        self._trees = Trees(self.families)
+        self._tops: dict[Family, _Top] = {}
+        self.uplinks: frozenset[str] = frozenset()
+        self.links: linked.Links = ()
+        self._verdicts: linked.Verdicts = ()
+        self._linked = dict.fromkeys(self.families, linked.Linked())
+        self.surroundings: Surroundings = NONE
+        self._guarded: tuple[Surroundings, frozenset[Network], dict[Family, guards.Guarded]] | None = None
+
+    def full(self, program: Program) -> dict[Family, Chains]:
+        """Return every chain of the program."""
+        self._policy_chains.clear()
+        self._by_pod.clear()
+        self._policies.clear()
+        self._lists = Lists(self.options)
+        self._trees.clear()
+        self._tops.clear()
+        self._render_links(linked.verdicts(program, self.links))
+        everything = Delta(policies=set(program.policies), pods=set(program.pods))
+        changes = self.update(program, everything)
+        return {
+            family: {
+                **{chain: rules for chain, rules in chains.items() if rules is not None},
+                **self._linked[family].chains,
+            }
+            for family, chains in changes.items()
+        }
+
+    def update(self, program: Program, delta: Delta) -> Changes:
+        """Return the chains that a delta touches, the program holding the new state already.
+
+        Addresses that are opened keep their place in the tree until :meth:`prune`, since they are
+        still isolated while the change is being made.
+        """
+        changes: Changes = {family: {} for family in self.families}
+        for policy in sorted(delta.policies):
+            self._policy(program, policy, changes)
+        unused: set[str] = set()
+        for pod in sorted(delta.pods):
+            unused |= self._pod(program, pod, delta, changes)
+        for family in self.families:
+            for name in unused:
+                if not self._lists.uses(name):
+                    changes[family][name] = None
+        for family, chains in self._trees.update().items():
+            changes[family].update(chains)
+        for family in self.families:
+            self._top(program, family, changes)
+        return changes
+
+    def relink(self, program: Program, links: linked.Links) -> Changes:
+        """Return the chains that change when pods have these links, or when those have another pod.
+
+        A delta changes none of them: what only adds to its judgement never holds up an address's.
+        """
+        self.links = links
+        changes: Changes = {family: {} for family in self.families}
+        verdicts = linked.verdicts(program, links)
+        if verdicts == self._verdicts:
+            return changes
+        before = self._linked
+        self._render_links(verdicts)
+        for family in self.families:
+            held, wanted = before[family].chains, self._linked[family].chains
+            changes[family].update((c, rules) for c, rules in wanted.items() if held.get(c) != rules)
+            changes[family].update(dict.fromkeys(held.keys() - wanted.keys()))
+            self._top(program, family, changes)
+        return changes
+
+    def _render_links(self, verdicts: linked.Verdicts) -> None:
+        self._verdicts = verdicts
+        self._linked = {family: linked.linked(verdicts, family, self.options) for family in self.families}
+
+    def prune(self) -> Changes:
+        """Return the tree nodes that change when the trees take the shape that their addresses give them."""
+        return self._trees.prune()
+
+    @property
+    def prunable(self) -> bool:
+        """Whether :meth:`prune` has something to return."""
+        return self._trees.prunable
+
+    def referring(self, program: Program, sets: Iterable[SetId]) -> Changes:
+        """Return the chains of policies that refer to any of these sets."""
+        wanted = set(sets)
+        changes: Changes = {family: {} for family in self.families}
+        if not wanted:
+            return changes
+        for policy, rules in program.policies.items():
+            if any(wanted & set(rule.sets()) for rule in (*rules.v4, *rules.v6)):
+                self._policy(program, policy, changes)
+        return changes
+
+    def addresses(self, pod: PodId) -> tuple[bytes, ...]:
+        """Return the addresses of a pod that has a chain."""
+        return self._by_pod.get(pod, ())
+
+    def has_policy(self, policy: PolicyId) -> bool:
+        """Whether a policy has chains."""
+        return policy in self._policy_chains
+
+    def tops(self, program: Program) -> Changes:
+        """Return the chains that depend on no one pod, rendered anew."""
+        self._tops.clear()
+        changes: Changes = {family: {} for family in self.families}
+        for family in self.families:
+            self._top(program, family, changes)
+        return changes
+
+    def _policy(self, program: Program, policy: PolicyId, changes: Changes) -> None:
+        compiled = program.policies.get(policy)
+        before = self._policy_chains.pop(policy, {})
+        after: dict[Family, frozenset[str]] = {}
+        for family in self.families:
+            chains: Chains = {}
+            if compiled is not None:
+                chains = render.policy_chains(policy, compiled.rules(family), self._naming.peer_set)
+                after[family] = frozenset(chains)
+            changes[family].update(chains)
+            changes[family].update(dict.fromkeys(before.get(family, frozenset()) - chains.keys()))
+        if after:
+            self._policy_chains[policy] = after
+
+    def _pod(self, program: Program, pod: PodId, delta: Delta, changes: Changes) -> set[str]:
+        """Render a pod's chain, and the lists that this is the first to need; return those left unused."""
+        compiled = program.pods.get(pod)
+        before = self._by_pod.pop(pod, ())
+        after = () if compiled is None else compiled.addresses
+        policies = () if compiled is None else compiled.policies
+        entries, made = self._lists.enter(pod.direction, policies)
+        unused = self._lists.leave(pod.direction, self._policies.pop(pod, ()))
+        if policies:
+            self._policies[pod] = policies
+        name = names.pod_chain(pod)
+        for family in self.families:
+            chains: Chains = {}
+            if compiled is not None:
+                chains = render.pod_chain(pod, compiled, family, self.options, entries)
+            changes[family].update(made)
+            changes[family][name] = chains.get(name)
+        for address in before:
+            kept = address in delta.opened[pod.direction]
+            self._trees.leave(pod.direction, address, pod.pod, kept=kept)
+        for address in after:
+            self._trees.enter(pod.direction, address, pod.pod)
+        if after:
+            self._by_pod[pod] = after
+        return unused
+
+    def guarded(self, program: Program) -> Mapping[Family, guards.Guarded]:
+        """Return what the rules about tunnels depend on."""
+        known = self._guarded
+        if known is None or known[0] is not self.surroundings or known[1] is not program.bypass:
+            found = {f: guards.guarded(self.surroundings, f, program.bypass) for f in self.families}
+            self._guarded = known = self.surroundings, program.bypass, found
+        return known[2]
+
+    def _top(self, program: Program, family: Family, changes: Changes) -> None:
+        naming = self._naming
+        depends = _Top(
+            bool(program.pods) or any(program.closed.values()),
+            self.uplinks if has_family(program, family) else frozenset(),
+            frozenset(direction for direction, switched in naming.switched_isolated if switched is family),
+            naming.caches.get(family),
+            naming.others.get(family),
+            tuple(naming.closed.get((direction, family)) for direction in Direction),
+            self._linked[family].ways,
+            self.guarded(program)[family],
+            self.surroundings.ports if family is Family.V6 else frozenset(),
+            naming.untracked.get(family),
+        )
+        if depends == self._tops.get(family):
+            return
+        self._tops[family] = depends
+        chains = render.top_chains(
+            family,
+            self.options,
+            naming.isolated_set,
+            guarded=depends.guarded,
+            uplinks=depends.uplinks,
+            cache=depends.cache,
+            others=depends.others,
+            closed=dict(zip(Direction, depends.closed, strict=True)),
+            links=depends.links,
+            tunnels=depends.tunnels,
+            ports=depends.ports,
+            untracked=depends.untracked,
+        )
+        changes[family].update(chains)
+
+
+def has_family(program: Program, family: Family) -> bool:
+    """Whether networks that may reach every pod exist in a family."""
+    return any(network.family is family for network in program.bypass)
+
+
+def merged(first: Changes, second: Mapping[Family, Mapping[str, tuple[str, ...] | None]]) -> Changes:
+    """Return both changes; where they meet, the second holds."""
+    return {family: {**first[family], **second.get(family, {})} for family in first}

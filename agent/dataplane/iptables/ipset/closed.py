@@ -1,0 +1,220 @@
+"""Pods that are closed by a set, because rules that take something from them are not written yet.
+
+A member of a set goes by netlink, whatever a command does; rules need the command. While it cannot write what
+takes something away, or takes long, the addresses concerned are in a set of closed ones, at which each packet
+that is judged is looked for before its pod's rules. They leave it when these rules are written.
+
+Which addresses: those that the tree leads to a pod's chain that is to be another one, and those whose rules
+are to change by more than additions. Where the set of isolated addresses could not be made, those that are to
+be in the tree, too. In doubt an address is closed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from agent.dataplane.iptables.ipset.sets import Sets, addresses_shape
+from agent.dataplane.iptables.rules import names, script
+from agent.fault import Fault
+from agent.kernel.ipset import SetContent
+from agent.net import Direction, Family, Member
+
+Rules = tuple[str, ...]
+Table = Mapping[str, Rules]
+Place = tuple[Direction, Family]
+
+SHOWN = 5
+"""How many pods a fault names."""
+
+_LEAF = re.compile(r'^-[sd] (\S+)/(?:32|128) (?:.*--comment "pod ([^"]*)" )?-g (KUBE-POD-FW-\S+)$')
+_NODE = re.compile(rf"-g ({names.TREE_PREFIX}\S+)$")
+_BITS = re.compile(r"(mark) 0x[1-9a-f][0-9a-f]*/0x[0-9a-f]+|(mark) 0x0/0x[0-9a-f]+")
+_LEADS = (names.POD_PREFIX, names.LIST_PREFIX, names.POLICY_PREFIX)
+"""Chains with rules that lead to chains of policies."""
+_TOPS = (names.FORWARD, names.BRIDGED, names.OUTPUT)
+
+
+class Leaf(NamedTuple):
+    """Where the tree leads an address: its pod's chain, and the pod as its comment names it."""
+
+    chain: str
+    pod: str
+
+
+def concerned(
+    family: Family, possible: Iterable[Table], wanted: Mapping[str, Rules]
+) -> dict[Direction, dict[bytes, str]]:
+    """Return the addresses that may pass now what they may not when ``wanted`` is written, with their pods.
+
+    ``possible``: the tables of which the kernel may hold any; ``wanted``: the chains that are to change.
+    """
+    found: dict[Direction, dict[bytes, str]] = {direction: {} for direction in Direction}
+    for table in possible:
+        changing = {c: rules for c, rules in wanted.items() if c in table and not _alike(table[c], rules)}
+        if not changing:
+            continue
+        losing = _leading_to({c for c, rules in changing.items() if narrows(table[c], rules)}, table)
+        moving = any(chain.startswith(names.TREE_PREFIX) for chain in changing)
+        for direction in Direction:
+            if not losing and not moving:
+                break
+            now = leaves(table, direction, family)
+            later = leaves({**table, **changing}, direction, family) if moving else now
+            for address, leaf in now.items():
+                if leaf.chain in losing or later.get(address, Leaf("", "")).chain != leaf.chain:
+                    found[direction][address] = leaf.pod
+            if not _asks_set(table, direction):
+                found[direction].update((a, leaf.pod) for a, leaf in later.items() if a not in now)
+    return found
+
+
+def _asks_set(table: Table, direction: Direction) -> bool:
+    """Whether packets are looked for in the set of isolated addresses, so that one that is in it is denied.
+
+    Where the kernel did not make that set, an address that the tree does not have yet is open.
+    """
+    way = f"-j {names.judge(direction)}"
+    asking = [rule for chain in _TOPS for rule in table.get(chain, ()) if rule.endswith(way)]
+    return all("--match-set" in rule for rule in asking)
+
+
+def narrows(old: Rules, new: Rules) -> bool:
+    """Whether the new rules may deny a packet that the old ones allow."""
+    old, new = _unmarked(old), _unmarked(new)
+    if new[: len(old)] == old:
+        return False
+    inserted = script.insertions(old, new)
+    return inserted is None or not all(_only_allows(rule) for _, rule in inserted)
+
+
+def _alike(old: Rules, new: Rules) -> bool:
+    """Whether rules differ in no more than which bits of marks they use: a mixture lets nobody pass."""
+    return old == new or (len(old) == len(new) and _unmarked(old) == _unmarked(new))
+
+
+def _unmarked(rules: Rules) -> Rules:
+    return tuple(_BITS.sub(r"\1 bit\2", rule) if "mark 0x" in rule else rule for rule in rules)
+
+
+def _only_allows(rule: str) -> bool:
+    """Whether one rule more can only allow more."""
+    way, target = rule.rsplit(" ", 2)[-2:]
+    if way == "-j":
+        return target.startswith(names.JUMPED_TO) or (
+            target == "RETURN" and rule.startswith("-m mark --mark")
+        )
+    return target in map(names.allow, Direction)
+
+
+def _leading_to(chains: set[str], table: Table) -> set[str]:
+    """Return the chains, and all that lead to one of them."""
+    if not any(chain.startswith(names.JUMPED_TO) for chain in chains):
+        return chains
+    parents: dict[str, list[str]] = {}
+    for chain, rules in table.items():
+        if chain.startswith(_LEADS):
+            for rule in rules:
+                target = rule[rule.rfind(" ") + 1 :]
+                if target.startswith(names.JUMPED_TO):
+                    parents.setdefault(target, []).append(chain)
+    found, pending = set(chains), list(chains)
+    while pending:
+        more = set(parents.get(pending.pop(), ())) - found
+        found |= more
+        pending += more
+    return found
+
+
+def leaves(table: Table, direction: Direction, family: Family) -> dict[bytes, Leaf]:
+    """Return where a direction's tree leads each address."""
+    found: dict[bytes, Leaf] = {}
+    pending = [names.tree_chain(direction, family, "")]
+    while pending:
+        for rule in table.get(pending.pop(), ()):
+            if leaf := _LEAF.search(rule):
+                address = ipaddress.ip_address(leaf[1]).packed
+                found.setdefault(address, Leaf(leaf[3], leaf[2] or leaf[1]))
+            elif node := _NODE.search(rule):
+                pending.append(node[1])
+    return found
+
+
+@dataclass
+class Closed:
+    """The sets of closed addresses, one for each direction and family, and who is in them.
+
+    ``pods`` names who is closed, for people. A set that cannot be made closes nobody: ``unmade`` says so.
+    """
+
+    families: tuple[Family, ...]
+    usable: dict[Place, str] = field(default_factory=dict)
+    members: dict[Place, set[bytes]] = field(default_factory=dict)
+    known: dict[Place, dict[bytes, str]] = field(default_factory=dict)
+    pods: dict[Place, tuple[str, ...]] = field(default_factory=dict)
+    unmade: list[Fault] = field(default_factory=list)
+
+    def make(self, sets: Sets, content: dict[str, SetContent]) -> dict[Place, str]:
+        """Make the sets that are missing and take all out of ``content``; return those that can be used.
+
+        Who is in one stays there until :meth:`changes` says otherwise: an earlier run may have closed them.
+        """
+        self.usable, self.unmade, self.members = {}, [], {}
+        for place in ((d, f) for d in Direction for f in self.families):
+            name, shape = names.closed_set(*place), addresses_shape(place[1], 0)
+            held = content.pop(name, None)
+            faults = []
+            if held is None or held.shape[:2] != shape[:2]:
+                held = None
+                faults = sets.create(name, shape)
+            if faults:
+                self.unmade += [
+                    f._replace(
+                        what=f"a pod whose rules cannot be written stays as it is: {f.what}", blocking=False
+                    )
+                    for f in faults
+                ]
+                continue
+            self.usable[place] = name
+            self.members[place] = {m for m in held.members if isinstance(m, bytes)} if held else set()
+        return self.usable
+
+    def changes(
+        self, wanted: Mapping[Place, Mapping[bytes, str]], *, staying: Set[Family]
+    ) -> dict[str, tuple[set[Member], set[Member]]]:
+        """Return by name which addresses its set is to gain and to lose, and take note of them.
+
+        ``staying``: the families in which it is not known of everybody whether they can be opened: nobody is.
+        """
+        found: dict[str, tuple[set[Member], set[Member]]] = {}
+        for place, name in self.usable.items():
+            before, after = self.members.get(place, set()), dict(wanted.get(place, {}))
+            if place[1] in staying:
+                known = self.known.get(place, {})
+                after = {address: known.get(address, "") for address in before} | after
+            self.known[place] = after
+            self.pods[place] = tuple(sorted(filter(None, set(after.values()))))
+            if before != after.keys():
+                found[name] = (set(after.keys() - before), set(before - after.keys()))
+                self.members[place] = set(after)
+        return found
+
+    def __bool__(self) -> bool:
+        """Whether anybody is closed."""
+        return any(self.members.values())
+
+    def faults(self, why: Mapping[Family, str]) -> Iterator[Fault]:
+        """Yield which pods are closed; ``why``: what keeps a family's rules from being written, if known."""
+        for (direction, family), pods in self.pods.items():
+            if pods:
+                more = f" and {len(pods) - SHOWN} more" if len(pods) > SHOWN else ""
+                yield Fault(
+                    f"closed for {direction} in IPv{int(family)} until their rules can be written: "
+                    f"{', '.join(pods[:SHOWN])}{more}: {why.get(family, 'a command is still writing')}",
+                    "nothing new passes these pods, so that what a policy took away does not stay open; they "
+                    "open by themselves when the rules are written: mend what keeps the command from writing",
+                )
+        yield from self.unmade

@@ -1,0 +1,68 @@
+"""Whether the rules about tunnels hold, and what of the node's surroundings a person should know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.dataplane.iptables.change.desired import Desired
+from agent.dataplane.iptables.rules import guards, hooks
+from agent.dataplane.iptables.tables.chain_table import Chains
+from agent.fault import Fault
+from agent.kernel.surroundings import Surroundings
+from agent.kernel.tunnels import FOR_STRANGERS
+from agent.kernel.uplinks import uplinks
+from agent.net import Family
+from agent.policy.program import Program
+
+
+def guarding(chains: Chains, wanted: Mapping[Family, guards.Guarded], *, hooked: bool) -> bool:
+    """Whether the kernel holds what is wanted of the rules about tunnels, in every family.
+
+    ``hooked``: INPUT is known to lead to them; else the tables are looked at, as they were last read.
+    """
+    for family, found in wanted.items():
+        table = chains.whole[family]
+        if any(table.get(chain) != rules for chain, rules in guards.tunnel_chains(family, found).items()):
+            return False
+        if found.any and not hooked and "INPUT" in hooks.misplaced(table):
+            return False
+    return True
+
+
+def faults(desired: Desired, program: Program) -> list[Fault]:
+    """Return the warnings about interfaces."""
+    surroundings, families = desired.surroundings, desired.families
+    left_out = [
+        name
+        for name in sorted(uplinks(program.bypass))
+        if not guards.trusted(name, surroundings, program.bypass, families)
+    ]
+    found = [_not_let_in(name, surroundings, families) for name in left_out]
+    if surroundings.lost and any(listening.any for listening in desired.guarded(program).values()):
+        names = ", ".join(sorted(surroundings.lost))
+        found.append(
+            Fault(
+                f"the default route leads over {names}, by which pods come in, too: what is sent to this "
+                "node's tunnels from there is dropped",
+                "give the node a way out that pods do not share, or attach its network card to the bridge",
+                blocking=False,
+            )
+        )
+    return found
+
+
+def _not_let_in(name: str, surroundings: Surroundings, families: Iterable[Family]) -> Fault:
+    tunnels = surroundings.carried[name]
+    kinds = ", ".join(sorted({tunnel.kind for tunnel in tunnels})) or "a program's tunnel"
+    what = f"--allow-nodes lets nobody in by {name}: hosts that are no nodes can send by it, too ({kinds})"
+    if not tunnels:
+        return Fault(what, "use WireGuard or a tunnel of the kernel's between nodes", blocking=False)
+    if any(tunnel.elsewhere for tunnel in tunnels):
+        remedy = "make the tunnel in the node's own network namespace"
+    elif any(not tunnel.families <= set(families) for tunnel in tunnels):
+        remedy = "have the tunnel listen in the address families that the agent enforces (--families)"
+    elif any(tunnel.kind in FOR_STRANGERS for tunnel in tunnels):
+        remedy = "use another kind of tunnel between nodes"
+    else:
+        remedy = "have no tunnel of that port or protocol whose remote address is not a node's"
+    return Fault(what, remedy, blocking=False)

@@ -1,0 +1,130 @@
+"""Lists of policies that pods share: so a further policy does not rewrite the chain of each pod it selects.
+
+A pod of a few policies has them in its own chain. One of more leads to a list of them, which all pods of the
+same policies share, and which is made of lists of some 30 each. A list is named by what it holds. A policy
+that comes or goes so makes one new list of each size, and changes one rule of each pod's chain. Where a list
+ends is told by the policy's own hash, so that others stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.rules import names
+from agent.kube.model import Key
+from agent.net import Direction
+from agent.policy.program import PolicyId
+
+FEW = 32
+"""As many policies are in a pod's own chain."""
+
+_ENDS = "a"
+"""A list ends after an entry whose name ends so: after one of 32, as a hash is written in base32."""
+
+_MOST = 64
+"""Entries of a list at most."""
+
+Rules = tuple[str, ...]
+
+
+class Entry(NamedTuple):
+    """A chain that is jumped to, and the comment on what it has allowed."""
+
+    chain: str
+    about: str = ""
+
+
+def rules_of(entries: Iterable[Entry], direction: Direction, options: Options) -> list[str]:
+    """Return rules that ask each chain in turn, and return as soon as one has allowed the packet."""
+    bit = f"{options.mark(direction):#x}"
+    found = []
+    for chain, about in entries:
+        found.append(f"-j {chain}")
+        found.append(" ".join(filter(None, (f"-m mark --mark {bit}/{bit}", about, "-j RETURN"))))
+    return found
+
+
+def entries_of(
+    direction: Direction, policies: Iterable[Key], options: Options
+) -> tuple[list[Entry], dict[str, Rules]]:
+    """Return what a pod's chain asks for these policies, and the lists that this needs."""
+    entries = [
+        Entry(
+            names.policy_chain(PolicyId(direction, policy)),
+            names.about(f"allowed by {direction} policy", policy),
+        )
+        for policy in policies
+    ]
+    chains: dict[str, Rules] = {}
+    if len(entries) <= FEW:
+        return entries, chains
+    while len(entries) > 1:
+        above = []
+        for part in _parts(entries):
+            name = names.list_chain(direction, [entry.chain for entry in part])
+            chains[name] = tuple(rules_of(part, direction, options))
+            above.append(Entry(name))
+        entries = above
+    return entries, chains
+
+
+def _parts(entries: list[Entry]) -> Iterable[list[Entry]]:
+    if len(entries) <= _MOST:
+        return [entries]
+    found: list[list[Entry]] = [[]]
+    for entry in entries:
+        found[-1].append(entry)
+        if len(found[-1]) == _MOST or (len(found[-1]) > 1 and entry.chain.endswith(_ENDS)):
+            found.append([])
+    return filter(None, found)
+
+
+class _List(NamedTuple):
+    entries: list[Entry]
+    chains: dict[str, Rules]
+
+
+class Lists:
+    """The lists in use. Handles: a pod whose policies change, one that comes, and one that goes."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._known: dict[tuple[Direction, tuple[Key, ...]], _List] = {}
+        self._pods: Counter[tuple[Direction, tuple[Key, ...]]] = Counter()
+        self._uses: Counter[str] = Counter()
+
+    def uses(self, name: str) -> bool:
+        """Whether a pod needs a list."""
+        return bool(self._uses[name])
+
+    def enter(self, direction: Direction, policies: tuple[Key, ...]) -> tuple[list[Entry], dict[str, Rules]]:
+        """Take note of a pod of these policies; return what its chain asks, and the lists that are new."""
+        if len(policies) <= FEW:
+            return entries_of(direction, policies, self._options)
+        which = (direction, policies)
+        self._pods[which] += 1
+        if self._pods[which] > 1:
+            return self._known[which].entries, {}
+        found = self._known[which] = _List(*entries_of(direction, policies, self._options))
+        new = {name: rules for name, rules in found.chains.items() if not self._uses[name]}
+        self._uses.update(found.chains.keys())
+        return found.entries, new
+
+    def leave(self, direction: Direction, policies: tuple[Key, ...]) -> set[str]:
+        """Take note that a pod of these policies is none any more; return the lists that nobody uses then."""
+        which = (direction, policies)
+        if len(policies) <= FEW:
+            return set()
+        self._pods[which] -= 1
+        if self._pods[which]:
+            return set()
+        del self._pods[which]
+        chains = self._known.pop(which).chains
+        self._uses.subtract(chains.keys())
+        gone = {name for name in chains if not self._uses[name]}
+        for name in gone:
+            del self._uses[name]
+        return gone

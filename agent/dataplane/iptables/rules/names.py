@@ -1,0 +1,210 @@
+"""Names of chains and sets in the kernel, and the text of rule comments.
+
+A chain name holds 28 characters at most (XT_EXTENSION_MAXNAMELEN less its NUL), a set name 31
+(IPSET_MAXNAMELEN less its NUL). A hash is 16 lower-case base32 characters, 80 bits: lower case tells our
+chains from those of kube-router, which writes the same prefixes with upper-case hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from agent.dataplane.iptables.variant import Mode
+from agent.kube.model import Key
+from agent.net import Direction, Family
+from agent.policy.program import PodId, PolicyId, SetId, SetKind
+
+TOP_PREFIX = "KUBE-NETPOL-"
+TREE_PREFIX = "KUBE-PODS-"
+POLICY_PREFIX = "KUBE-NWPLCY-"
+RULE_PREFIX = "KUBE-NWRULE-"
+LIST_PREFIX = "KUBE-NWLIST-"
+POD_PREFIX = "KUBE-POD-FW-"
+JUMPED_TO = (LIST_PREFIX, POLICY_PREFIX, RULE_PREFIX)
+"""Chains that allow a packet or let it return: one more of them takes nothing away."""
+FORWARD = TOP_PREFIX + "FORWARD"
+OUTPUT = TOP_PREFIX + "OUTPUT"
+BRIDGED = TOP_PREFIX + "BRIDGED"
+DENY = TOP_PREFIX + "DENY"
+CACHE = TOP_PREFIX + "CACHE"
+OTHERS = TOP_PREFIX + "OTHERS"
+INPUT = TOP_PREFIX + "INPUT"
+TUNNEL_IN = TOP_PREFIX + "TUNNEL-IN"
+TUNNEL_ANY = TOP_PREFIX + "TUNNEL-ANY"
+TUNNEL_OUT = TOP_PREFIX + "TUNNEL-OUT"
+UNTRACKED = TOP_PREFIX + "UNTRACKED"
+SAMPLE = TOP_PREFIX + "SAMPLE"
+LINKS_PREFIX = TOP_PREFIX + "LINKS-"
+
+SET_PREFIX = "KUBE-"
+NODES = "KUBE-NODES-"
+_CLOSED = "KUBE-CLOSED-"
+_CACHE_SET = "KUBE-CACHE-"
+_LOOKUP_SET = "KUBE-LOOKUP-"
+_OTHERS_SET = "KUBE-OTHERS-"
+_UNTRACKED_SET = "KUBE-UNTRACKED-"
+
+_OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWLIST|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
+_OUR_SET = re.compile(
+    r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|(?:ISOLATED|CLOSED)-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
+    r"|KUBE-(?:CACHE|LOOKUP|UNTRACKED)-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
+)
+"""With the suffixes of :func:`alternate` and, after it, of a set that is being grown."""
+
+COMMENT_MAX = 200
+"""Bytes of a comment; iptables would cut at 255 without a word."""
+
+
+def is_ours(chain: str) -> bool:
+    """Whether a chain's name is one that this backend makes."""
+    return _OUR_CHAIN.fullmatch(chain) is not None
+
+
+def is_our_set(name: str) -> bool:
+    """Whether a set's name is one that this backend makes, temporary ones included."""
+    return _OUR_SET.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=16384)
+def digest(*parts: str) -> str:
+    """Hash parts, unambiguously joined, into 16 lower-case base32 characters."""
+    joined = "".join(f"{len(part)}:{part}" for part in parts)
+    return base64.b32encode(hashlib.sha256(joined.encode()).digest()[:10]).decode().lower()
+
+
+def judge(direction: Direction) -> str:
+    """Name the chain in which packets are judged in a direction."""
+    return f"{TOP_PREFIX}{direction.upper()}"
+
+
+def allow(direction: Direction) -> str:
+    """Name the chain that marks a packet as allowed in a direction."""
+    return f"{TOP_PREFIX}ALLOW-{direction.upper()}"
+
+
+def policy_chain(policy: PolicyId) -> str:
+    return POLICY_PREFIX + digest("policy", policy.direction, *policy.policy)
+
+
+def list_chain(direction: Direction, chains: Iterable[str]) -> str:
+    """Name a list of policies, or of lists, by the chains that it holds."""
+    return LIST_PREFIX + digest("list", direction, *chains)
+
+
+def rule_chain(policy: PolicyId, number: int) -> str:
+    """Name the chain of one rule's peers, for rules that have several ports or named ones."""
+    return RULE_PREFIX + digest("rule", policy.direction, *policy.policy, str(number))
+
+
+def pod_chain(pod: PodId) -> str:
+    return POD_PREFIX + digest("pod", pod.direction, *pod.pod)
+
+
+def tree_chain(direction: Direction, family: Family, prefix: str) -> str:
+    """Name a node of the tree that leads from an address to its pod's chain; the root has no prefix."""
+    return TREE_PREFIX + digest("tree", direction, str(int(family)), prefix)
+
+
+def links_chain(direction: Direction) -> str:
+    """Name the chain that looks by which pod's link a packet comes, or leaves."""
+    return LINKS_PREFIX + direction.upper()
+
+
+def link_chain(kind: str, direction: Direction, family: Family, what: str) -> str:
+    """Name a node of a tree over links, or the chain of one; ``kind`` tells the trees apart."""
+    return TREE_PREFIX + digest("link", kind, direction, str(int(family)), what)
+
+
+def isolated_set(direction: Direction, family: Family) -> str:
+    return f"KUBE-ISOLATED-{direction.upper()}-{int(family)}"
+
+
+def is_isolated_set(name: str) -> bool:
+    """Whether a set is one of isolated addresses, under its usual name or the alternate."""
+    return name.startswith("KUBE-ISOLATED-")
+
+
+def closed_set(direction: Direction, family: Family) -> str:
+    """Name the set of addresses whose rules could not be written."""
+    return f"{_CLOSED}{direction.upper()}-{int(family)}"
+
+
+def is_closed_set(name: str) -> bool:
+    return name.startswith(_CLOSED)
+
+
+def nodes_set(family: Family) -> str:
+    return f"{NODES}{int(family)}"
+
+
+class Cache(NamedTuple):
+    """The sets of a verdict cache: packets look into ``lookup``, which names ``entries`` or nothing."""
+
+    lookup: str
+    entries: str
+
+
+def cache(mode: Mode, family: Family) -> Cache:
+    """Name the sets of the verdict cache of a mode's rules in a family.
+
+    Each mode has its own: while both hold rules of ours, what one allows the other still has to judge.
+    """
+    return Cache(f"{_LOOKUP_SET}{mode}-{int(family)}", f"{_CACHE_SET}{mode}-{int(family)}")
+
+
+def is_lookup(name: str) -> bool:
+    """Whether a set is one by which packets look into a verdict cache."""
+    return name.startswith(_LOOKUP_SET)
+
+
+def others_set(family: Family) -> str:
+    """Name the set of the sources, not the node's own, of packets that came through OUTPUT."""
+    return f"{_OTHERS_SET}{int(family)}"
+
+
+def changes_by_itself(name: str) -> bool:
+    """Whether a set's members do not follow from the program: packets fill it, or it opens the cache."""
+    return name.startswith((_CACHE_SET, _LOOKUP_SET, _OTHERS_SET, _UNTRACKED_SET))
+
+
+def untracked_set(mode: Mode, family: Family) -> str:
+    """Name the set of the addresses of packets that were denied and that connection tracking leaves alone."""
+    return f"{_UNTRACKED_SET}{mode}-{int(family)}"
+
+
+def peer_set(set_id: SetId) -> str:
+    """Name a set of the program, by the side of the packet that it is matched on."""
+    on_source = set_id.direction is Direction.INGRESS and set_id.kind is not SetKind.ADDRESS_PORTS
+    side = "SRC" if on_source else "DST"
+    return f"KUBE-{side}-{int(set_id.family)}-{digest('set', set_id.kind, set_id.direction, set_id.meaning)}"
+
+
+def alternate(name: str) -> str:
+    """Name the set that stands in for another while rules are switched from its old content to its new."""
+    return f"{name}-s"
+
+
+def counterpart(name: str) -> str:
+    """Return the alternate of a usual name, and the usual name of an alternate."""
+    return name[:-2] if name.endswith("-s") else alternate(name)
+
+
+def shortened(key: Key, room: int) -> str:
+    """Return an object's namespace/name, cut to a number of characters with a hash where it is longer."""
+    text = str(key)
+    return text if len(text) <= room else f"{text[: room - 9]}~{digest('name', *key)[:8]}"
+
+
+def comment(text: str) -> str:
+    """Return the match that carries a comment; the text must hold a space, or iptables would not quote it."""
+    return f'-m comment --comment "{text}"'
+
+
+def about(prefix: str, key: Key, suffix: str = "") -> str:
+    """Return a comment on an object: what is said first, then its name, shortened to fit."""
+    return comment(f"{prefix} {shortened(key, COMMENT_MAX - len(prefix) - len(suffix) - 1)}{suffix}")

@@ -1,0 +1,134 @@
+"""The trees of isolated addresses, one for each direction and family, kept up to date as chains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from agent.dataplane.iptables.rules import render
+from agent.dataplane.iptables.rules.tree import LEAF, ROOT, Prefix, build
+from agent.kube.model import Key
+from agent.net import Direction, Family, family_of
+
+Tree = tuple[Direction, Family]
+_Node = tuple[tuple[Prefix, Key | None], ...]
+Rendered = dict[Family, dict[str, tuple[str, ...] | None]]
+"""For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
+
+
+@dataclass
+class _State:
+    """What one tree holds: ``nodes`` made of ``placed``, and ``early`` before the entries of the root."""
+
+    addresses: dict[int, Key] = field(default_factory=dict)
+    kept: dict[int, Key] = field(default_factory=dict)
+    placed: dict[int, Key] = field(default_factory=dict)
+    early: dict[int, Key] = field(default_factory=dict)
+    nodes: dict[Prefix, _Node] = field(default_factory=dict)
+
+    def wanted(self) -> dict[int, Key]:
+        return {**self.kept, **self.addresses}
+
+
+class Trees:
+    """Handles: an address isolated, opened, and passing from one pod to another.
+
+    An address that is opened keeps its place until :meth:`prune`, since it is still isolated while the change
+    is being made. One that is isolated stands at the root until then, so that the change only adds rules:
+    the kernel takes much longer over a transaction that removes any, and a node that splits removes some.
+    """
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self.families = tuple(families)
+        self._states: dict[Tree, _State] = {}
+        self._touched: set[Tree] = set()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything; each tree is rendered whole the next time."""
+        self._states = {(d, f): _State() for d in Direction for f in self.families}
+        self._touched = set(self._states)
+
+    def leave(self, direction: Direction, address: bytes, pod: Key, *, kept: bool) -> None:
+        """Take an address from a pod, if it has it; ``kept``: it is being opened."""
+        state = self._touch(direction, address)
+        number = int.from_bytes(address, "big")
+        if state is not None and state.addresses.get(number) == pod:
+            del state.addresses[number]
+            if kept:
+                state.kept[number] = pod
+
+    def enter(self, direction: Direction, address: bytes, pod: Key) -> None:
+        """Give an address to a pod."""
+        state = self._touch(direction, address)
+        if state is not None:
+            number = int.from_bytes(address, "big")
+            state.addresses[number] = pod
+            state.kept.pop(number, None)
+
+    def update(self) -> Rendered:
+        """Return the chains that changed since the last call."""
+        changes: Rendered = {family: {} for family in self.families}
+        for tree in sorted(self._touched):
+            state = self._states[tree]
+            wanted = state.wanted()
+            held = state.placed | state.early
+            added = {number: pod for number, pod in wanted.items() if number not in held}
+            stays = all(wanted.get(number) == pod for number, pod in held.items())
+            if stays and state.nodes and len(state.early) + len(added) <= LEAF:
+                if added:
+                    state.early |= added
+                    changes[tree[1]].update(_chain(tree, ROOT, _root(state, tree[1])))
+            else:
+                _rebuild(tree, state, changes)
+        self._touched.clear()
+        return changes
+
+    def prune(self) -> Rendered:
+        """Return the chains that change when each tree takes the shape that its addresses alone give it."""
+        changes: Rendered = {family: {} for family in self.families}
+        for tree, state in self._states.items():
+            if state.kept or state.early:
+                state.kept = {}
+                _rebuild(tree, state, changes)
+        return changes
+
+    @property
+    def prunable(self) -> bool:
+        """Whether a tree has another shape than its addresses give it."""
+        return any(state.kept or state.early for state in self._states.values())
+
+    def _touch(self, direction: Direction, address: bytes) -> _State | None:
+        tree = (direction, family_of(address))
+        state = self._states.get(tree)
+        if state is not None:
+            self._touched.add(tree)
+        return state
+
+
+def _rebuild(tree: Tree, state: _State, changes: Rendered) -> None:
+    _, family = tree
+    before = {**state.nodes, ROOT: _root(state, family)} if state.nodes else {}
+    state.placed, state.early = state.wanted(), {}
+    state.nodes = {
+        node: tuple(
+            (entry, state.placed.get(entry.value) if entry.length == family.bits else None)
+            for entry in entries
+        )
+        for node, entries in build(state.placed, family.bits).items()
+    }
+    for node, entries in state.nodes.items():
+        if before.get(node) != entries:
+            changes[family].update(_chain(tree, node, entries))
+    for node in before.keys() - state.nodes.keys():
+        changes[family][render.node_name(*tree, node)] = None
+
+
+def _root(state: _State, family: Family) -> _Node:
+    # The latest first: for a rule inserted at the head the command need not read the chain.
+    early = tuple((Prefix(number, family.bits), pod) for number, pod in reversed(state.early.items()))
+    return early + state.nodes.get(ROOT, ())
+
+
+def _chain(tree: Tree, node: Prefix, entries: _Node) -> render.Chains:
+    return render.tree_chain(*tree, node, entries)

@@ -1,0 +1,1 @@
+"""The tables as the kernel holds them: read, compared, restored."""

@@ -1,0 +1,61 @@
+"""Whether anybody else wrote rules since they were last read, told in microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.dataplane.iptables.tables import nft
+from agent.dataplane.iptables.variant import Mode
+from agent.kernel import x_tables
+from agent.kernel.netlink import NetlinkSocket
+from agent.net import Family
+
+
+class Watch:
+    """Knows the version that the rules have when nobody but this agent wrote any.
+
+    In nft mode the kernel counts everybody's commits, so each of ours counts one. In legacy mode it tells of
+    each table how many rules there are and where its built-in chains begin: a rule that comes or goes shows,
+    one put in another's place does not.
+    """
+
+    def __init__(self, mode: Mode, families: Iterable[Family], netlink: NetlinkSocket) -> None:
+        self._mode = mode
+        self._families = tuple(families)
+        self._netlink = netlink
+        self._expected: tuple[object, ...] = ()
+        self._quiet = False
+
+    def mark(self) -> None:
+        """Take the present version for seen. To be called before reading: what comes in after that is not."""
+        self._expected = self._version()
+
+    def mark_made(self) -> None:
+        """Take a legacy table for seen that was not there at the mark: reading it has made it."""
+        if self._mode == "legacy" and None in self._expected:
+            self.mark()
+
+    def changed(self) -> bool:
+        """Whether somebody else wrote since."""
+        return self._version() != self._expected
+
+    def certain(self) -> bool:
+        """Whether nobody else can have written: no if that cannot be told, as in legacy mode."""
+        return self._mode == "nft" and self._expected not in ((), (None,)) and not self.changed()
+
+    def before_write(self) -> None:
+        """Note that this agent is about to write."""
+        self._quiet = self._mode == "legacy" and not self.changed()
+
+    def after_write(self, commits: int) -> None:
+        """Note that this agent wrote, and how many transactions the kernel took."""
+        if self._mode == "legacy":
+            if self._quiet:
+                self._expected = self._version()
+        elif self._expected and isinstance(count := self._expected[0], int):
+            self._expected = (count + commits,)
+
+    def _version(self) -> tuple[object, ...]:
+        if self._mode == "nft":
+            return (nft.generation(self._netlink),)
+        return tuple(x_tables.extent(family) for family in self._families)

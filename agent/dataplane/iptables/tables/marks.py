@@ -1,0 +1,129 @@
+"""Which two bits of a packet's mark are the agent's: such as nobody else on the node uses.
+
+They are set while a packet is judged and clear when it leaves, so that a bit of another program's would be
+lost. Bits that the agent's rules in the kernel have stay as long as they are free, whatever else is.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import markuse, nft
+from agent.dataplane.iptables.tables.markuse import Use
+from agent.fault import Fault
+from agent.kernel.netlink import NetlinkSocket
+from agent.net import Direction
+
+RESERVED = 0x4000 | 0x8000
+"""kube-proxy's, which may not have started yet."""
+
+ORDER = tuple(1 << number for number in (16, 17, 29, 28, 27, 26, 25, 24, 30, 31, 23, 22, 21, 20, 19, 18))
+"""In this order bits are looked at, and then those below. Programs mostly take them from the ends."""
+_ALL = (*ORDER, *(1 << number for number in range(13, -1, -1)))
+_SHOWN = 3
+
+_SETTING = {Direction.INGRESS: "--mark-ingress", Direction.EGRESS: "--mark-egress"}
+_SETS = re.compile(r"-j MARK --set-xmark (0x[0-9a-f]+)/\1$")
+
+Bits = Mapping[Direction, int]
+
+
+class Choice(NamedTuple):
+    """The bit of each direction, and what is wrong with it."""
+
+    bits: Bits
+    faults: tuple[Fault, ...] = ()
+
+
+def choose(options: Options, uses: Sequence[Use], held: Bits) -> Choice:
+    """Choose bits; those that are set by a person stay, and are told where somebody uses them.
+
+    ``held``: those of the agent's rules in the kernel. ``uses``: what others use.
+    """
+    used = markuse.union(use.bits for use in uses)
+    cleared = markuse.union(use.cleared for use in uses)
+    bits: dict[Direction, int] = {d: options.mark(d) for d in Direction if d not in options.chosen_marks}
+    faults: list[Fault] = []
+    for direction in Direction:
+        if direction in bits:
+            faults += _in_use(
+                direction, bits[direction], uses, f"give {_SETTING[direction]} another bit, or auto"
+            )
+    for direction in sorted(options.chosen_marks):
+        others = [d for d in Direction if d != direction and d not in bits]
+        taken = markuse.union([*bits.values(), *(held.get(d, 0) | options.mark(d) for d in others)])
+        found = _free(direction, options, held, used, cleared, taken)
+        if found is None:
+            found = options.mark(direction)
+            faults += _in_use(
+                direction, found, uses, "no bit of the 32 is free on this node: have one of them use another"
+            )
+        bits[direction] = found
+    return Choice(bits, tuple(faults))
+
+
+def _free(
+    direction: Direction, options: Options, held: Bits, used: int, cleared: int, taken: int
+) -> int | None:
+    own = [bit for bit in (held.get(direction), options.mark(direction)) if bit]
+    for avoided in (used | cleared | RESERVED | taken, used | RESERVED | taken):
+        for bit in (*own, *_ALL):
+            if not bit & avoided:
+                return bit
+        own = []
+    return None
+
+
+def _in_use(direction: Direction, bit: int, uses: Iterable[Use], remedy: str) -> list[Fault]:
+    users = list(dict.fromkeys(markuse.used_by(uses, bit)))
+    if not users:
+        return []
+    more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
+    return [
+        Fault(
+            f"bit {bit:#x} of packets' marks, the agent's for {direction}, is used by "
+            f"{'; '.join(users[:_SHOWN])}{more}: packets that are judged lose it",
+            remedy,
+            blocking=False,
+        )
+    ]
+
+
+def held_by(tables: Iterable[Mapping[str, Sequence[str]]]) -> dict[Direction, int]:
+    """Return the bits that the agent's chains in filter tables set."""
+    found: dict[Direction, int] = {}
+    for table in tables:
+        for direction in Direction:
+            for rule in table.get(names.allow(direction), ()):
+                if (sets := _SETS.search(rule)) and int(sets[1], 16) not in found.values():
+                    found.setdefault(direction, int(sets[1], 16))
+    return found
+
+
+class Uses:
+    """What others use, read again only as far as it may have changed. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._generation: int | None = None
+        self._of_nft: list[Use] = []
+
+    def read(self) -> list[Use]:
+        """Return it. Raises OSError."""
+        with NetlinkSocket() as netlink:
+            generation = nft.generation(netlink)
+        with self._lock:
+            if generation is None or generation != self._generation:
+                self._of_nft = markuse.of_nft(_is_own)
+                self._generation = generation
+            of_nft = self._of_nft
+        return [*of_nft, *markuse.of_legacy(_is_own), *markuse.of_routing(), *markuse.of_ipvs()]
+
+
+def _is_own(table: str, chain: str) -> bool:
+    return table == nft.FILTER and names.is_ours(chain)

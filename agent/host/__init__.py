@@ -1,0 +1,1 @@
+"""What a node must have, and how that is watched."""

@@ -1,0 +1,1 @@
+"""The kernel's interfaces: netlink, ipset, connection tracking, links; nothing here knows a policy."""

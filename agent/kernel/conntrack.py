@@ -1,0 +1,170 @@
+"""Forgetting connections: the kernel's connection-tracking entries that name an address, deleted.
+
+An established connection passes the firewall without being judged, so what one pod was allowed would go on
+for the next that gets its address. Messages are those of ``linux/netfilter/nfnetlink_conntrack.h``. The table
+is dumped and searched here; where it is long and the addresses few, the kernel picks the entries
+(CTA_FILTER, since Linux 5.8), which takes it four walks for each address.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.fault import Fault
+from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute, attributes
+
+_SUBSYS_CTNETLINK = 1
+_CT_GET, _CT_DELETE = 1, 2
+_TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
+_FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
+_FILTER_SOURCE, _FILTER_DESTINATION = 1, 2
+_TUPLE_IP = 1
+_IP_V4_SRC, _IP_V4_DST, _IP_V6_SRC, _IP_V6_DST = 1, 2, 3, 4
+
+_FILTERED_ADDRESSES = 2
+_FILTERED_ENTRIES = 20_000
+"""A filtered search is four walks of the table, each 10 ms and 0.2 µs an entry; a dump 10 ms and 2.4 µs."""
+
+_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+
+_TUPLE = struct.Struct("=HHH")
+_V4_TUPLE = struct.Struct("=12x4s4x4s")
+_V6_TUPLE = struct.Struct("=12x16s4x16s")
+
+
+class ConntrackError(Exception):
+    """Connection tracking could not be read or changed; entries that name the addresses may be left."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+    def fault(self) -> Fault:
+        return Fault(self.what, self.remedy)
+
+
+class _Entry(NamedTuple):
+    """What names one entry, and no later one with the same addresses and ports: tuple, zone and id."""
+
+    family: int
+    key: bytes
+
+
+def forget(addresses: Iterable[bytes]) -> int:
+    """Delete every entry that names one of the packed addresses on any side; return how many.
+
+    The sides are source and destination of both directions, so that connections through a Service or
+    masqueraded are found by the pod's own address. What packets may still open such connections must be
+    stopped before. It acts in the calling thread's network namespace. Raises ConntrackError.
+    """
+    wanted = frozenset(addresses)
+    if not wanted:
+        return 0
+    try:
+        return _forget(wanted)
+    except OSError as error:
+        raise _error(error) from error
+
+
+def _forget(wanted: frozenset[bytes]) -> int:
+    entries = _count()
+    if entries == 0:
+        return 0
+    found: set[_Entry] | None = None
+    if len(wanted) <= _FILTERED_ADDRESSES and (entries or 0) > _FILTERED_ENTRIES:
+        found = _find_filtered(wanted)
+    if found is None:
+        found = _find(wanted)
+    return _delete(found) if found else 0
+
+
+def _count() -> int | None:
+    """Return how many entries this network namespace has; None when that cannot be read."""
+    try:
+        return int(_COUNT.read_text())
+    except OSError:
+        return None
+
+
+def _find(wanted: frozenset[bytes]) -> set[_Entry]:
+    families = {_family(address) for address in wanted}
+    with NetlinkSocket() as netlink:
+        dump = netlink.dump(_get(families.pop() if len(families) == 1 else socket.AF_UNSPEC, b""))
+        return {_entry(body) for body in dump if not wanted.isdisjoint(_addresses(body))}
+
+
+def _find_filtered(wanted: frozenset[bytes]) -> set[_Entry] | None:
+    """Return the entries the kernel picks; None when it does not know how and gives all."""
+    found: set[_Entry] = set()
+    with NetlinkSocket() as netlink:
+        for address in wanted:
+            for request in _filters(address):
+                for body in netlink.dump(_get(_family(address), request)):
+                    if address not in _addresses(body):
+                        return None
+                    found.add(_entry(body))
+    return found
+
+
+def _filters(address: bytes) -> Iterator[bytes]:
+    source, destination = (_IP_V4_SRC, _IP_V4_DST) if len(address) == 4 else (_IP_V6_SRC, _IP_V6_DST)
+    for direction, flags in ((_TUPLE_ORIG, _FILTER_ORIG_FLAGS), (_TUPLE_REPLY, _FILTER_REPLY_FLAGS)):
+        for side, flag in ((source, _FILTER_SOURCE), (destination, _FILTER_DESTINATION)):
+            ip = attribute(_TUPLE_IP | NESTED, attribute(side, address))
+            yield attribute(direction | NESTED, ip) + attribute(
+                _FILTER | NESTED, attribute(flags, struct.pack("=I", flag))
+            )
+
+
+def _delete(entries: set[_Entry]) -> int:
+    ordered = list(entries)
+    with NetlinkSocket() as netlink:
+        # A request without a tuple would delete everything: an entry always carries its own.
+        failed = netlink.request([Message(_SUBSYS_CTNETLINK << 8 | _CT_DELETE, *entry) for entry in ordered])
+    for _, code in failed:
+        if code != errno.ENOENT:
+            raise OSError(code, os.strerror(code))
+    return len(ordered) - len(failed)
+
+
+def _get(family: int, request: bytes) -> Message:
+    return Message(_SUBSYS_CTNETLINK << 8 | _CT_GET, family, request)
+
+
+def _family(address: bytes) -> int:
+    return socket.AF_INET if len(address) == 4 else socket.AF_INET6
+
+
+def _addresses(body: memoryview) -> tuple[bytes, ...]:
+    """Return source and destination of both tuples, with which the kernel begins each entry."""
+    length, kind, ip_length = _TUPLE.unpack_from(body)
+    if kind & 0x3FFF != _TUPLE_ORIG or ip_length not in (20, 44):
+        raise OSError(errno.EPROTO, "an entry is not laid out as expected")
+    layout = _V4_TUPLE if ip_length == 20 else _V6_TUPLE
+    return layout.unpack_from(body) + layout.unpack_from(body, (length + 3) & ~3)
+
+
+def _entry(body: memoryview) -> _Entry:
+    fields = {kind: payload for kind, payload in attributes(body) if kind in (_TUPLE_ORIG, _ZONE, _ID)}
+    key = attribute(_TUPLE_ORIG | NESTED, bytes(fields[_TUPLE_ORIG]))
+    for kind in (_ZONE, _ID):
+        if kind in fields:
+            key += attribute(kind, bytes(fields[kind]))
+    return _Entry(_family(_addresses(body)[0]), key)
+
+
+def _error(error: OSError) -> ConntrackError:
+    if error.errno in (errno.EINVAL, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP):
+        return ConntrackError(
+            "the kernel does not let connection tracking be read", "load the module nf_conntrack_netlink"
+        )
+    if error.errno == errno.EPERM:
+        return ConntrackError("connection tracking may not be changed", "run the agent with CAP_NET_ADMIN")
+    return ConntrackError(f"connection tracking: {error.strerror}", "the agent tries again by itself")

@@ -1,0 +1,229 @@
+"""By which of its interfaces a node meets the network outside, and by which its pods (rtnetlink(7)).
+
+A packet's addresses are what its sender wrote; the interface by which it came in is not. So this is how a pod
+that pretends to be another node is told from one. Interfaces are sorted by their kind:
+
+- a veth, tun, tap or netkit device is a pod's, unless it is the node's own way out, as a container's eth0 is:
+  the default route leads there, or the node has an address on it within a network with room for others;
+- a bridge is as its ports are; where there are both, the port by which a packet came in decides;
+- what a tunnel brings comes from whoever sent to the tunnel, so it is neither;
+- what is stacked on another, such as a VLAN, is what that is; all else is the network outside.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from agent.kernel import tunnels as tunnelling
+from agent.kernel.links import POD_KINDS
+from agent.kernel.netlink import ROUTE, Message, NetlinkSocket, attribute, attributes
+from agent.kernel.tunnels import Tunnel
+from agent.kernel.uplinks import interfaces_to
+
+_GETLINK, _GETADDR = 18, 22
+_IFNAME, _IFLA_LINK, _IFLA_MASTER, _LINKINFO, _IFLA_EXT_MASK, _LINK_NETNSID = 3, 5, 10, 18, 29, 37
+_INFO_KIND, _INFO_DATA = 1, 2
+_SKIP_STATISTICS = struct.pack("=I", 1 << 3)
+_IFINFO = struct.Struct("=iI")
+"""What follows the first four bytes of an ifinfomsg, and is wanted: index and flags."""
+_IFINFO_REST = 12
+_UP = 1
+"""IFF_UP."""
+_IFADDR = struct.Struct("=BBBBI")
+"""An ifaddrmsg: family, length of the prefix, flags, scope, index."""
+_SCOPE_LINK = 253
+"""RT_SCOPE_LINK: it and all above mean nothing beyond the link."""
+_FAR = (socket.inet_pton(socket.AF_INET, "240.0.0.1"), socket.inet_pton(socket.AF_INET6, "4000::1"))
+"""Addresses that nobody has (RFC 1112, section 4; RFC 4291, section 4): a default route alone leads there."""
+_INDEX = struct.Struct("=i")
+
+_PRINTABLE = re.compile(r"[A-Za-z0-9_.:@-]+")
+"""Names that rules can hold: iptables takes one that ends with + for all that begin so."""
+_STACKED = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"})
+_IDLE = frozenset({"dummy", "ifb", "nlmon"})
+_SWITCH = "openvswitch"
+_ROOM = {socket.AF_INET: 29, socket.AF_INET6: 125}
+"""The longest prefix of a network with room for more than two ends."""
+
+
+class Link(NamedTuple):
+    """An interface. ``lower``: the number of what it is stacked on, 0 for nothing in this namespace."""
+
+    number: int
+    name: str
+    kind: str = ""
+    master: int = 0
+    lower: int = 0
+    up: bool = True
+    elsewhere: bool = False
+    data: bytes = b""
+
+
+class Surroundings(NamedTuple):
+    """What the firewall depends on besides the program.
+
+    ``underlay``: the interfaces by which packets from the network outside come in. ``ports`` are ports of
+    bridges that lead there; ``mixed`` the bridges that have such ports and pods' as well. ``carried``: the
+    interfaces by which packets come in that were inside others, each with the tunnels that bring them; those
+    of programs, which the kernel knows nothing of, bring them by the interface alone. ``lost``: interfaces to
+    which the default route leads and that are not of the underlay.
+    """
+
+    tunnels: frozenset[Tunnel] = frozenset()
+    underlay: frozenset[str] = frozenset()
+    ports: frozenset[str] = frozenset()
+    mixed: frozenset[str] = frozenset()
+    carried: Mapping[str, frozenset[Tunnel]] = {}
+    lost: frozenset[str] = frozenset()
+
+
+NONE = Surroundings()
+
+
+def look() -> Surroundings:
+    """Look at the calling thread's network namespace. Raises OSError.
+
+    Takes 15 µs for each interface.
+    """
+    with NetlinkSocket(ROUTE) as netlink:
+        links = _links(netlink)
+        addressed = _addressed(netlink)
+    more = tunnelling.without_interface({link.kind for link in links})
+    default = frozenset[int]().union(*interfaces_to(_FAR).values())
+    return sort(links, addressed, default, more)
+
+
+class Lookout:
+    """Tells when the surroundings of the thread that asks have changed."""
+
+    def __init__(self, every: float, now: Callable[[], float] = time.monotonic) -> None:
+        """``every``: seconds after which it looks though it is told of nothing."""
+        self._every = every
+        self._now = now
+        self._due = now()
+        self._known: Surroundings | None = None
+
+    def changed(self, told: bool) -> bool:
+        """Whether they have since it last looked, the first look included; ``told``: the kernel said so.
+
+        Nobody is told of routes, nor of ports of FOU: these change seldom, and are found by looking again.
+        Raises OSError.
+        """
+        if not told and self._now() < self._due:
+            return False
+        self._due = self._now() + self._every
+        before, self._known = self._known, look()
+        return self._known != before
+
+
+def sort(
+    links: Collection[Link],
+    addressed: Collection[int] = (),
+    default: Collection[int] = (),
+    more: Iterable[Tunnel] = (),
+) -> Surroundings:
+    """Tell interfaces apart.
+
+    ``addressed``: the indexes of those with an address of the node's within a network with room for others;
+    ``default``: of those to which a default route leads; ``more``: tunnels that are no interfaces.
+    """
+    by_index = {link.number: link for link in links}
+    tunnel_at = {link.number: _tunnel(link) for link in links if link.kind in tunnelling.KINDS}
+    slaves: dict[int, list[Link]] = {}
+    for link in links:
+        if link.master:
+            slaves.setdefault(link.master, []).append(link)
+
+    def outside(link: Link) -> bool:
+        if link.kind in POD_KINDS:
+            return link.number in addressed or link.number in default
+        if link.kind == _SWITCH:
+            return link.number in default
+        if link.kind in ("bridge", "vrf"):
+            below = slaves.get(link.number, [])
+            return any(map(leads_outside, below)) and not any(port.kind in POD_KINDS for port in below)
+        if link.kind in _STACKED and link.lower in by_index:
+            return outside(by_index[link.lower])
+        return link.kind not in tunnelling.KINDS and link.kind not in _IDLE and link.name != "lo"
+
+    def leads_outside(port: Link) -> bool:
+        return port.kind not in POD_KINDS and outside(port)
+
+    def brings(link: Link) -> frozenset[Tunnel]:
+        """Return the tunnels whose packets come in by an interface."""
+        own = tunnel_at.get(link.number)
+        found = {own} if own is not None else set()
+        below = slaves.get(link.number, []) if link.kind in ("bridge", "vrf", "bond", "team") else []
+        if link.kind in _STACKED and link.lower in by_index:
+            below = [by_index[link.lower]]
+        return frozenset(found).union(*map(brings, below))
+
+    def bridged(link: Link) -> bool:
+        return link.master in by_index and by_index[link.master].kind == "bridge"
+
+    named = [link for link in links if _PRINTABLE.fullmatch(link.name)]
+    ports = [link for link in named if bridged(link) and leads_outside(link)]
+    masters = {port.master for port in ports}
+    underlay = {link for link in named if not bridged(link) and outside(link)}
+    mixed = {link for link in named if link.number in masters and link not in underlay}
+    carried = {link.name: found for link in links if (found := brings(link))}
+    carried |= {link.name: frozenset() for link in links if link.kind == "tun"}
+    return Surroundings(
+        frozenset([*(tunnel for tunnel in tunnel_at.values() if tunnel is not None), *more]),
+        _names(underlay),
+        _names(ports),
+        _names(mixed),
+        carried,
+        _names(link for link in links if link.number in default and link not in underlay | mixed),
+    )
+
+
+def _names(links: Iterable[Link]) -> frozenset[str]:
+    return frozenset(link.name for link in links)
+
+
+def _tunnel(link: Link) -> Tunnel | None:
+    return tunnelling.tunnel_of(link.name, link.kind, link.data, up=link.up, elsewhere=link.elsewhere)
+
+
+def _links(netlink: NetlinkSocket) -> list[Link]:
+    request = bytes(_IFINFO_REST) + attribute(_IFLA_EXT_MASK, _SKIP_STATISTICS)
+    return [link_of(body) for body in netlink.dump(Message(_GETLINK, socket.AF_UNSPEC, request))]
+
+
+def link_of(message: memoryview | bytes) -> Link:
+    """Return an interface from an RTM_NEWLINK message, behind its first four bytes."""
+    index, flags = _IFINFO.unpack_from(message)
+    fields = dict(attributes(message[_IFINFO_REST:]))
+    info = dict(attributes(fields.get(_LINKINFO, b"")))
+    elsewhere = _LINK_NETNSID in fields
+    return Link(
+        index,
+        bytes(fields[_IFNAME]).rstrip(b"\0").decode(errors="replace"),
+        bytes(info.get(_INFO_KIND, b"")).rstrip(b"\0").decode(),
+        _number(fields.get(_IFLA_MASTER)),
+        0 if elsewhere else _number(fields.get(_IFLA_LINK)),
+        bool(flags & _UP),
+        elsewhere,
+        bytes(info.get(_INFO_DATA, b"")),
+    )
+
+
+def _number(value: memoryview | None) -> int:
+    return 0 if value is None else int(_INDEX.unpack_from(value)[0])
+
+
+def _addressed(netlink: NetlinkSocket) -> set[int]:
+    """Return the interfaces with an address within a network with room for others; link-local ones aside."""
+    found = set()
+    request = Message(_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR.size - 4))
+    for body in netlink.dump(request, behind=0):
+        family, length, _, scope, index = _IFADDR.unpack_from(body)
+        if scope < _SCOPE_LINK and length <= _ROOM.get(family, 0):
+            found.add(index)
+    return found

@@ -1,0 +1,1 @@
+"""What people and probes are told: health, snapshot, the local HTTP server; views only."""

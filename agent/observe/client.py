@@ -1,0 +1,57 @@
+"""The other end of the status server: asking a running agent, for ``netpol-agent status``."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+import urllib.error
+import urllib.request
+
+import msgspec
+
+from agent.observe import text
+from agent.observe.snapshot import StatusSnapshot, decode
+
+_SECONDS = 10.0
+_WIDTH_OF_A_FILE = 160
+
+
+class UnreachableError(Exception):
+    """No agent answers, or what answers is none. The text names the address and the remedy."""
+
+
+def url_of(address: str, port: int) -> str:
+    """Return where an agent that listens on an address is asked on this host."""
+    ip = ipaddress.ip_address(address)
+    if ip.is_unspecified:
+        ip = ipaddress.ip_address("::1" if ip.version == 6 else "127.0.0.1")
+    return f"http://[{ip}]:{port}" if ip.version == 6 else f"http://{ip}:{port}"
+
+
+def fetch(url: str) -> tuple[bytes, StatusSnapshot]:
+    """Return the agent's status, as served and decoded; raises :class:`UnreachableError`."""
+    if not url.startswith(("http://", "https://")):
+        raise UnreachableError(f"--url is {url!r}: give it as http://ADDRESS:PORT.")
+    # A proxy set for the cluster's or the world's addresses has no way to this host's loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url.rstrip("/") + "/status", timeout=_SECONDS) as answer:
+            body: bytes = answer.read()
+        return body, decode(body)
+    except urllib.error.HTTPError as error:
+        detail = error.read(500).decode(errors="replace").strip()
+        raise UnreachableError(f"{url} answers {error.code}: {detail}") from None
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        reason = getattr(reason, "strerror", None) or reason
+        raise UnreachableError(
+            f"no agent answers at {url}: {reason}. Is it running? --url says where it serves."
+        ) from None
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise UnreachableError(f"what answers at {url} is no netpol-agent of this version: {error}") from None
+
+
+def show(snapshot: StatusSnapshot) -> None:
+    """Print a snapshot on standard output, in colour on a terminal only."""
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
+    text.show(snapshot, text.plain_console(sys.stdout, width=width))

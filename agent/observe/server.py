@@ -1,0 +1,333 @@
+"""The local HTTP server: ``/healthz``, ``/readyz`` and ``/status``.
+
+It asks the agent anew for each request, through the two callables it is given, and holds no state. What
+clients may hold is bounded: see :mod:`agent.observe.connections`.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import http.server
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, cast
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from agent import log
+from agent.fault import Fault
+from agent.observe import connections, health, hosts, snapshot
+from agent.observe.connections import Connections
+
+_log = log.get(__name__)
+
+_INDEX = """netpol-agent
+
+/healthz  whether the agent makes progress
+/readyz   whether everything known is enforced
+/status   what this node enforces and why (JSON)
+
+?format=json gives healthz and readyz as JSON.
+"""
+_TEXT = "text/plain; charset=utf-8"
+_JSON = "application/json"
+_BIND_SECONDS = 2.0
+_TURN_SECONDS = 0.2
+"""How often it is looked whether to stop, and what is past its deadline."""
+
+HEADER_BYTES = 16 * 1024
+"""Of a request: its line and its headers."""
+
+STATUS_AT_ONCE = 4
+"""How many clients are sent ``/status`` at the same time: each takes memory until it has read it."""
+
+_METHODS = ("GET", "HEAD")
+_NO_DESCRIPTOR_SECONDS = 0.05
+
+
+class Response(NamedTuple):
+    """What one request is answered with."""
+
+    code: int
+    content_type: str
+    body: bytes
+
+
+class StatusServer:
+    """Serves health and status on threads of its own until stopped.
+
+    ``health`` and ``status`` are called from those threads, once for each request; what they raise is
+    logged and answered with 500. Port 0 takes a free one; ``port`` says which, once there is one. An address
+    that cannot be had is tried again and again: enforcing does not depend on being asked how it goes.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        health: Callable[[], health.Health],
+        status: Callable[[], snapshot.StatusSnapshot],
+        names: Iterable[str] = (),
+    ) -> None:
+        """``names``: under which this node may be asked, besides IP addresses and ``localhost``."""
+        self.port = port
+        self._names = frozenset(names)
+        self._address = address
+        self._health = health
+        self._status = status
+        self._server: _Server | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="status", daemon=True)
+        self._fault: tuple[Fault, ...] = ()
+
+    def start(self) -> None:
+        """Begin to answer, or to try; raises nothing."""
+        self._bind()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop answering and give the port back."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._server is not None:
+            self._server.server_close()
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Return why it does not answer, if so. For any thread."""
+        return self._fault
+
+    def _serve(self) -> None:
+        while self._server is None:
+            if self._stopping.wait(_BIND_SECONDS):
+                return
+            self._bind()
+        self._server.timeout = _TURN_SECONDS
+        while not self._stopping.is_set():
+            self._server.handle_request()
+            self._server.connections.expire()
+
+    def _bind(self) -> None:
+        try:
+            self._server = _Server(self._address, self.port, self._respond, self._names)
+        except OSError as error:
+            fault = Fault(
+                f"health cannot be served on {self._address} port {self.port}: {error.strerror or error}",
+                _remedy(error),
+                blocking=False,
+            )
+            if self._fault != (fault,):
+                _log.error("cannot serve health", fault=fault.what, remedy=fault.remedy)
+            self._fault = (fault,)
+            return
+        self.port = self._server.server_port
+        self._fault = ()
+        _log.info("serving health", address=self._address, port=self.port)
+
+    def _respond(self, url: SplitResult) -> Response:
+        path = _path(url)
+        as_json = parse_qs(url.query).get("format") == ["json"]
+        try:
+            if path == "/healthz":
+                return _answer(health.healthz(self._health()), as_json)
+            if path == "/readyz":
+                return _answer(health.readyz(self._health()), as_json)
+            if path == "/status":
+                return Response(200, _JSON, snapshot.encode(self._status()) + b"\n")
+        except Exception as error:
+            _log.exception("status request failed", path=path)
+            return Response(500, _TEXT, f"{type(error).__name__}: {error}\n".encode())
+        if path == "/":
+            return Response(200, _TEXT, _INDEX.encode())
+        return Response(404, _TEXT, f"no such page: {path}; / lists what there is\n".encode())
+
+
+def _path(url: SplitResult) -> str:
+    return url.path.rstrip("/") or "/"
+
+
+def _remedy(error: OSError) -> str:
+    # A family that is turned off has no address at all.
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return "choose an address of this node with --health-address"
+    return "free the port, or choose another with --health-port"
+
+
+def _answer(answer: health.Answer, as_json: bool) -> Response:
+    if as_json:
+        return Response(answer.code, _JSON, json.dumps(health.as_dict(answer)).encode() + b"\n")
+    return Response(answer.code, _TEXT, health.text(answer).encode())
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """A threading server that knows its address family, which function answers, and whom it talks to."""
+
+    request_queue_size = 128
+
+    def __init__(
+        self, address: str, port: int, respond: Callable[[SplitResult], Response], names: frozenset[str]
+    ) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.respond = respond
+        self.names = names
+        self.connections = Connections(connections.most(connections.limit()))
+        self.sending_status = threading.BoundedSemaphore(STATUS_AT_ONCE)
+        super().__init__((address, port), _Handler)
+
+    def server_bind(self) -> None:
+        # The parent looks its own name up in DNS here, which can take long on a node whose DNS is a pod.
+        socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        try:
+            return super().get_request()
+        except OSError:
+            # Without a descriptor for it the connection stays where it is, and would be asked about at once.
+            time.sleep(_NO_DESCRIPTOR_SECONDS)
+            raise
+
+    def verify_request(self, request: object, client_address: tuple[str, int]) -> bool:
+        return self.connections.enter(cast(socket.socket, request), client_address[0])
+
+    def shutdown_request(self, request: object) -> None:
+        self.connections.leave(cast(socket.socket, request))
+        super().shutdown_request(cast(socket.socket, request))
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that went away in the middle."""
+
+
+class _Bounded:
+    """Reads a request's lines as the standard library's parser asks for them, and no more than may be."""
+
+    def __init__(self, source: io.BufferedReader) -> None:
+        self._source = source
+        self._left = HEADER_BYTES
+
+    def readline(self, size: int = -1) -> bytes:
+        """Read a line. Raises LineTooLong."""
+        most = self._left if size < 0 else min(size, self._left)
+        line = self._source.readline(most + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise http.client.LineTooLong("header")
+        return line
+
+    def begins(self) -> bool:
+        """Wait for another request; False where none comes."""
+        self._left = HEADER_BYTES
+        return bool(self._source.peek(1))
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Of a request that cannot be read, or says no version: its answer, too, has a status line.
+    default_request_version = "HTTP/1.0"
+    server_version = "netpol-agent"
+    sys_version = ""
+    timeout = 2 * connections.SECONDS
+    error_content_type = _TEXT
+    error_message_format = "%(message)s\n"
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self._bounded = _Bounded(cast(io.BufferedReader, self.rfile))
+        self.rfile = cast(io.BufferedReader, self._bounded)
+        self._served = False
+
+    def handle_one_request(self) -> None:
+        open_ones = self.server.connections
+        try:
+            if not self._bounded.begins():
+                self.close_connection = True
+                return
+            if self._served:
+                open_ones.began(self.connection)
+            super().handle_one_request()
+        except http.client.LineTooLong:
+            self.requestline = self.request_version = self.command = ""
+            self.close_connection = True
+            self.send_error(414, "the request line is too long")
+        except OSError:
+            # The client went away, or the deadline is past.
+            self.close_connection = True
+        finally:
+            self._served = True
+            open_ones.answered(self.connection)
+
+    def parse_request(self) -> bool:
+        """Read the headers; what the server does not answer is answered here."""
+        if not super().parse_request():
+            return False
+        self.server.connections.answering(self.connection)
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            # Nobody reads a body: what follows would be taken for a request.
+            self.close_connection = True
+        try:
+            self._url = urlsplit(self.path)
+            authority = self._url.netloc
+        except ValueError:
+            self._send(Response(400, _TEXT, b"the request's target cannot be read\n"))
+            return False
+        refusal = self._refusal(authority)
+        if refusal is not None:
+            self._send(refusal)
+        return refusal is None
+
+    def _refusal(self, authority: str) -> Response | None:
+        """Return why the request is not answered, if so."""
+        named = self.headers.get_all("Host", [])
+        if len(named) > 1 or (not named and self.request_version == "HTTP/1.1"):
+            # RFC 9112, 3.2
+            return Response(400, _TEXT, b"a request names its host once\n")
+        # A target that names a host counts alone (RFC 9112, 3.2.2).
+        host = authority or "".join(named)
+        if host and not hosts.is_own(host, self.server.names):
+            return Response(403, _TEXT, b"ask by an IP address, by localhost or by this node's own name\n")
+        if self.command not in _METHODS:
+            return Response(405, _TEXT, b"only GET and HEAD are understood\n")
+        return None
+
+    def do_GET(self) -> None:
+        if _path(self._url) != "/status":
+            self._send(self.server.respond(self._url))
+            return
+        # Not waited for: a thread that waits would not let go of a connection that has to make room.
+        if not self.server.sending_status.acquire(blocking=False):
+            self._send(Response(503, _TEXT, b"too many are being sent /status now: ask again\n"))
+            return
+        try:
+            self._send(self.server.respond(self._url))
+        finally:
+            self.server.sending_status.release()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _send(self, response: Response) -> None:
+        self.send_response(response.code)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if response.code == 405:
+            self.send_header("Allow", ", ".join(_METHODS))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log no line per request: a probe asks every few seconds."""

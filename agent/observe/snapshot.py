@@ -1,0 +1,336 @@
+"""What this node enforces and why, as one immutable value: what ``/status`` serves.
+
+:func:`take` is the only way from the agent's live state to a snapshot. It is called when somebody
+asks, never per event, and by whoever may read the program then: the program is not thread-safe.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agent.dataplane.backend import KernelView
+from agent.fault import Fault
+from agent.kube.model import Key, Kind
+from agent.net import Direction, Family, address_text
+from agent.observe.links import NO_LINKS, LinkCounts
+from agent.policy.program import PodId, PolicyId, Program
+from agent.sources.source import SyncState
+
+Moment = datetime.datetime
+"""A time in UTC; RFC 3339 in JSON."""
+
+
+class SourceStatus(msgspec.Struct, frozen=True):
+    """One cache: where it stands. A time that is None has not been yet.
+
+    ``current``: what is known is what there is, as far as the source has told; else it is being read again.
+    """
+
+    kind: str
+    synced: bool
+    objects: int
+    last_event: Moment | None
+    last_contact: Moment | None
+    resource_version: str
+    fault: str
+    refused: tuple[str, ...]
+    current: bool = True
+
+
+class PodStatus(msgspec.Struct, frozen=True):
+    """A pod of this node that is isolated, and by which policies.
+
+    A direction that is None is open. One with no policy is closed by an object that is not valid, or by
+    policies that are over budget or not compiled yet. ``..._over_budget`` names the policies over budget that
+    isolate the pod, of each namespace up to a hundred.
+    """
+
+    pod: str
+    addresses: tuple[str, ...]
+    ingress: tuple[str, ...] | None
+    egress: tuple[str, ...] | None
+    ingress_over_budget: tuple[str, ...] = ()
+    egress_over_budget: tuple[str, ...] = ()
+
+
+class PolicyStatus(msgspec.Struct, frozen=True):
+    """One direction of a policy that selects a pod of this node: how much there is of it."""
+
+    policy: str
+    direction: str
+    pods: int
+    rules_v4: int
+    rules_v6: int
+    sets: int
+
+
+class SetStatus(msgspec.Struct, frozen=True):
+    """A set of peers or named ports. ``name`` is the kernel's, empty while it is not there yet."""
+
+    name: str
+    meaning: str
+    kind: str
+    direction: str
+    family: int
+    size: int
+
+
+class ApplyStatus(msgspec.Struct, frozen=True):
+    """The last time the kernel was moved. ``result`` is ``ok``, or what failed."""
+
+    at: Moment
+    seconds: float
+    writes: int
+    result: str
+
+
+class ErrorStatus(msgspec.Struct, frozen=True):
+    """The last thing that went wrong, kept after it was put right."""
+
+    at: Moment
+    what: str
+
+
+class DriftStatus(msgspec.Struct, frozen=True):
+    """The comparison of the kernel with what it should hold."""
+
+    last_check: Moment | None
+    repairs: int
+
+
+class KernelStatus(msgspec.Struct, frozen=True):
+    """What is in the kernel, and how it got there."""
+
+    chains: int
+    rules: int
+    sets: int
+    last_apply: ApplyStatus | None
+    last_error: ErrorStatus | None
+    retry_pending: bool
+    drift: DriftStatus
+
+
+class FaultStatus(msgspec.Struct, frozen=True):
+    """Something wrong now, and what to do about it."""
+
+    what: str
+    remedy: str
+    blocking: bool
+
+
+class ClosedStatus(msgspec.Struct, frozen=True):
+    """An address that stays closed though no pod has it: its last owner was isolated."""
+
+    address: str
+    directions: tuple[str, ...]
+
+
+class OverBudgetStatus(msgspec.Struct, frozen=True):
+    """A policy that is not enforced as written: it isolates its pods and allows nothing."""
+
+    policy: str
+    why: str
+
+
+class StatusSnapshot(msgspec.Struct, frozen=True):
+    """The state of the agent at one moment.
+
+    ``applied``: the agent has begun to move the kernel; before, it holds what it held.
+    """
+
+    node: str
+    version: str
+    at: Moment
+    started: Moment
+    ready: bool
+    applied: bool
+    iptables_mode: str
+    iptables_mode_reason: str
+    families: tuple[int, ...]
+    sources: tuple[SourceStatus, ...]
+    pods: tuple[PodStatus, ...]
+    policies: tuple[PolicyStatus, ...]
+    sets: tuple[SetStatus, ...]
+    kernel: KernelStatus
+    faults: tuple[FaultStatus, ...]
+    closed: tuple[ClosedStatus, ...]
+    links: LinkCounts = NO_LINKS
+    over_budget: tuple[OverBudgetStatus, ...] = ()
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the agent started."""
+        return (self.at - self.started).total_seconds()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the daemon knows besides the program and the kernel. Times are ``time.time()`` seconds, 0.0 never.
+
+    ``apply_result`` and ``last_error`` are one line each; ``repairs`` counts how often drift was found
+    and undone.
+    """
+
+    node: str
+    version: str
+    now: float
+    started: float
+    ready: bool = False
+    applied: bool = False
+    iptables_mode: str = ""
+    iptables_mode_reason: str = ""
+    families: tuple[int, ...] = ()
+    states: Mapping[Kind, SyncState] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+    apply_at: float = 0.0
+    apply_seconds: float = 0.0
+    apply_writes: int = 0
+    apply_result: str = "ok"
+    error_at: float = 0.0
+    error: str = ""
+    retry_pending: bool = False
+    drift_check_at: float = 0.0
+    repairs: int = 0
+    links: LinkCounts = NO_LINKS
+    over_budget: Mapping[Key, str] = field(default_factory=dict)
+    closed_by_budget: Mapping[PodId, Sequence[Key]] = field(default_factory=dict)
+
+
+def take(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
+    """Return the snapshot of this moment. Costs what this node enforces, not the cluster's size."""
+    return StatusSnapshot(
+        node=facts.node,
+        version=facts.version,
+        at=_required_moment(facts.now),
+        started=_required_moment(facts.started),
+        ready=facts.ready,
+        applied=facts.applied,
+        iptables_mode=facts.iptables_mode,
+        iptables_mode_reason=facts.iptables_mode_reason,
+        families=facts.families,
+        sources=tuple(_source(kind, state) for kind, state in sorted(facts.states.items())),
+        pods=_pods(program, facts.closed_by_budget),
+        policies=_policies(program),
+        sets=_sets(program, view),
+        kernel=_kernel(facts, view),
+        faults=tuple(FaultStatus(f.what, f.remedy, f.blocking) for f in facts.faults),
+        closed=_closed(program),
+        links=facts.links,
+        over_budget=tuple(OverBudgetStatus(str(k), why) for k, why in sorted(facts.over_budget.items())),
+    )
+
+
+def encode(snapshot: StatusSnapshot) -> bytes:
+    """Return a snapshot as JSON."""
+    return msgspec.json.encode(snapshot)
+
+
+def decode(body: bytes) -> StatusSnapshot:
+    """Return the snapshot that JSON holds; raises :class:`msgspec.MsgspecError` when it is none."""
+    return msgspec.json.decode(body, type=StatusSnapshot)
+
+
+def _moment(seconds: float) -> Moment | None:
+    return _required_moment(seconds) if seconds else None
+
+
+def _required_moment(seconds: float) -> Moment:
+    return Moment.fromtimestamp(seconds, datetime.UTC)
+
+
+def _source(kind: Kind, state: SyncState) -> SourceStatus:
+    return SourceStatus(
+        kind=kind.value,
+        synced=state.synced,
+        objects=state.objects,
+        last_event=_moment(state.last_event),
+        last_contact=_moment(state.last_contact),
+        resource_version=state.resource_version,
+        fault=state.fault,
+        refused=state.faults,
+        current=state.current,
+    )
+
+
+def _pods(program: Program, over: Mapping[PodId, Sequence[Key]]) -> tuple[PodStatus, ...]:
+    found = []
+    for pod in sorted({pod_id.pod for pod_id in program.pods}):
+        ingress = program.pods.get(PodId(Direction.INGRESS, pod))
+        egress = program.pods.get(PodId(Direction.EGRESS, pod))
+        either = ingress or egress
+        found.append(
+            PodStatus(
+                pod=str(pod),
+                addresses=tuple(map(address_text, either.addresses)) if either else (),
+                ingress=None if ingress is None else tuple(map(str, ingress.policies)),
+                egress=None if egress is None else tuple(map(str, egress.policies)),
+                ingress_over_budget=tuple(map(str, over.get(PodId(Direction.INGRESS, pod), ()))),
+                egress_over_budget=tuple(map(str, over.get(PodId(Direction.EGRESS, pod), ()))),
+            )
+        )
+    return tuple(found)
+
+
+def _policies(program: Program) -> tuple[PolicyStatus, ...]:
+    pods = Counter(
+        PolicyId(pod_id.direction, policy) for pod_id, pod in program.pods.items() for policy in pod.policies
+    )
+    return tuple(
+        PolicyStatus(
+            policy=str(policy_id.policy),
+            direction=policy_id.direction.value,
+            pods=pods[policy_id],
+            rules_v4=len(program.policies[policy_id].v4),
+            rules_v6=len(program.policies[policy_id].v6),
+            sets=len(
+                {s for family in Family for r in program.policies[policy_id].rules(family) for s in r.sets()}
+            ),
+        )
+        for policy_id in sorted(program.policies, key=lambda p: (p.policy, p.direction.value))
+    )
+
+
+def _sets(program: Program, view: KernelView) -> tuple[SetStatus, ...]:
+    found = [
+        SetStatus(
+            name=view.sets[set_id][0] if set_id in view.sets else "",
+            meaning=set_id.meaning,
+            kind=set_id.kind.value,
+            direction=set_id.direction.value,
+            family=int(set_id.family),
+            size=len(members),
+        )
+        for set_id, members in program.sets.items()
+    ]
+    return tuple(sorted(found, key=lambda s: (s.meaning, s.direction, s.family, s.kind)))
+
+
+def _kernel(facts: Facts, view: KernelView) -> KernelStatus:
+    at, error_at = _moment(facts.apply_at), _moment(facts.error_at)
+    return KernelStatus(
+        chains=len(view.chains),
+        rules=sum(view.chains.values()),
+        sets=len(view.sets),
+        last_apply=ApplyStatus(at, facts.apply_seconds, facts.apply_writes, facts.apply_result)
+        if at
+        else None,
+        last_error=ErrorStatus(error_at, facts.error) if error_at else None,
+        retry_pending=facts.retry_pending,
+        drift=DriftStatus(_moment(facts.drift_check_at), facts.repairs),
+    )
+
+
+def _closed(program: Program) -> tuple[ClosedStatus, ...]:
+    addresses = sorted(set().union(*program.closed.values()), key=lambda a: (len(a), a))
+    return tuple(
+        ClosedStatus(
+            address=address_text(address),
+            directions=tuple(d.value for d in Direction if address in program.closed[d]),
+        )
+        for address in addresses
+    )

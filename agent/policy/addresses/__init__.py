@@ -1,0 +1,1 @@
+"""Who owns an address, who did, and which stay closed."""

@@ -1,0 +1,1 @@
+"""What a policy may cost a node, and whose turn it is."""

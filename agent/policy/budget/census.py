@@ -1,0 +1,87 @@
+"""How many members sets can have at most: from what labels tell, without matching a selector with any pod."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from agent.kube.model import Namespace, Pod
+from agent.net import Family
+from agent.policy.budget.cost import Asked, Content
+from agent.policy.graph import PodRecord, Predicate, with_one
+from agent.policy.named import NamedPorts
+from agent.policy.peers.active_selectors import Terms
+from agent.policy.peers.identities import Groups
+
+
+class Census:
+    """Counts for each set the addresses of pods that it may hold, from above.
+
+    Of a selector that one requirement demands a label for, the pods that have it count; of another, all pods
+    of the namespaces. A pod counts once for each selector of a set, as each of them is matched with it. So
+    what a count allows bounds the members and the matching.
+    """
+
+    def __init__(
+        self, groups: Groups, terms: Terms, named: NamedPorts, families: Callable[[], tuple[Family, ...]]
+    ) -> None:
+        self._groups = groups
+        self._terms = terms
+        self._named = named
+        self._families = families
+        self._known: dict[Content, int] = {}
+
+    def most(self, asked: Asked) -> int:
+        """Return how many members a set has at most. Of networks, and of ports of the node's own pods: 0."""
+        names, predicates = asked.content.names, asked.content.predicates
+        if not predicates and not (names and asked.egress):
+            return 0
+        if (Family.V6 if asked.v6 else Family.V4) not in self._families():
+            return 0
+        found = self._known.get(asked.content)
+        if found is None:
+            found = self._known[asked.content] = self._count(asked.content)
+        return found
+
+    def forget(self) -> None:
+        """Count anew from now on."""
+        self._known.clear()
+
+    def _count(self, content: Content) -> int:
+        names = content.names
+        pods = sum(map(self._pods, content.predicates))
+        if not names:
+            return pods
+        ports = sum(map(self._named.number, names))
+        if not content.predicates:
+            return ports
+        return max(pods, min(ports, pods * len(names)))
+
+    def _pods(self, predicate: Predicate) -> int:
+        groups = self._groups
+        if predicate.namespaces is None:
+            there = groups.pods.get(predicate.namespace or "", 0)
+        else:
+            namespaces = self._terms.namespaces_like(predicate.namespaces)
+            there = (
+                groups.total if namespaces is None else sum(groups.pods.get(name, 0) for name in namespaces)
+            )
+        found = groups.like(predicate.pods)
+        if found is None or found.number >= there:
+            # There are as many pods as groups at least.
+            return there
+        return min(there, sum(len(group.pods) for group in found.things))
+
+
+def census_of(pods: Iterable[Pod], namespaces: Iterable[Namespace], families: tuple[Family, ...]) -> Census:
+    """Return the census of a cluster as it is, of its live pods; ``families``: those of the node's own."""
+    groups, named = Groups(), NamedPorts()
+    terms = Terms(groups)
+    for namespace in namespaces:
+        terms.set_namespace(namespace.name, namespace.labels)
+    for pod in pods:
+        group, _ = groups.join(pod.namespace, pod.labels)
+        record = PodRecord(pod, group, local=False)
+        group.pods = with_one(group.pods, record)
+        groups.count(pod.namespace, 1)
+        named.add_pod(record)
+    return Census(groups, terms, named, lambda: families)

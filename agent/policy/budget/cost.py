@@ -1,0 +1,401 @@
+"""What one policy, and the policies of one namespace, may cost a node; and what a policy will cost.
+
+Whoever may write policies writes the compiler's input. So everything that a policy makes here is counted from
+its text first, and a policy for which there is no budget is not compiled: it isolates the pods it selects, in
+the directions it names, and allows nothing. Of a namespace the oldest policies are kept: one that is added
+takes nothing from those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from itertools import chain
+from typing import Generic, NamedTuple, TypeVar
+
+from agent.kube.model import IPBlock, Key, NetworkPolicy, Rule, Selector
+from agent.net import Direction, Family
+from agent.policy.budget.limits import Budgets, NamespaceBudget, PolicyBudget
+from agent.policy.graph import Predicate
+from agent.policy.peers.peers import MANY_PEERS, Peers, split_peers
+from agent.policy.ports import PortName, Ports, compile_ports
+
+FEW_NETWORKS = 6
+"""As many networks of a rule are compared one by one; a look into a set takes as long as six of them."""
+
+_PORTS_IN_A_RULE = 14
+"""At least so many ports are in each of a rule's matches but the last, of which a range counts two."""
+
+_RULES_OF_A_REFERENCE = 2
+"""In the chain of a pod: one that leads to the policy's chain, one that returns when it allowed."""
+
+
+class Content:
+    """What a set is of: pods that some predicates match, or named ports of these or of any, or networks.
+
+    It is large, and one in both families and directions: its hash is worked out once.
+    """
+
+    __slots__ = ("_hash", "blocks", "names", "predicates")
+
+    def __init__(
+        self,
+        predicates: tuple[Predicate, ...] = (),
+        names: tuple[PortName, ...] = (),
+        blocks: tuple[IPBlock, ...] = (),
+    ) -> None:
+        self.predicates = predicates
+        self.names = names
+        self.blocks = blocks
+        self._hash = hash((predicates, names, blocks))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Content)
+            and self._hash == other._hash
+            and self.predicates == other.predicates
+            and self.names == other.names
+            and self.blocks == other.blocks
+        )
+
+
+MEMBERS = "members"
+
+
+class Asked(NamedTuple):
+    """A set that a policy asks for."""
+
+    egress: bool
+    v6: bool
+    content: Content
+
+
+What = TypeVar("What", bound=Hashable)
+
+
+class Cost(NamedTuple, Generic[What]):
+    """What a policy makes at most, in both families: rules, sets that are told apart, and networks.
+
+    ``directions``: how many it names. ``selectors``: how many labels its peers' selectors name, and named
+    ports. The sets are :class:`Wanted` where policies are counted together.
+    """
+
+    rules: int
+    sets: frozenset[What]
+    networks: int
+    directions: int
+    selectors: int = 0
+
+
+class Excess(NamedTuple):
+    """Why a policy is not enforced as written: how much of ``what`` is needed, and how much there may be.
+
+    ``whole``: the namespace's budget is meant, and ``needed`` is what it needs with this policy; else the
+    policy's own. Of members no more are counted than tell that they are too many. ``stays``: it is closed
+    already, and stays so until less than the limit is needed.
+    """
+
+    what: str
+    needed: int
+    limit: int
+    whole: bool
+    stays: bool = False
+
+    def __str__(self) -> str:
+        what = f"{self.what} of sets or more" if self.what == MEMBERS else self.what
+        most = f"of {self.limit:,} {'before it opens again' if self.stays else 'at most'}"
+        if self.whole:
+            return (
+                f"its namespace's policies would need {self.needed:,} {what} on this node with it, "
+                f"{most} (--namespace-budget)"
+            )
+        return f"it needs {self.needed:,} {what}, {most} (--policy-budget)"
+
+
+def cost_of(policy: NetworkPolicy, selectors: int | None = None) -> Cost[Asked]:
+    """Return what a policy costs at most, without making any of it: in the time that reading it takes.
+
+    ``selectors``: of a policy that has more than so many nothing else is counted.
+    """
+    rules = networks = 0
+    sets: set[Asked] = set()
+    named = [found for direction in Direction if (found := policy.rules(direction)) is not None]
+    number = sum(map(_selectors, chain.from_iterable(named)))
+    if selectors is not None and number > selectors:
+        return Cost(0, frozenset(), 0, len(named), number)
+    for direction in Direction:
+        for rule in policy.rules(direction) or ():
+            of_rule = _rule_cost(policy.namespace, direction, rule, sets)
+            rules += of_rule[0]
+            networks += of_rule[1]
+    return Cost(rules, frozenset(sets), networks, len(named), number)
+
+
+def _selectors(rule: Rule) -> int:
+    """Return how many labels the selectors of a rule's peers name, and how many named ports it has."""
+    labels = sum(
+        _labels(selector)
+        for pods, namespaces, _ in rule.peers
+        for selector in (pods, namespaces)
+        if selector is not None
+    )
+    return labels + sum(isinstance(port, str) for _, port, _ in rule.ports)
+
+
+def _labels(selector: Selector) -> int:
+    """Return how many labels a selector names: values, or keys without any; one that names none is one."""
+    return sum(len(values) or 1 for _, _, values in selector.requirements) or 1
+
+
+def _rule_cost(namespace: str, direction: Direction, rule: Rule, sets: set[Asked]) -> tuple[int, int]:
+    """Return how many rules of the kernel and networks a rule makes at most; note its sets."""
+    peers = split_peers(namespace, rule.peers) if rule.peers else None
+    ports = compile_ports(rule.ports) if rule.ports else None
+    names = ports.names if ports is not None else ()
+    egress = direction is Direction.EGRESS
+    folds = egress and bool(names)
+    lots = _lots(peers) if peers is not None else ()
+    blocks = peers.blocks if peers is not None else ()
+    unfolded = not folds or (ports is not None and bool(ports.ranges))
+    plain = [Content(lot) for lot in lots] if unfolded else []
+    named = [Content((), names)] if names and not folds else []
+    if folds:
+        named = [Content(lot, names) for lot in lots] if peers is not None else [Content((), names)]
+    rules = networks = 0
+    for family in Family:
+        v6 = family is Family.V6
+        own = _networks(peers, family) if peers is not None else 0
+        sets.update(Asked(egress, v6, content) for content in chain(plain, named))
+        if own and unfolded and (own > FEW_NETWORKS or len(blocks) > 1):
+            sets.add(Asked(egress, v6, Content(blocks=blocks)))
+        folded = len(named) if folds else 0
+        if folds and own:
+            sets.add(Asked(egress, v6, Content((), names, blocks)))
+            folded += 1
+        lines = len(lots) + min(own, FEW_NETWORKS + 1)
+        if peers is None or (lines == 1 and not names):
+            rules += _ways(ports) + folded
+        elif lines:
+            rules += _ways(ports) + lines + 2 + folded
+        networks += own
+    return rules, networks
+
+
+def _lots(peers: Peers) -> tuple[tuple[Predicate, ...], ...]:
+    """Return the predicates of each set, as :meth:`Peers.together` without sorting any."""
+    if len(peers.predicates) <= MANY_PEERS:
+        return tuple((predicate,) for predicate in peers.predicates)
+    return (peers.predicates,)
+
+
+def _networks(peers: Peers, family: Family) -> int:
+    """Return how many networks the blocks name; a /0 is two."""
+    return sum(
+        1 + (cidr.prefix == 0) + len(excepts) for cidr, excepts in peers.blocks if cidr.family is family
+    )
+
+
+def _ways(ports: Ports | None) -> int:
+    if ports is None:
+        return 1
+    slots: dict[int, int] = {}
+    for protocol, first, last in ports.ranges:
+        slots[protocol] = slots.get(protocol, 0) + (1 if first == last else 2)
+    return sum(number // _PORTS_IN_A_RULE + 2 for number in slots.values()) + bool(ports.names)
+
+
+def own_excess(cost: Cost[What], budget: PolicyBudget) -> Excess | None:
+    """Return what of a policy is more than one policy may have; None when nothing is."""
+    for what, needed, limit in (
+        ("rules", cost.rules, budget.rules),
+        ("sets", len(cost.sets), budget.sets),
+        ("networks", cost.networks, budget.networks),
+        ("selectors", cost.selectors, budget.selectors),
+    ):
+        if needed > limit:
+            return Excess(what, needed, limit, whole=False)
+    return None
+
+
+def rules_with_pods(cost: Cost[What], reach: int) -> int:
+    """Return the rules of a policy and of the pods that it selects.
+
+    ``reach``: how many kinds of pod it selects on the node, a kind having labels of its own.
+    """
+    return cost.rules + reach * _RULES_OF_A_REFERENCE * cost.directions * len(Family)
+
+
+class Wanted:
+    """A set that policies of a namespace ask for: how many ask, and for how many of these there is room.
+
+    It is told from others by itself. What it is of is large, and is compared once for each policy.
+    ``members``: how many it had at most when they were counted last.
+    """
+
+    __slots__ = ("asked", "members", "used", "what")
+
+    def __init__(self, what: Asked) -> None:
+        self.what = what
+        self.asked = 0
+        self.used = 0
+        self.members = 0
+
+
+class Wants:
+    """The sets that the policies of a namespace ask for, each once."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[Asked, Wanted] = {}
+
+    def take(self, cost: Cost[Asked]) -> Cost[Wanted]:
+        """Return a cost with its sets as the policies share them, one policy more asking for each."""
+        sets: list[Wanted] = []
+        for what in cost.sets:
+            found = self._known.get(what)
+            if found is None:
+                found = self._known[what] = Wanted(what)
+            found.asked += 1
+            sets.append(found)
+        return Cost(cost.rules, frozenset(sets), cost.networks, cost.directions, cost.selectors)
+
+    def hold(self, cost: Cost[Wanted]) -> None:
+        """Have one policy more ask for the sets of a cost that :meth:`take` returned."""
+        for found in cost.sets:
+            found.asked += 1
+
+    def release(self, cost: Cost[Wanted]) -> None:
+        """Have one policy less ask for the sets of a cost that :meth:`take` returned."""
+        for found in cost.sets:
+            found.asked -= 1
+            if not found.asked:
+                del self._known[found.what]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+class Spent(NamedTuple):
+    """A policy that selects pods of a node: its place among those of its namespace, and what it costs."""
+
+    created: str
+    name: str
+    cost: Cost[Wanted]
+    rules: int
+
+
+def spent(policy: NetworkPolicy, reach: int, cost: Cost[Wanted]) -> Spent:
+    """Return what a policy that selects ``reach`` kinds of pod of a node costs it."""
+    return Spent(policy.created, policy.name, cost, rules_with_pods(cost, reach))
+
+
+class Total:
+    """What the policies of a namespace that are enforced as written cost together."""
+
+    __slots__ = ("members", "networks", "policies", "rules", "selectors", "sets")
+
+    def __init__(self) -> None:
+        self.members = 0
+        self.policies = 0
+        self.rules = 0
+        self.networks = 0
+        self.selectors = 0
+        self.sets: set[Wanted] = set()
+
+    def excess_with(self, one: Spent, budget: NamespaceBudget) -> Excess | None:
+        """Return what would be more than the namespace may have, were one more enforced; None: nothing."""
+        for what, needed, limit in (
+            ("policies", self.policies + 1, budget.policies),
+            ("rules", self.rules + one.rules, budget.rules),
+            ("networks", self.networks + one.cost.networks, budget.networks),
+            ("selectors", self.selectors + one.cost.selectors, budget.selectors),
+        ):
+            if needed > limit:
+                return Excess(what, needed, limit, whole=True)
+        # Sets in both are found without hashing any of them anew.
+        sets = len(self.sets) + len(one.cost.sets) - len(one.cost.sets & self.sets)
+        return Excess("sets", sets, budget.sets, whole=True) if sets > budget.sets else None
+
+    def add(self, one: Spent) -> None:
+        self.policies += 1
+        self.rules += one.rules
+        self.networks += one.cost.networks
+        self.selectors += one.cost.selectors
+        for found in one.cost.sets:
+            if not found.used:
+                self.sets.add(found)
+                self.members += found.members
+            found.used += 1
+
+    def remove(self, one: Spent) -> None:
+        self.policies -= 1
+        self.rules -= one.rules
+        self.networks -= one.cost.networks
+        self.selectors -= one.cost.selectors
+        for found in one.cost.sets:
+            found.used -= 1
+            if not found.used:
+                self.sets.remove(found)
+                self.members -= found.members
+
+
+Most = Callable[[Asked], int]
+"""Says how many members a set has at most."""
+
+
+def no_members(_: Asked) -> int:
+    return 0
+
+
+def count_members(cost: Cost[Wanted], budgets: Budgets, most: Most) -> int:
+    """Count how many members the sets of a policy have at most; no further than its budgets.
+
+    What is counted of sets that are in use stays: their sum is in a :class:`Total`.
+    """
+    members = 0
+    enough = min(budgets.policy.members, budgets.namespace.members)
+    for found in cost.sets:
+        if not found.used:
+            found.members = most(found.what)
+        members += found.members
+        if members > enough:
+            # How far they were counted depends on where it began.
+            return enough + 1
+    return members
+
+
+def members_excess(one: Spent, members: int, total: Total, budgets: Budgets) -> Excess | None:
+    """Return whether a policy's members, as counted, are more than it or its namespace may have."""
+    own, whole = budgets.policy.members, budgets.namespace.members
+    if members > min(own, whole):
+        return Excess(MEMBERS, members, min(own, whole), whole=whole < own)
+    together = total.members + sum(found.members for found in one.cost.sets if not found.used)
+    return Excess(MEMBERS, together, whole, whole=True) if together > whole else None
+
+
+def over_budget(
+    policies: Iterable[tuple[NetworkPolicy, int]], budgets: Budgets, most: Most = no_members
+) -> dict[Key, Excess]:
+    """Return which policies are not enforced as written on a node, and why.
+
+    ``policies``: those that select pods of the node, each with how many kinds of pod it selects there. The
+    oldest of a namespace come first, by name where they are of one time. One for which there is no room is
+    passed over, and those after it may still fit.
+    """
+    found: dict[Key, Excess] = {}
+    accounts: dict[str, tuple[Wants, Total]] = {}
+    for policy, reach in sorted(policies, key=lambda one: (one[0].created, one[0].name)):
+        wants, total = accounts.setdefault(policy.namespace, (Wants(), Total()))
+        one = spent(policy, reach, wants.take(cost_of(policy, budgets.policy.selectors)))
+        excess = own_excess(one.cost, budgets.policy) or total.excess_with(one, budgets.namespace)
+        if excess is None:
+            members = count_members(one.cost, budgets, most)
+            excess = members_excess(one, members, total, budgets)
+        if excess is None:
+            total.add(one)
+        else:
+            found[policy.key] = excess
+    return found

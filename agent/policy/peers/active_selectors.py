@@ -1,0 +1,198 @@
+"""Active predicates and what they match: groups of pods, through namespaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from agent.kube.model import Selector
+from agent.policy.graph import Group, Predicate, Term, with_one, without_one
+from agent.policy.peers.identities import Groups
+from agent.policy.peers.labels import LabelIndex, SelectorIndex
+
+
+class _Scope:
+    """The terms of one distinct namespaceSelector, and the known namespaces that it matches."""
+
+    __slots__ = ("namespaces", "selector", "terms")
+
+    def __init__(self, selector: Selector) -> None:
+        self.selector = selector
+        self.namespaces: set[str] = set()
+        self.terms: SelectorIndex[Term] = SelectorIndex()
+
+
+class _Namespace:
+    """A known namespace and the scopes that match it."""
+
+    __slots__ = ("labels", "scopes")
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self.labels = labels
+        self.scopes: set[_Scope] = set()
+
+
+class Link(NamedTuple):
+    """A group that began, or ceased, to match a term."""
+
+    term: Term
+    group: Group
+    matched: bool
+
+
+class Terms:
+    """Keeps ``Term.groups`` and ``Group.terms`` true.
+
+    Handles: a predicate becoming active or not, a group coming and going, a namespace added, changed or
+    deleted, in any order. A namespaceSelector matches known namespaces only; a predicate of a fixed
+    namespace needs none.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        self._terms: dict[Predicate, Term] = {}
+        self._fixed: dict[str, SelectorIndex[Term]] = {}
+        self._scopes: dict[Selector, _Scope] = {}
+        self._scope_index: SelectorIndex[_Scope] = SelectorIndex()
+        self._namespaces: dict[str, _Namespace] = {}
+        self._namespace_labels: LabelIndex[str] = LabelIndex()
+        self.matched = 0
+        """How often a new group, or namespace, was held against a term."""
+
+    def activate(self, predicate: Predicate) -> Term:
+        """Return the term of a predicate, matched against every group when it is new."""
+        term = self._terms.get(predicate)
+        if term is not None:
+            return term
+        term = self._terms[predicate] = Term(predicate)
+        if predicate.namespaces is None:
+            namespace = predicate.namespace or ""
+            index = self._fixed.get(namespace)
+            if index is None:
+                index = self._fixed[namespace] = SelectorIndex()
+            matching = self._groups.matching_in(namespace, predicate.pods)
+        else:
+            scope = self._scopes.get(predicate.namespaces) or self._add_scope(predicate.namespaces)
+            index = scope.terms
+            matching = self._groups.matching_among(scope.namespaces, predicate.pods)
+        index.add(predicate.pods, term)
+        for group in matching:
+            _link(term, group)
+        return term
+
+    def deactivate(self, term: Term) -> None:
+        """Forget a term that feeds no set any more."""
+        predicate = term.predicate
+        del self._terms[predicate]
+        for group in list(term.groups):
+            _unlink(term, group)
+        if predicate.namespaces is None:
+            namespace = predicate.namespace or ""
+            index = self._fixed[namespace]
+            index.remove(predicate.pods, term)
+            if not index:
+                del self._fixed[namespace]
+        else:
+            scope = self._scopes[predicate.namespaces]
+            scope.terms.remove(predicate.pods, term)
+            if not scope.terms:
+                self._remove_scope(scope)
+
+    def add_group(self, group: Group) -> None:
+        """Match a new group that has no pods yet."""
+        indexes = []
+        fixed = self._fixed.get(group.namespace)
+        if fixed is not None:
+            indexes.append(fixed)
+        namespace = self._namespaces.get(group.namespace)
+        if namespace is not None:
+            indexes.extend(scope.terms for scope in namespace.scopes)
+        for index in indexes:
+            terms = index.candidates(group.labels)
+            self.matched += len(terms)
+            for term in terms:
+                if term.predicate.pods.matches(group.labels):
+                    _link(term, group)
+
+    def remove_group(self, group: Group) -> None:
+        """Forget a group that has no pods any more."""
+        for term in list(group.terms):
+            _unlink(term, group)
+
+    def set_namespace(self, name: str, labels: dict[str, str] | None) -> list[Link]:
+        """Take a namespace's labels (None: it is gone); return which groups changed sides."""
+        old = self._namespaces.get(name)
+        if old is not None:
+            self._namespace_labels.remove(old.labels, name)
+        if labels is None:
+            self._namespaces.pop(name, None)
+            new = _Namespace({})
+        else:
+            new = self._namespaces[name] = _Namespace(labels)
+            self._namespace_labels.add(labels, name)
+            new.scopes = {
+                scope for scope in self._scope_index.candidates(labels) if scope.selector.matches(labels)
+            }
+        before = old.scopes if old is not None else set()
+        links: list[Link] = []
+        for scope in before - new.scopes:
+            scope.namespaces.discard(name)
+            links += self._scope_links(scope, name, matched=False)
+        for scope in new.scopes - before:
+            scope.namespaces.add(name)
+            links += self._scope_links(scope, name, matched=True)
+        for term, group, matched in links:
+            (_link if matched else _unlink)(term, group)
+        return links
+
+    def namespaces_like(self, selector: Selector) -> Iterable[str] | None:
+        """Return the namespaces that a selector may match; None: any may."""
+        found = self._namespace_labels.candidates(selector)
+        return None if found is None else found.things
+
+    def _scope_links(self, scope: _Scope, namespace: str, *, matched: bool) -> list[Link]:
+        links: list[Link] = []
+        for group in self._groups.in_namespace(namespace):
+            terms = scope.terms.candidates(group.labels)
+            self.matched += len(terms)
+            links += [Link(term, group, matched) for term in terms if _matches(term, group)]
+        return links
+
+    def _add_scope(self, selector: Selector) -> _Scope:
+        scope = self._scopes[selector] = _Scope(selector)
+        self._scope_index.add(selector, scope)
+        found = self._namespace_labels.candidates(selector)
+        for name in list(self._namespaces if found is None else found.things):
+            namespace = self._namespaces[name]
+            if selector.matches(namespace.labels):
+                scope.namespaces.add(name)
+                namespace.scopes.add(scope)
+        return scope
+
+    def _remove_scope(self, scope: _Scope) -> None:
+        del self._scopes[scope.selector]
+        self._scope_index.remove(scope.selector, scope)
+        for name in scope.namespaces:
+            self._namespaces[name].scopes.discard(scope)
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            "terms": len(self._terms),
+            "terms of a namespace": sum(map(len, self._fixed.values())) + len(self._fixed),
+            "namespace selectors": len(self._scopes) + len(self._scope_index),
+            "namespaces": len(self._namespaces) + len(self._namespace_labels),
+        }
+
+
+def _matches(term: Term, group: Group) -> bool:
+    return term.predicate.pods.matches(group.labels)
+
+
+def _link(term: Term, group: Group) -> None:
+    term.groups[group] = None
+    group.terms = with_one(group.terms, term)
+
+
+def _unlink(term: Term, group: Group) -> None:
+    term.groups.pop(group, None)
+    group.terms = without_one(group.terms, term)

@@ -1,0 +1,102 @@
+"""Pods grouped by namespace and labels, so that a selector is matched once for pods that look the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from agent.kube.model import Selector
+from agent.policy.graph import Group
+from agent.policy.peers.labels import Candidates, LabelIndex, Multimap
+
+
+class Groups:
+    """Every group that has pods, found by its labels, by selector and by namespace.
+
+    Handles: the first pod of a group (:meth:`join`) and the last one (:meth:`discard`); of pods it knows
+    only how many there are.
+    """
+
+    def __init__(self) -> None:
+        self._by_labels: dict[tuple[str, ...], Group] = {}
+        self._by_namespace: Multimap[str, Group] = Multimap()
+        self._labels: LabelIndex[Group] = LabelIndex()
+        self.pods: dict[str, int] = {}
+        """How many versions of live pods each namespace has."""
+        self.total = 0
+        self.stirred = 0
+        """How often a pod came or went, or had its labels changed."""
+
+    def join(self, namespace: str, labels: dict[str, str]) -> tuple[Group, bool]:
+        """Return the group of a namespace and labels, and whether it is new."""
+        key = _key(namespace, labels)
+        group = self._by_labels.get(key)
+        if group is not None:
+            return group, False
+        group = self._by_labels[key] = Group(namespace, labels)
+        self._by_namespace.add(namespace, group)
+        self._labels.add(labels, group)
+        return group, True
+
+    def discard(self, group: Group) -> None:
+        """Forget a group that has no pods any more."""
+        del self._by_labels[_key(group.namespace, group.labels)]
+        self._by_namespace.remove(group.namespace, group)
+        self._labels.remove(group.labels, group)
+
+    def count(self, namespace: str, by: int) -> None:
+        """Count versions of pods that came to groups of a namespace, or went."""
+        self.stirred += 1
+        self.total += by
+        pods = self.pods
+        number = pods.get(namespace, 0) + by
+        if number:
+            pods[namespace] = number
+        else:
+            del pods[namespace]
+
+    def like(self, selector: Selector) -> Candidates[Group] | None:
+        """Return the groups of all namespaces that a selector may match; None: any may."""
+        return self._labels.candidates(selector)
+
+    def in_namespace(self, namespace: str) -> Iterator[Group]:
+        return iter(self._by_namespace.get(namespace))
+
+    def matching_in(self, namespace: str, selector: Selector) -> list[Group]:
+        """Return the groups of a namespace that a selector matches."""
+        found = self._narrowed(selector, len(self._by_namespace.get(namespace)))
+        things = self._labelled_in(namespace, selector) if found is None else found.things
+        return [g for g in things if g.namespace == namespace and selector.matches(g.labels)]
+
+    def matching_among(self, namespaces: set[str], selector: Selector) -> list[Group]:
+        """Return the groups of several namespaces that a selector matches."""
+        # The sum costs as much as there are namespaces: only when that is less than what it may save.
+        found = self._labels.candidates(selector)
+        if found is not None and found.number > len(namespaces):
+            found = self._narrowed(selector, sum(len(self._by_namespace.get(n)) for n in namespaces))
+        things = (
+            found.things
+            if found is not None
+            else chain.from_iterable(self._labelled_in(n, selector) for n in namespaces)
+        )
+        return [g for g in things if g.namespace in namespaces and selector.matches(g.labels)]
+
+    def _labelled_in(self, namespace: str, selector: Selector) -> Iterable[Group]:
+        return self._labels.within(selector, self._by_namespace.get(namespace))
+
+    def _narrowed(self, selector: Selector, otherwise: int) -> Candidates[Group] | None:
+        found = self._labels.candidates(selector)
+        return found if found is not None and found.number < otherwise else None
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            "groups": len(self._by_labels),
+            "groups by namespace": self._by_namespace.total,
+            "groups by label": len(self._labels),
+            "pods by namespace": self.total + len(self.pods),
+        }
+
+
+def _key(namespace: str, labels: dict[str, str]) -> tuple[str, ...]:
+    """Return a namespace and labels as one flat tuple: a frozenset of pairs takes eight times the memory."""
+    return namespace, *chain.from_iterable(sorted(labels.items()))

@@ -1,0 +1,1 @@
+"""The loop: events in, the kernel moved, and what is due by itself."""

@@ -1,0 +1,208 @@
+"""Keeps the links of this node's pods known while some of them are isolated, off the path of events.
+
+::
+
+    Engine ──► whose addresses are here ──► thread: looks at the kernel, when links or addresses change
+                                               │
+    Backend.relink ◄── what is not another's ◄─┘
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+
+from agent import log
+from agent.kernel.podlinks import LinkFinder, PodLink, PodLinkChanges
+from agent.kube.model import Key
+from agent.observe.links import NO_LINKS, count
+from agent.policy.engine import Engine
+from agent.policy.program import Delta
+from agent.runtime.inbox import Inbox
+
+_log = log.get(__name__)
+
+PAUSE = 0.2
+"""Seconds between two looks at the kernel, or at what the engine knows, whatever happens."""
+AFTER_NEWS = 1.0
+"""Seconds after a look that found something else: a pod that changes its addresses all the time does not have
+rules written all the time."""
+REST = 20
+"""How many times as long as a look took the thread waits until the next."""
+AT_LATEST = 0.5
+"""Seconds after which rules are written though other things go on."""
+UNHEARD = 5.0
+"""Seconds between two looks where the kernel does not tell of changes in pods' namespaces."""
+LONGEST = 60.0
+"""Seconds between two looks though nothing is heard."""
+RETRY = 5.0
+
+CLOSED = Key("", "")
+"""Stands for whoever had an address that stays closed though no pod has it."""
+
+
+def owners_of(engine: Engine) -> dict[bytes, Key]:
+    """Return whose the addresses are that links are looked for by; none where nobody is isolated."""
+    program = engine.program
+    closed = set().union(*program.closed.values())
+    if not program.pods and not closed:
+        return {}
+    owners = dict.fromkeys(closed, CLOSED)
+    return owners | {address: pod.key for pod in engine.local_pods() for address in pod.addresses}
+
+
+def without_others_addresses(engine: Engine, links: tuple[PodLink, ...]) -> tuple[PodLink, ...]:
+    """Take away what a pod claims though the API says that it is another's, on whatever node."""
+    return tuple(
+        link._replace(others=tuple(a for a in link.others if not engine.is_owned(a))) for link in links
+    )
+
+
+class LinkedPods:
+    """Used by the main loop's thread, but for :attr:`counts`, which any thread may read."""
+
+    def __init__(self, engine: Engine, inbox: Inbox) -> None:
+        self._engine = engine
+        self._watch = _Watch(inbox, self._found)
+        self._links: tuple[PodLink, ...] = ()
+        self._owners_due = False
+        self._at = 0.0
+        self._since: float | None = None
+        self.counts = NO_LINKS
+
+    def start(self) -> None:
+        """Begin to look, as soon as a pod is isolated."""
+        self._watch.start()
+
+    def stop(self) -> None:
+        """Have the thread end."""
+        self._watch.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is."""
+        return self._watch.alive
+
+    def changed(self, delta: Delta) -> None:
+        """Take note that events came, and of what they changed."""
+        self._owners_due = True
+        if delta.pods:
+            self._changed()
+
+    def synced(self) -> None:
+        """Take note that the kernel was moved to the whole program."""
+        self._owners_due = True
+        self._changed()
+
+    def look(self) -> tuple[PodLink, ...]:
+        """Look for links now, on this thread; none where that fails, which the other thread tells."""
+        try:
+            self._links = LinkFinder().find(owners_of(self._engine))
+        except OSError:
+            self._links = ()
+        return self.known()
+
+    def known(self) -> tuple[PodLink, ...]:
+        """Return the links that were found last."""
+        return without_others_addresses(self._engine, self._links)
+
+    def deadline(self, quiet: float) -> float | None:
+        """Return when :meth:`due` is to be called; ``quiet``: when it will have been quiet long enough."""
+        times = [self._at] if self._owners_due else []
+        if self._since is not None:
+            times.append(min(quiet, self._since + AT_LATEST))
+        return min(times, default=None)
+
+    def due(self, now: float, *, quiet: bool) -> tuple[PodLink, ...] | None:
+        """Return the links that the backend is to know of, where something changed and it is time for it.
+
+        ``quiet``: nothing else is to be written.
+        """
+        if self._owners_due and now >= self._at:
+            self._owners_due, self._at = False, now + PAUSE
+            self._watch.want(owners_of(self._engine))
+        if self._since is None or not (quiet or now >= self._since + AT_LATEST):
+            return None
+        self._since = None
+        links = self.known()
+        self.counts = count(self._engine.program, links)
+        return links
+
+    def _found(self, links: tuple[PodLink, ...]) -> None:
+        self._links = links
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+
+
+class _Watch:
+    """The thread that looks at the kernel."""
+
+    def __init__(self, inbox: Inbox, found: Callable[[tuple[PodLink, ...]], None]) -> None:
+        self._inbox = inbox
+        self._found = found
+        self._owners: Mapping[bytes, Key] = {}
+        self._wakes = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._wakes)
+        self._thread = threading.Thread(target=self._run, name="pod-links", daemon=True)
+        self._stopped = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        os.eventfd_write(self._wakes, 1)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def want(self, owners: Mapping[bytes, Key]) -> None:
+        """Have the links of pods with these addresses looked for."""
+        if owners != self._owners:
+            self._owners = owners
+            os.eventfd_write(self._wakes, 1)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            try:
+                with PodLinkChanges() as changes:
+                    self._look(changes)
+            except Exception as error:
+                # Whatever it is: pods are judged by their addresses all the same, and this thread goes on.
+                _log.warning("the links of pods cannot be found", error=str(error) or type(error).__name__)
+                self._tell(())
+                time.sleep(RETRY)
+
+    def _look(self, changes: PodLinkChanges) -> None:
+        """Look now, and whenever something may have changed. Raises OSError."""
+        finder = LinkFinder()
+        looked: tuple[PodLink, ...] | None = None
+        at_latest = LONGEST if changes.everywhere else UNHEARD
+        if not changes.everywhere:
+            _log.info("addresses inside pods are looked for", every=UNHEARD, missing="CAP_NET_BROADCAST")
+        while not self._stopped:
+            owners = self._owners
+            began = time.monotonic()
+            found = finder.find(owners) if owners else ()
+            pause = PAUSE
+            if found != looked:
+                looked, pause = found, AFTER_NEWS
+                self._tell(found)
+            time.sleep(max(pause, REST * (time.monotonic() - began)))
+            while not self._stopped:
+                changes.wait_with(self._wakes, at_latest)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wakes)
+                if owners or self._owners:
+                    break
+
+    def _tell(self, found: tuple[PodLink, ...]) -> None:
+        self._inbox.call(lambda: self._found(found))

@@ -1,0 +1,177 @@
+"""What is done to a node while its lock is held: enforce until a signal, or remove everything of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import signal
+import socket
+from pathlib import Path
+
+from agent import __version__, log
+from agent.dataplane.backend import Backend
+from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.cleanup import held_families, is_clean, remove, remove_sets
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.variant import MODES, UndecidedError, decide_mode
+from agent.dataplane.turns import PATIENCE
+from agent.fault import Fault
+from agent.host.check import check_host
+from agent.kernel.node_lock import LOCK, LockedError, lock_node
+from agent.net import Direction, Family
+from agent.observe.connections import raise_limit
+from agent.observe.server import StatusServer
+from agent.runtime.loop import Agent, chosen_families
+from agent.settings import AllowedPackets, DeniedPackets, Settings
+from agent.sources.source import Source
+
+_log = log.get(__name__)
+
+STOPPED, CANNOT_GO_ON = 0, 1
+
+_M_ARENA_MAX = -8
+"""mallopt(3)"""
+
+
+class StartError(Exception):
+    """The agent cannot start on this node; ``remedy`` says what a person can do."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.remedy = remedy
+
+
+def options_of(settings: Settings) -> Options:
+    """Return what the settings say of the rules."""
+    given = {Direction.EGRESS: settings.mark_egress, Direction.INGRESS: settings.mark_ingress}
+    proposed = [bit for bit in (Options.mark_egress, Options.mark_ingress) if bit not in given.values()]
+    egress, ingress = (bit if bit is not None else proposed.pop(0) for bit in given.values())
+    return Options(
+        mark_egress=egress,
+        mark_ingress=ingress,
+        chosen_marks=frozenset(direction for direction, bit in given.items() if bit is None),
+        accept=settings.allowed_packets is AllowedPackets.ACCEPT,
+        reject=settings.denied_packets is DeniedPackets.REJECT,
+        cache=math.ceil(settings.cache_allowed),
+    )
+
+
+def run(settings: Settings) -> int:
+    """Enforce until a signal; return the exit code."""
+    _share_one_heap()
+    raise_limit()
+    try:
+        with lock_node():
+            return _run_locked(settings)
+    except LockedError as error:
+        _log.error("the node cannot be locked", detail=str(error))
+    except UndecidedError as error:
+        _log.error("which iptables this node uses cannot be told", detail=str(error))
+    except StartError as error:
+        _log.error("the agent cannot start", detail=str(error), remedy=error.remedy)
+    return CANNOT_GO_ON
+
+
+def _share_one_heap() -> None:
+    """Have all threads allocate from one heap: each would keep in its own what pages of a list once took."""
+    with contextlib.suppress(AttributeError):  # a C library without it
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def _run_locked(settings: Settings) -> int:
+    agent = make_agent(settings)
+    names = (settings.node_name, socket.gethostname())
+    server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status, names)
+    stop_on_signals(agent)
+    server.start()
+    try:
+        agent.run()
+    finally:
+        server.stop()
+    _log.info("stopped", detail="what is in the kernel stays there")
+    return STOPPED
+
+
+def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent:
+    """Make the agent of this node, which must be locked. Raises StartError and UndecidedError.
+
+    ``beside_kube_router``: write though what kube-router's firewall left is there.
+    """
+    choice = decide_mode(settings.iptables_mode.value)
+    host = check_host(settings.fix_host, choice.mode)
+    held = held_families(choice.mode)
+    families = chosen_families(settings.families, host, held)
+    _log.info(
+        "starting",
+        version=__version__,
+        node=settings.node_name,
+        iptables_mode=choice.mode,
+        iptables_mode_reason=choice.reason,
+        families=[int(f) for f in families],
+    )
+    if not families:
+        wanted = settings.families.value
+        raise StartError(
+            f"no address family to enforce: wanted {wanted}, and the kernel has it not", "set --families"
+        )
+
+    def make_backend(families: tuple[Family, ...]) -> Backend:
+        options = options_of(settings)
+        return IptablesBackend(
+            choice.mode,
+            families,
+            options,
+            beside_kube_router=beside_kube_router,
+            ahead=True,
+            patience=PATIENCE,
+        )
+
+    try:
+        fresh = not held and is_clean()
+        return Agent(settings, choice, host, _source(settings, fresh=fresh), make_backend, held, fresh=fresh)
+    except OSError as error:
+        raise StartError(
+            f"the kernel cannot be programmed: {error}",
+            "run as root, with CAP_NET_ADMIN, in the node's network namespace",
+        ) from error
+
+
+def stop_on_signals(agent: Agent) -> None:
+    """Have the signals that end a process stop the agent's loop."""
+    # Whichever thread the signal comes to, the loop wakes up and runs its handler.
+    signal.set_wakeup_fd(agent.inbox.wakes, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, agent.inbox.stop)
+
+
+def _source(settings: Settings, *, fresh: bool) -> Source:
+    """Return where objects come from; ``fresh``: the kernel holds nothing of an earlier run."""
+    if settings.manifests is not None:
+        from agent.sources.manifests.source import ManifestSource
+
+        return ManifestSource(Path(settings.manifests), settings.state_dir)
+    from agent.sources.apiserver.source import ApiSource
+
+    return ApiSource(
+        settings.kubeconfig or None,
+        settings.context or None,
+        nodes=settings.allow_nodes,
+        state=LOCK.parent,
+        anything=fresh,
+        first=settings.node_name if fresh else "",
+        confirm_empty=settings.confirm_empty,
+    )
+
+
+def cleanup() -> list[Fault]:
+    """Remove everything of ours from this node's kernel; return what of it is left, and why."""
+    try:
+        with lock_node():
+            faults = []
+            for mode in MODES:
+                faults += remove(mode, (Family.V4, Family.V6))
+            return faults or remove_sets()
+    except LockedError as error:
+        # An agent that runs here would put everything back.
+        return [Fault(str(error), "delete the agent's DaemonSet or service, then run it again")]

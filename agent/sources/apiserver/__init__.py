@@ -1,0 +1,1 @@
+"""Objects from a Kubernetes API server: lists, watches, and what proves them."""

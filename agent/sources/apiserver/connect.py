@@ -1,0 +1,160 @@
+"""The connection to an API server: the kubernetes package's configuration and its urllib3 transport.
+
+Importing the package takes a tenth of a second, so it waits until a connection is wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import urllib3
+
+from agent.sources.apiserver.kubeconfig import SERVICE_ACCOUNT, USUAL, ConfigurationError, check_files
+
+KEEPALIVE_SECONDS = 15
+"""How long a connection may be dead, its other end not acknowledging, before the kernel ends it."""
+
+CONNECT_SECONDS = 5.0
+"""How long a connection may take to be made. A first packet that is lost is sent again after 1 s, then 2."""
+
+# A watch sends nothing, so nothing of it goes unacknowledged and TCP alone would never notice a peer
+# that is gone. Keepalive asks after 5 s of silence and then every 2 s; when nothing was acknowledged for 15 s
+# in all, the connection is reset. The user timeout holds a request that was sent to the same limit.
+_SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, KEEPALIVE_SECONDS * 1000),
+]
+
+
+class Connection:
+    """Requests to one API server, from any thread.
+
+    The configuration is read when first used and again after ``reset``. Bearer tokens are renewed as
+    the package renews them: a service account's file is read again every minute, an exec plugin is run
+    again when its credential has expired. Client certificates are read at each new TCP connection.
+    """
+
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
+        self._kubeconfig = kubeconfig
+        self._context = context
+        self._lock = threading.Lock()
+        self._configuration: Any = None
+        self._pool: Any = None
+        self._anew: Any = None
+        """A pool whose connections are used once."""
+
+    @property
+    def address(self) -> str:
+        """The server's address as configured, "" before it is read."""
+        configuration = self._configuration
+        return str(configuration.host) if configuration is not None else ""
+
+    def get(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        read_seconds: float,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        anew: bool = False,
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a GET and return the response, its body not yet read; the caller releases it.
+
+        ``read_seconds`` limits each wait for bytes. ``anew``: on a new connection, so that the answer is from
+        where the address leads now. Raises ConfigurationError, or urllib3.HTTPError when there is no answer.
+        """
+        with self._lock:
+            if self._pool is None:
+                self._configuration = _load(self._kubeconfig, self._context)
+                self._pool = _pool(self._configuration)
+            if anew and self._anew is None:
+                self._anew = _pool(self._configuration)
+            pool = self._anew if anew else self._pool
+            host, headers = self._configuration.host, self._headers()
+        if anew:
+            # Not every server that closes a connection says so: one may seem to be of use still.
+            pool.clear()
+            headers["Connection"] = "close"
+        response: urllib3.BaseHTTPResponse = pool.request(
+            "GET",
+            host.rstrip("/") + path,
+            fields=query,
+            headers=headers,
+            preload_content=False,
+            retries=False,
+            timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
+        )
+        return response
+
+    def reset(self) -> None:
+        """Read the configuration and the credentials anew at the next request."""
+        with self._lock:
+            pools = [pool for pool in (self._pool, self._anew) if pool is not None]
+            self._pool = self._anew = None
+        for pool in pools:
+            with contextlib.suppress(Exception):
+                pool.clear()
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": "netpol-agent"}
+        try:
+            # Asking is what renews the token.
+            bearer = self._configuration.auth_settings().get("BearerToken")
+        except Exception as error:
+            raise ConfigurationError(f"no credential: {error}; check the token or exec plugin") from error
+        if bearer and bearer["value"]:
+            headers["Authorization"] = bearer["value"].strip()
+        return headers
+
+
+def _pool(configuration: Any) -> Any:
+    from kubernetes.client.rest import RESTClientObject
+
+    configuration.socket_options = _SOCKET_OPTIONS
+    try:
+        return RESTClientObject(configuration).pool_manager
+    except Exception as error:
+        raise ConfigurationError(f"{error}; check the server and proxy of the configuration") from error
+
+
+def _load(kubeconfig: str | None, context: str | None) -> Any:
+    """Return the configuration: the kubeconfig named, else the pod's own, else the user's."""
+    from kubernetes.client.configuration import Configuration
+    from kubernetes.config import incluster_config, kube_config
+
+    in_cluster_loader: Any = incluster_config.load_incluster_config
+    kubeconfig_loader: Any = kube_config.load_kube_config
+    configuration = Configuration()
+    named = kubeconfig or os.environ.get("KUBECONFIG")
+    in_cluster = bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and SERVICE_ACCOUNT.exists()
+    try:
+        if kubeconfig is None and context is None and in_cluster:
+            in_cluster_loader(client_configuration=configuration)
+            return configuration
+        path = named or USUAL
+        check_files(path, context, named is not None)
+        kubeconfig_loader(
+            config_file=path,
+            context=context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"no usable API server configuration: {error}") from None
+    # The package raises many types on a malformed file, and an exec plugin may do anything.
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        where, remedy = f"kubeconfig {named or USUAL}", "correct the file, or name another with --kubeconfig"
+        if kubeconfig is None and context is None and in_cluster:
+            where, remedy = "the pod's service account", "mount its token and CA, or set --kubeconfig"
+        raise ConfigurationError(f"no usable API server configuration: {where}: {why}; {remedy}") from error
+    return configuration

@@ -1,0 +1,165 @@
+"""A cluster's objects as they are, and whose an address is; nothing is indexed, every answer is a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from netaddr import IPAddress, IPNetwork
+
+from agent.kube.model import Key, Namespace, NetworkPolicy, Node, Object, Pod
+from agent.net import Family, Network, Protocol, address_text, family_of
+from agent.policy.budget.census import census_of
+from agent.policy.budget.cost import Excess, over_budget
+from agent.policy.budget.limits import Budgets
+
+NAMESPACE_ANNOTATION = "net.beta.kubernetes.io/network-policy"
+"""The name under which a namespace's DefaultDeny annotation (Kubernetes 1.6) appears among the policies."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The objects that exist, each once."""
+
+    pods: Mapping[Key, Pod]
+    namespaces: Mapping[str, Namespace]
+    policies: Mapping[Key, NetworkPolicy]
+    nodes: Mapping[str, Node]
+    budgets: Budgets | None = None
+    """What policies may cost a node; None: anything."""
+
+
+def cluster_of(objects: Iterable[Object], budgets: Budgets | None = None) -> Cluster:
+    """Return the cluster that objects make; of one key, the last holds.
+
+    ``budgets``: what policies may cost a node; None: anything.
+    """
+    pods: dict[Key, Pod] = {}
+    namespaces: dict[str, Namespace] = {}
+    policies: dict[Key, NetworkPolicy] = {}
+    nodes: dict[str, Node] = {}
+    for found in objects:
+        if isinstance(found, Pod):
+            pods[found.key] = found
+        elif isinstance(found, Namespace):
+            namespaces[found.name] = found
+        elif isinstance(found, NetworkPolicy):
+            policies[found.key] = found
+        else:
+            nodes[found.name] = found
+    return Cluster(pods, namespaces, policies, nodes, budgets)
+
+
+def in_force(cluster: Cluster, namespace: str) -> list[NetworkPolicy]:
+    """Return the policies of a namespace.
+
+    Its DefaultDeny annotation counts as one that selects every pod, names Ingress, and has no rule.
+    """
+    found = [policy for policy in cluster.policies.values() if policy.namespace == namespace]
+    known = cluster.namespaces.get(namespace)
+    if known is not None and known.ingress_isolated:
+        found.append(NetworkPolicy(namespace, NAMESPACE_ANNOTATION, ingress=()))
+    return found
+
+
+def closed_by_budget(cluster: Cluster, namespace: str, node: str) -> Mapping[Key, Excess]:
+    """Return the policies of a namespace that are not enforced as written on a node, and why.
+
+    Those count that select any pod there which has an address.
+    """
+    if cluster.budgets is None or not node:
+        return {}
+    kinds: dict[str, Mapping[str, str]] = {}
+    families: set[Family] = set()
+    live = [
+        pod for pod in cluster.pods.values() if pod.addresses and not pod.host_network and not pod.finished
+    ]
+    for pod in live:
+        mine = pod.namespace == namespace
+        for address in pod.addresses if pod.node == node else ():
+            family = family_of(address)
+            # Each look for an owner is a search.
+            if (mine or family not in families) and owner(cluster, address) is pod:
+                families.add(family)
+                if mine:
+                    kinds[repr(sorted(pod.labels.items()))] = pod.labels
+    reaching = (
+        (policy, sum(policy.pod_selector.matches(dict(labels)) for labels in kinds.values()))
+        for policy in in_force(cluster, namespace)
+    )
+    counted = [(policy, reach) for policy, reach in reaching if reach]
+    census = census_of(live, cluster.namespaces.values(), tuple(families))
+    return over_budget(counted, cluster.budgets, census.most)
+
+
+def owner(cluster: Cluster, address: bytes) -> Pod | None:
+    """Return the pod that an address belongs to, None when it is no pod's.
+
+    Of the live pods that have it, the one that started last, then the one created last, then by uid. Pods on
+    the host's network and finished pods own no address.
+    """
+    claimants = [
+        pod
+        for pod in cluster.pods.values()
+        if address in pod.addresses and not pod.host_network and not pod.finished
+    ]
+    return max(claimants, key=_age, default=None)
+
+
+def _age(pod: Pod) -> tuple[str, str, str, str, str]:
+    # Objects from files may have none of the first three; the rest only makes the order total.
+    return (pod.started, pod.created, pod.uid, pod.namespace, pod.name)
+
+
+def named_port(pod: Pod, name: str, protocol: Protocol) -> int | None:
+    """Return a port by its name and protocol: the first in the pod's order, as Services resolve it."""
+    for named in pod.ports:
+        if named.name == name and named.protocol is protocol:
+            return named.port
+    return None
+
+
+def own_node(cluster: Cluster, address: bytes, other: bytes) -> str:
+    """Say for people that an address is the node's on which the other's pod runs; "" when it is not."""
+    pod = owner(cluster, other)
+    if pod is None or not pod.node:
+        return ""
+    node = cluster.nodes.get(pod.node)
+    on_host = any(
+        address in found.addresses and found.host_network and found.node == pod.node
+        for found in cluster.pods.values()
+    )
+    named = node is not None and address in node.addresses
+    # Tunnels and bridges have the first two addresses of a node's pod range.
+    bridge = node is not None and any(ip_of(address) in _first_two(cidr) for cidr in node.pod_cidrs)
+    if not (on_host or named or (bridge and owner(cluster, address) is None)):
+        return ""
+    return (
+        f"{address_text(address)} is an address of node {pod.node}, on which {pod.key} runs: what a pod and "
+        "its own node send each other is never policed"
+    )
+
+
+def _first_two(cidr: Network) -> list[IPAddress]:
+    return list(islice(network_of(cidr), 2))
+
+
+def network_of(cidr: Network) -> IPNetwork:
+    """Return a CIDR as netaddr has it: the specification asks a library, not the compiler's arithmetic."""
+    return IPNetwork((int.from_bytes(cidr.address, "big"), cidr.prefix), version=int(cidr.family))
+
+
+def ip_of(address: bytes) -> IPAddress:
+    """Return an address of 4 or 16 bytes as netaddr has it."""
+    return IPAddress(int.from_bytes(address, "big"), int(family_of(address)))
+
+
+def stranger_text(cluster: Cluster, address: bytes) -> str:
+    """Say for people why an address is no pod's."""
+    for pod in cluster.pods.values():
+        if pod.host_network and address in pod.addresses:
+            return (
+                f"{address_text(address)} is its node's address to {pod.key}, which is on the host's network"
+            )
+    return f"{address_text(address)} is no pod's address"
