@@ -19,7 +19,7 @@ from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, address_text
 from agent.observe.text import plain_console
 from agent.policy.budget.limits import DEFAULT, Budgets
-from agent.sources.manifests.desired import Desired
+from agent.sources.manifests.desired import DesiredObjects
 from agent.sources.manifests.once import Unread, read_once
 from agent.spec.cluster import Cluster, cluster_of, owner
 from agent.spec.evaluator import CannotSayError, Endpoint, evaluate
@@ -87,7 +87,7 @@ def _unread_reasons(unread: Sequence[Unread]) -> list[str]:
     return [f"{one.name} could not be read, and what is in it may matter" for one in unread]
 
 
-def _refused_ends(desired: Desired, question: Question) -> list[str]:
+def _refused_ends(desired: DesiredObjects, question: Question) -> list[str]:
     """Say which pods of the question are there but not valid."""
     return [
         f"Pod {end} is refused"
@@ -96,7 +96,7 @@ def _refused_ends(desired: Desired, question: Question) -> list[str]:
     ]
 
 
-def _refused_reasons(desired: Desired, cluster: Cluster, verdicts: tuple[Verdict, ...]) -> list[str]:
+def _refused_reasons(desired: DesiredObjects, cluster: Cluster, verdicts: tuple[Verdict, ...]) -> list[str]:
     """Say which objects that are not valid may decide these verdicts, if they were valid."""
     invalid = [wanted.invalid for wanted in desired.objects.values() if wanted.invalid is not None]
     found: dict[str, None] = {}

@@ -35,7 +35,7 @@ _LOOK_SECONDS = 0.1
 _AGAIN = "mend that, and run it again; until then what kube-router left stays in force"
 
 
-class Outcome(NamedTuple):
+class Takeover(NamedTuple):
     """What was found, what of it is left (None: not known), and what stood or stands in the way."""
 
     found: Remains | None
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
     faults: tuple[Fault, ...] = ()
 
 
-def migrate(settings: Settings, timeout: float, *, dry_run: bool = False) -> Outcome:
+def migrate(settings: Settings, timeout: float, *, dry_run: bool = False) -> Takeover:
     """Take this node over, where ``timeout`` seconds are enough for this agent's rules to be whole.
 
     A dry run only looks. What goes wrong is in the outcome.
@@ -54,11 +54,11 @@ def migrate(settings: Settings, timeout: float, *, dry_run: bool = False) -> Out
         if not found.any():
             if not dry_run:
                 _log.info("nothing of kube-router's firewall is here")
-            return Outcome(found, found)
+            return Takeover(found, found)
         with lock_node():
             running = running_fault()
             if running is not None or dry_run:
-                return Outcome(found, found, () if running is None else (running,))
+                return Takeover(found, found, () if running is None else (running,))
             _log.info("kube-router's firewall found", **_about(found))
             outcome = _take_over(settings, found, timeout)
             if not outcome.faults:
@@ -72,10 +72,10 @@ def migrate(settings: Settings, timeout: float, *, dry_run: bool = False) -> Out
         fault = Fault(str(error), error.remedy)
     except (TableError, SetError) as error:
         fault = Fault(str(error), error.remedy or _AGAIN)
-    return Outcome(found, found if dry_run else None, (fault,))
+    return Takeover(found, found if dry_run else None, (fault,))
 
 
-def _take_over(settings: Settings, found: Remains, timeout: float) -> Outcome:
+def _take_over(settings: Settings, found: Remains, timeout: float) -> Takeover:
     agent = start.make_agent(settings, beside_kube_router=True)
     fault = (
         _family_missed(agent, settings, found)
@@ -83,7 +83,7 @@ def _take_over(settings: Settings, found: Remains, timeout: float) -> Outcome:
         or _not_whole(agent, settings, found)
     )
     if fault is not None:
-        return Outcome(found, found, (fault,))
+        return Takeover(found, found, (fault,))
     _log.info("this agent's rules are in front, and whole")
     now = takeover.look()
     new = now.written_since(found)
@@ -93,9 +93,9 @@ def _take_over(settings: Settings, found: Remains, timeout: float) -> Outcome:
         else Fault(f"kube-router's firewall still writes: {new} is new", STOP)
     )
     if fault is not None:
-        return Outcome(found, now, (fault,))
+        return Takeover(found, now, (fault,))
     faults = takeover.remove(now)
-    return Outcome(found, takeover.look(), tuple(faults))
+    return Takeover(found, takeover.look(), tuple(faults))
 
 
 def _run_until_ready(agent: Agent, timeout: float) -> Fault | None:
@@ -163,19 +163,19 @@ def _about(remains: Remains) -> dict[str, Any]:
     }
 
 
-def exit_code(outcome: Outcome) -> int:
+def exit_code(outcome: Takeover) -> int:
     """Return 0 when nothing stood in the way, else 1."""
     return start.CANNOT_GO_ON if outcome.faults else start.STOPPED
 
 
-def as_json(outcome: Outcome) -> str:
+def as_json(outcome: Takeover) -> str:
     """Return the outcome for scripts: what was found, what is left, and the faults."""
     faults = [{"what": fault.what, "remedy": fault.remedy} for fault in outcome.faults]
     found, left = (None if r is None else _about(r) for r in (outcome.found, outcome.left))
     return json.dumps({"found": found, "left": left, "faults": faults}, indent=2) + "\n"
 
 
-def text(outcome: Outcome) -> str:
+def text(outcome: Takeover) -> str:
     """Return for people what a dry run found, and what is in the way."""
     found = outcome.found
     lines = []

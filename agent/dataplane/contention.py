@@ -18,7 +18,7 @@ REMOVING = "removing"
 STOP_REMOVING = "find what flushes or rewrites the built-in chains of the filter table, and stop it"
 
 
-class Fights:
+class Contention:
     """Counts how often hooks were put back, and says when the next time may be. Times in seconds.
 
     ``deed`` is what something does to our rules, ``remedy`` what a person can do about it.

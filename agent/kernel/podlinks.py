@@ -81,7 +81,7 @@ Inside = Mapping[int, Mapping[int, frozenset[bytes]]]
 """Of a namespace, for each interface in it, the addresses."""
 
 
-class Held(NamedTuple):
+class HeldAddress(NamedTuple):
     """Whose link an interface was found to be, by which addresses."""
 
     pod: Key
@@ -101,7 +101,7 @@ def resolve(
     inside: Inside,
     routes: Mapping[bytes, Set[int]],
     owners: Mapping[bytes, Key],
-    held: Mapping[tuple[int, str], Held],
+    held: Mapping[tuple[int, str], HeldAddress],
 ) -> tuple[dict[int, Key], dict[int, set[Key]]]:
     """Say whose link each veth is: those that are one pod's, and those that may be of any of some pods.
 
@@ -160,7 +160,7 @@ class LinkFinder:
     """
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, str], Held] = {}
+        self._held: dict[tuple[int, str], HeldAddress] = {}
 
     def find(self, owners: Mapping[bytes, Key]) -> tuple[PodLink, ...]:
         """Return the links of pods with these addresses, sorted by name. Raises OSError."""
@@ -172,7 +172,8 @@ class LinkFinder:
         for address, pod in owners.items():
             by_pod.setdefault(pod, set()).add(address)
         self._held = {
-            (index, veths[index].name): Held(pod, frozenset(by_pod[pod])) for index, pod in found.items()
+            (index, veths[index].name): HeldAddress(pod, frozenset(by_pod[pod]))
+            for index, pod in found.items()
         }
         # A pod that hides its address among many may be any of those that have no link.
         without = by_pod.keys() - set(found.values())

@@ -30,7 +30,7 @@ _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _libc = ctypes.CDLL(None)
 _TIMEOUT_SECONDS = 30
 
-Chains = Mapping[str, int]
+ChainSizes = Mapping[str, int]
 """Chain name to its number of rules."""
 
 
@@ -131,19 +131,19 @@ def rules(family: Family, table: str) -> Iterator[Rule]:
             yield Rule(chain, number, tuple(parts))
 
 
-def read(family: Family, tables: Container[str]) -> dict[str, Chains]:
+def read(family: Family, tables: Container[str]) -> dict[str, ChainSizes]:
     """Return each of some legacy tables, as far as they exist. Raises LegacyError."""
     return {table: _read(family, table) for table in table_names(family) if table in tables}
 
 
-def _read(family: Family, table: str) -> Chains:
+def _read(family: Family, table: str) -> ChainSizes:
     try:
         return read_by_library(family, table)
     except LegacyError:
         return read_by_command(family, table)
 
 
-def read_by_library(family: Family, table: str) -> Chains:
+def read_by_library(family: Family, table: str) -> ChainSizes:
     """Read one table by libiptc. Raises LegacyError where the library does not load or cannot read it."""
     try:
         # Late: importing it runs processes that look for libraries, and loads the module ip_tables.
@@ -169,7 +169,7 @@ def read_by_library(family: Family, table: str) -> Chains:
         raise LegacyError(f"libiptc cannot read table {table}: {error}") from error
 
 
-def read_by_command(family: Family, table: str) -> Chains:
+def read_by_command(family: Family, table: str) -> ChainSizes:
     """Read one table by its command. Raises LegacyError."""
     command = [_COMMANDS[family], "-t", table]
     try:

@@ -57,7 +57,7 @@ class State(enum.StrEnum):
     FAILED = "failed"
 
 
-class Check(NamedTuple):
+class HealthCheck(NamedTuple):
     """One thing looked at: its name, how it went, and what there is to say about it."""
 
     name: str
@@ -69,7 +69,7 @@ class Answer(NamedTuple):
     """What a probe is told: the name of the question, and every check."""
 
     name: str
-    checks: tuple[Check, ...]
+    checks: tuple[HealthCheck, ...]
 
     @property
     def ok(self) -> bool:
@@ -124,7 +124,7 @@ def as_dict(answer: Answer) -> dict[str, object]:
     }
 
 
-def _line(check: Check, told_by: str) -> str:
+def _line(check: HealthCheck, told_by: str) -> str:
     mark = {State.OK: "+", State.WARNING: "!", State.FAILED: "-"}[check.state]
     line = f"[{mark}]{check.name} {check.state.value}"
     if not check.detail:
@@ -133,32 +133,32 @@ def _line(check: Check, told_by: str) -> str:
     return f"{line}: as {told_by}" if told else f"{line}: {check.detail}"
 
 
-def _loop(health: Health) -> Check:
+def _loop(health: Health) -> HealthCheck:
     age = health.now - health.heartbeat
     if age > STALLED_AFTER:
-        return Check("loop", State.FAILED, f"no progress for {age:.0f} s")
-    return Check("loop", State.OK)
+        return HealthCheck("loop", State.FAILED, f"no progress for {age:.0f} s")
+    return HealthCheck("loop", State.OK)
 
 
-def _threads(health: Health) -> Iterable[Check]:
+def _threads(health: Health) -> Iterable[HealthCheck]:
     for name, alive in sorted(health.threads.items()):
         yield (
-            Check(f"thread/{name}", State.OK)
+            HealthCheck(f"thread/{name}", State.OK)
             if alive
-            else Check(f"thread/{name}", State.FAILED, "ended unasked; the log says why")
+            else HealthCheck(f"thread/{name}", State.FAILED, "ended unasked; the log says why")
         )
 
 
-def _caches(health: Health) -> Iterable[Check]:
+def _caches(health: Health) -> Iterable[HealthCheck]:
     if not health.caches:
-        yield Check("cache", State.FAILED, "no source has started")
+        yield HealthCheck("cache", State.FAILED, "no source has started")
     for kind, state in sorted(health.caches.items()):
         yield _cache(f"cache/{kind}", state, health.now)
 
 
-def _cache(name: str, state: SyncState, now: float) -> Check:
+def _cache(name: str, state: SyncState, now: float) -> HealthCheck:
     if not state.synced:
-        return Check(name, State.FAILED, state.fault or "not synced yet")
+        return HealthCheck(name, State.FAILED, state.fault or "not synced yet")
     troubles = []
     age = now - state.last_contact
     if not state.current and 0 <= age <= CONTACT_LOST_AFTER:
@@ -174,21 +174,21 @@ def _cache(name: str, state: SyncState, now: float) -> Check:
     if refused:
         more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
         troubles.append(f"refused: {refused[0]}{more}")
-    return Check(name, State.WARNING if troubles else State.OK, "; ".join(troubles))
+    return HealthCheck(name, State.WARNING if troubles else State.OK, "; ".join(troubles))
 
 
-def _applied(health: Health) -> Check:
+def _applied(health: Health) -> HealthCheck:
     if health.applied:
-        return Check("kernel", State.OK)
-    return Check("kernel", State.FAILED, "the first apply is not in the kernel yet")
+        return HealthCheck("kernel", State.OK)
+    return HealthCheck("kernel", State.FAILED, "the first apply is not in the kernel yet")
 
 
-def _links(health: Health) -> Iterable[Check]:
+def _links(health: Health) -> Iterable[HealthCheck]:
     if health.links:
-        yield Check("links", State.OK, health.links)
+        yield HealthCheck("links", State.OK, health.links)
 
 
-def _faults(health: Health, fatal: bool) -> Iterable[Check]:
+def _faults(health: Health, fatal: bool) -> Iterable[HealthCheck]:
     for fault in health.faults:
         state = State.FAILED if fatal and fault.blocking else State.WARNING
-        yield Check("fault", state, f"{fault.what} ({fault.remedy})" if fault.remedy else fault.what)
+        yield HealthCheck("fault", state, f"{fault.what} ({fault.remedy})" if fault.remedy else fault.what)

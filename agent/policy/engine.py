@@ -18,19 +18,19 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import Direction
-from agent.policy.addresses.node_networks import Bypass
+from agent.policy.addresses.node_networks import NodeNetworks
 from agent.policy.addresses.ownership import Ownership
-from agent.policy.addresses.quarantine import Lingering
+from agent.policy.addresses.quarantine import Quarantine
 from agent.policy.budget.cost import Excess
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.inventory import Inventory
-from agent.policy.peers.active_selectors import Terms
-from agent.policy.peers.identities import Groups
+from agent.policy.peers.active_selectors import ActiveSelectors
+from agent.policy.peers.identities import Identities
 from agent.policy.peers.selection import Selection
 from agent.policy.program import Delta, PodId, Program
 from agent.policy.sets import Sets
-from agent.policy.step import Settlement
-from agent.policy.touched import Journal
+from agent.policy.step import Stepper
+from agent.policy.touched import Touched
 
 NAMESPACE_POLICY = "net.beta.kubernetes.io/network-policy"
 """The name of the policy that stands for a namespace's DefaultDeny annotation; no object can be named so."""
@@ -49,7 +49,7 @@ class LocalPod(NamedTuple):
     egress: tuple[Key, ...]
 
 
-class Held(NamedTuple):
+class HeldInvalid(NamedTuple):
     """An object that is held invalid, and what is wrong with it."""
 
     kind: Kind
@@ -67,8 +67,8 @@ class Engine:
 
     One step::
 
-        events ─► pods ──────► Groups ─► Ownership ─► Sets (members)
-                  namespaces ► Terms ───────────────────┘
+        events ─► pods ──────► Identities ─► Ownership ─► Sets (members)
+                  namespaces ► ActiveSelectors ───────────────────┘
                   policies ──► Selection
         settle ─► Ledger (budgets) ─► Turns ─► policies compiled ─► Sets (come and go)
                   Selection ─► pods ─► Delta
@@ -79,8 +79,8 @@ class Engine:
     def __init__(
         self, node: str, *, linger: float = 60.0, allow_nodes: bool = False, budgets: Budgets = DEFAULT
     ) -> None:
-        self._bypass = Bypass(node)
-        self.program = Program(bypass=self._bypass.networks)
+        self._node_networks = NodeNetworks(node)
+        self.program = Program(bypass=self._node_networks.networks)
         self._allow_nodes = allow_nodes
         self._namespaces: dict[str, Namespace] = {}
         self._good: set[Key] = set()
@@ -89,26 +89,26 @@ class Engine:
         """Policies in force for want of a good version: they isolate and allow nothing."""
         self._invalid: dict[tuple[Kind, Key], tuple[Problem, ...]] = {}
         self._synced: set[tuple[Kind, bool]] = set()
-        groups = Groups()
-        self._groups = groups
-        self._terms = Terms(groups)
+        groups = Identities()
+        self._identities = groups
+        self._selectors = ActiveSelectors(groups)
         self._ownership = Ownership()
-        self._sets = Sets(self.program.sets, self._terms, self._ownership)
-        self._inventory = Inventory(node, groups, self._terms, self._ownership, self._sets)
+        self._sets = Sets(self.program.sets, self._selectors, self._ownership)
+        self._inventory = Inventory(node, groups, self._selectors, self._ownership, self._sets)
         self._selection = Selection()
-        self._lingering = Lingering(self.program.closed, linger)
-        self._settlement = Settlement(
+        self._quarantine = Quarantine(self.program.closed, linger)
+        self._stepper = Stepper(
             self.program,
             self._inventory.records,
             self._ownership,
             self._sets,
             self._selection,
-            self._lingering,
+            self._quarantine,
             groups,
-            self._terms,
+            self._selectors,
             budgets,
         )
-        self._journal = Journal()
+        self._touched = Touched()
 
     def adopt(self, isolated: Mapping[Direction, set[bytes]], now: float) -> None:
         """Keep addresses that the kernel already isolates closed, but for those that a pod owns.
@@ -118,7 +118,7 @@ class Engine:
         for direction, addresses in isolated.items():
             for address in addresses:
                 if address not in self._ownership.owners:
-                    self._lingering.close(address, (direction,), None, now)
+                    self._quarantine.close(address, (direction,), None, now)
 
     def apply(self, events: Iterable[Event], now: float, most: int | None = None) -> Delta:
         """Take events, in order, and the time in monotonic seconds; return what changed in the program.
@@ -140,9 +140,9 @@ class Engine:
                 self._hold(event)
             else:
                 self._synced.add((event.kind, event.here))
-        journal, self._journal = self._journal, Journal()
-        delta = self._settlement.settle(journal, now, pods_synced=self.synced(Kind.POD), most=most)
-        bypass = self._bypass.networks
+        journal, self._touched = self._touched, Touched()
+        delta = self._stepper.settle(journal, now, pods_synced=self.synced(Kind.POD), most=most)
+        bypass = self._node_networks.networks
         if bypass is not self.program.bypass:
             # Another object may be equal: a node that came and went within the step.
             delta.bypass = bypass != self.program.bypass
@@ -151,16 +151,16 @@ class Engine:
 
     def deadline(self) -> float | None:
         """Return when :meth:`apply` is next due though nothing happens, in monotonic seconds."""
-        return self._lingering.deadline()
+        return self._quarantine.deadline()
 
     @property
     def waiting(self) -> int:
         """The number of policies that wait for a step with time to compile them."""
-        return len(self._settlement.turns)
+        return len(self._stepper.turns)
 
     def over_budget(self) -> dict[Key, Excess]:
         """Return the policies that are not enforced as written, and why. Safe to call from any thread."""
-        return dict(self._settlement.ledger.excess)
+        return dict(self._stepper.ledger.excess)
 
     def closed_by_budget(self, most: int = 100) -> Mapping[PodId, list[Key]]:
         """Return the policies over budget that select each target, of each namespace the first so many."""
@@ -173,7 +173,7 @@ class Engine:
 
     def take_budget_news(self) -> Mapping[Key, Excess | None]:
         """Return the policies that are over budget, or no longer (None), since the last call."""
-        return self._settlement.ledger.take_news()
+        return self._stepper.ledger.take_news()
 
     @property
     def pods(self) -> int:
@@ -224,9 +224,11 @@ class Engine:
             )
         return found
 
-    def invalid(self) -> list[Held]:
+    def invalid(self) -> list[HeldInvalid]:
         """Return the objects held invalid, sorted. Safe to call from any thread."""
-        return [Held(kind, key, problems) for (kind, key), problems in sorted(self._invalid.copy().items())]
+        return [
+            HeldInvalid(kind, key, problems) for (kind, key), problems in sorted(self._invalid.copy().items())
+        ]
 
     def sizes(self) -> dict[str, int]:
         """Return the size of every index; all zero when there are no objects and nothing lingers."""
@@ -235,19 +237,19 @@ class Engine:
             "namespaces": self.namespaces,
             "policies": self.policies,
             "invalid": len(self._invalid),
-            "lingering": len(self._lingering),
-            **self._groups.sizes(),
-            **self._terms.sizes(),
+            "lingering": len(self._quarantine),
+            **self._identities.sizes(),
+            **self._selectors.sizes(),
             **self._ownership.sizes(),
             **self._sets.sizes(),
             **self._selection.sizes(),
-            **self._bypass.sizes(),
-            **self._settlement.sizes(),
+            **self._node_networks.sizes(),
+            **self._stepper.sizes(),
         }
 
     def _upsert(self, found: Object) -> None:
         if isinstance(found, Pod):
-            self._inventory.set_pod(found.key, found, self._journal)
+            self._inventory.set_pod(found.key, found, self._touched)
         elif isinstance(found, NetworkPolicy):
             self._standins.discard(found.key)
             self._good.add(found.key)
@@ -259,7 +261,7 @@ class Engine:
 
     def _delete(self, kind: Kind, key: Key) -> None:
         if kind is Kind.POD:
-            self._inventory.set_pod(key, None, self._journal)
+            self._inventory.set_pod(key, None, self._touched)
         elif kind is Kind.POLICY:
             self._standins.discard(key)
             self._good.discard(key)
@@ -293,7 +295,7 @@ class Engine:
             del self._namespaces[name]
         else:
             self._namespaces[name] = namespace
-        links = self._terms.set_namespace(name, namespace.labels if namespace is not None else None)
+        links = self._selectors.set_namespace(name, namespace.labels if namespace is not None else None)
         self._sets.relink(links)
         if namespace is not None:
             self._isolate_namespace(name, isolated=namespace.ingress_isolated)
@@ -303,4 +305,4 @@ class Engine:
         self._enforce(key, NetworkPolicy(name, key.name, Selector(), ingress=()) if isolated else None)
 
     def _set_node(self, name: str, node: Node | None) -> None:
-        self._bypass.set_node(name, node)
+        self._node_networks.set_node(name, node)

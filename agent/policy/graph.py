@@ -2,7 +2,7 @@
 
 ::
 
-    PodRecord ── in ──► Group ◄── matches ──► Term ── feeds ──► LiveSet ──► Program.sets
+    PodRecord ── in ──► Identity ◄── matches ──► ActiveSelector ── feeds ──► LiveSet ──► Program.sets
     (a pod)        (equal labels)      (a peer's selectors)   (one per direction, family,
                                                                peers and named ports)
 """
@@ -90,7 +90,7 @@ class PodRecord(msgspec.Struct, frozen=True, gc=False, eq=False):
     """One version of a pod, never changed. ``group`` is None when it is no peer and no target (not live)."""
 
     pod: Pod
-    group: Group | None
+    group: Identity | None
     local: bool
 
     @property
@@ -131,7 +131,7 @@ def without_one(things: Some[T], thing: T) -> Some[T]:
     return tuple(one for one in things if one is not thing)
 
 
-class Group:
+class Identity:
     """The live pods of one namespace with equal labels, and the terms that match them."""
 
     __slots__ = ("labels", "namespace", "pods", "terms")
@@ -140,17 +140,17 @@ class Group:
         self.namespace = namespace
         self.labels = labels
         self.pods: Some[PodRecord] = ()
-        self.terms: Some[Term] = ()
+        self.terms: Some[ActiveSelector] = ()
 
 
-class Term:
+class ActiveSelector:
     """An active predicate: the groups that match it and the sets that it feeds, by family."""
 
     __slots__ = ("groups", "predicate", "v4", "v6")
 
     def __init__(self, predicate: Predicate) -> None:
         self.predicate = predicate
-        self.groups: dict[Group, None] = {}
+        self.groups: dict[Identity, None] = {}
         self.v4: list[LiveSet] = []
         self.v6: list[LiveSet] = []
 
@@ -165,7 +165,7 @@ class LiveSet:
 
     __slots__ = ("area", "definition", "id", "local", "members", "ports", "references", "shown", "terms")
 
-    def __init__(self, set_id: SetId, definition: Definition, terms: Collection[Term] = ()) -> None:
+    def __init__(self, set_id: SetId, definition: Definition, terms: Collection[ActiveSelector] = ()) -> None:
         self.id = set_id
         self.definition = definition
         self.terms = frozenset(terms)
@@ -177,6 +177,6 @@ class LiveSet:
         self.references = 0
         self.shown = 0
 
-    def wants(self, group: Group) -> bool:
+    def wants(self, group: Identity) -> bool:
         """Whether one of the terms matches a group."""
         return not self.terms.isdisjoint(group.terms)

@@ -6,11 +6,11 @@ import msgspec
 
 from agent.kube.model import Key, Pod
 from agent.policy.addresses.ownership import Ownership
-from agent.policy.graph import Group, PodRecord, with_one, without_one
-from agent.policy.peers.active_selectors import Terms
-from agent.policy.peers.identities import Groups
+from agent.policy.graph import Identity, PodRecord, with_one, without_one
+from agent.policy.peers.active_selectors import ActiveSelectors
+from agent.policy.peers.identities import Identities
 from agent.policy.sets import Sets
-from agent.policy.touched import Journal
+from agent.policy.touched import Touched
 
 
 class Inventory:
@@ -20,15 +20,17 @@ class Inventory:
     that has no address, is finished or uses its host's network is kept but takes part in nothing.
     """
 
-    def __init__(self, node: str, groups: Groups, terms: Terms, ownership: Ownership, sets: Sets) -> None:
+    def __init__(
+        self, node: str, groups: Identities, terms: ActiveSelectors, ownership: Ownership, sets: Sets
+    ) -> None:
         self._node = node
-        self._groups = groups
-        self._terms = terms
+        self._identities = groups
+        self._selectors = terms
         self._ownership = ownership
         self._sets = sets
         self.records: dict[Key, PodRecord] = {}
 
-    def set_pod(self, key: Key, pod: Pod | None, journal: Journal) -> None:
+    def set_pod(self, key: Key, pod: Pod | None, journal: Touched) -> None:
         """Take a pod (None: it is gone) and note what that changed."""
         old = self.records.get(key)
         if pod is None:
@@ -47,18 +49,18 @@ class Inventory:
         if old is not None and old.group is not None and old.pod.labels == pod.labels:
             group = old.group
         else:
-            group, is_new = self._groups.join(pod.namespace, pod.labels)
+            group, is_new = self._identities.join(pod.namespace, pod.labels)
             if is_new:
-                self._terms.add_group(group)
+                self._selectors.add_group(group)
         if pod.labels is not group.labels:
             # Labels are most of what a pod takes in memory; pods that look the same share them.
             pod = msgspec.structs.replace(pod, labels=group.labels)
         record = PodRecord(pod, group, local)
         group.pods = with_one(group.pods, record)
-        self._groups.count(group.namespace, 1)
+        self._identities.count(group.namespace, 1)
         return record
 
-    def _move(self, key: Key, old: PodRecord | None, new: PodRecord | None, journal: Journal) -> None:
+    def _move(self, key: Key, old: PodRecord | None, new: PodRecord | None, journal: Touched) -> None:
         replaced = old is not None and old.local and (new is None or new.pod.uid != old.pod.uid)
         if replaced and old is not None:
             journal.deleted.add(old.identity)
@@ -84,9 +86,9 @@ class Inventory:
         if old is not None and old.group is not None:
             self._leave_group(old, old.group)
 
-    def _leave_group(self, record: PodRecord, group: Group) -> None:
+    def _leave_group(self, record: PodRecord, group: Identity) -> None:
         group.pods = without_one(group.pods, record)
-        self._groups.count(group.namespace, -1)
+        self._identities.count(group.namespace, -1)
         if not group.pods:
-            self._terms.remove_group(group)
-            self._groups.discard(group)
+            self._selectors.remove_group(group)
+            self._identities.discard(group)

@@ -9,16 +9,16 @@ from agent.net import AddressPort, Family, Member, family_of
 from agent.policy.addresses.ownership import Ownership
 from agent.policy.blocks import in_ranges
 from agent.policy.graph import (
+    ActiveSelector,
     Definition,
-    Group,
+    Identity,
     LiveSet,
     Networks,
     PeerPods,
     PodRecord,
-    Term,
 )
 from agent.policy.named import NamedPorts
-from agent.policy.peers.active_selectors import Link, Terms
+from agent.policy.peers.active_selectors import ActiveSelectors, Link
 from agent.policy.program import Membership, SetId
 
 
@@ -30,9 +30,11 @@ class Sets:
     step, so that the members of a set that stays are compared with what the last step left.
     """
 
-    def __init__(self, program_sets: dict[SetId, set[Member]], terms: Terms, ownership: Ownership) -> None:
+    def __init__(
+        self, program_sets: dict[SetId, set[Member]], terms: ActiveSelectors, ownership: Ownership
+    ) -> None:
         self._program_sets = program_sets
-        self._terms = terms
+        self._selectors = terms
         self._ownership = ownership
         self._live: dict[SetId, LiveSet] = {}
         self.named = NamedPorts()
@@ -70,8 +72,8 @@ class Sets:
 
         A set may have thousands of terms that changed sides together: it is held against a group once.
         """
-        settled: set[tuple[LiveSet, Group]] = set()
-        pods: dict[Group, list[tuple[PodRecord, bytes]]] = {}
+        settled: set[tuple[LiveSet, Identity]] = set()
+        pods: dict[Identity, list[tuple[PodRecord, bytes]]] = {}
         for term, group, matched in links:
             owned = pods.get(group)
             if owned is None:
@@ -107,7 +109,7 @@ class Sets:
             live.references += 1
             return
         predicates = definition.predicates if isinstance(definition, PeerPods) else ()
-        live = LiveSet(set_id, definition, [self._terms.activate(predicate) for predicate in predicates])
+        live = LiveSet(set_id, definition, [self._selectors.activate(predicate) for predicate in predicates])
         self._live[set_id] = live
         live.references = 1
         if isinstance(definition, Networks):
@@ -126,7 +128,7 @@ class Sets:
         for term in live.terms:
             _feeds(term, set_id.family).remove(live)
             if not term.v4 and not term.v6:
-                self._terms.deactivate(term)
+                self._selectors.deactivate(term)
         if live.ports is not None and not live.terms:
             self.named.remove_set(live)
 
@@ -217,7 +219,7 @@ class Sets:
         else:
             live.members.update(m for r, a in owned for m in _members(live, r, a))
 
-    def _owned_in(self, group: Group) -> Iterable[tuple[PodRecord, bytes]]:
+    def _owned_in(self, group: Identity) -> Iterable[tuple[PodRecord, bytes]]:
         owners = self._ownership.owners
         return (
             (record, address)
@@ -239,7 +241,7 @@ class Sets:
         }
 
 
-def _feeds(term: Term, family: Family) -> list[LiveSet]:
+def _feeds(term: ActiveSelector, family: Family) -> list[LiveSet]:
     return term.v4 if family is Family.V4 else term.v6
 
 

@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Direction, Family, Member, member_address
-from agent.policy.addresses.former_owners import Vacated
+from agent.policy.addresses.former_owners import FormerOwners
 from agent.policy.addresses.ownership import Ownership
-from agent.policy.addresses.quarantine import Lingering
+from agent.policy.addresses.quarantine import Quarantine
 from agent.policy.budget.census import Census
 from agent.policy.budget.ledger import Ledger
 from agent.policy.budget.limits import Budgets
 from agent.policy.budget.turns import Turns
 from agent.policy.compile import compile_policy, without
 from agent.policy.graph import PodIdentity, PodRecord
-from agent.policy.peers.active_selectors import Terms
-from agent.policy.peers.identities import Groups
+from agent.policy.peers.active_selectors import ActiveSelectors
+from agent.policy.peers.identities import Identities
 from agent.policy.peers.selection import Selection
 from agent.policy.program import (
     Delta,
@@ -30,7 +30,7 @@ from agent.policy.program import (
     SetKind,
 )
 from agent.policy.sets import Sets
-from agent.policy.touched import Journal
+from agent.policy.touched import Touched
 
 _DIRECTIONS = tuple(Direction)
 """Iterating the enumeration itself costs more than most steps do."""
@@ -47,7 +47,7 @@ class _Left(NamedTuple):
     asked: set[SetId] | frozenset[SetId]
 
 
-class Settlement:
+class Stepper:
     """Moves the program to what the stages hold now, once a step.
 
     Handles: targets and policies that changed, addresses that changed hands, closed addresses claimed and
@@ -66,9 +66,9 @@ class Settlement:
         ownership: Ownership,
         sets: Sets,
         selection: Selection,
-        lingering: Lingering,
-        groups: Groups,
-        terms: Terms,
+        lingering: Quarantine,
+        groups: Identities,
+        terms: ActiveSelectors,
         budgets: Budgets,
     ) -> None:
         self._program = program
@@ -76,9 +76,9 @@ class Settlement:
         self._ownership = ownership
         self._sets = sets
         self._selection = selection
-        self._lingering = lingering
-        self._groups = groups
-        self._terms = terms
+        self._quarantine = lingering
+        self._identities = groups
+        self._selectors = terms
         self._census = Census(groups, terms, sets.named, selection.families)
         self.ledger = Ledger(budgets, self._census.most)
         self.turns = Turns()
@@ -89,10 +89,10 @@ class Settlement:
         """The same, by set."""
         self._families: tuple[Family, ...] = ()
         """Those in which targets have addresses: in another no packet comes to a policy's rules."""
-        self._vacated = Vacated()
+        self._former_owners = FormerOwners()
         """Addresses that concerned this node when their pods went."""
 
-    def settle(self, journal: Journal, now: float, *, pods_synced: bool, most: int | None = None) -> Delta:
+    def settle(self, journal: Touched, now: float, *, pods_synced: bool, most: int | None = None) -> Delta:
         """Bring the program up to date and return what the step changed.
 
         ``most``: how much work compiling may be, in rules; None: any. What is left over waits for its turn.
@@ -110,10 +110,10 @@ class Settlement:
         delta.members = self._sets.take_changes()
         if journal.departed:
             self._settle_released(journal, delta, dropped, now)
-        if self._vacated:
-            self._vacated.expire(now)
+        if self._former_owners:
+            self._former_owners.expire(now)
             self._settle_vacated(journal, delta)
-        if orphans or self._lingering:
+        if orphans or self._quarantine:
             self._settle_closed(journal, orphans, delta, now, pods_synced=pods_synced)
         for direction in _DIRECTIONS:
             both = delta.isolated[direction] & delta.opened[direction]
@@ -205,8 +205,8 @@ class Settlement:
 
     def _admit(self, moved: set[Key]) -> set[Key]:
         """Hold policies that changed against the budgets; return all that may have to change with them."""
-        moved_by = self._sets.touched + self._terms.matched
-        self.ledger.recount(moved_by, self._groups.stirred, self._groups.total)
+        moved_by = self._sets.touched + self._selectors.matched
+        self.ledger.recount(moved_by, self._identities.stirred, self._identities.total)
         for key in moved:
             policy, reach = self._selection.policy(key), self._selection.reach(key)
             if policy is None or not reach:
@@ -276,7 +276,7 @@ class Settlement:
                 self._hiding.setdefault(set_id, set()).add(policy_id)
 
     def _settle_released(
-        self, journal: Journal, delta: Delta, dropped: list[set[Member]], now: float
+        self, journal: Touched, delta: Delta, dropped: list[set[Member]], now: float
     ) -> None:
         owners = self._ownership.owners
         left = {member_address(m) for membership in delta.members.values() for m in membership.removed}
@@ -294,23 +294,23 @@ class Settlement:
             ):
                 delta.released.add(address)
                 if owner is None:
-                    self._vacated.leave(address, frozenset(pods), now, local=was_local)
+                    self._former_owners.leave(address, frozenset(pods), now, local=was_local)
                     if not was_local:
                         delta.vacant.add(address)
 
-    def _settle_vacated(self, journal: Journal, delta: Delta) -> None:
+    def _settle_vacated(self, journal: Touched, delta: Delta) -> None:
         """Release addresses that were vacated in an earlier step and now have another owner."""
         for address in journal.owners:
             owner = self._ownership.owners.get(address)
             if owner is None:
                 continue
-            pods = self._vacated.take(address)
+            pods = self._former_owners.take(address)
             if pods is not None and pods != {owner.identity}:
                 delta.released.add(address)
 
     def _settle_closed(
         self,
-        journal: Journal,
+        journal: Touched,
         orphans: dict[bytes, tuple[PodIdentity, list[Direction]]],
         delta: Delta,
         now: float,
@@ -320,27 +320,27 @@ class Settlement:
         owners = self._ownership.owners
         for address in journal.owners:
             owner = owners.get(address)
-            if owner is not None and address in self._lingering:
-                pod, directions = self._lingering.open(address)
+            if owner is not None and address in self._quarantine:
+                pod, directions = self._quarantine.open(address)
                 for direction in directions:
                     delta.opened[direction].add(address)
                 # Its last pod went in an earlier step, but may have run and had connections until now.
                 if pod != owner.identity if pod is not None else pods_synced:
                     delta.released.add(address)
         for pod in journal.deleted:
-            self._lingering.renew(pod, now)
-        for address in self._lingering.due(now):
-            _, directions = self._lingering.open(address)
+            self._quarantine.renew(pod, now)
+        for address in self._quarantine.due(now):
+            _, directions = self._quarantine.open(address)
             delta.released.add(address)
             delta.vacant.discard(address)
             for direction in directions:
                 delta.opened[direction].add(address)
         for address, (pod, directions) in orphans.items():
-            if address not in owners and self._lingering.close(address, directions, pod, now):
+            if address not in owners and self._quarantine.close(address, directions, pod, now):
                 for direction in directions:
                     delta.isolated[direction].add(address)
 
-    def _settle_local(self, journal: Journal, delta: Delta) -> None:
+    def _settle_local(self, journal: Touched, delta: Delta) -> None:
         owners = self._ownership.owners
         for added, removed in delta.members.values():
             for member in (*added, *removed):
@@ -356,7 +356,7 @@ class Settlement:
         return {
             "sets not made": len(self._hidden) + len(self._hiding),
             "waiting": len(self.turns),
-            "vacated": len(self._vacated),
+            "vacated": len(self._former_owners),
             **self.ledger.sizes(),
         }
 

@@ -7,7 +7,7 @@ from agent.policy.addresses.ownership import Transfer
 from agent.policy.graph import PodIdentity, PodRecord
 
 
-class Journal:
+class Touched:
     """Notes of one step about pods and addresses, taken as the events come, thrown away when it settles."""
 
     __slots__ = ("deleted", "departed", "gone", "owners", "touched")

@@ -116,7 +116,7 @@ def test_reading_by_library_changes_nothing(netns: Netns) -> None:
 
 
 def test_without_the_library_the_command_reads(netns: Netns, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(family: Family, table: str) -> x_tables.Chains:
+    def broken(family: Family, table: str) -> x_tables.ChainSizes:
         raise x_tables.LegacyError(f"{family} {table}")
 
     netns.run(["iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT"])

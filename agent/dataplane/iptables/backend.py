@@ -11,26 +11,26 @@ from types import MappingProxyType
 
 from agent import log
 from agent.dataplane.backend import Call, KernelView, Reading, Report
-from agent.dataplane.contention import REMOVING, STOP_REMOVING, Fights
+from agent.dataplane.contention import REMOVING, STOP_REMOVING, Contention
 from agent.dataplane.iptables import cleanup
 from agent.dataplane.iptables.change.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.change.driver import Driver
-from agent.dataplane.iptables.change.executor import Writer
+from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.inflight import LOOK_AGAIN
 from agent.dataplane.iptables.change.pending import independent, touched
 from agent.dataplane.iptables.change.planner import Planner, Step
 from agent.dataplane.iptables.ipset.members import SpotCheck
-from agent.dataplane.iptables.ipset.sets import Sets, network_members
+from agent.dataplane.iptables.ipset.sets import KernelSets, network_members
 from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import edges, hooks, names
 from agent.dataplane.iptables.tables import builtin, marks
-from agent.dataplane.iptables.tables.chain_table import Chains
-from agent.dataplane.iptables.tables.generation import Watch
+from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.generation import Generation
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
-from agent.dataplane.iptables.transit import Others
+from agent.dataplane.iptables.transit import Transit
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.kube_router import kube_router_fault
@@ -80,7 +80,7 @@ class IptablesBackend:
         self._other_mode: Mode = "legacy" if mode == "nft" else "nft"
         self.families = tuple(families)
         self._cache = VerdictCache(mode, self.families, options.cache)
-        self._others = Others(mode, self.families)
+        self._transit = Transit(mode, self.families)
         self._untracked = Untracked(mode, self.families)
         self._edge_faults: list[Fault] = []
         self._trusting: Program | None = None
@@ -90,15 +90,17 @@ class IptablesBackend:
         self._planner = Planner(self.families, self._desired, naming)
         self._netlink = NetlinkSocket()
         tables = Tables(mode, ahead=ahead)
-        self._chains = Chains(tables, self.families, Watch(mode, self.families, self._netlink), patience)
+        self._chains = ChainTable(
+            tables, self.families, Generation(mode, self.families, self._netlink), patience
+        )
         self._patience = patience
         self._driver: Driver[Report] = Driver(patient=patience == math.inf)
         self._ipsets = IpSets()
-        self._sets = Sets(self._ipsets)
-        self._writer = Writer(self.families, self._chains, self._sets, self._cache, naming)
+        self._sets = KernelSets(self._ipsets)
+        self._writer = Executor(self.families, self._chains, self._sets, self._cache, naming)
         self._spot_check = SpotCheck(self._ipsets.members)
-        self._fights = Fights(now)
-        self._removals = Fights(now, REMOVING, STOP_REMOVING)
+        self._contention = Contention(now)
+        self._removals = Contention(now, REMOVING, STOP_REMOVING)
         self._hooked: set[tuple[Family, str]] = set()
         self._looked_at: dict[Family, Table] | None = None
         """What is in the tables besides our chains, when that was last seen and nothing was wrong."""
@@ -155,7 +157,7 @@ class IptablesBackend:
             faults = self._chains.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
             self._naming.caches = self._cache.make(self._sets, content)
-            self._naming.others = self._others.make(self._sets, content)
+            self._naming.others = self._transit.make(self._sets, content)
             self._naming.closed = self._writer.closed.make(self._sets, content)
             self._naming.untracked = self._untracked.make(self._sets, content)
             faults += self._writer.forget(set())
@@ -384,11 +386,11 @@ class IptablesBackend:
             faults.append(error.fault())
 
     def judge_others(self) -> bool:
-        return self._others.judge()
+        return self._transit.judge()
 
     def disturbed(self) -> bool:
         self._cache.resume()
-        met = self._others.seen(self._ipsets) or self._untracked.changed(self._ipsets)
+        met = self._transit.seen(self._ipsets) or self._untracked.changed(self._ipsets)
         return self._chains.watch.changed() or met
 
     def reading(self) -> TablesReading:
@@ -420,7 +422,7 @@ class IptablesBackend:
         for family, now in tables.items():
             if reading.known is None:
                 differences += self._chains.changed(family, now)
-            due = self._fights.due()
+            due = self._contention.due()
             for chain, why in hooks.misplaced(now, self._chains.garbage[family]).items():
                 # One that is missing leaves everything open: it never waits.
                 if due or hooks.missing(now, chain):
@@ -435,7 +437,7 @@ class IptablesBackend:
             self._looked_at = {
                 f: {c: r for c, r in now.items() if not names.is_ours(c)} for f, now in tables.items()
             }
-        if self._others.seen(self._ipsets):
+        if self._transit.seen(self._ipsets):
             differences.append("the node sends packets of others, which are not judged yet")
         if self._untracked.changed(self._ipsets):
             differences.append("whether packets are denied that are not tracked changed")
@@ -557,7 +559,7 @@ class IptablesBackend:
     ) -> Report:
         """Report what a call did; harmless faults are told, but no reason to try again."""
         self._failed = self._failed or bool(faults)
-        fights = [fault for fault in (self._fights.fault(), self._removals.fault()) if fault is not None]
+        fights = [fault for fault in (self._contention.fault(), self._removals.fault()) if fault is not None]
         shown = (
             *faults,
             *harmless,
@@ -612,7 +614,7 @@ class IptablesBackend:
             garbage = self._chains.garbage[family]
             for chain, why in hooks.misplaced(table, garbage).items():
                 missing = hooks.missing(table, chain)
-                if not missing and not self._fights.due():
+                if not missing and not self._contention.due():
                     continue
                 wanted[chain] = why
                 if not missing or (family, chain) in self._hooked:
@@ -622,7 +624,7 @@ class IptablesBackend:
             lines[family] += hooks.unneeded(table, garbage)
             by_netlink[family] = {c: (hooks.HOOKS[c], handles) for c, handles in unlike.items()}
         if displaced:
-            self._fights.put_back(displaced)
+            self._contention.put_back(displaced)
         if removed:
             self._removals.put_back(removed)
         if displaced or removed:

@@ -31,7 +31,7 @@ from agent.net import Family
 _AGAIN = "run 'netpol-agent migrate' again"
 
 
-class Chains(NamedTuple):
+class FoundChains(NamedTuple):
     """Its chains in one filter table, and those of others where rules of it lead there, or accept."""
 
     mode: Mode
@@ -43,7 +43,7 @@ class Chains(NamedTuple):
 class Remains(NamedTuple):
     """What there is of kube-router's firewall: chains of filter tables, sets, its own tables in nftables."""
 
-    chains: tuple[Chains, ...]
+    chains: tuple[FoundChains, ...]
     sets: tuple[str, ...]
     nft_tables: tuple[Family, ...]
 
@@ -75,7 +75,7 @@ def look() -> Remains:
             theirs = tuple(sorted(filter(is_firewall_chain, table)))
             hooked = tuple(dict.fromkeys(chain for chain, _ in _rules_in_others(table)))
             if theirs or hooked:
-                chains.append(Chains(mode, family, theirs, hooked))
+                chains.append(FoundChains(mode, family, theirs, hooked))
     with IpSets() as ipsets:
         sets = tuple(sorted(filter(is_firewall_set, ipsets.list_shapes())))
     return Remains(tuple(chains), sets, tuple(_nft_tables()))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent import log
-from agent.dataplane.iptables.ipset.sets import Sets, addresses_shape
+from agent.dataplane.iptables.ipset.sets import KernelSets, addresses_shape
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.variant import Mode
 from agent.kernel.ipset import IpSets, SetContent
@@ -22,7 +22,7 @@ from agent.net import Family
 _log = log.get(__name__)
 
 
-class Others:
+class Transit:
     """The sets in which packets of others leave their sources, until these are judged."""
 
     def __init__(self, mode: Mode, families: Iterable[Family]) -> None:
@@ -30,7 +30,7 @@ class Others:
         self.judged = mode == "legacy"
         self._names = {family: names.others_set(family) for family in families if mode == "nft"}
 
-    def make(self, sets: Sets, content: dict[str, SetContent]) -> dict[Family, str]:
+    def make(self, sets: KernelSets, content: dict[str, SetContent]) -> dict[Family, str]:
         """Make the sets that are missing, and take all out of ``content``; return them until judged."""
         made = {}
         for family, name in self._names.items():

@@ -126,7 +126,7 @@ def _reasoned(setting: str, found: Mapping[Mode, Evidence]) -> tuple[Mode, str]:
     return "nft", f"nft: no hint of kubelet's, and {counts}"
 
 
-def evidence(tables: Iterable[Mapping[str, x_tables.Chains]]) -> Evidence:
+def evidence(tables: Iterable[Mapping[str, x_tables.ChainSizes]]) -> Evidence:
     """Sum up the tables of both families."""
     hint, ours, rules = "", False, 0
     for family_tables in tables:
@@ -141,7 +141,7 @@ def evidence(tables: Iterable[Mapping[str, x_tables.Chains]]) -> Evidence:
 def _look_at_nft() -> Evidence:
     """Ask the kernel: the commands show nothing of a table in which one rule was written by nft(8)."""
     usable = find_command(Family.V4, "nft", "save") is not None
-    tables: list[Mapping[str, x_tables.Chains]] = []
+    tables: list[Mapping[str, x_tables.ChainSizes]] = []
     try:
         with NetlinkSocket() as netlink:
             tables += [_tables_of_nft(netlink, family) for family in Family]
@@ -152,7 +152,7 @@ def _look_at_nft() -> Evidence:
     return evidence(tables)._replace(usable=usable)
 
 
-def _tables_of_nft(netlink: NetlinkSocket, family: Family) -> Mapping[str, x_tables.Chains]:
+def _tables_of_nft(netlink: NetlinkSocket, family: Family) -> Mapping[str, x_tables.ChainSizes]:
     found: dict[str, dict[str, int]] = {}
     for chain in nf_tables.chains(netlink, family):
         if chain.table in _TABLES:
@@ -168,7 +168,7 @@ def _tables_of_nft(netlink: NetlinkSocket, family: Family) -> Mapping[str, x_tab
 
 def _look_at_legacy() -> Evidence:
     usable = find_command(Family.V4, "legacy", "save") is not None
-    tables: list[Mapping[str, x_tables.Chains]] = []
+    tables: list[Mapping[str, x_tables.ChainSizes]] = []
     troubles: list[str] = []
     for family in Family:
         try:

@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from agent import log
-from agent.dataplane.iptables.ipset.sets import Sets
+from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.variant import Mode
 from agent.fault import Fault
@@ -72,7 +72,7 @@ class VerdictCache:
             return [*self._unmade, Fault(what, remedy, blocking=False)]
         return self._unmade
 
-    def make(self, sets: Sets, content: dict[str, SetContent]) -> dict[Family, names.Cache]:
+    def make(self, sets: KernelSets, content: dict[str, SetContent]) -> dict[Family, names.Cache]:
         """Make the sets that are missing, and take all out of ``content``; return the caches to be used.
 
         To be called while it is closed. Where the kernel does not know a type, every packet is judged.

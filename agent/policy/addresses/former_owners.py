@@ -20,7 +20,7 @@ class _Left(NamedTuple):
     pods: frozenset[PodIdentity]
 
 
-class Vacated:
+class FormerOwners:
     """Remembers whose an address was, until somebody takes it or the memory is of no use any more.
 
     A process may outlive its pod's object and open connections that must not pass on to the next pod.

@@ -8,7 +8,7 @@ from agent.kube.model import Node
 from agent.net import Network
 
 
-class Bypass:
+class NodeNetworks:
     """Keeps the networks of all nodes but this one, whose traffic with its pods is never policed anyway.
 
     The network address of this node's own pods leads to the bridge that they are on: were it among these,

@@ -16,7 +16,7 @@ class _Closed(NamedTuple):
     """Whose address it was; None when it was found in the kernel."""
 
 
-class Lingering:
+class Quarantine:
     """Keeps the program's closed addresses: each until a pod owns it or ``seconds`` pass.
 
     Handles: an isolated pod gone or finished, a finished pod gone, an address found isolated in the kernel

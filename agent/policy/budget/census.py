@@ -9,8 +9,8 @@ from agent.net import Family
 from agent.policy.budget.cost import Asked, Content
 from agent.policy.graph import PodRecord, Predicate, with_one
 from agent.policy.named import NamedPorts
-from agent.policy.peers.active_selectors import Terms
-from agent.policy.peers.identities import Groups
+from agent.policy.peers.active_selectors import ActiveSelectors
+from agent.policy.peers.identities import Identities
 
 
 class Census:
@@ -22,10 +22,14 @@ class Census:
     """
 
     def __init__(
-        self, groups: Groups, terms: Terms, named: NamedPorts, families: Callable[[], tuple[Family, ...]]
+        self,
+        groups: Identities,
+        terms: ActiveSelectors,
+        named: NamedPorts,
+        families: Callable[[], tuple[Family, ...]],
     ) -> None:
-        self._groups = groups
-        self._terms = terms
+        self._identities = groups
+        self._selectors = terms
         self._named = named
         self._families = families
         self._known: dict[Content, int] = {}
@@ -57,11 +61,11 @@ class Census:
         return max(pods, min(ports, pods * len(names)))
 
     def _pods(self, predicate: Predicate) -> int:
-        groups = self._groups
+        groups = self._identities
         if predicate.namespaces is None:
             there = groups.pods.get(predicate.namespace or "", 0)
         else:
-            namespaces = self._terms.namespaces_like(predicate.namespaces)
+            namespaces = self._selectors.namespaces_like(predicate.namespaces)
             there = (
                 groups.total if namespaces is None else sum(groups.pods.get(name, 0) for name in namespaces)
             )
@@ -74,8 +78,8 @@ class Census:
 
 def census_of(pods: Iterable[Pod], namespaces: Iterable[Namespace], families: tuple[Family, ...]) -> Census:
     """Return the census of a cluster as it is, of its live pods; ``families``: those of the node's own."""
-    groups, named = Groups(), NamedPorts()
-    terms = Terms(groups)
+    groups, named = Identities(), NamedPorts()
+    terms = ActiveSelectors(groups)
     for namespace in namespaces:
         terms.set_namespace(namespace.name, namespace.labels)
     for pod in pods:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.kube.model import Selector
-from agent.policy.graph import Group, Predicate, Term, with_one, without_one
-from agent.policy.peers.identities import Groups
+from agent.policy.graph import ActiveSelector, Identity, Predicate, with_one, without_one
+from agent.policy.peers.identities import Identities
 from agent.policy.peers.labels import LabelIndex, SelectorIndex
 
 
@@ -19,7 +19,7 @@ class _Scope:
     def __init__(self, selector: Selector) -> None:
         self.selector = selector
         self.namespaces: set[str] = set()
-        self.terms: SelectorIndex[Term] = SelectorIndex()
+        self.terms: SelectorIndex[ActiveSelector] = SelectorIndex()
 
 
 class _Namespace:
@@ -35,23 +35,23 @@ class _Namespace:
 class Link(NamedTuple):
     """A group that began, or ceased, to match a term."""
 
-    term: Term
-    group: Group
+    term: ActiveSelector
+    group: Identity
     matched: bool
 
 
-class Terms:
-    """Keeps ``Term.groups`` and ``Group.terms`` true.
+class ActiveSelectors:
+    """Keeps ``ActiveSelector.groups`` and ``Identity.terms`` true.
 
     Handles: a predicate becoming active or not, a group coming and going, a namespace added, changed or
     deleted, in any order. A namespaceSelector matches known namespaces only; a predicate of a fixed
     namespace needs none.
     """
 
-    def __init__(self, groups: Groups) -> None:
-        self._groups = groups
-        self._terms: dict[Predicate, Term] = {}
-        self._fixed: dict[str, SelectorIndex[Term]] = {}
+    def __init__(self, groups: Identities) -> None:
+        self._identities = groups
+        self._selectors: dict[Predicate, ActiveSelector] = {}
+        self._fixed: dict[str, SelectorIndex[ActiveSelector]] = {}
         self._scopes: dict[Selector, _Scope] = {}
         self._scope_index: SelectorIndex[_Scope] = SelectorIndex()
         self._namespaces: dict[str, _Namespace] = {}
@@ -59,31 +59,31 @@ class Terms:
         self.matched = 0
         """How often a new group, or namespace, was held against a term."""
 
-    def activate(self, predicate: Predicate) -> Term:
+    def activate(self, predicate: Predicate) -> ActiveSelector:
         """Return the term of a predicate, matched against every group when it is new."""
-        term = self._terms.get(predicate)
+        term = self._selectors.get(predicate)
         if term is not None:
             return term
-        term = self._terms[predicate] = Term(predicate)
+        term = self._selectors[predicate] = ActiveSelector(predicate)
         if predicate.namespaces is None:
             namespace = predicate.namespace or ""
             index = self._fixed.get(namespace)
             if index is None:
                 index = self._fixed[namespace] = SelectorIndex()
-            matching = self._groups.matching_in(namespace, predicate.pods)
+            matching = self._identities.matching_in(namespace, predicate.pods)
         else:
             scope = self._scopes.get(predicate.namespaces) or self._add_scope(predicate.namespaces)
             index = scope.terms
-            matching = self._groups.matching_among(scope.namespaces, predicate.pods)
+            matching = self._identities.matching_among(scope.namespaces, predicate.pods)
         index.add(predicate.pods, term)
         for group in matching:
             _link(term, group)
         return term
 
-    def deactivate(self, term: Term) -> None:
+    def deactivate(self, term: ActiveSelector) -> None:
         """Forget a term that feeds no set any more."""
         predicate = term.predicate
-        del self._terms[predicate]
+        del self._selectors[predicate]
         for group in list(term.groups):
             _unlink(term, group)
         if predicate.namespaces is None:
@@ -98,7 +98,7 @@ class Terms:
             if not scope.terms:
                 self._remove_scope(scope)
 
-    def add_group(self, group: Group) -> None:
+    def add_group(self, group: Identity) -> None:
         """Match a new group that has no pods yet."""
         indexes = []
         fixed = self._fixed.get(group.namespace)
@@ -114,7 +114,7 @@ class Terms:
                 if term.predicate.pods.matches(group.labels):
                     _link(term, group)
 
-    def remove_group(self, group: Group) -> None:
+    def remove_group(self, group: Identity) -> None:
         """Forget a group that has no pods any more."""
         for term in list(group.terms):
             _unlink(term, group)
@@ -152,7 +152,7 @@ class Terms:
 
     def _scope_links(self, scope: _Scope, namespace: str, *, matched: bool) -> list[Link]:
         links: list[Link] = []
-        for group in self._groups.in_namespace(namespace):
+        for group in self._identities.in_namespace(namespace):
             terms = scope.terms.candidates(group.labels)
             self.matched += len(terms)
             links += [Link(term, group, matched) for term in terms if _matches(term, group)]
@@ -177,22 +177,22 @@ class Terms:
 
     def sizes(self) -> dict[str, int]:
         return {
-            "terms": len(self._terms),
+            "terms": len(self._selectors),
             "terms of a namespace": sum(map(len, self._fixed.values())) + len(self._fixed),
             "namespace selectors": len(self._scopes) + len(self._scope_index),
             "namespaces": len(self._namespaces) + len(self._namespace_labels),
         }
 
 
-def _matches(term: Term, group: Group) -> bool:
+def _matches(term: ActiveSelector, group: Identity) -> bool:
     return term.predicate.pods.matches(group.labels)
 
 
-def _link(term: Term, group: Group) -> None:
+def _link(term: ActiveSelector, group: Identity) -> None:
     term.groups[group] = None
     group.terms = with_one(group.terms, term)
 
 
-def _unlink(term: Term, group: Group) -> None:
+def _unlink(term: ActiveSelector, group: Identity) -> None:
     term.groups.pop(group, None)
     group.terms = without_one(group.terms, term)

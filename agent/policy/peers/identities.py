@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from agent.kube.model import Selector
-from agent.policy.graph import Group
+from agent.policy.graph import Identity
 from agent.policy.peers.labels import Candidates, LabelIndex, Multimap
 
 
-class Groups:
+class Identities:
     """Every group that has pods, found by its labels, by selector and by namespace.
 
     Handles: the first pod of a group (:meth:`join`) and the last one (:meth:`discard`); of pods it knows
@@ -18,27 +18,27 @@ class Groups:
     """
 
     def __init__(self) -> None:
-        self._by_labels: dict[tuple[str, ...], Group] = {}
-        self._by_namespace: Multimap[str, Group] = Multimap()
-        self._labels: LabelIndex[Group] = LabelIndex()
+        self._by_labels: dict[tuple[str, ...], Identity] = {}
+        self._by_namespace: Multimap[str, Identity] = Multimap()
+        self._labels: LabelIndex[Identity] = LabelIndex()
         self.pods: dict[str, int] = {}
         """How many versions of live pods each namespace has."""
         self.total = 0
         self.stirred = 0
         """How often a pod came or went, or had its labels changed."""
 
-    def join(self, namespace: str, labels: dict[str, str]) -> tuple[Group, bool]:
+    def join(self, namespace: str, labels: dict[str, str]) -> tuple[Identity, bool]:
         """Return the group of a namespace and labels, and whether it is new."""
         key = _key(namespace, labels)
         group = self._by_labels.get(key)
         if group is not None:
             return group, False
-        group = self._by_labels[key] = Group(namespace, labels)
+        group = self._by_labels[key] = Identity(namespace, labels)
         self._by_namespace.add(namespace, group)
         self._labels.add(labels, group)
         return group, True
 
-    def discard(self, group: Group) -> None:
+    def discard(self, group: Identity) -> None:
         """Forget a group that has no pods any more."""
         del self._by_labels[_key(group.namespace, group.labels)]
         self._by_namespace.remove(group.namespace, group)
@@ -55,20 +55,20 @@ class Groups:
         else:
             del pods[namespace]
 
-    def like(self, selector: Selector) -> Candidates[Group] | None:
+    def like(self, selector: Selector) -> Candidates[Identity] | None:
         """Return the groups of all namespaces that a selector may match; None: any may."""
         return self._labels.candidates(selector)
 
-    def in_namespace(self, namespace: str) -> Iterator[Group]:
+    def in_namespace(self, namespace: str) -> Iterator[Identity]:
         return iter(self._by_namespace.get(namespace))
 
-    def matching_in(self, namespace: str, selector: Selector) -> list[Group]:
+    def matching_in(self, namespace: str, selector: Selector) -> list[Identity]:
         """Return the groups of a namespace that a selector matches."""
         found = self._narrowed(selector, len(self._by_namespace.get(namespace)))
         things = self._labelled_in(namespace, selector) if found is None else found.things
         return [g for g in things if g.namespace == namespace and selector.matches(g.labels)]
 
-    def matching_among(self, namespaces: set[str], selector: Selector) -> list[Group]:
+    def matching_among(self, namespaces: set[str], selector: Selector) -> list[Identity]:
         """Return the groups of several namespaces that a selector matches."""
         # The sum costs as much as there are namespaces: only when that is less than what it may save.
         found = self._labels.candidates(selector)
@@ -81,10 +81,10 @@ class Groups:
         )
         return [g for g in things if g.namespace in namespaces and selector.matches(g.labels)]
 
-    def _labelled_in(self, namespace: str, selector: Selector) -> Iterable[Group]:
+    def _labelled_in(self, namespace: str, selector: Selector) -> Iterable[Identity]:
         return self._labels.within(selector, self._by_namespace.get(namespace))
 
-    def _narrowed(self, selector: Selector, otherwise: int) -> Candidates[Group] | None:
+    def _narrowed(self, selector: Selector, otherwise: int) -> Candidates[Identity] | None:
         found = self._labels.candidates(selector)
         return found if found is not None and found.number < otherwise else None
 

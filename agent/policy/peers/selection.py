@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Direction, Family, family_of
-from agent.policy.graph import Group, PodRecord
+from agent.policy.graph import Identity, PodRecord
 from agent.policy.program import PodId
 
 _DIRECTIONS = tuple(Direction)
@@ -50,7 +50,7 @@ class Selection:
     def __init__(self) -> None:
         self.targets: dict[Key, PodRecord] = {}
         self._policies: dict[str, dict[Key, NetworkPolicy]] = {}
-        self._groups: dict[str, dict[Group, _LocalGroup]] = {}
+        self._identities: dict[str, dict[Identity, _LocalGroup]] = {}
         self._enforced: dict[Key, NetworkPolicy] = {}
         self._reach: Counter[Key] = Counter()
         self._families: Counter[Family] = Counter()
@@ -70,7 +70,7 @@ class Selection:
             del in_namespace[key]
             if not in_namespace:
                 del self._policies[key.namespace]
-        for group, local in self._groups.get(key.namespace, {}).items():
+        for group, local in self._identities.get(key.namespace, {}).items():
             before = old is not None and old.pod_selector.matches(group.labels)
             after = policy is not None and policy.pod_selector.matches(group.labels)
             if not before and not after:
@@ -99,7 +99,7 @@ class Selection:
         elif self._enforced.pop(key, None) is None:
             return
         wanted = self.policy(key)
-        for group, local in self._groups.get(key.namespace, {}).items():
+        for group, local in self._identities.get(key.namespace, {}).items():
             if policy is None:
                 if local.enforced.pop(key, None) is None:
                     continue
@@ -151,7 +151,7 @@ class Selection:
         None when no policy, enforced or not, isolates it in the direction.
         """
         group = target.group
-        local = self._groups.get(group.namespace, {}).get(group) if group is not None else None
+        local = self._identities.get(group.namespace, {}).get(group) if group is not None else None
         if local is None or not local.isolating[direction]:
             return None
         found = local.lists.get(direction)
@@ -165,7 +165,7 @@ class Selection:
         found: dict[PodId, list[Key]] = {}
         for key in keys:
             policy = self.policy(key)
-            for group, local in self._groups.get(key.namespace, {}).items():
+            for group, local in self._identities.get(key.namespace, {}).items():
                 if policy is None or not policy.pod_selector.matches(group.labels):
                     continue
                 named = [direction for direction in _DIRECTIONS if policy.rules(direction) is not None]
@@ -184,8 +184,8 @@ class Selection:
         moved, self._moved = self._moved, set()
         return moved
 
-    def _join(self, key: Key, group: Group) -> None:
-        in_namespace = self._groups.setdefault(group.namespace, {})
+    def _join(self, key: Key, group: Identity) -> None:
+        in_namespace = self._identities.setdefault(group.namespace, {})
         local = in_namespace.get(group)
         if local is None:
             local = in_namespace[group] = _LocalGroup()
@@ -199,8 +199,8 @@ class Selection:
                         local.enforced[one] = enforced
         local.pods.add(key)
 
-    def _leave(self, key: Key, group: Group) -> None:
-        in_namespace = self._groups[group.namespace]
+    def _leave(self, key: Key, group: Identity) -> None:
+        in_namespace = self._identities[group.namespace]
         local = in_namespace[group]
         local.pods.discard(key)
         if local.pods:
@@ -213,7 +213,7 @@ class Selection:
                     del self._reach[one]
         del in_namespace[group]
         if not in_namespace:
-            del self._groups[group.namespace]
+            del self._identities[group.namespace]
 
     def sizes(self) -> dict[str, int]:
         return {
@@ -222,5 +222,5 @@ class Selection:
             "policies that select": len(self._reach),
             "policies enforced": len(self._enforced),
             "addresses of targets": len(self._addresses),
-            "local groups": sum(map(len, self._groups.values())) + len(self._groups),
+            "local groups": sum(map(len, self._identities.values())) + len(self._identities),
         }

@@ -29,7 +29,7 @@ class Held(NamedTuple):
     good: Mapping[ObjectId, Manifest]
 
 
-class Desired(NamedTuple):
+class DesiredObjects(NamedTuple):
     """The objects that hold, and faults by kind, one line for each object that is wrong.
 
     ``places`` says of each object of a manifest the path and line where it is.
@@ -45,7 +45,7 @@ class Desired(NamedTuple):
         return tuple(line for lines in self.faults.values() for line in lines)
 
 
-def combine(files: Mapping[str, Held]) -> Desired:
+def combine(files: Mapping[str, Held]) -> DesiredObjects:
     """Combine files: the first path in sort order holds an object; a namespace that is used is implied."""
     objects: dict[ObjectId, Wanted] = {}
     places: dict[ObjectId, str] = {}
@@ -77,7 +77,7 @@ def combine(files: Mapping[str, Held]) -> Desired:
         identity = (Kind.NAMESPACE, Key("", namespace))
         if identity not in objects:
             objects[identity] = Wanted(Namespace(namespace, {METADATA_NAME: namespace}))
-    return Desired(objects, {kind: tuple(lines) for kind, lines in faults.items()}, places)
+    return DesiredObjects(objects, {kind: tuple(lines) for kind, lines in faults.items()}, places)
 
 
 def changes(told: Mapping[ObjectId, Wanted], wanted: Mapping[ObjectId, Wanted]) -> list[Event]:

@@ -19,7 +19,7 @@ from agent.kube.kinds import is_policy
 from agent.kube.manifest import Reading, read_text
 from agent.kube.model import Kind, Object
 from agent.kube.text import UnreadableError
-from agent.sources.manifests.desired import Desired, Held, combine, values
+from agent.sources.manifests.desired import DesiredObjects, Held, combine, values
 from agent.sources.manifests.directory import SUFFIXES, read_file, scan, shown
 
 STANDARD_INPUT = Path("-")
@@ -41,7 +41,7 @@ class Unread(NamedTuple):
 class Read(NamedTuple):
     """What was read. ``notes`` are lines about what was not refused; ``facts`` are what other objects say."""
 
-    desired: Desired
+    desired: DesiredObjects
     unread: tuple[Unread, ...]
     notes: tuple[str, ...] = ()
     facts: tuple[Fact, ...] = ()

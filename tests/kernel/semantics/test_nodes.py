@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.dataplane.iptables.ipset.sets import Sets
+from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.rules import names
 from agent.kube import model
 from agent.kube.events import Delete
@@ -205,10 +205,10 @@ def test_those_of_pods_that_are_not_isolated_pass_and_give_nothing_to_notice(
 def test_where_the_kernel_does_not_count_members_they_are_judged_from_the_start(
     stage: Stage, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Sets.sizes_in_kernel
+    whole = KernelSets.sizes_in_kernel
     forget_others(stage)
     with monkeypatch.context() as old:
-        old.setattr(Sets, "sizes_in_kernel", lambda sets: dict.fromkeys(whole(sets)))
+        old.setattr(KernelSets, "sizes_in_kernel", lambda sets: dict.fromkeys(whole(sets)))
         stage.given(policy("s", labels(pod="s"), ingress=[{"from": [pods(pod="a")]}]))
     stage.all_arrive(stage.pods["s"], by_output(stage, "a", "s", family))
     stage.none_arrive(stage.pods["s"], by_output(stage, "b", "s", family))

@@ -8,16 +8,16 @@ import pytest
 from click.testing import CliRunner
 
 from agent.commands import cli, migrate
-from agent.commands.migrate import Outcome
-from agent.dataplane.iptables.takeover import Chains, Remains
+from agent.commands.migrate import Takeover
+from agent.dataplane.iptables.takeover import FoundChains, Remains
 from agent.fault import Fault
 from agent.net import Family
 
 POD = "KUBE-POD-FW-ABCDEFGHIJKLMNOP"
 FOUND = Remains(
     (
-        Chains("nft", Family.V4, ("KUBE-ROUTER-FORWARD", POD), ("FORWARD",)),
-        Chains("legacy", Family.V6, ("KUBE-NWPLCY-DEFAULT",), ()),
+        FoundChains("nft", Family.V4, ("KUBE-ROUTER-FORWARD", POD), ("FORWARD",)),
+        FoundChains("legacy", Family.V6, ("KUBE-NWPLCY-DEFAULT",), ()),
     ),
     ("KUBE-SRC-ABCDEFGHIJKLMNOP",),
     (Family.V6,),
@@ -27,14 +27,14 @@ FAULT = Fault("process 7 holds this node", "stop it")
 
 
 def test_what_is_there_is_told_for_people() -> None:
-    text = migrate.text(Outcome(FOUND, FOUND))
+    text = migrate.text(Takeover(FOUND, FOUND))
     assert "  IPv4, iptables mode nft: 2 chains, reached from FORWARD\n" in text
     assert "  IPv6, iptables mode legacy: 1 chain, reached from nowhere\n" in text
     assert "  IPv6: a table of its own in nftables\n  1 set\n" in text
     assert "In the way" not in text
-    text = migrate.text(Outcome(FOUND, FOUND, (FAULT,)))
+    text = migrate.text(Takeover(FOUND, FOUND, (FAULT,)))
     assert text.endswith("In the way: process 7 holds this node (stop it)\n")
-    assert migrate.text(Outcome(NOTHING, NOTHING)) == "Nothing of kube-router's firewall is here.\n"
+    assert migrate.text(Takeover(NOTHING, NOTHING)) == "Nothing of kube-router's firewall is here.\n"
 
 
 def test_families_and_pods_are_told_from_what_is_there() -> None:
@@ -56,10 +56,10 @@ def test_a_sync_of_its_shows_in_a_name_that_was_not_there() -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "code"),
-    [(Outcome(FOUND, NOTHING), 0), (Outcome(NOTHING, NOTHING), 0), (Outcome(FOUND, None, (FAULT,)), 1)],
+    [(Takeover(FOUND, NOTHING), 0), (Takeover(NOTHING, NOTHING), 0), (Takeover(FOUND, None, (FAULT,)), 1)],
 )
 def test_the_command_exits_as_told_and_prints_json(
-    monkeypatch: pytest.MonkeyPatch, outcome: Outcome, code: int
+    monkeypatch: pytest.MonkeyPatch, outcome: Takeover, code: int
 ) -> None:
     monkeypatch.setattr(cli, "_end_without_privilege", lambda: None)
     monkeypatch.setattr(migrate, "migrate", lambda *_, **__: outcome)

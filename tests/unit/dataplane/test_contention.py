@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.dataplane.contention import REMOVING, STOP_REMOVING, Fights
+from agent.dataplane.contention import REMOVING, STOP_REMOVING, Contention
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
 def test_the_first_time_is_at_once_and_the_second_too() -> None:
     clock = Clock()
-    fights = Fights(clock)
+    fights = Contention(clock)
     assert fights.due()
     fights.put_back(["x"])
     assert fights.due()
@@ -23,7 +23,7 @@ def test_the_first_time_is_at_once_and_the_second_too() -> None:
 
 def test_pauses_grow_to_a_minute_and_no_further_however_long_it_lasts() -> None:
     clock = Clock()
-    fights = Fights(clock)
+    fights = Contention(clock)
     pauses = []
     for _ in range(2000):
         fights.put_back(["x"])
@@ -37,7 +37,7 @@ def test_pauses_grow_to_a_minute_and_no_further_however_long_it_lasts() -> None:
 
 def test_a_person_is_told_at_the_third_time_in_a_row_with_the_last_reason() -> None:
     clock = Clock()
-    fights = Fights(clock)
+    fights = Contention(clock)
     for number in range(3):
         assert fights.fault() is None
         fights.put_back([f"reason {number}"])
@@ -51,7 +51,7 @@ def test_a_person_is_told_at_the_third_time_in_a_row_with_the_last_reason() -> N
 
 def test_two_quiet_minutes_end_a_fight() -> None:
     clock = Clock()
-    fights = Fights(clock)
+    fights = Contention(clock)
     for _ in range(5):
         fights.put_back(["x"])
     clock.now += 121
@@ -62,7 +62,7 @@ def test_two_quiet_minutes_end_a_fight() -> None:
 
 
 def test_what_is_done_and_what_to_do_about_it_is_said() -> None:
-    fights = Fights(Clock(), REMOVING, STOP_REMOVING)
+    fights = Contention(Clock(), REMOVING, STOP_REMOVING)
     for _ in range(3):
         fights.put_back(["x"])
     fault = fights.fault()

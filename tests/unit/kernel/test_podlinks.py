@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.kernel.podlinks import Held, Inside, Veth, resolve
+from agent.kernel.podlinks import HeldAddress, Inside, Veth, resolve
 from agent.kube.model import Key
 
 A, B, C = (Key("x", name) for name in "abc")
@@ -45,13 +45,16 @@ def test_a_link_is_a_pods_that_claims_it_alone(
 
 @pytest.mark.parametrize("claims", [(B,), (A, B), (B, C), ()])
 def test_a_link_stays_whose_it_was(claims: tuple[Key, ...]) -> None:
-    held = {(1, "veth1"): Held(A, frozenset({ADDRESS[A]})), (2, "veth2"): Held(B, frozenset({ADDRESS[B]}))}
+    held = {
+        (1, "veth1"): HeldAddress(A, frozenset({ADDRESS[A]})),
+        (2, "veth2"): HeldAddress(B, frozenset({ADDRESS[B]})),
+    }
     behind = inside(veth1=claims, veth2=(B,))
     assert resolve(BRIDGED, behind, {}, OWNERS, held)[0] == {1: A, 2: B}
 
 
 def test_a_link_is_not_remembered_under_another_name_or_for_an_address_that_is_anothers() -> None:
-    held = {(1, "veth1"): Held(A, frozenset({ADDRESS[A]}))}
+    held = {(1, "veth1"): HeldAddress(A, frozenset({ADDRESS[A]}))}
     assert resolve({1: BRIDGED[1]._replace(name="new")}, {}, {}, OWNERS, held) == ({}, {})
     assert resolve(BRIDGED, {}, {}, {ADDRESS[A]: B}, held) == ({}, {})
     assert resolve({}, {}, {}, OWNERS, held) == ({}, {})
@@ -60,7 +63,7 @@ def test_a_link_is_not_remembered_under_another_name_or_for_an_address_that_is_a
 def test_a_route_is_above_every_claim() -> None:
     routes = {ADDRESS[A]: {1}, ADDRESS[B]: {2}}
     behind = inside(veth1=(B,), veth2=(A,), veth3=(A, B))
-    held = {(1, "veth1"): Held(B, frozenset({ADDRESS[B]}))}
+    held = {(1, "veth1"): HeldAddress(B, frozenset({ADDRESS[B]}))}
     assert resolve(ROUTED, behind, routes, OWNERS, held) == ({1: A, 2: B}, {3: {A, B}})
 
 

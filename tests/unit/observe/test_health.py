@@ -12,8 +12,8 @@ from agent.kube.model import Kind
 from agent.observe.health import (
     STALLED_AFTER,
     Answer,
-    Check,
     Health,
+    HealthCheck,
     State,
     as_dict,
     healthz,
@@ -137,11 +137,11 @@ def test_what_several_checks_say_is_written_once() -> None:
     answer = Answer(
         "readyz",
         (
-            Check("cache/Namespace", State.WARNING, LONG),
-            Check("cache/Pod", State.WARNING, LONG),
-            Check("kernel", State.OK),
-            Check("fault", State.WARNING, "x"),
-            Check("fault", State.WARNING, "y"),
+            HealthCheck("cache/Namespace", State.WARNING, LONG),
+            HealthCheck("cache/Pod", State.WARNING, LONG),
+            HealthCheck("kernel", State.OK),
+            HealthCheck("fault", State.WARNING, "x"),
+            HealthCheck("fault", State.WARNING, "y"),
         ),
     )
     assert text(answer).splitlines() == [

@@ -232,7 +232,7 @@ def test_in_any_history_what_is_counted_is_what_is_enforced(
                 present[event.kind, event.object.key] = None
             elif isinstance(event, Delete | Invalid):
                 present[event.kind, event.key] = None
-        ledger = engine._settlement.ledger
+        ledger = engine._stepper.ledger
         for account in ledger._accounts.values():
             admitted = {key: entry for key, entry in account.entries.items() if entry.admitted}
             sets = {found for entry in admitted.values() for found in entry.spent.cost.sets}
@@ -255,7 +255,7 @@ def test_no_set_has_pods_that_were_not_counted(history: list[strategies.Batch]) 
     engine = Engine(strategies.HERE)
     for batch in history:
         engine.apply(batch.events, 0)
-    settlement = engine._settlement
+    settlement = engine._stepper
     for key in settlement._selection.all_enforced():
         policy = settlement._selection.policy(key)
         assert policy is not None

@@ -19,7 +19,7 @@ from agent.net import AddressPort, Direction, Family, Network, NetworkMember, Pr
 from agent.policy.blocks import block_covers, block_members, block_ranges, members_text
 from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
-from agent.policy.graph import Group, LiveSet
+from agent.policy.graph import Identity, LiveSet
 from agent.policy.peers.peers import MANY_PEERS
 from agent.policy.program import SetKind
 from tests.unit.policy.build import block, labelled, network, pod, port, upsert
@@ -153,7 +153,7 @@ def test_a_relabelled_namespace_has_each_pod_asked_for_once_by_a_set_of_many_pee
     asked = []
     wants = LiveSet.wants
 
-    def counted(live: LiveSet, group: Group) -> bool:
+    def counted(live: LiveSet, group: Identity) -> bool:
         asked.append(group)
         return wants(live, group)
 

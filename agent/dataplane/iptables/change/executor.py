@@ -10,9 +10,9 @@ from agent.dataplane.iptables.change.desired import Changes, Naming, merged
 from agent.dataplane.iptables.change.pending import both, isolations, losses, yield_to
 from agent.dataplane.iptables.change.planner import Gains, Step
 from agent.dataplane.iptables.ipset.closed import Closed
-from agent.dataplane.iptables.ipset.sets import Sets
+from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.tables.chain_table import PART, Chains
+from agent.dataplane.iptables.tables.chain_table import PART, ChainTable
 from agent.dataplane.iptables.tables.tables import FEW_LINES
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.turns import PAUSE, Work
@@ -27,7 +27,7 @@ MANY_SETS = 500
 """How many sets are made at once: 10 ms."""
 
 
-class Writer:
+class Executor:
     """Moves chains, sets and connection tracking by one step at a time.
 
     Keeps what it could not do: ``unforgotten`` are addresses whose connections could not be forgotten, which
@@ -37,7 +37,12 @@ class Writer:
     """
 
     def __init__(
-        self, families: tuple[Family, ...], chains: Chains, sets: Sets, cache: VerdictCache, naming: Naming
+        self,
+        families: tuple[Family, ...],
+        chains: ChainTable,
+        sets: KernelSets,
+        cache: VerdictCache,
+        naming: Naming,
     ) -> None:
         self.families = families
         self._chains = chains

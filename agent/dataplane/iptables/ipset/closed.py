@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.dataplane.iptables.ipset.sets import Sets, addresses_shape
+from agent.dataplane.iptables.ipset.sets import KernelSets, addresses_shape
 from agent.dataplane.iptables.rules import names, script
 from agent.fault import Fault
 from agent.kernel.ipset import SetContent
@@ -157,7 +157,7 @@ class Closed:
     pods: dict[Place, tuple[str, ...]] = field(default_factory=dict)
     unmade: list[Fault] = field(default_factory=list)
 
-    def make(self, sets: Sets, content: dict[str, SetContent]) -> dict[Place, str]:
+    def make(self, sets: KernelSets, content: dict[str, SetContent]) -> dict[Place, str]:
         """Make the sets that are missing and take all out of ``content``; return those that can be used.
 
         Who is in one stays there until :meth:`changes` says otherwise: an earlier run may have closed them.

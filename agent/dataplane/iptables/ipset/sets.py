@@ -42,7 +42,7 @@ def network_members(networks: Iterable[Network], family: Family) -> set[Member]:
     return {NetworkMember(network) for network in networks if network.family is family}
 
 
-class Sets:
+class KernelSets:
     """Our sets in the kernel by name, each with its shape and, kept up by every write, its size.
 
     ``garbage`` are sets that nothing needs any more, to be destroyed when no rule refers to them.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.dataplane.iptables.ipset.sets import Sets
+from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.guards import UNTRACKED_SECONDS
 from agent.dataplane.iptables.transit import has_members
@@ -30,7 +30,7 @@ class Untracked:
         self._names = {family: names.untracked_set(mode, family) for family in families}
         self._members: frozenset[Member] = frozenset()
 
-    def make(self, sets: Sets, content: dict[str, SetContent]) -> dict[Family, str]:
+    def make(self, sets: KernelSets, content: dict[str, SetContent]) -> dict[Family, str]:
         """Make the sets that are missing, and take all out of ``content``; return those that are there."""
         made, members = {}, set[Member]()
         for family, name in self._names.items():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.rules import guards, hooks
-from agent.dataplane.iptables.tables.chain_table import Chains
+from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.fault import Fault
 from agent.kernel.surroundings import Surroundings
 from agent.kernel.tunnels import FOR_STRANGERS
@@ -15,7 +15,7 @@ from agent.net import Family
 from agent.policy.program import Program
 
 
-def guarding(chains: Chains, wanted: Mapping[Family, guards.Guarded], *, hooked: bool) -> bool:
+def guarding(chains: ChainTable, wanted: Mapping[Family, guards.Guarded], *, hooked: bool) -> bool:
     """Whether the kernel holds what is wanted of the rules about tunnels, in every family.
 
     ``hooked``: INPUT is known to lead to them; else the tables are looked at, as they were last read.

@@ -11,7 +11,7 @@ from agent.dataplane.iptables.ipset.closed import concerned
 from agent.dataplane.iptables.ipset.unmade import narrowed
 from agent.dataplane.iptables.rules import names, render, script
 from agent.dataplane.iptables.tables import foreign
-from agent.dataplane.iptables.tables.generation import Watch
+from agent.dataplane.iptables.tables.generation import Generation
 from agent.dataplane.iptables.tables.nft import FILTER
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.turns import PAUSE, Work
@@ -30,7 +30,7 @@ _JUMP = re.compile(r" ?-[jg] (\S+)$")
 _MATCH_SET = re.compile(r"--match-set (\S+) ")
 
 
-class Chains:
+class ChainTable:
     """Our chains in the kernel, both families.
 
     ``garbage`` are those that nothing needs any more and nothing leads to, to be removed when there is time.
@@ -39,7 +39,7 @@ class Chains:
     """
 
     def __init__(
-        self, tables: Tables, families: Iterable[Family], watch: Watch, patience: float = math.inf
+        self, tables: Tables, families: Iterable[Family], watch: Generation, patience: float = math.inf
     ) -> None:
         """``patience``: seconds after which work that waits for a command yields."""
         self.tables = tables

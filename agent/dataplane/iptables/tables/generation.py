@@ -11,7 +11,7 @@ from agent.kernel.netlink import NetlinkSocket
 from agent.net import Family
 
 
-class Watch:
+class Generation:
     """Knows the version that the rules have when nobody but this agent wrote any.
 
     In nft mode the kernel counts everybody's commits, so each of ours counts one. In legacy mode it tells of
