@@ -18,6 +18,7 @@ from agent.kube.events import Invalid
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, address_text
 from agent.observe.text import plain_console
+from agent.policy.budget.census import limit_of
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.sources.manifests.desired import DesiredObjects
 from agent.sources.manifests.once import Unread, read_once
@@ -63,7 +64,7 @@ def explain(places: Sequence[Path], question: Question, budgets: Budgets = DEFAU
     ``places`` are directories, files, or ``-`` for standard input.
     """
     read = read_once(places)
-    desired, cluster, refused = read.desired, cluster_of(read.objects, budgets), read.refused
+    desired, cluster, refused = read.desired, cluster_of(read.objects, limit_of(budgets)), read.refused
     unread = _unread_reasons(read.unread)
     notes = (*read.notes, *suggest.hints(cluster, read.facts, question))
     if instead := suggest.instead(cluster, read.facts, question):

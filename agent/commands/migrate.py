@@ -143,7 +143,7 @@ def _not_whole(agent: Agent, settings: Settings, found: Remains) -> Fault | None
 def _family_missed(agent: Agent, settings: Settings, found: Remains) -> Fault | None:
     """Return the fault where a family would be enforced by nobody, which the host has."""
     missed = found.families() - set(agent.families)
-    for family in sorted(missed & check_host(fix=False, mode=agent.mode).families):
+    for family in sorted(missed & check_host(fix=False).families):
         return Fault(
             f"kube-router's firewall enforces IPv{int(family)} here, and this agent does not",
             f"have it do so: --families; it is {settings.families.value}",

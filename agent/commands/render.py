@@ -8,7 +8,7 @@ from typing import NamedTuple
 from agent.commands.suggest import did_you_mean
 from agent.dataplane.iptables.rules.text import render_sets, render_tables, render_text
 from agent.kube.events import Upsert
-from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Node, Object, Pod
+from agent.kube.model import Key, Node, Pod, kind_of
 from agent.net import Direction, Family, address_text
 from agent.policy.budget.cost import Excess
 from agent.policy.engine import Engine
@@ -64,7 +64,7 @@ def render(manifests: Read, settings: Settings) -> Rendered:
     """
     node = settings.node_name
     engine = Engine(node, allow_nodes=settings.allow_nodes, budgets=settings.budgets)
-    engine.apply([Upsert(_kind(found), found) for found in manifests.objects], 0.0)
+    engine.apply([Upsert(kind_of(found), found) for found in manifests.objects], 0.0)
     program, options = engine.program, options_of(settings)
     families = _FAMILIES.get(settings.families, tuple(Family))
     return Rendered(
@@ -99,8 +99,3 @@ def as_json(rendered: Rendered) -> str:
         "iptables": {f"ipv{family.value}": text for family, text in rendered.tables.items()},
     }
     return json.dumps(document, indent=2) + "\n"
-
-
-def _kind(found: Object) -> Kind:
-    kinds = {Pod: Kind.POD, Namespace: Kind.NAMESPACE, NetworkPolicy: Kind.POLICY, Node: Kind.NODE}
-    return kinds[type(found)]

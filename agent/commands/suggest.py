@@ -207,7 +207,7 @@ def _ask(cluster: Cluster, pods: list[Key], whose: str) -> str:
     """Say which of these pods to ask about: those that policy judges."""
     if not pods:
         return f"ask about a pod {whose}, as namespace/pod"
-    pods = [key for key in pods if key not in cluster.pods or _is_judged(cluster.pods[key])]
+    pods = [key for key in pods if key not in cluster.pods or cluster.pods[key].judged]
     if not pods:
         return (
             f"no pod {whose} is judged: none has an address of its own (host network, finished, not started)"
@@ -224,10 +224,6 @@ def _behind(cluster: Cluster, service: Service) -> list[Key]:
         and service.selector
         and service.selector.items() <= pod.labels.items()
     )
-
-
-def _is_judged(pod: Pod) -> bool:
-    return bool(pod.addresses) and not pod.host_network and not pod.finished
 
 
 def _listed(pods: Sequence[Key]) -> str:

@@ -6,9 +6,9 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
 from agent.fault import Fault
-from agent.kernel.podlinks import PodLink
 from agent.kube.model import Key
 from agent.net import Direction
 from agent.policy.program import Delta, Program, SetId

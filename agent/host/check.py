@@ -12,13 +12,12 @@ import errno
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from agent import log
-from agent.dataplane.iptables.variant import PROGRAMS, Mode, find_command
 from agent.fault import Fault
 from agent.kernel.links import Bridge, bridges
 from agent.kernel.netlink import Message, NetlinkSocket, attribute
@@ -90,7 +89,6 @@ class Readers:
     answers: Callable[[Message], int] = _answers
     link_exists: Callable[[str], bool] = _link_exists
     load_module: Callable[[str], bool] = _load_module
-    find_command: Callable[[Family, Mode, str], str | None] = find_command
     tried: set[str] = field(default_factory=set)
     """Modules that have been asked for."""
 
@@ -130,12 +128,20 @@ def set_sysctl(readers: Readers, name: str, value: str) -> bool:
     return readers.sysctl(name) == value
 
 
-def check_host(fix: bool, mode: Mode = "nft", readers: Readers = KERNEL) -> HostState:
-    """Look at the calling thread's network namespace; ``fix``: load modules and set sysctls as needed."""
+Needs = Callable[[frozenset[Family]], Iterable[Fault]]
+"""What a backend misses on the node, for the families that this has."""
+
+
+def check_host(fix: bool, needs: Needs | None = None, readers: Readers = KERNEL) -> HostState:
+    """Look at the calling thread's network namespace; ``fix``: load modules and set sysctls as needed.
+
+    ``needs``: what the backend asks for besides; None: nothing.
+    """
     host = _Host(fix, readers)
     found = host.bridges()
     families = host.families(bool(found))
-    host.commands(mode, families)
+    if needs is not None:
+        host.faults += needs(families)
     host.netfilter()
     host.bridge_calls(found, families)
     host.forwarding(families, bool(found))
@@ -183,13 +189,6 @@ class _Host:
             )
             return frozenset({Family.V4})
         return frozenset(Family)
-
-    def commands(self, mode: Mode, families: frozenset[Family]) -> None:
-        for family in sorted(families):
-            missing = [a for a in ("save", "restore") if self.read.find_command(family, mode, a) is None]
-            if missing:
-                names = " and ".join(f"{PROGRAMS[family]}-{mode}-{action}" for action in missing)
-                self.fault(f"not installed: {names}", "install the package iptables, version 1.8 or later")
 
     def netfilter(self) -> None:
         self._answering("sets", _IPSET_PROTOCOL, "ip_set")

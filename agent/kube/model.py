@@ -68,6 +68,11 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     def key(self) -> Key:
         return Key(self.namespace, self.name)
 
+    @property
+    def judged(self) -> bool:
+        """Whether it can be a target or a peer: it has addresses of its own and has not finished."""
+        return bool(self.addresses) and not self.host_network and not self.finished
+
 
 class Namespace(msgspec.Struct, frozen=True, gc=False):
     """A namespace. ``ingress_isolated`` is the Kubernetes 1.6 annotation's DefaultDeny."""
@@ -270,3 +275,27 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
 
 
 Object = Pod | Namespace | NetworkPolicy | Node
+
+_KINDS: dict[type, Kind] = {
+    Pod: Kind.POD,
+    Namespace: Kind.NAMESPACE,
+    NetworkPolicy: Kind.POLICY,
+    Node: Kind.NODE,
+}
+
+
+def kind_of(found: Object) -> Kind:
+    """Return the kind of an object."""
+    return _KINDS[type(found)]
+
+
+ISOLATION_ANNOTATION = "net.beta.kubernetes.io/network-policy"
+"""The namespace annotation of Kubernetes 1.3 to 1.6 that isolates its pods on ingress."""
+
+
+def default_deny(namespace: str) -> NetworkPolicy:
+    """Return the policy that stands for a namespace's DefaultDeny annotation.
+
+    Its name is the annotation's: no object can be named so.
+    """
+    return NetworkPolicy(namespace, ISOLATION_ANNOTATION, ingress=())

@@ -17,9 +17,9 @@ from agent.kube import names
 from agent.kube.address import strict_address, strict_network
 from agent.kube.check import Check, unknown_field
 from agent.kube.events import Problem
-from agent.kube.model import Key, Kind, NetworkPolicy
+from agent.kube.model import ISOLATION_ANNOTATION, Key, Kind, NetworkPolicy, default_deny
 from agent.kube.policy import closing, read_policy, read_port_number, read_protocol
-from agent.kube.wire import ISOLATION_ANNOTATION, isolation_of
+from agent.kube.wire import isolation_of
 
 METADATA_NAME = "kubernetes.io/metadata.name"
 """The label that every namespace has, its name the value."""
@@ -113,7 +113,7 @@ def _namespace(meta: dict[str, Any], key: Key, problems: list[Problem]) -> Valid
     closed = None
     annotation = meta["annotations"].get(ISOLATION_ANNOTATION)
     if problems and annotation is not None and isolation_of(annotation) != "":
-        closed = NetworkPolicy(key.name, ISOLATION_ANNOTATION, ingress=())
+        closed = default_deny(key.name)
     return Validated({"metadata": meta}, tuple(problems), closed)
 
 

@@ -17,6 +17,7 @@ from agent.kube import shapes
 from agent.kube.address import lenient_address, lenient_network
 from agent.kube.events import Delete, Invalid, Problem, Upsert
 from agent.kube.model import (
+    ISOLATION_ANNOTATION,
     Key,
     Kind,
     NamedPort,
@@ -28,9 +29,6 @@ from agent.kube.model import (
 )
 from agent.kube.policy import PROTOCOLS, closing, read_policy
 from agent.kube.shallow import shallow
-
-ISOLATION_ANNOTATION = "net.beta.kubernetes.io/network-policy"
-"""The namespace annotation of Kubernetes 1.3 to 1.6 that isolates its pods on ingress."""
 
 _SHARED = 16384
 """How many label sets, port lists and times are remembered for sharing before starting anew."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from agent.kernel.podlinks import PodLink
+from agent.dataplane.podlinks import PodLink
 from agent.policy.program import Program
 
 _SHOWN = 5

@@ -15,7 +15,7 @@ from agent.kube.model import (
     Node,
     Object,
     Pod,
-    Selector,
+    default_deny,
 )
 from agent.net import Direction
 from agent.policy.addresses.node_networks import NodeNetworks
@@ -31,9 +31,6 @@ from agent.policy.program import Delta, PodId, Program
 from agent.policy.sets import Sets
 from agent.policy.step import Stepper
 from agent.policy.touched import Touched
-
-NAMESPACE_POLICY = "net.beta.kubernetes.io/network-policy"
-"""The name of the policy that stands for a namespace's DefaultDeny annotation; no object can be named so."""
 
 
 class LocalPod(NamedTuple):
@@ -301,8 +298,8 @@ class Engine:
             self._isolate_namespace(name, isolated=namespace.ingress_isolated)
 
     def _isolate_namespace(self, name: str, *, isolated: bool) -> None:
-        key = Key(name, NAMESPACE_POLICY)
-        self._enforce(key, NetworkPolicy(name, key.name, Selector(), ingress=()) if isolated else None)
+        policy = default_deny(name)
+        self._enforce(policy.key, policy if isolated else None)
 
     def _set_node(self, name: str, node: Node | None) -> None:
         self._node_networks.set_node(name, node)

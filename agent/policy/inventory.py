@@ -44,7 +44,7 @@ class Inventory:
 
     def _record(self, pod: Pod, old: PodRecord | None) -> PodRecord:
         local = pod.node == self._node
-        if pod.host_network or pod.finished or not pod.addresses:
+        if not pod.judged:
             return PodRecord(pod, None, local)
         if old is not None and old.group is not None and old.pod.labels == pod.labels:
             group = old.group

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Mapping
 
 from agent import log
-from agent.kernel.podlinks import LinkFinder, PodLink, PodLinkChanges
+from agent.dataplane.podlinks import LinkFinder, PodLink, PodLinkChanges
 from agent.kube.model import Key
 from agent.observe.links import NO_LINKS, count
 from agent.policy.engine import Engine

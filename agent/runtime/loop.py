@@ -14,17 +14,18 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import islice
 
 from agent import __version__, log
 from agent.dataplane.backend import Backend, Call, Reading, Report
 from agent.dataplane.iptables.tables.tables import WAIT_SECONDS
-from agent.dataplane.iptables.variant import Mode, ModeChoice
+from agent.dataplane.iptables.variant import Mode, ModeChoice, missing_commands
+from agent.dataplane.podlinks import PodLink
 from agent.fault import Fault
 from agent.host.check import HostState, check_host
 from agent.host.watch import EVERY, HostWatch
 from agent.kernel.links import ADDRESS_GROUPS, LinkChanges
-from agent.kernel.podlinks import PodLink
 from agent.kernel.surroundings import Lookout
 from agent.kube.events import Event
 from agent.kube.model import Key, Kind
@@ -533,7 +534,7 @@ class Agent:
     def _check_host(self, now: float) -> None:
         self._host_at = now + HOST_CHECK
         self._host_watch.look()
-        self._host = check_host(self._settings.fix_host, self._choice.mode)
+        self._host = check_host(self._settings.fix_host, partial(missing_commands, self._choice.mode))
         self._host_watch.need(self._host.needed)
         if self._node_fault is not None:
             self._look_for_node()

@@ -7,6 +7,7 @@ import ctypes
 import math
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 from agent import __version__, log
@@ -14,7 +15,7 @@ from agent.dataplane.backend import Backend
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.cleanup import held_families, is_clean, remove, remove_sets
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.variant import MODES, UndecidedError, decide_mode
+from agent.dataplane.iptables.variant import MODES, UndecidedError, decide_mode, missing_commands
 from agent.dataplane.turns import PATIENCE
 from agent.fault import Fault
 from agent.host.check import check_host
@@ -99,7 +100,7 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
     ``beside_kube_router``: write though what kube-router's firewall left is there.
     """
     choice = decide_mode(settings.iptables_mode.value)
-    host = check_host(settings.fix_host, choice.mode)
+    host = check_host(settings.fix_host, partial(missing_commands, choice.mode))
     held = held_families(choice.mode)
     families = chosen_families(settings.families, host, held)
     _log.info(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from netaddr import IPAddress, IPNetwork
 
-from agent.kube.model import Key, Namespace, NetworkPolicy, Node, Object, Pod
+from agent.kube.model import Key, Namespace, NetworkPolicy, Node, Object, Pod, default_deny
 from agent.net import Family, Network, Protocol, address_text, family_of
-from agent.policy.budget.census import census_of
-from agent.policy.budget.cost import Excess, over_budget
-from agent.policy.budget.limits import Budgets
 
-NAMESPACE_ANNOTATION = "net.beta.kubernetes.io/network-policy"
-"""The name under which a namespace's DefaultDeny annotation (Kubernetes 1.6) appears among the policies."""
+Limit = Callable[
+    [Sequence[tuple[NetworkPolicy, int]], Sequence[Pod], Collection[Namespace], tuple[Family, ...]],
+    Mapping[Key, object],
+]
+"""Says which policies of a namespace a node does not enforce as written, each with what reads as the reason.
+
+Takes those that reach the node, each with how many kinds of pod it selects there (a kind has labels of its
+own), all pods that are judged, the namespaces, and the families of the addresses that pods have on the node.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,14 @@ class Cluster:
     namespaces: Mapping[str, Namespace]
     policies: Mapping[Key, NetworkPolicy]
     nodes: Mapping[str, Node]
-    budgets: Budgets | None = None
+    limit: Limit | None = None
     """What policies may cost a node; None: anything."""
 
 
-def cluster_of(objects: Iterable[Object], budgets: Budgets | None = None) -> Cluster:
+def cluster_of(objects: Iterable[Object], limit: Limit | None = None) -> Cluster:
     """Return the cluster that objects make; of one key, the last holds.
 
-    ``budgets``: what policies may cost a node; None: anything.
+    ``limit``: what policies may cost a node; None: anything.
     """
     pods: dict[Key, Pod] = {}
     namespaces: dict[str, Namespace] = {}
@@ -48,7 +52,7 @@ def cluster_of(objects: Iterable[Object], budgets: Budgets | None = None) -> Clu
             policies[found.key] = found
         else:
             nodes[found.name] = found
-    return Cluster(pods, namespaces, policies, nodes, budgets)
+    return Cluster(pods, namespaces, policies, nodes, limit)
 
 
 def in_force(cluster: Cluster, namespace: str) -> list[NetworkPolicy]:
@@ -59,22 +63,20 @@ def in_force(cluster: Cluster, namespace: str) -> list[NetworkPolicy]:
     found = [policy for policy in cluster.policies.values() if policy.namespace == namespace]
     known = cluster.namespaces.get(namespace)
     if known is not None and known.ingress_isolated:
-        found.append(NetworkPolicy(namespace, NAMESPACE_ANNOTATION, ingress=()))
+        found.append(default_deny(namespace))
     return found
 
 
-def closed_by_budget(cluster: Cluster, namespace: str, node: str) -> Mapping[Key, Excess]:
+def closed_by_budget(cluster: Cluster, namespace: str, node: str) -> Mapping[Key, object]:
     """Return the policies of a namespace that are not enforced as written on a node, and why.
 
     Those count that select any pod there which has an address.
     """
-    if cluster.budgets is None or not node:
+    if cluster.limit is None or not node:
         return {}
     kinds: dict[str, Mapping[str, str]] = {}
     families: set[Family] = set()
-    live = [
-        pod for pod in cluster.pods.values() if pod.addresses and not pod.host_network and not pod.finished
-    ]
+    live = [pod for pod in cluster.pods.values() if pod.judged]
     for pod in live:
         mine = pod.namespace == namespace
         for address in pod.addresses if pod.node == node else ():
@@ -89,8 +91,7 @@ def closed_by_budget(cluster: Cluster, namespace: str, node: str) -> Mapping[Key
         for policy in in_force(cluster, namespace)
     )
     counted = [(policy, reach) for policy, reach in reaching if reach]
-    census = census_of(live, cluster.namespaces.values(), tuple(families))
-    return over_budget(counted, cluster.budgets, census.most)
+    return cluster.limit(counted, live, cluster.namespaces.values(), tuple(families))
 
 
 def owner(cluster: Cluster, address: bytes) -> Pod | None:
@@ -99,11 +100,7 @@ def owner(cluster: Cluster, address: bytes) -> Pod | None:
     Of the live pods that have it, the one that started last, then the one created last, then by uid. Pods on
     the host's network and finished pods own no address.
     """
-    claimants = [
-        pod
-        for pod in cluster.pods.values()
-        if address in pod.addresses and not pod.host_network and not pod.finished
-    ]
+    claimants = [pod for pod in cluster.pods.values() if address in pod.addresses and pod.judged]
     return max(claimants, key=_age, default=None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutation.model import Mutation, Selection
 
 _LINKED = "agent/dataplane/iptables/rules/linked.py"
-_PODLINKS = "agent/kernel/podlinks.py"
+_PODLINKS = "agent/dataplane/podlinks.py"
 
 LINKS = (
     Mutation(

@@ -18,7 +18,7 @@ from agent.commands.cli import main
 from agent.commands.unjudged import never_judged, not_only_judged
 from agent.kube.model import Key, Object, Pod
 from agent.net import Direction, address_text
-from agent.policy.budget.cost import Excess
+from agent.policy.budget.census import limit_of
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
 from agent.policy.program import Program
@@ -101,7 +101,7 @@ def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) 
 def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
     random: RandomCluster, given_budgets: Budgets
 ) -> None:
-    cluster = cluster_of(random.objects, given_budgets)
+    cluster = cluster_of(random.objects, limit_of(given_budgets))
     programs = {node: program_of(random, node, given_budgets) for node in (HERE, THERE)}
     for packet in random.probes(40):
         judged(random, cluster, programs, packet)
@@ -112,12 +112,12 @@ def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
 def test_the_compiler_and_the_specification_agree_on_who_has_too_many_members(
     random: RandomCluster, given_budgets: Budgets
 ) -> None:
-    cluster = cluster_of(random.objects, given_budgets)
+    cluster = cluster_of(random.objects, limit_of(given_budgets))
     for node in (HERE, THERE):
         # At once: what is closed stays so until there is some room to spare.
         engine = Engine(node, budgets=given_budgets)
         engine.apply(upsert(*random.objects), 0.0)
-        found: dict[Key, Excess] = {}
+        found: dict[Key, object] = {}
         for namespace in {key.namespace for key in cluster.policies} | set(cluster.namespaces):
             found.update(closed_by_budget(cluster, namespace, node))
         assert engine.over_budget() == found

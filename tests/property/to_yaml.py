@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from agent.kube.model import (
+    ISOLATION_ANNOTATION,
     IPBlock,
     Namespace,
     NetworkPolicy,
@@ -21,7 +22,6 @@ from agent.kube.model import (
     Selector,
 )
 from agent.kube.validate import METADATA_NAME
-from agent.kube.wire import ISOLATION_ANNOTATION
 from agent.net import address_text
 
 Data = dict[str, Any]

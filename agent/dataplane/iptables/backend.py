@@ -34,12 +34,12 @@ from agent.dataplane.iptables.transit import Transit
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.kube_router import kube_router_fault
+from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits, Work
 from agent.fault import Fault
 from agent.kernel.ipset import IpSets, SetContent
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.netlink import NetlinkSocket
-from agent.kernel.podlinks import PodLink
 from agent.kernel.surroundings import look
 from agent.kube.model import Key
 from agent.net import Direction, Family, Member

@@ -193,6 +193,19 @@ def find_command(family: Family, mode: Mode, action: str) -> str | None:
     return plain
 
 
+def missing_commands(mode: Mode, families: Iterable[Family]) -> list[Fault]:
+    """Return a fault for each family whose commands the node does not have."""
+    faults = []
+    for family in sorted(families):
+        missing = [action for action in ("save", "restore") if find_command(family, mode, action) is None]
+        if missing:
+            names = " and ".join(f"{PROGRAMS[family]}-{mode}-{action}" for action in missing)
+            faults.append(
+                Fault(f"not installed: {names}", "install the package iptables, version 1.8 or later")
+            )
+    return faults
+
+
 @functools.cache
 def _mode_of(command: str) -> Mode | None:
     try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from agent.kube.model import Namespace, Pod
+from agent.kube.model import Key, Namespace, NetworkPolicy, Pod
 from agent.net import Family
-from agent.policy.budget.cost import Asked, Content
+from agent.policy.budget.cost import Asked, Content, Excess, over_budget
+from agent.policy.budget.limits import Budgets
 from agent.policy.graph import PodRecord, Predicate, with_one
 from agent.policy.named import NamedPorts
 from agent.policy.peers.active_selectors import ActiveSelectors
@@ -89,3 +90,25 @@ def census_of(pods: Iterable[Pod], namespaces: Iterable[Namespace], families: tu
         groups.count(pod.namespace, 1)
         named.add_pod(record)
     return Census(groups, terms, named, lambda: families)
+
+
+def limit_of(
+    budgets: Budgets,
+) -> Callable[
+    [Iterable[tuple[NetworkPolicy, int]], Iterable[Pod], Iterable[Namespace], tuple[Family, ...]],
+    dict[Key, Excess],
+]:
+    """Return what says which policies are over these budgets, of a cluster that nobody keeps an index of.
+
+    See :func:`agent.policy.budget.cost.over_budget` and :func:`census_of`.
+    """
+
+    def limit(
+        policies: Iterable[tuple[NetworkPolicy, int]],
+        pods: Iterable[Pod],
+        namespaces: Iterable[Namespace],
+        families: tuple[Family, ...],
+    ) -> dict[Key, Excess]:
+        return over_budget(policies, budgets, census_of(pods, namespaces, families).most)
+
+    return limit

@@ -28,8 +28,8 @@ class ApiSource:
     node; ``anything``: the kernel holds nothing of an earlier run, so that any cluster is the right one, and,
     where nothing is remembered, the first list may be as old as the server likes. ``first``: the node whose
     pods are told before the others. ``confirm_empty``: see
-    :class:`agent.sources.apiserver.absence.Absence`. Nothing is read before ``start``, and no failure ends it:
-    failures are named in ``states``.
+    :class:`agent.sources.apiserver.absence.Absence`. Nothing is read before ``start``, and no failure
+    ends it: failures are named in ``states``.
 
     A connection that is silently dead is noticed within a minute and a half, in three ways, because each
     sees what the others cannot. The kernel's keepalive ends one whose other end does not acknowledge (15 s):

@@ -12,9 +12,8 @@ from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.tables.tables import Table, Tables
 from agent.dataplane.iptables.variant import Mode
 from agent.kernel.ipset import IpSets
-from agent.kube import model
 from agent.kube.events import Delete, Event, Synced, Upsert
-from agent.kube.model import Kind, Object
+from agent.kube.model import Kind, Object, kind_of
 from agent.net import Family, Member
 from agent.policy.addresses.former_owners import LOCAL_SECONDS
 from agent.policy.engine import Engine
@@ -23,12 +22,6 @@ from tests.kernel.exact.arena import Arena
 from tests.lab.netns import Netns
 from tests.property.strategies import HERE
 
-_KINDS: dict[type, Kind] = {
-    model.Pod: Kind.POD,
-    model.Namespace: Kind.NAMESPACE,
-    model.NetworkPolicy: Kind.POLICY,
-    model.Node: Kind.NODE,
-}
 _FAMILIES = tuple(Family)
 
 State = tuple[dict[Family, Table], dict[str, set[Member]]]
@@ -129,10 +122,10 @@ class Enforcer:
             _same(_state(self.mode), self._empty)
 
     def _events(self, before: Iterable[Object], after: Iterable[Object]) -> list[Event]:
-        old = {(type(o), o.key): o for o in before}
-        new = {(type(o), o.key): o for o in after}
-        gone: list[Event] = [Delete(_KINDS[kind], key) for kind, key in old if (kind, key) not in new]
-        return gone + [Upsert(_KINDS[k[0]], self._hears(o)) for k, o in new.items() if old.get(k) != o]
+        old = {(kind_of(o), o.key): o for o in before}
+        new = {(kind_of(o), o.key): o for o in after}
+        gone: list[Event] = [Delete(*which) for which in old if which not in new]
+        return gone + [Upsert(which[0], self._hears(o)) for which, o in new.items() if old.get(which) != o]
 
 
 def _engine() -> Engine:

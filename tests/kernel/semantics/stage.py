@@ -21,8 +21,8 @@ from agent.dataplane.backend import Report
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import hooks
+from agent.dataplane.podlinks import LinkFinder, PodLink
 from agent.dataplane.turns import wait
-from agent.kernel.podlinks import LinkFinder, PodLink
 from agent.kube import model
 from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.model import Kind, NamedPort, Object
@@ -52,12 +52,6 @@ UNTRACKED = "untracked packets from or to isolated pods"
 TIMES = 5
 """How often each hand-made packet is sent."""
 
-KINDS: dict[type, Kind] = {
-    model.Pod: Kind.POD,
-    model.Namespace: Kind.NAMESPACE,
-    model.NetworkPolicy: Kind.POLICY,
-    model.Node: Kind.NODE,
-}
 _serial = itertools.cycle(range(20000, 60000))
 
 
@@ -170,7 +164,7 @@ class Stage:
                 events.append(item)
             else:
                 cluster[type(item), item.key] = item
-        first = [Upsert(KINDS[type(o)], o) for o in cluster.values()]
+        first = [Upsert(model.kind_of(o), o) for o in cluster.values()]
         self.engine = Engine("near", linger=linger, allow_nodes=allow_nodes, budgets=budgets)
         self.engine.apply([*first, *events, *(Synced(kind) for kind in Kind)], self.now)
         with self.kernel():
@@ -222,7 +216,7 @@ class Stage:
         """Let these change, in one step, so many seconds later; ``most``: see :meth:`Engine.apply`."""
         assert self.backend is not None
         self.now += after
-        events = [Upsert(KINDS[type(t)], t) if isinstance(t, Object) else t for t in told]
+        events = [Upsert(model.kind_of(t), t) if isinstance(t, Object) else t for t in told]
         delta = self.engine.apply(events, self.now, most)
         with self.kernel():
             _sound(self.backend.apply(self.engine.program, delta))
@@ -361,7 +355,7 @@ def tcp_port(name: str, number: int) -> NamedPort:
 
 def gone(found: model.Pod | model.NetworkPolicy | model.Namespace) -> Delete:
     """Return the event of an object's end."""
-    return Delete(KINDS[type(found)], found.key)
+    return Delete(model.kind_of(found), found.key)
 
 
 def _sound(report: Report, warned: str = "") -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent.dataplane.iptables.backend import IptablesBackend
-from agent.kernel.podlinks import MOST_READ, LinkFinder, PodLink
+from agent.dataplane.podlinks import MOST_READ, LinkFinder, PodLink
 from agent.kube.model import Key, Object
 from agent.net import Family
 from agent.policy.program import Delta

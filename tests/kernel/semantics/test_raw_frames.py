@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.kernel.podlinks import LinkFinder
+from agent.dataplane.podlinks import LinkFinder
 from agent.net import Family
 from tests.kernel.semantics.stage import TIMES, Stage, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy

@@ -16,9 +16,9 @@ from agent.dataplane.iptables.tables.tables import TableError, Tables
 from agent.kernel.ipset import IpSets, SetContent
 from agent.kernel.ipset_errors import SetError
 from agent.kube.events import Delete, Event, Upsert
-from agent.kube.model import Key, Kind, Object
+from agent.kube.model import Key, Kind, Object, kind_of
 from agent.net import Direction, Family
-from tests.kernel.semantics.stage import KINDS, Stage
+from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.written import labels, pods, policy, port
 
 pytestmark = pytest.mark.both_modes
@@ -35,7 +35,7 @@ def _left_sound(stage: Stage) -> Iterator[None]:
 
 
 def events_of(*told: Object | Event) -> list[Event]:
-    return [Upsert(KINDS[type(t)], t) if isinstance(t, Object) else t for t in told]
+    return [Upsert(kind_of(t), t) if isinstance(t, Object) else t for t in told]
 
 
 def tell(stage: Stage, *told: Object | Event) -> Report:

@@ -10,7 +10,7 @@ import pytest
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.linked import Linked, linked, verdicts
-from agent.kernel.podlinks import PodLink
+from agent.dataplane.podlinks import PodLink
 from agent.kube.model import Key
 from agent.net import Direction, Family
 from agent.policy.program import PodId, PodProgram, Program

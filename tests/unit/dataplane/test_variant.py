@@ -172,3 +172,18 @@ def test_saved_tables_are_parsed_and_our_own_rules_not_counted() -> None:
     assert evidence([tables]) == Evidence(hint="KUBE-KUBELET-CANARY", ours=True, rules=3)
     assert evidence([{}, tables]).rules == 3
     assert evidence([]) == NOTHING
+
+
+def test_commands_that_are_not_installed_are_a_fault_of_their_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"iptables-nft-save", "iptables-nft-restore", "ip6tables-nft-save"}
+
+    def find(family: Family, mode: str, action: str) -> str | None:
+        name = f"{'iptables' if family is Family.V4 else 'ip6tables'}-{mode}-{action}"
+        return name if name in there else None
+
+    monkeypatch.setattr(mode_module, "find_command", find)
+    assert mode_module.missing_commands("nft", [Family.V4]) == []
+    (fault,) = mode_module.missing_commands("nft", Family)
+    assert fault.blocking
+    assert fault.what == "not installed: ip6tables-nft-restore"
+    assert "package iptables" in fault.remedy

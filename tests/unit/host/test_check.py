@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.dataplane.iptables.variant import Mode
 from agent.fault import Fault
 from agent.host.check import HostState, Readers, check_host
 from agent.kernel.links import Bridge
@@ -48,7 +47,6 @@ class Node:
             answers=lambda message: self.codes.get(message.kind >> 8, 0),
             link_exists=lambda name: name in self.links,
             load_module=self.load,
-            find_command=self.find,
         )
 
     def write(self, name: str, text: str) -> None:
@@ -69,12 +67,12 @@ class Node:
         self.loading[module]()
         return True
 
-    def find(self, family: Family, mode: Mode, action: str) -> str | None:
-        name = f"{'iptables' if family is Family.V4 else 'ip6tables'}-{mode}-{action}"
-        return None if name in self.missing else f"/usr/sbin/{name}"
+    def needs(self, families: frozenset[Family]) -> list[Fault]:
+        found = sorted(self.missing) if Family.V6 in families else []
+        return [Fault(f"not installed: {name}") for name in found]
 
     def check(self, fix: bool = True) -> HostState:
-        return check_host(fix, "nft", self.readers)
+        return check_host(fix, self.needs, self.readers)
 
 
 @pytest.fixture
@@ -182,7 +180,7 @@ def test_ipv6_off_on_the_node_is_not_off_for_pods_on_its_bridge(node: Node) -> N
     assert node.check().families == frozenset(Family)
 
 
-def test_commands_of_the_families_in_use_must_be_there(node: Node) -> None:
+def test_a_backend_says_what_it_needs_for_the_families_in_use(node: Node) -> None:
     node.missing = {"ip6tables-nft-restore"}
     fault = only(node.check())
     assert fault.blocking
@@ -270,9 +268,8 @@ def test_interfaces_that_cannot_be_read_are_a_fault(node: Node) -> None:
         answers=lambda _: 0,
         link_exists=lambda _: False,
         load_module=node.load,
-        find_command=node.find,
     )
-    assert only(check_host(True, "nft", readers)).blocking
+    assert only(check_host(True, node.needs, readers)).blocking
 
 
 def test_requests_are_netfilter_messages() -> None:
@@ -282,7 +279,7 @@ def test_requests_are_netfilter_messages() -> None:
         asked.append(message)
         return 0
 
-    check_host(False, "nft", Readers(answers=answer, bridges=list))
+    check_host(False, None, Readers(answers=answer, bridges=list))
     assert [message.kind >> 8 for message in asked] == [6, 1]
 
 

@@ -10,14 +10,12 @@ from agent.kube.model import (
     Key,
     Kind,
     NamedPort,
-    Namespace,
-    NetworkPolicy,
-    Node,
     Object,
     Operator,
     Pod,
     Requirement,
     Selector,
+    kind_of,
 )
 from agent.net import Network, Protocol
 
@@ -72,13 +70,7 @@ def pod(
 
 
 def upsert(*found: Object) -> list[Event]:
-    kinds: dict[type, Kind] = {
-        Pod: Kind.POD,
-        Namespace: Kind.NAMESPACE,
-        NetworkPolicy: Kind.POLICY,
-        Node: Kind.NODE,
-    }
-    return [Upsert(kinds[type(one)], one) for one in found]
+    return [Upsert(kind_of(one), one) for one in found]
 
 
 def delete_pod(name: str, namespace: str = "shop") -> Event:

@@ -25,7 +25,7 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import Direction, Family, Protocol, member_address
-from agent.policy.budget.census import Census, census_of
+from agent.policy.budget.census import Census, census_of, limit_of
 from agent.policy.budget.cost import Asked, Excess, cost_of, over_budget
 from agent.policy.budget.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
 from agent.policy.compile import compile_policy
@@ -330,7 +330,7 @@ def test_explain_counts_the_same() -> None:
         *policies,
     )
     assert closed(engine) == ["new"]
-    assert closed_by_budget(cluster_of(objects, budgets), "shop", "here") == engine.over_budget()
+    assert closed_by_budget(cluster_of(objects, limit_of(budgets)), "shop", "here") == engine.over_budget()
 
 
 def test_asked_sets_are_told_apart() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 from agent.dataplane.backend import KernelView, Reading, Report
 from agent.dataplane.iptables.variant import ModeChoice
+from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
 from agent.fault import Fault
 from agent.host.check import HostState
-from agent.kernel.podlinks import PodLink
 from agent.kube.events import Sink, Synced
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.kube.model import (
+    ISOLATION_ANNOTATION,
     Key,
     Namespace,
     NetworkPolicy,
@@ -19,7 +20,7 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import Direction, Family, Protocol
-from agent.spec.cluster import NAMESPACE_ANNOTATION, cluster_of, owner
+from agent.spec.cluster import cluster_of, owner
 from agent.spec.evaluator import CannotSayError, Endpoint, evaluate, judge
 from agent.spec.verdict import DirectionVerdict, Packet, Verdict
 from tests.unit.policy.build import address, block, labelled, network, pod, port
@@ -316,7 +317,7 @@ def test_the_annotation_of_kubernetes_1_6_isolates_a_namespaces_pods_on_ingress(
     shop = Namespace("shop", {}, ingress_isolated=True)
     verdict = ask(shop)
     assert not verdict.ingress.allowed
-    assert [found.policy for found in verdict.ingress.policies] == [Key("shop", NAMESPACE_ANNOTATION)]
+    assert [found.policy for found in verdict.ingress.policies] == [Key("shop", ISOLATION_ANNOTATION)]
     assert ask(shop, source=WEB, destination=STRANGER).allowed
     assert ask(shop, ingress(Rule())).allowed
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, render
 from agent.dataplane.iptables.rules.tree import ROOT, Prefix, build
-from agent.kernel.podlinks import PodLink
+from agent.dataplane.podlinks import PodLink
 from agent.kube.model import Key
 from agent.net import Direction, Family, family_of
 from agent.policy.program import PodId, PolicyId, Program

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.kernel.podlinks import HeldAddress, Inside, Veth, resolve
+from agent.dataplane.podlinks import HeldAddress, Inside, Veth, resolve
 from agent.kube.model import Key
 
 A, B, C = (Key("x", name) for name in "abc")

@@ -1,0 +1,88 @@
+"""Which room may import from which: the rule of docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import agent
+
+ROOT = Path(agent.__file__).parent
+
+GROUND = {"net", "fault", "words", "settings", "log"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "net": set(),
+    "fault": set(),
+    "words": set(),
+    "settings": {"policy"},
+    "log": {"settings"},
+    "kube": {"net"},
+    "kernel": {"net", "fault"},
+    "sources": {"kube", "log"},
+    "spec": {"kube", "net"},
+    "policy": {"kube", "net"},
+    "dataplane": {"policy", "kernel", "kube", "net", "fault"},
+    "iptables": {"dataplane", "policy", "kernel", "kube", *GROUND},
+    "host": {"kernel", *GROUND},
+    "observe": {"dataplane", "policy", "sources", "kube", *GROUND},
+    "runtime": {"observe", "host", "iptables", "dataplane", "policy", "sources", "kernel", "kube", *GROUND},
+    "commands": {
+        *(
+            "runtime",
+            "observe",
+            "host",
+            "iptables",
+            "dataplane",
+            "policy",
+            "spec",
+            "sources",
+            "kernel",
+            "kube",
+        ),
+        *GROUND,
+    },
+    "__main__": {"commands"},
+}
+"""For each room those from which it may import; the version at the top is everybody's."""
+
+
+def test_rooms_import_only_from_those_they_may() -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in _imports()
+        if room(imported) not in {room(module), *MAY_IMPORT[room(module)]}
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    needs: dict[str, set[str]] = {}
+    for module, imported in _imports():
+        needs.setdefault(module, set()).add(imported)
+    assert list(graphlib.TopologicalSorter(needs).static_order())
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    return "iptables" if parts[1:3] == ["dataplane", "iptables"] else parts[1]
+
+
+def _imports() -> Iterator[tuple[str, str]]:
+    """Yield (module, what it imports) for modules of the agent."""
+    for path in ROOT.rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+        if path.name == "__init__.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "agent":
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    found = full if _is_module(full) else str(node.module)
+                    if found != "agent":
+                        yield module, found
+
+
+def _is_module(name: str) -> bool:
+    return (ROOT.parent / Path(*name.split("."))).with_suffix(".py").exists()
