@@ -56,15 +56,15 @@ POLICY = (
     Mutation(
         "NotIn does not match an absent key",
         _MODEL,
-        "if value is not None and value in values:",
-        "if value is None or value in values:",
+        "if value is not None and _among(value, values):",
+        "if value is None or _among(value, values):",
         (Selection.COMPILER,),
     ),
     Mutation(
         "OR for AND between a selector's requirements",
         _MODEL,
-        "                if value is None or value not in values:\n                    return False",
-        "                return value is not None and value in values",
+        "                if value is None or not _among(value, values):\n                    return False",
+        "                return value is not None and _among(value, values)",
         (Selection.COMPILER,),
     ),
     Mutation(
@@ -285,14 +285,14 @@ POLICY = (
     Mutation(
         "a finished pod keeps its address",
         "agent/policy/inventory.py",
-        "if pod.host_network or pod.finished or not pod.addresses:",
+        "if not pod.judged:",
         "if pod.host_network or not pod.addresses:",
         (Selection.COMPILER,),
     ),
     Mutation(
         "a pod on its host's network counts",
         "agent/policy/inventory.py",
-        "if pod.host_network or pod.finished or not pod.addresses:",
+        "if not pod.judged:",
         "if pod.finished or not pod.addresses:",
         (Selection.COMPILER,),
     ),
@@ -313,8 +313,8 @@ POLICY = (
     Mutation(
         "a pod leaves a set that several peers share with the first of them",
         _SETS,
-        "if not matched and len(live.terms) > 1 and live.wants(group):",
-        "if not matched and len(live.terms) < 1:",
+        "wanted = matched or live.wants(group)",
+        "wanted = matched",
         (Selection.SIZE,),
     ),
     Mutation(
