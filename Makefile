@@ -81,7 +81,7 @@ lint: $(STAMP) ## Check style, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-fmt: $(STAMP) ## Put code into its format, and settings into their page
+fmt: $(STAMP) ## Put code and documents into their format, and settings into their page
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m tests.docs

@@ -21,6 +21,7 @@ from tests.demo import show
 from tests.demo.examples import read
 from tests.demo.picture import STEPS
 from tests.docs import ROOT, SETTINGS_PAGE, documents, settings_page, with_part
+from tests.docs.wrap import too_long, wrapped
 
 DOCUMENTS = documents()
 OPERATIONS = ROOT / "docs/operations.md"
@@ -34,6 +35,22 @@ def test_generated_parts_are_as_the_code_has_them() -> None:
 def test_a_missing_part_is_an_error() -> None:
     with pytest.raises(ValueError, match="no part settings"):
         with_part("nothing", "settings", "table")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_are_wrapped(document: Path) -> None:
+    assert too_long(document.read_text()) == [], "run make fmt"
+
+
+def test_lines_break_where_nothing_changes_its_meaning() -> None:
+    """Not inside code, which a reader copies, nor before what would begin a list; tables and code stay."""
+    table, fence = "| a | " + "b " * 80 + "|\n", "```text\n" + "y " * 80 + "\n```\n"
+    stays = f"# Title\n\n{table}\n    make {'x' * 120}\n\n{fence}"
+    assert wrapped(stays) == stays
+    assert wrapped("word " * 23 + "`make lint`\n").endswith("\n`make lint`\n")
+    assert wrapped("word " * 23 + "one or - as well\n").endswith(" one\nor - as well\n")
+    assert wrapped("- " + "word " * 30 + "\n").splitlines()[1].startswith("  word")
+    assert wrapped("one\ntwo\n\n- three\n  four\n- five\n") == "one two\n\n- three four\n- five\n"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
