@@ -53,10 +53,12 @@ def lenient_network(text: str) -> Network | None:
     address, slash, length = text.partition("/")
     if not slash or not _DIGITS.fullmatch(length):
         return None
-    packed = _packed(_without_leading_zeros(address))
-    if packed is None or int(length) > 8 * len(packed):
+    packed = _packed(address)
+    if packed is None:
+        packed = _packed(_without_leading_zeros(address))
+    if packed is None or (prefix := int(length)) > 8 * len(packed):
         return None
-    network = _masked(packed, int(length))
+    network = Network(packed, prefix) if prefix == 8 * len(packed) else _masked(packed, prefix)
     if network.address.startswith(_MAPPED) and len(packed) == 16 and network.prefix >= 96:
         return Network(network.address[12:], network.prefix - 96)
     return network

@@ -174,6 +174,8 @@ def _rule(check: Check, value: object, path: str, direction: str) -> Rule:
 
 
 def _peer(check: Check, value: object, path: str) -> Peer:
+    if not check.strict and (plain := _plain_block(value)) is not None:
+        return plain
     fields = check.mapping(value, path, _PEER)
     pods, namespaces, block = map(fields.get, _PEER)
     if block is not None:
@@ -186,6 +188,14 @@ def _peer(check: Check, value: object, path: str) -> Peer:
         None if pods is None else read_selector(check, pods, f"{path}.podSelector"),
         None if namespaces is None else read_selector(check, namespaces, f"{path}.namespaceSelector"),
     )
+
+
+def _plain_block(value: object) -> Peer | None:
+    """Return a peer that is a block without excepts and nothing else; a policy may have thousands."""
+    block = value.get("ipBlock") if isinstance(value, dict) and len(value) == 1 else None
+    text = block.get("cidr") if isinstance(block, dict) and len(block) == 1 else None
+    network = lenient_network(text) if isinstance(text, str) else None
+    return None if network is None else Peer(block=IPBlock(network))
 
 
 def _block(check: Check, value: object, path: str) -> Peer:

@@ -19,7 +19,7 @@ class PolicyBudget(NamedTuple):
 
     rules: int = 8_000
     sets: int = 4_000
-    networks: int = 20_000
+    networks: int = 12_000
     members: int = 1_000_000
     selectors: int = 5_000
 
