@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from agent.dataplane.iptables.access import KERNEL, Access
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import hooks, names, render
 from agent.dataplane.iptables.tables.tables import Table, Tables
 from agent.dataplane.iptables.variant import Mode
+from agent.fault import Fault
 from agent.kernel.ipset import IpSets
 from agent.kube.events import Delete, Event, Upsert
 from agent.kube.model import (
@@ -262,8 +264,8 @@ def _random_rule(random: Random) -> Rule:
     )
 
 
-def make_backend(mode: Mode, options: Options | None = None) -> IptablesBackend:
-    return IptablesBackend(mode, FAMILIES, options or Options())
+def make_backend(mode: Mode, options: Options | None = None, access: Access = KERNEL) -> IptablesBackend:
+    return IptablesBackend(mode, FAMILIES, options or Options(), access=access)
 
 
 def our_chains(mode: Mode) -> dict[Family, Table]:
@@ -316,9 +318,12 @@ class TwoPods:
 
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
+        self.forget: Callable[[Iterable[bytes]], int] = KERNEL.forget
+        self.remove: Callable[[Mode, Iterable[Family]], list[Fault]] = KERNEL.remove
+        access = Access(forget=lambda found: self.forget(found), remove=lambda *found: self.remove(*found))
         self.engine = Engine(HERE)
         self.clock = 0.0
-        self.backend = IptablesBackend(mode, FAMILIES, Options(), lambda: self.clock)
+        self.backend = IptablesBackend(mode, FAMILIES, Options(), lambda: self.clock, access=access)
         self.engine.apply(
             [
                 namespace("default"),

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.iptables import cleanup
-from agent.dataplane.iptables.change import executor, planner
+from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.rules import names, render
 from agent.dataplane.iptables.tables import chain_table, nft, tables
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.fault import Fault
 from agent.kernel.conntrack import ConntrackError
+from agent.kernel.uplinks import uplinks
 from agent.kube.events import Event
 from agent.kube.model import Key, Port, Rule
-from agent.net import Direction, Family, Protocol
+from agent.net import Direction, Family, Network, Protocol
 from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
 from tests.kernel.kernel_state import (
@@ -162,21 +162,24 @@ def test_hooks_are_placed_where_the_kernel_does_not_say_how_the_chains_are_hooke
 
 @EACH_MODE
 def test_pods_are_isolated_where_the_kernel_does_not_say_how_other_nodes_are_reached(
-    mode: Mode, monkeypatch: pytest.MonkeyPatch
+    mode: Mode,
 ) -> None:
-    def uplinks(_: object) -> frozenset[str]:
-        raise OSError(errno.ENOBUFS, "no buffer space")
+    known = False
+
+    def reached(networks: Iterable[Network]) -> frozenset[str]:
+        if not known:
+            raise OSError(errno.ENOBUFS, "no buffer space")
+        return uplinks(networks)
 
     engine = Engine(HERE, allow_nodes=True)
     engine.apply(every_rule_form(), 0.0)
-    backend = make_backend(mode)
-    with monkeypatch.context() as broken:
-        broken.setattr(planner, "uplinks", uplinks)
-        report = backend.sync(engine.program)
-        assert report.pending
-        assert [fault.what for fault in report.faults if "other nodes" in fault.what]
-        assert_hooked(mode)
-        assert our_sets()[names.isolated_set(Direction.INGRESS, Family.V4)]
+    backend = make_backend(mode, access=Access(uplinks=reached))
+    report = backend.sync(engine.program)
+    assert report.pending
+    assert [fault.what for fault in report.faults if "other nodes" in fault.what]
+    assert_hooked(mode)
+    assert our_sets()[names.isolated_set(Direction.INGRESS, Family.V4)]
+    known = True
     assert backend.sync(engine.program).faults == ()
     assert backend.drift(engine.program) == []
 
@@ -250,7 +253,7 @@ def test_with_a_fault_that_stays_what_nothing_needs_goes_and_what_is_in_use_stay
 
 
 def test_what_cannot_be_removed_from_the_other_mode_is_told_and_tried_again_rarely(
-    node: TwoPods, monkeypatch: pytest.MonkeyPatch
+    node: TwoPods,
 ) -> None:
     calls: list[float] = []
 
@@ -258,7 +261,7 @@ def test_what_cannot_be_removed_from_the_other_mode_is_told_and_tried_again_rare
         calls.append(node.clock)
         return [Fault("rules left", "remove them", blocking=False)]
 
-    monkeypatch.setattr(cleanup, "remove", refuse)
+    whole, node.remove = node.remove, refuse
     node.backend._other_mode_left = False
     node.clock += 1000.0
     for _ in range(3):
@@ -267,7 +270,7 @@ def test_what_cannot_be_removed_from_the_other_mode_is_told_and_tried_again_rare
         assert not report.pending
         node.clock += 200.0
     assert calls == [1000.0, 1400.0]
-    monkeypatch.undo()
+    node.remove = whole
     node.clock += 1000.0
     assert node.backend.sync(node.program).faults == ()
 
@@ -387,7 +390,7 @@ def test_an_address_stays_closed_and_in_no_set_while_its_connections_cannot_be_f
     node: TwoPods, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     conntrack = Conntrack()
-    monkeypatch.setattr(executor, "forget", conntrack.forget)
+    node.forget = conntrack.forget
     if at_once:
         monkeypatch.setattr("agent.dataplane.iptables.change.planner.hazardous", lambda *_: True)
     conntrack.works = False

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.dataplane.iptables.change import executor
+from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.tables.tables import TableError, Tables
 from agent.dataplane.iptables.variant import MODES, Mode
@@ -33,18 +33,13 @@ from tests.kernel.kernel_state import (
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")
 
 
-@pytest.fixture
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
-    """What connection tracking is told to forget, from when the test empties it."""
-    found: set[bytes] = set()
+class Forgotten(set[bytes]):
+    """What connection tracking was told to forget, from when the test empties it."""
 
-    def forget(addresses: Iterable[bytes]) -> int:
+    def forget(self, addresses: Iterable[bytes]) -> int:
         wanted = set(addresses)
-        found.update(wanted)
+        self.update(wanted)
         return conntrack.forget(wanted)
-
-    monkeypatch.setattr(executor, "forget", forget)
-    return found
 
 
 def refuse_restores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +106,9 @@ def test_a_revocation_in_the_step_that_fails_happens_all_the_same(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_connections_of_an_address_that_left_while_the_agent_was_away_are_forgotten(
-    mode: Mode, forgotten: set[bytes]
+    mode: Mode,
 ) -> None:
+    forgotten = Forgotten()
     events = [
         namespace("default"),
         pod("a", 1, app="a"),
@@ -122,13 +118,13 @@ def test_connections_of_an_address_that_left_while_the_agent_was_away_are_forgot
     ]
     before = Engine(HERE)
     before.apply([*events, pod("b", 2, node="there", app="b")], 0.0)
-    backend = make_backend(mode)
+    backend = make_backend(mode, access=Access(forget=forgotten.forget))
     assert backend.sync(before.program).faults == ()
     backend.close()
     forgotten.clear()
     after = Engine(HERE)
     after.apply([*events, pod("d", 3, app="c"), gone(pod("c", 3)), pod("other", 2, node="there")], 0.0)
-    backend = make_backend(mode)
+    backend = make_backend(mode, access=Access(forget=forgotten.forget))
     assert backend.sync(after.program, {packed("10.0.0.3"): Key("default", "d")}).faults == ()
     assert forgotten >= {packed("10.0.0.2"), packed("10.0.0.3"), packed("fd00::2")}
     assert packed("10.0.0.1") not in forgotten
@@ -172,8 +168,10 @@ def test_a_change_of_mode_changes_no_set_that_the_old_rules_look_at(
 
 
 def test_a_vacant_address_is_forgotten_when_it_is_quiet_and_at_the_latest_before_its_next_owner(
-    node: TwoPods, forgotten: set[bytes]
+    node: TwoPods,
 ) -> None:
+    forgotten = Forgotten()
+    node.forget = forgotten.forget
     address = {packed("10.0.0.7"), packed("fd00::7")}
 
     def come_and_go() -> None:

@@ -335,7 +335,7 @@ DATAPLANE = (
     Mutation(
         "connections are not forgotten when an address changes hands",
         _WRITER,
-        "            count = forget(wanted)\n",
+        "            count = self._forget(wanted)\n",
         "            count = 0\n",
         (Selection.STEPS,),
     ),

@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import ipaddress
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-import pytest
 from pyroute2.netlink.nfnetlink import ipset as uapi
 
-from agent.dataplane.iptables import backend as backend_module
-from agent.dataplane.iptables import cleanup, verdict_cache
+from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.backend import IptablesBackend
-from agent.dataplane.iptables.change import executor
-from agent.dataplane.iptables.change import planner as steps_module
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import edges, hooks
-from agent.dataplane.iptables.tables import builtin, marks, nft
-from agent.dataplane.iptables.tables.tables import Table, TableError
+from agent.dataplane.iptables.rules import hooks
+from agent.dataplane.iptables.tables import marks
+from agent.dataplane.iptables.tables.markuse import Use
+from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.verdict_cache import Flusher
 from agent.dataplane.turns import Waits, Work, whole
-from agent.kernel import membarrier
 from agent.kernel.conntrack import ConntrackError
 from agent.kernel.ipset import IpSets, SetChange, SetContent, SetHeader, SetShape
 from agent.kernel.ipset_errors import SetError
+from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.surroundings import NONE
 from agent.net import AddressPort, Family, Member, Network, NetworkMember, Protocol, family_of
 
@@ -435,14 +432,40 @@ class ModelIpSets:
         pass
 
 
-def make_backend(
-    kernel: Kernel,
-    patch: pytest.MonkeyPatch,
-    options: Options | None = None,
-    *,
-    patience: float = math.inf,
-) -> IptablesBackend:
-    """Return a backend that has this kernel, with both families; nothing is in any other mode."""
+class ModelFlusher(Flusher):
+    """Does at once what the thread does in its time; what fails is left to the next change."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(lambda: kernel.judged())
+        self._kernel = kernel
+
+    def _follow(self) -> None:
+        with contextlib.suppress(SetError):
+            self.open(cast(IpSets, ModelIpSets(self._kernel)))
+
+
+class ModelNetlink:
+    """In place of a netlink socket: of nf_tables, which nobody else uses, it has nothing to tell."""
+
+    def get(self, message: object) -> bytes:
+        del message
+        raise OSError(errno.ENOENT, "there is no such table")
+
+    def close(self) -> None:
+        pass
+
+
+class Uses(marks.Uses):
+    """Who else uses bits of packets' marks: nobody, unless told so."""
+
+    found: Sequence[Use] = ()
+
+    def read(self) -> list[Use]:
+        return list(self.found)
+
+
+def access(kernel: Kernel) -> Access:
+    """Return this kernel as the backend reaches it; nothing is in any other mode."""
 
     def forget(addresses: Iterable[bytes]) -> int:
         if kernel.fails():
@@ -451,30 +474,31 @@ def make_backend(
         kernel.changed()
         return 0
 
-    def uplinks(networks: Iterable[Network]) -> frozenset[str]:
-        return frozenset({_UPLINK} if list(networks) else ())
-
-    patch.setattr(backend_module, "Tables", lambda _, **__: ModelTables(kernel))
-    patch.setattr(backend_module, "IpSets", lambda: ModelIpSets(kernel))
-    patch.setattr(executor, "forget", forget)
-    patch.setattr(backend_module, "look", lambda: NONE)
-    patch.setattr(edges, "uplinks", uplinks)
-    patch.setattr(steps_module, "uplinks", uplinks)
-    patch.setattr(backend_module, "NetlinkSocket", lambda: None)
-    patch.setattr(marks.Uses, "read", lambda _: [])
-    patch.setattr(builtin, "unlike", lambda *_: {})
-    patch.setattr(builtin, "unseeing", lambda *_: [])
-    patch.setattr(membarrier, "packets_judged", lambda: kernel.judged())
-    patch.setattr(verdict_cache.Flusher, "_follow", functools.partialmethod(_opened, kernel))
-    patch.setattr(nft, "generation", lambda _: 0)
-    patch.setattr(cleanup, "remove", lambda *_: [])
-    return IptablesBackend("nft", tuple(Family), options or Options(), patience=patience)
+    return Access(
+        tables=lambda _, **__: cast(Tables, ModelTables(kernel)),
+        ipsets=lambda: cast(IpSets, ModelIpSets(kernel)),
+        netlink=lambda: cast(NetlinkSocket, ModelNetlink()),
+        forget=forget,
+        flusher=lambda: ModelFlusher(kernel),
+        uses=Uses,
+        look=lambda: NONE,
+        uplinks=lambda networks: frozenset({_UPLINK} if list(networks) else ()),
+        elsewhere=lambda *_: ({}, {}),
+        remove=lambda *_: [],
+    )
 
 
-def _opened(flusher: verdict_cache.Flusher, kernel: Kernel) -> None:
-    """Do at once what the thread does in its time; what fails is left to the next change."""
-    with contextlib.suppress(SetError):
-        flusher.open(cast(IpSets, ModelIpSets(kernel)))
+def make_backend(
+    kernel: Kernel,
+    options: Options | None = None,
+    *,
+    patience: float = math.inf,
+    reached: Access | None = None,
+) -> IptablesBackend:
+    """Return a backend that has this kernel, with both families; ``reached``: not in the usual way."""
+    return IptablesBackend(
+        "nft", tuple(Family), options or Options(), patience=patience, access=reached or access(kernel)
+    )
 
 
 def hooked(kernel: Kernel) -> bool:

@@ -7,10 +7,8 @@ direction, change at once: few pods, all on this node, and policies about the ve
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 from itertools import permutations, product
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,12 +90,6 @@ def _beginnings(draw: st.DrawFn) -> list[Event]:
     return found + upsert(*draw(st.lists(_policies, min_size=1, max_size=3)))
 
 
-@pytest.fixture(scope="module")
-def patch() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as context:
-        yield context
-
-
 _told_of_namespaces = _namespaces.map(upsert)
 _told = st.one_of(
     _events.map(lambda event: [event]),
@@ -113,12 +105,12 @@ _steps = st.tuples(st.sampled_from((False, False, True)), _told)
 @settings(max_examples=4 * settings().max_examples)
 @given(_beginnings(), st.lists(_steps, min_size=4, max_size=10))
 def test_no_packet_passes_that_neither_old_nor_new_labels_allow(
-    patch: pytest.MonkeyPatch, beginning: list[Event], steps: list[tuple[bool, list[Event]]]
+    beginning: list[Event], steps: list[tuple[bool, list[Event]]]
 ) -> None:
-    follow(patch, beginning, steps)
+    follow(beginning, steps)
 
 
-def follow(patch: pytest.MonkeyPatch, beginning: list[Event], steps: list[tuple[bool, list[Event]]]) -> None:
+def follow(beginning: list[Event], steps: list[tuple[bool, list[Event]]]) -> None:
     """Go through steps, each with or without a restart, and look at every state on the way."""
     engine = Engine(HERE)
     engine.apply(beginning, 0.0)
@@ -126,7 +118,7 @@ def follow(patch: pytest.MonkeyPatch, beginning: list[Event], steps: list[tuple[
     for event in beginning:
         world.take(event)
     kernel = Kernel()
-    backend = make_backend(kernel, patch)
+    backend = make_backend(kernel)
     assert not backend.sync(engine.program).faults
     for number, (restarted, events) in enumerate(steps, start=1):
         before = snapshot(engine.program)
@@ -141,7 +133,7 @@ def follow(patch: pytest.MonkeyPatch, beginning: list[Event], steps: list[tuple[
         released = set(_ADDRESSES) if restarted else delta.released
         watch = Watch(kernel, before, engine.program, _PACKETS, released)
         if restarted:
-            backend = make_backend(kernel, patch)
+            backend = make_backend(kernel)
             report = backend.sync(engine.program)
             # None here did, so no connection need be forgotten.
             watch.log.clear()
@@ -154,38 +146,30 @@ def follow(patch: pytest.MonkeyPatch, beginning: list[Event], steps: list[tuple[
 _HTTP = NetworkPolicy("red", "p", ingress=(Rule((), (Port(Protocol.TCP, "http"),)),))
 
 
-def test_a_pod_that_comes_into_reach_and_changes_its_port_is_reached_by_neither(
-    patch: pytest.MonkeyPatch,
-) -> None:
+def test_a_pod_that_comes_into_reach_and_changes_its_port_is_reached_by_neither() -> None:
     to_a = NetworkPolicy("red", "q", egress=(Rule((Peer(_A),)),))
     beginning = upsert(_pod(0, _LABELS[1], 80), _pod(1, _LABELS[0], 80), Namespace("red"), _HTTP, to_a)
-    follow(patch, beginning, [(False, upsert(_pod(0, _LABELS[0], 81)))])
-    follow(patch, upsert(_pod(0, _LABELS[0], 81)) + beginning[1:], [(False, beginning[:1])])
+    follow(beginning, [(False, upsert(_pod(0, _LABELS[0], 81)))])
+    follow(upsert(_pod(0, _LABELS[0], 81)) + beginning[1:], [(False, beginning[:1])])
 
 
-def test_a_pod_that_changes_policies_and_is_renumbered_at_once_is_not_denied_on_its_way(
-    patch: pytest.MonkeyPatch,
-) -> None:
+def test_a_pod_that_changes_policies_and_is_renumbered_at_once_is_not_denied_on_its_way() -> None:
     from_a = NetworkPolicy("red", "q", _A, ingress=(Rule((Peer(_A),)),))
     beginning = upsert(_pod(0, _LABELS[0], 80), _pod(1, _LABELS[0], 80), _HTTP, from_a)
-    follow(patch, beginning, [(False, upsert(_pod(0, _LABELS[1], 81)))])
+    follow(beginning, [(False, upsert(_pod(0, _LABELS[1], 81)))])
 
 
-def test_pods_that_are_opened_together_are_not_denied_as_their_namespace_is_relabelled(
-    patch: pytest.MonkeyPatch,
-) -> None:
+def test_pods_that_are_opened_together_are_not_denied_as_their_namespace_is_relabelled() -> None:
     to_b = (Rule((Peer(None, _B),)),)
     both = NetworkPolicy("red", "p", egress=to_b), NetworkPolicy("blue", "p", egress=to_b)
     pods = upsert(*(_pod(place, _LABELS[0], 80) for place in range(3)))
     beginning = pods + upsert(Namespace("red", _LABELS[1]), *both)
     opening = upsert(Namespace("red", _LABELS[0]), NetworkPolicy("red", "p"))
-    follow(patch, beginning, [(False, opening)])
-    follow(patch, pods + opening + upsert(both[1]), [(False, upsert(Namespace("red", _LABELS[1]), both[0]))])
+    follow(beginning, [(False, opening)])
+    follow(pods + opening + upsert(both[1]), [(False, upsert(Namespace("red", _LABELS[1]), both[0]))])
 
 
-def test_a_pod_that_is_opened_and_renumbered_at_once_is_not_denied_on_its_way(
-    patch: pytest.MonkeyPatch,
-) -> None:
+def test_a_pod_that_is_opened_and_renumbered_at_once_is_not_denied_on_its_way() -> None:
     only_a = NetworkPolicy("red", "p", _A, ingress=_HTTP.ingress)
     beginning = upsert(_pod(0, _LABELS[0], 80), _pod(1, _LABELS[0], 80), only_a)
-    follow(patch, beginning, [(False, upsert(_pod(0, _LABELS[1], 81)))])
+    follow(beginning, [(False, upsert(_pod(0, _LABELS[1], 81)))])

@@ -60,7 +60,7 @@ def test_chains_judge_every_packet_as_the_specification_does(
     engine.apply(upsert(*random.objects), 0.0)
     kernel = Kernel()
     options = Options(accept=accept)
-    assert not make_backend(kernel, patch, options).sync(engine.program).faults
+    assert not make_backend(kernel, options).sync(engine.program).faults
     # A pod can put marks on what it sends; those of others must stay, and ours must not count.
     before = STRANGERS_MARKS | (options.both_marks if marked else 0)
     for packet in random.probes(48):
@@ -94,7 +94,7 @@ _rule_shapes = st.tuples(
 
 @given(st.lists(_rule_shapes, min_size=1, max_size=3))
 def test_rules_of_many_peers_and_ports_are_kept_apart(
-    patch: pytest.MonkeyPatch, shapes: list[tuple[int, int, Protocol | None, bool]]
+    shapes: list[tuple[int, int, Protocol | None, bool]],
 ) -> None:
     """Rule number n allows addresses 10.n.0.x and ports 100n+2x, and whoever else has its named port.
 
@@ -126,7 +126,7 @@ def test_rules_of_many_peers_and_ports_are_kept_apart(
     engine = Engine(HERE)
     engine.apply(upsert(*cluster.objects), 0.0)
     kernel = Kernel()
-    assert not make_backend(kernel, patch).sync(engine.program).faults
+    assert not make_backend(kernel).sync(engine.program).faults
     known = cluster_of(cluster.objects)
     for peer, port, protocol in product((*peers, there), ports, (Protocol.TCP, Protocol.UDP)):
         packet = Probe(peer, here, protocol, port)
@@ -164,12 +164,12 @@ def _resident(address: bytes) -> list[Object]:
 
 @given(_crowds, _crowds, st.integers(0, 1 << 32))
 def test_every_pod_of_a_crowded_node_is_judged_by_its_own_chain(
-    patch: pytest.MonkeyPatch, first: list[bytes], second: list[bytes], seed: int
+    first: list[bytes], second: list[bytes], seed: int
 ) -> None:
     engine = Engine(HERE, linger=0)
     engine.apply(upsert(*(one for address in first for one in _resident(address))), 0.0)
     kernel = Kernel()
-    backend = make_backend(kernel, patch)
+    backend = make_backend(kernel)
     assert not backend.sync(engine.program).faults
     _ask_everybody(kernel, first, seed)
     come = [one for address in second for one in _resident(address)]
@@ -181,7 +181,7 @@ def test_every_pod_of_a_crowded_node_is_judged_by_its_own_chain(
     assert not backend.tidy(engine.program).faults
     _ask_everybody(kernel, second, seed)
     fresh = Kernel()
-    assert not make_backend(fresh, patch).sync(engine.program).faults
+    assert not make_backend(fresh).sync(engine.program).faults
     assert kernel.tables == fresh.tables
 
 

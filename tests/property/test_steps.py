@@ -124,7 +124,7 @@ def test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change(
     few_in_a_chain(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
-    backend = make_backend(kernel, patch, Options(accept=accept))
+    backend = make_backend(kernel, Options(accept=accept))
     found = packets(random)
     now = 0.0
     for number, batch in enumerate(history):
@@ -158,7 +158,7 @@ def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
     found = packets(random)
     now = 0.0
     before = Program()
-    backend = make_backend(kernel, patch)
+    backend = make_backend(kernel)
     assert not backend.sync(before).faults
     for batch in history:
         now += batch.seconds
@@ -167,7 +167,7 @@ def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
             assert not backend.apply(engine.program, delta).faults
         else:
             watch = Watch(kernel, before, engine.program, found, set())
-            backend = make_backend(kernel, patch)
+            backend = make_backend(kernel)
             report = backend.sync(engine.program)
             assert not report.faults, report.faults
             watch.done()
@@ -175,7 +175,7 @@ def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
     backend.tidy(engine.program)
     assert not backend.untidy()
     fresh = Kernel()
-    other = make_backend(fresh, patch)
+    other = make_backend(fresh)
     other.sync(engine.program)
     assert kernel.tables == fresh.tables
     assert {n: m for n, (_, m) in kernel.sets.items()} == {n: m for n, (_, m) in fresh.sets.items()}
@@ -191,7 +191,7 @@ def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
     few_in_a_chain(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
-    backend = make_backend(kernel, patch)
+    backend = make_backend(kernel)
     assert not backend.sync(engine.program).faults
     found = packets(random)
     now = 0.0
@@ -230,7 +230,7 @@ def test_what_is_taken_away_is_gone_though_no_rule_can_be_written(
     few_in_a_chain(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
-    backend = make_backend(kernel, patch)
+    backend = make_backend(kernel)
     assert not backend.sync(engine.program).faults
     found = packets(random)
     now = 0.0
@@ -260,7 +260,7 @@ def test_what_is_taken_away_waits_for_no_command(
     few_in_a_chain(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
-    backend = make_backend(kernel, patch, patience=1.0)
+    backend = make_backend(kernel, patience=1.0)
     assert not backend.sync(engine.program).faults
     found = packets(random)
 

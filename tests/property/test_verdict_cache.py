@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Iterator
 from random import Random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,12 +85,6 @@ class Traffic:
         self.late = self.allowed()
 
 
-@pytest.fixture(scope="module")
-def patch() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as context:
-        yield context
-
-
 def told() -> list[list[Event]]:
     """Return what is told of three pods that reach each other or not, by their labels and two policies."""
     found: list[list[Event]] = []
@@ -123,22 +115,22 @@ _PACKETS = [
 
 @given(st.lists(st.sampled_from(_TOLD), min_size=4, max_size=16), st.integers(0, 1 << 32))
 def test_the_cache_answers_only_as_the_rules_would_whenever_the_agent_is_killed(
-    patch: pytest.MonkeyPatch, history: list[list[Event]], seed: int
+    history: list[list[Event]], seed: int
 ) -> None:
-    answers(patch, history, Random(seed))
+    answers(history, Random(seed))
 
 
-def test_the_cache_is_asked_at_all(patch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_asked_at_all() -> None:
     """Else the test above would show nothing."""
-    assert answers(patch, _TOLD, Random(0)) > 100
+    assert answers(_TOLD, Random(0)) > 100
 
 
-def answers(patch: pytest.MonkeyPatch, history: list[list[Event]], random: Random) -> int:
+def answers(history: list[list[Event]], random: Random) -> int:
     """Go through a history, with agents that are killed; return how often the cache had an answer."""
     engine = Engine("here")
     engine.apply([*upsert(Namespace("shop")), *_TOLD[0], *_TOLD[2], *_TOLD[5]], 0.0)
     kernel = Kernel()
-    backend = make_backend(kernel, patch)
+    backend = make_backend(kernel)
     traffic = Traffic(kernel, _PACKETS, random)
     assert not backend.sync(engine.program).faults
     for events in history:
@@ -150,7 +142,7 @@ def answers(patch: pytest.MonkeyPatch, history: list[list[Event]], random: Rando
                 assert not backend.tidy(engine.program).faults
         except Killed:
             traffic.left = -1
-            backend = make_backend(kernel, patch)
+            backend = make_backend(kernel)
             assert not backend.sync(engine.program).faults
         traffic.left = -1
         for packet in traffic.packets:

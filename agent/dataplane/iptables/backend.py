@@ -13,6 +13,7 @@ from agent import log
 from agent.dataplane.backend import Call, KernelView, Reading, Report
 from agent.dataplane.contention import REMOVING, STOP_REMOVING, Contention
 from agent.dataplane.iptables import cleanup
+from agent.dataplane.iptables.access import KERNEL, Access
 from agent.dataplane.iptables.change.desired import Changes, Desired, Naming
 from agent.dataplane.iptables.change.driver import Driver
 from agent.dataplane.iptables.change.executor import Executor
@@ -29,7 +30,7 @@ from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.generation import Generation
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.readback import TablesReading
-from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.tables.tables import Table, TableError
 from agent.dataplane.iptables.transit import Transit
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import VerdictCache
@@ -37,10 +38,8 @@ from agent.dataplane.kube_router import kube_router_fault
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits, Work
 from agent.fault import Fault
-from agent.kernel.ipset import IpSets, SetContent
+from agent.kernel.ipset import SetContent
 from agent.kernel.ipset_errors import SetError
-from agent.kernel.netlink import NetlinkSocket
-from agent.kernel.surroundings import look
 from agent.kube.model import Key
 from agent.net import Direction, Family, Member
 from agent.policy.program import Delta, Program
@@ -69,17 +68,19 @@ class IptablesBackend:
         beside_kube_router: bool = False,
         ahead: bool = False,
         patience: float = math.inf,
+        access: Access = KERNEL,
     ) -> None:
         """``beside_kube_router``: write, in front of it, though what kube-router's firewall left is there.
 
         ``ahead``: have commands wait to be needed. ``patience``: seconds for which a call waits for a
-        command; what takes longer goes on with :meth:`resume`.
+        command; what takes longer goes on with :meth:`resume`. ``access``: by what the kernel is reached.
         """
         self.mode = mode
+        self._access = access
         self._beside_kube_router = beside_kube_router
         self._other_mode: Mode = "legacy" if mode == "nft" else "nft"
         self.families = tuple(families)
-        self._cache = VerdictCache(mode, self.families, options.cache)
+        self._cache = VerdictCache(mode, self.families, options.cache, access.flusher)
         self._transit = Transit(mode, self.families)
         self._untracked = Untracked(mode, self.families)
         self._edge_faults: list[Fault] = []
@@ -87,17 +88,17 @@ class IptablesBackend:
         """The program whose other nodes may be let in by tunnels, too, when a step has been carried out."""
         self._naming = naming = Naming()
         self._desired = Desired(self.families, options, naming)
-        self._planner = Planner(self.families, self._desired, naming)
-        self._netlink = NetlinkSocket()
-        tables = Tables(mode, ahead=ahead)
+        self._planner = Planner(self.families, self._desired, naming, access.uplinks)
+        self._netlink = access.netlink()
+        tables = access.tables(mode, ahead=ahead)
         self._chains = ChainTable(
             tables, self.families, Generation(mode, self.families, self._netlink), patience
         )
         self._patience = patience
         self._driver: Driver[Report] = Driver(patient=patience == math.inf)
-        self._ipsets = IpSets()
+        self._ipsets = access.ipsets()
         self._sets = KernelSets(self._ipsets)
-        self._writer = Executor(self.families, self._chains, self._sets, self._cache, naming)
+        self._writer = Executor(self.families, self._chains, self._sets, self._cache, naming, access.forget)
         self._spot_check = SpotCheck(self._ipsets.members)
         self._contention = Contention(now)
         self._removals = Contention(now, REMOVING, STOP_REMOVING)
@@ -110,7 +111,7 @@ class IptablesBackend:
         self._leftovers_at = float("-inf")
         self._unclear: list[Fault] = []
         self._options = options
-        self._uses = marks.Uses()
+        self._uses = access.uses()
         self._mark_faults: tuple[Fault, ...] = ()
         self._refused = False
         self._failed = False
@@ -199,8 +200,7 @@ class IptablesBackend:
 
     def _read(self) -> Work[TablesReading]:
         """Read the rules: on a thread of its own, since it may take long, unless all is waited for."""
-        tables, writes = self._chains.tables, self._chains.writes
-        reading = TablesReading(tables, self._other_mode, self.families, writes, None, self._uses)
+        reading = self._tables_reading(None)
         self._chains.watch.mark()
         if self._patience == math.inf:
             reading.read()
@@ -302,7 +302,7 @@ class IptablesBackend:
     def _look(self) -> list[Fault]:
         """Look at the node's interfaces; where that fails, what was seen last holds, and the rest goes on."""
         try:
-            self._desired.surroundings = look()
+            self._desired.surroundings = self._access.look()
         except OSError as error:
             what = f"the node's interfaces and tunnels cannot be read: {error.strerror}"
             return [Fault(what, "let the agent use netlink sockets, with CAP_NET_ADMIN")]
@@ -326,11 +326,11 @@ class IptablesBackend:
 
     def _tell_edges(self, program: Program) -> None:
         untracked = self._untracked.faults(program.pods)
-        self._edge_faults = [*untracked, *edges.faults(self._desired, program)]
+        self._edge_faults = [*untracked, *edges.faults(self._desired, self._planner.reached_by, program)]
 
     def moved(self) -> bool:
         try:
-            return look() != self._desired.surroundings
+            return self._access.look() != self._desired.surroundings
         except OSError:
             return False
 
@@ -401,8 +401,12 @@ class IptablesBackend:
             # What somebody wrote is seen only when these tables are looked at; until then nothing is known.
             self._looked_at = None
             self._chains.watch.mark()
+        return self._tables_reading(known)
+
+    def _tables_reading(self, known: Mapping[Family, Table] | None) -> TablesReading:
         tables, writes = self._chains.tables, self._chains.writes
-        return TablesReading(tables, self._other_mode, self.families, writes, known, self._uses)
+        elsewhere = functools.partial(self._access.elsewhere, self._other_mode, self.families)
+        return TablesReading(tables, self.families, writes, known, self._uses, elsewhere)
 
     def overtaken(self, reading: Reading) -> bool:
         if not isinstance(reading, TablesReading):
@@ -596,7 +600,7 @@ class IptablesBackend:
         """Remove what an earlier run left in the other mode; what cannot be is told, and tried rarely."""
         if self._other_mode_left or self._now() < self._leftovers_at:
             return
-        self._leftovers = cleanup.remove(self._other_mode, self.families)
+        self._leftovers = self._access.remove(self._other_mode, self.families)
         self._other_mode_left = not self._leftovers
         self._leftovers_at = self._now() + LEFTOVERS_PAUSE
 

@@ -51,12 +51,18 @@ _RETRY = 1.0
 class VerdictCache:
     """The caches of one iptables mode, one for each family; none is made where nothing is to be cached."""
 
-    def __init__(self, mode: Mode, families: Iterable[Family], seconds: int) -> None:
+    def __init__(
+        self,
+        mode: Mode,
+        families: Iterable[Family],
+        seconds: int,
+        flusher: Callable[[], Flusher] | None = None,
+    ) -> None:
         """``seconds``: how long an allowed connection is cached; 0: not at all."""
         self._seconds = seconds
         self._all = {family: names.cache(mode, family) for family in families}
         self._unmade: list[Fault] = []
-        self._flusher = Flusher()
+        self._flusher = (flusher or Flusher)()
 
     @property
     def wanted(self) -> dict[Family, names.Cache]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from agent.dataplane.iptables.change import planner
@@ -29,19 +27,13 @@ from tests.property.kernel_model import Kernel, Packet, make_backend
 A, B, C = packed("10.0.0.1"), packed("10.0.0.2"), packed("10.0.0.3")
 
 
-@pytest.fixture
-def patch() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as context:
-        yield context
-
-
 class Site:
     """A node in a model kernel, and what is seen of a packet while it changes."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, *events: Event) -> None:
+    def __init__(self, *events: Event) -> None:
         self.kernel = Kernel()
         self.engine = Engine(HERE)
-        self.backend = make_backend(self.kernel, patch)
+        self.backend = make_backend(self.kernel)
         self.engine.apply(events, 0.0)
         assert self.backend.sync(self.engine.program).faults == ()
 
@@ -81,23 +73,25 @@ def flipped(role: str) -> list[Event]:
     return [namespace("clients", role=role), namespace("servers", role=role)]
 
 
-def test_a_label_that_opens_one_side_and_closes_the_other_never_opens_both(patch: pytest.MonkeyPatch) -> None:
-    site = Site(patch, *two_labels())
+def test_a_label_that_opens_one_side_and_closes_the_other_never_opens_both() -> None:
+    site = Site(*two_labels())
     for role in ("in", "out", "in"):
         assert not any(site.change(packet(A, B), *flipped(role)))
     site.tidy()
     assert site.backend.drift(site.engine.program) == []
 
 
-def test_the_check_sees_the_hole_where_the_change_is_made_step_by_step(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(planner, "hazardous", lambda *_: False)
-    site = Site(patch, *two_labels())
+def test_the_check_sees_the_hole_where_the_change_is_made_step_by_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planner, "hazardous", lambda *_: False)
+    site = Site(*two_labels())
     found = [any(site.change(packet(A, B), *flipped(role))) for role in ("in", "out")]
     assert any(found)
 
 
-def test_names_are_the_usual_ones_again_when_it_is_quiet(patch: pytest.MonkeyPatch) -> None:
-    site = Site(patch, *two_labels())
+def test_names_are_the_usual_ones_again_when_it_is_quiet() -> None:
+    site = Site(*two_labels())
     usual = set(site.kernel.sets)
     site.change(packet(A, B), *flipped("in"))
     assert any(name.endswith("-s") for name in site.kernel.sets)
@@ -107,9 +101,7 @@ def test_names_are_the_usual_ones_again_when_it_is_quiet(patch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("isolating", Direction)
-def test_who_is_newly_isolated_on_one_side_is_so_before_the_other_side_opens(
-    patch: pytest.MonkeyPatch, isolating: Direction
-) -> None:
+def test_who_is_newly_isolated_on_one_side_is_so_before_the_other_side_opens(isolating: Direction) -> None:
     """The open pod becomes isolated, allowing nothing, by the policy that lets it in at the isolated one."""
     opening = Direction.EGRESS if isolating is Direction.INGRESS else Direction.INGRESS
     source, destination = (A, B) if isolating is Direction.EGRESS else (B, A)
@@ -119,7 +111,7 @@ def test_who_is_newly_isolated_on_one_side_is_so_before_the_other_side_opens(
         pod("held", 2, app="held"),
         policy("hold", selector=labelled(app="held"), **{str(opening): []}),  # type: ignore[arg-type]
     ]
-    site = Site(patch, *base)
+    site = Site(*base)
     both = [
         policy("hold", selector=labelled(app="held"), **{str(opening): [Rule()]}),  # type: ignore[arg-type]
         policy("isolate", selector=labelled(app="free"), **{str(isolating): []}),  # type: ignore[arg-type]
@@ -128,9 +120,7 @@ def test_who_is_newly_isolated_on_one_side_is_so_before_the_other_side_opens(
     assert not any(site.change(packet(source, destination), *base[3:], gone(both[1])))
 
 
-def test_an_allowed_packet_is_never_denied_while_its_permission_moves_from_one_policy_to_another(
-    patch: pytest.MonkeyPatch,
-) -> None:
+def test_an_allowed_packet_is_never_denied_while_its_permission_moves_from_one_policy_to_another() -> None:
     base = [namespace("default"), pod("client", 1, app="c"), pod("server", 2, app="s", ports=[HTTP])]
     forms = [
         Rule((pods_of(app="c"),)),
@@ -139,7 +129,7 @@ def test_an_allowed_packet_is_never_denied_while_its_permission_moves_from_one_p
         Rule((pods_of(app="c"), pods_of(app="x")), (Port(Protocol.TCP, 80), Port(Protocol.UDP, 80))),
     ]
     selector = labelled(app="s")
-    site = Site(patch, *base, policy("p", selector=selector, ingress=forms[:1]))
+    site = Site(*base, policy("p", selector=selector, ingress=forms[:1]))
     for form in (*forms[1:], *forms):
         assert all(site.change(packet(A, B), policy("p", selector=selector, ingress=[form])))
         site.tidy()
@@ -149,22 +139,20 @@ def test_an_allowed_packet_is_never_denied_while_its_permission_moves_from_one_p
         assert all(site.change(packet(A, B), *events))
 
 
-def test_a_pod_with_a_named_port_becomes_isolated_without_losing_whom_it_lets_in(
-    patch: pytest.MonkeyPatch,
-) -> None:
+def test_a_pod_with_a_named_port_becomes_isolated_without_losing_whom_it_lets_in() -> None:
     """Another pod is isolated by the policy already, so the set of named ports is in use."""
     allow = policy("p", selector=labelled(app="s"), ingress=[Rule((), (Port(Protocol.TCP, "http"),))])
     base = [namespace("default"), pod("first", 3, app="s", ports=[HTTP]), pod("server", 2, ports=[HTTP])]
-    site = Site(patch, *base, allow)
+    site = Site(*base, allow)
     assert all(site.change(packet(A, B), pod("server", 2, app="s", ports=[HTTP])))
     assert all(site.change(packet(A, B), pod("server", 2, ports=[HTTP])))
     assert all(site.change(packet(A, C), pod("server", 2, app="s", ports=[HTTP])))
 
 
-def test_pods_that_come_and_go_change_nothing_for_the_others(patch: pytest.MonkeyPatch) -> None:
+def test_pods_that_come_and_go_change_nothing_for_the_others() -> None:
     base = [namespace("default"), pod("client", 1, app="c"), pod("server", 2, app="s")]
     allow = policy("p", ingress=[Rule((pods_of(app="c"),))])
-    site = Site(patch, *base, allow)
+    site = Site(*base, allow)
     crowd = [pod(f"x-{n}", n, app="x") for n in range(10, 60)]
     assert all(site.change(packet(A, B), *crowd))
     assert not any(site.change(packet(C, B), *[gone(found) for found in crowd[:40]]))
@@ -172,12 +160,10 @@ def test_pods_that_come_and_go_change_nothing_for_the_others(patch: pytest.Monke
     site.tidy()
 
 
-def test_an_address_that_changes_hands_is_forgotten_before_it_opens_and_after_its_old_rules(
-    patch: pytest.MonkeyPatch,
-) -> None:
+def test_an_address_that_changes_hands_is_forgotten_before_it_opens_and_after_its_old_rules() -> None:
     base = [namespace("default"), pod("peer", 1, app="c"), pod("old", 2, app="s")]
     allow = policy("p", selector=labelled(app="s"), ingress=[Rule((pods_of(app="c"),))])
-    site = Site(patch, *base, allow)
+    site = Site(*base, allow)
     isolated = names.isolated_set(Direction.INGRESS, Family.V4)
     order: list[tuple[int, bool]] = []
     site.kernel.seen = lambda: order.append(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import pytest
 
@@ -10,10 +12,10 @@ from agent.dataplane.backend import Report
 from agent.dataplane.iptables import backend as backend_module
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.tables import marks
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import Table, TableError
+from agent.dataplane.iptables.tables.tables import Tables as IptablesTables
 from agent.dataplane.turns import Waits, Work
 from agent.fault import Fault
 from agent.kube.events import Delete, Event, Upsert
@@ -22,16 +24,10 @@ from agent.kube.model import Node as KubeNode
 from agent.net import Direction, Family, Network
 from agent.policy.engine import Engine
 from tests.kernel.kernel_state import HERE, gone, packed, pod, policy
-from tests.property.kernel_model import Kernel, ModelTables, Packet, make_backend
+from tests.property.kernel_model import Kernel, ModelTables, Packet, Uses, access, make_backend
 
 WEB, ONE, TWO, THREE = (packed(f"10.0.0.{n}") for n in range(1, 5))
 WEB_6, ONE_6 = packed("fd00::1"), packed("fd00::2")
-
-
-@pytest.fixture
-def patch() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as context:
-        yield context
 
 
 class Tables(ModelTables):
@@ -63,20 +59,23 @@ class Tables(ModelTables):
 class Node:
     """An agent's engine and backend in a model kernel, both of which may be started anew."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, *events: Event, options: Options | None = None) -> None:
-        self.patch, self.options = patch, options or Options()
+    def __init__(self, *events: Event, options: Options | None = None) -> None:
+        self.options = options or Options()
         self.kernel, self.engine = Kernel(), Engine(HERE, allow_nodes=True)
-        self.tables = Tables(self.kernel)
-        patch.setattr(backend_module, "NetlinkSocket", lambda: None)
+        self.uses = Uses()
         self.start()
         self.engine.apply(events, 0.0)
         assert self.backend.sync(self.engine.program).faults == ()
 
     def start(self, patience: float = 1.0) -> None:
         """Start a backend, of which the one before is killed."""
-        self.backend = make_backend(self.kernel, self.patch, self.options, patience=patience)
         self.tables = Tables(self.kernel)
-        self.backend._chains.tables = self.tables  # type: ignore[assignment]
+        reached = dataclasses.replace(
+            access(self.kernel),
+            tables=lambda *_, **__: cast(IptablesTables, self.tables),
+            uses=lambda: self.uses,
+        )
+        self.backend = make_backend(self.kernel, self.options, patience=patience, reached=reached)
 
     def change(self, *events: Event) -> tuple[Fault, ...]:
         return self.backend.apply(self.engine.program, self.engine.apply(events, 1.0)).faults
@@ -103,8 +102,8 @@ def lets_in(*sources: bytes) -> Upsert:
     return policy("p", ingress=tuple(Rule((peer,)) for peer in peers))
 
 
-def test_what_a_killed_command_may_have_allowed_goes_when_it_is_taken_away(patch: pytest.MonkeyPatch) -> None:
-    node = Node(patch, pod("web", 1), lets_in(ONE))
+def test_what_a_killed_command_may_have_allowed_goes_when_it_is_taken_away() -> None:
+    node = Node(pod("web", 1), lets_in(ONE))
     node.tables.killed = True
     assert node.change(lets_in(ONE, TWO))
     assert node.passes(TWO, WEB)
@@ -114,8 +113,8 @@ def test_what_a_killed_command_may_have_allowed_goes_when_it_is_taken_away(patch
     assert node.passes(THREE, WEB)
 
 
-def test_it_is_closed_where_that_cannot_be_written_either(patch: pytest.MonkeyPatch) -> None:
-    node = Node(patch, pod("web", 1), lets_in(ONE))
+def test_it_is_closed_where_that_cannot_be_written_either() -> None:
+    node = Node(pod("web", 1), lets_in(ONE))
     node.tables.killed = True
     assert node.change(lets_in(ONE, TWO))
     node.tables.killed = False
@@ -128,8 +127,8 @@ def test_it_is_closed_where_that_cannot_be_written_either(patch: pytest.MonkeyPa
     assert not node.passes(TWO, WEB)
 
 
-def test_a_family_whose_rules_cannot_be_read_opens_nobody(patch: pytest.MonkeyPatch) -> None:
-    node = Node(patch, pod("web", 1), lets_in(ONE, ONE_6))
+def test_a_family_whose_rules_cannot_be_read_opens_nobody() -> None:
+    node = Node(pod("web", 1), lets_in(ONE, ONE_6))
     node.kernel.unwritten = lambda: True
     assert node.change(lets_in())
     assert not node.passes(ONE_6, WEB_6)
@@ -146,10 +145,10 @@ def test_a_family_whose_rules_cannot_be_read_opens_nobody(patch: pytest.MonkeyPa
     assert not node.passes(ONE_6, WEB_6)
 
 
-def test_other_bits_of_marks_that_cannot_be_written_close_nobody(patch: pytest.MonkeyPatch) -> None:
+def test_other_bits_of_marks_that_cannot_be_written_close_nobody() -> None:
     options = Options(chosen_marks=frozenset(Direction))
-    node = Node(patch, pod("web", 1), lets_in(ONE), options=options)
-    patch.setattr(marks.Uses, "read", lambda _: [Use("somebody", options.both_marks)])
+    node = Node(pod("web", 1), lets_in(ONE), options=options)
+    node.uses.found = [Use("somebody", options.both_marks)]
     node.kernel.unwritten = lambda: True
     assert node.sync()
     assert node.passes(ONE, WEB)
@@ -163,18 +162,18 @@ def test_other_bits_of_marks_that_cannot_be_written_close_nobody(patch: pytest.M
     assert not node.passes(ONE, WEB)
 
 
-def test_beside_kube_router_nothing_is_written_that_was_put_off(patch: pytest.MonkeyPatch) -> None:
-    node = Node(patch, pod("web", 1), lets_in(ONE))
+def test_beside_kube_router_nothing_is_written_that_was_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(pod("web", 1), lets_in(ONE))
     backend = node.backend
 
     def slowly() -> Work[TablesReading]:
         yield Waits((), 0.0)
-        found = TablesReading(node.tables, "legacy", backend.families, 0, None, marks.Uses())  # type: ignore[arg-type]
+        found = backend._tables_reading(None)
         found.read()
         return found
 
-    patch.setattr(backend, "_read", slowly)
-    patch.setattr(backend_module, "kube_router_fault", lambda _: Fault("kube-router", "remove it"))
+    monkeypatch.setattr(backend, "_read", slowly)
+    monkeypatch.setattr(backend_module, "kube_router_fault", lambda _: Fault("kube-router", "remove it"))
     assert backend.sync(node.engine.program).waiting
     node.change(lets_in(ONE, TWO))
     before = {family: dict(table) for family, table in node.kernel.tables.items()}
@@ -184,19 +183,17 @@ def test_beside_kube_router_nothing_is_written_that_was_put_off(patch: pytest.Mo
     assert node.kernel.tables == before
 
 
-def test_the_last_node_that_goes_reaches_no_pod_though_no_rule_can_be_written(
-    patch: pytest.MonkeyPatch,
-) -> None:
+def test_the_last_node_that_goes_reaches_no_pod_though_no_rule_can_be_written() -> None:
     there = Upsert(Kind.NODE, KubeNode("there", addresses=(TWO,)))
-    node = Node(patch, pod("web", 1), lets_in(ONE), there)
+    node = Node(pod("web", 1), lets_in(ONE), there)
     assert node.passes(TWO, WEB)
     node.kernel.unwritten = lambda: True
     node.change(Delete(Kind.NODE, there.object.key))
     assert not node.passes(TWO, WEB)
 
 
-def test_who_is_isolated_again_while_his_opening_was_put_off_is_not_opened(patch: pytest.MonkeyPatch) -> None:
-    node = Node(patch, pod("web", 1), lets_in(ONE))
+def test_who_is_isolated_again_while_his_opening_was_put_off_is_not_opened() -> None:
+    node = Node(pod("web", 1), lets_in(ONE))
     node.kernel.slow = lambda: True
     node.change(lets_in(ONE, THREE))
     assert node.backend.busy
@@ -211,8 +208,8 @@ def test_who_is_isolated_again_while_his_opening_was_put_off_is_not_opened(patch
     assert node.passes(ONE, WEB)
 
 
-def test_nobody_is_closed_for_rules_of_a_pod_that_is_not_isolated_any_more(patch: pytest.MonkeyPatch) -> None:
-    node = Node(patch, pod("web", 1), lets_in(ONE))
+def test_nobody_is_closed_for_rules_of_a_pod_that_is_not_isolated_any_more() -> None:
+    node = Node(pod("web", 1), lets_in(ONE))
     node.kernel.slow = lambda: True
     node.change(lets_in(TWO))
     node.change(lets_in(THREE))

@@ -17,7 +17,7 @@ from agent.dataplane.iptables.tables.tables import FEW_LINES
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.turns import PAUSE, Work
 from agent.fault import Fault
-from agent.kernel.conntrack import ConntrackError, forget
+from agent.kernel.conntrack import ConntrackError
 from agent.kernel.ipset import SetContent, SetShape
 from agent.net import Direction, Family, Member, NetworkMember, member_address
 
@@ -43,12 +43,15 @@ class Executor:
         sets: KernelSets,
         cache: VerdictCache,
         naming: Naming,
+        forget: Callable[[Iterable[bytes]], int],
     ) -> None:
+        """``forget`` has connection tracking forget addresses. It may raise ConntrackError."""
         self.families = families
         self._chains = chains
         self._sets = sets
         self._cache = cache
         self._naming = naming
+        self._forget = forget
         self.closed = Closed(families)
         self.unforgotten: set[bytes] = set()
         self.vacant: set[bytes] = set()
@@ -345,7 +348,7 @@ class Executor:
         wanted |= self.vacant
         self.vacant = set()
         try:
-            count = forget(wanted)
+            count = self._forget(wanted)
         except ConntrackError as error:
             self.unforgotten = wanted
             return [error.fault()]

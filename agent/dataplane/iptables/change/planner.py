@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.iptables.change.atomicity import hazardous
@@ -20,9 +20,8 @@ from agent.dataplane.iptables.rules import guards, names
 from agent.dataplane.iptables.rules.trees import Tree
 from agent.dataplane.iptables.tables.chain_table import sets_in
 from agent.kernel.ipset import SetContent, SetShape
-from agent.kernel.uplinks import uplinks
 from agent.kube.model import Key
-from agent.net import AddressPort, Direction, Family, Member, family_of, member_address
+from agent.net import AddressPort, Direction, Family, Member, Network, family_of, member_address
 from agent.policy.program import Delta, PodId, Program, SetId, SetKind
 
 Rules = tuple[str, ...]
@@ -70,16 +69,26 @@ class Step:
 class Planner:
     """Makes steps, and remembers under which names sets are and who is isolated after the last step."""
 
-    def __init__(self, families: Iterable[Family], desired: Desired, naming: Naming) -> None:
+    def __init__(
+        self,
+        families: Iterable[Family],
+        desired: Desired,
+        naming: Naming,
+        uplinks: Callable[[Iterable[Network]], frozenset[str]],
+    ) -> None:
+        """``uplinks`` says by which interfaces networks are reached. It may raise OSError."""
         self.families = tuple(families)
         self.desired = desired
         self.naming = naming
+        self._uplinks = uplinks
         self.set_names: dict[SetId, str] = {}
         self._isolated: set[bytes] = set()
         self._nodes: dict[Family, set[Member]] = {family: set() for family in self.families}
         self.guarding = False
         """Whether the kernel holds the rules about tunnels, by which these take from nodes alone."""
         self.unrouted: OSError | None = None
+        self.reached_by: frozenset[str] = frozenset()
+        """The interfaces by which other nodes were reached when that was last known."""
 
     def uplinks(self, program: Program) -> frozenset[str]:
         """Return the interfaces by which packets come in that other nodes have sent, and nobody else.
@@ -87,12 +96,12 @@ class Planner:
         Where the kernel does not say, those of before: ``unrouted`` tells why.
         """
         try:
-            found = uplinks(program.bypass)
+            self.reached_by = self._uplinks(program.bypass)
         except OSError as error:
             self.unrouted = error
             return self.desired.uplinks
         self.unrouted = None
-        return frozenset(name for name in found if self._trusted(name, program))
+        return frozenset(name for name in self.reached_by if self._trusted(name, program))
 
     def _trusted(self, name: str, program: Program) -> bool:
         surroundings = self.desired.surroundings

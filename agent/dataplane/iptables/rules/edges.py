@@ -10,7 +10,6 @@ from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.fault import Fault
 from agent.kernel.surroundings import Surroundings
 from agent.kernel.tunnels import FOR_STRANGERS
-from agent.kernel.uplinks import uplinks
 from agent.net import Family
 from agent.policy.program import Program
 
@@ -29,12 +28,12 @@ def guarding(chains: ChainTable, wanted: Mapping[Family, guards.Guarded], *, hoo
     return True
 
 
-def faults(desired: Desired, program: Program) -> list[Fault]:
-    """Return the warnings about interfaces."""
+def faults(desired: Desired, reached_by: Iterable[str], program: Program) -> list[Fault]:
+    """Return the warnings about interfaces; ``reached_by``: those by which other nodes are reached."""
     surroundings, families = desired.surroundings, desired.families
     left_out = [
         name
-        for name in sorted(uplinks(program.bypass))
+        for name in sorted(reached_by)
         if not guards.trusted(name, surroundings, program.bypass, families)
     ]
     found = [_not_let_in(name, surroundings, families) for name in left_out]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from agent.dataplane.iptables import cleanup
 from agent.dataplane.iptables.tables.marks import Uses
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
-from agent.dataplane.iptables.variant import Mode
 from agent.net import Family
 
 
@@ -18,17 +16,17 @@ class TablesReading:
     """What the filter tables of both modes hold, read by :meth:`read` and by nothing else.
 
     ``known``: what is known to be in ours, where nobody wrote since that was looked at; ``writes`` how often
-    the backend had written when this was made.
+    the backend had written when this was made; ``elsewhere`` reads the other mode's tables.
     """
 
     def __init__(
         self,
         tables: Tables,
-        other_mode: Mode,
         families: Iterable[Family],
         writes: int,
         known: Mapping[Family, Table] | None,
         uses: Uses,
+        elsewhere: Callable[[], tuple[dict[Family, Table], dict[Family, TableError]]],
     ) -> None:
         self.writes = writes
         self.known = known
@@ -38,7 +36,7 @@ class TablesReading:
         """Who uses which bits of packets' marks; None where that cannot be told."""
         self._uses = uses
         self._tables = tables
-        self._other_mode = other_mode
+        self._read_elsewhere = elsewhere
         self._families = tuple(families)
         self._found: dict[Family, Table] = {}
         self.elsewhere: dict[Family, Table] = {}
@@ -58,7 +56,7 @@ class TablesReading:
                 self.errors[family] = error
         # What cannot be read there has not kept the agent from writing, or it would not be looking now.
         with contextlib.suppress(Exception):
-            self.elsewhere, self.elsewhere_errors = cleanup.each_table(self._other_mode, self._families)
+            self.elsewhere, self.elsewhere_errors = self._read_elsewhere()
         with contextlib.suppress(Exception):
             self.marks = self._uses.read()
         self.seconds = time.perf_counter() - started
