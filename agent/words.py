@@ -1,4 +1,4 @@
-"""Numbers in messages for people."""
+"""Words of messages for people: numbers of things, and what others said."""
 
 from __future__ import annotations
 
@@ -6,3 +6,12 @@ from __future__ import annotations
 def count(number: int, what: str) -> str:
     """Return a number of things, ``what`` being the word for one that takes an s for more: ``1 rule``."""
     return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def one_line(text: str, most: int = 300) -> str:
+    """Return what somebody else wrote as one line fit for a terminal and a log, cut to so many characters.
+
+    What is not printed (line breaks, the escape character of terminals) becomes a space.
+    """
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
+    return shown if len(shown) <= most else shown[: most - 3] + "..."

@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log": {"settings"},
     "kube": {"net"},
     "kernel": {"net", "fault"},
-    "sources": {"kube", "log"},
+    "sources": {"kube", "log", "words"},
     "spec": {"kube", "net"},
     "policy": {"kube", "net"},
     "dataplane": {"policy", "kernel", "kube", "net", "fault"},

@@ -1,4 +1,4 @@
-"""Numbers in messages."""
+"""Numbers in messages, and what others said."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from agent.words import count
+from agent.words import count, one_line
 from tests.docs import ROOT
 
 
@@ -24,3 +24,17 @@ def test_no_message_writes_a_number_before_a_plural_by_itself() -> None:
         for match in re.finditer(counted, path.read_text())
     ]
     assert found == ["agent/dataplane/iptables/cleanup.py: {len(errors)} sets"]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("quota\n\treached", "quota reached"),
+        ("\x1b[2J\x1b]0;all is well\x07", "[2J ]0;all is well"),
+        ("a\u202eb\u2028c", "a b c"),
+        ("x" * 400, "x" * 297 + "..."),
+        ("\n" * 400, ""),
+    ],
+)
+def test_what_others_said_is_one_line_without_control_characters(said: str, shown: str) -> None:
+    assert one_line(said) == shown

@@ -14,6 +14,7 @@ from agent.kube.model import Kind
 from agent.kube.wire import Status
 from agent.sources.apiserver.kubeconfig import ConfigurationError
 from agent.sources.apiserver.proof import UnprovenError
+from agent.words import one_line
 
 PATHS = {
     Kind.POD: "/api/v1/pods",
@@ -50,7 +51,7 @@ class RequestFailedError(Exception):
     def __init__(
         self, code: int, status: Status, retry_after: float = 0.0, of: tuple[Kind, str] | None = None
     ) -> None:
-        super().__init__(f"HTTP {code}: {status.message or status.reason}")
+        super().__init__(f"HTTP {code}: {one_line(status.message or status.reason)}")
         self.code = code
         self.status = status
         self.retry_after = retry_after
@@ -67,7 +68,7 @@ def refusal(kind: Kind, verb: str, error: RequestFailedError) -> str:
     kind, verb = error.of or (kind, verb)
     what = resource(kind)
     group = "networking.k8s.io" if kind is Kind.POLICY else ""
-    said = error.status.message or error.status.reason or "no reason given"
+    said = one_line(error.status.message or error.status.reason) or "no reason given"
     if error.code == 403:
         return (
             f"forbidden to {verb} {what}: {said}; grant the agent's user list and watch on {what} "

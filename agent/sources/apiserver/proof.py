@@ -13,6 +13,7 @@ from typing import NamedTuple
 from agent.kube import wire
 from agent.kube.model import Kind
 from agent.kube.wire import Bookmark, Decoded, Page, Status, Unreadable
+from agent.words import one_line
 
 _GROUPS = {kind: "networking.k8s.io/v1" if kind is Kind.POLICY else "v1" for kind in Kind}
 _EMPTY_PAGES = 20
@@ -79,7 +80,7 @@ def _prove_page(kind: Kind, page: Page) -> None:
 
 
 def _called(kind: str) -> str:
-    return f"is a {kind[:_SHOWN]}" if kind else "does not say its kind"
+    return f"is a {one_line(kind, _SHOWN)}" if kind else "does not say its kind"
 
 
 def not_a_list(kind: Kind, body: bytes) -> UnprovenError:
@@ -89,7 +90,7 @@ def not_a_list(kind: Kind, body: bytes) -> UnprovenError:
     if envelope is None:
         return UnprovenError(f"asked for a {wanted}, the answer is not whole JSON ({len(body)} bytes)")
     if envelope.kind == "Status":
-        said = f" (code {envelope.code}: {envelope.message[:_SHOWN]})"
+        said = f" (code {envelope.code}: {one_line(envelope.message, _SHOWN)})"
         return UnprovenError(f"asked for a {wanted}, the answer is a Status{said}")
     if envelope.kind != wanted:
         return UnprovenError(f"asked for a {wanted}, the answer {_called(envelope.kind)}")

@@ -11,7 +11,9 @@ import pytest
 
 from agent.kube.events import Delete, Synced, Upsert
 from agent.kube.model import Key, Kind
-from agent.sources.apiserver.proof import number
+from agent.kube.wire import decode_status
+from agent.sources.apiserver.faults import RequestFailedError, refusal
+from agent.sources.apiserver.proof import not_a_list, number
 from tests.unit.sources.scripted import (
     Answer,
     Json,
@@ -306,3 +308,11 @@ def test_a_version_that_no_store_can_have_is_none() -> None:
     """Asked for it, a server answers 400 to every list, and it would be remembered across restarts."""
     assert number(str((1 << 63) - 1)) == (1 << 63) - 1
     assert number(str(1 << 63)) == number("9" * 20) == 0
+
+
+def test_what_a_server_says_reaches_nobodys_terminal() -> None:
+    body = b'{"kind": "Status", "code": 500, "message": "\\u001b[2Jgone\\nfor good"}'
+    assert "(code 500: [2Jgone for good)" in str(not_a_list(Kind.POD, body))
+    refused = RequestFailedError(500, decode_status(body))
+    assert "\x1b" not in f"{refused} {refusal(Kind.POD, 'list', refused)}"
+    assert "[2Jgone for good" in str(refused)
