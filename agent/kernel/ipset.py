@@ -14,10 +14,11 @@ import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from agent.kernel.ipset_errors import Code, SetError, error_of
 from agent.kernel.ipset_members import TYPE_REVISION, decode_members, encode_members, unholdable
+from agent.kernel.ipset_shapes import LIST, MIN_MAXELEM, SetChange, SetContent, SetHeader, SetShape
 from agent.kernel.netlink import (
     F_EXCL,
     NESTED,
@@ -28,9 +29,6 @@ from agent.kernel.netlink import (
     attributes,
 )
 from agent.net import Family, Member
-
-LIST = "list:set"
-"""The type of sets whose members are other sets: what is in one of these is in it."""
 
 NAME_LENGTH = 31
 """IPSET_MAXNAMELEN less its NUL."""
@@ -52,57 +50,10 @@ _HEADERS_ONLY = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", FLAG_LIST_H
 """IPSET_FLAG_LIST_HEADER"""
 _AF_UNSPEC, _AF_INET, _AF_INET6 = 0, 2, 10
 
-_MIN_MAXELEM = 65536
 _MAX_HASHSIZE = 1 << 20
 
 _TRANSIENT = frozenset({errno.EBUSY, errno.EAGAIN, errno.EINTR})
 _RETRY_SECONDS = (0.001, 0.004, 0.016)
-
-
-class SetShape(NamedTuple):
-    """What a set can hold.
-
-    ``type`` is ``hash:ip``, ``hash:ip,port``, ``hash:net``, ``hash:ip,port,ip``, or ``list:set``, which is of
-    no family; a set read from the kernel may be of any other, without a ``maxelem`` (0). ``timeout``: after
-    how many seconds members leave by themselves, unless something else is said when they are added; 0: never.
-    """
-
-    type: str
-    family: Family
-    maxelem: int = _MIN_MAXELEM
-    timeout: int = 0
-
-
-class SetHeader(NamedTuple):
-    """A set as the kernel describes it.
-
-    ``size`` is its number of members, None where an old kernel does not say; ``references`` how many rules
-    and other sets refer to it.
-    """
-
-    shape: SetShape
-    size: int | None
-    references: int
-
-
-class SetContent(NamedTuple):
-    """A set with all its members; none for a type that is not one of the agent's."""
-
-    shape: SetShape
-    members: set[Member]
-
-
-class SetChange(NamedTuple):
-    """How one set changes. Adding what is there, or removing what is not, is no error."""
-
-    name: str
-    added: Iterable[Member] = ()
-    removed: Iterable[Member] = ()
-
-
-def needed_maxelem(count: int) -> int:
-    """Return the maxelem for so many members: a power of two, a quarter to spare, 65,536 at least."""
-    return max(_MIN_MAXELEM, 1 << (count + count // 4).bit_length())
 
 
 class IpSets:
@@ -368,7 +319,7 @@ def _buckets(members: int) -> int:
 
     Big enough at once: the kernel would otherwise rehash each time the set doubles.
     """
-    if members <= _MIN_MAXELEM // 16:
+    if members <= MIN_MAXELEM // 16:
         return 0
     return min(_MAX_HASHSIZE, 1 << (members // 4).bit_length())
 

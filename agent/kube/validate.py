@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from agent.kube import names
 from agent.kube.address import strict_address, strict_network
 from agent.kube.check import Check, unknown_field
+from agent.kube.convert import isolation_of
 from agent.kube.events import Problem
 from agent.kube.model import ISOLATION_ANNOTATION, Key, Kind, NetworkPolicy, default_deny
 from agent.kube.policy import closing, read_policy, read_port_number, read_protocol
-from agent.kube.wire import isolation_of
 
 METADATA_NAME = "kubernetes.io/metadata.name"
 """The label that every namespace has, its name the value."""

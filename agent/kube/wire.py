@@ -8,30 +8,21 @@ and port lists, because there may be 100,000 pods. The shared dicts must never b
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from agent.kube import shapes
-from agent.kube.address import lenient_address, lenient_network
+from agent.kube.convert import CONVERSIONS, UNDECODABLE, time_text
 from agent.kube.events import Delete, Invalid, Problem, Upsert
 from agent.kube.model import (
-    ISOLATION_ANNOTATION,
     Key,
     Kind,
-    NamedPort,
-    Namespace,
     NetworkPolicy,
-    Node,
     Object,
-    Pod,
 )
-from agent.kube.policy import PROTOCOLS, closing, read_policy
+from agent.kube.policy import closing, read_policy
 from agent.kube.shallow import shallow
-
-_SHARED = 16384
-"""How many label sets, port lists and times are remembered for sharing before starting anew."""
 
 
 class Status(msgspec.Struct, frozen=True, gc=False):
@@ -102,18 +93,10 @@ _IDENTITY = msgspec.json.Decoder(shapes.Identity)
 _ENVELOPE = msgspec.json.Decoder(shapes.Envelope)
 _SPEC = msgspec.json.Decoder(shapes.Spec)
 _SELECTING = msgspec.json.Decoder(shapes.Selecting)
-_LABELS = msgspec.json.Decoder(dict[str, str] | None)
 _STATUS = msgspec.json.Decoder(Status)
 
-# What msgspec raises on bytes that are no JSON, or not of the type.
-_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _CLUSTER_SCOPED = frozenset({Kind.NAMESPACE, Kind.NODE})
-
-_NO_LABELS: dict[str, str] = {}
-_label_sets: dict[bytes, dict[str, str]] = {}
-_times: dict[str, str] = {}
-_port_lists: dict[tuple[NamedPort, ...], tuple[NamedPort, ...]] = {}
 
 
 def decode_page(kind: Kind, body: bytes) -> Page:
@@ -129,7 +112,7 @@ def decode_page(kind: Kind, body: bytes) -> Page:
         if cut == body:
             raise msgspec.DecodeError("nested too deeply") from None
         return decode_page(kind, cut)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         return _page_by_item(kind, body)
     decoded: list[Decoded] = []
     unreadable = nameless = 0
@@ -183,7 +166,7 @@ def identity_of(raw: bytes | msgspec.Raw) -> shapes.Identity | None:
     """Return which object this is, as far as it says; None when that cannot be read."""
     try:
         return _IDENTITY.decode(raw)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         return None
 
 
@@ -199,7 +182,7 @@ def decode_envelope(body: bytes) -> shapes.Envelope | None:
     """Return what an answer says it is; None when it is no JSON object."""
     try:
         return _ENVELOPE.decode(body)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         return None
 
 
@@ -210,7 +193,7 @@ def open_line(line: bytes) -> shapes.WatchLine | Unreadable:
     except RecursionError:
         cut = shallow(line)
         return open_line(cut) if cut != line else Unreadable("it is nested too deeply")
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         return Unreadable(str(error))
 
 
@@ -224,7 +207,7 @@ def decode_change(kind: Kind, envelope: shapes.WatchLine) -> Decoded | Bookmark 
         if envelope.type == "DELETED":
             key = _key(kind, _NAMED.decode(envelope.object).metadata)
             return Decoded(key, _version(envelope.object), Delete(kind, key))
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         return Unreadable(str(error))
     decoded = _decode_object(kind, envelope.object)
     return Unreadable("an object without a readable name") if decoded is None else decoded
@@ -234,7 +217,7 @@ def decode_status(body: bytes) -> Status:
     """Decode the body of a failed request; an empty Status when it is none. Never raises."""
     try:
         return _STATUS.decode(body)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         return Status()
 
 
@@ -264,10 +247,10 @@ def _decode_object(kind: Kind, raw: bytes | msgspec.Raw) -> Decoded | None:
     """Return an object, as Invalid when it cannot be understood; None when it has no readable name."""
     try:
         wire = _OBJECTS[kind].decode(raw)
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         try:
             meta = _NAMED.decode(raw).metadata
-        except _UNDECODABLE:
+        except UNDECODABLE:
             return None
         if not meta.name:
             return None
@@ -287,10 +270,10 @@ def _closed(key: Key, raw: bytes | msgspec.Raw) -> NetworkPolicy | None:
     """Return what closes the pods that an unreadable policy selects, if so much of it can be read."""
     try:
         reading = read_policy(key, _SPEC.decode(raw).spec, strict=False)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         try:
             selector = _SELECTING.decode(raw).spec.selector
-        except _UNDECODABLE:
+        except UNDECODABLE:
             return None
         # Which directions it names is in what cannot be read.
         reading = read_policy(
@@ -305,12 +288,12 @@ def _decoded(kind: Kind, wire: shapes.Wire) -> Decoded:
         key = _key(kind, meta)
         reading = read_policy(key, wire.spec, strict=False)
         if reading.policy is not None:
-            policy = msgspec.structs.replace(reading.policy, created=_time(meta.created))
+            policy = msgspec.structs.replace(reading.policy, created=time_text(meta.created))
             return Decoded(key, meta.resource_version, Upsert(kind, policy))
         return Decoded(key, meta.resource_version, Invalid(kind, key, reading.problems, reading.closed))
     try:
-        value = _CONVERSIONS[kind](wire)
-    except _UNDECODABLE as error:
+        value = CONVERSIONS[kind](wire)
+    except UNDECODABLE as error:
         return _refused(kind, _key(kind, meta), meta.resource_version, error)
     return Decoded(value.key, meta.resource_version, Upsert(kind, value))
 
@@ -329,137 +312,3 @@ def _key(kind: Kind, meta: shapes.Meta | shapes.NameOnly) -> Key:
     if kind in _CLUSTER_SCOPED:
         return Key("", meta.name)
     return Key(sys.intern(meta.namespace), meta.name)
-
-
-def _labels(raw: msgspec.Raw) -> dict[str, str]:
-    """Return a label set, one dict for equal sets: API servers write labels in sorted order."""
-    text = bytes(raw)
-    labels = _label_sets.get(text)
-    if labels is None:
-        decoded = _LABELS.decode(text) if text else None
-        if not decoded:
-            return _NO_LABELS
-        labels = {sys.intern(key): sys.intern(value) for key, value in decoded.items()}
-        if len(_label_sets) >= _SHARED:
-            _label_sets.clear()
-        _label_sets[text] = labels
-    return labels
-
-
-def _pod(wire: shapes.Pod) -> Pod:
-    meta, spec, status = wire.metadata, wire.spec, wire.status
-    return Pod(
-        namespace=sys.intern(meta.namespace),
-        name=meta.name,
-        uid=meta.uid,
-        labels=_labels(meta.labels),
-        node=sys.intern(spec.node or ""),
-        addresses=_pod_addresses(status),
-        ports=_pod_ports(spec),
-        host_network=bool(spec.host_network),
-        finished=status.phase in ("Succeeded", "Failed"),
-        started=_time(status.started),
-        created=_time(meta.created),
-    )
-
-
-def _time(text: str | None) -> str:
-    """Return a time of an object; pods that come together have equal ones, which they share."""
-    if not text:
-        return ""
-    if len(_times) >= _SHARED:
-        _times.clear()
-    return _times.setdefault(text, text)
-
-
-def _pod_addresses(status: shapes.PodStatus) -> tuple[bytes, ...]:
-    """Return a pod's addresses, at most one for each family, the first holding.
-
-    The unspecified address, 0.0.0.0 or ::, is nobody's, and no set of the kernel can hold it.
-    """
-    texts = [entry.ip for entry in status.ips] if status.ips else [status.ip or ""]
-    found: dict[int, bytes] = {}
-    for text in texts:
-        packed = lenient_address(text) if text else None
-        if packed is not None and any(packed):
-            found.setdefault(len(packed), packed)
-    return tuple(found.values())
-
-
-def _pod_ports(spec: shapes.PodSpec) -> tuple[NamedPort, ...]:
-    """Return the named ports: of containers, then of sidecars, the first (name, protocol) holding."""
-    found: dict[tuple[str, str], NamedPort] = {}
-    for container in spec.containers or ():
-        if container.ports:
-            _add_ports(found, container.ports)
-    for container in spec.init_containers or ():
-        if container.ports and container.restart_policy == "Always":
-            _add_ports(found, container.ports)
-    if not found:
-        return ()
-    ports = tuple(found.values())
-    if len(_port_lists) >= _SHARED:
-        _port_lists.clear()
-    return _port_lists.setdefault(ports, ports)
-
-
-def _add_ports(found: dict[tuple[str, str], NamedPort], ports: list[shapes.ContainerPort]) -> None:
-    for port in ports:
-        protocol = port.protocol or "TCP"
-        if port.name and protocol in PROTOCOLS and (port.name, protocol) not in found:
-            named = NamedPort(sys.intern(port.name), PROTOCOLS[protocol], port.port)
-            found[port.name, protocol] = named
-
-
-def _namespace(wire: shapes.Namespace) -> Namespace:
-    meta = wire.metadata
-    annotation = (meta.annotations or {}).get(ISOLATION_ANNOTATION, "")
-    return Namespace(
-        name=sys.intern(meta.name),
-        labels=_labels(meta.labels),
-        ingress_isolated=bool(annotation) and isolation_of(annotation) == "DefaultDeny",
-    )
-
-
-def isolation_of(annotation: str) -> str | None:
-    """Return the ingress isolation the 1.6 annotation names, "" for none; None when it is no such text."""
-    try:
-        policy = msgspec.json.decode(annotation)
-    except _UNDECODABLE:
-        return None
-    ingress = policy.get("ingress") if isinstance(policy, dict) else None
-    if not isinstance(ingress, dict | None) or not isinstance(policy, dict):
-        return None
-    isolation = (ingress or {}).get("isolation", "")
-    return isolation if isinstance(isolation, str) else None
-
-
-_TUNNEL_ENDS = (
-    "flannel.alpha.coreos.com/public-ip",
-    "flannel.alpha.coreos.com/public-ipv6",
-    "projectcalico.org/IPv4Address",
-    "projectcalico.org/IPv6Address",
-)
-"""Annotations by which network plugins tell from which address a node's tunnels send, perhaps on a network of
-their own. Calico writes a prefix behind it."""
-
-
-def _node(wire: shapes.Node) -> Node:
-    annotations = wire.metadata.annotations or {}
-    texts = [entry.address for entry in wire.status.addresses or ()]
-    texts += [annotations[name].partition("/")[0] for name in _TUNNEL_ENDS if name in annotations]
-    addresses = map(lenient_address, texts)
-    texts = wire.spec.cidrs or ([wire.spec.cidr] if wire.spec.cidr else [])
-    networks = (lenient_network(text) for text in texts)
-    return Node(
-        name=sys.intern(wire.metadata.name),
-        addresses=tuple(dict.fromkeys(a for a in addresses if a is not None)),
-        pod_cidrs=tuple(dict.fromkeys(n for n in networks if n is not None)),
-    )
-
-
-_CONVERSIONS: dict[Kind, Callable[[Any], Pod | Namespace | Node]] = {
-    Kind.POD: _pod,
-    Kind.NAMESPACE: _namespace,
-    Kind.NODE: _node,
-}

@@ -8,16 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.kernel.ipset import (
-    IpSets,
-    SetChange,
-    SetHeader,
-    SetShape,
-    needed_maxelem,
-    spare_name,
-)
+from agent.kernel.ipset import IpSets, spare_name
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_members import TYPE_REVISION
+from agent.kernel.ipset_shapes import SetChange, SetHeader, SetShape, needed_maxelem
 from agent.net import AddressPort, Family, Member, Network, NetworkMember, Protocol
 from tests.lab.netns import Netns
 

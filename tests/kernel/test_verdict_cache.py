@@ -20,8 +20,9 @@ from agent.dataplane.iptables.tables.tables import TableError, Tables
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.dataplane.iptables.verdict_cache import Flusher, VerdictCache
 from agent.kernel import ipset_members, membarrier
-from agent.kernel.ipset import CMD_DEL, CMD_FLUSH, LIST, IpSets, SetChange, SetShape
+from agent.kernel.ipset import CMD_DEL, CMD_FLUSH, IpSets
 from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_shapes import LIST, SetChange, SetShape
 from agent.kernel.netlink import Message, NetlinkSocket
 from agent.kube.model import Rule
 from agent.net import Family

@@ -6,7 +6,7 @@ from tests.mutation.model import Mutation, Selection
 
 _MODEL = "agent/kube/model.py"
 _READING = "agent/kube/policy.py"
-_WIRE = "agent/kube/wire.py"
+_WIRE = "agent/kube/convert.py"
 _BLOCKS = "agent/policy/blocks.py"
 _PORTS = "agent/policy/ports.py"
 _PEERS = "agent/policy/peers/peers.py"

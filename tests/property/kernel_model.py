@@ -28,8 +28,9 @@ from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.verdict_cache import Flusher
 from agent.dataplane.turns import Waits, Work, whole
 from agent.kernel.conntrack import ConntrackError
-from agent.kernel.ipset import IpSets, SetChange, SetContent, SetHeader, SetShape
+from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_shapes import SetChange, SetContent, SetHeader, SetShape
 from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.surroundings import NONE
 from agent.net import AddressPort, Family, Member, Network, NetworkMember, Protocol, family_of

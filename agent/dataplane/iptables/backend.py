@@ -38,8 +38,8 @@ from agent.dataplane.kube_router import kube_router_fault
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits, Work
 from agent.fault import Fault
-from agent.kernel.ipset import SetContent
 from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_shapes import SetContent
 from agent.kube.model import Key
 from agent.net import Direction, Family, Member
 from agent.policy.program import Delta, Program

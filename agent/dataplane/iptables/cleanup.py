@@ -13,8 +13,9 @@ from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.variant import INSTALL, MODES, Mode, find_command
 from agent.fault import Fault
 from agent.kernel import x_tables
-from agent.kernel.ipset import IpSets, SetContent
+from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_shapes import SetContent
 from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.nf_tables import FAMILY_NAMES, chains, delete_rules
 from agent.net import Family

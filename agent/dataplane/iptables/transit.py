@@ -15,8 +15,9 @@ from agent import log
 from agent.dataplane.iptables.ipset.sets import KernelSets, addresses_shape
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.variant import Mode
-from agent.kernel.ipset import IpSets, SetContent
+from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_shapes import SetContent
 from agent.net import Family
 
 _log = log.get(__name__)

@@ -30,8 +30,9 @@ from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.variant import Mode
 from agent.fault import Fault
 from agent.kernel import membarrier
-from agent.kernel.ipset import LIST, IpSets, SetContent, SetShape
+from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_shapes import LIST, SetContent, SetShape
 from agent.net import Family
 
 _log = log.get(__name__)

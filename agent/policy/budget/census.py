@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 from agent.kube.model import Key, Namespace, NetworkPolicy, Pod
 from agent.net import Family
-from agent.policy.budget.cost import Asked, Content, Excess, over_budget
+from agent.policy.budget.account import over_budget
+from agent.policy.budget.cost import Asked, Content, Excess
 from agent.policy.budget.limits import Budgets
 from agent.policy.graph import PodRecord, Predicate, with_one
 from agent.policy.named import NamedPorts
@@ -100,7 +101,7 @@ def limit_of(
 ]:
     """Return what says which policies are over these budgets, of a cluster that nobody keeps an index of.
 
-    See :func:`agent.policy.budget.cost.over_budget` and :func:`census_of`.
+    See :func:`agent.policy.budget.account.over_budget` and :func:`census_of`.
     """
 
     def limit(

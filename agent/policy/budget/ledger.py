@@ -7,20 +7,17 @@ from collections.abc import Mapping
 from math import inf
 
 from agent.kube.model import Key, NetworkPolicy
-from agent.policy.budget.cost import (
-    MEMBERS,
-    Excess,
+from agent.policy.budget.account import (
     Most,
     Spent,
     Total,
     Wants,
-    cost_of,
     count_members,
     members_excess,
     no_members,
-    own_excess,
     spent,
 )
+from agent.policy.budget.cost import MEMBERS, Excess, cost_of, own_excess
 from agent.policy.budget.limits import Budgets
 
 _Place = tuple[str, str]
@@ -88,7 +85,7 @@ class _Account:
 
 
 class Ledger:
-    """Says which policies are enforced as written: the same as :func:`agent.policy.budget.cost.over_budget`.
+    """Says which policies are enforced as written, as :func:`agent.policy.budget.account.over_budget` does.
 
     Handles: a policy that comes to select pods here, is edited, selects more or fewer kinds of pod, and goes,
     in any order. While a namespace is within its budget each of these costs as much as the policy alone; else

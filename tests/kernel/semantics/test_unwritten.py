@@ -13,8 +13,9 @@ from agent.dataplane.backend import Report
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.tables.tables import TableError, Tables
-from agent.kernel.ipset import IpSets, SetContent
+from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_shapes import SetContent
 from agent.kube.events import Delete, Event, Upsert
 from agent.kube.model import Key, Kind, Object, kind_of
 from agent.net import Direction, Family

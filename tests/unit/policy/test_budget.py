@@ -24,7 +24,8 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import Direction, Family, Protocol
-from agent.policy.budget.cost import Cost, Excess, cost_of, over_budget
+from agent.policy.budget.account import over_budget
+from agent.policy.budget.cost import Cost, Excess, cost_of
 from agent.policy.budget.ledger import Ledger
 from agent.policy.budget.limits import (
     DEFAULT,

@@ -25,8 +25,9 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import Direction, Family, Protocol, member_address
+from agent.policy.budget.account import over_budget
 from agent.policy.budget.census import Census, census_of, limit_of
-from agent.policy.budget.cost import Asked, Excess, cost_of, over_budget
+from agent.policy.budget.cost import Asked, Excess, cost_of
 from agent.policy.budget.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
 from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine

@@ -18,7 +18,7 @@ from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.turns import PAUSE, Work
 from agent.fault import Fault
 from agent.kernel.conntrack import ConntrackError
-from agent.kernel.ipset import SetContent, SetShape
+from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.net import Direction, Family, Member, NetworkMember, member_address
 
 _log = log.get(__name__)

@@ -19,7 +19,7 @@ from agent.dataplane.iptables.ipset.sets import (
 from agent.dataplane.iptables.rules import guards, names
 from agent.dataplane.iptables.rules.trees import Tree
 from agent.dataplane.iptables.tables.chain_table import sets_in
-from agent.kernel.ipset import SetContent, SetShape
+from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.kube.model import Key
 from agent.net import AddressPort, Direction, Family, Member, Network, family_of, member_address
 from agent.policy.program import Delta, PodId, Program, SetId, SetKind

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from agent.dataplane.iptables.ipset.sets import KernelSets, addresses_shape
 from agent.dataplane.iptables.rules import names, script
 from agent.fault import Fault
-from agent.kernel.ipset import SetContent
+from agent.kernel.ipset_shapes import SetContent
 from agent.net import Direction, Family, Member
 
 Rules = tuple[str, ...]

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from agent.dataplane.iptables.rules import names
 from agent.fault import Fault
-from agent.kernel.ipset import IpSets, SetChange, SetContent, SetShape, needed_maxelem
+from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_shapes import SetChange, SetContent, SetShape, needed_maxelem
 from agent.net import Family, Member, Network, NetworkMember
 from agent.policy.program import SetId, SetKind
 

@@ -16,7 +16,8 @@ from agent.dataplane.iptables.rules.guards import UNTRACKED_SECONDS
 from agent.dataplane.iptables.transit import has_members
 from agent.dataplane.iptables.variant import Mode
 from agent.fault import Fault
-from agent.kernel.ipset import IpSets, SetContent, SetShape
+from agent.kernel.ipset import IpSets
+from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.net import Family, Member
 from agent.policy.program import PodId, PodProgram
 

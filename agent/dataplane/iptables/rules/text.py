@@ -10,7 +10,7 @@ from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import hooks, names, script
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import BUCKETS, VerdictCache
-from agent.kernel.ipset import LIST, SetShape
+from agent.kernel.ipset_shapes import LIST, SetShape
 from agent.net import AddressPort, Direction, Family, Member, NetworkMember, address_text
 from agent.policy.program import Program
 
