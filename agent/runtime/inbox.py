@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import select
 import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple, TypeVar
 
+from agent.clock import SYSTEM, Clock
 from agent.kube.events import Event
 
 T = TypeVar("T")
@@ -37,14 +36,13 @@ class Inbox:
     written to ``wakes``, by this or by the interpreter (:func:`signal.set_wakeup_fd`), ends the wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._sleeps, self.wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for end in (self._sleeps, self.wakes):
             weakref.finalize(self, os.close, end)
-        self._poll = select.poll()
-        self._poll.register(self._sleeps, select.POLLIN)
         self._events: list[Event] = []
         self._calls: list[Callable[[], None]] = []
         self._waiting: set[Future[Any]] = set()
@@ -121,11 +119,7 @@ class Inbox:
         ``descriptors``: file descriptors that end the wait, too, when one of them can be read.
         """
         if self.empty and not self._stopped and seconds > 0:
-            for descriptor in descriptors:
-                self._poll.register(descriptor, select.POLLIN)
-            self._poll.poll(math.ceil(seconds * 1000))
-            for descriptor in descriptors:
-                self._poll.unregister(descriptor)
+            self._clock.wait((self._sleeps, *descriptors), seconds)
         # First what woke us, then what for: what comes in between wakes once more, for nothing.
         with contextlib.suppress(BlockingIOError):
             while len(os.read(self._sleeps, _PIPE)) == _PIPE:

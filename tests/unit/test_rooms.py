@@ -11,10 +11,11 @@ import agent
 
 ROOT = Path(agent.__file__).parent
 
-GROUND = {"net", "fault", "words", "settings", "log"}
+GROUND = {"net", "fault", "clock", "words", "settings", "log"}
 MAY_IMPORT: dict[str, set[str]] = {
     "net": set(),
     "fault": set(),
+    "clock": set(),
     "words": set(),
     "settings": {"policy"},
     "log": {"settings"},
