@@ -1,6 +1,10 @@
-"""Words of messages for people: numbers of things, and what others said."""
+"""Words of messages for people: numbers of things, some of many names, and what others said."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+
+_SHOWN = 5
 
 
 def count(number: int, what: str) -> str:
@@ -15,3 +19,8 @@ def one_line(text: str, most: int = 300) -> str:
     """
     shown = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
     return shown if len(shown) <= most else shown[: most - 3] + "..."
+
+
+def some(names: Collection[str]) -> str:
+    """Return the first of some names, in their order; dots stand for the rest: ``a, b, c, d, e, ...``."""
+    return ", ".join(sorted(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -26,6 +26,7 @@ from agent.kernel.node_lock import LockedError, lock_node
 from agent.observe.health import State, readyz
 from agent.runtime import start
 from agent.runtime.loop import Agent
+from agent.runtime.node_name import REMEDY, no_pod_names
 from agent.settings import Settings
 from agent.words import count
 
@@ -133,10 +134,7 @@ def _not_whole(agent: Agent, settings: Settings, found: Remains) -> Fault | None
         if fault.blocking:
             return fault
     if found.judges_pods() and not agent.node_is_named():
-        return Fault(
-            f"kube-router's firewall had pods here, and no pod names the node {settings.node_name}",
-            "set --node-name (or NODE_NAME) to what spec.nodeName of this node's pods says",
-        )
+        return Fault(f"kube-router's firewall had pods here, and {no_pod_names(settings.node_name)}", REMEDY)
     return None
 
 

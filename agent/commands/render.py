@@ -16,6 +16,7 @@ from agent.policy.program import Program
 from agent.runtime.start import options_of
 from agent.settings import Families, Settings
 from agent.sources.manifests.once import Read
+from agent.words import some
 
 _FAMILIES = {Families.IPV4: (Family.V4,), Families.IPV6: (Family.V6,)}
 
@@ -49,8 +50,9 @@ def unknown_node(manifests: Read, node: str) -> str:
     known = {*nodes, *(found.name for found in manifests.objects if isinstance(found, Node))}
     if node in known or not known:
         return ""
-    shown = ", ".join(sorted(known)[:5]) + (", ..." if len(known) > 5 else "")
-    return f"no node {node} in the manifests{did_you_mean(node, sorted(known)) or ';'} there are: {shown}"
+    return (
+        f"no node {node} in the manifests{did_you_mean(node, sorted(known)) or ';'} there are: {some(known)}"
+    )
 
 
 def _nodes(manifests: Read) -> list[str]:

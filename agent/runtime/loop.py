@@ -38,6 +38,7 @@ from agent.runtime import overbudget
 from agent.runtime.batches import portions
 from agent.runtime.inbox import Inbox
 from agent.runtime.linked_pods import LinkedPods
+from agent.runtime.node_name import NodeName
 from agent.settings import Families, Settings
 from agent.sources.source import Source, SyncState
 
@@ -150,7 +151,7 @@ class Agent:
         self._host_at = 0.0
         self._stirred = False
         """Whether interfaces have changed since the backend was last asked what that means to it."""
-        self._node_fault: Fault | None = None
+        self._node_name = NodeName(settings.node_name, self._engine)
         self._links = threading.Thread(target=self._watch_links, name="links", daemon=True)
         self._pod_links = LinkedPods(self._engine, self.inbox)
         self._running = False
@@ -306,10 +307,10 @@ class Agent:
         self._retry_at = None
         try:
             isolated = self._backend.adopt()
-            self._look_for_node()
-            if self._node_fault is not None and any(isolated.values()):
+            self._node_name.look()
+            if self._node_name.fault is not None and any(isolated.values()):
                 # A name mistyped must not open what an agent with the right one has closed.
-                self._note(Report(0.0, 0, True, (self._node_fault._replace(blocking=True),)))
+                self._note(Report(0.0, 0, True, (self._node_name.fault._replace(blocking=True),)))
                 return
             self._engine.adopt(isolated, now)
             if any(isolated.values()):
@@ -352,22 +353,6 @@ class Agent:
         if not any(held.values()):
             _log.info("isolating", isolated_pods=len({pod.pod for pod in isolated}))
             self._begin()
-
-    def _look_for_node(self) -> None:
-        """See whether any pod names this node; until one does, the name may be wrong."""
-        name, nodes = self._settings.node_name, self._engine.nodes()
-        if name in nodes or not nodes:
-            self._node_fault = None
-            return
-        shown = ", ".join(sorted(nodes)[:5]) + (", ..." if len(nodes) > 5 else "")
-        fault = Fault(
-            f"no pod names the node {name}, so nothing is enforced; pods name: {shown}",
-            "set --node-name (or NODE_NAME) to what spec.nodeName of this node's pods says",
-            blocking=False,
-        )
-        if fault != self._node_fault:
-            _log.warning("no pod of this node", detail=fault.what, remedy=fault.remedy)
-        self._node_fault = fault
 
     def _sync(self) -> None:
         self._retry_at = None
@@ -536,8 +521,8 @@ class Agent:
         self._host_watch.look()
         self._host = check_host(self._settings.fix_host, partial(missing_commands, self._choice.mode))
         self._host_watch.need(self._host.needed)
-        if self._node_fault is not None:
-            self._look_for_node()
+        if self._node_name.fault is not None:
+            self._node_name.look()
         held = self._families if self._adopted else self._held
         families = chosen_families(self._settings.families, self._host, held)
         if families != self._families and families:
@@ -580,7 +565,7 @@ class Agent:
 
     def node_is_named(self) -> bool:
         """Whether any pod names this node. For the loop's own thread, or once the loop has ended."""
-        return self._settings.node_name in self._engine.nodes()
+        return self._node_name.named()
 
     def _watch_links(self) -> None:
         """Have the host looked at when it changes: the first pod may bring a bridge."""
@@ -608,7 +593,7 @@ class Agent:
         self._look_at_host()
 
     def _faults(self) -> tuple[Fault, ...]:
-        node = () if self._node_fault is None else (self._node_fault,)
+        node = () if self._node_name.fault is None else (self._node_name.fault,)
         host = (*self._host.faults, *self._host_watch.faults())
         over = overbudget.faults(self._engine.over_budget())
         return (*self._choice.faults, *host, *node, *self._kernel_faults, *self._standing, *over)

@@ -1,4 +1,4 @@
-"""Numbers in messages, and what others said."""
+"""Numbers and names in messages, and what others said."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import re
 
 import pytest
 
-from agent.words import count, one_line
+from agent.words import count, one_line, some
 from tests.docs import ROOT
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 rules"), (1, "1 rule"), (2, "2 rules")])
 def test_one_is_not_many(number: int, text: str) -> None:
     assert count(number, "rule") == text
+
+
+def test_of_many_names_the_first_are_told() -> None:
+    assert some({"b", "a"}) == "a, b"
+    assert some("edcba") == "a, b, c, d, e"
+    assert some("fedcba") == "a, b, c, d, e, ..."
 
 
 def test_no_message_writes_a_number_before_a_plural_by_itself() -> None:
