@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 
 from agent import log
+from agent.clock import NEVER, SYSTEM, Clock
 from agent.dataplane.podlinks import LinkFinder, PodLink, PodLinkChanges
 from agent.kube.model import Key
 from agent.observe.links import NO_LINKS, count
 from agent.policy.engine import Engine
 from agent.policy.program import Delta
 from agent.runtime.inbox import Inbox
+from agent.runtime.threads import StartThread, Thread, start_thread
 
 _log = log.get(__name__)
 
@@ -65,9 +65,16 @@ def without_others_addresses(engine: Engine, links: tuple[PodLink, ...]) -> tupl
 class LinkedPods:
     """Used by the main loop's thread, but for :attr:`counts`, which any thread may read."""
 
-    def __init__(self, engine: Engine, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        inbox: Inbox,
+        clock: Clock = SYSTEM,
+        start_thread: StartThread = start_thread,
+    ) -> None:
         self._engine = engine
-        self._watch = _Watch(inbox, self._found)
+        self._clock = clock
+        self._watch = _Watch(inbox, self._found, clock, start_thread)
         self._links: tuple[PodLink, ...] = ()
         self._owners_due = False
         self._at = 0.0
@@ -110,14 +117,12 @@ class LinkedPods:
         """Return the links that were found last."""
         return without_others_addresses(self._engine, self._links)
 
-    def deadline(self, quiet: float) -> float | None:
-        """Return when :meth:`due` is to be called; ``quiet``: when it will have been quiet long enough."""
-        times = [self._at] if self._owners_due else []
-        if self._since is not None:
-            times.append(min(quiet, self._since + AT_LATEST))
-        return min(times, default=None)
+    def due(self, quiet_at: float) -> float:
+        """Return when to :meth:`take`; ``quiet_at``: when it will have been quiet long enough."""
+        due = self._at if self._owners_due else NEVER
+        return due if self._since is None else min(due, quiet_at, self._since + AT_LATEST)
 
-    def due(self, now: float, *, quiet: bool) -> tuple[PodLink, ...] | None:
+    def take(self, now: float, *, quiet: bool) -> tuple[PodLink, ...] | None:
         """Return the links that the backend is to know of, where something changed and it is time for it.
 
         ``quiet``: nothing else is to be written.
@@ -138,23 +143,31 @@ class LinkedPods:
 
     def _changed(self) -> None:
         if self._since is None:
-            self._since = time.monotonic()
+            self._since = self._clock.monotonic()
 
 
 class _Watch:
     """The thread that looks at the kernel."""
 
-    def __init__(self, inbox: Inbox, found: Callable[[tuple[PodLink, ...]], None]) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        found: Callable[[tuple[PodLink, ...]], None],
+        clock: Clock,
+        start_thread: StartThread,
+    ) -> None:
         self._inbox = inbox
         self._found = found
+        self._clock = clock
+        self._start_thread = start_thread
         self._owners: Mapping[bytes, Key] = {}
         self._wakes = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         weakref.finalize(self, os.close, self._wakes)
-        self._thread = threading.Thread(target=self._run, name="pod-links", daemon=True)
+        self._thread: Thread | None = None
         self._stopped = False
 
     def start(self) -> None:
-        self._thread.start()
+        self._thread = self._start_thread("pod-links", self._run)
 
     def stop(self) -> None:
         self._stopped = True
@@ -162,7 +175,7 @@ class _Watch:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def want(self, owners: Mapping[bytes, Key]) -> None:
         """Have the links of pods with these addresses looked for."""
@@ -179,7 +192,7 @@ class _Watch:
                 # Whatever it is: pods are judged by their addresses all the same, and this thread goes on.
                 _log.warning("the links of pods cannot be found", error=str(error) or type(error).__name__)
                 self._tell(())
-                time.sleep(RETRY)
+                self._clock.sleep(RETRY)
 
     def _look(self, changes: PodLinkChanges) -> None:
         """Look now, and whenever something may have changed. Raises OSError."""
@@ -190,13 +203,13 @@ class _Watch:
             _log.info("addresses inside pods are looked for", every=UNHEARD, missing="CAP_NET_BROADCAST")
         while not self._stopped:
             owners = self._owners
-            began = time.monotonic()
+            began = self._clock.monotonic()
             found = finder.find(owners) if owners else ()
             pause = PAUSE
             if found != looked:
                 looked, pause = found, AFTER_NEWS
                 self._tell(found)
-            time.sleep(max(pause, REST * (time.monotonic() - began)))
+            self._clock.sleep(max(pause, REST * (self._clock.monotonic() - began)))
             while not self._stopped:
                 changes.wait_with(self._wakes, at_latest)
                 with contextlib.suppress(BlockingIOError):

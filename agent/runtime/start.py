@@ -23,7 +23,8 @@ from agent.kernel.node_lock import LOCK, LockedError, lock_node
 from agent.net import Direction, Family
 from agent.observe.connections import raise_limit
 from agent.observe.server import StatusServer
-from agent.runtime.loop import Agent, chosen_families
+from agent.runtime.host_check import chosen_families
+from agent.runtime.loop import Agent
 from agent.settings import AllowedPackets, DeniedPackets, Settings
 from agent.sources.source import Source
 

@@ -379,7 +379,7 @@ def test_what_changes_behind_a_link_is_heard_of(stage: Stage, finder: LinkFinder
         while True:
             for call in inbox.take(0.1).calls:
                 call()
-            links = linked.due(time.monotonic(), quiet=True)
+            links = linked.take(time.monotonic(), quiet=True)
             if links is not None:
                 with stage.kernel():
                     backend.relink(stage.engine.program, links)

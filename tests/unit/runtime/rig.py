@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import Any
 
+from agent.clock import NEVER, Clock
 from agent.dataplane.backend import KernelView, Reading, Report
 from agent.dataplane.iptables.variant import ModeChoice
 from agent.dataplane.podlinks import PodLink
@@ -17,10 +16,13 @@ from agent.host.check import HostState
 from agent.kube.events import Sink, Synced
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family
+from agent.observe.health import readyz
+from agent.observe.snapshot import StatusSnapshot
 from agent.policy.program import Delta, Program
-from agent.runtime.loop import Agent
+from agent.runtime.loop import Agent, World
 from agent.settings import Settings
 from agent.sources.source import SyncState
+from tests.clock import FakeClock
 
 KINDS = (Kind.POD, Kind.NAMESPACE, Kind.POLICY)
 TROUBLE = Fault("trouble", "mend it")
@@ -28,14 +30,16 @@ FAILED = Report(0.0, 1, True, (TROUBLE,))
 DONE = Report(0.0, 1)
 NOTHING = Report(0.0, 0)
 GOES_ON = Report(0.0, 0, waiting=True)
-SECONDS = 5.0
-"""How long a test waits for what should come in milliseconds."""
+SECONDS = 600.0
+"""How long what should come may take, by the rig's clock."""
+MOST_TURNS = 10_000
 
 
 class FakeReading:
-    """Reads nothing in no time."""
+    """Reads nothing, and says how long that took."""
 
-    seconds = 0.0
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
     def read(self) -> None:
         pass
@@ -44,7 +48,8 @@ class FakeReading:
 class FakeBackend:
     """Writes down the calls made to it, and answers as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.calls: list[tuple[str, float]] = []
         self.deltas: list[Delta] = []
         self.adopting: list[Exception] = []
@@ -56,6 +61,11 @@ class FakeBackend:
         self.moves: list[bool] = []
         self.overtakes: list[bool] = []
         self.resumes: list[Report | Exception] = []
+        self.disturbances: list[bool] = []
+        self.asked = 0
+        self.reads_for = 0.0
+        self.seconds = 60.0
+        """How long it waits for its descriptors."""
         self.descriptors: tuple[int, ...] = ()
         self.goes_on = False
         self.going = GOES_ON
@@ -64,10 +74,10 @@ class FakeBackend:
         self.closed = False
 
     def named(self, name: str) -> list[float]:
-        return [when for found, when in list(self.calls) if found == name]
+        return [when for found, when in self.calls if found == name]
 
     def _called(self, name: str, answers: list[Report | Exception], otherwise: Report) -> Report:
-        self.calls.append((name, time.monotonic()))
+        self.calls.append((name, self._clock.monotonic()))
         answer = answers.pop(0) if answers else otherwise
         self.goes_on = self.goes_on or (isinstance(answer, Report) and answer.waiting)
         if isinstance(answer, Exception):
@@ -75,7 +85,7 @@ class FakeBackend:
         return answer
 
     def adopt(self) -> Mapping[Direction, set[bytes]]:
-        self.calls.append(("adopt", time.monotonic()))
+        self.calls.append(("adopt", self._clock.monotonic()))
         if self.adopting:
             raise self.adopting.pop(0)
         return {direction: set(self.isolated) for direction in Direction}
@@ -89,7 +99,7 @@ class FakeBackend:
         return self.goes_on
 
     def waits(self) -> Waits:
-        return Waits(self.descriptors, time.monotonic() + 60.0)
+        return Waits(self.descriptors, self._clock.monotonic() + self.seconds)
 
     def resume(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
         del program, interrupted
@@ -106,7 +116,7 @@ class FakeBackend:
 
     def expect(self, links: tuple[PodLink, ...]) -> None:
         del links
-        self.calls.append(("expect", time.monotonic()))
+        self.calls.append(("expect", self._clock.monotonic()))
 
     def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
         del program, links
@@ -120,18 +130,23 @@ class FakeBackend:
         self.dirty = self.stays_dirty
         return self._called("tidy", self.tidies, NOTHING)
 
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
     def moved(self) -> bool:
         return self.moves.pop(0) if self.moves else False
 
     def judge_others(self) -> bool:
-        self.calls.append(("judge_others", time.monotonic()))
+        self.calls.append(("judge_others", self._clock.monotonic()))
         return len(self.named("judge_others")) == 1
 
     def disturbed(self) -> bool:
-        return False
+        self.asked += 1
+        return self.disturbances.pop(0) if self.disturbances else False
 
     def reading(self) -> Reading:
-        return FakeReading()
+        return FakeReading(self.reads_for)
 
     def overtaken(self, reading: Reading) -> bool:
         del reading
@@ -139,7 +154,7 @@ class FakeBackend:
 
     def drift(self, program: Program, reading: Reading | None = None) -> list[str]:
         del program, reading
-        self.calls.append(("drift", time.monotonic()))
+        self.calls.append(("drift", self._clock.monotonic()))
         return self.drifts.pop(0) if self.drifts else []
 
     def view(self) -> KernelView:
@@ -152,7 +167,8 @@ class FakeBackend:
 class FakeSource:
     """Tells what it is told to tell."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.sink: Sink = lambda _: None
         self.stopped = False
 
@@ -163,7 +179,7 @@ class FakeSource:
         self.stopped = True
 
     def states(self) -> Mapping[Kind, SyncState]:
-        return {kind: SyncState(True, 0, 0.0, time.time()) for kind in KINDS}
+        return {kind: SyncState(True, 0, 0.0, self._clock.time()) for kind in KINDS}
 
     def threads(self) -> Mapping[str, bool]:
         return {}
@@ -172,50 +188,47 @@ class FakeSource:
         self.sink([Synced(kind) for kind in KINDS])
 
 
-class Links:
-    """Interfaces that never change."""
+class NoThread:
+    """A thread that does nothing for ever."""
 
-    def __init__(self, groups: int = 0) -> None:
-        del groups
-
-    def __enter__(self) -> Links:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def wait(self, seconds: float) -> bool:
-        time.sleep(min(seconds, 0.05))
-        return False
+    def is_alive(self) -> bool:
+        return True
 
 
 class Rig:
-    """An agent with fakes around it, running in a thread."""
+    """An agent with fakes around it. A test turns its loop; no time passes but in its waiting."""
 
     def __init__(self, settings: Settings, *, fresh: bool = False) -> None:
-        self.backend = FakeBackend()
-        self.source = FakeSource()
+        self.clock = FakeClock()
+        self.backend = FakeBackend(self.clock)
+        self.source = FakeSource(self.clock)
         self.made: list[tuple[Family, ...]] = []
-        host = HostState((), frozenset(Family), False, False)
-        choice = ModeChoice("nft", "because")
-        self.agent = Agent(settings, choice, host, self.source, self._make_backend, fresh=fresh)
-        self.thread = threading.Thread(target=self.agent.run, daemon=True)
+        self.host = HostState((), frozenset(Family), False, False)
+        self.started: list[str] = []
+        """The threads that were to be started beside the loop. Only those that look for drift run."""
         self.turns = 0
+        choice = ModeChoice("nft", "because")
+        world = World(self.clock, self._start_thread, lambda *_: self.host)
+        self.agent = Agent(
+            settings, choice, self.host, self.source, self._make_backend, fresh=fresh, world=world
+        )
 
     def _make_backend(self, families: tuple[Family, ...]) -> FakeBackend:
         self.made.append(families)
         return self.backend
 
+    def _start_thread(self, name: str, target: Callable[[], None]) -> NoThread:
+        self.started.append(name)
+        if name == "drift":
+            target()
+        return NoThread()
+
+    @property
+    def ready(self) -> bool:
+        return readyz(self.agent.health()).ok
+
     def start(self) -> None:
-        take = self.agent.inbox.take
-
-        def counted(seconds: float, descriptors: Collection[int] = ()) -> Any:
-            self.turns += 1
-            return take(seconds, descriptors)
-
-        self.agent.inbox.take = counted  # type: ignore[method-assign]
-        self.thread.start()
-        self.until(lambda: self.source.sink([]) is None)
+        self.agent.start()
 
     def synced(self) -> None:
         self.start()
@@ -223,23 +236,36 @@ class Rig:
         self.until(lambda: self.backend.named("sync"))
 
     def look_for_drift(self) -> None:
-        """Have drift be looked for now. On the loop's own thread, which may be about to say when."""
-        self.agent.inbox.call(lambda: setattr(self.agent, "_drift_at", 0.0))
+        """Have drift be looked for in the next turn."""
+        self.agent.drift.look_in(0.0)
+
+    def turn(self) -> None:
+        self.turns += 1
+        self.agent.turn()
 
     def until(self, what: Callable[[], object]) -> None:
-        limit = time.monotonic() + SECONDS
+        """Turn until something is so."""
+        limit = self.clock.now + SECONDS
         while not what():
-            assert time.monotonic() < limit, self.backend.calls
-            time.sleep(0.002)
+            assert self.clock.now < limit, self.backend.calls
+            self.turn()
 
-    def turns_in(self, seconds: float) -> int:
+    def rest(self, seconds: float) -> int:
+        """Turn until so many seconds have passed and nothing waits; return how many turns that took."""
         before = self.turns
-        time.sleep(seconds)
+        self.clock.limit = self.clock.now + seconds
+        while self.clock.now < self.clock.limit or not self.agent.inbox.empty:
+            self.turn()
+            assert self.turns - before < MOST_TURNS, self.backend.calls
+        self.clock.limit = NEVER
         return self.turns - before
 
-    def stop(self) -> float:
-        began = time.monotonic()
-        self.agent.inbox.stop()
-        self.thread.join(SECONDS)
-        assert not self.thread.is_alive()
-        return time.monotonic() - began
+    def status(self) -> StatusSnapshot:
+        """Ask for the status as another thread does; no time passes."""
+        self.clock.limit = self.clock.now
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(self.agent.status)
+            while not asked.done():
+                self.turn()
+        self.clock.limit = NEVER
+        return asked.result()

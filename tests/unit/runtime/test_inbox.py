@@ -1,9 +1,13 @@
-"""The inbox: who puts more than the main loop takes has to wait, and nobody waits for a loop that ended."""
+"""The inbox: its limits, its order, what ends its wait, and that nobody waits for a loop that ended."""
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,6 +15,8 @@ from agent.kube.events import Event, Synced
 from agent.kube.model import Kind
 from agent.runtime import inbox as inbox_module
 from agent.runtime.inbox import Inbox
+from tests.clock import FakeClock
+from tests.unit.runtime.events import pod
 
 EVENTS: list[Event] = [Synced(Kind.POD)] * 10
 
@@ -63,3 +69,83 @@ def test_nobody_waits_for_a_loop_that_ended(end: object) -> None:
     end(inbox)
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_who_waits_for_an_answer_when_the_loop_ends_is_told() -> None:
+    inbox = Inbox()
+    told: list[bool] = []
+
+    def ask() -> None:
+        with contextlib.suppress(TimeoutError):
+            inbox.ask(lambda: None)
+            return
+        told.append(True)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    while not inbox._calls:
+        time.sleep(0.001)
+    inbox.close()
+    asker.join(5.0)
+    assert told == [True]
+
+
+def test_a_signal_ends_the_wait_whatever_the_loop_holds() -> None:
+    code = """
+import os, signal, sys, threading, time
+from agent.runtime.inbox import Inbox
+inbox = Inbox()
+signal.set_wakeup_fd(inbox.wakes, warn_on_full_buffer=False)
+signal.signal(signal.SIGTERM, inbox.stop)
+end = time.monotonic() + 60
+sent = []
+def put():
+    while not inbox.stopped:
+        inbox.put([])
+threading.Thread(target=put, daemon=True).start()
+def send():
+    if sys.argv[1] == "idle":
+        time.sleep(0.2)
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Timer(0.3, send).start()
+while not inbox.stopped and time.monotonic() < end:
+    inbox.take(30.0)
+print(time.monotonic() - sent[0])
+"""
+    for kind in ("busy", "idle"):
+        text = code if kind == "busy" else code.replace("inbox.put([])", "time.sleep(1)")
+        done = subprocess.run(
+            [sys.executable, "-c", text, kind], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert float(done.stdout) < 0.2
+
+
+def test_a_full_pipe_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_module, "WAITING", 100_000)
+    clock = FakeClock()
+    inbox = Inbox(clock)
+    for number in range(70_000):
+        inbox.put([pod(number % 250)])
+    inbox.stop()
+    assert len(inbox.take(0.0).events) == 70_000
+    before = clock.now
+    inbox.take(5.0)
+    assert clock.now == before
+
+
+def test_events_keep_their_order_and_none_is_lost_between_threads() -> None:
+    inbox = Inbox()
+
+    def put(start: int) -> None:
+        for number in range(start, start + 100):
+            inbox.put([pod(number % 250)])
+
+    putters = [threading.Thread(target=put, args=(100 * n,)) for n in range(3)]
+    for putter in putters:
+        putter.start()
+    found: list[Sequence[Event]] = []
+    while sum(map(len, found)) < 300:
+        found.append(inbox.take(5.0).events)
+    assert sum(map(len, found)) == 300
+    assert inbox.empty

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import pytest
+from collections.abc import Callable
 
 from agent.dataplane.backend import Report
-from agent.host.check import HostState
 from agent.kube.events import Delete, Synced
 from agent.kube.model import (
     Key,
@@ -19,13 +16,10 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
-from agent.net import Family
 from agent.observe.health import State, readyz
 from agent.policy.program import Program
-from agent.runtime import loop
-from agent.settings import resolve
 from tests.unit.policy.build import pod, upsert
-from tests.unit.runtime.rig import Links, Rig
+from tests.unit.runtime.rig import Rig
 
 PODS = [pod("p", f"10.0.{n}.1", namespace=f"ns-{n}") for n in range(10)]
 CHEAP = [NetworkPolicy(f"ns-{n}", "deny", ingress=()) for n in range(10)]
@@ -38,23 +32,6 @@ def dear(number: int) -> NetworkPolicy:
 
 
 DEAR = [dear(number) for number in range(20)]
-
-
-@pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
-    monkeypatch.setattr(loop, "check_host", lambda *_: HostState((), frozenset(Family), False, False))
-    monkeypatch.setattr(loop, "LinkChanges", Links)
-    monkeypatch.setattr("gc.freeze", lambda: None)
-    made: list[Rig] = []
-
-    def rig(*, fresh: bool = False, **settings: str) -> Rig:
-        made.append(Rig(resolve({"node_name": "here", **settings}, {}), fresh=fresh))
-        return made[-1]
-
-    yield rig
-    for one in made:
-        if one.thread.is_alive():
-            one.stop()
 
 
 def watched(rig: Rig) -> list[tuple[int, set[Key]]]:
@@ -70,10 +47,6 @@ def watched(rig: Rig) -> list[tuple[int, set[Key]]]:
     return seen
 
 
-def ready(rig: Rig) -> bool:
-    return readyz(rig.agent.health()).ok
-
-
 def test_with_the_worst_policies_there_a_fresh_node_isolates_every_pod_first(
     make: Callable[..., Rig],
 ) -> None:
@@ -83,7 +56,7 @@ def test_with_the_worst_policies_there_a_fresh_node_isolates_every_pod_first(
     rig.source.sink(
         [*upsert(*DEAR, *CHEAP, *PODS), *map(Synced, (Kind.POLICY, Kind.NAMESPACE)), Synced(Kind.POD)]
     )
-    rig.until(lambda: ready(rig))
+    rig.until(lambda: rig.ready)
     isolated, enforced = seen[0]
     assert isolated == len(PODS)
     assert {policy.key for policy in CHEAP} <= enforced
@@ -103,7 +76,7 @@ def test_where_the_kernel_holds_something_nothing_is_written_before_all_is_compi
     rig.start()
     rig.source.sink(upsert(*DEAR, *CHEAP, *PODS))
     rig.source.synced()
-    rig.until(lambda: ready(rig))
+    rig.until(lambda: rig.ready)
     assert len(seen[0][1]) == len(CHEAP) + len(DEAR)
     assert rig.backend.deltas == []
 
@@ -113,7 +86,7 @@ def test_another_namespaces_change_does_not_wait_for_a_heap_of_policies(make: Ca
     rig.start()
     rig.source.sink(upsert(*CHEAP, *PODS))
     rig.source.synced()
-    rig.until(lambda: ready(rig))
+    rig.until(lambda: rig.ready)
     edited = NetworkPolicy("ns-5", "deny", ingress=(Rule(),))
     rig.source.sink([*upsert(*DEAR, edited), Delete(Kind.POLICY, Key("ns-6", "deny"))])
     enforced = {policy.key for policy in DEAR}
@@ -135,7 +108,7 @@ def test_a_policy_over_budget_is_told_with_its_need_and_the_remedy_and_fails_not
     rig.start()
     rig.source.sink(upsert(*DEAR, *PODS))
     rig.source.synced()
-    rig.until(lambda: ready(rig))
+    rig.until(lambda: rig.ready)
     warned = [check for check in readyz(rig.agent.health()).checks if check.state is State.WARNING]
     assert len(warned) == 4
     assert (
@@ -144,7 +117,7 @@ def test_a_policy_over_budget_is_told_with_its_need_and_the_remedy_and_fails_not
     )
     assert "write it with fewer rules" in warned[0].detail
     assert "17 more policies of namespace ns-0" in warned[3].detail
-    found = rig.agent.status()
+    found = rig.status()
     assert [one.policy for one in found.over_budget] == [str(policy.key) for policy in DEAR]
     assert found.over_budget[0].why.startswith("it needs 180 sets")
     assert {name for one in found.pods for name in one.ingress_over_budget} == {
@@ -152,5 +125,5 @@ def test_a_policy_over_budget_is_told_with_its_need_and_the_remedy_and_fails_not
     }
     assert found.ready
     rig.source.sink([Delete(Kind.POLICY, policy.key) for policy in DEAR])
-    rig.until(lambda: not rig.agent.status().over_budget)
+    rig.until(lambda: not rig.status().over_budget)
     assert all(check.state is State.OK for check in readyz(rig.agent.health()).checks)

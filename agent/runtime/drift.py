@@ -1,0 +1,148 @@
+"""What others change in the kernel: found by looking from time to time, and put back."""
+
+from __future__ import annotations
+
+from agent import log
+from agent.clock import AT_ONCE, NEVER, Clock
+from agent.dataplane.backend import Backend, Reading, Report
+from agent.dataplane.iptables.tables.tables import WAIT_SECONDS
+from agent.policy.engine import Engine
+from agent.runtime.calls import Calls
+from agent.runtime.inbox import Inbox
+from agent.runtime.reconcile import Reconcile
+from agent.runtime.threads import StartThread
+
+_log = log.get(__name__)
+
+ASK_EVERY = 1.0
+"""Seconds between two questions to the kernel whether somebody else wrote rules."""
+FAULTS_CHECK = 60.0
+"""Seconds after which it is seen whether a fault that nothing retries has passed."""
+OVERTAKEN = 3
+"""How often a look at the kernel may be overtaken by writes of this agent before it waits for one."""
+OVERTAKEN_PAUSE = 0.2
+TENTH = 10
+"""So many times as long as a look took it waits until the next one that others' writes bring about."""
+
+
+class Drift:
+    """Due each interval, and each second to ask whether somebody else wrote."""
+
+    def __init__(
+        self,
+        interval: float,
+        engine: Engine,
+        calls: Calls,
+        reconcile: Reconcile,
+        inbox: Inbox,
+        clock: Clock,
+        start_thread: StartThread,
+    ) -> None:
+        self.checked_at = 0.0
+        """When the kernel was compared last, for people; 0.0 never."""
+        self.repairs = 0
+        self._interval = interval
+        self._engine = engine
+        self._calls = calls
+        self._reconcile = reconcile
+        self._inbox = inbox
+        self._clock = clock
+        self._start_thread = start_thread
+        self._at = AT_ONCE
+        self._ask_at = AT_ONCE
+        self._synced_at = AT_ONCE
+        self._reading: Reading | None = None
+        """The look that is being taken."""
+        self._overtaken = 0
+        self._lasting: frozenset[str] = frozenset()
+        """Differences that the last repair did not mend; its retry will try again."""
+
+    def begin(self) -> None:
+        """Look soon: a command of an agent that was killed may have waited for the lock, to write late."""
+        self.look_in(min(self._interval, WAIT_SECONDS + 2))
+
+    def look_in(self, seconds: float) -> None:
+        """Look in so many seconds."""
+        self._at = self._clock.monotonic() + seconds
+
+    def synced_with(self, report: Report) -> None:
+        """Take note of a sync."""
+        self._synced_at = self._clock.monotonic()
+        if not report.pending:
+            self._lasting = frozenset()
+
+    def due(self) -> float:
+        """Return when it is to look or to ask."""
+        return min(self._at, self._ask_at) if self._calls.idle else NEVER
+
+    def run(self, now: float) -> None:
+        """Look, unless a sync is due: that looks at everything."""
+        if self._calls.retry.at <= now:
+            return
+        if now >= self._at or self._is_disturbed(now):
+            self._look(now)
+
+    def _is_disturbed(self, now: float) -> bool:
+        if now < self._ask_at:
+            return False
+        self._ask_at = now + ASK_EVERY
+        return self._calls.backend.disturbed()
+
+    def _look(self, now: float) -> None:
+        """Have the kernel read, on a thread of its own; what it holds is compared when that is done."""
+        if self._reading is not None:
+            self._at = now + OVERTAKEN_PAUSE
+            return
+        self._at = now + self._interval
+        if self._calls.refused:
+            return
+        backend, reading = self._calls.backend, self._calls.backend.reading()
+        self._reading = reading
+
+        def look() -> None:
+            reading.read()
+            self._inbox.call(lambda: self._compare(backend, reading))
+
+        self._start_thread("drift", look)
+
+    def _compare(self, backend: Backend, reading: Reading) -> None:
+        """Compare and repair; while a retry is pending, too, which may be about something else."""
+        now = self._clock.monotonic()
+        self._reading = None
+        # Programs that write all the time are not to cost this one more than a tenth of its time.
+        self._ask_at = max(self._ask_at, now + TENTH * reading.seconds)
+        if self._calls.refused or backend is not self._calls.backend:
+            return
+        if backend.busy:
+            self._at = now + OVERTAKEN_PAUSE
+            return
+        if backend.overtaken(reading):
+            self._overtaken += 1
+            self._at = now + OVERTAKEN_PAUSE
+            if self._overtaken <= OVERTAKEN:
+                return
+            found = self._differences()
+        else:
+            found = self._differences(reading)
+        self._overtaken = 0
+        differences = [difference for difference in found if difference not in self._lasting]
+        self.checked_at = self._clock.time()
+        if differences:
+            _log.warning("the kernel was changed from outside", differences=differences[:20])
+            self.repairs += 1
+        settled = not self._calls.retry.pending
+        stale = self._calls.faults and settled and now >= self._synced_at + FAULTS_CHECK
+        if differences or stale:
+            # Without differences, too: what was wrong may have ended, which only a look at everything tells.
+            self._repair()
+
+    def _repair(self) -> None:
+        self._reconcile.sync()
+        failed = self._calls.retry.pending and not self._calls.backend.busy
+        self._lasting = frozenset(self._differences()) if failed else frozenset()
+
+    def _differences(self, reading: Reading | None = None) -> list[str]:
+        try:
+            return self._calls.backend.drift(self._engine.program, reading)
+        except Exception as error:
+            return [f"the kernel cannot be read: {error}"]

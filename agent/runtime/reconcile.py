@@ -1,0 +1,139 @@
+"""Events into the engine, what they change into the kernel; and everything again where that failed."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from itertools import islice
+
+from agent import log
+from agent.clock import AT_ONCE, NEVER, Clock
+from agent.dataplane.backend import Report
+from agent.kube.events import Event
+from agent.policy.engine import Engine
+from agent.runtime import overbudget
+from agent.runtime.batches import portions
+from agent.runtime.calls import Calls, Phase
+from agent.runtime.inbox import Inbox
+from agent.runtime.linked_pods import LinkedPods
+from agent.sources.source import Source
+
+_log = log.get(__name__)
+
+SLICE = 400
+"""As much is compiled, counted in rules, between two looks for events: some 30 ms with writing it."""
+SLICE_AT_START = 4_000
+"""The same until everything has been enforced for the first time: nothing else waits then."""
+
+
+def _always() -> bool:
+    return True
+
+
+class Reconcile:
+    """Due when compiling waits, an address need no longer stay closed, the backend goes on, or for a retry.
+
+    ``synced_with`` is called after each sync, with its report.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        source: Source,
+        engine: Engine,
+        calls: Calls,
+        linked_pods: LinkedPods,
+        inbox: Inbox,
+        clock: Clock,
+    ) -> None:
+        self.synced_with: Callable[[Report], None] = lambda _: None
+        self._node = node
+        self._source = source
+        self._engine = engine
+        self._calls = calls
+        self._linked_pods = linked_pods
+        self._inbox = inbox
+        self._clock = clock
+
+    def take(self, events: list[Event], now: float) -> None:
+        """Compile events and bring what they change into the kernel. Called in each turn, events or not."""
+        if events and self._calls.phase is not Phase.ENFORCING and not self.told_everything():
+            # A collection would look at the whole cluster again and again while it is read.
+            gc.freeze()
+        if self._calls.phase.begun:
+            self._enforce(events, now)
+        else:
+            self._engine.apply(events, now, SLICE_AT_START)
+        self._tell_budgets()
+
+    def due(self) -> float:
+        """Return when a turn is due though nothing comes."""
+        deadline = self._engine.deadline()
+        due = NEVER if deadline is None else deadline
+        if self._calls.backend.busy:
+            return min(due, self._calls.backend.waits().until)
+        if self._engine.waiting:
+            return AT_ONCE
+        return min(due, self._calls.retry.at)
+
+    def run(self, now: float) -> None:
+        """Try again what failed, when that is due. :meth:`take` has done the rest."""
+        if self._calls.idle and self._calls.retry.at <= now:
+            self.sync()
+
+    def sync(self) -> None:
+        """Read the kernel and move it to the program."""
+        self._calls.retry.begun()
+        owners = {address: pod.key for pod in self._engine.local_pods() for address in pod.addresses}
+        self._calls.make(self.synced, self._calls.backend.sync, owners)
+
+    def synced(self, report: Report) -> None:
+        """Take in the report of a sync that has ended."""
+        calls = self._calls
+        calls.refused = report.refused
+        calls.retry.begun()
+        self._linked_pods.synced()
+        if not report.pending:
+            calls.retry.succeeded()
+        self.synced_with(report)
+        calls.note(report)
+        # Also where nothing had to be written: what was found there has been taken over.
+        calls.last, calls.last_at = report, self._clock.time()
+
+    def told_everything(self) -> bool:
+        """Whether the sources have told of every object that there was at start."""
+        states = self._source.states()
+        return bool(states) and all(self._engine.synced(kind) for kind in states)
+
+    def has_news(self) -> bool:
+        """Whether something waits that a long write should let go first."""
+        return not self._inbox.empty
+
+    def _enforce(self, events: list[Event], now: float) -> None:
+        most = SLICE if self._calls.phase is Phase.ENFORCING else SLICE_AT_START
+        waited = self._engine.waiting
+        cut = portions(events, self._engine.is_here, self._node)
+        for number, portion in enumerate(cut, start=1):
+            # What waits has a step of its own, so that events are changes of the simplest kind.
+            more = _always if number < len(cut) or waited else self.has_news
+            self._apply(portion, now, 0 if self._engine.waiting else most, more)
+        if waited and (events or not self._calls.backend.busy):
+            self._apply([], now, most, self.has_news)
+
+    def _apply(self, events: list[Event], now: float, most: int, more: Callable[[], bool]) -> None:
+        delta = self._engine.apply(events, now, most)
+        self._linked_pods.changed(delta)
+        if delta and not self._calls.refused:
+            self._calls.make(self._calls.note, self._calls.backend.apply, delta, more)
+
+    def _tell_budgets(self) -> None:
+        """Log which policies are over budget, or no longer."""
+        news = self._engine.take_budget_news()
+        for key, excess in islice(news.items(), overbudget.NAMED):
+            if excess is None:
+                _log.info("policy within budget again, or gone", policy=str(key))
+            else:
+                fault = overbudget.fault(key, excess)
+                _log.warning("policy over budget", policy=str(key), detail=fault.what, remedy=fault.remedy)
+        if len(news) > overbudget.NAMED:
+            _log.warning("more policies over budget, or no longer", policies=len(news) - overbudget.NAMED)

@@ -1,0 +1,26 @@
+"""Threads beside the main loop's, started by a function that is passed in, so that a test can do without."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Thread(Protocol):
+    """A thread that was started."""
+
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        ...
+
+
+StartThread = Callable[[str, Callable[[], None]], Thread]
+"""Starts a thread of a name that calls a function, and ends with the process."""
+
+
+def start_thread(name: str, target: Callable[[], None]) -> Thread:
+    """Start a thread of the system's."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()
+    return thread

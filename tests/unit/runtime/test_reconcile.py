@@ -1,0 +1,183 @@
+"""Changes and failures: when the backend is called, and what is made of what it reports."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import pytest
+
+from agent.dataplane.backend import Call, Report
+from agent.fault import Fault
+from agent.net import Direction
+from agent.runtime.calls import LONGEST_RETRY
+from tests.unit.runtime.events import deny, far, pod
+from tests.unit.runtime.rig import DONE, FAILED, GOES_ON, TROUBLE, Rig
+
+
+def test_changes_are_applied_as_they_come_and_those_that_change_nothing_are_not(rig: Rig) -> None:
+    rig.synced()
+    rig.source.sink([pod(1)])
+    rig.rest(1.0)
+    assert rig.backend.named("apply") == []
+    rig.source.sink([deny()])
+    rig.turn()
+    assert rig.backend.names[-1] == "apply"
+    assert rig.backend.deltas[0].isolated[Direction.INGRESS] == {bytes((10, 0, 0, 1))}
+
+
+def test_a_failed_write_is_made_good_by_a_sync_and_others_are_applied_meanwhile(rig: Rig) -> None:
+    rig.backend.applies = [FAILED]
+    rig.backend.syncs = [DONE, FAILED, FAILED]
+    rig.synced()
+    rig.until(lambda: rig.ready)
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.named("apply"))
+    rig.source.sink([pod(2)])
+    rig.until(lambda: len(rig.backend.named("apply")) == 2)
+    rig.until(lambda: not rig.backend.syncs)
+    assert not rig.ready
+    rig.until(lambda: rig.ready)
+    assert len(rig.backend.named("sync")) == 4
+
+
+def test_pauses_grow_to_the_longest_and_begin_anew_after_success(rig: Rig) -> None:
+    rig.backend.syncs = [FAILED] * 12
+    rig.synced()
+    rig.until(lambda: rig.ready)
+    times = rig.backend.named("sync")
+    pauses = [b - a for a, b in itertools.pairwise(times)]
+    assert len(pauses) == 12
+    assert pauses[5] > 2 * pauses[1]
+    assert LONGEST_RETRY * 0.8 <= pauses[-1] <= max(pauses) < LONGEST_RETRY * 1.25
+    rig.backend.applies = [FAILED]
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: len(rig.backend.named("sync")) == 14)
+    assert rig.backend.named("sync")[-1] - rig.backend.named("apply")[0] < 0.5
+
+
+@pytest.mark.parametrize("call", ["syncs", "applies", "tidies"])
+def test_whatever_the_backend_raises_ends_nothing(rig: Rig, call: str) -> None:
+    getattr(rig.backend, call).append(RuntimeError("a bug"))
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.named("tidy") and len(rig.backend.named("sync")) >= 2)
+    rig.until(lambda: rig.ready)
+
+
+def test_a_fault_that_has_passed_is_not_shown_for_ever(rig: Rig) -> None:
+    fight = Fault("fight", "stop it", blocking=False)
+    rig.backend.syncs = [Report(0.0, 1, False, (fight,))]
+    rig.synced()
+    assert fight in rig.agent.health().faults
+    rig.look_for_drift()
+    rig.until(lambda: rig.backend.named("drift"))
+    rig.rest(50.0)
+    assert fight in rig.agent.health().faults
+    rig.rest(11.0)
+    rig.look_for_drift()
+    rig.until(lambda: not rig.agent.health().faults)
+
+
+def test_nothing_is_written_while_another_program_enforces(rig: Rig) -> None:
+    stranger = Fault("kube-router is here", "stop it")
+    rig.backend.syncs = [Report(0.0, 0, True, (stranger,), refused=True)] * 4
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: len(rig.backend.named("sync")) == 4)
+    assert rig.backend.named("apply") == []
+    assert rig.backend.named("tidy") == []
+    assert not rig.ready
+    rig.until(lambda: rig.ready)
+    rig.source.sink([pod(2)])
+    rig.until(lambda: rig.backend.named("apply"))
+
+
+def test_who_was_refused_stays_so_until_a_sync_has_seen_otherwise(rig: Rig) -> None:
+    stranger = Report(0.0, 0, True, (Fault("kube-router is here", "stop it"),), refused=True)
+    rig.backend.syncs = [stranger, RuntimeError("cannot read"), stranger]
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: len(rig.backend.named("sync")) == 3)
+    assert rig.backend.named("apply") == []
+    assert rig.backend.named("drift") == []
+    rig.until(lambda: rig.ready)
+
+
+# Work that goes on
+
+
+def test_while_the_backend_works_on_changes_are_applied_and_nothing_else_is_begun(rig: Rig) -> None:
+    rig.synced()
+    reads, writes = os.pipe()
+    rig.backend.descriptors = (reads,)
+    rig.backend.going = GOES_ON._replace(standing=(TROUBLE,))
+    rig.backend.applies = [GOES_ON, rig.backend.going]
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.goes_on)
+    rig.source.sink([pod(2)])
+    rig.until(lambda: TROUBLE in rig.agent.health().faults)
+    rig.look_for_drift()
+    syncs = len(rig.backend.named("sync"))
+    assert rig.rest(10.0) <= 11
+    assert len(rig.backend.named("sync")) == syncs
+    assert rig.backend.named("drift") == []
+    assert rig.backend.named("tidy") == []
+    assert rig.ready is False
+    rig.backend.resumes = [DONE]
+    now = rig.clock.now
+    os.write(writes, b"x")
+    rig.turn()
+    assert not rig.backend.goes_on
+    assert rig.clock.now == now
+    assert TROUBLE not in rig.agent.health().faults
+    rig.until(lambda: rig.backend.named("tidy"))
+    for end in (reads, writes):
+        os.close(end)
+
+
+def test_work_that_goes_on_is_looked_at_when_the_backend_says(rig: Rig) -> None:
+    rig.synced()
+    rig.backend.applies = [GOES_ON]
+    rig.backend.seconds = 0.3
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.goes_on)
+    assert 3 <= rig.rest(1.0) <= 4
+
+
+def test_a_sync_that_goes_on_makes_the_agent_ready_when_it_has_ended(rig: Rig) -> None:
+    rig.backend.syncs = [GOES_ON]
+    rig.start()
+    rig.source.synced()
+    rig.until(lambda: rig.backend.goes_on)
+    rig.rest(5.0)
+    assert not rig.ready
+    rig.backend.resumes = [DONE._replace(of=Call.SYNC)]
+    rig.source.sink([far(1)])
+    rig.turn()
+    assert rig.ready
+
+
+def test_work_that_goes_on_and_fails_is_tried_again(rig: Rig) -> None:
+    rig.synced()
+    rig.backend.applies = [GOES_ON]
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.goes_on)
+    syncs = len(rig.backend.named("sync"))
+    rig.backend.resumes = [FAILED]
+    rig.source.sink([far(1)])
+    rig.until(lambda: len(rig.backend.named("sync")) > syncs)
+    rig.until(lambda: rig.ready)
+
+
+def test_what_could_not_be_taken_away_while_work_goes_on_is_tried_again_when_that_has_ended(rig: Rig) -> None:
+    rig.synced()
+    rig.backend.applies = [GOES_ON._replace(pending=True, faults=(TROUBLE,))]
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.goes_on)
+    syncs = len(rig.backend.named("sync"))
+    rig.rest(5.0)
+    assert len(rig.backend.named("sync")) == syncs
+    rig.backend.resumes = [DONE]
+    rig.source.sink([far(1)])
+    rig.until(lambda: len(rig.backend.named("sync")) > syncs)
