@@ -107,7 +107,7 @@ def plain(outcome: Outcome) -> dict[str, object]:
     """Return an outcome as plain data."""
     return {
         "mutation": outcome.mutation.name,
-        "file": outcome.mutation.file,
+        "symbol": outcome.mutation.symbol,
         "caught": outcome.caught,
         "caught_by": list(outcome.caught_by),
         "missed_by": [selection.value for selection in outcome.missed_by],

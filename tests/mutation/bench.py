@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.mutation.change import MisfitError, apply
 from tests.mutation.model import Mutation, Selection
 
 ROOT = Path(__file__).parents[2]
@@ -54,21 +55,11 @@ class Outcome(NamedTuple):
 
 def misfit(mutation: Mutation, root: Path = ROOT) -> str:
     """Say why a mutation does not fit the tree as it is, "" when it does."""
-    file = root / mutation.file
-    if not file.is_file():
-        return f"{mutation.name}: {mutation.file} is gone"
-    count = file.read_text().count(mutation.original)
-    if count != 1:
-        return f"{mutation.name}: its text is {count} times in {mutation.file}, not once"
     try:
-        compile(_mutated(mutation, file), mutation.file, "exec")
-    except SyntaxError as error:
-        return f"{mutation.name}: {mutation.file} would not be Python any more: {error}"
+        apply(mutation, root)
+    except MisfitError as error:
+        return str(error)
     return ""
-
-
-def _mutated(mutation: Mutation, file: Path) -> str:
-    return file.read_text().replace(mutation.original, mutation.replacement)
 
 
 class Bench:
@@ -122,9 +113,10 @@ class Bench:
 
     def try_out(self, mutation: Mutation) -> Outcome:
         """Break the copy, run what must catch it, and mend the copy again."""
-        file = self.root / mutation.file
+        changed = apply(mutation, self.root)
+        file = self.root / changed.file
         whole = file.read_text()
-        file.write_text(_mutated(mutation, file))
+        file.write_text(changed.text)
         try:
             runs = {selection: self.run(selection) for selection in mutation.by}
         finally:

@@ -53,7 +53,7 @@ class Selection(enum.StrEnum):
     """Policies that wait to be compiled, case by case."""
     LINKED = "tests/unit/dataplane/test_linked.py"
     """The rules by which pods are judged by their links, packet by packet."""
-    PODLINKS = "tests/unit/kernel/test_podlinks.py"
+    PODLINKS = "tests/unit/dataplane/test_podlinks.py"
     """Whose link an interface is, claim by claim."""
     MARKS = "tests/unit/dataplane/test_marks.py"
     """Which bits of packets' marks others use, and which are taken."""
@@ -68,13 +68,16 @@ class Selection(enum.StrEnum):
 
 
 class Mutation(NamedTuple):
-    """A small breakage: ``original``, found once in ``file``, becomes ``replacement``.
+    """A small breakage: in ``symbol``, ``original``, which is there once, becomes ``replacement``.
 
-    Each of ``by`` alone must catch it.
+    ``symbol``: a module, a colon, and the name of a function, a class or a constant in it; of one that has
+    moved to another module the name is enough. The other two are Python, and count by what they say, not by
+    how they are laid out: an expression; statements; or elements of a list, with a comma behind the last.
+    What becomes "" goes. Each of ``by`` alone must catch it.
     """
 
     name: str
-    file: str
+    symbol: str
     original: str
     replacement: str
     by: tuple[Selection, ...]

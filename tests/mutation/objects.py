@@ -1,0 +1,208 @@
+"""Breakages of decoding, of selectors, and of the algebra of blocks and ports."""
+
+from __future__ import annotations
+
+from tests.mutation.model import Mutation, Selection
+
+OBJECTS = (
+    # --- Reading --------------------------------------------------------------------------------------------
+    Mutation(
+        "policyTypes unset never names Egress",
+        "agent.kube.policy:_policy_types",
+        "{'Ingress', 'Egress'} if spec.get('egress') else {'Ingress'}",
+        "{'Ingress'}",
+        (Selection.DECODING,),
+    ),
+    Mutation(
+        "default protocol UDP",
+        "agent.kube.policy:read_protocol",
+        "if value is None:\n    return Protocol.TCP",
+        "if value is None:\n    return Protocol.UDP",
+        (Selection.DECODING,),
+    ),
+    Mutation(
+        "endPort is not read",
+        "agent.kube.policy:_port",
+        "Port(protocol, number_or_name, end)",
+        "Port(protocol, number_or_name)",
+        (Selection.MANIFESTS,),
+    ),
+    Mutation(
+        "an except is not read",
+        "agent.kube.policy:_block",
+        "excepts.append(inner)",
+        "pass",
+        (Selection.MANIFESTS,),
+    ),
+    Mutation(
+        "a port's name is that of the last container, not the first",
+        "agent.kube.convert:_add_ports",
+        "port.name and protocol in PROTOCOLS and ((port.name, protocol) not in found)",
+        "port.name and protocol in PROTOCOLS",
+        (Selection.DECODING,),
+    ),
+    # --- Selectors ------------------------------------------------------------------------------------------
+    Mutation(
+        "NotIn does not match an absent key",
+        "agent.kube.model:Selector.matches",
+        "value is not None and _among(value, values)",
+        "value is None or _among(value, values)",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "OR for AND between a selector's requirements",
+        "agent.kube.model:Selector.matches",
+        "if value is None or not _among(value, values):\n    return False",
+        "return value is not None and _among(value, values)",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "DoesNotExist is looked for among the pods that have the key",
+        "agent.policy.peers.labels:LabelIndex.candidates",
+        "Operator.EXISTS",
+        "Operator.DOES_NOT_EXIST",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a pod that comes after a policy is selected whatever its labels",
+        "agent.policy.peers.selection:Selection._join",
+        "policy.pod_selector.matches(group.labels)",
+        "policy is not None",
+        (Selection.COMPILER,),
+    ),
+    # --- Blocks ---------------------------------------------------------------------------------------------
+    Mutation(
+        "a lost except",
+        "agent.policy.blocks:block_ranges",
+        "found += _difference(_range(cidr), _union((_range(e) for e in excepts if e.family is family)))",
+        "found.append(_range(cidr))",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "what one block excepts is taken from another",
+        "agent.policy.blocks:block_ranges",
+        "found += _difference(_range(cidr), _union((_range(e) for e in excepts if e.family is family)))",
+        "found = [r for f in (*found, _range(cidr)) for r in _difference(f, _union(map(_range, excepts)))]",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "an except one address short at its beginning",
+        "agent.policy.blocks:_difference",
+        "cut.first - 1",
+        "cut.first",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "an except one address short at its end",
+        "agent.policy.blocks:_difference",
+        "cut.last + 1",
+        "cut.last",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "nomatch lost",
+        "agent.policy.blocks:_single",
+        "True,",
+        "False,",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "a /0 told as one half only",
+        "agent.policy.blocks:range_networks",
+        "first <= last",
+        "first <= last and last - first + 1 < 1 << family.bits - 1",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "what one of several blocks excepts is taken from another that lies around it",
+        "agent.policy.blocks:_nested",
+        "holding.discard(number)",
+        "holding.clear()",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "a network that one of several blocks excepts stays excepted behind it",
+        "agent.policy.blocks:_leave",
+        "holding.add(number)",
+        "pass",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "as many networks are counted as a range has ends",
+        "agent.policy.blocks:_count",
+        "(middle - first).bit_count() + (last + 1 - middle).bit_count()",
+        "2",
+        (Selection.BLOCKS,),
+    ),
+    Mutation(
+        "the last address of a block has no named port",
+        "agent.policy.blocks:in_ranges",
+        "number <= ranges[at].last",
+        "number < ranges[at].last",
+        (Selection.BLOCKS,),
+    ),
+    # --- Ports ----------------------------------------------------------------------------------------------
+    Mutation(
+        "endPort ignored",
+        "agent.policy.ports:compile_ports",
+        "port if end is None else end",
+        "port",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a range one port short",
+        "agent.policy.ports:compile_ports",
+        "port if end is None else end",
+        "port if end is None else end - 1",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "ranges that do not quite touch are joined",
+        "agent.policy.ports:_merged",
+        "merged[-1].last + 1",
+        "merged[-1].last + 2",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "ranges of two protocols are joined",
+        "agent.policy.ports:_merged",
+        "merged and merged[-1].protocol is current.protocol and (current.first <= merged[-1].last + 1)",
+        "merged and current.first <= merged[-1].last + 1",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a range ends where one inside it does",
+        "agent.policy.ports:_merged",
+        "max(merged[-1].last, current.last)",
+        "current.last",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "port 65535 forgotten where every port is meant",
+        "agent.policy.ports:LAST_PORT",
+        "65535",
+        "65534",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a port's name means every port",
+        "agent.policy.ports:compile_ports",
+        "names.add(PortName(port, protocol))",
+        "ranges.append(PortRange(protocol, 0, LAST_PORT))",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a name that no pod has means every port",
+        "agent.policy.compile:_ingress_rule",
+        "ports.ranges, named,",
+        "ports.ranges or None, named if ports.ranges else None,",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "protocol ignored where a pod's named port is looked up",
+        "agent.policy.sets:_members",
+        "(name, protocol) in ports",
+        "name in {n for n, _ in ports}",
+        (Selection.COMPILER,),
+    ),
+)
