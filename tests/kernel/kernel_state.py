@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import subprocess
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.dataplane.iptables.access import KERNEL, Access
@@ -29,38 +29,23 @@ from agent.kube.model import (
     Namespace,
     NetworkPolicy,
     Node,
-    Operator,
     Peer,
-    Pod,
     Port,
-    Requirement,
     Rule,
     Selector,
 )
-from agent.net import Direction, Family, Member, Network, Protocol
+from agent.net import Direction, Family, Member, Protocol
 from agent.policy.engine import Engine
 from agent.policy.program import PolicyId, Program, SetKind
+from tests.build import labelled, network, packed, pod
 from tests.lab.cluster import wait_until
 
 HERE = "here"
 FAMILIES = (Family.V4, Family.V6)
 
 
-def packed(text: str) -> bytes:
-    return ipaddress.ip_address(text).packed
-
-
-def network(text: str) -> Network:
-    found = ipaddress.ip_network(text)
-    return Network(found.network_address.packed, found.prefixlen)
-
-
 def block(cidr: str, *excepts: str) -> Peer:
     return Peer(block=IPBlock(network(cidr), tuple(map(network, excepts))))
-
-
-def labelled(**labels: str) -> Selector:
-    return Selector(tuple(Requirement(k, Operator.IN, (v,)) for k, v in sorted(labels.items())))
 
 
 def pods_of(**labels: str) -> Peer:
@@ -71,7 +56,7 @@ def namespaces_of(**labels: str) -> Peer:
     return Peer(namespace_selector=labelled(**labels))
 
 
-def pod(
+def pod_event(
     name: str,
     number: int,
     *,
@@ -83,19 +68,13 @@ def pod(
 ) -> Upsert:
     """Return a pod with the addresses 10.x.y.z and fd00::x:y of the given families."""
     addresses = {
-        Family.V4: packed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"),
-        Family.V6: packed(f"fd00::{number >> 16:x}:{number & 0xFFFF:x}"),
+        Family.V4: f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",
+        Family.V6: f"fd00::{number >> 16:x}:{number & 0xFFFF:x}",
     }
-    found = Pod(
-        namespace,
-        name,
-        uid=f"{namespace}/{name}",
-        labels=labels,
-        node=node,
-        addresses=tuple(addresses[family] for family in families),
-        ports=tuple(ports),
-    )
-    return Upsert(Kind.POD, found)
+    texts = [addresses[family] for family in families]
+    uid = f"{namespace}/{name}"
+    found = pod(name, *texts, namespace=namespace, node=node, uid=uid, ports=tuple(ports))
+    return Upsert(Kind.POD, msgspec.structs.replace(found, labels=labels))
 
 
 def namespace(name: str, **labels: str) -> Upsert:
@@ -144,13 +123,13 @@ def every_rule_form() -> list[Event]:
         policy("lines", ingress=told_in_one_line, egress=told_in_one_line),
         namespace("default", team="x"),
         namespace(LONG, team="y"),
-        pod("a", 1, app="a", ports=[HTTP]),
-        pod("b", 2, app="b", ports=[HTTP, NamedPort("dns", Protocol.UDP, 5353)]),
-        pod("v4-only", 3, app="c", families=[Family.V4]),
-        pod("v6-only", 4, app="c", families=[Family.V6]),
-        pod("p" * 253, 5, namespace=LONG, app="a"),
-        pod("remote", 6, node="there", app="a", ports=[HTTP]),
-        *(pod(f"many-{n}", 20 + 7 * n, app="many") for n in range(30)),
+        pod_event("a", 1, app="a", ports=[HTTP]),
+        pod_event("b", 2, app="b", ports=[HTTP, NamedPort("dns", Protocol.UDP, 5353)]),
+        pod_event("v4-only", 3, app="c", families=[Family.V4]),
+        pod_event("v6-only", 4, app="c", families=[Family.V6]),
+        pod_event("p" * 253, 5, namespace=LONG, app="a"),
+        pod_event("remote", 6, node="there", app="a", ports=[HTTP]),
+        *(pod_event(f"many-{n}", 20 + 7 * n, app="many") for n in range(30)),
         policy("any", ingress=[Rule()], egress=[Rule()]),
         policy("deny", selector=labelled(app="b"), ingress=[], egress=[]),
         policy("ports", ingress=[Rule((), ports), Rule((), (Port(sctp),)), Rule((), MANY_PORTS)]),
@@ -218,7 +197,7 @@ def _random_event(random: Random) -> Event:
     if choice < 0.4:
         number = random.randint(1, 24)
         ports = random.sample([HTTP, NamedPort("dns", Protocol.UDP, 53)], random.randint(0, 2))
-        found = pod(
+        found = pod_event(
             f"pod-{random.randint(1, 20)}",
             number,
             namespace=random.choice(("red", "blue")),
@@ -327,8 +306,8 @@ class TwoPods:
         self.engine.apply(
             [
                 namespace("default"),
-                pod("a", 1, app="a"),
-                pod("b", 2, app="b"),
+                pod_event("a", 1, app="a"),
+                pod_event("b", 2, app="b"),
                 policy("a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),))]),
                 policy("b", selector=labelled(app="b"), ingress=[Rule((pods_of(app="a"),))], egress=[]),
             ],

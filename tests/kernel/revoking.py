@@ -15,16 +15,8 @@ from random import Random
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, Pod, Rule
 from agent.policy.engine import Engine
-from tests.kernel.kernel_state import (
-    HERE,
-    gone,
-    labelled,
-    make_backend,
-    namespace,
-    packed,
-    pods_of,
-    policy,
-)
+from tests.build import labelled, packed
+from tests.kernel.kernel_state import HERE, gone, make_backend, namespace, pods_of, policy
 
 _ALLOWING = policy("allowing", selector=labelled(app="server"), ingress=[Rule((pods_of(app="client"),))])
 

@@ -25,6 +25,7 @@ from agent.kube.model import Key, Port, Rule
 from agent.net import Direction, Family, Network, Protocol
 from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
+from tests.build import labelled, packed
 from tests.kernel.kernel_state import (
     FAMILIES,
     HERE,
@@ -34,13 +35,11 @@ from tests.kernel.kernel_state import (
     every_rule_form,
     gone,
     iptables,
-    labelled,
     make_backend,
     namespace,
     our_chains,
     our_sets,
-    packed,
-    pod,
+    pod_event,
     pods_of,
     policy,
 )
@@ -58,7 +57,7 @@ def test_a_rule_that_is_refused_keeps_closed_whom_it_concerns_and_holds_up_nobod
 ) -> None:
     bad = Key("default", "bad")
     events: list[Event] = [
-        pod("c", 3, app="c"),
+        pod_event("c", 3, app="c"),
         policy("bad", selector=labelled(app="c"), ingress=[Rule((pods_of(app="a"),))]),
         policy("good", selector=labelled(app="a"), ingress=[Rule((), (Port(Protocol.TCP, 80),))]),
         gone(policy("b")),
@@ -95,7 +94,7 @@ def test_a_large_first_write_is_made_in_parts_and_what_is_refused_takes_nothing_
     engine, backend = Engine(HERE), make_backend(mode)
     apps = [f"app-{number}" for number in range(8)]
     events: list[Event] = [namespace("default")]
-    events += [pod(app, number, app=app) for number, app in enumerate(apps, start=1)]
+    events += [pod_event(app, number, app=app) for number, app in enumerate(apps, start=1)]
     events += [
         policy(
             app,
@@ -278,7 +277,7 @@ def test_what_cannot_be_removed_from_the_other_mode_is_told_and_tried_again_rare
 def test_a_set_that_cannot_be_made_holds_back_its_policies_only(node: TwoPods, netns: Netns) -> None:
     new = policy("new", selector=labelled(app="a"), ingress=[Rule((pods_of(app="new"),))])
     probe = Engine(HERE)
-    probe.apply([namespace("default"), pod("a", 1, app="a"), new], 0.0)
+    probe.apply([namespace("default"), pod_event("a", 1, app="a"), new], 0.0)
     (taken,) = (names.peer_set(s) for s in probe.program.sets if s.family is Family.V4)
     netns.run(["ipset", "create", taken, "hash:net"])
     iptables(node.mode, Family.V4, "-A", "INPUT", "-m", "set", "--match-set", taken, "src", "-j", "DROP")
@@ -327,7 +326,7 @@ def test_a_rule_of_somebody_else_on_a_set_of_ours_is_in_nobodys_way(
     iptables(node.mode, Family.V4, "-A", "INPUT", "-m", "set", "--match-set", isolated, "src")
     monkeypatch.setattr("agent.dataplane.iptables.change.planner.hazardous", lambda *_: True)
     for number in range(3, 9):
-        more = pod(f"more-{number}", number, app="a")
+        more = pod_event(f"more-{number}", number, app="a")
         assert node.backend.apply(node.program, node.engine.apply([more], 1.0)).faults == ()
         if number % 2:
             assert node.backend.tidy(node.program).faults == ()
@@ -396,8 +395,8 @@ def test_an_address_stays_closed_and_in_no_set_while_its_connections_cannot_be_f
     conntrack.works = False
     address = packed("10.0.0.2")
     # The address goes from an isolated pod of policy b to one that is open, and that policy a lets in.
-    later = pod("b", 2, app="b")
-    successor = pod("successor", 2, app="peer", tier="x")
+    later = pod_event("b", 2, app="b")
+    successor = pod_event("successor", 2, app="peer", tier="x")
     other = policy("a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="peer"),))])
     report = node.backend.apply(node.program, node.engine.apply([gone(later), successor, other], 1.0))
     assert report.pending
@@ -432,12 +431,12 @@ def test_an_address_stays_closed_and_in_no_set_while_its_connections_cannot_be_f
 def test_a_set_grows_past_its_size_while_rules_refer_to_it_and_never_lacks_a_member() -> None:
     engine = Engine(HERE)
     backend = make_backend("nft")
-    local = [pod("a", 1, app="a"), pod("old", 2, app="m")]
+    local = [pod_event("a", 1, app="a"), pod_event("old", 2, app="m")]
     allow = policy("a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="m"),))])
     engine.apply([namespace("default"), *local, allow], 0.0)
     backend.sync(engine.program)
     (name,) = (names.peer_set(s) for s in engine.program.sets if s.family is Family.V4)
-    more = [pod(f"m-{n}", n, node="there", families=[Family.V4], app="m") for n in range(3, 70_002)]
+    more = [pod_event(f"m-{n}", n, node="there", families=[Family.V4], app="m") for n in range(3, 70_002)]
     end = threading.Event()
     missing: list[float] = []
     looks = [0]

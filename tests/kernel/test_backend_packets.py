@@ -12,16 +12,15 @@ from agent.dataplane.iptables.variant import MODES, Mode
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, Pod, Rule
 from agent.policy.engine import Engine
+from tests.build import labelled, packed
 from tests.kernel.kernel_state import (
     HERE,
     gone,
-    labelled,
     make_backend,
     namespace,
     namespaces_of,
     our_sets,
-    packed,
-    pod,
+    pod_event,
     pods_of,
     policy,
 )
@@ -94,7 +93,7 @@ def test_labels_that_open_one_side_and_close_the_other_let_no_packet_through(sce
 def test_restarts_and_changes_that_concern_others_let_nothing_through_and_lose_nothing(scene: Scene) -> None:
     engine = Engine(HERE)
     backend = make_backend(scene.mode)
-    others = [pod(f"p{n}", n, app="x") for n in range(1, 30)]
+    others = [pod_event(f"p{n}", n, app="x") for n in range(1, 30)]
     rules = [
         policy(f"q{n}", selector=labelled(app="x"), ingress=[Rule((pods_of(app="x"),))]) for n in range(5)
     ]

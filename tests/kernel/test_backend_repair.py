@@ -15,6 +15,7 @@ from agent.kube.model import Key, Rule
 from agent.net import Direction, Family
 from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
+from tests.build import labelled
 from tests.kernel.kernel_state import (
     FAMILIES,
     HERE,
@@ -23,11 +24,10 @@ from tests.kernel.kernel_state import (
     break_policy,
     gone,
     iptables,
-    labelled,
     make_backend,
     our_chains,
     our_sets,
-    pod,
+    pod_event,
     policy,
 )
 from tests.lab.netns import Netns
@@ -41,7 +41,7 @@ EACH_MODE = pytest.mark.parametrize("mode", MODES)
 
 @pytest.mark.parametrize("with_rules", [False, True])
 def test_what_others_write_is_noticed_whatever_is_applied_after_it(node: TwoPods, with_rules: bool) -> None:
-    more = [pod(f"more-{n}", n, node="there", app="b") for n in (8, 9)]
+    more = [pod_event(f"more-{n}", n, node="there", app="b") for n in (8, 9)]
     added = [policy(f"added-{n}", selector=labelled(app="a"), ingress=[]) for n in (8, 9)]
     for number in range(2):
         if number == 1:
@@ -328,7 +328,7 @@ def test_blocks_are_written_as_the_kernel_prints_them(node: TwoPods) -> None:
 
 def test_tidying_stops_between_writes_when_something_else_has_come_and_goes_on_later() -> None:
     engine, backend = Engine(HERE), make_backend("nft")
-    local = [pod(f"p{number}", number, app="a") for number in range(1, 4)]
+    local = [pod_event(f"p{number}", number, app="a") for number in range(1, 4)]
     engine.apply([*local, policy("a", selector=labelled(app="a"), ingress=[])], 0.0)
     backend.sync(engine.program)
     for event in (gone(policy("a")), policy("b", selector=labelled(app="a"), egress=[])):

@@ -15,17 +15,16 @@ from agent.kernel import conntrack
 from agent.kube.model import Key, Port, Rule
 from agent.net import Direction, Family, Protocol
 from agent.policy.engine import Engine
+from tests.build import labelled, packed
 from tests.kernel.kernel_state import (
     HERE,
     TwoPods,
     gone,
-    labelled,
     make_backend,
     namespace,
     our_chains,
     our_sets,
-    packed,
-    pod,
+    pod_event,
     pods_of,
     policy,
 )
@@ -66,7 +65,7 @@ def sets_looked_at(mode: Mode) -> set[bytes]:
 
 
 def test_a_failed_switch_holds_back_no_revocation(node: TwoPods, monkeypatch: pytest.MonkeyPatch) -> None:
-    peer = pod("x", 7, node="there", app="b")
+    peer = pod_event("x", 7, node="there", app="b")
     node.backend.apply(node.program, node.engine.apply([peer], 1.0))
     assert packed("10.0.0.7") in sets_looked_at(node.mode)
     with monkeypatch.context() as broken:
@@ -75,13 +74,13 @@ def test_a_failed_switch_holds_back_no_revocation(node: TwoPods, monkeypatch: py
         edited = policy(
             "a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),), (Port(Protocol.TCP, 80),))]
         )
-        new = pod("y", 8, node="there", app="b")
+        new = pod_event("y", 8, node="there", app="b")
         assert node.backend.apply(node.program, node.engine.apply([edited, new], 2.0)).pending
         assert packed("10.0.0.8") not in sets_looked_at(node.mode)
         node.backend.apply(node.program, node.engine.apply([gone(peer)], 3.0))
         assert packed("10.0.0.7") not in sets_looked_at(node.mode)
         assert node.backend.sync(node.program).pending
-        node.backend.apply(node.program, node.engine.apply([pod("b", 2, app="else")], 4.0))
+        node.backend.apply(node.program, node.engine.apply([pod_event("b", 2, app="else")], 4.0))
         assert packed("10.0.0.2") not in sets_looked_at(node.mode)
     assert node.backend.sync(node.program).faults == ()
     node.backend.tidy(node.program)
@@ -97,7 +96,7 @@ def test_a_revocation_in_the_step_that_fails_happens_all_the_same(
         edited = policy(
             "a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),), (Port(Protocol.TCP, 80),))]
         )
-        delta = node.engine.apply([edited, pod("b", 2, app="else")], 1.0)
+        delta = node.engine.apply([edited, pod_event("b", 2, app="else")], 1.0)
         assert node.backend.apply(node.program, delta).pending
         assert packed("10.0.0.2") not in sets_looked_at(node.mode)
         assert node.backend.sync(node.program).pending
@@ -111,19 +110,22 @@ def test_connections_of_an_address_that_left_while_the_agent_was_away_are_forgot
     forgotten = Forgotten()
     events = [
         namespace("default"),
-        pod("a", 1, app="a"),
-        pod("c", 3, app="c"),
+        pod_event("a", 1, app="a"),
+        pod_event("c", 3, app="c"),
         policy("a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),))]),
         policy("c", selector=labelled(app="c"), ingress=[]),
     ]
     before = Engine(HERE)
-    before.apply([*events, pod("b", 2, node="there", app="b")], 0.0)
+    before.apply([*events, pod_event("b", 2, node="there", app="b")], 0.0)
     backend = make_backend(mode, access=Access(forget=forgotten.forget))
     assert backend.sync(before.program).faults == ()
     backend.close()
     forgotten.clear()
     after = Engine(HERE)
-    after.apply([*events, pod("d", 3, app="c"), gone(pod("c", 3)), pod("other", 2, node="there")], 0.0)
+    after.apply(
+        [*events, pod_event("d", 3, app="c"), gone(pod_event("c", 3)), pod_event("other", 2, node="there")],
+        0.0,
+    )
     backend = make_backend(mode, access=Access(forget=forgotten.forget))
     assert backend.sync(after.program, {packed("10.0.0.3"): Key("default", "d")}).faults == ()
     assert forgotten >= {packed("10.0.0.2"), packed("10.0.0.3"), packed("fd00::2")}
@@ -136,7 +138,7 @@ def test_a_change_of_mode_changes_no_set_that_the_old_rules_look_at(
     mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other: Mode = "legacy" if mode == "nft" else "nft"
-    events = [namespace("default"), pod("a", 1, app="a"), pod("b", 2, app="b")]
+    events = [namespace("default"), pod_event("a", 1, app="a"), pod_event("b", 2, app="b")]
     before = Engine(HERE)
     before.apply([*events, policy("a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),))])], 0.0)
     backend = make_backend(other)
@@ -146,7 +148,7 @@ def test_a_change_of_mode_changes_no_set_that_the_old_rules_look_at(
         "a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),), (Port(Protocol.TCP, 80),))]
     )
     after = Engine(HERE)
-    after.apply([*events, narrowed, pod("x", 7, node="there", app="b")], 0.0)
+    after.apply([*events, narrowed, pod_event("x", 7, node="there", app="b")], 0.0)
     seen: list[set[bytes]] = []
     whole = Tables.restore
 
@@ -175,7 +177,7 @@ def test_a_vacant_address_is_forgotten_when_it_is_quiet_and_at_the_latest_before
     address = {packed("10.0.0.7"), packed("fd00::7")}
 
     def come_and_go() -> None:
-        for event in (pod("x", 7, node="there", app="b"), gone(pod("x", 7))):
+        for event in (pod_event("x", 7, node="there", app="b"), gone(pod_event("x", 7))):
             node.backend.apply(node.program, node.engine.apply([event], 1.0))
         assert not address & sets_looked_at(node.mode)
 
@@ -187,7 +189,7 @@ def test_a_vacant_address_is_forgotten_when_it_is_quiet_and_at_the_latest_before
     assert not node.backend.untidy()
     forgotten.clear()
     come_and_go()
-    node.backend.apply(node.program, node.engine.apply([pod("y", 7, node="there", app="b")], 1.0))
+    node.backend.apply(node.program, node.engine.apply([pod_event("y", 7, node="there", app="b")], 1.0))
     assert forgotten == address
 
 
@@ -195,7 +197,7 @@ def test_a_policy_that_comes_back_before_it_is_tidied_up_finds_its_sets_and_the_
     node: TwoPods,
 ) -> None:
     again = policy("again", selector=labelled(app="a"), ingress=[Rule((pods_of(app="late"),))])
-    late = [pod(f"late-{number}", number, node="there", app="late") for number in (20, 21)]
+    late = [pod_event(f"late-{number}", number, node="there", app="late") for number in (20, 21)]
     for event in (late[0], again, gone(again), late[1], gone(late[0]), again):
         assert node.backend.apply(node.program, node.engine.apply([event], 1.0)).faults == ()
     held = sets_looked_at(node.mode)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import NamedTuple
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from agent.kernel import conntrack
 from agent.kernel.conntrack import ConntrackError, forget
 from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute
+from tests.build import packed
 from tests.lab.netns import Netns
 
 
@@ -35,10 +35,6 @@ class Side(NamedTuple):
 
 V4 = Side("10.1.0.2", "10.2.0.2", "10.2.0.3", "10.96.0.1")
 V6 = Side("fd01::2", "fd02::2", "fd02::3", "fd96::1")
-
-
-def packed(address: str) -> bytes:
-    return ip_address(address).packed
 
 
 class Net(NamedTuple):
@@ -302,6 +298,7 @@ def test_without_permission_it_says_so() -> None:
         assert netlink.request([entry(b"\x0a\0\0\1", b"\x0a\0\0\2", 1)]) == []
     script = """
 from agent.kernel.conntrack import ConntrackError, forget
+from tests.build import packed
 try:
     forget([bytes([10, 0, 0, 1])])
 except ConntrackError as error:

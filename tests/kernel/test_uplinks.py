@@ -8,7 +8,7 @@ import pytest
 
 from agent.kernel.uplinks import uplinks
 from agent.net import Network
-from tests.kernel.kernel_state import network
+from tests.build import network
 from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns
 

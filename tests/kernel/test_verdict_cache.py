@@ -28,15 +28,15 @@ from agent.kube.model import Rule
 from agent.net import Family
 from agent.policy.engine import Engine
 from agent.policy.program import Delta, Program
+from tests.build import labelled
 from tests.kernel.kernel_state import (
     HERE,
     await_opened,
     gone,
-    labelled,
     make_backend,
     namespace,
     our_chains,
-    pod,
+    pod_event,
     pods_of,
     policy,
 )
@@ -290,7 +290,7 @@ class Revocation:
     cache: Cache
 
     def revoke(self, *, by_label: bool) -> Delta:
-        told = [pod("b", 2, app="x")] if by_label else [gone(policy("a", ingress=[]))]
+        told = [pod_event("b", 2, app="x")] if by_label else [gone(policy("a", ingress=[]))]
         return self.engine.apply(told, 1.0)
 
     def apply(self, delta: Delta) -> Report:
@@ -307,8 +307,8 @@ def revocation(
     engine.apply(
         [
             namespace("default"),
-            pod("a", 1, app="a"),
-            pod("b", 2, app="b"),
+            pod_event("a", 1, app="a"),
+            pod_event("b", 2, app="b"),
             policy("a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),))]),
             policy("none", selector=labelled(app="a"), ingress=[]),
         ],
@@ -429,7 +429,11 @@ def test_it_stays_closed_for_as_long_as_a_command_runs_that_nobody_waits_for(
 
 def test_what_cannot_deny_leaves_it_open(revocation: Revocation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Flusher, "hold", lambda _: pytest.fail("closed"))
-    one_more = [pod("c", 3, app="b"), pod("d", 4), policy("c", selector=labelled(app="c"), ingress=[])]
+    one_more = [
+        pod_event("c", 3, app="b"),
+        pod_event("d", 4),
+        policy("c", selector=labelled(app="c"), ingress=[]),
+    ]
     assert revocation.apply(revocation.engine.apply(one_more, 1.0)).faults == ()
     assert revocation.cache.answers()
 
@@ -502,7 +506,7 @@ def test_without_the_types_in_the_kernel_every_packet_is_judged(
     mode: Mode, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(HERE)
-    engine.apply([namespace("default"), pod("a", 1), policy("a", ingress=[])], 0.0)
+    engine.apply([namespace("default"), pod_event("a", 1), policy("a", ingress=[])], 0.0)
     monkeypatch.setitem(ipset_members.TYPE_REVISION, "hash:none", 0)
     with monkeypatch.context() as lacking:
         lacking.setattr(verdict_cache, missing, "hash:none")

@@ -19,6 +19,7 @@ from agent.net import Direction
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from agent.sources.manifests.source import ManifestSource
+from tests.build import upsert
 from tests.lab.reading import decode_watch_line, read_manifests
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.interpreter import program_allows
@@ -26,7 +27,6 @@ from tests.property.mutants import mutants, spoilt_texts
 from tests.property.strategies import HERE, Probe
 from tests.property.test_compiler import snapshot
 from tests.property.to_yaml import document, to_yaml
-from tests.unit.policy.build import upsert
 
 PROBES = 40
 

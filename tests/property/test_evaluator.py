@@ -25,12 +25,12 @@ from agent.policy.program import Program
 from agent.spec.cluster import Cluster, closed_by_budget, cluster_of, owner
 from agent.spec.evaluator import judge
 from agent.spec.verdict import Packet
+from tests.build import upsert
 from tests.lab.reading import read_manifests
 from tests.property.clusters import THERE, RandomCluster, clusters, protocol_name
 from tests.property.interpreter import program_allows
 from tests.property.oracle import World
 from tests.property.strategies import HERE, budgets, member_budgets
-from tests.unit.policy.build import upsert
 
 CLUSTERS = int(os.environ.get("CLUSTERS", "2000"))
 SEED = int(os.environ.get("SEED", "0"))

@@ -29,18 +29,18 @@ from agent.kube.model import (
 )
 from agent.net import Direction, Protocol
 from agent.policy.engine import Engine
+from tests.build import packed, upsert
 from tests.property.interpreter import program_allows
 from tests.property.kernel_model import Kernel, Packet, make_backend
 from tests.property.oracle import World
 from tests.property.strategies import HERE, Probe
 from tests.property.test_compiler import snapshot
 from tests.property.test_steps import Watch
-from tests.unit.policy.build import address, upsert
 
 _LABELS = ({"app": "a"}, {"app": "b"})
 _A, _B = (Selector((Requirement("app", Operator.IN, (value,)),)) for value in "ab")
 _PLACES = (Key("red", "1"), Key("red", "2"), Key("blue", "1"))
-_ADDRESSES = tuple(map(address, ("10.0.0.1", "10.0.0.2", "10.0.1.1")))
+_ADDRESSES = tuple(map(packed, ("10.0.0.1", "10.0.0.2", "10.0.1.1")))
 
 _peers = st.sampled_from((Peer(_A), Peer(_B), Peer(None, _A), Peer(None, _B), Peer(_A, _B)))
 _ports = st.sampled_from(

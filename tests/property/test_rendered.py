@@ -34,11 +34,11 @@ from agent.policy import compile
 from agent.policy.engine import Engine
 from agent.spec.cluster import cluster_of, owner
 from agent.spec.evaluator import judge
+from tests.build import upsert
 from tests.property import kernel_model
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.kernel_model import Kernel, make_backend
 from tests.property.strategies import HERE, Probe
-from tests.unit.policy.build import upsert
 
 STRANGERS_MARKS = 0x4000 | 0x1
 

@@ -20,9 +20,9 @@ from agent.kube.events import Delete, Event
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Peer, Rule, Selector
 from agent.net import Family, Protocol, family_of
 from agent.policy.engine import Engine
+from tests.build import labelled, packed, pod, upsert
 from tests.property.kernel_model import Kernel, Packet, make_backend
 from tests.property.test_steps import verdict
-from tests.unit.policy.build import address, labelled, pod, upsert
 
 _CACHES = {family: names.cache("nft", family) for family in Family}
 
@@ -109,7 +109,7 @@ _TOLD = told()
 _PACKETS = [
     Packet(source, destination, *service)
     for prefix, service in itertools.product(("10.0.0.", "fd00::"), ((Protocol.TCP, 80), (Protocol.UDP, 53)))
-    for source, destination in itertools.permutations([address(f"{prefix}{n}") for n in (1, 2, 3)], 2)
+    for source, destination in itertools.permutations([packed(f"{prefix}{n}") for n in (1, 2, 3)], 2)
 ]
 
 

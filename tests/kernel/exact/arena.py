@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from agent.net import Protocol, address_text, family_of
 from agent.spec.verdict import Packet
-from tests.kernel.exact.relabel import packed
+from tests.build import packed
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Node
 from tests.lab.place import Place

@@ -7,19 +7,14 @@ map that keeps every common prefix: networks stay networks of the same length, a
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 import msgspec
 
 from agent.kube.model import IPBlock, NetworkPolicy, Object, Peer, Pod, Rule
 from agent.net import Network
+from tests.build import packed
 from tests.property.strategies import network_of
-
-
-def packed(text: str) -> bytes:
-    return ipaddress.ip_address(text).packed
-
 
 IMAGES = tuple(
     (packed(one), packed(other))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from agent.kube.model import Pod, Rule
 from agent.net import Network
-from tests.kernel.exact.relabel import IMAGES, common_prefix, image, packed, relabelled
+from tests.build import packed
+from tests.kernel.exact.relabel import IMAGES, common_prefix, image, relabelled
 from tests.property.clusters import RandomCluster, clusters
 
 

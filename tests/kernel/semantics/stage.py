@@ -9,7 +9,6 @@ where nothing is policed; a host ``out``. A pod's label ``pod`` is its name, a n
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import itertools
 import math
 import os
@@ -30,6 +29,7 @@ from agent.net import Family, Protocol
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
 from agent.runtime.linked_pods import owners_of, without_others_addresses
+from tests.build import packed
 from tests.lab import packets
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Node, Pod
@@ -58,10 +58,6 @@ _serial = itertools.cycle(range(20000, 60000))
 def serial() -> int:
     """Return a number not given for long: a source port or identifier that no connection has."""
     return next(_serial)
-
-
-def packed(address: str) -> bytes:
-    return ipaddress.ip_address(address).packed
 
 
 class Stage:

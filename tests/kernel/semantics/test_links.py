@@ -17,7 +17,8 @@ from agent.net import Family
 from agent.policy.program import Delta
 from agent.runtime.inbox import Inbox
 from agent.runtime.linked_pods import LinkedPods, owners_of, without_others_addresses
-from tests.kernel.semantics.stage import Stage, gone, packed, serial
+from tests.build import packed
+from tests.kernel.semantics.stage import Stage, gone, serial
 from tests.kernel.semantics.written import block, isolated, labels, pods, policy, port
 from tests.lab import packets
 from tests.lab.node import Layout, Pod

@@ -12,7 +12,8 @@ from agent.kube import model
 from agent.kube.events import Delete
 from agent.kube.model import Kind
 from agent.net import Family, Network
-from tests.kernel.semantics.stage import Stage, packed, serial
+from tests.build import packed
+from tests.kernel.semantics.stage import Stage, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
 from tests.lab import packets
 from tests.lab.node import Layout, Mode, Node

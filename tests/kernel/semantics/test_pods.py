@@ -9,7 +9,8 @@ import pytest
 from agent.kube.model import Kind, Pod
 from agent.kube.wire import object_from
 from agent.net import Direction, Family
-from tests.kernel.semantics.stage import Stage, gone, packed
+from tests.build import packed
+from tests.kernel.semantics.stage import Stage, gone
 from tests.kernel.semantics.written import Fields, isolated, labels, pods, policy, port
 
 S = labels(pod="s")

@@ -9,6 +9,7 @@ import pytest
 from agent.dataplane.iptables.rules import names
 from agent.kube import model
 from agent.net import Direction, Family, Network
+from tests.build import packed
 from tests.kernel.semantics.overlay import (
     DEVICE,
     PORT,
@@ -18,7 +19,7 @@ from tests.kernel.semantics.overlay import (
     send_plain,
     wrapped,
 )
-from tests.kernel.semantics.stage import Stage, packed, serial
+from tests.kernel.semantics.stage import Stage, serial
 from tests.kernel.semantics.test_nodes import node_object
 from tests.kernel.semantics.wired import wired
 from tests.kernel.semantics.written import isolated, labels, pods, policy

@@ -12,8 +12,9 @@ from agent.dataplane.iptables.rules import names
 from agent.kube.events import Delete, Event
 from agent.kube.model import Key, Kind, Node, Object
 from agent.net import Family
+from tests.build import packed
 from tests.kernel.kernel_state import await_opened
-from tests.kernel.semantics.stage import Stage, packed
+from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.written import isolated, labels, namespaces, pods, policy, port
 
 S = labels(pod="s")

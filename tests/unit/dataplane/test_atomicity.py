@@ -28,7 +28,7 @@ def change(added: set[Member] = frozenset(), removed: set[Member] = frozenset())
     return Membership(set(added), set(removed))
 
 
-def pod(direction: Direction, name: str = "a") -> PodId:
+def pod_id(direction: Direction, name: str = "a") -> PodId:
     return PodId(direction, Key("ns", name))
 
 
@@ -108,7 +108,7 @@ def test_an_edited_policy_together_with_who_is_isolated(direction: Direction) ->
 def test_another_chain_for_an_isolated_pod_together_with_members_that_are_not_its_own(
     direction: Direction,
 ) -> None:
-    changed = pod(direction)
+    changed = pod_id(direction)
     for member, wanted in ((A, False), (B, True)):
         delta = Delta(pods={changed}, members={peers(direction): change(added={member})})
         assert hazardous(delta, {changed: (A,)}, {changed: (A,)}, []) is wanted

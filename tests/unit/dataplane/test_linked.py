@@ -19,18 +19,18 @@ POLICY = Key("x", "allow")
 OPTIONS = Options()
 
 
-def address(number: int) -> bytes:
+def numbered(number: int) -> bytes:
     return bytes((10, 244, number >> 8, number & 255))
 
 
 def link(
     number: int, name: str, *, bridge: str = "cni0", pod: bool = True, others: tuple[bytes, ...] = ()
 ) -> PodLink:
-    return PodLink(name, bridge, False, Key("x", f"p{number}") if pod else None, (address(number),), others)
+    return PodLink(name, bridge, False, Key("x", f"p{number}") if pod else None, (numbered(number),), others)
 
 
 def program(*numbers: int, direction: Direction = Direction.EGRESS) -> Program:
-    pods = {PodId(direction, Key("x", f"p{n}")): PodProgram((address(n),), (POLICY,)) for n in numbers}
+    pods = {PodId(direction, Key("x", f"p{n}")): PodProgram((numbered(n),), (POLICY,)) for n in numbers}
     return Program(pods=pods)
 
 
@@ -95,15 +95,15 @@ def test_each_packet_meets_few_rules_whoever_sends_it(bridge: str) -> None:
     isolated = range(0, count, 2)
     found = linked(verdicts(program(*isolated), tuple(links)), Family.V4, OPTIONS)
     for n, one in enumerate(links):
-        ended, met = walk(found, one.name, address(n))
+        ended, met = walk(found, one.name, numbered(n))
         assert ended == "goes on"
         assert met <= 30
         # Another's address, nobody's, one of its own that the API does not know.
         expected = ("denied", "denied", "judged") if n in isolated else ("goes on",) * 3
-        strange = (address((n + 1) % count), b"\xc0\0\2\xff", bytes((192, 0, 2, n)))
+        strange = (numbered((n + 1) % count), b"\xc0\0\2\xff", bytes((192, 0, 2, n)))
         for source, verdict in zip(strange, expected, strict=True):
             assert walk(found, one.name, source)[0] == verdict
-    assert walk(found, "eth0", address(3))[0] == "goes on"
+    assert walk(found, "eth0", numbered(3))[0] == "goes on"
 
 
 def test_names_that_begin_alike_are_told_apart() -> None:
@@ -111,19 +111,19 @@ def test_names_that_begin_alike_are_told_apart() -> None:
     links = tuple(link(n, name) for n, name in enumerate(shapes))
     found = linked(verdicts(program(*range(0, len(shapes), 2)), links), Family.V4, OPTIONS)
     for n, name in enumerate(shapes):
-        assert walk(found, name, address(99))[0] == ("denied" if n % 2 == 0 else "goes on")
-        assert walk(found, name, address(n))[0] == "goes on"
+        assert walk(found, name, numbered(99))[0] == ("denied" if n % 2 == 0 else "goes on")
+        assert walk(found, name, numbered(n))[0] == "goes on"
 
 
 def test_a_link_of_which_it_is_not_clear_whose_it_is_carries_what_it_may_be_sent_from() -> None:
     links = (link(1, "veth1", pod=False), link(2, "veth2"))
     found = linked(verdicts(program(2), links), Family.V4, OPTIONS)
-    assert walk(found, "veth1", address(1))[0] == "goes on"
-    assert walk(found, "veth1", address(2))[0] == "denied"
+    assert walk(found, "veth1", numbered(1))[0] == "goes on"
+    assert walk(found, "veth1", numbered(2))[0] == "denied"
 
 
 def test_where_nobody_is_isolated_there_is_no_rule() -> None:
-    links = (link(1, "veth1", others=(address(9),)), link(2, "veth2", pod=False))
+    links = (link(1, "veth1", others=(numbered(9),)), link(2, "veth2", pod=False))
     assert linked(verdicts(Program(), links), Family.V4, OPTIONS) == Linked()
     found = linked(verdicts(program(1, direction=Direction.INGRESS), (links[0],)), Family.V4, OPTIONS)
     assert not found.ways.tcp
@@ -141,19 +141,19 @@ def test_what_comes_from_uplinks_is_not_asked_for_its_link() -> None:
 
 def test_an_address_that_stays_closed_closes_the_link_that_it_is_behind() -> None:
     closed = Program()
-    closed.closed[Direction.EGRESS].add(address(1))
+    closed.closed[Direction.EGRESS].add(numbered(1))
     found = linked(verdicts(closed, (link(1, "veth1"),)), Family.V4, OPTIONS)
-    assert walk(found, "veth1", address(9))[0] == "denied"
+    assert walk(found, "veth1", numbered(9))[0] == "denied"
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_an_address_claimed_by_an_open_pod_too_is_nobodys_where_packets_are_routed_into_a_bridge(
     shared: bool,
 ) -> None:
-    others = (address(77), address(88))
+    others = (numbered(77), numbered(88))
     links = (
         link(1, "veth1", others=others)._replace(shared=shared),
-        link(2, "veth2", others=(address(88),))._replace(shared=shared),
+        link(2, "veth2", others=(numbered(88),))._replace(shared=shared),
     )
     found = linked(verdicts(program(1, direction=Direction.INGRESS), links), Family.V4, OPTIONS)
     into = [rule.split()[-1] for rule in found.ways.late if "! --physdev-is-bridged" in rule]

@@ -10,18 +10,8 @@ from agent.kube.events import Event
 from agent.kube.model import Peer, Port, Rule, Selector
 from agent.net import Direction, Family, Protocol
 from agent.policy.engine import Engine
-from tests.kernel.kernel_state import (
-    HERE,
-    HTTP,
-    gone,
-    labelled,
-    namespace,
-    namespaces_of,
-    packed,
-    pod,
-    pods_of,
-    policy,
-)
+from tests.build import labelled, packed
+from tests.kernel.kernel_state import HERE, HTTP, gone, namespace, namespaces_of, pod_event, pods_of, policy
 from tests.property.kernel_model import Kernel, Packet, make_backend
 
 A, B, C = packed("10.0.0.1"), packed("10.0.0.2"), packed("10.0.0.3")
@@ -62,8 +52,8 @@ def two_labels() -> list[Event]:
     return [
         namespace("clients", role="out"),
         namespace("servers", role="out"),
-        pod("client", 1, namespace="clients"),
-        pod("server", 2, namespace="servers"),
+        pod_event("client", 1, namespace="clients"),
+        pod_event("server", 2, namespace="servers"),
         policy("leave", namespace="clients", egress=[Rule((namespaces_of(role="out"),))]),
         policy("enter", namespace="servers", ingress=[Rule((namespaces_of(role="in"),))]),
     ]
@@ -107,8 +97,8 @@ def test_who_is_newly_isolated_on_one_side_is_so_before_the_other_side_opens(iso
     source, destination = (A, B) if isolating is Direction.EGRESS else (B, A)
     base: list[Event] = [
         namespace("default"),
-        pod("free", 1, app="free"),
-        pod("held", 2, app="held"),
+        pod_event("free", 1, app="free"),
+        pod_event("held", 2, app="held"),
         policy("hold", selector=labelled(app="held"), **{str(opening): []}),  # type: ignore[arg-type]
     ]
     site = Site(*base)
@@ -121,7 +111,11 @@ def test_who_is_newly_isolated_on_one_side_is_so_before_the_other_side_opens(iso
 
 
 def test_an_allowed_packet_is_never_denied_while_its_permission_moves_from_one_policy_to_another() -> None:
-    base = [namespace("default"), pod("client", 1, app="c"), pod("server", 2, app="s", ports=[HTTP])]
+    base = [
+        namespace("default"),
+        pod_event("client", 1, app="c"),
+        pod_event("server", 2, app="s", ports=[HTTP]),
+    ]
     forms = [
         Rule((pods_of(app="c"),)),
         Rule((), (Port(Protocol.TCP, 80),)),
@@ -142,18 +136,22 @@ def test_an_allowed_packet_is_never_denied_while_its_permission_moves_from_one_p
 def test_a_pod_with_a_named_port_becomes_isolated_without_losing_whom_it_lets_in() -> None:
     """Another pod is isolated by the policy already, so the set of named ports is in use."""
     allow = policy("p", selector=labelled(app="s"), ingress=[Rule((), (Port(Protocol.TCP, "http"),))])
-    base = [namespace("default"), pod("first", 3, app="s", ports=[HTTP]), pod("server", 2, ports=[HTTP])]
+    base = [
+        namespace("default"),
+        pod_event("first", 3, app="s", ports=[HTTP]),
+        pod_event("server", 2, ports=[HTTP]),
+    ]
     site = Site(*base, allow)
-    assert all(site.change(packet(A, B), pod("server", 2, app="s", ports=[HTTP])))
-    assert all(site.change(packet(A, B), pod("server", 2, ports=[HTTP])))
-    assert all(site.change(packet(A, C), pod("server", 2, app="s", ports=[HTTP])))
+    assert all(site.change(packet(A, B), pod_event("server", 2, app="s", ports=[HTTP])))
+    assert all(site.change(packet(A, B), pod_event("server", 2, ports=[HTTP])))
+    assert all(site.change(packet(A, C), pod_event("server", 2, app="s", ports=[HTTP])))
 
 
 def test_pods_that_come_and_go_change_nothing_for_the_others() -> None:
-    base = [namespace("default"), pod("client", 1, app="c"), pod("server", 2, app="s")]
+    base = [namespace("default"), pod_event("client", 1, app="c"), pod_event("server", 2, app="s")]
     allow = policy("p", ingress=[Rule((pods_of(app="c"),))])
     site = Site(*base, allow)
-    crowd = [pod(f"x-{n}", n, app="x") for n in range(10, 60)]
+    crowd = [pod_event(f"x-{n}", n, app="x") for n in range(10, 60)]
     assert all(site.change(packet(A, B), *crowd))
     assert not any(site.change(packet(C, B), *[gone(found) for found in crowd[:40]]))
     assert all(site.change(packet(A, B), *crowd[:20]))
@@ -161,7 +159,7 @@ def test_pods_that_come_and_go_change_nothing_for_the_others() -> None:
 
 
 def test_an_address_that_changes_hands_is_forgotten_before_it_opens_and_after_its_old_rules() -> None:
-    base = [namespace("default"), pod("peer", 1, app="c"), pod("old", 2, app="s")]
+    base = [namespace("default"), pod_event("peer", 1, app="c"), pod_event("old", 2, app="s")]
     allow = policy("p", selector=labelled(app="s"), ingress=[Rule((pods_of(app="c"),))])
     site = Site(*base, allow)
     isolated = names.isolated_set(Direction.INGRESS, Family.V4)
@@ -169,7 +167,7 @@ def test_an_address_that_changes_hands_is_forgotten_before_it_opens_and_after_it
     site.kernel.seen = lambda: order.append(
         (sum(B in found for found in site.kernel.forgotten), B in site.kernel.sets[isolated][1])
     )
-    delta = site.engine.apply([gone(base[2]), pod("new", 2, app="open")], 1.0)
+    delta = site.engine.apply([gone(base[2]), pod_event("new", 2, app="open")], 1.0)
     site.backend.apply(site.engine.program, delta)
     opened = next(times for times, closed in order if not closed)
     assert opened >= 1

@@ -18,11 +18,11 @@ STEPS = st.lists(st.dictionaries(NUMBERS, st.integers(0, 3), max_size=20), max_s
 """After each step, which addresses have which pod."""
 
 
-def packed(number: int) -> bytes:
+def numbered(number: int) -> bytes:
     return (0x0A000000 + number).to_bytes(4, "big")
 
 
-def pod(number: int, owner: int) -> Key:
+def owner_key(number: int, owner: int) -> Key:
     return Key("default", f"p{number}-{owner}")
 
 
@@ -62,9 +62,9 @@ class Held:
 def move(trees: Trees, before: dict[int, int], after: dict[int, int]) -> None:
     for number, owner in before.items():
         if after.get(number) != owner:
-            trees.leave(IN, packed(number), pod(number, owner), kept=False)
+            trees.leave(IN, numbered(number), owner_key(number, owner), kept=False)
     for number, owner in after.items():
-        trees.enter(IN, packed(number), pod(number, owner))
+        trees.enter(IN, numbered(number), owner_key(number, owner))
 
 
 @given(STEPS, st.data())
@@ -80,7 +80,7 @@ def test_every_address_leads_to_its_pod_after_each_step_and_pruned_trees_know_no
         held.take(trees.update())
         for number in {*range(1, 45), 250, 256, 1 << 16}:
             owner = now.get(number)
-            wanted = "" if owner is None else names.pod_chain(PodId(IN, pod(number, owner)))
+            wanted = "" if owner is None else names.pod_chain(PodId(IN, owner_key(number, owner)))
             assert held.leads_to(number) == wanted
         if data.draw(st.booleans()):
             held.take(trees.prune())
@@ -109,8 +109,8 @@ def test_an_address_that_is_opened_keeps_its_place_until_the_tree_is_pruned() ->
     trees, held = Trees([V4]), Held()
     move(trees, {}, {1: 0, 2: 0})
     held.take(trees.update())
-    trees.leave(IN, packed(1), pod(1, 0), kept=True)
+    trees.leave(IN, numbered(1), owner_key(1, 0), kept=True)
     held.take(trees.update())
-    assert held.leads_to(1) == names.pod_chain(PodId(IN, pod(1, 0)))
+    assert held.leads_to(1) == names.pod_chain(PodId(IN, owner_key(1, 0)))
     held.take(trees.prune())
     assert held.leads_to(1) == ""

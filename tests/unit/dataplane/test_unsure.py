@@ -23,7 +23,8 @@ from agent.kube.model import IPBlock, Kind, Peer, Rule
 from agent.kube.model import Node as KubeNode
 from agent.net import Direction, Family, Network
 from agent.policy.engine import Engine
-from tests.kernel.kernel_state import HERE, gone, packed, pod, policy
+from tests.build import packed
+from tests.kernel.kernel_state import HERE, gone, pod_event, policy
 from tests.property.kernel_model import Kernel, ModelTables, Packet, Uses, access, make_backend
 
 WEB, ONE, TWO, THREE = (packed(f"10.0.0.{n}") for n in range(1, 5))
@@ -103,7 +104,7 @@ def lets_in(*sources: bytes) -> Upsert:
 
 
 def test_what_a_killed_command_may_have_allowed_goes_when_it_is_taken_away() -> None:
-    node = Node(pod("web", 1), lets_in(ONE))
+    node = Node(pod_event("web", 1), lets_in(ONE))
     node.tables.killed = True
     assert node.change(lets_in(ONE, TWO))
     assert node.passes(TWO, WEB)
@@ -114,7 +115,7 @@ def test_what_a_killed_command_may_have_allowed_goes_when_it_is_taken_away() -> 
 
 
 def test_it_is_closed_where_that_cannot_be_written_either() -> None:
-    node = Node(pod("web", 1), lets_in(ONE))
+    node = Node(pod_event("web", 1), lets_in(ONE))
     node.tables.killed = True
     assert node.change(lets_in(ONE, TWO))
     node.tables.killed = False
@@ -128,7 +129,7 @@ def test_it_is_closed_where_that_cannot_be_written_either() -> None:
 
 
 def test_a_family_whose_rules_cannot_be_read_opens_nobody() -> None:
-    node = Node(pod("web", 1), lets_in(ONE, ONE_6))
+    node = Node(pod_event("web", 1), lets_in(ONE, ONE_6))
     node.kernel.unwritten = lambda: True
     assert node.change(lets_in())
     assert not node.passes(ONE_6, WEB_6)
@@ -147,7 +148,7 @@ def test_a_family_whose_rules_cannot_be_read_opens_nobody() -> None:
 
 def test_other_bits_of_marks_that_cannot_be_written_close_nobody() -> None:
     options = Options(chosen_marks=frozenset(Direction))
-    node = Node(pod("web", 1), lets_in(ONE), options=options)
+    node = Node(pod_event("web", 1), lets_in(ONE), options=options)
     node.uses.found = [Use("somebody", options.both_marks)]
     node.kernel.unwritten = lambda: True
     assert node.sync()
@@ -163,7 +164,7 @@ def test_other_bits_of_marks_that_cannot_be_written_close_nobody() -> None:
 
 
 def test_beside_kube_router_nothing_is_written_that_was_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = Node(pod("web", 1), lets_in(ONE))
+    node = Node(pod_event("web", 1), lets_in(ONE))
     backend = node.backend
 
     def slowly() -> Work[TablesReading]:
@@ -185,7 +186,7 @@ def test_beside_kube_router_nothing_is_written_that_was_put_off(monkeypatch: pyt
 
 def test_the_last_node_that_goes_reaches_no_pod_though_no_rule_can_be_written() -> None:
     there = Upsert(Kind.NODE, KubeNode("there", addresses=(TWO,)))
-    node = Node(pod("web", 1), lets_in(ONE), there)
+    node = Node(pod_event("web", 1), lets_in(ONE), there)
     assert node.passes(TWO, WEB)
     node.kernel.unwritten = lambda: True
     node.change(Delete(Kind.NODE, there.object.key))
@@ -193,7 +194,7 @@ def test_the_last_node_that_goes_reaches_no_pod_though_no_rule_can_be_written() 
 
 
 def test_who_is_isolated_again_while_his_opening_was_put_off_is_not_opened() -> None:
-    node = Node(pod("web", 1), lets_in(ONE))
+    node = Node(pod_event("web", 1), lets_in(ONE))
     node.kernel.slow = lambda: True
     node.change(lets_in(ONE, THREE))
     assert node.backend.busy
@@ -209,7 +210,7 @@ def test_who_is_isolated_again_while_his_opening_was_put_off_is_not_opened() -> 
 
 
 def test_nobody_is_closed_for_rules_of_a_pod_that_is_not_isolated_any_more() -> None:
-    node = Node(pod("web", 1), lets_in(ONE))
+    node = Node(pod_event("web", 1), lets_in(ONE))
     node.kernel.slow = lambda: True
     node.change(lets_in(TWO))
     node.change(lets_in(THREE))

@@ -41,7 +41,7 @@ def value(kind: Kind, data: Any) -> Any:
     return found.object
 
 
-def pod(**parts: Any) -> Pod:
+def decoded(**parts: Any) -> Pod:
     found = value(Kind.POD, {"metadata": {"name": "p", "namespace": "x"}, **parts})
     assert isinstance(found, Pod)
     return found
@@ -90,23 +90,23 @@ def test_a_pod_whole() -> None:
 
 def test_a_pod_has_one_address_per_family_and_the_first_holds() -> None:
     ips = ["fd00::1", "10.0.0.1", "10.0.0.2", "fd00::2", "junk"]
-    found = pod(status={"podIP": "9.9.9.9", "podIPs": [{"ip": ip} for ip in ips]})
+    found = decoded(status={"podIP": "9.9.9.9", "podIPs": [{"ip": ip} for ip in ips]})
     assert found.addresses == (bytes.fromhex("fd" + "00" * 14 + "01"), bytes([10, 0, 0, 1]))
 
 
 def test_the_unspecified_address_is_no_pods() -> None:
-    assert pod(status={"podIPs": [{"ip": "0.0.0.0"}, {"ip": "::"}]}).addresses == ()
+    assert decoded(status={"podIPs": [{"ip": "0.0.0.0"}, {"ip": "::"}]}).addresses == ()
 
 
 def test_a_mapped_pod_address_is_ipv4() -> None:
-    assert pod(status={"podIP": "::ffff:10.0.0.1"}).addresses == (bytes([10, 0, 0, 1]),)
+    assert decoded(status={"podIP": "::ffff:10.0.0.1"}).addresses == (bytes([10, 0, 0, 1]),)
 
 
 def test_named_ports_come_from_containers_then_sidecars_and_the_first_holds() -> None:
     def port(name: str, number: int, protocol: str | None = None) -> dict[str, Any]:
         return {"name": name, "containerPort": number, **({"protocol": protocol} if protocol else {})}
 
-    found = pod(
+    found = decoded(
         spec={
             "initContainers": [
                 {"ports": [port("init", 1)]},

@@ -12,7 +12,7 @@ from agent.policy.blocks import block_members, members_text
 from agent.policy.peers.labels import LabelIndex, Multimap, SelectorIndex, selector_text
 from agent.policy.ports import PortName, compile_ports
 from agent.policy.program import PortRange
-from tests.unit.policy.build import block, labelled
+from tests.build import block, labelled
 
 
 @pytest.mark.parametrize(

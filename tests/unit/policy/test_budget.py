@@ -39,8 +39,8 @@ from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId, SetKind
 from agent.policy.step import EMPTY_SETS
+from tests.build import labelled, network, pod, upsert
 from tests.property import strategies
-from tests.unit.policy.build import labelled, network, pod, upsert
 from tests.unit.policy.test_size import excepts, names
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS

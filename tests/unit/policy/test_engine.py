@@ -24,19 +24,10 @@ from agent.policy.addresses.former_owners import LOCAL_SECONDS, REMOTE_SECONDS
 from agent.policy.budget.cost import FEW_NETWORKS
 from agent.policy.engine import Engine
 from agent.policy.program import PodId, PodProgram, PolicyId, Program, SetId, SetKind
-from tests.unit.policy.build import (
-    address,
-    block,
-    delete_pod,
-    labelled,
-    network,
-    pod,
-    port,
-    upsert,
-)
+from tests.build import block, delete_pod, labelled, network, packed, pod, port, upsert
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
-WEB = address("10.0.0.1")
+WEB = packed("10.0.0.1")
 DENY = NetworkPolicy("shop", "deny", ingress=(), egress=())
 FROM_CLIENTS = NetworkPolicy(
     "shop", "p", labelled(app="web"), ingress=(Rule((Peer(labelled(app="client")),)),)
@@ -56,7 +47,7 @@ def only_set(engine: Engine, kind: SetKind, family: Family = Family.V4) -> tuple
 def test_a_pod_is_isolated_only_in_directions_that_a_policy_names(engine: Engine) -> None:
     ingress_only = NetworkPolicy("shop", "deny", ingress=())
     delta = engine.apply(upsert(pod("web", "10.0.0.1", "fd00::1"), ingress_only), 0)
-    both = (WEB, address("fd00::1"))
+    both = (WEB, packed("fd00::1"))
     assert engine.program.pods == {PodId(IN, Key("shop", "web")): PodProgram(both, (ingress_only.key,))}
     assert delta.isolated == {IN: set(both), OUT: set()}
     assert engine.program.policies.keys() == {PolicyId(IN, ingress_only.key)}
@@ -93,7 +84,7 @@ def test_equal_peers_of_several_policies_share_one_set(engine: Engine) -> None:
     assert members == set()
     delta = engine.apply(upsert(pod("client", "10.0.5.1", node="there")), 0)
     assert delta.members == {set_id: (members, set())}
-    assert members == {address("10.0.5.1")}
+    assert members == {packed("10.0.5.1")}
     assert not delta.sets_added
     delta = engine.apply([Delete(Kind.POLICY, FROM_CLIENTS.key)], 0)
     assert not delta.sets_removed
@@ -108,7 +99,7 @@ def test_a_namespace_not_known_matches_no_namespace_selector(engine: Engine) -> 
     _, members = only_set(engine, SetKind.ADDRESSES)
     assert members == set()
     engine.apply(upsert(Namespace("x")), 0)
-    assert members == {address("10.0.7.1")}
+    assert members == {packed("10.0.7.1")}
     engine.apply([Delete(Kind.NAMESPACE, Key("", "x"))], 0)
     assert members == set()
 
@@ -119,9 +110,9 @@ def test_an_address_belongs_to_the_pod_that_started_last(engine: Engine) -> None
     later = pod("other", "10.0.5.1", node="there", started="2024-01-02T00:00:00Z")
     delta = engine.apply(upsert(later), 0)
     assert members == set()
-    assert delta.released == {address("10.0.5.1")}
+    assert delta.released == {packed("10.0.5.1")}
     delta = engine.apply([delete_pod("other")], 0)
-    assert members == {address("10.0.5.1")}
+    assert members == {packed("10.0.5.1")}
     assert delta.members[set_id].added == members
 
 
@@ -132,14 +123,14 @@ def test_an_address_that_leaves_and_comes_back_in_one_step_is_not_in_the_delta(e
     another = pod("client", "10.0.5.1", node="there", uid="another")
     delta = engine.apply([delete_pod("client"), *upsert(another)], 0)
     assert not delta.members
-    assert delta.released == {address("10.0.5.1")}
+    assert delta.released == {packed("10.0.5.1")}
 
 
 def test_local_addresses_are_told_among_the_members_that_changed(engine: Engine) -> None:
     far, near = pod("c1", "10.0.5.1", node="there", app="client"), pod("c2", "10.0.0.2", app="client")
     engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1")), 0)
-    assert engine.apply(upsert(far, near), 0).local == {address("10.0.0.2")}
-    assert engine.apply([delete_pod("c1"), delete_pod("c2")], 0).local == {address("10.0.0.2")}
+    assert engine.apply(upsert(far, near), 0).local == {packed("10.0.0.2")}
+    assert engine.apply([delete_pod("c1"), delete_pod("c2")], 0).local == {packed("10.0.0.2")}
 
 
 def test_the_namespace_annotation_isolates_every_pod_for_ingress(engine: Engine) -> None:
@@ -179,7 +170,7 @@ def test_an_ingress_port_name_resolves_on_every_local_pod(engine: Engine) -> Non
     set_id, members = only_set(engine, SetKind.ADDRESS_PORTS)
     assert members == {
         AddressPort(WEB, Protocol.TCP, 80),
-        AddressPort(address("10.0.0.2"), Protocol.TCP, 8080),
+        AddressPort(packed("10.0.0.2"), Protocol.TCP, 8080),
     }
     (rule,) = engine.program.policies[PolicyId(IN, named.key)].v4
     assert (rule.peers, rule.ports, rule.named) == (None, (), (set_id,))
@@ -210,7 +201,7 @@ def test_an_egress_port_name_resolves_on_each_peer(
         0,
     )
     _, members = only_set(engine, SetKind.ADDRESS_PORTS)
-    assert members == {AddressPort(address(a), Protocol.TCP, n) for a, n in expected.items()}
+    assert members == {AddressPort(packed(a), Protocol.TCP, n) for a, n in expected.items()}
     (rule,) = engine.program.policies[PolicyId(OUT, named.key)].v4
     assert (rule.peers, rule.ports, rule.named) == ((), (), ())
 
@@ -307,12 +298,12 @@ def test_whose_an_address_was_is_forgotten_in_the_end(engine: Engine, node: str,
     engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1"), pod("old", client, node=node, app="client")), 0)
     idle = engine.sizes()["vacated"]
     delta = engine.apply([delete_pod("old")], 0)
-    assert delta.released == {address(client)}
+    assert delta.released == {packed(client)}
     # Only a pod of this node may go on using it.
-    assert delta.vacant == (set() if node == "here" else {address(client)})
+    assert delta.vacant == (set() if node == "here" else {packed(client)})
     assert engine.sizes()["vacated"] == idle + 1
     engine.apply([], seconds - 1)
-    assert engine.apply(upsert(pod("new", client)), seconds - 1).released == {address(client)}
+    assert engine.apply(upsert(pod("new", client)), seconds - 1).released == {packed(client)}
     engine.apply([delete_pod("new")], seconds - 1)
     engine.apply([], seconds - 1 + LOCAL_SECONDS)
     assert engine.sizes()["vacated"] == 0
@@ -332,7 +323,7 @@ def test_ten_thousand_closed_addresses_cost_a_step_nothing(engine: Engine) -> No
 def test_an_unisolated_pod_leaves_nothing_closed_nor_does_any_without_linger() -> None:
     engine = Engine("here", linger=0)
     engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
-    engine.adopt({IN: {address("10.0.0.7")}}, 0)
+    engine.adopt({IN: {packed("10.0.0.7")}}, 0)
     engine.apply([delete_pod("web")], 0)
     assert engine.program == Program()
     engine = Engine("here")
@@ -342,7 +333,7 @@ def test_an_unisolated_pod_leaves_nothing_closed_nor_does_any_without_linger() -
 
 
 def test_adopted_addresses_stay_closed_unless_a_pod_has_them(engine: Engine) -> None:
-    lost = address("10.0.0.9")
+    lost = packed("10.0.0.9")
     engine.adopt({IN: {WEB, lost}, OUT: {lost}}, 100)
     engine.apply([*upsert(pod("web", "10.0.0.1"), DENY), Synced(Kind.POD)], 100)
     assert engine.program.closed == {IN: {lost}, OUT: {lost}}
@@ -370,12 +361,12 @@ def test_an_invalid_policy_never_known_good_closes_what_it_selects(engine: Engin
 
 
 def test_nodes_bypass_only_when_the_setting_says_so() -> None:
-    node = Node("there", (address("192.168.0.2"),), (network("10.0.5.0/24"), network("10.0.6.1/32")))
+    node = Node("there", (packed("192.168.0.2"),), (network("10.0.5.0/24"), network("10.0.6.1/32")))
     assert not Engine("here").apply(upsert(node), 0)
     engine = Engine("here", allow_nodes=True)
     assert engine.apply(upsert(node), 0).bypass
     hosts = ("192.168.0.2", "10.0.5.0", "10.0.5.1", "10.0.6.1")
-    assert engine.program.bypass == {Network(address(host), 32) for host in hosts}
+    assert engine.program.bypass == {Network(packed(host), 32) for host in hosts}
     assert not engine.apply(upsert(node), 0).bypass
     assert engine.apply([Delete(Kind.NODE, Key("", "there"))], 0).bypass
 
@@ -383,7 +374,7 @@ def test_nodes_bypass_only_when_the_setting_says_so() -> None:
 def test_this_nodes_own_networks_bypass_nothing() -> None:
     """They lead to its pods, which would then count as coming from where other nodes are."""
     engine = Engine("here", allow_nodes=True)
-    own = Node("here", (address("192.168.0.1"),), (network("10.0.4.0/24"),))
+    own = Node("here", (packed("192.168.0.1"),), (network("10.0.4.0/24"),))
     assert not engine.apply(upsert(own), 0)
     assert not engine.program.bypass
 

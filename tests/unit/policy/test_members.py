@@ -34,8 +34,8 @@ from agent.policy.engine import Engine
 from agent.policy.program import PolicyId, SetKind
 from agent.runtime.overbudget import fault
 from agent.spec.cluster import closed_by_budget, cluster_of
+from tests.build import labelled, pod, upsert
 from tests.property import strategies
-from tests.unit.policy.build import labelled, pod, upsert
 from tests.unit.policy.test_budget import honest_namespace
 
 IN = Direction.INGRESS

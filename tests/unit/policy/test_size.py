@@ -22,7 +22,7 @@ from agent.policy.engine import Engine
 from agent.policy.graph import Identity, LiveSet
 from agent.policy.peers.peers import MANY_PEERS
 from agent.policy.program import SetKind
-from tests.unit.policy.build import block, labelled, network, pod, port, upsert
+from tests.build import block, labelled, network, pod, port, upsert
 
 
 def excepts(count: int) -> tuple[Network, ...]:

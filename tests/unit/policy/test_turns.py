@@ -11,7 +11,7 @@ from agent.net import Direction, Family
 from agent.policy.budget.turns import Turns
 from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
-from tests.unit.policy.build import labelled, pod, upsert
+from tests.build import labelled, pod, upsert
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
 

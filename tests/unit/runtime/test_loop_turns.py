@@ -18,7 +18,7 @@ from agent.kube.model import (
 )
 from agent.observe.health import State, readyz
 from agent.policy.program import Program
-from tests.unit.policy.build import pod, upsert
+from tests.build import pod, upsert
 from tests.unit.runtime.rig import Rig
 
 PODS = [pod("p", f"10.0.{n}.1", namespace=f"ns-{n}") for n in range(10)]

@@ -13,8 +13,8 @@ from agent.kube.model import Kind, Namespace, Pod
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from agent.sources.manifests.source import ManifestSource
+from tests.build import packed
 from tests.property.test_compiler import snapshot
-from tests.unit.policy.build import address
 from tests.unit.sources.test_manifests import text, write
 
 GOOD = text("a", "{podSelector: {}, ingress: [{ports: [{port: 80}]}]}")
@@ -209,4 +209,4 @@ def test_an_invalid_pod_and_namespace_keep_their_last_good_versions(place: Place
     assert place.engine.program == place.before
     known = place.source._told
     assert {type(w.value) for (kind, _), w in known.items() if kind is not Kind.POLICY} == {Namespace, Pod}
-    assert place.engine.local_pods()[0].addresses == (address("10.0.0.1"),)
+    assert place.engine.local_pods()[0].addresses == (packed("10.0.0.1"),)

@@ -23,7 +23,7 @@ from agent.net import Direction, Family, Protocol
 from agent.spec.cluster import cluster_of, owner
 from agent.spec.evaluator import CannotSayError, Endpoint, evaluate, judge
 from agent.spec.verdict import DirectionVerdict, Packet, Verdict
-from tests.unit.policy.build import address, block, labelled, network, pod, port
+from tests.build import block, labelled, network, packed, pod, port
 
 TCP, UDP, SCTP = Protocol.TCP, Protocol.UDP, Protocol.SCTP
 SHOP = Namespace("shop", {"team": "shop"})
@@ -32,7 +32,7 @@ WEB = pod("web", "10.0.0.1", "fd00::1", ports=(port("http", 8080), port("dns", 5
 CLIENT = pod("client", "10.0.0.2", "fd00::2", ports=(port("http", 80),))
 STRANGER = pod("stranger", "10.0.0.3", "fd00::3", namespace="other")
 PODS = (SHOP, OTHER, WEB, CLIENT, STRANGER)
-OUTSIDE = address("192.0.2.1")
+OUTSIDE = packed("192.0.2.1")
 
 
 def key(found: Endpoint | Pod) -> Endpoint:
@@ -161,7 +161,7 @@ def test_an_address_belongs_to_the_pod_that_started_last_then_created_then_uid()
         pod("d", "10.0.0.9", uid="9"),
     ]
     for count, name in ((4, "c"), (2, "a")):
-        found = owner(cluster_of(claims[:count]), address("10.0.0.9"))
+        found = owner(cluster_of(claims[:count]), packed("10.0.0.9"))
         assert found is not None
         assert found.name == name
 
@@ -242,7 +242,7 @@ def test_what_one_block_excepts_and_another_covers_is_allowed() -> None:
 
 def test_the_ends_of_a_block_and_of_its_except_are_exact() -> None:
     policy = of_peer(Peer(block=block("10.1.0.0/30", "10.1.0.2/31")))
-    allowed = [n for n in range(5) if ask(policy, source=address(f"10.1.0.{n}")).allowed]
+    allowed = [n for n in range(5) if ask(policy, source=packed(f"10.1.0.{n}")).allowed]
     assert allowed == [0, 1]
 
 
@@ -359,17 +359,17 @@ def test_what_cannot_be_said_is_explained(end: Key | Pod, why: str) -> None:
 
 @pytest.mark.parametrize("text", ["172.16.0.1", "10.0.0.0", "10.0.0.1", "172.16.0.9"])
 def test_traffic_with_the_pods_own_node_has_a_caveat(text: str) -> None:
-    node = Node("here", (address("172.16.0.1"),), (network("10.0.0.0/24"),))
+    node = Node("here", (packed("172.16.0.1"),), (network("10.0.0.0/24"),))
     agent = pod("agent", "172.16.0.9", host_network=True)
     far = pod("far", "10.0.9.9", node="there")
     web = pod("web", "10.0.0.7")
     cluster = cluster_of((SHOP, node, agent, far, web, ingress()))
-    verdict = evaluate(cluster, address(text), web.key, TCP, 80)[0]
+    verdict = evaluate(cluster, packed(text), web.key, TCP, 80)[0]
     assert f"{text} is an address of node here, on which shop/web runs" in verdict.caveat
     assert not verdict.allowed
-    assert evaluate(cluster, web.key, address(text), TCP, 80)[0].caveat
-    assert not evaluate(cluster, far.key, address(text), TCP, 80)[0].caveat
-    assert not evaluate(cluster, address("172.16.0.2"), web.key, TCP, 80)[0].caveat
+    assert evaluate(cluster, web.key, packed(text), TCP, 80)[0].caveat
+    assert not evaluate(cluster, far.key, packed(text), TCP, 80)[0].caveat
+    assert not evaluate(cluster, packed("172.16.0.2"), web.key, TCP, 80)[0].caveat
 
 
 def test_reasons_say_of_each_rule_what_did_not_match() -> None:

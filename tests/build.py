@@ -1,4 +1,4 @@
-"""Short ways to write objects and events in tests."""
+"""Short ways to write addresses, objects and events in tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.kube.model import (
 from agent.net import Network, Protocol
 
 
-def address(text: str) -> bytes:
+def packed(text: str) -> bytes:
     return ipaddress.ip_address(text).packed
 
 
@@ -60,7 +60,7 @@ def pod(
         uid or f"uid of {name}",
         labels or {"app": name},
         node,
-        tuple(map(address, addresses)),
+        tuple(map(packed, addresses)),
         ports,
         host_network,
         finished,
