@@ -261,7 +261,7 @@ def test_what_cannot_be_removed_from_the_other_mode_is_told_and_tried_again_rare
         return [Fault("rules left", "remove them", blocking=False)]
 
     whole, node.remove = node.remove, refuse
-    node.backend._other_mode_left = False
+    node.backend._other_mode._clean = False
     node.clock += 1000.0
     for _ in range(3):
         report = node.backend.sync(node.program)

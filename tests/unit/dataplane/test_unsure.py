@@ -9,9 +9,9 @@ from typing import cast
 import pytest
 
 from agent.dataplane.backend import Report
-from agent.dataplane.iptables import backend as backend_module
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import others
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import Table, TableError
@@ -169,12 +169,12 @@ def test_beside_kube_router_nothing_is_written_that_was_put_off(monkeypatch: pyt
 
     def slowly() -> Work[TablesReading]:
         yield Waits((), 0.0)
-        found = backend._tables_reading(None)
+        found = backend._audit.begin(afresh=True)
         found.read()
         return found
 
     monkeypatch.setattr(backend, "_read", slowly)
-    monkeypatch.setattr(backend_module, "kube_router_fault", lambda _: Fault("kube-router", "remove it"))
+    monkeypatch.setattr(others, "kube_router_fault", lambda _: Fault("kube-router", "remove it"))
     assert backend.sync(node.engine.program).waiting
     node.change(lets_in(ONE, TWO))
     before = {family: dict(table) for family, table in node.kernel.tables.items()}

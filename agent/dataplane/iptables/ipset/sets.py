@@ -10,7 +10,7 @@ from agent.fault import Fault
 from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_shapes import SetChange, SetContent, SetShape, needed_maxelem
-from agent.net import Family, Member, Network, NetworkMember
+from agent.net import Direction, Family, Member, Network, NetworkMember
 from agent.policy.program import SetId, SetKind
 
 _TYPES = {
@@ -41,6 +41,18 @@ def alike(held: SetShape, wanted: SetShape) -> bool:
 def network_members(networks: Iterable[Network], family: Family) -> set[Member]:
     """Return the members of a set of networks in a family."""
     return {NetworkMember(network) for network in networks if network.family is family}
+
+
+def isolated_in(content: Mapping[str, SetContent], families: Iterable[Family]) -> dict[Direction, set[bytes]]:
+    """Return the addresses that sets hold isolated, under the usual names of these sets and the alternate."""
+    found: dict[Direction, set[bytes]] = {direction: set() for direction in Direction}
+    for direction in Direction:
+        for family in families:
+            usual = names.isolated_set(direction, family)
+            for name in (usual, names.alternate(usual)):
+                if name in content:
+                    found[direction].update(m for m in content[name].members if isinstance(m, bytes))
+    return found
 
 
 class KernelSets:

@@ -1,8 +1,8 @@
-"""Whether the rules about tunnels hold, and what of the node's surroundings a person should know."""
+"""The node's surroundings: whether they changed, whether the rules about tunnels hold, and what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.rules import guards, hooks
@@ -12,6 +12,34 @@ from agent.kernel.surroundings import Surroundings
 from agent.kernel.tunnels import FOR_STRANGERS
 from agent.net import Family
 from agent.policy.program import Program
+
+_REMEDY = "let the agent use netlink sockets, with CAP_NET_ADMIN"
+
+
+def look_around(desired: Desired, look: Callable[[], Surroundings]) -> list[Fault]:
+    """Look at the node's interfaces; where that fails, what was seen last holds, and the rest goes on."""
+    try:
+        desired.surroundings = look()
+    except OSError as error:
+        what = f"the node's interfaces and tunnels cannot be read: {error.strerror}"
+        return [Fault(what, _REMEDY)]
+    return []
+
+
+def moved(desired: Desired, look: Callable[[], Surroundings]) -> bool:
+    """Whether the node's interfaces are others than when they were last looked at."""
+    try:
+        return look() != desired.surroundings
+    except OSError:
+        return False
+
+
+def unrouted(error: OSError | None) -> list[Fault]:
+    """Return the fault where routes to other nodes could not be read: what was seen last holds."""
+    if error is None:
+        return []
+    what = f"by which interfaces other nodes are reached cannot be read: {error.strerror or error}"
+    return [Fault(what, _REMEDY)]
 
 
 def guarding(chains: ChainTable, wanted: Mapping[Family, guards.Guarded], *, hooked: bool) -> bool:

@@ -76,6 +76,12 @@ class ChainTable:
             raise next(iter(self.unread.values()))
         self.watch.mark_made()
 
+    def take_others(self, found: Mapping[Family, Table]) -> None:
+        """Take others' chains as they were read; ours are as they were left."""
+        for family, table in found.items():
+            others = {chain: rules for chain, rules in table.items() if not names.is_ours(chain)}
+            self.whole[family] = {**others, **self.ours(family)}
+
     def unread_faults(self) -> list[Fault]:
         """Return a fault for each family that could not be read; the other one goes on."""
         return [_table_fault(family, error) for family, error in self.unread.items()]

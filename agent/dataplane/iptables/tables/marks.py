@@ -105,6 +105,44 @@ def held_by(tables: Iterable[Mapping[str, Sequence[str]]]) -> dict[Direction, in
     return found
 
 
+class MarkBits:
+    """Which bits the agent's rules use, for as long as it runs."""
+
+    def __init__(self, options: Options, uses: Uses) -> None:
+        self._options = options
+        self.uses = uses
+        self.faults: tuple[Fault, ...] = ()
+
+    def choose(
+        self, uses: Sequence[Use], tables: Iterable[Mapping[str, Sequence[str]]]
+    ) -> tuple[Options, Options]:
+        """Return the options with the bits to use, and with those that hold until rules say so.
+
+        ``tables``: our chains in the kernel.
+        """
+        held = held_by(tables)
+        choice = choose(self._options, uses, held)
+        self.faults = choice.faults
+        chosen = self._options.with_marks(choice.bits)
+        return chosen, self._options.with_marks(held) if len(held) == len(Direction) else chosen
+
+    def held(self, table: Mapping[str, Sequence[str]]) -> Options | None:
+        """Return the options with the bits that our chains of one family set, where these say both."""
+        held = held_by([table])
+        return self._options.with_marks(held) if len(held) == len(Direction) else None
+
+    def rechosen(self, uses: Sequence[Use], now: Options) -> bool:
+        """Whether other bits than those in use would be chosen."""
+        return self._options.with_marks(self._choice(uses, now).bits) != now
+
+    def changed(self, uses: Sequence[Use], now: Options) -> set[Fault]:
+        """Return the faults that came or went since the bits were chosen."""
+        return {*self._choice(uses, now).faults} ^ {*self.faults}
+
+    def _choice(self, uses: Sequence[Use], now: Options) -> Choice:
+        return choose(self._options, uses, {d: now.mark(d) for d in Direction})
+
+
 class Uses:
     """What others use, read again only as far as it may have changed. Thread-safe."""
 

@@ -1,0 +1,171 @@
+"""Looking at what the kernel holds, and comparing it with what was left there."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Set
+
+from agent.dataplane.backend import Reading
+from agent.dataplane.iptables.access import Access
+from agent.dataplane.iptables.change.planner import Planner
+from agent.dataplane.iptables.ipset.members import SpotCheck
+from agent.dataplane.iptables.ipset.sets import KernelSets, network_members
+from agent.dataplane.iptables.ipset.untracked import Untracked
+from agent.dataplane.iptables.other_mode import OtherMode
+from agent.dataplane.iptables.placement import Placement
+from agent.dataplane.iptables.rules import edges, names
+from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.marks import MarkBits
+from agent.dataplane.iptables.tables.markuse import Use
+from agent.dataplane.iptables.tables.others import Others
+from agent.dataplane.iptables.tables.readback import TablesReading
+from agent.dataplane.iptables.transit import Transit
+from agent.kernel.ipset import IpSets
+from agent.net import Direction, Member
+from agent.policy.program import Program
+from agent.words import count
+
+
+class Audit:
+    """Reads the kernel and says what differs from the record of it. Writes nothing there.
+
+    Remembers whether others' chains were seen, and all was well, so that they are not read again as long as
+    the kernel says that nobody wrote.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        other_mode: OtherMode,
+        chains: ChainTable,
+        placement: Placement,
+        others: Others,
+        marks: MarkBits,
+        planner: Planner,
+        sets: KernelSets,
+        ipsets: IpSets,
+        transit: Transit,
+        untracked: Untracked,
+    ) -> None:
+        self._look = access.look
+        self._other_mode = other_mode
+        self._chains = chains
+        self._placement = placement
+        self._others = others
+        self._marks = marks
+        self._planner = planner
+        self._sets = sets
+        self._ipsets = ipsets
+        self._transit = transit
+        self._untracked = untracked
+        self._spot_check = SpotCheck(ipsets.members)
+        self._others_seen = False
+        """Whether the record of others' chains is what was last seen, and nothing was wrong with them."""
+
+    def disturbed(self) -> bool:
+        """Whether somebody else wrote rules since they were last read, or a packet left a trace."""
+        met = self._transit.seen(self._ipsets) or self._untracked.changed(self._ipsets)
+        return self._chains.watch.changed() or met
+
+    def begin(self, *, afresh: bool = False) -> TablesReading:
+        """Return what reads the rules; ``afresh``: though the kernel says that nobody wrote."""
+        chains = self._chains
+        known = None
+        if not afresh and self._others_seen and chains.watch.certain():
+            known = {family: table.copy() for family, table in chains.whole.items()}
+        else:
+            # What somebody wrote is seen only when these tables are looked at; until then nothing is known.
+            self._others_seen = False
+            chains.watch.mark()
+        return TablesReading(
+            chains.tables, chains.families, chains.writes, known, self._marks.uses, self._other_mode.read
+        )
+
+    def overtaken(self, reading: Reading) -> bool:
+        """Whether this agent wrote rules since a reading was begun, so that it says nothing."""
+        if not isinstance(reading, TablesReading):
+            return True
+        return reading.known is None and reading.writes != self._chains.writes
+
+    def compare(self, program: Program, reading: TablesReading, *, certain: bool) -> list[str]:
+        """Return what differs, for people; raises SetError.
+
+        ``certain``: nothing failed since the last sync.
+        """
+        differences = self._rules(reading)
+        if differences:
+            self._others_seen = False
+        elif reading.known is None:
+            self._chains.take_others(reading.tables())
+            self._others_seen = True
+        if self._transit.seen(self._ipsets):
+            differences.append("the node sends packets of others, which are not judged yet")
+        if self._untracked.changed(self._ipsets):
+            differences.append("whether packets are denied that are not tracked changed")
+        in_kernel = self._sets.sizes_in_kernel()
+        differences += self._sizes(in_kernel)
+        if certain:
+            differences += self._exchanged(program, in_kernel.keys())
+        desired = self._planner.desired
+        if edges.moved(desired, self._look) or self._planner.uplinks(program) != desired.uplinks:
+            differences.append("the node's interfaces, or where they lead, changed")
+        return differences
+
+    def _rules(self, reading: TablesReading) -> list[str]:
+        tables = reading.tables()
+        differences: list[str] = []
+        if self._others.refusal([*tables.values(), *reading.elsewhere.values()]) is not None:
+            differences.append("kube-router's firewall writes here")
+        for family, error in reading.errors.items():
+            differences.append(f"IPv{int(family)}: the rules cannot be read: {error}")
+        for family, now in tables.items():
+            if reading.known is None:
+                differences += self._chains.changed(family, now)
+            for chain, why in self._placement.due(family, now):
+                differences.append(f"IPv{int(family)}: {chain}: {why}")
+        differences += [fault.what for fault in self._others.unseeing()]
+        differences += self._marks_changed(reading.marks)
+        changed = self._others.changed(tables)
+        differences += sorted(f"another program's rules changed: {fault.what}" for fault in changed)
+        return differences
+
+    def _marks_changed(self, uses: list[Use] | None) -> list[str]:
+        if uses is None:
+            return []
+        now = self._planner.desired.options
+        if self._marks.rechosen(uses, now):
+            return [f"another program uses bits of the agent's in packets' marks ({now.both_marks:#x})"]
+        changed = self._marks.changed(uses, now)
+        return sorted(f"who uses bits of packets' marks changed: {fault.what}" for fault in changed)
+
+    def _sizes(self, in_kernel: dict[str, int | None]) -> list[str]:
+        """Return the sets that are gone, or have another number of members than was left there."""
+        differences = []
+        for name, size in self._sets.sizes.items():
+            if name not in in_kernel:
+                differences.append(f"set {name} is gone")
+            elif in_kernel[name] not in (None, size) and not names.changes_by_itself(name):
+                differences.append(f"set {name} has {count(in_kernel[name] or 0, 'member')}, not {size}")
+        return differences
+
+    def _exchanged(self, program: Program, present: Set[str]) -> list[str]:
+        """Return the sets that hold other members than the program says, of those looked at this time."""
+        planner, families = self._planner, self._chains.families
+        isolated: dict[str, Callable[[], Iterable[Member]]] = {
+            planner.naming.isolated_set(d, f): functools.partial(program.isolated, d, f)
+            for d in Direction
+            for f in families
+        }
+        others: dict[str, Callable[[], Iterable[Member]]] = {
+            name: functools.partial(program.sets.__getitem__, set_id)
+            for set_id, name in planner.set_names.items()
+            if set_id in program.sets
+        }
+        for family in families:
+            others[names.nodes_set(family)] = functools.partial(network_members, program.bypass, family)
+        # What a set holds that nothing needs any more says nothing.
+        needed = present - self._sets.garbage
+        return self._spot_check.differences(
+            {name: wanted for name, wanted in isolated.items() if name in needed},
+            {name: wanted for name, wanted in others.items() if name in needed},
+        )

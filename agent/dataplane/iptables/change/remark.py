@@ -1,0 +1,48 @@
+"""Having all rules use other bits of packets' marks."""
+
+from __future__ import annotations
+
+from agent import log
+from agent.dataplane.iptables.change.desired import Changes, Desired
+from agent.dataplane.iptables.change.executor import Executor
+from agent.dataplane.iptables.change.planner import Step
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.marks import MarkBits
+from agent.dataplane.turns import Work
+from agent.fault import Fault
+from agent.policy.program import Program
+
+_log = log.get(__name__)
+
+
+def remark(
+    program: Program,
+    chosen: Options,
+    desired: Desired,
+    writer: Executor,
+    chains: ChainTable,
+    marks: MarkBits,
+    *,
+    certain: bool,
+) -> Work[list[Fault]]:
+    """Have the rules use the bits that were chosen, all of a family's from the same moment on."""
+    before = desired.options
+    if before == chosen or writer.pending is not None:
+        # What was put off has been rendered with the bits before: the next look for drift finds it.
+        return []
+    _log.warning(
+        "other bits of packets' marks",
+        before=f"{before.both_marks:#x}",
+        now=f"{chosen.both_marks:#x}",
+        detail="another program's rules use some of the bits before",
+    )
+    desired.options = chosen
+    changes: Changes = {family: {**wanted} for family, wanted in desired.full(program).items()}
+    faults = yield from writer.carry_out(Step(changes), certain=certain, lenient=True)
+    held = [marks.held(chains.ours(family)) for family in chains.families]
+    if faults and chosen not in held and writer.pending is None:
+        # What changes until the next try has to fit the rules that are there.
+        desired.options = before
+        desired.full(program)
+    return faults

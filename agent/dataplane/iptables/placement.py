@@ -1,0 +1,81 @@
+"""Putting our rules in front in the built-in chains, and how often, when something fights for that place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from agent import log
+from agent.dataplane.contention import REMOVING, STOP_REMOVING, Contention
+from agent.dataplane.iptables.rules import hooks
+from agent.dataplane.iptables.tables import builtin
+from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.tables import Table
+from agent.dataplane.turns import Work
+from agent.fault import Fault
+from agent.kernel.netlink import NetlinkSocket
+from agent.net import Family
+
+_log = log.get(__name__)
+
+
+class Placement:
+    """Our rules in the built-in chains, both families."""
+
+    def __init__(self, chains: ChainTable, netlink: NetlinkSocket, now: Callable[[], float]) -> None:
+        self._chains = chains
+        self._netlink = netlink
+        self._displaced = Contention(now)
+        self._removed = Contention(now, REMOVING, STOP_REMOVING)
+        self._placed: set[tuple[Family, str]] = set()
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What fights for the place, if something does."""
+        found = (self._displaced.fault(), self._removed.fault())
+        return [fault for fault in found if fault is not None]
+
+    def due(self, family: Family, table: Table) -> Iterator[tuple[str, str]]:
+        """Yield the built-in chains of a table where our rule is to be put in front now, and why.
+
+        A chain whose place is fought for has to wait; one without our rule leaves everything open, and never
+        waits.
+        """
+        due = self._displaced.due()
+        for chain, why in hooks.misplaced(table, self._chains.garbage[family]).items():
+            if due or hooks.missing(table, chain):
+                yield chain, why
+
+    def put_back(self) -> Work[list[Fault]]:
+        """Put our rules in front, where they are missing or could be passed by."""
+        lines: dict[Family, list[str]] = {}
+        by_netlink: dict[Family, dict[str, tuple[str, list[int]]]] = {}
+        displaced: list[str] = []
+        removed: list[str] = []
+        mode = self._chains.tables.mode
+        for family in self._chains.families:
+            if family in self._chains.unread:
+                continue
+            table = self._chains.whole[family]
+            wanted = dict(self.due(family, table))
+            for chain, why in wanted.items():
+                missing = hooks.missing(table, chain)
+                if not missing or (family, chain) in self._placed:
+                    (removed if missing else displaced).append(f"IPv{int(family)} {chain}: {why}")
+            unlike = builtin.unlike(self._netlink, family, table, wanted) if mode == "nft" else {}
+            lines[family] = hooks.place(table, {c: why for c, why in wanted.items() if c not in unlike})
+            lines[family] += hooks.unneeded(table, self._chains.garbage[family])
+            by_netlink[family] = {c: (hooks.HOOKS[c], handles) for c, handles in unlike.items()}
+        if displaced:
+            self._displaced.put_back(displaced)
+        if removed:
+            self._removed.put_back(removed)
+        if displaced or removed:
+            _log.warning("hooks put back in front", reasons=displaced + removed)
+        faults = yield from self._chains.run(lines)
+        for family, placed in by_netlink.items():
+            faults += self._chains.put_in_front(family, placed)
+        if not faults:
+            self._placed = {
+                (f, c) for f in self._chains.families for c in hooks.needed(self._chains.needed(f))
+            }
+        return faults
