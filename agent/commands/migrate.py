@@ -14,10 +14,6 @@ import time
 from typing import Any, NamedTuple
 
 from agent import log
-from agent.dataplane.iptables import takeover
-from agent.dataplane.iptables.tables.tables import TableError
-from agent.dataplane.iptables.takeover import Remains
-from agent.dataplane.iptables.variant import UndecidedError
 from agent.dataplane.kube_router import STOP, running_fault
 from agent.fault import Fault
 from agent.host.check import check_host
@@ -25,6 +21,7 @@ from agent.kernel.ipset_errors import SetError
 from agent.kernel.node_lock import LockedError, lock_node
 from agent.observe.health import State, readyz
 from agent.runtime import start
+from agent.runtime.backends import TableError, UndecidedError, takeover
 from agent.runtime.loop import Agent
 from agent.runtime.node_name import REMEDY, no_pod_names
 from agent.settings import Settings
@@ -39,8 +36,8 @@ _AGAIN = "mend that, and run it again; until then what kube-router left stays in
 class Takeover(NamedTuple):
     """What was found, what of it is left (None: not known), and what stood or stands in the way."""
 
-    found: Remains | None
-    left: Remains | None
+    found: takeover.Remains | None
+    left: takeover.Remains | None
     faults: tuple[Fault, ...] = ()
 
 
@@ -49,7 +46,7 @@ def migrate(settings: Settings, timeout: float, *, dry_run: bool = False) -> Tak
 
     A dry run only looks. What goes wrong is in the outcome.
     """
-    found: Remains | None = None
+    found: takeover.Remains | None = None
     try:
         found = takeover.look()
         if not found.any():
@@ -76,7 +73,7 @@ def migrate(settings: Settings, timeout: float, *, dry_run: bool = False) -> Tak
     return Takeover(found, found if dry_run else None, (fault,))
 
 
-def _take_over(settings: Settings, found: Remains, timeout: float) -> Takeover:
+def _take_over(settings: Settings, found: takeover.Remains, timeout: float) -> Takeover:
     agent = start.make_agent(settings, beside_kube_router=True)
     fault = (
         _family_missed(agent, settings, found)
@@ -128,7 +125,7 @@ def _run_until_ready(agent: Agent, timeout: float) -> Fault | None:
     return Fault(f"this agent did not become ready, {late}: {why or 'nothing more is known'}", _AGAIN)
 
 
-def _not_whole(agent: Agent, settings: Settings, found: Remains) -> Fault | None:
+def _not_whole(agent: Agent, settings: Settings, found: takeover.Remains) -> Fault | None:
     """Return the fault where what is left must stay though this agent was ready: it would be missed."""
     for fault in agent.health().faults:
         if fault.blocking:
@@ -138,7 +135,7 @@ def _not_whole(agent: Agent, settings: Settings, found: Remains) -> Fault | None
     return None
 
 
-def _family_missed(agent: Agent, settings: Settings, found: Remains) -> Fault | None:
+def _family_missed(agent: Agent, settings: Settings, found: takeover.Remains) -> Fault | None:
     """Return the fault where a family would be enforced by nobody, which the host has."""
     missed = found.families() - set(agent.families)
     for family in sorted(missed & check_host(fix=False).families):
@@ -149,7 +146,7 @@ def _family_missed(agent: Agent, settings: Settings, found: Remains) -> Fault | 
     return None
 
 
-def _about(remains: Remains) -> dict[str, Any]:
+def _about(remains: takeover.Remains) -> dict[str, Any]:
     """Return what there is, for logs and JSON."""
     return {
         "chains": [

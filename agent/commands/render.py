@@ -6,14 +6,13 @@ import json
 from typing import NamedTuple
 
 from agent.commands.suggest import did_you_mean
-from agent.dataplane.iptables.rules.text import render_sets, render_tables, render_text
 from agent.kube.events import Upsert
 from agent.kube.model import Key, Node, Pod, kind_of
 from agent.net import Direction, Family, address_text
 from agent.policy.budget.cost import Excess
 from agent.policy.engine import Engine
 from agent.policy.program import Program
-from agent.runtime.start import options_of
+from agent.runtime import backends
 from agent.settings import Families, Settings
 from agent.sources.manifests.once import Read
 from agent.words import some
@@ -67,16 +66,10 @@ def render(manifests: Read, settings: Settings) -> Rendered:
     node = settings.node_name
     engine = Engine(node, allow_nodes=settings.allow_nodes, budgets=settings.budgets)
     engine.apply([Upsert(kind_of(found), found) for found in manifests.objects], 0.0)
-    program, options = engine.program, options_of(settings)
+    program = engine.program
     families = _FAMILIES.get(settings.families, tuple(Family))
-    return Rendered(
-        node,
-        program,
-        f"# node {node}\n{render_text(program, options, families)}",
-        render_sets(program, options, families),
-        dict(render_tables(program, options, families)),
-        engine.over_budget(),
-    )
+    text, sets, tables = backends.render(program, settings, families)
+    return Rendered(node, program, f"# node {node}\n{text}", sets, tables, engine.over_budget())
 
 
 def as_json(rendered: Rendered) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Backend, Reading, Report
-from agent.dataplane.iptables.tables.tables import WAIT_SECONDS
 from agent.policy.engine import Engine
+from agent.runtime.backends import LATE_WRITE
 from agent.runtime.calls import Calls
 from agent.runtime.inbox import Inbox
 from agent.runtime.reconcile import Reconcile
@@ -59,7 +59,7 @@ class Drift:
 
     def begin(self) -> None:
         """Look soon: a command of an agent that was killed may have waited for the lock, to write late."""
-        self.look_in(min(self._interval, WAIT_SECONDS + 2))
+        self.look_in(min(self._interval, LATE_WRITE + 2))
 
     def look_in(self, seconds: float) -> None:
         """Look in so many seconds."""

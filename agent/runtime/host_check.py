@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from agent import log
 from agent.clock import AT_ONCE, Clock
 from agent.dataplane.backend import Backend
-from agent.dataplane.iptables.variant import ModeChoice, missing_commands
 from agent.fault import Fault
 from agent.host.check import HostState, check_host
 from agent.host.watch import HostWatch
 from agent.net import Family
+from agent.runtime.backends import ModeChoice, lacking
 from agent.runtime.calls import Calls
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.node_name import NodeName
@@ -109,7 +108,7 @@ class HostCheck:
         """Look at the host, and have the backend follow."""
         self._at = now + HOST_CHECK
         self.sysctls.look()
-        self._state = self._check_host(self._settings.fix_host, partial(missing_commands, self._choice.mode))
+        self._state = self._check_host(self._settings.fix_host, lacking(self._choice))
         self.sysctls.need(self._state.needed)
         if self._node_name.fault is not None:
             self._node_name.look()

@@ -13,12 +13,12 @@ from typing import NamedTuple, Protocol
 
 from agent.clock import SYSTEM, Clock
 from agent.dataplane.backend import Call
-from agent.dataplane.iptables.variant import Mode, ModeChoice
 from agent.host.check import HostState, check_host
 from agent.net import Family
 from agent.observe.health import Health
 from agent.observe.snapshot import StatusSnapshot
 from agent.policy.engine import Engine
+from agent.runtime.backends import Mode, ModeChoice
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart

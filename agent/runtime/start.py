@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import signal
 import socket
-from functools import partial
 from pathlib import Path
 
 from agent import __version__, log
 from agent.dataplane.backend import Backend
-from agent.dataplane.iptables.backend import IptablesBackend
-from agent.dataplane.iptables.cleanup import held_families, is_clean, remove, remove_sets
-from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.variant import MODES, UndecidedError, decide_mode, missing_commands
-from agent.dataplane.turns import PATIENCE
 from agent.fault import Fault
 from agent.host.check import check_host
 from agent.kernel.node_lock import LOCK, LockedError, lock_node
-from agent.net import Direction, Family
+from agent.net import Family
 from agent.observe.connections import raise_limit
 from agent.observe.server import StatusServer
+from agent.runtime import backends
+from agent.runtime.backends import UndecidedError
 from agent.runtime.host_check import chosen_families
 from agent.runtime.loop import Agent
-from agent.settings import AllowedPackets, DeniedPackets, Settings
+from agent.settings import Settings
 from agent.sources.source import Source
 
 _log = log.get(__name__)
@@ -42,21 +37,6 @@ class StartError(Exception):
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)
         self.remedy = remedy
-
-
-def options_of(settings: Settings) -> Options:
-    """Return what the settings say of the rules."""
-    given = {Direction.EGRESS: settings.mark_egress, Direction.INGRESS: settings.mark_ingress}
-    proposed = [bit for bit in (Options.mark_egress, Options.mark_ingress) if bit not in given.values()]
-    egress, ingress = (bit if bit is not None else proposed.pop(0) for bit in given.values())
-    return Options(
-        mark_egress=egress,
-        mark_ingress=ingress,
-        chosen_marks=frozenset(direction for direction, bit in given.items() if bit is None),
-        accept=settings.allowed_packets is AllowedPackets.ACCEPT,
-        reject=settings.denied_packets is DeniedPackets.REJECT,
-        cache=math.ceil(settings.cache_allowed),
-    )
 
 
 def run(settings: Settings) -> int:
@@ -100,9 +80,9 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
 
     ``beside_kube_router``: write though what kube-router's firewall left is there.
     """
-    choice = decide_mode(settings.iptables_mode.value)
-    host = check_host(settings.fix_host, partial(missing_commands, choice.mode))
-    held = held_families(choice.mode)
+    choice = backends.choose(settings)
+    host = check_host(settings.fix_host, backends.lacking(choice))
+    held = backends.held_families(choice)
     families = chosen_families(settings.families, host, held)
     _log.info(
         "starting",
@@ -119,18 +99,10 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
         )
 
     def make_backend(families: tuple[Family, ...]) -> Backend:
-        options = options_of(settings)
-        return IptablesBackend(
-            choice.mode,
-            families,
-            options,
-            beside_kube_router=beside_kube_router,
-            ahead=True,
-            patience=PATIENCE,
-        )
+        return backends.make(settings, choice, families, beside_kube_router=beside_kube_router)
 
     try:
-        fresh = not held and is_clean()
+        fresh = not held and backends.is_clean()
         return Agent(settings, choice, host, _source(settings, fresh=fresh), make_backend, held, fresh=fresh)
     except OSError as error:
         raise StartError(
@@ -170,10 +142,7 @@ def cleanup() -> list[Fault]:
     """Remove everything of ours from this node's kernel; return what of it is left, and why."""
     try:
         with lock_node():
-            faults = []
-            for mode in MODES:
-                faults += remove(mode, (Family.V4, Family.V6))
-            return faults or remove_sets()
+            return backends.remove_all()
     except LockedError as error:
         # An agent that runs here would put everything back.
         return [Fault(str(error), "delete the agent's DaemonSet or service, then run it again")]

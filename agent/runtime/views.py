@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from agent import __version__
 from agent.clock import Clock
-from agent.dataplane.iptables.variant import ModeChoice
 from agent.fault import Fault
 from agent.observe.health import Health, readyz
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.policy.engine import Engine
 from agent.runtime import overbudget
+from agent.runtime.backends import ModeChoice
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart

@@ -11,7 +11,7 @@ from agent.dataplane.iptables.tables import markuse
 from agent.dataplane.iptables.tables.marks import ORDER, RESERVED, choose, held_by
 from agent.dataplane.iptables.tables.markuse import FULL, Use
 from agent.net import Direction
-from agent.runtime.start import options_of
+from agent.runtime.backends import options_of
 from tests.unit.test_settings import settings
 
 AUTO = Options(chosen_marks=frozenset(Direction))

@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 from agent.clock import NEVER, Clock
 from agent.dataplane.backend import KernelView, Reading, Report
-from agent.dataplane.iptables.variant import ModeChoice
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
 from agent.fault import Fault
@@ -19,6 +18,7 @@ from agent.net import Direction, Family
 from agent.observe.health import readyz
 from agent.observe.snapshot import StatusSnapshot
 from agent.policy.program import Delta, Program
+from agent.runtime.backends import ModeChoice
 from agent.runtime.loop import Agent, World
 from agent.settings import Settings
 from agent.sources.source import SyncState

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agent.clock import SYSTEM
-from agent.dataplane.iptables.variant import ModeChoice
 from agent.host.check import HostState
 from agent.net import Family
 from agent.observe.health import readyz
+from agent.runtime.backends import ModeChoice
 from agent.runtime.loop import Agent, World
 from agent.settings import resolve
 from tests.unit.runtime.events import deny, pod

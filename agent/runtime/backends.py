@@ -1,0 +1,123 @@
+"""The one place that knows which backends there are: chooses one, makes it, removes what one has left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+from agent.dataplane.backend import Backend
+from agent.dataplane.iptables import cleanup, takeover
+from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.cleanup import is_clean
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.rules.text import render_sets, render_tables, render_text
+from agent.dataplane.iptables.tables.tables import WAIT_SECONDS, TableError
+from agent.dataplane.iptables.variant import (
+    MODES,
+    Mode,
+    ModeChoice,
+    UndecidedError,
+    decide_mode,
+    missing_commands,
+)
+from agent.dataplane.turns import PATIENCE
+from agent.fault import Fault
+from agent.net import Direction, Family
+from agent.policy.program import Program
+from agent.settings import AllowedPackets, DeniedPackets, Settings
+
+__all__ = [
+    "LATE_WRITE",
+    "Mode",
+    "ModeChoice",
+    "Rendered",
+    "TableError",
+    "UndecidedError",
+    "choose",
+    "held_families",
+    "is_clean",
+    "lacking",
+    "make",
+    "options_of",
+    "remove_all",
+    "render",
+    "takeover",
+]
+
+LATE_WRITE: float = WAIT_SECONDS
+"""Seconds for which a command of an agent that was killed may wait, and write then."""
+
+
+class Rendered(NamedTuple):
+    """What a program is in the kernel, as text: all of it for people, its sets, and each family's rules."""
+
+    text: str
+    sets: str
+    tables: dict[Family, str]
+
+
+def choose(settings: Settings) -> ModeChoice:
+    """Choose what this node is programmed with; reads the kernel, changes nothing. Raises UndecidedError."""
+    return decide_mode(settings.iptables_mode.value)
+
+
+def lacking(choice: ModeChoice) -> Callable[[Iterable[Family]], list[Fault]]:
+    """Return what tells which commands the node lacks to enforce some families."""
+    return partial(missing_commands, choice.mode)
+
+
+def held_families(choice: ModeChoice) -> frozenset[Family]:
+    """Return the families of which an earlier run has left something that the backend takes over."""
+    return cleanup.held_families(choice.mode)
+
+
+def make(
+    settings: Settings, choice: ModeChoice, families: tuple[Family, ...], *, beside_kube_router: bool = False
+) -> Backend:
+    """Make the backend of some families. Raises OSError where the kernel cannot be programmed at all.
+
+    ``beside_kube_router``: write though what kube-router's firewall left is there.
+    """
+    return IptablesBackend(
+        choice.mode,
+        families,
+        options_of(settings),
+        beside_kube_router=beside_kube_router,
+        ahead=True,
+        patience=PATIENCE,
+    )
+
+
+def remove_all() -> list[Fault]:
+    """Remove all that any backend left in the kernel; return what of it stays, and why."""
+    faults = []
+    for mode in MODES:
+        faults += cleanup.remove(mode, Family)
+    return faults or cleanup.remove_sets()
+
+
+def render(program: Program, settings: Settings, families: Iterable[Family]) -> Rendered:
+    """Return what a program would be in the kernel, touching nothing."""
+    options, families = options_of(settings), tuple(families)
+    return Rendered(
+        render_text(program, options, families),
+        render_sets(program, options, families),
+        dict(render_tables(program, options, families)),
+    )
+
+
+def options_of(settings: Settings) -> Options:
+    """Return what the settings say of the rules."""
+    given = {Direction.EGRESS: settings.mark_egress, Direction.INGRESS: settings.mark_ingress}
+    proposed = [bit for bit in (Options.mark_egress, Options.mark_ingress) if bit not in given.values()]
+    egress, ingress = (bit if bit is not None else proposed.pop(0) for bit in given.values())
+    return Options(
+        mark_egress=egress,
+        mark_ingress=ingress,
+        chosen_marks=frozenset(direction for direction, bit in given.items() if bit is None),
+        accept=settings.allowed_packets is AllowedPackets.ACCEPT,
+        reject=settings.denied_packets is DeniedPackets.REJECT,
+        cache=math.ceil(settings.cache_allowed),
+    )
