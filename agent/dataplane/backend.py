@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+from agent.dataplane.differences import Difference
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
 from agent.fault import Fault
@@ -146,8 +147,8 @@ class Backend(Protocol):
         """Whether this agent wrote rules since a reading was made, so that it says nothing."""
         ...
 
-    def drift(self, program: Program, reading: Reading | None = None) -> list[str]:
-        """Compare the kernel with what was left there; return what differs, for people. Writes nothing.
+    def drift(self, program: Program, reading: Reading | None = None) -> list[Difference]:
+        """Compare the kernel with what was left there; return what differs. Writes nothing.
 
         ``reading``: a finished one that is not overtaken; without it the rules are read here.
         """

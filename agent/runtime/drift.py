@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Backend, Reading, Report
+from agent.dataplane.differences import Difference, What
 from agent.policy.engine import Engine
 from agent.runtime.backends import LATE_WRITE
 from agent.runtime.calls import Calls
@@ -54,7 +55,7 @@ class Drift:
         self._reading: Reading | None = None
         """The look that is being taken."""
         self._overtaken = 0
-        self._lasting: frozenset[str] = frozenset()
+        self._lasting: frozenset[Difference] = frozenset()
         """Differences that the last repair did not mend; its retry will try again."""
 
     def begin(self) -> None:
@@ -128,7 +129,8 @@ class Drift:
         differences = [difference for difference in found if difference not in self._lasting]
         self.checked_at = self._clock.time()
         if differences:
-            _log.warning("the kernel was changed from outside", differences=differences[:20])
+            told = [str(difference) for difference in differences[:20]]
+            _log.warning("the kernel was changed from outside", differences=told)
             self.repairs += 1
         settled = not self._calls.retry.pending
         stale = self._calls.faults and settled and now >= self._synced_at + FAULTS_CHECK
@@ -141,8 +143,8 @@ class Drift:
         failed = self._calls.retry.pending and not self._calls.backend.busy
         self._lasting = frozenset(self._differences()) if failed else frozenset()
 
-    def _differences(self, reading: Reading | None = None) -> list[str]:
+    def _differences(self, reading: Reading | None = None) -> list[Difference]:
         try:
             return self._calls.backend.drift(self._engine.program, reading)
         except Exception as error:
-            return [f"the kernel cannot be read: {error}"]
+            return [Difference(What.KERNEL_UNREAD, detail=str(error))]

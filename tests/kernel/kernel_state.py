@@ -332,8 +332,12 @@ class TwoPods:
             if s.kind is SetKind.ADDRESSES and s.family is Family.V4 and f"app={app}" in s.meaning
         )
 
+    def differences(self) -> list[str]:
+        """Return what is not as it was left, as people are told."""
+        return [str(difference) for difference in self.backend.drift(self.program)]
+
     def assert_repaired(self, told: str) -> None:
-        found = self.backend.drift(self.program)
+        found = self.differences()
         assert any(told in difference for difference in found), found
         report = self.backend.sync(self.program)
         assert report.faults == ()

@@ -214,7 +214,7 @@ def test_nothing_is_written_where_kube_router_writes(
     assert [fault.blocking for fault in report.faults] == [True]
     assert our_chains(mode) == {family: {} for family in FAMILIES}
     assert our_sets() == {}
-    assert any("kube-router" in difference for difference in backend.drift(engine.program))
+    assert any("kube-router" in str(difference) for difference in backend.drift(engine.program))
     iptables(theirs, Family.V4, "-F")
     iptables(theirs, Family.V4, "-X")
     with monkeypatch.context() as broken:
@@ -238,7 +238,7 @@ def test_kube_router_that_comes_later_is_told_as_drift_and_stops_the_writing(
         "*filter\n:KUBE-POD-FW-ABCDEFGHIJKLMNOP - [0:0]\n-A OUTPUT -j KUBE-POD-FW-ABCDEFGHIJKLMNOP\nCOMMIT\n"
     )
     netns.run([f"iptables-{mode}-restore", "--noflush"], stdin=rules)
-    assert any("kube-router" in difference for difference in backend.drift(program))
+    assert any("kube-router" in str(difference) for difference in backend.drift(program))
     assert backend.sync(program).refused
 
 

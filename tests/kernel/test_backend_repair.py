@@ -53,7 +53,7 @@ def test_what_others_write_is_noticed_whatever_is_applied_after_it(node: TwoPods
         assert (node.backend._chains.writes > writes) is with_rules
         node.backend.tidy(node.program)
     assert node.backend.disturbed()
-    assert any("could let packets pass" in difference for difference in node.backend.drift(node.program))
+    assert any("could let packets pass" in difference for difference in node.differences())
     assert not node.backend.disturbed()
 
 
@@ -82,7 +82,7 @@ def test_a_flushed_and_a_missing_chain_are_put_back(node: TwoPods) -> None:
     iptables(node.mode, Family.V4, "-F", pod_chain)
     iptables(node.mode, Family.V4, "-F", node.chain("a"))
     iptables(node.mode, Family.V4, "-X", node.chain("a"))
-    assert f"IPv4: chain {node.chain('a')} is gone" in node.backend.drift(node.program)
+    assert f"IPv4: chain {node.chain('a')} is gone" in node.differences()
     node.assert_repaired(f"IPv4: chain {pod_chain} is not as it was left")
 
 
@@ -189,7 +189,7 @@ def test_a_hook_that_is_missing_is_told_and_put_back_at_once_in_a_fight_too(node
     assert node.backend.drift(node.program) == []
     iptables(node.mode, Family.V4, "-F", "FORWARD")
     iptables(node.mode, Family.V6, "-I", "FORWARD", "-j", "ACCEPT")
-    assert node.backend.drift(node.program) == ["IPv4: FORWARD: its rule is missing"]
+    assert node.differences() == ["IPv4: FORWARD: its rule is missing"]
     node.backend.sync(node.program)
     assert hooks.HOOKS["FORWARD"] in iptables(node.mode, Family.V4, "-S", "FORWARD", "1")
     assert "ACCEPT" in iptables(node.mode, Family.V6, "-S", "FORWARD", "1")
@@ -199,7 +199,7 @@ def test_a_hook_that_keeps_being_removed_is_put_back_each_time_and_told(node: Tw
     for _ in range(10):
         node.clock += 1.0
         iptables(node.mode, Family.V6, "-F", "OUTPUT")
-        assert node.backend.drift(node.program) == ["IPv6: OUTPUT: its rule is missing"]
+        assert node.differences() == ["IPv6: OUTPUT: its rule is missing"]
         report = node.backend.sync(node.program)
         assert not report.pending
         assert node.backend.drift(node.program) == []
@@ -222,7 +222,7 @@ NATIVE = {
 def test_rules_of_nft_are_told_once_and_nothing_is_written_for_them(netns: Netns, commands: str) -> None:
     node = TwoPods("nft")
     netns.run(["nft", commands])
-    (difference,) = node.backend.drift(node.program)
+    (difference,) = node.differences()
     assert "another program's rules changed: IPv4: iptables cannot show all rules" in difference
     written = netns.run(["nft", "list", "table", "ip", "filter"])
     for _ in range(2):
@@ -236,7 +236,7 @@ def test_rules_of_nft_are_told_once_and_nothing_is_written_for_them(netns: Netns
         assert node.backend.drift(node.program) == []
     # What is ours can still be told from what is not as it was left.
     iptables("nft", Family.V4, "-F", node.chain("a"))
-    assert node.backend.drift(node.program) == [f"IPv4: chain {node.chain('a')} is not as it was left"]
+    assert node.differences() == [f"IPv4: chain {node.chain('a')} is not as it was left"]
     assert not node.backend.sync(node.program).pending
     assert netns.run(["nft", "list", "table", "ip", "filter"]) == written
     assert remove("nft", FAMILIES) == []
@@ -282,7 +282,7 @@ def test_a_family_that_cannot_be_read_does_not_stop_the_other(
     added = policy("added", selector=labelled(app="a"), ingress=[])
     with monkeypatch.context() as broken:
         broken.setattr(Tables, "read", failing)
-        assert node.backend.drift(node.program)[0].startswith(f"IPv{int(family)}: the rules cannot be read")
+        assert node.differences()[0].startswith(f"IPv{int(family)}: the rules cannot be read")
         report = node.backend.sync(node.program)
         assert report.pending
         assert [fault.what[:4] for fault in report.faults if fault.blocking] == [f"IPv{int(family)}"]
@@ -304,7 +304,7 @@ def test_a_change_seen_by_a_look_that_was_overtaken_is_seen_by_the_next(node: Tw
     added = policy("added", selector=labelled(app="a"), ingress=[])
     node.backend.apply(node.program, node.engine.apply([added], 1.0))
     assert node.backend.overtaken(reading)
-    assert node.backend.drift(node.program) == ["IPv4: FORWARD: its rule is missing"]
+    assert node.differences() == ["IPv4: FORWARD: its rule is missing"]
 
 
 def test_what_is_known_does_not_outlive_a_sync_that_came_in_between(node: TwoPods) -> None:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Set
 
 from agent.dataplane.backend import Reading
+from agent.dataplane.differences import Difference, What
 from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.change.planner import Planner
 from agent.dataplane.iptables.ipset.members import SpotCheck
@@ -87,8 +88,8 @@ class Audit:
             return True
         return reading.known is None and reading.writes != self._chains.writes
 
-    def compare(self, program: Program, reading: TablesReading, *, certain: bool) -> list[str]:
-        """Return what differs, for people; raises SetError.
+    def compare(self, program: Program, reading: TablesReading, *, certain: bool) -> list[Difference]:
+        """Return what differs; raises SetError.
 
         ``certain``: nothing failed since the last sync.
         """
@@ -99,56 +100,57 @@ class Audit:
             self._chains.take_others(reading.tables())
             self._others_seen = True
         if self._transit.seen(self._ipsets):
-            differences.append("the node sends packets of others, which are not judged yet")
+            differences.append(Difference(What.TRANSIT))
         if self._untracked.changed(self._ipsets):
-            differences.append("whether packets are denied that are not tracked changed")
+            differences.append(Difference(What.UNTRACKED))
         in_kernel = self._sets.sizes_in_kernel()
         differences += self._sizes(in_kernel)
         if certain:
             differences += self._exchanged(program, in_kernel.keys())
         desired = self._planner.desired
         if edges.moved(desired, self._look) or self._planner.uplinks(program) != desired.uplinks:
-            differences.append("the node's interfaces, or where they lead, changed")
+            differences.append(Difference(What.INTERFACES))
         return differences
 
-    def _rules(self, reading: TablesReading) -> list[str]:
+    def _rules(self, reading: TablesReading) -> list[Difference]:
         tables = reading.tables()
-        differences: list[str] = []
+        differences: list[Difference] = []
         if self._others.refusal([*tables.values(), *reading.elsewhere.values()]) is not None:
-            differences.append("kube-router's firewall writes here")
+            differences.append(Difference(What.REFUSED))
         for family, error in reading.errors.items():
-            differences.append(f"IPv{int(family)}: the rules cannot be read: {error}")
+            differences.append(Difference(What.RULES_UNREAD, family, detail=str(error)))
         for family, now in tables.items():
             if reading.known is None:
                 differences += self._chains.changed(family, now)
             for chain, why in self._placement.due(family, now):
-                differences.append(f"IPv{int(family)}: {chain}: {why}")
-        differences += [fault.what for fault in self._others.unseeing()]
+                differences.append(Difference(What.HOOK, family, chain, why))
+        differences += [Difference(What.UNSEEING, detail=fault.what) for fault in self._others.unseeing()]
         differences += self._marks_changed(reading.marks)
-        changed = self._others.changed(tables)
-        differences += sorted(f"another program's rules changed: {fault.what}" for fault in changed)
+        changed = sorted(fault.what for fault in self._others.changed(tables))
+        differences += [Difference(What.OTHERS_RULES, detail=what) for what in changed]
         return differences
 
-    def _marks_changed(self, uses: list[Use] | None) -> list[str]:
+    def _marks_changed(self, uses: list[Use] | None) -> list[Difference]:
         if uses is None:
             return []
         now = self._planner.desired.options
         if self._marks.rechosen(uses, now):
-            return [f"another program uses bits of the agent's in packets' marks ({now.both_marks:#x})"]
-        changed = self._marks.changed(uses, now)
-        return sorted(f"who uses bits of packets' marks changed: {fault.what}" for fault in changed)
+            return [Difference(What.MARKS_USED, detail=f"{now.both_marks:#x}")]
+        changed = sorted(fault.what for fault in self._marks.changed(uses, now))
+        return [Difference(What.MARK_USERS, detail=what) for what in changed]
 
-    def _sizes(self, in_kernel: dict[str, int | None]) -> list[str]:
+    def _sizes(self, in_kernel: dict[str, int | None]) -> list[Difference]:
         """Return the sets that are gone, or have another number of members than was left there."""
         differences = []
         for name, size in self._sets.sizes.items():
             if name not in in_kernel:
-                differences.append(f"set {name} is gone")
+                differences.append(Difference(What.SET_GONE, name=name))
             elif in_kernel[name] not in (None, size) and not names.changes_by_itself(name):
-                differences.append(f"set {name} has {count(in_kernel[name] or 0, 'member')}, not {size}")
+                detail = f"{count(in_kernel[name] or 0, 'member')}, not {size}"
+                differences.append(Difference(What.SET_SIZE, name=name, detail=detail))
         return differences
 
-    def _exchanged(self, program: Program, present: Set[str]) -> list[str]:
+    def _exchanged(self, program: Program, present: Set[str]) -> list[Difference]:
         """Return the sets that hold other members than the program says, of those looked at this time."""
         planner, families = self._planner, self._chains.families
         isolated: dict[str, Callable[[], Iterable[Member]]] = {

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from agent import log
 from agent.dataplane.backend import Call, KernelView, Reading, Report
+from agent.dataplane.differences import Difference
 from agent.dataplane.iptables import cleanup
 from agent.dataplane.iptables.access import KERNEL, Access
 from agent.dataplane.iptables.audit import Audit
@@ -347,7 +348,7 @@ class IptablesBackend:
     def overtaken(self, reading: Reading) -> bool:
         return self._audit.overtaken(reading)
 
-    def drift(self, program: Program, reading: Reading | None = None) -> list[str]:
+    def drift(self, program: Program, reading: Reading | None = None) -> list[Difference]:
         if not isinstance(reading, TablesReading):
             reading = self.reading()
             reading.read()

@@ -98,7 +98,7 @@ class Enforcer:
             drift = self._backend.drift(self._engine.program)
             held = _state(self.mode)
             if drift or self._backend.untidy():
-                raise WrongStateError(f"after tidying: {drift or 'untidy'}")
+                raise WrongStateError(f"after tidying: {'; '.join(map(str, drift)) or 'untidy'}")
         netns = Netns("fresh", self._arena.here.netns.environment)
         with netns.entered():
             backend = _backend(self.mode)

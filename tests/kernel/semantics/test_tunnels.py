@@ -249,7 +249,9 @@ def test_a_rule_that_lets_tunnels_packets_in_before_the_agents_is_put_behind_it(
         with stage.kernel():
             assert stage.backend is not None
             found = stage.backend.drift(stage.engine.program)
-            assert any("INPUT: a rule before it could let packets pass" in difference for difference in found)
+            assert any(
+                "INPUT: a rule before it could let packets pass" in str(difference) for difference in found
+            )
             assert not stage.backend.sync(stage.engine.program).pending
         first = stage.near.iptables(outer, "-S", "INPUT", "1")
         assert names.INPUT in first

@@ -41,7 +41,7 @@ def told(stage: Stage) -> bool:
     with stage.kernel():
         found = stage.backend.drift(stage.engine.program)
         assert stage.backend.disturbed() is bool(found)
-    assert not found or "not tracked" in str(found)
+    assert not found or "not tracked" in str(found[0])
     return bool(found)
 
 

@@ -57,6 +57,7 @@ def test_what_is_lacking_and_what_is_too_much_is_told_and_one_that_is_gone_is_no
     kernel = Kernel("ab", 0.0)
     kernel.sets["b"] = {b"\0\0\0\2", b"\0\0\0\3"}
     check = SpotCheck(kernel.members, kernel.clock)
-    (told,) = check.differences({}, kernel.wanted("a", "b", "c"))
+    (difference,) = check.differences({}, kernel.wanted("a", "b", "c"))
+    told = str(difference)
     assert told.startswith("set b lacks 1 member (")
     assert " and has 2 members too many (0.0.0.2, 0.0.0.3)" in told

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from agent.clock import NEVER, Clock
 from agent.dataplane.backend import KernelView, Reading, Report
+from agent.dataplane.differences import Difference
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
 from agent.fault import Fault
@@ -57,7 +58,7 @@ class FakeBackend:
         self.syncs: list[Report | Exception] = []
         self.applies: list[Report | Exception] = []
         self.tidies: list[Report | Exception] = []
-        self.drifts: list[list[str]] = []
+        self.drifts: list[list[Difference]] = []
         self.moves: list[bool] = []
         self.overtakes: list[bool] = []
         self.resumes: list[Report | Exception] = []
@@ -152,7 +153,7 @@ class FakeBackend:
         del reading
         return self.overtakes.pop(0) if self.overtakes else False
 
-    def drift(self, program: Program, reading: Reading | None = None) -> list[str]:
+    def drift(self, program: Program, reading: Reading | None = None) -> list[Difference]:
         del program, reading
         self.calls.append(("drift", self._clock.monotonic()))
         return self.drifts.pop(0) if self.drifts else []

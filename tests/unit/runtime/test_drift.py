@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from agent.dataplane.differences import Difference, What
+from agent.net import Family
 from agent.runtime.drift import OVERTAKEN
 from tests.unit.runtime.rig import FAILED, Rig
 
+GONE = Difference(What.CHAIN_GONE, Family.V4, "X")
+FULL = Difference(What.SET_MEMBERS, name="X", detail="lacks 1 member")
+
 
 def test_drift_is_repaired_and_counted(rig: Rig) -> None:
-    rig.backend.drifts = [["chain X is gone"]]
+    rig.backend.drifts = [[GONE]]
     rig.synced()
     rig.until(lambda: rig.ready)
     rig.look_for_drift()
@@ -19,7 +24,7 @@ def test_drift_is_repaired_and_counted(rig: Rig) -> None:
 
 def test_a_look_that_writes_overtake_says_nothing_but_not_for_ever(rig: Rig) -> None:
     rig.backend.overtakes = [True] * (OVERTAKEN + 1)
-    rig.backend.drifts = [["chain X is gone"]]
+    rig.backend.drifts = [[GONE]]
     rig.synced()
     rig.until(lambda: rig.ready)
     rig.look_for_drift()
@@ -35,7 +40,7 @@ def test_drift_is_looked_for_while_a_retry_is_pending_and_what_stays_waits_for_t
     rig.until(lambda: len(rig.backend.named("sync")) == 10)
     rig.rest(1.0)
     looked = len(rig.backend.named("drift"))
-    rig.backend.drifts = [["a set is full"]] * 2 + [["a set is full", "a hook is missing"]] * 10
+    rig.backend.drifts = [[FULL]] * 2 + [[FULL, GONE]] * 10
     rig.look_for_drift()
     rig.rest(1.0)
     assert len(rig.backend.named("sync")) == 11

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from agent.dataplane.differences import Difference, What
 from agent.kernel.ipset_errors import SetError
 from agent.net import AddressPort, Member, address_text
 from agent.words import count
@@ -34,7 +35,7 @@ class SpotCheck:
         self,
         always: Mapping[str, Callable[[], Members]],
         others: Mapping[str, Callable[[], Members]],
-    ) -> list[str]:
+    ) -> list[Difference]:
         """Compare sets with what they should hold: the first ones, and at least one of the others."""
         found = [self._compared(name, wanted) for name, wanted in always.items()]
         end = self._clock() + SECONDS
@@ -44,22 +45,22 @@ class SpotCheck:
             self._last = name
             if self._clock() >= end:
                 break
-        return [difference for difference in found if difference]
+        return [difference for difference in found if difference is not None]
 
-    def _compared(self, name: str, wanted: Callable[[], Members]) -> str:
+    def _compared(self, name: str, wanted: Callable[[], Members]) -> Difference | None:
         try:
             held = self._read(name)
         except SetError as error:
             # One that is gone is told by who compares the headers.
-            return "" if error.missing else str(error)
+            return None if error.missing else Difference(What.SET_UNREAD, name=name, detail=str(error))
         expected = set(wanted())
         if held == expected:
-            return ""
+            return None
         lacking, surplus = expected - held, held - expected
         parts = [f"lacks {count(len(lacking), 'member')}{_examples(lacking)}"] if lacking else []
         if surplus:
             parts.append(f"has {count(len(surplus), 'member')} too many{_examples(surplus)}")
-        return f"set {name} {' and '.join(parts)}"
+        return Difference(What.SET_MEMBERS, name=name, detail=" and ".join(parts))
 
 
 def _examples(members: set[Member]) -> str:

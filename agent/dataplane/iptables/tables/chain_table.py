@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 
+from agent.dataplane.differences import Difference, What
 from agent.dataplane.iptables.change.desired import Changes
 from agent.dataplane.iptables.ipset.closed import concerned
 from agent.dataplane.iptables.ipset.unmade import narrowed
@@ -98,11 +99,11 @@ class ChainTable:
         """Whether a chain is there and no garbage, which may be swept at any time."""
         return chain in self.whole[family] and chain not in self.garbage[family]
 
-    def changed(self, family: Family, now: Table) -> list[str]:
-        """Return which chains of ours a table holds otherwise than they were left, for people."""
+    def changed(self, family: Family, now: Table) -> list[Difference]:
+        """Return which chains of ours a table holds otherwise than they were left."""
         held = self.ours(family)
         return [
-            f"IPv{int(family)}: chain {chain} {'is gone' if chain not in now else 'is not as it was left'}"
+            Difference(What.CHAIN_CHANGED if chain in now else What.CHAIN_GONE, family, chain)
             for chain in sorted(held.keys() | set(filter(names.is_ours, now)))
             if held.get(chain) != now.get(chain)
         ]
