@@ -74,10 +74,13 @@ class Backend(Protocol):
         """Read what is in the kernel; return the addresses it holds isolated."""
         ...
 
-    def sync(self, program: Program, owners: Mapping[bytes, Key] = ...) -> Report:
+    def sync(
+        self, program: Program, owners: Mapping[bytes, Key] = ..., reading: Reading | None = None
+    ) -> Report:
         """Read the kernel and move it to the program, whatever it holds: first apply, retry, drift.
 
-        ``owners``: the pods of this node's addresses, to see which changed hands meanwhile.
+        ``owners``: the pods of this node's addresses, to see which changed hands meanwhile. ``reading``: what
+        a look has found just now; where the kernel says that nobody wrote since, rules are not read again.
         """
         ...
 

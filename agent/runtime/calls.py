@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
-from agent.dataplane.backend import Backend, Call, Report
+from agent.dataplane.backend import Backend, Call, Reading, Report
 from agent.dataplane.podlinks import PodLink
 from agent.fault import Fault
 from agent.kube.model import Key
@@ -119,7 +119,7 @@ class Calls:
         self,
         then: Callable[[Report], None],
         move: Callable[..., Report],
-        *arguments: Delta | Mapping[bytes, Key] | Callable[[], bool] | tuple[PodLink, ...],
+        *arguments: Delta | Mapping[bytes, Key] | Reading | Callable[[], bool] | tuple[PodLink, ...] | None,
     ) -> None:
         """Call the backend for the program; ``then`` takes the report, unless the work goes on."""
         self._finish(self._call(move, *arguments), then)

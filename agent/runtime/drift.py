@@ -136,10 +136,10 @@ class Drift:
         stale = self._calls.faults and settled and now >= self._synced_at + FAULTS_CHECK
         if differences or stale:
             # Without differences, too: what was wrong may have ended, which only a look at everything tells.
-            self._repair()
+            self._repair(reading)
 
-    def _repair(self) -> None:
-        self._reconcile.sync()
+    def _repair(self, reading: Reading) -> None:
+        self._reconcile.sync(reading)
         failed = self._calls.retry.pending and not self._calls.backend.busy
         self._lasting = frozenset(self._differences()) if failed else frozenset()
 

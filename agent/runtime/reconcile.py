@@ -8,7 +8,7 @@ from itertools import islice
 
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
-from agent.dataplane.backend import Report
+from agent.dataplane.backend import Reading, Report
 from agent.kube.events import Event
 from agent.policy.engine import Engine
 from agent.runtime import overbudget
@@ -81,11 +81,11 @@ class Reconcile:
         if self._calls.idle and self._calls.retry.at <= now:
             self.sync()
 
-    def sync(self) -> None:
-        """Read the kernel and move it to the program."""
+    def sync(self, reading: Reading | None = None) -> None:
+        """Read the kernel, as far as a look has not done that just now, and move it to the program."""
         self._calls.retry.begun()
         owners = {address: pod.key for pod in self._engine.local_pods() for address in pod.addresses}
-        self._calls.make(self.synced, self._calls.backend.sync, owners)
+        self._calls.make(self.synced, self._calls.backend.sync, owners, reading)
 
     def synced(self, report: Report) -> None:
         """Take in the report of a sync that has ended."""

@@ -316,6 +316,42 @@ def test_what_is_known_does_not_outlive_a_sync_that_came_in_between(node: TwoPod
     assert not node.backend._audit._others_seen or node.mode == "legacy"
 
 
+@pytest.mark.parametrize("written_between", [False, True])
+def test_a_repair_goes_by_what_the_look_has_read_unless_somebody_wrote_since(
+    node: TwoPods, written_between: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Family] = []
+    tables_read = Tables.read
+
+    def counted(tables: Tables, family: Family) -> Table:
+        read.append(family)
+        return tables_read(tables, family)
+
+    monkeypatch.setattr(Tables, "read", counted)
+    iptables(node.mode, Family.V4, "-F", node.chain("a"))
+    reading = node.backend.reading()
+    reading.read()
+    if written_between:
+        iptables(node.mode, Family.V6, "-F", node.chain("a"))
+    assert node.backend.drift(node.program, reading)
+    read.clear()
+    report = node.backend.sync(node.program, reading=reading)
+    assert not report.pending
+    assert bool(read) is (written_between or node.mode == "legacy")
+    assert node.differences() == []
+    assert (our_chains(node.mode), our_sets()) == node.whole
+
+
+def test_a_look_before_a_write_of_this_agent_is_nothing_to_repair_by(node: TwoPods) -> None:
+    reading = node.backend.reading()
+    reading.read()
+    added = policy("added", selector=labelled(app="a"), ingress=[])
+    assert not node.backend.apply(node.program, node.engine.apply([added], 1.0)).faults
+    iptables(node.mode, Family.V4, "-F", node.chain("added"))
+    assert not node.backend.sync(node.program, reading=reading).pending
+    assert node.differences() == []
+
+
 def test_blocks_are_written_as_the_kernel_prints_them(node: TwoPods) -> None:
     peer = block("::2:0/112", "::2:100/120")
     added = policy("added", selector=labelled(app="a"), ingress=[Rule((peer,))])

@@ -79,8 +79,25 @@ class Audit:
             self._others_seen = False
             chains.watch.mark()
         return TablesReading(
-            chains.tables, chains.families, chains.writes, known, self._marks.uses, self._other_mode.read
+            chains.tables,
+            chains.families,
+            chains.writes,
+            chains.watch.marked,
+            known,
+            self._marks.uses,
+            self._other_mode.read,
         )
+
+    def take(self, reading: Reading | None) -> TablesReading | None:
+        """Return a finished reading for a sync to go by, if the kernel surely holds what it has found.
+
+        Where others wrote since it was begun, or that cannot be told, all has to be read again.
+        """
+        self._others_seen = False
+        if not isinstance(reading, TablesReading) or not reading.whole:
+            return None
+        unwritten = reading.writes == self._chains.writes and self._chains.sure
+        return reading if unwritten and self._chains.watch.certain_since(reading.marked) else None
 
     def overtaken(self, reading: Reading) -> bool:
         """Whether this agent wrote rules since a reading was begun, so that it says nothing."""

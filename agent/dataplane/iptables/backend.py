@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from agent import log
 from agent.dataplane.backend import Call, KernelView, Reading, Report
 from agent.dataplane.differences import Difference
 from agent.dataplane.iptables import cleanup
@@ -41,12 +40,11 @@ from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits, Work
 from agent.fault import Fault
 from agent.kernel.ipset_errors import SetError
-from agent.kernel.ipset_shapes import SetContent
 from agent.kube.model import Key
 from agent.net import Direction, Family
 from agent.policy.program import Delta, Program
 
-_log = log.get(__name__)
+_NOBODY: Mapping[bytes, Key] = MappingProxyType({})
 
 
 class IptablesBackend:
@@ -98,7 +96,7 @@ class IptablesBackend:
         self._placement = Placement(self._chains, self._netlink, now)
         self._others = Others(self._chains, self._netlink, beside_kube_router=beside_kube_router)
         self._other_mode = OtherMode(mode, self.families, access, now)
-        self._marks = MarkBits(options, access.uses())
+        self._marks = MarkBits(options, access.uses(), self._chains)
         self._audit = Audit(
             access,
             self._other_mode,
@@ -122,18 +120,24 @@ class IptablesBackend:
     def adopt(self) -> Mapping[Direction, set[bytes]]:
         return isolated_in(self._sets.load(), self.families)
 
-    def sync(self, program: Program, owners: Mapping[bytes, Key] = MappingProxyType({})) -> Report:
-        return self._begin(self._syncing(program, owners), lambda: False)
+    def sync(
+        self, program: Program, owners: Mapping[bytes, Key] = _NOBODY, reading: Reading | None = None
+    ) -> Report:
+        return self._begin(self._syncing(program, owners, reading), lambda: False)
 
-    def _syncing(self, program: Program, owners: Mapping[bytes, Key]) -> Work[Report]:
+    def _syncing(
+        self, program: Program, owners: Mapping[bytes, Key], reading: Reading | None
+    ) -> Work[Report]:
         with self._cache.closed() as lookups:
-            return (yield from self._synced(program, owners, lookups))
+            return (yield from self._synced(program, owners, reading, lookups))
 
-    def _synced(self, program: Program, owners: Mapping[bytes, Key], lookups: list[str]) -> Work[Report]:
+    def _synced(
+        self, program: Program, owners: Mapping[bytes, Key], found: Reading | None, lookups: list[str]
+    ) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
         try:
-            reading = yield from self._read()
+            reading = self._audit.take(found) or (yield from self._read())
             self._chains.take(reading.tables(), reading.errors)
             for error in (*self._chains.unread.values(), *reading.elsewhere_errors.values()):
                 if self._refused:
@@ -158,9 +162,9 @@ class IptablesBackend:
                 self._chains, self._desired.guarded(program), hooked=False
             )
             ours = {family: self._chains.ours(family) for family in self.families}
-            chosen, self._desired.options = self._marks.choose(reading.marks or [], ours.values())
+            chosen, self._desired.options = self._marks.choose(reading.marks or [])
             elsewhere = self._other_mode.referred(reading, content)
-            elsewhere |= self._referred_unread(content)
+            elsewhere |= cleanup.sets_of_unclear(self._chains.whole, self._chains.unread, content)
             step = self._planner.difference(
                 program, ours, content, frozenset(self._writer.unforgotten), elsewhere, owners
             )
@@ -173,13 +177,7 @@ class IptablesBackend:
                 step.vacant = step.vacant - put_off.released | put_off.vacant
             faults += yield from self._writer.carry_out(step, certain=not self._failed, lenient=True)
             faults += yield from remark(
-                program,
-                chosen,
-                self._desired,
-                self._writer,
-                self._chains,
-                self._marks,
-                certain=not self._failed,
+                program, chosen, self._desired, self._writer, self._marks, certain=not self._failed
             )
             faults += yield from self._placement.put_back()
             faults += self._others.unseeing()
@@ -394,9 +392,3 @@ class IptablesBackend:
         seconds = time.perf_counter() - started
         standing = tuple(self._writer.closed.faults(self._chains.why))
         return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused, standing=standing)
-
-    def _referred_unread(self, content: Mapping[str, SetContent]) -> frozenset[str]:
-        """Return the sets of the families of which it cannot be told which of them our rules refer to."""
-        whole, unread = self._chains.whole, self._chains.unread
-        unclear = {f for f in self.families if f in unread or cleanup.is_unclear(whole[f])}
-        return frozenset(name for name, held in content.items() if held.shape.family in unclear)

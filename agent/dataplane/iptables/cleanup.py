@@ -62,7 +62,6 @@ def sets_referred_to(
 
     All of a family that ``failed`` to be read.
     """
-    unclear = {*failed, *(family for family, table in found.items() if is_unclear(table))}
     named = {
         name
         for table in found.values()
@@ -71,7 +70,15 @@ def sets_referred_to(
         for rule in rules
         for name in sets_in(rule)
     }
-    return frozenset(name for name, held in sets.items() if name in named or held.shape.family in unclear)
+    return frozenset(named & sets.keys()) | sets_of_unclear(found, failed, sets)
+
+
+def sets_of_unclear(
+    found: Mapping[Family, Table], failed: Collection[Family], sets: Mapping[str, SetContent]
+) -> frozenset[str]:
+    """Return the sets of those families of which it cannot be told to which sets our rules refer."""
+    unclear = {*failed, *(family for family, table in found.items() if is_unclear(table))}
+    return frozenset(name for name, held in sets.items() if held.shape.family in unclear)
 
 
 def is_unclear(table: Table) -> bool:

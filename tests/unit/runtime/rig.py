@@ -91,8 +91,13 @@ class FakeBackend:
             raise self.adopting.pop(0)
         return {direction: set(self.isolated) for direction in Direction}
 
-    def sync(self, program: Program, owners: Mapping[bytes, Key] = MappingProxyType({})) -> Report:
-        del program, owners
+    def sync(
+        self,
+        program: Program,
+        owners: Mapping[bytes, Key] = MappingProxyType({}),
+        reading: Reading | None = None,
+    ) -> Report:
+        del program, owners, reading
         return self._called("sync", self.syncs, DONE)
 
     @property

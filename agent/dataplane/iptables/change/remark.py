@@ -7,7 +7,6 @@ from agent.dataplane.iptables.change.desired import Changes, Desired
 from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.planner import Step
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.turns import Work
 from agent.fault import Fault
@@ -21,7 +20,6 @@ def remark(
     chosen: Options,
     desired: Desired,
     writer: Executor,
-    chains: ChainTable,
     marks: MarkBits,
     *,
     certain: bool,
@@ -40,8 +38,7 @@ def remark(
     desired.options = chosen
     changes: Changes = {family: {**wanted} for family, wanted in desired.full(program).items()}
     faults = yield from writer.carry_out(Step(changes), certain=certain, lenient=True)
-    held = [marks.held(chains.ours(family)) for family in chains.families]
-    if faults and chosen not in held and writer.pending is None:
+    if faults and chosen not in marks.held() and writer.pending is None:
         # What changes until the next try has to fit the rules that are there.
         desired.options = before
         desired.full(program)

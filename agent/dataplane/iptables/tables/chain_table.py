@@ -136,6 +136,11 @@ class ChainTable:
                 c: rules for c, rules in wanted.items() if not self.holds(family, c, rules)
             }
 
+    @property
+    def sure(self) -> bool:
+        """Whether it is known of every chain what is in it."""
+        return not any(self._unsure.values())
+
     def holds(self, family: Family, chain: str, rules: Rules) -> bool:
         """Whether a chain is known to have these rules."""
         return self.whole[family].get(chain) == rules and chain not in self._unsure[family]

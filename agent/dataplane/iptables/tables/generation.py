@@ -10,6 +10,9 @@ from agent.kernel import x_tables
 from agent.kernel.netlink import NetlinkSocket
 from agent.net import Family
 
+Version = tuple[object, ...]
+"""Of the rules, as the kernel tells it; only to be compared."""
+
 
 class Generation:
     """Knows the version that the rules have when nobody but this agent wrote any.
@@ -23,12 +26,17 @@ class Generation:
         self._mode = mode
         self._families = tuple(families)
         self._netlink = netlink
-        self._expected: tuple[object, ...] = ()
+        self._expected: Version = ()
         self._quiet = False
 
     def mark(self) -> None:
         """Take the present version for seen. To be called before reading: what comes in after that is not."""
         self._expected = self._version()
+
+    @property
+    def marked(self) -> Version:
+        """The version that was seen last, this agent's own writes since included."""
+        return self._expected
 
     def mark_made(self) -> None:
         """Take a legacy table for seen that was not there at the mark: reading it has made it."""
@@ -41,7 +49,11 @@ class Generation:
 
     def certain(self) -> bool:
         """Whether nobody else can have written: no if that cannot be told, as in legacy mode."""
-        return self._mode == "nft" and self._expected not in ((), (None,)) and not self.changed()
+        return self.certain_since(self._expected)
+
+    def certain_since(self, marked: Version) -> bool:
+        """Whether nobody at all can have written since a version was the present one."""
+        return self._mode == "nft" and marked not in ((), (None,)) and self._version() == marked
 
     def before_write(self) -> None:
         """Note that this agent is about to write."""
@@ -55,7 +67,7 @@ class Generation:
         elif self._expected and isinstance(count := self._expected[0], int):
             self._expected = (count + commits,)
 
-    def _version(self) -> tuple[object, ...]:
+    def _version(self) -> Version:
         if self._mode == "nft":
             return (nft.generation(self._netlink),)
         return tuple(x_tables.extent(family) for family in self._families)

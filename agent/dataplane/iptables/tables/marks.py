@@ -14,6 +14,7 @@ from typing import NamedTuple
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.tables import markuse, nft
+from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.fault import Fault
 from agent.kernel.netlink import NetlinkSocket
@@ -108,28 +109,24 @@ def held_by(tables: Iterable[Mapping[str, Sequence[str]]]) -> dict[Direction, in
 class MarkBits:
     """Which bits the agent's rules use, for as long as it runs."""
 
-    def __init__(self, options: Options, uses: Uses) -> None:
+    def __init__(self, options: Options, uses: Uses, chains: ChainTable) -> None:
         self._options = options
+        self._chains = chains
         self.uses = uses
         self.faults: tuple[Fault, ...] = ()
 
-    def choose(
-        self, uses: Sequence[Use], tables: Iterable[Mapping[str, Sequence[str]]]
-    ) -> tuple[Options, Options]:
-        """Return the options with the bits to use, and with those that hold until rules say so.
-
-        ``tables``: our chains in the kernel.
-        """
-        held = held_by(tables)
+    def choose(self, uses: Sequence[Use]) -> tuple[Options, Options]:
+        """Return the options with the bits to use, and with those of our chains until these are rewritten."""
+        held = held_by(map(self._chains.ours, self._chains.families))
         choice = choose(self._options, uses, held)
         self.faults = choice.faults
         chosen = self._options.with_marks(choice.bits)
         return chosen, self._options.with_marks(held) if len(held) == len(Direction) else chosen
 
-    def held(self, table: Mapping[str, Sequence[str]]) -> Options | None:
-        """Return the options with the bits that our chains of one family set, where these say both."""
-        held = held_by([table])
-        return self._options.with_marks(held) if len(held) == len(Direction) else None
+    def held(self) -> list[Options]:
+        """Return the options with the bits that our chains set, of each family whose chains say both."""
+        held = [held_by([self._chains.ours(family)]) for family in self._chains.families]
+        return [self._options.with_marks(bits) for bits in held if len(bits) == len(Direction)]
 
     def rechosen(self, uses: Sequence[Use], now: Options) -> bool:
         """Whether other bits than those in use would be chosen."""

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from agent.dataplane.iptables.tables.generation import Version
 from agent.dataplane.iptables.tables.marks import Uses
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
@@ -16,7 +17,8 @@ class TablesReading:
     """What the filter tables of both modes hold, read by :meth:`read` and by nothing else.
 
     ``known``: what is known to be in ours, where nobody wrote since that was looked at; ``writes`` how often
-    the backend had written when this was made; ``elsewhere`` reads the other mode's tables.
+    the backend had written when this was made, ``marked`` which version the rules had; ``elsewhere`` reads
+    the other mode's tables.
     """
 
     def __init__(
@@ -24,11 +26,13 @@ class TablesReading:
         tables: Tables,
         families: Iterable[Family],
         writes: int,
+        marked: Version,
         known: Mapping[Family, Table] | None,
         uses: Uses,
         elsewhere: Callable[[], tuple[dict[Family, Table], dict[Family, TableError]]],
     ) -> None:
         self.writes = writes
+        self.marked = marked
         self.known = known
         self.seconds = 0.0
         """How long reading took."""
@@ -60,6 +64,11 @@ class TablesReading:
         with contextlib.suppress(Exception):
             self.marks = self._uses.read()
         self.seconds = time.perf_counter() - started
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything could be read."""
+        return not self.errors and not self.elsewhere_errors and self.marks is not None
 
     def tables(self) -> Mapping[Family, Table]:
         """Return our mode's tables, as far as they could be read."""
