@@ -313,7 +313,7 @@ def test_what_is_known_does_not_outlive_a_sync_that_came_in_between(node: TwoPod
     reading.read()
     assert node.backend.sync(node.program).faults == ()
     node.backend.drift(node.program, reading)
-    assert not node.backend._audit._others_seen or node.mode == "legacy"
+    assert not node.backend._audit._foreign_seen or node.mode == "legacy"
 
 
 @pytest.mark.parametrize("written_between", [False, True])
@@ -358,7 +358,7 @@ def test_blocks_are_written_as_the_kernel_prints_them(node: TwoPods) -> None:
     report = node.backend.apply(node.program, node.engine.apply([added], 1.0))
     assert report.faults == ()
     node.backend.tidy(node.program)
-    node.backend._audit._others_seen = False
+    node.backend._audit._foreign_seen = False
     assert node.backend.drift(node.program) == []
 
 

@@ -16,9 +16,9 @@ from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
 from agent.dataplane.iptables.rules import edges, names
 from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.iptables.tables.markuse import Use
-from agent.dataplane.iptables.tables.others import Others
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.transit import Transit
 from agent.kernel.ipset import IpSets
@@ -40,7 +40,7 @@ class Audit:
         other_mode: OtherMode,
         chains: ChainTable,
         placement: Placement,
-        others: Others,
+        foreign: ForeignRules,
         marks: MarkBits,
         planner: Planner,
         sets: KernelSets,
@@ -52,7 +52,7 @@ class Audit:
         self._other_mode = other_mode
         self._chains = chains
         self._placement = placement
-        self._others = others
+        self._foreign = foreign
         self._marks = marks
         self._planner = planner
         self._sets = sets
@@ -60,7 +60,7 @@ class Audit:
         self._transit = transit
         self._untracked = untracked
         self._spot_check = SpotCheck(ipsets.members)
-        self._others_seen = False
+        self._foreign_seen = False
         """Whether the record of others' chains is what was last seen, and nothing was wrong with them."""
 
     def disturbed(self) -> bool:
@@ -72,11 +72,11 @@ class Audit:
         """Return what reads the rules; ``afresh``: though the kernel says that nobody wrote."""
         chains = self._chains
         known = None
-        if not afresh and self._others_seen and chains.watch.certain():
+        if not afresh and self._foreign_seen and chains.watch.certain():
             known = {family: table.copy() for family, table in chains.whole.items()}
         else:
             # What somebody wrote is seen only when these tables are looked at; until then nothing is known.
-            self._others_seen = False
+            self._foreign_seen = False
             chains.watch.mark()
         return TablesReading(
             chains.tables,
@@ -93,7 +93,7 @@ class Audit:
 
         Where others wrote since it was begun, or that cannot be told, all has to be read again.
         """
-        self._others_seen = False
+        self._foreign_seen = False
         if not isinstance(reading, TablesReading) or not reading.whole:
             return None
         unwritten = reading.writes == self._chains.writes and self._chains.sure
@@ -112,10 +112,10 @@ class Audit:
         """
         differences = self._rules(reading)
         if differences:
-            self._others_seen = False
+            self._foreign_seen = False
         elif reading.known is None:
-            self._chains.take_others(reading.tables())
-            self._others_seen = True
+            self._chains.take_foreign(reading.tables())
+            self._foreign_seen = True
         if self._transit.seen(self._ipsets):
             differences.append(Difference(What.TRANSIT))
         if self._untracked.changed(self._ipsets):
@@ -132,7 +132,7 @@ class Audit:
     def _rules(self, reading: TablesReading) -> list[Difference]:
         tables = reading.tables()
         differences: list[Difference] = []
-        if self._others.refusal([*tables.values(), *reading.elsewhere.values()]) is not None:
+        if self._foreign.refusal([*tables.values(), *reading.elsewhere.values()]) is not None:
             differences.append(Difference(What.REFUSED))
         for family, error in reading.errors.items():
             differences.append(Difference(What.RULES_UNREAD, family, detail=str(error)))
@@ -141,9 +141,9 @@ class Audit:
                 differences += self._chains.changed(family, now)
             for chain, why in self._placement.due(family, now):
                 differences.append(Difference(What.HOOK, family, chain, why))
-        differences += [Difference(What.UNSEEING, detail=fault.what) for fault in self._others.unseeing()]
+        differences += [Difference(What.UNSEEING, detail=fault.what) for fault in self._foreign.unseeing()]
         differences += self._marks_changed(reading.marks)
-        changed = sorted(fault.what for fault in self._others.changed(tables))
+        changed = sorted(fault.what for fault in self._foreign.changed(tables))
         differences += [Difference(What.OTHERS_RULES, detail=what) for what in changed]
         return differences
 

@@ -28,9 +28,9 @@ from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
 from agent.dataplane.iptables.rules import edges, names
 from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.generation import Generation
 from agent.dataplane.iptables.tables.marks import MarkBits
-from agent.dataplane.iptables.tables.others import Others
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import TableError
 from agent.dataplane.iptables.transit import Transit
@@ -94,7 +94,7 @@ class IptablesBackend:
         self._sets = KernelSets(self._ipsets)
         self._writer = Executor(self.families, self._chains, self._sets, self._cache, naming, access.forget)
         self._placement = Placement(self._chains, self._netlink, now)
-        self._others = Others(self._chains, self._netlink, beside_kube_router=beside_kube_router)
+        self._foreign = ForeignRules(self._chains, self._netlink, beside_kube_router=beside_kube_router)
         self._other_mode = OtherMode(mode, self.families, access, now)
         self._marks = MarkBits(options, access.uses(), self._chains)
         self._audit = Audit(
@@ -102,7 +102,7 @@ class IptablesBackend:
             self._other_mode,
             self._chains,
             self._placement,
-            self._others,
+            self._foreign,
             self._marks,
             self._planner,
             self._sets,
@@ -143,13 +143,13 @@ class IptablesBackend:
                 if self._refused:
                     # kube-router's firewall may still be there.
                     raise error
-            refusal = self._others.refusal([*self._chains.whole.values(), *reading.elsewhere.values()])
+            refusal = self._foreign.refusal([*self._chains.whole.values(), *reading.elsewhere.values()])
             self._refused = refusal is not None
             if refusal is not None:
                 self._writer.drop_pending()
                 seconds = time.perf_counter() - started
                 return Report(seconds, 0, True, (refusal,), refused=True, of=Call.SYNC)
-            self._others.take(self._chains.whole)
+            self._foreign.take(self._chains.whole)
             faults = self._chains.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
             self._naming.caches = self._cache.make(self._sets, content)
@@ -180,7 +180,7 @@ class IptablesBackend:
                 program, chosen, self._desired, self._writer, self._marks, certain=not self._failed
             )
             faults += yield from self._placement.put_back()
-            faults += self._others.unseeing()
+            faults += self._foreign.unseeing()
             if not faults:
                 faults += yield from self._trust(program)
             self._chains.prime()
@@ -382,7 +382,7 @@ class IptablesBackend:
         shown = (
             *faults,
             *harmless,
-            *self._others.unclear,
+            *self._foreign.unclear,
             *self._marks.faults,
             *self._other_mode.faults,
             *self._cache.faults,

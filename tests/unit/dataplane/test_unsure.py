@@ -11,7 +11,7 @@ import pytest
 from agent.dataplane.backend import Report
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.tables import others
+from agent.dataplane.iptables.tables import foreign_rules
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import Table, TableError
@@ -174,7 +174,7 @@ def test_beside_kube_router_nothing_is_written_that_was_put_off(monkeypatch: pyt
         return found
 
     monkeypatch.setattr(backend, "_read", slowly)
-    monkeypatch.setattr(others, "kube_router_fault", lambda _: Fault("kube-router", "remove it"))
+    monkeypatch.setattr(foreign_rules, "kube_router_fault", lambda _: Fault("kube-router", "remove it"))
     assert backend.sync(node.engine.program).waiting
     node.change(lets_in(ONE, TWO))
     before = {family: dict(table) for family, table in node.kernel.tables.items()}

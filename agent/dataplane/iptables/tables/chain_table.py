@@ -77,7 +77,7 @@ class ChainTable:
             raise next(iter(self.unread.values()))
         self.watch.mark_made()
 
-    def take_others(self, found: Mapping[Family, Table]) -> None:
+    def take_foreign(self, found: Mapping[Family, Table]) -> None:
         """Take others' chains as they were read; ours are as they were left."""
         for family, table in found.items():
             others = {chain: rules for chain, rules in table.items() if not names.is_ours(chain)}

@@ -14,7 +14,7 @@ from agent.kernel.netlink import NetlinkSocket
 from agent.net import Family
 
 
-class Others:
+class ForeignRules:
     """What is wrong with their rules, or by them with ours."""
 
     def __init__(self, chains: ChainTable, netlink: NetlinkSocket, *, beside_kube_router: bool) -> None:
