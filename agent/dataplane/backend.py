@@ -55,15 +55,15 @@ class KernelView(NamedTuple):
 
 
 class Reading(Protocol):
-    """A look at rules in the kernel that takes long."""
+    """A look at the rules in the kernel, which takes long."""
 
     @property
     def seconds(self) -> float:
-        """How long :meth:`read` took."""
+        """How long :meth:`run` took."""
         ...
 
-    def read(self) -> None:
-        """Look, on any thread; nothing is raised here."""
+    def run(self) -> None:
+        """Read them, on any thread; nothing is raised here."""
         ...
 
 
@@ -127,30 +127,40 @@ class Backend(Protocol):
         """
         ...
 
-    def judge_others(self) -> bool:
-        """Be told that this node sends packets of others, as IPVS does; whether :meth:`sync` is due."""
+    def judge_transit(self) -> bool:
+        """Judge packets of others that this node sends, as IPVS does, from the next :meth:`sync` on.
+
+        Returns whether they were not judged until now, so that one is due.
+        """
         ...
 
     def moved(self) -> bool:
         """Look whether interfaces, tunnels or what these listen on changed, so that :meth:`sync` is due."""
         ...
 
+    def upkeep(self) -> None:
+        """Begin again what the backend does by itself and could not do. Cheap: called every second."""
+        ...
+
     def disturbed(self) -> bool:
         """Whether somebody else is known to have written rules since they were last read.
 
-        Cheap enough to be asked every second; what it means, :meth:`drift` finds out.
+        Cheap enough to be asked every second; what it means, :meth:`audit` finds out.
         """
         ...
 
-    def reading(self) -> Reading:
-        """Return what reads the rules for :meth:`drift`, so that the thread that calls this need not wait."""
+    def read(self) -> Reading:
+        """Begin a look at the rules, for :meth:`audit`: what others write from now on is new.
+
+        The caller has the reading that is returned run, so that its own thread need not wait for it.
+        """
         ...
 
     def overtaken(self, reading: Reading) -> bool:
         """Whether this agent wrote rules since a reading was made, so that it says nothing."""
         ...
 
-    def drift(self, program: Program, reading: Reading | None = None) -> list[Difference]:
+    def audit(self, program: Program, reading: Reading | None = None) -> list[Difference]:
         """Compare the kernel with what was left there; return what differs. Writes nothing.
 
         ``reading``: a finished one that is not overtaken; without it the rules are read here.

@@ -87,6 +87,7 @@ class Drift:
         if now < self._ask_at:
             return False
         self._ask_at = now + ASK_EVERY
+        self._calls.backend.upkeep()
         return self._calls.backend.disturbed()
 
     def _look(self, now: float) -> None:
@@ -97,11 +98,11 @@ class Drift:
         self._at = now + self._interval
         if self._calls.refused:
             return
-        backend, reading = self._calls.backend, self._calls.backend.reading()
+        backend, reading = self._calls.backend, self._calls.backend.read()
         self._reading = reading
 
         def look() -> None:
-            reading.read()
+            reading.run()
             self._inbox.call(lambda: self._compare(backend, reading))
 
         self._start_thread("drift", look)
@@ -145,6 +146,6 @@ class Drift:
 
     def _differences(self, reading: Reading | None = None) -> list[Difference]:
         try:
-            return self._calls.backend.drift(self._engine.program, reading)
+            return self._calls.backend.audit(self._engine.program, reading)
         except Exception as error:
             return [Difference(What.KERNEL_UNREAD, detail=str(error))]

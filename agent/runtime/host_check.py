@@ -47,7 +47,7 @@ def backend_for(families: tuple[Family, ...], host: HostState, make_backend: Mak
     """Make a backend that knows of the host's state. Raises OSError where the kernel cannot be programmed."""
     backend = make_backend(families)
     if host.ipvs:
-        backend.judge_others()
+        backend.judge_transit()
     return backend
 
 
@@ -134,6 +134,6 @@ class HostCheck:
 
     def _concerns_backend(self) -> bool:
         """Tell the backend of the host's state; return whether a sync is due."""
-        judging = self._state.ipvs and self._calls.backend.judge_others()
+        judging = self._state.ipvs and self._calls.backend.judge_transit()
         stirred, self._stirred = self._stirred, False
         return (stirred and self._calls.backend.moved()) or judging

@@ -334,7 +334,7 @@ class TwoPods:
 
     def differences(self) -> list[str]:
         """Return what is not as it was left, as people are told."""
-        return [str(difference) for difference in self.backend.drift(self.program)]
+        return [str(difference) for difference in self.backend.audit(self.program)]
 
     def assert_repaired(self, told: str) -> None:
         found = self.differences()
@@ -343,6 +343,6 @@ class TwoPods:
         assert report.faults == ()
         assert not report.pending
         self.backend.tidy(self.program)
-        assert self.backend.drift(self.program) == []
+        assert self.backend.audit(self.program) == []
         assert (our_chains(self.mode), our_sets()) == self.whole
         assert_hooked(self.mode)

@@ -47,7 +47,7 @@ def assert_holds(program: Program, mode: Mode, options: Options | None = None) -
     assert report.faults == ()
     assert report.writes == 0
     assert not backend.untidy()
-    assert backend.drift(program) == []
+    assert backend.audit(program) == []
     backend.close()
 
 
@@ -58,7 +58,7 @@ def rendered(program: Program, mode: Mode, options: Options) -> dict[Family, dic
         untracked={family: names.untracked_set(mode, family) for family in FAMILIES},
     )
     naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in FAMILIES}
-    return Desired(FAMILIES, options, naming).full(program)
+    return Desired(FAMILIES, options, naming).render_all(program)
 
 
 @EACH_MODE
@@ -72,7 +72,7 @@ def test_what_the_kernel_prints_is_what_was_rendered_for_every_form_of_rule(
     report = backend.sync(engine.program)
     assert report.faults == ()
     assert report.writes > 0
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
     assert our_chains(mode) == rendered(engine.program, mode, options)
     assert_hooked(mode)
     assert backend.sync(engine.program).writes == 0
@@ -104,7 +104,7 @@ def test_any_sequence_of_changes_leaves_what_a_fresh_start_on_the_last_would(mod
             assert not backend.untidy()
     assert backend.tidy(engine.program).faults == ()
     assert not backend.untidy()
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
     grown = our_chains(mode), our_sets()
     other = Netns("fresh")
     with other.entered():
@@ -177,7 +177,7 @@ def test_what_an_earlier_run_left_in_the_other_mode_goes_once_the_chosen_one_hol
     assert backend.sync(engine.program).faults == ()
     assert our_chains(other) == {family: {} for family in FAMILIES}
     assert our_chains(mode) == rendered(engine.program, mode, Options())
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
     assert backend.tidy(engine.program).faults == ()
     assert_holds(engine.program, mode)
 
@@ -214,7 +214,7 @@ def test_nothing_is_written_where_kube_router_writes(
     assert [fault.blocking for fault in report.faults] == [True]
     assert our_chains(mode) == {family: {} for family in FAMILIES}
     assert our_sets() == {}
-    assert any("kube-router" in str(difference) for difference in backend.drift(engine.program))
+    assert any("kube-router" in str(difference) for difference in backend.audit(engine.program))
     iptables(theirs, Family.V4, "-F")
     iptables(theirs, Family.V4, "-X")
     with monkeypatch.context() as broken:
@@ -238,7 +238,7 @@ def test_kube_router_that_comes_later_is_told_as_drift_and_stops_the_writing(
         "*filter\n:KUBE-POD-FW-ABCDEFGHIJKLMNOP - [0:0]\n-A OUTPUT -j KUBE-POD-FW-ABCDEFGHIJKLMNOP\nCOMMIT\n"
     )
     netns.run([f"iptables-{mode}-restore", "--noflush"], stdin=rules)
-    assert any("kube-router" in str(difference) for difference in backend.drift(program))
+    assert any("kube-router" in str(difference) for difference in backend.audit(program))
     assert backend.sync(program).refused
 
 
@@ -262,7 +262,7 @@ def test_bytes_in_comments_of_others_disturb_nothing(mode: Mode, netns: Netns) -
 def assert_holds_after_sync(program: Program, mode: Mode) -> None:
     backend = make_backend(mode)
     assert backend.sync(program).faults == ()
-    assert backend.drift(program) == []
+    assert backend.audit(program) == []
     assert all(
         chain in our_chains(mode)[family] for family in FAMILIES for chain in (names.FORWARD, names.DENY)
     )

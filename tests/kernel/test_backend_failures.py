@@ -81,7 +81,7 @@ def test_a_rule_that_is_refused_keeps_closed_whom_it_concerns_and_holds_up_nobod
     report = node.backend.sync(node.program)
     assert report.faults == ()
     node.backend.tidy(node.program)
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []
     assert len(our_chains(node.mode)[Family.V4][names.policy_chain(PolicyId(Direction.INGRESS, bad))]) == 1
 
 
@@ -117,7 +117,7 @@ def test_a_large_first_write_is_made_in_parts_and_what_is_refused_takes_nothing_
     assert len(our_sets()[names.isolated_set(Direction.INGRESS, Family.V4)]) == len(apps)
     assert backend.sync(engine.program).faults == ()
     backend.tidy(engine.program)
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -140,7 +140,7 @@ def test_where_a_top_chain_is_refused_isolated_pods_are_closed(
             assert chains[names.BRIDGED] == tuple(unguarded)
         assert_hooked(mode)
     assert backend.sync(engine.program).faults == ()
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
 
 
 def test_hooks_are_placed_where_the_kernel_does_not_say_how_the_chains_are_hooked(
@@ -156,7 +156,7 @@ def test_hooks_are_placed_where_the_kernel_does_not_say_how_the_chains_are_hooke
         broken.setattr(nft, "hook_of", hook_of)
         assert backend.sync(engine.program).faults == ()
         assert_hooked("nft")
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
 
 
 @EACH_MODE
@@ -180,7 +180,7 @@ def test_pods_are_isolated_where_the_kernel_does_not_say_how_other_nodes_are_rea
     assert our_sets()[names.isolated_set(Direction.INGRESS, Family.V4)]
     known = True
     assert backend.sync(engine.program).faults == ()
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
 
 
 def two_ports(*numbers: int) -> list[Rule]:
@@ -313,7 +313,7 @@ def test_chains_and_sets_that_others_refer_to_stay_without_ado(node: TwoPods) ->
     assert held[Family.V4][node.chain("b")] == ()
     assert node.chain("b") not in held[Family.V6]
     assert our_sets()[kept] == {packed("10.0.0.1")}
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []
     iptables(node.mode, Family.V4, "-F", "MINE")
     assert node.backend.tidy(node.program).faults == ()
     assert not node.backend.untidy()
@@ -332,7 +332,7 @@ def test_a_rule_of_somebody_else_on_a_set_of_ours_is_in_nobodys_way(
             assert node.backend.tidy(node.program).faults == ()
         if number % 3:
             assert node.backend.sync(node.program).faults == ()
-        assert node.backend.drift(node.program) == []
+        assert node.backend.audit(node.program) == []
     assert node.backend.tidy(node.program).faults == ()
     assert our_sets()[isolated] == node.program.isolated(Direction.INGRESS, Family.V4)
     assert not [name for name in our_sets() if name.endswith("-s")]
@@ -343,7 +343,7 @@ def test_a_policy_that_goes_and_comes_back_before_anything_is_removed(node: TwoP
     for second in range(3):
         assert not node.backend.apply(node.program, node.engine.apply([gone(again)], second)).faults
         assert not node.backend.apply(node.program, node.engine.apply([again], second)).faults
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []
     node.backend.tidy(node.program)
     assert (our_chains(node.mode), our_sets()) == node.whole
 
@@ -422,7 +422,7 @@ def test_an_address_stays_closed_and_in_no_set_while_its_connections_cannot_be_f
     node.backend.tidy(node.program)
     assert address not in isolated(Direction.INGRESS)
     assert elsewhere()
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []
 
 
 # Growth
@@ -460,7 +460,7 @@ def test_a_set_grows_past_its_size_while_rules_refer_to_it_and_never_lacks_a_mem
     assert missing == []
     assert looks[0] > 5
     assert len(our_sets()[name]) == 70_000
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
     assert not [found for found in our_sets() if found.endswith("-g")]
 
 

@@ -157,7 +157,7 @@ def test_a_hook_that_is_missing_or_displaced_is_put_in_front(node: TwoPods, netn
 
 def test_a_hook_behind_what_can_only_drop_keeps_its_place(node: TwoPods) -> None:
     iptables(node.mode, Family.V4, "-I", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []
     assert node.backend.sync(node.program).writes == 0
     assert "INVALID" in iptables(node.mode, Family.V4, "-S", "FORWARD", "1")
 
@@ -169,7 +169,7 @@ def test_a_fight_for_the_first_place_is_told_and_not_fought_ever_faster(node: Tw
         if hooks.HOOKS["FORWARD"] in iptables(node.mode, Family.V4, "-S", "FORWARD", "1"):
             iptables(node.mode, Family.V4, "-D", "FORWARD", "-j", "ACCEPT") if put_back else None
             iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
-        if node.backend.drift(node.program):
+        if node.backend.audit(node.program):
             report = node.backend.sync(node.program)
             assert not report.pending
             put_back.append(second)
@@ -186,7 +186,7 @@ def test_a_hook_that_is_missing_is_told_and_put_back_at_once_in_a_fight_too(node
         node.clock += 1.0
         iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
         node.backend.sync(node.program)
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []
     iptables(node.mode, Family.V4, "-F", "FORWARD")
     iptables(node.mode, Family.V6, "-I", "FORWARD", "-j", "ACCEPT")
     assert node.differences() == ["IPv4: FORWARD: its rule is missing"]
@@ -202,7 +202,7 @@ def test_a_hook_that_keeps_being_removed_is_put_back_each_time_and_told(node: Tw
         assert node.differences() == ["IPv6: OUTPUT: its rule is missing"]
         report = node.backend.sync(node.program)
         assert not report.pending
-        assert node.backend.drift(node.program) == []
+        assert node.backend.audit(node.program) == []
     (fault,) = report.faults
     assert "keeps removing" in fault.what
     assert "IPv6 OUTPUT" in fault.what
@@ -233,7 +233,7 @@ def test_rules_of_nft_are_told_once_and_nothing_is_written_for_them(netns: Netns
         assert not fault.blocking
         assert "nft list chain ip filter" in fault.remedy
         assert netns.run(["nft", "list", "table", "ip", "filter"]) == written
-        assert node.backend.drift(node.program) == []
+        assert node.backend.audit(node.program) == []
     # What is ours can still be told from what is not as it was left.
     iptables("nft", Family.V4, "-F", node.chain("a"))
     assert node.differences() == [f"IPv4: chain {node.chain('a')} is not as it was left"]
@@ -251,7 +251,7 @@ def test_a_built_in_chain_of_another_priority_is_hooked_all_the_same(netns: Netn
     backend = make_backend("nft")
     program = Engine(HERE).program
     assert backend.sync(program).faults == ()
-    assert backend.drift(program) == []
+    assert backend.audit(program) == []
     remove("nft", FAMILIES)
     netns.run(["nft", "flush ruleset"])
     netns.run(
@@ -259,7 +259,7 @@ def test_a_built_in_chain_of_another_priority_is_hooked_all_the_same(netns: Netn
     )
     for _ in range(2):
         assert backend.sync(program).faults == ()
-        assert backend.drift(program) == []
+        assert backend.audit(program) == []
         listed = netns.run(["nft", "list", "chain", "ip", "filter", "FORWARD"])
         assert listed.count("jump KUBE-NETPOL-FORWARD") == 1
 
@@ -297,10 +297,10 @@ def test_a_family_that_cannot_be_read_does_not_stop_the_other(
 
 
 def test_a_change_seen_by_a_look_that_was_overtaken_is_seen_by_the_next(node: TwoPods) -> None:
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []
     iptables(node.mode, Family.V4, "-D", "FORWARD", "1")
-    reading = node.backend.reading()
-    reading.read()
+    reading = node.backend.read()
+    reading.run()
     added = policy("added", selector=labelled(app="a"), ingress=[])
     node.backend.apply(node.program, node.engine.apply([added], 1.0))
     assert node.backend.overtaken(reading)
@@ -308,11 +308,11 @@ def test_a_change_seen_by_a_look_that_was_overtaken_is_seen_by_the_next(node: Tw
 
 
 def test_what_is_known_does_not_outlive_a_sync_that_came_in_between(node: TwoPods) -> None:
-    assert node.backend.drift(node.program) == []
-    reading = node.backend.reading()
-    reading.read()
+    assert node.backend.audit(node.program) == []
+    reading = node.backend.read()
+    reading.run()
     assert node.backend.sync(node.program).faults == ()
-    node.backend.drift(node.program, reading)
+    node.backend.audit(node.program, reading)
     assert not node.backend._audit._foreign_seen or node.mode == "legacy"
 
 
@@ -329,11 +329,11 @@ def test_a_repair_goes_by_what_the_look_has_read_unless_somebody_wrote_since(
 
     monkeypatch.setattr(Tables, "read", counted)
     iptables(node.mode, Family.V4, "-F", node.chain("a"))
-    reading = node.backend.reading()
-    reading.read()
+    reading = node.backend.read()
+    reading.run()
     if written_between:
         iptables(node.mode, Family.V6, "-F", node.chain("a"))
-    assert node.backend.drift(node.program, reading)
+    assert node.backend.audit(node.program, reading)
     read.clear()
     report = node.backend.sync(node.program, reading=reading)
     assert not report.pending
@@ -343,8 +343,8 @@ def test_a_repair_goes_by_what_the_look_has_read_unless_somebody_wrote_since(
 
 
 def test_a_look_before_a_write_of_this_agent_is_nothing_to_repair_by(node: TwoPods) -> None:
-    reading = node.backend.reading()
-    reading.read()
+    reading = node.backend.read()
+    reading.run()
     added = policy("added", selector=labelled(app="a"), ingress=[])
     assert not node.backend.apply(node.program, node.engine.apply([added], 1.0)).faults
     iptables(node.mode, Family.V4, "-F", node.chain("added"))
@@ -359,7 +359,7 @@ def test_blocks_are_written_as_the_kernel_prints_them(node: TwoPods) -> None:
     assert report.faults == ()
     node.backend.tidy(node.program)
     node.backend._audit._foreign_seen = False
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []
 
 
 def test_tidying_stops_between_writes_when_something_else_has_come_and_goes_on_later() -> None:
@@ -376,4 +376,4 @@ def test_tidying_stops_between_writes_when_something_else_has_come_and_goes_on_l
         assert calls < 10
     assert calls > 1
     assert not backend.untidy()
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []

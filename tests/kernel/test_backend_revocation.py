@@ -85,7 +85,7 @@ def test_a_failed_switch_holds_back_no_revocation(node: TwoPods, monkeypatch: py
     assert node.backend.sync(node.program).faults == ()
     node.backend.tidy(node.program)
     assert sets_looked_at(node.mode) == {packed("10.0.0.8")}
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []
 
 
 def test_a_revocation_in_the_step_that_fails_happens_all_the_same(
@@ -164,7 +164,7 @@ def test_a_change_of_mode_changes_no_set_that_the_old_rules_look_at(
     assert our_chains(other)[Family.V4] == {}
     backend.tidy(after.program)
     assert sets_looked_at(mode) == {packed("10.0.0.2"), packed("10.0.0.7")}
-    assert backend.drift(after.program) == []
+    assert backend.audit(after.program) == []
     assert names.isolated_set(Direction.INGRESS, Family.V4) in our_sets()
     backend.close()
 
@@ -204,4 +204,4 @@ def test_a_policy_that_comes_back_before_it_is_tidied_up_finds_its_sets_and_the_
     assert packed("10.0.0.21") in held
     assert packed("10.0.0.20") not in held
     node.backend.tidy(node.program)
-    assert node.backend.drift(node.program) == []
+    assert node.backend.audit(node.program) == []

@@ -465,7 +465,7 @@ def test_without_a_thread_a_revocation_is_made(
     assert not revocation.cache.is_open()
     assert [fault.blocking for fault in report.faults] == [False]
     assert not report.pending
-    revocation.backend.disturbed()
+    revocation.backend.upkeep()
     revocation.cache.await_open()
     assert not revocation.cache.has_member()
 
@@ -518,5 +518,5 @@ def test_without_the_types_in_the_kernel_every_packet_is_judged(
         assert "KUBE-LOOKUP" not in str(our_chains(mode))
     assert backend.sync(engine.program).faults == ()
     assert "KUBE-LOOKUP" in str(our_chains(mode)[Family.V4][names.FORWARD])
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
     backend.close()

@@ -179,7 +179,7 @@ def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
     other.sync(engine.program)
     assert kernel.tables == fresh.tables
     assert {n: m for n, (_, m) in kernel.sets.items()} == {n: m for n, (_, m) in fresh.sets.items()}
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
     assert set(Family) == set(backend.families)
 
 
@@ -219,7 +219,7 @@ def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
             assert kernel.passes(packet) == verdict(engine.program, packet), packet
     backend.tidy(engine.program)
     assert not backend.untidy()
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []
 
 
 @given(HISTORIES, st.booleans(), st.sampled_from((0.3, 1.0)), st.integers(0, 1 << 32))
@@ -293,4 +293,4 @@ def test_what_is_taken_away_waits_for_no_command(
         assert not report.standing or backend.busy
     for packet in found:
         assert kernel.passes(packet) == verdict(engine.program, packet), packet
-    assert backend.drift(engine.program) == []
+    assert backend.audit(engine.program) == []

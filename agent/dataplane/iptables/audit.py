@@ -69,7 +69,10 @@ class Audit:
         return self._chains.watch.changed() or met
 
     def begin(self, *, afresh: bool = False) -> TablesReading:
-        """Return what reads the rules; ``afresh``: though the kernel says that nobody wrote."""
+        """Begin a look: what others write from now on is new. Return what reads the rules.
+
+        ``afresh``: though the kernel says that nobody wrote.
+        """
         chains = self._chains
         known = None
         if not afresh and self._foreign_seen and chains.watch.certain():
@@ -124,8 +127,7 @@ class Audit:
         differences += self._sizes(in_kernel)
         if certain:
             differences += self._exchanged(program, in_kernel.keys())
-        desired = self._planner.desired
-        if edges.moved(desired, self._look) or self._planner.uplinks(program) != desired.uplinks:
+        if edges.moved(self._planner.desired, self._look) or edges.rerouted(self._planner, program):
             differences.append(Difference(What.INTERFACES))
         return differences
 

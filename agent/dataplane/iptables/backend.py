@@ -199,9 +199,9 @@ class IptablesBackend:
         """Read the rules: on a thread of its own, since it may take long, unless all is waited for."""
         reading = self._audit.begin(afresh=True)
         if self._patience == math.inf:
-            reading.read()
+            reading.run()
             return reading
-        thread = threading.Thread(target=reading.read, name="reading", daemon=True)
+        thread = threading.Thread(target=reading.run, name="reading", daemon=True)
         thread.start()
         thread.join(self._patience)
         while thread.is_alive():
@@ -333,23 +333,25 @@ class IptablesBackend:
                 return self._report(started, writes, [], left)._replace(unfinished=True)
         return self._report(started, writes, faults, left)
 
-    def judge_others(self) -> bool:
+    def judge_transit(self) -> bool:
         return self._transit.judge()
 
-    def disturbed(self) -> bool:
+    def upkeep(self) -> None:
         self._cache.resume()
+
+    def disturbed(self) -> bool:
         return self._audit.disturbed()
 
-    def reading(self) -> TablesReading:
+    def read(self) -> TablesReading:
         return self._audit.begin()
 
     def overtaken(self, reading: Reading) -> bool:
         return self._audit.overtaken(reading)
 
-    def drift(self, program: Program, reading: Reading | None = None) -> list[Difference]:
+    def audit(self, program: Program, reading: Reading | None = None) -> list[Difference]:
         if not isinstance(reading, TablesReading):
-            reading = self.reading()
-            reading.read()
+            reading = self.read()
+            reading.run()
         return self._audit.compare(program, reading, certain=not self._failed)
 
     def view(self) -> KernelView:

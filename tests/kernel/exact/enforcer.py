@@ -95,7 +95,7 @@ class Enforcer:
         if fresh.program != self._engine.program:
             raise WrongStateError("the program is not that of a fresh start")
         with self._arena.kernel():
-            drift = self._backend.drift(self._engine.program)
+            drift = self._backend.audit(self._engine.program)
             held = _state(self.mode)
             if drift or self._backend.untidy():
                 raise WrongStateError(f"after tidying: {'; '.join(map(str, drift)) or 'untidy'}")

@@ -192,7 +192,7 @@ class Stage:
             _sound(self.backend.sync(self.engine.program))
             _sound(self.backend.tidy(self.engine.program))
             assert not self.backend.moved()
-            found = self.backend.drift(self.engine.program)
+            found = self.backend.audit(self.engine.program)
             assert not found, found
 
     def others_judged(self, *, told: bool = False) -> None:
@@ -200,13 +200,13 @@ class Stage:
         assert self.backend is not None
         with self.kernel():
             if told:
-                self.backend.judge_others()
+                self.backend.judge_transit()
             else:
                 assert self.backend.disturbed() is (self.mode is Mode.NFT)
-                assert bool(self.backend.drift(self.engine.program)) is (self.mode is Mode.NFT)
+                assert bool(self.backend.audit(self.engine.program)) is (self.mode is Mode.NFT)
             _sound(self.backend.sync(self.engine.program))
             assert not self.backend.disturbed()
-            assert self.backend.drift(self.engine.program) == []
+            assert self.backend.audit(self.engine.program) == []
 
     def then(self, *told: Object | Event, after: float = 0.0, most: int | None = None) -> None:
         """Let these change, in one step, so many seconds later; ``most``: see :meth:`Engine.apply`."""
@@ -223,7 +223,7 @@ class Stage:
         with self.kernel():
             found = without_others_addresses(self.engine, finder.find(owners_of(self.engine)))
             _sound(self.backend.relink(self.engine.program, found))
-            assert self.backend.drift(self.engine.program) == []
+            assert self.backend.audit(self.engine.program) == []
         return {link.name: link for link in found}
 
     def unlink(self) -> None:

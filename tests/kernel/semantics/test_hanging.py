@@ -62,7 +62,7 @@ def sound(stage: Stage) -> None:
     assert all(report.faults == () for report in reports)
     assert all(report.standing == () for report in reports[-1:])
     with stage.kernel():
-        assert stage.backend.drift(stage.engine.program) == []
+        assert stage.backend.audit(stage.engine.program) == []
 
 
 _CHANGES: dict[str, tuple[Object | Event, ...]] = {
@@ -200,7 +200,7 @@ def test_of_a_command_that_was_killed_it_is_not_taken_for_granted_that_it_wrote_
     assert not list(tmp_path.glob("kill*"))
     assert stage.backend is not None
     with stage.kernel():
-        assert stage.backend.drift(stage.engine.program) == []
+        assert stage.backend.audit(stage.engine.program) == []
     stage.expect("a -> s: tcp/80 tcp/81", "b -> s: tcp/81", denied=["b -> s: tcp/80", "a -> s: tcp/8000"])
 
 

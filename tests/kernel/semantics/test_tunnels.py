@@ -248,7 +248,7 @@ def test_a_rule_that_lets_tunnels_packets_in_before_the_agents_is_put_behind_it(
     try:
         with stage.kernel():
             assert stage.backend is not None
-            found = stage.backend.drift(stage.engine.program)
+            found = stage.backend.audit(stage.engine.program)
             assert any(
                 "INPUT: a rule before it could let packets pass" in str(difference) for difference in found
             )

@@ -288,14 +288,14 @@ def test_a_set_that_somebody_swapped_for_one_of_another_shape_is_replaced(stage:
         stage.near.run("ipset", "create", other, *kind.split())
         stage.near.run("ipset", "swap", other, name)
     with stage.kernel():
-        assert stage.backend.drift(stage.engine.program)
+        assert stage.backend.audit(stage.engine.program)
         assert sync(stage).faults == ()
         time.sleep(1.5)
-        assert stage.backend.drift(stage.engine.program) == []
+        assert stage.backend.audit(stage.engine.program) == []
     for other in theirs.values():
         stage.near.run("ipset", "destroy", other)
     stage.expect("a -> s", denied="b -> s")
     with stage.kernel():
         assert stage.backend.tidy(stage.engine.program).faults == ()
-        assert stage.backend.drift(stage.engine.program) == []
+        assert stage.backend.audit(stage.engine.program) == []
     stage.expect("a -> s", denied="b -> s")

@@ -34,7 +34,7 @@ class Site:
         report = self.backend.apply(self.engine.program, self.engine.apply(events, 1.0))
         assert report.faults == ()
         self.kernel.seen = lambda: None
-        assert self.backend.drift(self.engine.program) == []
+        assert self.backend.audit(self.engine.program) == []
         return seen
 
     def tidy(self) -> None:
@@ -68,7 +68,7 @@ def test_a_label_that_opens_one_side_and_closes_the_other_never_opens_both() -> 
     for role in ("in", "out", "in"):
         assert not any(site.change(packet(A, B), *flipped(role)))
     site.tidy()
-    assert site.backend.drift(site.engine.program) == []
+    assert site.backend.audit(site.engine.program) == []
 
 
 def test_the_check_sees_the_hole_where_the_change_is_made_step_by_step(

@@ -170,7 +170,7 @@ def test_beside_kube_router_nothing_is_written_that_was_put_off(monkeypatch: pyt
     def slowly() -> Work[TablesReading]:
         yield Waits((), 0.0)
         found = backend._audit.begin(afresh=True)
-        found.read()
+        found.run()
         return found
 
     monkeypatch.setattr(backend, "_read", slowly)

@@ -42,7 +42,7 @@ class FakeReading:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def read(self) -> None:
+    def run(self) -> None:
         pass
 
 
@@ -143,24 +143,27 @@ class FakeBackend:
     def moved(self) -> bool:
         return self.moves.pop(0) if self.moves else False
 
-    def judge_others(self) -> bool:
-        self.calls.append(("judge_others", self._clock.monotonic()))
-        return len(self.named("judge_others")) == 1
+    def judge_transit(self) -> bool:
+        self.calls.append(("judge_transit", self._clock.monotonic()))
+        return len(self.named("judge_transit")) == 1
+
+    def upkeep(self) -> None:
+        pass
 
     def disturbed(self) -> bool:
         self.asked += 1
         return self.disturbances.pop(0) if self.disturbances else False
 
-    def reading(self) -> Reading:
+    def read(self) -> Reading:
         return FakeReading(self.reads_for)
 
     def overtaken(self, reading: Reading) -> bool:
         del reading
         return self.overtakes.pop(0) if self.overtakes else False
 
-    def drift(self, program: Program, reading: Reading | None = None) -> list[Difference]:
+    def audit(self, program: Program, reading: Reading | None = None) -> list[Difference]:
         del program, reading
-        self.calls.append(("drift", self._clock.monotonic()))
+        self.calls.append(("audit", self._clock.monotonic()))
         return self.drifts.pop(0) if self.drifts else []
 
     def view(self) -> KernelView:

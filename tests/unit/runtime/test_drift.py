@@ -30,7 +30,7 @@ def test_a_look_that_writes_overtake_says_nothing_but_not_for_ever(rig: Rig) -> 
     rig.look_for_drift()
     rig.until(lambda: len(rig.backend.named("sync")) == 2)
     assert rig.backend.overtakes == []
-    assert len(rig.backend.named("drift")) == 1
+    assert len(rig.backend.named("audit")) == 1
 
 
 def test_drift_is_looked_for_while_a_retry_is_pending_and_what_stays_waits_for_that(rig: Rig) -> None:
@@ -39,40 +39,40 @@ def test_drift_is_looked_for_while_a_retry_is_pending_and_what_stays_waits_for_t
     # By now the pauses are the longest.
     rig.until(lambda: len(rig.backend.named("sync")) == 10)
     rig.rest(1.0)
-    looked = len(rig.backend.named("drift"))
+    looked = len(rig.backend.named("audit"))
     rig.backend.drifts = [[FULL]] * 2 + [[FULL, GONE]] * 10
     rig.look_for_drift()
     rig.rest(1.0)
     assert len(rig.backend.named("sync")) == 11
-    assert len(rig.backend.named("drift")) == looked + 2
+    assert len(rig.backend.named("audit")) == looked + 2
     rig.look_for_drift()
     rig.rest(1.0)
     assert len(rig.backend.named("sync")) == 12
-    assert len(rig.backend.named("drift")) == looked + 4
+    assert len(rig.backend.named("audit")) == looked + 4
     rig.look_for_drift()
     rig.rest(1.0)
-    assert len(rig.backend.named("drift")) == looked + 5
+    assert len(rig.backend.named("audit")) == looked + 5
     assert len(rig.backend.named("sync")) == 12
 
 
 def test_whether_somebody_else_wrote_is_asked_each_second_and_looked_at_then(rig: Rig) -> None:
     rig.synced()
     rig.rest(6.0)
-    asked, looked = rig.backend.asked, len(rig.backend.named("drift"))
+    asked, looked = rig.backend.asked, len(rig.backend.named("audit"))
     rig.rest(9.5)
     assert 9 <= rig.backend.asked - asked <= 10
-    assert len(rig.backend.named("drift")) == looked + 1
+    assert len(rig.backend.named("audit")) == looked + 1
     rig.backend.disturbances = [True]
     rig.rest(1.0)
-    assert len(rig.backend.named("drift")) == looked + 2
+    assert len(rig.backend.named("audit")) == looked + 2
 
 
 def test_looks_take_a_tenth_of_the_time_at_most(make: Callable[..., Rig]) -> None:
     rig = make(drift_interval="600")
     rig.synced()
     rig.rest(10.0)
-    looked = len(rig.backend.named("drift"))
+    looked = len(rig.backend.named("audit"))
     rig.backend.reads_for = 2.0
     rig.backend.disturbances = [True] * 100
     rig.rest(100.0)
-    assert 4 <= len(rig.backend.named("drift")) - looked <= 6
+    assert 4 <= len(rig.backend.named("audit")) - looked <= 6

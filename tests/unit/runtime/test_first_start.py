@@ -220,6 +220,6 @@ def test_a_source_that_has_failed_to_sync_once_does_not_make_the_agent_ready(rig
 
 def test_soon_after_the_first_sync_it_is_seen_what_an_earlier_run_may_still_have_written(rig: Rig) -> None:
     rig.synced()
-    rig.until(lambda: rig.backend.named("drift"))
+    rig.until(lambda: rig.backend.named("audit"))
     # A command waits five seconds for the lock of iptables.
-    assert 5.0 < rig.backend.named("drift")[0] - rig.backend.named("sync")[0] < 10.0
+    assert 5.0 < rig.backend.named("audit")[0] - rig.backend.named("sync")[0] < 10.0

@@ -50,7 +50,7 @@ def test_a_host_that_begins_to_send_packets_of_others_has_everything_written_aga
     rig.until(lambda: rig.ready)
     rig.host = HostState((), frozenset(Family), False, True)
     rig.rest(31.0)
-    assert len(rig.backend.named("judge_others")) == 3
+    assert len(rig.backend.named("judge_transit")) == 3
     assert len(rig.backend.named("sync")) == 2
 
 

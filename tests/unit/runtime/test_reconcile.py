@@ -71,7 +71,7 @@ def test_a_fault_that_has_passed_is_not_shown_for_ever(rig: Rig) -> None:
     rig.synced()
     assert fight in rig.agent.health().faults
     rig.look_for_drift()
-    rig.until(lambda: rig.backend.named("drift"))
+    rig.until(lambda: rig.backend.named("audit"))
     rig.rest(50.0)
     assert fight in rig.agent.health().faults
     rig.rest(11.0)
@@ -100,7 +100,7 @@ def test_who_was_refused_stays_so_until_a_sync_has_seen_otherwise(rig: Rig) -> N
     rig.source.sink([pod(1), deny()])
     rig.until(lambda: len(rig.backend.named("sync")) == 3)
     assert rig.backend.named("apply") == []
-    assert rig.backend.named("drift") == []
+    assert rig.backend.named("audit") == []
     rig.until(lambda: rig.ready)
 
 
@@ -121,7 +121,7 @@ def test_while_the_backend_works_on_changes_are_applied_and_nothing_else_is_begu
     syncs = len(rig.backend.named("sync"))
     assert rig.rest(10.0) <= 11
     assert len(rig.backend.named("sync")) == syncs
-    assert rig.backend.named("drift") == []
+    assert rig.backend.named("audit") == []
     assert rig.backend.named("tidy") == []
     assert rig.ready is False
     rig.backend.resumes = [DONE]

@@ -76,7 +76,7 @@ class Desired:
     def __init__(self, families: Iterable[Family], options: Options, naming: Naming) -> None:
         self.families = tuple(families)
         self.options = options
-        """Whoever changes them has everything rendered anew: see :meth:`full`."""
+        """Whoever changes them has everything rendered anew: see :meth:`render_all`."""
         self._naming = naming
         self._policy_chains: dict[PolicyId, dict[Family, frozenset[str]]] = {}
         self._by_pod: dict[PodId, tuple[bytes, ...]] = {}
@@ -91,8 +91,8 @@ class Desired:
         self.surroundings: Surroundings = NONE
         self._guarded: tuple[Surroundings, frozenset[Network], dict[Family, guards.Guarded]] | None = None
 
-    def full(self, program: Program) -> dict[Family, Chains]:
-        """Return every chain of the program."""
+    def render_all(self, program: Program) -> dict[Family, Chains]:
+        """Render every chain of the program, whatever was rendered before."""
         self._policy_chains.clear()
         self._by_pod.clear()
         self._policies.clear()
@@ -164,8 +164,8 @@ class Desired:
         """Whether :meth:`prune` has something to return."""
         return self._trees.prunable
 
-    def referring(self, program: Program, sets: Iterable[SetId]) -> Changes:
-        """Return the chains of policies that refer to any of these sets."""
+    def render_referring(self, program: Program, sets: Iterable[SetId]) -> Changes:
+        """Render the chains of policies that refer to any of these sets."""
         wanted = set(sets)
         changes: Changes = {family: {} for family in self.families}
         if not wanted:
@@ -183,8 +183,8 @@ class Desired:
         """Whether a policy has chains."""
         return policy in self._policy_chains
 
-    def tops(self, program: Program) -> Changes:
-        """Return the chains that depend on no one pod, rendered anew."""
+    def render_tops(self, program: Program) -> Changes:
+        """Render the chains that depend on no one pod."""
         self._tops.clear()
         changes: Changes = {family: {} for family in self.families}
         for family in self.families:

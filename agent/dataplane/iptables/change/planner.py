@@ -91,17 +91,27 @@ class Planner:
         """The interfaces by which other nodes were reached when that was last known."""
 
     def uplinks(self, program: Program) -> frozenset[str]:
-        """Return the interfaces by which packets come in that other nodes have sent, and nobody else.
+        """Ask by which interfaces packets come in that other nodes have sent, and nobody else.
 
-        Where the kernel does not say, those of before: ``unrouted`` tells why.
+        Raises OSError where the kernel does not say.
+        """
+        return self._let_in_by(self._uplinks(program.bypass), program)
+
+    def follow_uplinks(self, program: Program) -> None:
+        """Let other nodes in by these interfaces from now on.
+
+        Where the kernel does not say, those of before hold, and ``unrouted`` tells why.
         """
         try:
             self.reached_by = self._uplinks(program.bypass)
         except OSError as error:
             self.unrouted = error
-            return self.desired.uplinks
+            return
         self.unrouted = None
-        return frozenset(name for name in self.reached_by if self._trusted(name, program))
+        self.desired.uplinks = self._let_in_by(self.reached_by, program)
+
+    def _let_in_by(self, reached_by: frozenset[str], program: Program) -> frozenset[str]:
+        return frozenset(name for name in reached_by if self._trusted(name, program))
 
     def _trusted(self, name: str, program: Program) -> bool:
         surroundings = self.desired.surroundings
@@ -110,13 +120,11 @@ class Planner:
         return self.guarding and guards.trusted(name, surroundings, program.bypass, self.families)
 
     def trust(self, program: Program) -> Step | None:
-        """Say what changes when the kernel has come to hold the rules about tunnels; None: nothing."""
+        """Take note that the kernel holds the rules about tunnels; return what that changes, if anything."""
         self.guarding = True
-        found = self.uplinks(program)
-        if found == self.desired.uplinks:
-            return None
-        self.desired.uplinks = found
-        return Step(self.desired.tops(program))
+        before = self.desired.uplinks
+        self.follow_uplinks(program)
+        return None if self.desired.uplinks == before else Step(self.desired.render_tops(program))
 
     def _here(self, set_id: SetId) -> bool:
         return set_id.family in self.families
@@ -190,7 +198,7 @@ class Planner:
             self.set_names[set_id] = name
 
     def _change_nodes(self, program: Program, step: Step) -> None:
-        self.desired.uplinks = self.uplinks(program)
+        self.follow_uplinks(program)
         for family in self.families:
             before, after = self._nodes[family], network_members(program.bypass, family)
             name = names.nodes_set(family)
@@ -226,9 +234,9 @@ class Planner:
             step.dropped.discard(new)
             step.dropped.add(old)
             step.otherwise[old] = Gains(gains.added)
-        step.chains = merged(step.chains, self.desired.referring(program, sets))
+        step.chains = merged(step.chains, self.desired.render_referring(program, sets))
         if trees:
-            step.chains = merged(step.chains, self.desired.tops(program))
+            step.chains = merged(step.chains, self.desired.render_tops(program))
 
     @property
     def switched(self) -> bool:
@@ -260,7 +268,7 @@ class Planner:
         """
         self.naming.switched.clear()
         self.naming.switched_isolated.clear()
-        self.desired.uplinks = self.uplinks(program)
+        self.follow_uplinks(program)
         self._nodes = {family: network_members(program.bypass, family) for family in self.families}
         self._isolated = set().union(*(program.isolated(Direction.INGRESS, f) for f in self.families))
         self.set_names = {s: names.peer_set(s) for s in program.sets if self._here(s)}
@@ -274,7 +282,7 @@ class Planner:
         step = Step({family: {} for family in self.families})
         moving = self._compare_sets(program, content, referred, withheld, step)
         trees = self._compare_isolated(program, content, referred, step)
-        wanted = self.desired.full(program)
+        wanted = self.desired.render_all(program)
         rechained = any(
             chain in wanted[family] and wanted[family][chain] != rules
             for family, table in chains.items()
@@ -294,7 +302,7 @@ class Planner:
                 del step.live[self.naming.peer_set(set_id)]
             step.isolated.clear()
             self._switch(program, moving, trees, step)
-            wanted = self.desired.full(program)
+            wanted = self.desired.render_all(program)
         for family in self.families:
             step.chains[family] = {
                 **dict.fromkeys(chains[family].keys() - wanted[family].keys()),

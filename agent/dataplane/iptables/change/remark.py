@@ -36,10 +36,10 @@ def remark(
         detail="another program's rules use some of the bits before",
     )
     desired.options = chosen
-    changes: Changes = {family: {**wanted} for family, wanted in desired.full(program).items()}
+    changes: Changes = {family: {**wanted} for family, wanted in desired.render_all(program).items()}
     faults = yield from writer.carry_out(Step(changes), certain=certain, lenient=True)
     if faults and chosen not in marks.held() and writer.pending is None:
         # What changes until the next try has to fit the rules that are there.
         desired.options = before
-        desired.full(program)
+        desired.render_all(program)
     return faults

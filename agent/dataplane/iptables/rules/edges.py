@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from agent.dataplane.iptables.change.desired import Desired
+from agent.dataplane.iptables.change.planner import Planner
 from agent.dataplane.iptables.rules import guards, hooks
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.fault import Fault
@@ -30,6 +31,14 @@ def moved(desired: Desired, look: Callable[[], Surroundings]) -> bool:
     """Whether the node's interfaces are others than when they were last looked at."""
     try:
         return look() != desired.surroundings
+    except OSError:
+        return False
+
+
+def rerouted(planner: Planner, program: Program) -> bool:
+    """Whether other nodes are reached by other interfaces than when that was last asked."""
+    try:
+        return planner.uplinks(program) != planner.desired.uplinks
     except OSError:
         return False
 

@@ -68,7 +68,7 @@ def render_tables(
         VerdictCache(_MODE, families, options.cache).wanted, {f: names.others_set(f) for f in families}
     )
     naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in families}
-    chains = Desired(families, options, naming).full(program)
+    chains = Desired(families, options, naming).render_all(program)
     texts = {}
     for family in families:
         lines = script.lines({}, dict(sorted(chains[family].items())))

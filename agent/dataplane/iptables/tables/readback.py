@@ -14,7 +14,7 @@ from agent.net import Family
 
 
 class TablesReading:
-    """What the filter tables of both modes hold, read by :meth:`read` and by nothing else.
+    """What the filter tables of both modes hold, read by :meth:`run` and by nothing else.
 
     ``known``: what is known to be in ours, where nobody wrote since that was looked at; ``writes`` how often
     the backend had written when this was made, ``marked`` which version the rules had; ``elsewhere`` reads
@@ -50,7 +50,7 @@ class TablesReading:
         self.elsewhere_errors: dict[Family, TableError] = {}
         """Those of the other mode."""
 
-    def read(self) -> None:
+    def run(self) -> None:
         """Read; what goes wrong is told by :attr:`errors`. Safe to call on any thread."""
         started = time.perf_counter()
         for family in self._families if self.known is None else ():
