@@ -12,33 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import select
-import socket
-import struct
 from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
-from agent.kernel.links import ROUTE_GROUPS, LinkChanges
-from agent.kernel.netlink import ROUTE, Message, NetlinkSocket, attribute, attributes
+from agent.kernel.links import LinkChanges
+from agent.kernel.netlink import ROUTE, NetlinkSocket
+from agent.kernel.rtnetlink import (
+    ADDRESS_GROUPS,
+    ROUTE_GROUPS,
+    read_addresses_elsewhere,
+    read_links,
+    read_route,
+)
 from agent.kube.model import Key
 
-_GETLINK, _GETADDR, _GETROUTE = 18, 22, 26
-_IFNAME, _LINK, _MASTER, _LINKINFO, _EXT_MASK, _NETNSID = 3, 5, 10, 18, 29, 37
-_INFO_KIND = 1
-_SKIP_STATISTICS = struct.pack("=I", 1 << 3)
-_ADDRESS, _LOCAL, _TARGET_NETNSID = 1, 2, 10
-_INDEX = struct.Struct("=i")
-_IFINFO_REST, _IFADDR_REST = 12, 4
-_ROUTE_REST = struct.Struct("=BBBBI")
-"""What follows the family's four bytes in an rtmsg: table, protocol, scope, type, flags."""
-_FIB_MATCH, _UNICAST = 0x2000, 1
-"""RTM_F_FIB_MATCH: the route itself; RTN_UNICAST: to no address of this host."""
-_DESTINATION, _INTERFACE = 1, 4
-_INDIRECT = {5, 9, 18}
-"""RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA."""
-
-_ADDRESS_GROUPS = 1 << 4 | 1 << 8
-"""RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR."""
 _SOL_NETLINK, _LISTEN_ALL_NSID = 270, 8
 
 MOST_OTHERS = 16
@@ -226,33 +215,22 @@ def _usable(addresses: Iterable[bytes]) -> list[bytes]:
 
 
 def _interfaces() -> Interfaces:
-    veths: dict[int, Veth] = {}
-    kinds: dict[int, bytes] = {}
-    names: dict[int, str] = {}
-    masters: dict[int, int] = {}
-    request = bytes(_IFINFO_REST) + attribute(_EXT_MASK, _SKIP_STATISTICS)
     with NetlinkSocket(ROUTE) as netlink:
-        for body in netlink.dump(Message(_GETLINK, socket.AF_UNSPEC, request)):
-            (index,) = _INDEX.unpack_from(body)
-            fields = dict(attributes(body[_IFINFO_REST:]))
-            names[index] = bytes(fields[_IFNAME]).rstrip(b"\0").decode(errors="replace")
-            kinds[index] = _kind(fields)
-            if _MASTER in fields:
-                (masters[index],) = _INDEX.unpack_from(fields[_MASTER])
-            if kinds[index] == b"veth" and _NETNSID in fields and _LINK in fields:
-                (namespace,), (peer,) = (_INDEX.unpack_from(fields[kind]) for kind in (_NETNSID, _LINK))
-                if namespace >= 0:
-                    veths[index] = Veth(names[index], peer, namespace, 0)
-    bridges = {index: master for index, master in masters.items() if kinds.get(master) == b"bridge"}
+        links = {link.number: link for link in read_links(netlink)}
     # A port of another kind of master (a VRF, a bond) is routed, or none of a pod.
-    veths = {index: veth._replace(bridge=bridges.get(index, 0)) for index, veth in veths.items()}
+    bridges = {
+        link.number: link.master
+        for link in links.values()
+        if link.master in links and links[link.master].kind == "bridge"
+    }
+    veths = {
+        link.number: Veth(link.name, link.lower, link.namespace, bridges.get(link.number, 0))
+        for link in links.values()
+        if link.kind == "veth" and link.lower and link.namespace is not None and link.namespace >= 0
+    }
+    names = {link.number: link.name for link in links.values()}
     shared = frozenset(bridge for port, bridge in bridges.items() if port not in veths)
     return Interfaces(veths, names, shared)
-
-
-def _kind(fields: Mapping[int, memoryview]) -> bytes:
-    info = dict(attributes(fields.get(_LINKINFO, b"")))
-    return bytes(info.get(_INFO_KIND, b"")).rstrip(b"\0")
 
 
 def _host_routes(addresses: Iterable[bytes]) -> dict[bytes, Set[int]]:
@@ -264,18 +242,14 @@ def _host_routes(addresses: Iterable[bytes]) -> dict[bytes, Set[int]]:
     found: dict[bytes, Set[int]] = {}
     with NetlinkSocket(ROUTE) as netlink:
         for address in addresses:
-            family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-            request = _ROUTE_REST.pack(0, 0, 0, 0, _FIB_MATCH) + attribute(_DESTINATION, address)
             try:
-                route = netlink.get(Message(_GETROUTE, family, request))
+                route = read_route(netlink, address)
             except TimeoutError:
                 raise
             except OSError:  # no route at all
                 continue
-            fields = dict(attributes(route[_ROUTE_REST.size :]))
-            direct = _ROUTE_REST.unpack_from(route)[3] == _UNICAST and not fields.keys() & _INDIRECT
-            if direct and bytes(fields.get(_DESTINATION, b"")) == address and _INTERFACE in fields:
-                found[address] = set(_INDEX.unpack(fields[_INTERFACE]))
+            if route.direct and route.destination == address:
+                found[address] = set(route.interfaces)
     return found
 
 
@@ -305,16 +279,8 @@ def _inside(namespaces: Iterable[int]) -> tuple[Inside, Set[int]]:
 def _addresses(netlink: NetlinkSocket, namespace: int) -> list[tuple[int, bytes]]:
     """Return addresses of a namespace, each with its interface; none where it is gone."""
     found: list[tuple[int, bytes]] = []
-    target = attribute(_TARGET_NETNSID, _INDEX.pack(namespace))
     with contextlib.suppress(OSError):
-        for body in netlink.dump(Message(_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST) + target)):
-            (index,) = _INDEX.unpack_from(body)
-            fields = dict(attributes(body[_IFADDR_REST:]))
-            address = fields.get(_LOCAL, fields.get(_ADDRESS))
-            if _TARGET_NETNSID in fields and address is not None:
-                found.append((index, bytes(address)))
-            if len(found) >= MOST_READ:
-                break
+        found += itertools.islice(read_addresses_elsewhere(netlink, namespace), MOST_READ)
     return found
 
 
@@ -333,7 +299,7 @@ class PodLinkChanges(LinkChanges):
     """
 
     def __init__(self) -> None:
-        super().__init__(ROUTE_GROUPS | _ADDRESS_GROUPS)
+        super().__init__(ROUTE_GROUPS | ADDRESS_GROUPS)
         try:
             self._socket.setsockopt(_SOL_NETLINK, _LISTEN_ALL_NSID, 1)
         except OSError:

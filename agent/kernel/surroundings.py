@@ -14,54 +14,29 @@ from __future__ import annotations
 
 import re
 import socket
-import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from agent.kernel import tunnels as tunnelling
 from agent.kernel.links import POD_KINDS
-from agent.kernel.netlink import ROUTE, Message, NetlinkSocket, attribute, attributes
+from agent.kernel.netlink import ROUTE, NetlinkSocket
+from agent.kernel.rtnetlink import Link, read_addresses, read_links
 from agent.kernel.tunnels import Tunnel
 from agent.kernel.uplinks import interfaces_to
 
-_GETLINK, _GETADDR = 18, 22
-_IFNAME, _IFLA_LINK, _IFLA_MASTER, _LINKINFO, _IFLA_EXT_MASK, _LINK_NETNSID = 3, 5, 10, 18, 29, 37
-_INFO_KIND, _INFO_DATA = 1, 2
-_SKIP_STATISTICS = struct.pack("=I", 1 << 3)
-_IFINFO = struct.Struct("=iI")
-"""What follows the first four bytes of an ifinfomsg, and is wanted: index and flags."""
-_IFINFO_REST = 12
-_UP = 1
-"""IFF_UP."""
-_IFADDR = struct.Struct("=BBBBI")
-"""An ifaddrmsg: family, length of the prefix, flags, scope, index."""
 _SCOPE_LINK = 253
 """RT_SCOPE_LINK: it and all above mean nothing beyond the link."""
 _FAR = (socket.inet_pton(socket.AF_INET, "240.0.0.1"), socket.inet_pton(socket.AF_INET6, "4000::1"))
 """Addresses that nobody has (RFC 1112, section 4; RFC 4291, section 4): a default route alone leads there."""
-_INDEX = struct.Struct("=i")
 
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.:@-]+")
 """Names that rules can hold: iptables takes one that ends with + for all that begin so."""
 _STACKED = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"})
 _IDLE = frozenset({"dummy", "ifb", "nlmon"})
 _SWITCH = "openvswitch"
-_ROOM = {socket.AF_INET: 29, socket.AF_INET6: 125}
+_ROOM: Mapping[int, int] = {socket.AF_INET: 29, socket.AF_INET6: 125}
 """The longest prefix of a network with room for more than two ends."""
-
-
-class Link(NamedTuple):
-    """An interface. ``lower``: the number of what it is stacked on, 0 for nothing in this namespace."""
-
-    number: int
-    name: str
-    kind: str = ""
-    master: int = 0
-    lower: int = 0
-    up: bool = True
-    elsewhere: bool = False
-    data: bytes = b""
 
 
 class Surroundings(NamedTuple):
@@ -91,7 +66,7 @@ def look() -> Surroundings:
     Takes 15 µs for each interface.
     """
     with NetlinkSocket(ROUTE) as netlink:
-        links = _links(netlink)
+        links = list(read_links(netlink))
         addressed = _addressed(netlink)
     more = tunnelling.without_interface({link.kind for link in links})
     default = frozenset[int]().union(*interfaces_to(_FAR).values())
@@ -139,16 +114,21 @@ def sort(
         if link.master:
             slaves.setdefault(link.master, []).append(link)
 
+    def lower(link: Link) -> Link | None:
+        """Return what an interface is stacked on, in this namespace."""
+        here = link.kind in _STACKED and link.namespace is None
+        return by_index.get(link.lower) if here else None
+
     def outside(link: Link) -> bool:
         if link.kind in POD_KINDS:
             return link.number in addressed or link.number in default
         if link.kind == _SWITCH:
             return link.number in default
         if link.kind in ("bridge", "vrf"):
-            below = slaves.get(link.number, [])
-            return any(map(leads_outside, below)) and not any(port.kind in POD_KINDS for port in below)
-        if link.kind in _STACKED and link.lower in by_index:
-            return outside(by_index[link.lower])
+            ports = slaves.get(link.number, [])
+            return any(map(leads_outside, ports)) and not any(port.kind in POD_KINDS for port in ports)
+        if (below := lower(link)) is not None:
+            return outside(below)
         return link.kind not in tunnelling.KINDS and link.kind not in _IDLE and link.name != "lo"
 
     def leads_outside(port: Link) -> bool:
@@ -159,8 +139,8 @@ def sort(
         own = tunnel_at.get(link.number)
         found = {own} if own is not None else set()
         below = slaves.get(link.number, []) if link.kind in ("bridge", "vrf", "bond", "team") else []
-        if link.kind in _STACKED and link.lower in by_index:
-            below = [by_index[link.lower]]
+        if (stacked_on := lower(link)) is not None:
+            below = [stacked_on]
         return frozenset(found).union(*map(brings, below))
 
     def bridged(link: Link) -> bool:
@@ -188,42 +168,14 @@ def _names(links: Iterable[Link]) -> frozenset[str]:
 
 
 def _tunnel(link: Link) -> Tunnel | None:
-    return tunnelling.tunnel_of(link.name, link.kind, link.data, up=link.up, elsewhere=link.elsewhere)
-
-
-def _links(netlink: NetlinkSocket) -> list[Link]:
-    request = bytes(_IFINFO_REST) + attribute(_IFLA_EXT_MASK, _SKIP_STATISTICS)
-    return [link_of(body) for body in netlink.dump(Message(_GETLINK, socket.AF_UNSPEC, request))]
-
-
-def link_of(message: memoryview | bytes) -> Link:
-    """Return an interface from an RTM_NEWLINK message, behind its first four bytes."""
-    index, flags = _IFINFO.unpack_from(message)
-    fields = dict(attributes(message[_IFINFO_REST:]))
-    info = dict(attributes(fields.get(_LINKINFO, b"")))
-    elsewhere = _LINK_NETNSID in fields
-    return Link(
-        index,
-        bytes(fields[_IFNAME]).rstrip(b"\0").decode(errors="replace"),
-        bytes(info.get(_INFO_KIND, b"")).rstrip(b"\0").decode(),
-        _number(fields.get(_IFLA_MASTER)),
-        0 if elsewhere else _number(fields.get(_IFLA_LINK)),
-        bool(flags & _UP),
-        elsewhere,
-        bytes(info.get(_INFO_DATA, b"")),
-    )
-
-
-def _number(value: memoryview | None) -> int:
-    return 0 if value is None else int(_INDEX.unpack_from(value)[0])
+    elsewhere = link.namespace is not None
+    return tunnelling.tunnel_of(link.name, link.kind, link.data, up=link.up, elsewhere=elsewhere)
 
 
 def _addressed(netlink: NetlinkSocket) -> set[int]:
     """Return the interfaces with an address within a network with room for others; link-local ones aside."""
-    found = set()
-    request = Message(_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR.size - 4))
-    for body in netlink.dump(request, behind=0):
-        family, length, _, scope, index = _IFADDR.unpack_from(body)
-        if scope < _SCOPE_LINK and length <= _ROOM.get(family, 0):
-            found.add(index)
-    return found
+    return {
+        address.interface
+        for address in read_addresses(netlink)
+        if address.scope < _SCOPE_LINK and address.prefix_length <= _ROOM.get(address.family, 0)
+    }

@@ -5,25 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from agent.kernel.links import ROUTE_GROUPS, LinkChanges, shared_with_pods
-from agent.kernel.netlink import ROUTE, Message, NetlinkSocket, attribute, attributes
+from agent.kernel.links import LinkChanges, shared_with_pods
+from agent.kernel.netlink import ROUTE, NetlinkSocket
+from agent.kernel.rtnetlink import ROUTE_GROUPS, read_route
 from agent.net import Network
-
-_GETROUTE = 26
-_ROUTE_REST = struct.Struct("=BBBBI")
-"""What follows the family's four bytes in an rtmsg: table, protocol, scope, type, flags."""
-_UNICAST = 1
-"""RTN_UNICAST: not an address of this host."""
-_FIB_MATCH = 0x2000
-"""RTM_F_FIB_MATCH: the route itself, with all its next hops, not the one that a packet would take."""
-_DESTINATION, _INTERFACE, _MULTIPATH = 1, 4, 9
-_NEXT_HOP = struct.Struct("=HBBi")
-
 
 _LONGEST_SECONDS = 60.0
 """How old an answer may be though nothing was told of a change."""
@@ -96,12 +85,10 @@ def interfaces_to(addresses: Iterable[bytes]) -> dict[bytes, frozenset[int]]:
     found: dict[bytes, frozenset[int]] = {}
     with NetlinkSocket(ROUTE) as netlink:
         for address in addresses:
-            family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-            request = _ROUTE_REST.pack(0, 0, 0, 0, _FIB_MATCH) + attribute(_DESTINATION, address)
             found[address] = frozenset()
             # No route: nothing can come from there either.
             with contextlib.suppress(OSError):
-                found[address] = frozenset(_interfaces(netlink.get(Message(_GETROUTE, family, request))))
+                found[address] = frozenset(read_route(netlink, address).interfaces)
     return found
 
 
@@ -111,17 +98,3 @@ def _names(indexes: Iterable[int]) -> frozenset[str]:
         with contextlib.suppress(OSError):  # it is gone since
             found.add(socket.if_indextoname(index))
     return frozenset(found - {"lo"})
-
-
-def _interfaces(route: bytes) -> Iterator[int]:
-    if len(route) < _ROUTE_REST.size or _ROUTE_REST.unpack_from(route)[3] != _UNICAST:
-        return
-    for kind, payload in attributes(route[_ROUTE_REST.size :]):
-        if kind == _INTERFACE:
-            yield int(struct.unpack_from("=i", payload)[0])
-        elif kind == _MULTIPATH:
-            at = 0
-            while at + _NEXT_HOP.size <= len(payload):
-                length, _, _, index = _NEXT_HOP.unpack_from(payload, at)
-                yield index
-                at += max(length + 3 & ~3, _NEXT_HOP.size)

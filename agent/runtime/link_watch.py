@@ -9,7 +9,8 @@ from typing import Protocol
 from agent import log
 from agent.clock import Clock
 from agent.host.watch import EVERY
-from agent.kernel.links import ADDRESS_GROUPS, LinkChanges
+from agent.kernel.links import LinkChanges
+from agent.kernel.rtnetlink import ADDRESS_GROUPS
 from agent.kernel.surroundings import Lookout
 from agent.runtime.host_check import HOST_CHECK, HostCheck
 from agent.runtime.inbox import Inbox

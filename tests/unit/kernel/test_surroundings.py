@@ -9,7 +9,8 @@ import pytest
 
 from agent.kernel import surroundings
 from agent.kernel.netlink import attribute
-from agent.kernel.surroundings import NONE, Link, Lookout, Surroundings, sort
+from agent.kernel.rtnetlink import Link
+from agent.kernel.surroundings import NONE, Lookout, Surroundings, sort
 from agent.kernel.tunnels import Tunnel
 
 PORT = attribute(15, (8472).to_bytes(2, "big"))
@@ -32,7 +33,7 @@ def links(*lines: str) -> list[Link]:
                 master=numbers.get(options.get("in", ""), 0),
                 lower=numbers.get(options.get("on", ""), 0),
                 up="down" not in words,
-                elsewhere="elsewhere" in words,
+                namespace=0 if "elsewhere" in words else None,
                 data=PORT if kind == "vxlan" else b"",
             )
         )

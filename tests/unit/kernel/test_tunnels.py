@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from agent.kernel.netlink import attribute
-from agent.kernel.surroundings import link_of
+from agent.kernel.rtnetlink import link_of
 from agent.kernel.tunnels import BOTH, KINDS, Tunnel, fou_of, l2tp_of, tunnel_of
 from agent.net import Family
 
@@ -194,4 +194,4 @@ def test_an_interface_is_read_from_the_kernels_message() -> None:
     link = link_of(header + name + attribute(5, struct.pack("=i", 3)) + attribute(18, info))
     assert (link.number, link.name, link.kind, link.lower, link.up) == (7, "flannel.1", "vxlan", 3, True)
     moved = link_of(header + name + attribute(5, struct.pack("=i", 3)) + attribute(37, bytes(4)))
-    assert (moved.lower, moved.elsewhere) == (0, True)
+    assert (moved.lower, moved.namespace) == (3, 0)
