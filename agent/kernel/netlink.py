@@ -1,8 +1,8 @@
 """A netlink socket for bytes that are encoded by hand: many messages a system call, few answers.
 
-pyroute2 builds and decodes each message as nested objects, which costs more than the kernel's own work; its
-constants are used, and its sockets where speed does not matter. The framing is that of ``linux/netlink.h``
-and ``linux/netfilter/nfnetlink.h``; the kernel works through a datagram's messages in order before ``send``
+pyroute2 builds and decodes each message as nested objects, which costs more than the kernel's own work. Tests
+hold the numbers here against its own. The framing is that of ``linux/netlink.h`` and
+``linux/netfilter/nfnetlink.h``; the kernel works through a datagram's messages in order before ``send``
 returns, and a message that fails does not stop the next.
 """
 
