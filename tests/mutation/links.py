@@ -61,4 +61,25 @@ LINKS = (
         "{index: next(iter(pods)) for index, pods in routed.items()}",
         (Selection.PODLINKS,),
     ),
+    Mutation(
+        "an address behind a router taken for one on the link",
+        "agent.kernel.rtnetlink:route_of",
+        "kind in (RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA)",
+        "kind in (RTA_MULTIPATH, RTA_VIA)",
+        (Selection.RTNETLINK,),
+    ),
+    Mutation(
+        "an address of this host taken for one behind an interface",
+        "agent.kernel.rtnetlink:route_of",
+        "_ROUTE_REST.unpack_from(message)[3] != RTN_UNICAST",
+        "False",
+        (Selection.RTNETLINK,),
+    ),
+    Mutation(
+        "what is in another namespace taken for this one's",
+        "agent.kernel.rtnetlink:link_of",
+        "_number(fields.get(IFLA_LINK_NETNSID))",
+        "None",
+        (Selection.RTNETLINK,),
+    ),
 )

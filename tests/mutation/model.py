@@ -61,6 +61,8 @@ class Selection(enum.StrEnum):
     """Rules of others that iptables cannot show."""
     TUNNELS = "tests/unit/dataplane/test_guards.py"
     """The rules about tunnels, and by which tunnels other nodes are let in."""
+    RTNETLINK = "tests/unit/kernel/test_rtnetlink.py"
+    """What the kernel tells of interfaces and routes, as another program encodes it."""
     SURROUNDINGS = "tests/unit/kernel/test_surroundings.py"
     """Which interfaces are taken for pods'."""
     DECODING = "tests/unit/kube/test_wire.py"
