@@ -99,7 +99,7 @@ class Agent:
         self.mode: Mode = choice.mode
         """The iptables mode that it programs."""
         self.inbox = Inbox(clock)
-        self._engine = engine = Engine(
+        engine = Engine(
             settings.node_name,
             linger=settings.linger,
             allow_nodes=settings.allow_nodes,
@@ -201,7 +201,9 @@ class Agent:
         self._calls.backend.close()
 
     def _rest(self) -> float:
-        """Return for how many seconds nothing is due."""
+        """Return for how many seconds there is nothing to do."""
+        if not self.inbox.empty:
+            return 0.0
         now = self._clock.monotonic()
         due = min(task.due() for task in self._tasks)
         return max(0.0, min(due - now, HEARTBEAT))
