@@ -67,6 +67,18 @@ class Selection(enum.StrEnum):
     """Which interfaces are taken for pods'."""
     DECODING = "tests/unit/kube/test_wire.py"
     """What an API server sends, case by case."""
+    FIRST_START = "tests/unit/runtime/test_first_start.py"
+    """What has to be known before anything is written."""
+    RECONCILE = "tests/unit/runtime/test_reconcile.py"
+    """When changes are written, and what is made of failures."""
+    LOOP_TURNS = "tests/unit/runtime/test_loop_turns.py"
+    """The loop with policies that take long to compile."""
+    DRIFT = "tests/unit/runtime/test_drift.py"
+    """What others change in the kernel."""
+    TIDY = "tests/unit/runtime/test_tidy.py"
+    """When what nothing needs is removed."""
+    HOST_CHECK = "tests/unit/runtime/test_host_check.py"
+    """What the loop makes of changes of the host."""
 
 
 class Mutation(NamedTuple):

@@ -214,6 +214,7 @@ def test_a_source_that_has_failed_to_sync_once_does_not_make_the_agent_ready(rig
     rig.backend.syncs = [FAILED] * 3
     rig.synced()
     assert not rig.ready
+    assert not rig.agent.health().applied
     rig.until(lambda: rig.ready)
     assert len(rig.backend.named("sync")) == 4
 

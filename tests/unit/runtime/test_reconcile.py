@@ -98,6 +98,8 @@ def test_who_was_refused_stays_so_until_a_sync_has_seen_otherwise(rig: Rig) -> N
     rig.backend.syncs = [stranger, RuntimeError("cannot read"), stranger]
     rig.synced()
     rig.source.sink([pod(1), deny()])
+    rig.until(lambda: len(rig.backend.named("sync")) == 2)
+    rig.source.sink([pod(2)])
     rig.until(lambda: len(rig.backend.named("sync")) == 3)
     assert rig.backend.named("apply") == []
     assert rig.backend.named("audit") == []
