@@ -84,14 +84,13 @@ class Agent:
 
         ::
 
-            Inbox ──► Reconcile ──► Engine        HostCheck ◄── LinkWatch (thread)
-                        │   │ deltas, syncs          │ sync, another backend
-                        │   └────────► Calls ◄───────┘
-                        │ what         ▲ ▲ ▲ ▲
-                        │ changed      │ │ │ └── FirstStart   adopts, begins, moves the phase on
-                        ▼              │ │ └──── Drift        compares, on a thread; repairs by Reconcile
-            thread ◄─► LinkedPods ──► Relink
-                                       └──────── Tidy
+            source ──► Inbox ──events──► Reconcile ──deltas, syncs──► Calls ──► Backend
+                                          ▲ sync │ what changed         ▲
+                         FirstStart ──────┤      ▼                      │
+                         Drift ───────────┤   LinkedPods ──► Relink ────┤
+                         HostCheck ───────┘      ▲           Tidy ──────┘
+                            ▲                    ▼
+                         LinkWatch            a thread that looks for pods' links
         """
         clock = world.clock
         self._clock = clock
