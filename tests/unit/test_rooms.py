@@ -65,6 +65,18 @@ def test_rooms_import_only_from_those_they_may() -> None:
     assert wrong == []
 
 
+def test_the_rule_is_as_the_architecture_draws_it() -> None:
+    """In the drawing a room may import from lines below its own."""
+    text = (ROOT.parent / "docs/architecture.md").read_text()
+    drawn = text.partition("## Who imports from whom")[2].split("```")[1].removeprefix("text\n")
+    line = {
+        Path(name).name: number for number, line in enumerate(drawn.splitlines()) for name in line.split()
+    }
+    assert line.keys() == MAY_IMPORT.keys() - {"__main__"}
+    for name, others in MAY_IMPORT.items():
+        assert [other for other in others if line[other] <= line.get(name, -1)] == [], name
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     needs: dict[str, set[str]] = {}
     for module, imported in _imports():
