@@ -162,7 +162,7 @@ class Setting(NamedTuple):
 
 _DEFAULTS_IN_WORDS = {
     "node_name": "the host's name, in lower case",
-    "kubeconfig": "the pod's own account, else ~/.kube/config",
+    "kubeconfig": "the pod's service account, else ~/.kube/config",
     "context": "the current one",
     "manifests": "none: an API server is read",
 }
@@ -283,7 +283,7 @@ SETTINGS: tuple[Setting, ...] = (
         "node_name",
         "",
         "NAME",
-        "The node whose pods are enforced, as the cluster calls it.",
+        "The name of this node in the cluster. Policies are enforced for the pods of this node.",
         _node_name,
         also=("NODE_NAME",),
     ),
@@ -291,119 +291,137 @@ SETTINGS: tuple[Setting, ...] = (
         "kubeconfig",
         "",
         "FILE",
-        "How to reach the API server. Without it: the pod's own account, then ~/.kube/config.",
+        "The file that says how to reach the API server.",
         _text,
         also=("KUBECONFIG",),
     ),
-    Setting("context", "", "NAME", "The kubeconfig's context to use.", _text),
+    Setting("context", "", "NAME", "The context of the kubeconfig to use.", _text),
     Setting(
         "manifests",
         "",
         "DIR",
-        "Read Pods, Namespaces and NetworkPolicies from this directory and no API server; changes are seen.",
+        "Read Pods, Namespaces and NetworkPolicies from this directory, not from an API server. "
+        "Changed files are read again.",
         _directory,
     ),
     Setting(
         "state_dir",
         "/var/lib/netpol-agent",
         "DIR",
-        "Where the last good version of each object of the manifests is kept across restarts.",
+        "Where the last good version of each manifest is kept, so that a restart does not lose it.",
         _path,
     ),
     _choice(
         "iptables_mode",
         IptablesMode,
         IptablesMode.AUTO,
-        "Which iptables to program; auto does as kubelet's hint chains and the rules already there do.",
+        "Which of the two iptables to use. auto: the one in which kubelet made a chain; without "
+        "such a chain, the one that has this agent's chains, else the one that has more rules.",
     ),
     _choice(
-        "families", Families, Families.AUTO, "Address families to enforce; auto takes those the kernel has."
+        "families",
+        Families,
+        Families.AUTO,
+        "The address families to enforce. auto: those that the kernel has.",
     ),
     Setting(
         "mark_ingress",
         "auto",
         "BIT",
-        "The bit of a packet's mark that says its destination's policies allow it; auto: one that is free.",
+        "The bit of a packet's mark that means: its destination's policies allow it. auto: a free bit.",
         _mark,
     ),
     Setting(
         "mark_egress",
         "auto",
         "BIT",
-        "The bit of a packet's mark that says its source's policies allow it; auto: one that is free.",
+        "The bit of a packet's mark that means: its source's policies allow it. auto: a free bit.",
         _mark,
     ),
     _choice(
         "allowed_packets",
         AllowedPackets,
         AllowedPackets.RETURN,
-        "What is allowed returns to the node's own rules, or is accepted there and then.",
+        "What happens to an allowed packet. return: the node's own rules come next. accept: it is accepted "
+        "at once.",
     ),
     _choice(
         "denied_packets",
         DeniedPackets,
         DeniedPackets.DROP,
-        "What is denied is dropped, or rejected: a TCP reset, else ICMP administratively prohibited.",
+        "What happens to a denied packet. drop: no answer. reject: a TCP reset, or else ICMP "
+        "administratively prohibited.",
     ),
-    _boolean("allow_nodes", False, "Let every node reach every pod; a pod's own node always can."),
+    _boolean("allow_nodes", False, "Let every node reach every pod. A pod's own node always can."),
     Setting(
         "linger",
         "60",
         "SECONDS",
-        "How long a deleted or finished isolated pod's address stays closed unless a newer pod claims it.",
+        "How long the address of an isolated pod stays closed after the pod is deleted or finished, unless a "
+        "newer pod gets the address.",
         _seconds(0),
     ),
     Setting(
         "cache_allowed",
         "10",
         "SECONDS",
-        "How long a connection that was allowed is let in again without being judged; 0: each is judged.",
+        "How long an allowed connection is cached: the same connection is not judged again. 0: every "
+        "connection is judged.",
         _seconds(0),
     ),
     Setting(
         "policy_budget",
         budget_text(DEFAULT.policy),
         "AMOUNTS",
-        "What one policy may need on this node; one that needs more isolates its pods and allows nothing.",
+        "What one policy may need on this node. One that needs more isolates its pods and allows nothing.",
         _budget(DEFAULT.policy),
     ),
     Setting(
         "namespace_budget",
         budget_text(DEFAULT.namespace),
         "AMOUNTS",
-        "The same for all policies of a namespace that select pods here; the oldest policies are kept.",
+        "The same for all policies of one namespace that select pods of this node. The oldest policies stay "
+        "in force.",
         _budget(DEFAULT.namespace),
     ),
     Setting(
         "drift_interval",
         "10",
         "SECONDS",
-        "How often the kernel is compared with what it should hold.",
+        "How often the kernel is compared with the rules and sets that it should hold.",
         _seconds(1),
     ),
     Setting(
         "confirm_empty",
         "30",
         "SECONDS",
-        "How long a list that is suddenly empty or older waits for a second that says the same; 0: no wait.",
+        "When a list lacks every object, or is older than the last one: how long to wait for a second list "
+        "that confirms it. 0: it is believed at once.",
         _seconds(0),
     ),
     _boolean(
         "fix_host",
         True,
-        "Set the host right where enforcement needs it (kernel settings, modules); else only say so.",
+        "Change kernel settings and load modules where enforcement needs it. With --no-fix-host: only report "
+        "what is wrong.",
     ),
     Setting(
-        "health_address", "127.0.0.1", "ADDRESS", "Where /healthz, /readyz and /status are served.", _address
+        "health_address", "127.0.0.1", "ADDRESS", "The IP address of /healthz, /readyz and /status.", _address
     ),
-    Setting("health_port", "20245", "PORT", "Their TCP port; 0 takes any that is free.", _port),
+    Setting(
+        "health_port",
+        "20245",
+        "PORT",
+        "The TCP port of /healthz, /readyz and /status. 0: any free port.",
+        _port,
+    ),
     _choice(
         "log_format",
         LogFormat,
         LogFormat.AUTO,
-        "How events are logged; auto is console on a terminal and json elsewhere.",
+        "How the log is written. auto: console on a terminal, json elsewhere.",
     ),
-    _choice("log_level", LogLevel, LogLevel.INFO, "The least severe event that is logged."),
+    _choice("log_level", LogLevel, LogLevel.INFO, "The least severe events that are logged."),
 )
 
 
@@ -477,8 +495,8 @@ def _parsed(setting: Setting, chosen: _Given) -> Any:
 def _check_marks(ingress: int | None, egress: int | None) -> None:
     if ingress is not None and ingress == egress:
         raise SettingError(
-            f"--mark-ingress and --mark-egress are both {ingress:#x}: give each direction a bit of its own, "
-            "or what one direction allows would pass the other."
+            f"--mark-ingress and --mark-egress are both {ingress:#x}: give each direction its own bit. "
+            "With one bit for both, what one direction allows would also pass the other."
         )
 
 
@@ -507,14 +525,14 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
             continue
         near = difflib.get_close_matches(variable, known, 1, 0.8)
         remedy = f"did you mean {near[0]}?" if near else "'netpol-agent run --help' lists those there are"
-        lines.append(f"{variable} is no setting and does nothing; {remedy}")
+        lines.append(f"{variable} is not a setting and has no effect; {remedy}")
     return tuple(lines)
 
 
 def warnings(settings: Settings) -> tuple[str, ...]:
     """Return what a person should know of settings that are valid and yet may do harm, a line each."""
     marks = [
-        f"--{name} is {mark:#x}, a bit that kube-proxy uses unless told otherwise: "
+        f"--{name} is {mark:#x}, a bit that kube-proxy uses by default: "
         "choose another, or give kube-proxy other masquerade and drop bits"
         for name, mark in (("mark-ingress", settings.mark_ingress), ("mark-egress", settings.mark_egress))
         if mark is not None and mark & KUBE_PROXY_MARKS
@@ -522,7 +540,7 @@ def warnings(settings: Settings) -> tuple[str, ...]:
     if ipaddress.ip_address(settings.health_address).is_loopback:
         return tuple(marks)
     served = (
-        f"--health-address is {settings.health_address}: whoever reaches it, pods included, may ask /status "
-        "which pods and policies are here; choose 127.0.0.1, or let nobody else reach the port"
+        f"--health-address is {settings.health_address}: everybody who reaches it, pods included, can "
+        "read on /status which pods and policies are here. Choose 127.0.0.1, or block the port for others."
     )
     return (*marks, served)

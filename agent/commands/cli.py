@@ -61,12 +61,12 @@ class _Told(NamedTuple):
 
 
 _IN_RENDER = {
-    "node_name": _Told("The node whose rules to print.", "the only node that pods name"),
-    "families": _Told("Address families to print; auto is both."),
+    "node_name": _Told("The node whose rules to print.", "the only node that has pods"),
+    "families": _Told("The address families to print. auto: both."),
 }
 _IN_STATUS = {
-    "health_address": _Told("The address where the agent serves."),
-    "health_port": _Told("The TCP port where it serves."),
+    "health_address": _Told("The IP address where the agent answers."),
+    "health_port": _Told("The TCP port where the agent answers."),
 }
 
 
@@ -216,7 +216,7 @@ def _end_without_privilege() -> None:
 def main() -> None:
     """Enforce Kubernetes NetworkPolicy on this node, with iptables and ipset.
 
-    What an option sets can be set in the environment, too, where its help names a variable.
+    An option can also be set by an environment variable, if its help names one.
     """
 
 
@@ -228,7 +228,7 @@ def main() -> None:
 def run(**flags: Any) -> None:
     """Enforce policies until stopped.
 
-    What is in the kernel stays there when the agent ends: `cleanup` removes it.
+    When the agent ends, its rules stay in the kernel, in force. `cleanup` removes them.
 
     Exit codes: 0 stopped by a signal, 1 cannot go on, 2 wrong options, or a kubeconfig that cannot be
     used.
@@ -249,19 +249,19 @@ def run(**flags: Any) -> None:
     type=click.FloatRange(min=1),
     default=300,
     metavar="SECONDS",
-    help="How long to wait for this agent's own rules to be whole.  [default: 300]",
+    help="How long to wait until this agent's rules are complete.  [default: 300]",
 )
-@click.option("--dry-run", is_flag=True, help="Only show what is there, and what is in the way.")
+@click.option("--dry-run", is_flag=True, help="Only show what kube-router left, and what is in the way.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found and what is left as JSON.")
 def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
-    """Take a node over from kube-router's firewall, which must have been stopped there.
+    """Take a node over from kube-router's firewall. Stop that firewall on the node first.
 
-    What it left stays in force while this agent's rules are put in front of it, and is removed when these
-    are whole; kube-router's other parts are not touched. To be run before the agent, which then takes over.
-    Where nothing is left of it, nothing is done.
+    The rules that it left stay in force while this agent's rules are written in front of them. When this
+    agent's rules are complete, kube-router's are removed. Its other parts are not touched. Run this before
+    the agent, which then takes over. If nothing of the firewall is left, nothing is done.
 
-    Exit codes: 0 nothing of it is left (with --dry-run: nothing is in the way), 1 something is (named),
-    2 wrong options, or a kubeconfig that cannot be used.
+    Exit codes: 0 nothing of the firewall is left (with --dry-run: nothing is in the way), 1 something is
+    left or in the way (it is named), 2 wrong options, or a kubeconfig that cannot be used.
     """
     settings = _settings(flags) if dry_run else _settings_to_enforce(flags)
     from agent import log
@@ -281,7 +281,7 @@ def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
 
 
 @main.command(
-    short_help="Print what a node would be given.",
+    short_help="Print the rules and sets of a node.",
     epilog="Example: netpol-agent render --manifests examples --node-name demo",
 )
 @_PLACES
@@ -289,13 +289,13 @@ def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
 @_options(*_RENDER_SETTINGS, told=_IN_RENDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the program and the texts as JSON.")
 def render(places: tuple[str, ...], more: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Print what would be programmed for a node from manifests; touch nothing.
+    """Print the rules and sets that a node would get from manifests. Nothing is changed.
 
-    The same manifests give the same text. Without a node's name, that of the only node that pods name.
+    The same manifests always give the same text. Without --node-name, all pods must be on one node.
     Objects taken from a cluster (kubectl get -o yaml) are read as leniently as the cluster reads them.
 
-    Exit codes: 0 printed, 1 something in the manifests was refused (named on standard error; the
-    rest is printed) or has no such node, 2 wrong options, or no node to choose.
+    Exit codes: 0 printed, 1 something in the manifests was refused (it is named on standard error, and the
+    rest is printed), or there is no such node, 2 wrong options, or --node-name is needed.
     """
     from agent.commands import render as rendering
     from agent.sources.manifests.once import read_once
@@ -343,13 +343,13 @@ def explain(
     """Say whether SRC may open a connection to DST, and which policies and rules decide it.
 
     SRC and DST: namespace/pod, a pod of the namespace default, or an address. PORT: a number, or a name that
-    DST gives it; PROTO: tcp (the default), udp or sctp. What is asked about is the destination after
-    Service translation: the pod, not the Service.
+    DST gives it; PROTO: tcp (the default), udp or sctp. Policies see a packet after Service translation: name
+    the pod behind a Service, not the Service.
 
     Objects taken from a cluster are read as leniently as the cluster reads them:
     kubectl get ns,pods,netpol -A -o yaml | netpol-agent explain SRC DST PORT --manifests -
 
-    Exit codes: 0 allowed, 1 denied, 2 cannot say (no such pod, a Service's address, a question or
+    Exit codes: 0 allowed, 1 denied, 2 no answer (no such pod, a Service's address, a question or
     manifests that cannot be used).
     """
     from agent.commands import explain as explaining
@@ -379,11 +379,11 @@ def explain(
 @_options(*_LOG_SETTINGS)
 @click.option("--json", "as_json", is_flag=True, help="Print what is left as JSON.")
 def cleanup(as_json: bool, **flags: Any) -> None:
-    """Remove everything the agent has put in this node's kernel.
+    """Remove everything that the agent has put in this node's kernel.
 
-    Refused while an agent runs here, since it would put everything back.
+    Stop the agent first: while it runs, this is refused, since it would put everything back.
 
-    Exit codes: 0 nothing of ours is left, 1 something is (named), 2 wrong options.
+    Exit codes: 0 nothing of it is left, 1 something is left (it is named), 2 wrong options.
     """
     log_format, log_level = _value("log_format", flags), _value("log_level", flags)
     from agent import log
@@ -404,19 +404,19 @@ def cleanup(as_json: bool, **flags: Any) -> None:
 
 @main.command(
     name="confirm-cluster",
-    short_help="Take another cluster for the right one.",
+    short_help="Confirm another cluster as the right one.",
     epilog="Example: netpol-agent confirm-cluster",
 )
 @click.argument("uid", metavar="[UID]", required=False)
 def confirm_cluster(uid: str | None) -> None:
-    """Let the agent of this node take what another cluster says.
+    """Confirm that another cluster at the API server's address is the right one.
 
-    An agent that finds another cluster at the API server's address than the one whose policies hold here
-    changes nothing, and says so. This confirms the cluster that it has found, or the one of UID: the uid of
-    its namespace kube-system. The agent takes it up within seconds, and what the other cluster says holds.
-    It needs root, since it writes to /run/netpol-agent.
+    An agent that finds another cluster than before at the API server's address reports that and changes
+    nothing. This confirms the cluster that it has found, or the cluster with UID, the uid of its namespace
+    kube-system. Within seconds the agent enforces what that cluster says. It needs root, since it writes to
+    /run/netpol-agent.
 
-    Exit codes: 0 confirmed, 1 no other cluster was found, or this cannot be written, 2 wrong options.
+    Exit codes: 0 confirmed, 1 no other cluster was found, or it cannot be written, 2 wrong options.
     """
     from agent.kernel.node_lock import LOCK
     from agent.sources.apiserver import identity
@@ -430,16 +430,18 @@ def confirm_cluster(uid: str | None) -> None:
 
 
 @main.command(
-    short_help="Show what is enforced here.",
+    short_help="Show what is enforced on this node.",
     epilog="Example: netpol-agent status --json",
 )
 @_options("health_address", "health_port", told=_IN_STATUS)
-@click.option("--url", metavar="URL", help="Where the agent serves, instead of the two above.")
-@click.option("--json", "as_json", is_flag=True, help="Print what the agent serves, as it is.")
+@click.option(
+    "--url", metavar="URL", help="The URL where the agent answers, in place of the two options above."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the agent as it is, in JSON.")
 def status(url: str | None, as_json: bool, **flags: Any) -> None:
     """Show what the agent on this node enforces, and why.
 
-    Exit codes: 0 ready, 1 not ready, 2 wrong options, or no agent to be reached.
+    Exit codes: 0 ready, 1 not ready, 2 wrong options, or no agent answers.
     """
     from agent.observe import client
 

@@ -260,7 +260,7 @@ def test_a_variable_that_is_no_setting_is_told_with_the_nearest() -> None:
         }
     )
     assert len(found) == 2
-    assert found[0].startswith("NETPOL_AGENT_COLOUR_OF_THE_LOGO is no setting")
+    assert found[0].startswith("NETPOL_AGENT_COLOUR_OF_THE_LOGO is not a setting")
     assert found[1].endswith("did you mean NETPOL_AGENT_DENIED_PACKETS?")
 
 

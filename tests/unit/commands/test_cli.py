@@ -96,12 +96,12 @@ def test_an_option_is_told_as_its_command_means_it() -> None:
         assert "default: none, it must be given" in output
         assert "API server" not in output
     render = " ".join(netpol_agent("render", "--help").output.split())
-    assert "default: the only node that pods name" in render
+    assert "default: the only node that has pods" in render
     assert "the kernel has" not in render
-    assert "any that is free" not in netpol_agent("status", "--help").output
+    assert "any free port" not in netpol_agent("status", "--help").output
     run = " ".join(netpol_agent("run", "--help").output.split())
     assert "default: none: an API server is read" in run
-    assert "0 takes any that is free" in run
+    assert "0: any free port" in run
 
 
 class Ran:
