@@ -30,7 +30,7 @@ from agent.words import count
 _log = log.get(__name__)
 
 _LOOK_SECONDS = 0.1
-_AGAIN = "mend that, and run it again; until then what kube-router left stays in force"
+_AGAIN = "correct that, and run it again; until then kube-router's rules stay in force"
 
 
 class Takeover(NamedTuple):
@@ -82,7 +82,7 @@ def _take_over(settings: Settings, found: takeover.Remains, timeout: float) -> T
     )
     if fault is not None:
         return Takeover(found, found, (fault,))
-    _log.info("this agent's rules are in front, and whole")
+    _log.info("this agent's rules are complete, and in front")
     now = takeover.look()
     new = now.written_since(found)
     fault = (
@@ -121,8 +121,8 @@ def _run_until_ready(agent: Agent, timeout: float) -> Fault | None:
     failed = [check for check in readyz(agent.health()).checks if check.state is State.FAILED]
     # Those of the agent's threads have ended with it.
     why = "; ".join(f"{c.name}: {c.detail}" for c in failed if not c.name.startswith("thread/"))
-    late = f"not within {timeout:g} s" if time.monotonic() >= end else "stopped by a signal"
-    return Fault(f"this agent did not become ready, {late}: {why or 'nothing more is known'}", _AGAIN)
+    late = f"within {timeout:g} s" if time.monotonic() >= end else "before a signal stopped it"
+    return Fault(f"this agent did not become ready {late}: {why or 'nothing more is known'}", _AGAIN)
 
 
 def _not_whole(agent: Agent, settings: Settings, found: takeover.Remains) -> Fault | None:
@@ -177,7 +177,7 @@ def text(outcome: Takeover) -> str:
     if found is not None and not found.any():
         lines.append("Nothing of kube-router's firewall is here.")
     elif found is not None:
-        lines.append("Of kube-router's firewall there is:")
+        lines.append("kube-router's firewall has left:")
         lines += [
             f"  IPv{int(c.family)}, iptables mode {c.mode}: {count(len(c.chains), 'chain')}, reached from "
             f"{', '.join(c.hooked) or 'nowhere'}"
@@ -188,6 +188,7 @@ def text(outcome: Takeover) -> str:
     lines += [f"In the way: {fault.what} ({fault.remedy})" for fault in outcome.faults]
     if found is not None and found.any() and not outcome.faults:
         lines.append(
-            "Without --dry-run this agent's rules go in front of these, and when they are whole, these go."
+            "Without --dry-run, this agent's rules are written in front of these. When they are complete, "
+            "these are removed."
         )
     return "\n".join(lines) + "\n"

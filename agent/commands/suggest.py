@@ -190,7 +190,7 @@ def _workload(cluster: Cluster, facts: Sequence[Fact], namespace: str, kind: str
         if not pods and (meant := did_you_mean(name, known)):
             return f"there is no pod of {kind} {name} in the manifests{meant}"
     whose = "behind it" if kind == "Service" else "of it"
-    return f"{kind} {name} is not what policy judges; {_ask(cluster, sorted(pods), whose)}"
+    return f"policies judge pods, not {kind} {name}; {_ask(cluster, sorted(pods), whose)}"
 
 
 def _node(cluster: Cluster, name: str) -> str:

@@ -13,9 +13,13 @@ _FIGHT = 3
 """So many times in a row, without a quiet spell between, is a fight."""
 
 DISPLACING = "displacing"
-STOP_INSERTING = "find what inserts rules that accept packets before them, and stop it or have it append"
+STOP_INSERTING = (
+    "find the program that inserts accepting rules before them; stop it, or have it append its rules"
+)
 REMOVING = "removing"
-STOP_REMOVING = "find what flushes or rewrites the built-in chains of the filter table, and stop it"
+STOP_REMOVING = (
+    "find the program that flushes or rewrites the built-in chains of the filter table, and stop it"
+)
 
 
 class Contention:
@@ -57,8 +61,8 @@ class Contention:
         if self._rounds < _FIGHT or self._now() - self._last > 2 * _LONGEST_PAUSE:
             return None
         return Fault(
-            f"something keeps {self._deed} the agent's rules, put back {self._rounds} times in a row; "
-            f"last: {'; '.join(self._reasons)}",
+            f"another program keeps {self._deed} the agent's rules; they were put back {self._rounds} times "
+            f"in a row, last because: {'; '.join(self._reasons)}",
             self._remedy,
             blocking=False,
         )

@@ -220,8 +220,8 @@ class _Host:
             value = self.read.sysctl(name)
             if value is None:
                 self.fault(
-                    f"bridges ({_names(found)}) pass IPv{int(family)} beside iptables: br_netfilter is not "
-                    "loaded",
+                    f"bridges ({_names(found)}) forward IPv{int(family)} without iptables: br_netfilter is "
+                    "not loaded",
                     "modprobe br_netfilter, and name it in /etc/modules-load.d",
                     blocking,
                 )
@@ -230,7 +230,7 @@ class _Host:
                 beside = [bridge for bridge in found if family not in bridge.calls]
                 if beside:
                     self.fault(
-                        f"bridges ({_names(beside)}) pass IPv{int(family)} beside iptables: "
+                        f"bridges ({_names(beside)}) forward IPv{int(family)} without iptables: "
                         f"{dotted(name)} is 0",
                         f"sysctl -w {dotted(name)}=1, and the same in /etc/sysctl.d",
                         any(bridge.carrying for bridge in beside),

@@ -61,7 +61,7 @@ class HostWatch:
             return
         self._logged[name] = self._now()
         _log.warning(
-            "somebody switched off what policy needs",
+            "a setting that policies need was switched off",
             sysctl=dotted(name),
             switched_on_again=done,
             remedy=_remedy(name),
@@ -85,12 +85,12 @@ def _fault(name: str, count: int, at: float) -> Fault:
     times = "once" if count == 1 else f"{count} times"
     when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
     return Fault(
-        f"somebody switched off {dotted(name)}, {times}, last at {when}; the agent switched it on again each "
-        "time, and packets passed beside the rules until then, for less than a second",
+        f"another program switched off {dotted(name)} {times}, last at {when}; each time the agent switched "
+        "it on again, and for less than a second packets were not judged",
         _remedy(name),
         blocking=False,
     )
 
 
 def _remedy(name: str) -> str:
-    return f"find what sets {dotted(name)} to 0 (files in /etc/sysctl.d, say), and have it leave it at 1"
+    return f"find what sets {dotted(name)} to 0, such as a file in /etc/sysctl.d, and let it leave 1 there"

@@ -145,7 +145,7 @@ def _threads(health: Health) -> Iterable[HealthCheck]:
         yield (
             HealthCheck(f"thread/{name}", State.OK)
             if alive
-            else HealthCheck(f"thread/{name}", State.FAILED, "ended unasked; the log says why")
+            else HealthCheck(f"thread/{name}", State.FAILED, "ended unexpectedly; the log says why")
         )
 
 

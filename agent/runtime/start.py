@@ -95,7 +95,8 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
     if not families:
         wanted = settings.families.value
         raise StartError(
-            f"no address family to enforce: wanted {wanted}, and the kernel has it not", "set --families"
+            f"no address family to enforce: --families is {wanted}, and the kernel does not have it",
+            "choose another with --families",
         )
 
     def make_backend(families: tuple[Family, ...]) -> Backend:

@@ -49,7 +49,7 @@ MISSED = {
     "NET_RAW": '"missing": "CAP_NET_RAW"',
     "/run/netpol-agent": "lock cannot be opened: Read-only file system",
     "/run/xtables.lock": r"xtables\.lock",
-    "/host/proc/sys/net": r"pass IPv4 beside iptables: net\.bridge\.bridge-nf-call-iptables is 0",
+    "/host/proc/sys/net": r"forward IPv4 without iptables: net\.bridge\.bridge-nf-call-iptables is 0",
     "token": "no usable API server configuration",
 }
 """What is heard of it, in the log or from /readyz, when one is not there."""

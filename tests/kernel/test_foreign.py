@@ -197,7 +197,7 @@ def test_a_table_that_sees_no_packets_is_told_and_the_other_family_enforced(guar
     guarded.node.run("nft", "delete table ip6 filter; add table ip6 filter { flags dormant; }")
     guarded.start(ready=False)
     wait_until(lambda: guarded.verdicts(families=[Family.V4]) == {Verdict.DENIED}, 30)
-    wait_until(lambda: "[-]fault failed: IPv6: packets do not come to the table filter" in guarded.readyz())
+    wait_until(lambda: "[-]fault failed: IPv6: no packets come to the table filter" in guarded.readyz())
     guarded.node.run("nft", "add table ip6 filter")
     guarded.wait_for(Verdict.DENIED, timeout=40)
     guarded.agent.wait_ready()
@@ -208,7 +208,7 @@ def test_a_chain_that_is_hooked_elsewhere_is_told_and_the_other_family_enforced(
     guarded.node.run("nft", "delete table ip filter; add table ip filter; add chain ip filter FORWARD")
     guarded.start(ready=False)
     wait_until(lambda: guarded.verdicts(families=[Family.V6]) == {Verdict.DENIED}, 30)
-    wait_until(lambda: "[-]fault failed: IPv4: packets do not come to chain FORWARD" in guarded.readyz())
+    wait_until(lambda: "[-]fault failed: IPv4: no packets come to chain FORWARD" in guarded.readyz())
     guarded.node.run("nft", "flush chain ip filter FORWARD; delete chain ip filter FORWARD")
     guarded.agent.wait_ready()
     assert guarded.verdicts() == {Verdict.DENIED}

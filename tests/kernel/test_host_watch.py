@@ -43,10 +43,10 @@ def test_calls_into_iptables_that_are_switched_off_are_back_in_less_than_a_secon
     assert 0 < stream.arrived < RATE
     assert stream.sent > stream.arrived
     assert guarded.verdicts() == {Verdict.DENIED}
-    assert f"[!]fault warning: somebody switched off {name}, once" in guarded.readyz()
+    assert f"[!]fault warning: another program switched off {name} once" in guarded.readyz()
     assert "find what sets" in guarded.readyz()
     assert guarded.agent.status()["kernel"]["drift"]["repairs"] == repairs + 1
-    log = [line for line in guarded.agent.tail().splitlines() if "somebody switched off" in line]
+    log = [line for line in guarded.agent.tail().splitlines() if "was switched off" in line]
     assert any("warning" in line and name in line for line in log)
 
 
@@ -56,10 +56,12 @@ def test_where_it_may_not_be_switched_on_it_is_told_at_once() -> None:
         guarded.say("policy", DENY_ALL)
         guarded.start("--no-fix-host")
         guarded.node.netns.sysctl({name: 0})
-        wait_until(lambda: "[-]fault failed: bridges (cni0) pass IPv4 beside iptables" in guarded.readyz(), 5)
+        wait_until(
+            lambda: "[-]fault failed: bridges (cni0) forward IPv4 without iptables" in guarded.readyz(), 5
+        )
         # The bridge's own attribute is enough; the kernel tells when it changes.
         guarded.node.netns.ip("link set cni0 type bridge nf_call_iptables 1")
-        wait_until(lambda: "beside iptables" not in guarded.readyz(), 5)
+        wait_until(lambda: "without iptables" not in guarded.readyz(), 5)
         assert guarded.verdicts(families=[Family.V4]) == {Verdict.DENIED}
         guarded.node.netns.ip("link set cni0 type bridge nf_call_iptables 0")
-        wait_until(lambda: "beside iptables" in guarded.readyz(), 5)
+        wait_until(lambda: "without iptables" in guarded.readyz(), 5)

@@ -30,7 +30,10 @@ def test_looking_makes_nothing(netns: Netns) -> None:
 def test_looking_at_one_legacy_table_makes_no_other(netns: Netns) -> None:
     netns.run(["ip6tables-legacy", "-t", "mangle", "-N", "X"])
     before = tables(netns)
-    assert decide_mode("auto").reason == "nft: no hint of kubelet's, and 0 rules in nft, 0 in legacy"
+    assert (
+        decide_mode("auto").reason
+        == "nft: legacy has no more rules (0 rules in nft, 0 in legacy), and neither has a chain of kubelet's"
+    )
     assert tables(netns) == before == "() ('mangle',)"
 
 
@@ -52,7 +55,10 @@ def test_more_rules_outweigh_fewer(netns: Netns) -> None:
     netns.run(["iptables-nft", "-t", "nat", "-A", "PREROUTING", "-j", "ACCEPT"])
     netns.run(["ip6tables-legacy", "-A", "FORWARD", "-m", "comment", "--comment", "x", "-j", "ACCEPT"])
     choice = decide_mode("auto")
-    assert choice.reason == "legacy: no hint of kubelet's, and 1 rule in nft, 2 in legacy"
+    assert (
+        choice.reason
+        == "legacy: it has more rules (1 rule in nft, 2 in legacy), and neither has a chain of kubelet's"
+    )
 
 
 def test_what_this_agent_left_outweighs_rules(netns: Netns) -> None:
@@ -68,7 +74,10 @@ def test_rules_by_nft_in_tables_of_iptables_are_rules(netns: Netns) -> None:
     netns.run(["nft", "add table ip filter2 { chain X { type filter hook forward priority 0; accept; }; }"])
     netns.run(["iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT"])
     choice = decide_mode("auto")
-    assert choice.reason == "nft: no hint of kubelet's, and 1 rule in nft, 1 in legacy"
+    assert (
+        choice.reason
+        == "nft: legacy has no more rules (1 rule in nft, 1 in legacy), and neither has a chain of kubelet's"
+    )
     assert choice.faults == ()
 
 

@@ -39,7 +39,7 @@ _TABLES = ("mangle", "filter")
 _NOT_IN_KERNEL = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """What a kernel without nf_tables answers."""
 INSTALL = "install the package iptables, version 1.8 or later"
-_MEND = "run the command by hand and mend what it says"
+_MEND = "run the command by hand, and correct what it reports"
 
 
 class UndecidedError(Exception):
@@ -99,12 +99,12 @@ def choose(setting: str, found: Mapping[Mode, Evidence]) -> ModeChoice:
 def _reasoned(setting: str, found: Mapping[Mode, Evidence]) -> tuple[Mode, str]:
     for mode in MODES:
         if setting == mode:
-            return mode, f"{mode}: the setting says so"
+            return mode, f"{mode}: set by --iptables-mode"
     usable = [mode for mode in MODES if found[mode].usable]
     ours = [mode for mode in MODES if found[mode].ours]
     if len(usable) == 1:
         (only,) = usable
-        return only, f"{only}: the other has no command that works on this node"
+        return only, f"{only}: no command of the other one works on this node"
     unread = [mode for mode in usable if found[mode].trouble]
     for mode in MODES:
         if found[mode].hint:
@@ -114,16 +114,16 @@ def _reasoned(setting: str, found: Mapping[Mode, Evidence]) -> tuple[Mode, str]:
             break
     if len(ours) == 1:
         (mode,) = ours
-        return mode, f"{mode}: this agent's chains are there from before"
+        return mode, f"{mode}: it has this agent's chains already"
     if unread:
         raise UndecidedError(
-            f"the {unread[0]} tables could not be read: {found[unread[0]].trouble}; mend that, or say which "
-            "mode this node uses with --iptables-mode"
+            f"the {unread[0]} tables could not be read: {found[unread[0]].trouble}; correct that, or say "
+            "with --iptables-mode which one this node uses"
         )
     counts = f"{count(found['nft'].rules, 'rule')} in nft, {found['legacy'].rules} in legacy"
     if found["legacy"].rules > found["nft"].rules:
-        return "legacy", f"legacy: no hint of kubelet's, and {counts}"
-    return "nft", f"nft: no hint of kubelet's, and {counts}"
+        return "legacy", f"legacy: it has more rules ({counts}), and neither has a chain of kubelet's"
+    return "nft", f"nft: legacy has no more rules ({counts}), and neither has a chain of kubelet's"
 
 
 def evidence(tables: Iterable[Mapping[str, x_tables.ChainSizes]]) -> Evidence:

@@ -53,7 +53,7 @@ class Absence:
             what.append("is empty, and there were some before this agent started")
         return (
             f"the list of {objects} {' and '.join(what)}; what is in force stays until a second list, "
-            f"{self._seconds:g} s later, says the same (--confirm-empty); if it should not, look at the API "
+            f"{self._seconds:g} s later, says the same (--confirm-empty); if that is wrong, check the API "
             "server and its store"
         )
 

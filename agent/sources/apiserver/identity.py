@@ -190,7 +190,7 @@ class ClusterIdentity:
         try:
             self._records.write(name, uid)
         except OSError as error:
-            _log.warning("the cluster cannot be remembered", file=name, error=error.strerror)
+            _log.warning("the uid of the cluster cannot be saved", file=name, error=error.strerror)
 
 
 def confirm(records: Records, uid: str | None = None) -> str:

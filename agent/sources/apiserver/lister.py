@@ -174,7 +174,11 @@ class Lister:
         if not believed:
             raise DoubtedError
         if back:
-            _log.warning("the cluster has gone back in time", kind=self._kind.value, resource_version=version)
+            _log.warning(
+                "the cluster is in an older state than before",
+                kind=self._kind.value,
+                resource_version=version,
+            )
             self._told.start_over(version)
         self._told.reach(version)
         for items in kept:
@@ -190,4 +194,4 @@ class Lister:
         if fault and not before:
             _log.warning("a list is not believed yet", kind=self._kind.value, fault=fault)
         elif before and not fault:
-            _log.warning("what a list said is settled by a later one", kind=self._kind.value)
+            _log.warning("a list that was doubted is settled by a later one", kind=self._kind.value)

@@ -37,7 +37,7 @@ class Seen:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            _log.warning("what was seen cannot be remembered", file=str(path), error=error.strerror)
+            _log.warning("the last resource version cannot be saved", file=str(path), error=error.strerror)
             return
         weakref.finalize(self, os.close, self._file)
         text = os.pread(self._file, _DIGITS + 1, 0)

@@ -61,7 +61,7 @@ def test_where_no_bit_is_free_it_is_said_and_the_usual_ones_are_kept() -> None:
     assert len(choice.faults) == 2
     assert not any(fault.blocking for fault in choice.faults)
     assert "somebody's rule" in choice.faults[0].what
-    assert "no bit of the 32 is free" in choice.faults[0].remedy
+    assert "none of the 32 bits is free" in choice.faults[0].remedy
 
 
 def test_bits_that_a_person_set_stay_and_are_told_where_they_are_in_use() -> None:

@@ -36,7 +36,7 @@ def decide(nft: Evidence, legacy: Evidence, setting: str = "auto") -> ModeChoice
 @pytest.mark.parametrize(
     ("nft", "legacy", "mode", "why"),
     [
-        (NOTHING, NOTHING, "nft", "no hint of kubelet's, and 0 rules in nft, 0 in legacy"),
+        (NOTHING, NOTHING, "nft", "legacy has no more rules (0 rules in nft, 0 in legacy), and"),
         (HINT, Evidence(rules=1000), "nft", "kubelet's chain KUBE-IPTABLES-HINT"),
         (Evidence(rules=1000), HINT, "legacy", "kubelet's chain"),
         (HINT, HINT, "nft", "kubelet's chain"),
@@ -63,7 +63,7 @@ def test_a_setting_decides_against_all_evidence(mode: Mode) -> None:
     found: dict[Mode, Evidence] = {"nft": HINT, "legacy": HINT._replace(ours=True)}
     choice = choose(mode, found)
     assert choice.mode == mode
-    assert "setting" in choice.reason
+    assert choice.reason == f"{mode}: set by --iptables-mode"
 
 
 def test_a_missing_command_is_a_fault_of_the_mode_that_needs_it() -> None:

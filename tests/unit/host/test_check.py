@@ -288,7 +288,7 @@ def test_a_bridge_that_calls_iptables_by_itself_is_no_fault(node: Node) -> None:
     for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
         node.write(f"sys/net/bridge/{name}", "0")
     fault = only(node.check(fix=False))
-    assert fault.what.startswith("bridges (cni0) pass IPv6")
+    assert fault.what.startswith("bridges (cni0) forward IPv6")
     assert fault.blocking
 
 

@@ -125,7 +125,7 @@ def test_json_holds_the_same() -> None:
         "ok": False,
         "checks": [
             {"name": "loop", "state": "ok", "detail": ""},
-            {"name": "thread/watch", "state": "failed", "detail": "ended unasked; the log says why"},
+            {"name": "thread/watch", "state": "failed", "detail": "ended unexpectedly; the log says why"},
         ],
     }
 

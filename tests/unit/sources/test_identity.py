@@ -201,7 +201,7 @@ def test_where_nothing_can_be_written_it_is_remembered_while_the_agent_runs(
     (tmp_path / "file").write_text("")
     identity = server.identity(tmp_path / "file")
     verify(identity, server)
-    assert "the cluster cannot be remembered" in capsys.readouterr().out
+    assert "the uid of the cluster cannot be saved" in capsys.readouterr().out
     server.uid = OTHER
     with pytest.raises(OtherClusterError):
         verify(identity, server)

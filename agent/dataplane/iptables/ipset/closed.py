@@ -214,7 +214,7 @@ class Closed:
                 yield Fault(
                     f"closed for {direction} in IPv{int(family)} until their rules can be written: "
                     f"{', '.join(pods[:SHOWN])}{more}: {why.get(family, 'a command is still writing')}",
-                    "nothing new passes these pods, so that what a policy took away does not stay open; they "
-                    "open by themselves when the rules are written: mend what keeps the command from writing",
+                    "these pods get no new connection, so that nothing that a policy took away stays open; "
+                    "they open by themselves when the rules are written: remove what prevents that",
                 )
         yield from self.unmade

@@ -78,8 +78,8 @@ def faults(desired: Desired, reached_by: Iterable[str], program: Program) -> lis
         names = ", ".join(sorted(surroundings.lost))
         found.append(
             Fault(
-                f"the default route leads over {names}, by which pods come in, too: what is sent to this "
-                "node's tunnels from there is dropped",
+                f"the default route leads over {names}, which pods use, too: packets that come in there for "
+                "this node's tunnels are dropped",
                 "give the node a way out that pods do not share, or attach its network card to the bridge",
                 blocking=False,
             )
@@ -90,9 +90,9 @@ def faults(desired: Desired, reached_by: Iterable[str], program: Program) -> lis
 def _not_let_in(name: str, surroundings: Surroundings, families: Iterable[Family]) -> Fault:
     tunnels = surroundings.carried[name]
     kinds = ", ".join(sorted({tunnel.kind for tunnel in tunnels})) or "a program's tunnel"
-    what = f"--allow-nodes lets nobody in by {name}: hosts that are no nodes can send by it, too ({kinds})"
+    what = f"--allow-nodes lets no node in by {name}: hosts that are no nodes can send by it, too ({kinds})"
     if not tunnels:
-        return Fault(what, "use WireGuard or a tunnel of the kernel's between nodes", blocking=False)
+        return Fault(what, "use WireGuard, or a tunnel of the kernel, between nodes", blocking=False)
     if any(tunnel.elsewhere for tunnel in tunnels):
         remedy = "make the tunnel in the node's own network namespace"
     elif any(not tunnel.families <= set(families) for tunnel in tunnels):
@@ -100,5 +100,5 @@ def _not_let_in(name: str, surroundings: Surroundings, families: Iterable[Family
     elif any(tunnel.kind in FOR_STRANGERS for tunnel in tunnels):
         remedy = "use another kind of tunnel between nodes"
     else:
-        remedy = "have no tunnel of that port or protocol whose remote address is not a node's"
+        remedy = "remove each tunnel of that port or protocol whose remote address is not a node's"
     return Fault(what, remedy, blocking=False)

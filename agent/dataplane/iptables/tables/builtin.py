@@ -54,8 +54,8 @@ def _unseeing(netlink: NetlinkSocket, family: Family, chains: Iterable[str]) -> 
     table = f"{FAMILY_NAMES[family]} {nft.FILTER}"
     faults = [
         Fault(
-            f"IPv{int(family)}: packets do not come to chain {chain} of the table filter: another program "
-            f"made it by nft, and not for the hook {chain.lower()}",
+            f"IPv{int(family)}: no packets come to chain {chain} of the table filter: another program made "
+            f"the chain by nft, for another hook than {chain.lower()}",
             f"have that program use a table of its own: see 'nft list table {table}'",
         )
         for chain in chains
@@ -64,8 +64,8 @@ def _unseeing(netlink: NetlinkSocket, family: Family, chains: Iterable[str]) -> 
     if nft.is_dormant(netlink, family):
         faults.append(
             Fault(
-                f"IPv{int(family)}: packets do not come to the table filter: somebody set its flag dormant",
-                f"nft add table {table}, which takes the flag away",
+                f"IPv{int(family)}: no packets come to the table filter, since its flag dormant is set",
+                f"remove the flag: nft add table {table}",
             )
         )
     return faults
@@ -74,7 +74,7 @@ def _unseeing(netlink: NetlinkSocket, family: Family, chains: Iterable[str]) -> 
 def unclear(mode: Mode, family: Family, table: Table) -> list[Fault]:
     """Return the chains of others with rules of which it cannot be said what they do: no harm is done."""
     remedy = (
-        "what wrote them should have a table of its own"
+        "have the program that wrote them use a table of its own"
         if mode == "nft"
         else "install the extensions of iptables that it does not know"
     )

@@ -62,7 +62,10 @@ def choose(options: Options, uses: Sequence[Use], held: Bits) -> Choice:
         if found is None:
             found = options.mark(direction)
             faults += _in_use(
-                direction, found, uses, "no bit of the 32 is free on this node: have one of them use another"
+                direction,
+                found,
+                uses,
+                "none of the 32 bits is free on this node: have one of the programs use another bit",
             )
         bits[direction] = found
     return Choice(bits, tuple(faults))
@@ -87,8 +90,8 @@ def _in_use(direction: Direction, bit: int, uses: Iterable[Use], remedy: str) ->
     more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
     return [
         Fault(
-            f"bit {bit:#x} of packets' marks, the agent's for {direction}, is used by "
-            f"{'; '.join(users[:_SHOWN])}{more}: packets that are judged lose it",
+            f"bit {bit:#x} of packets' marks is this agent's for {direction}, and is also used by "
+            f"{'; '.join(users[:_SHOWN])}{more}: packets that are judged lose this bit",
             remedy,
             blocking=False,
         )
