@@ -80,10 +80,11 @@ class Drift:
         """Look, unless a sync is due: that looks at everything."""
         if self._calls.retry.at <= now:
             return
-        if now >= self._at or self._is_disturbed(now):
+        if now >= self._at or self._ask(now):
             self._look(now)
 
-    def _is_disturbed(self, now: float) -> bool:
+    def _ask(self, now: float) -> bool:
+        """Ask whether somebody else wrote, when it is time to; return whether that is so."""
         if now < self._ask_at:
             return False
         self._ask_at = now + ASK_EVERY

@@ -116,7 +116,7 @@ class HostCheck:
         families = chosen_families(self._settings.families, self._state, held)
         if families != self.families and families:
             self._change(families)
-        elif self._concerns_backend() and self._calls.phase.begun:
+        elif self._tell_backend() and self._calls.phase.begun:
             self._calls.retry.at = now
 
     def _change(self, families: tuple[Family, ...]) -> None:
@@ -132,7 +132,7 @@ class HostCheck:
             backend.expect(self._linked_pods.known())
             self._reconcile.sync()
 
-    def _concerns_backend(self) -> bool:
+    def _tell_backend(self) -> bool:
         """Tell the backend of the host's state; return whether a sync is due."""
         judging = self._state.ipvs and self._calls.backend.judge_transit()
         stirred, self._stirred = self._stirred, False

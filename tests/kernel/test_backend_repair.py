@@ -316,6 +316,16 @@ def test_what_is_known_does_not_outlive_a_sync_that_came_in_between(node: TwoPod
     assert not node.backend._audit._foreign_seen or node.mode == "legacy"
 
 
+def test_a_look_is_not_taken_in_that_is_older_than_a_sync(node: TwoPods) -> None:
+    reading = node.backend.read()
+    reading.run()
+    iptables(node.mode, Family.V4, "-A", "FORWARD", "-j", "DROP")
+    assert node.backend.sync(node.program).writes == 0
+    assert node.backend.audit(node.program, reading) == []
+    assert not node.backend._audit._foreign_seen
+    assert node.differences() == []
+
+
 @pytest.mark.parametrize("written_between", [False, True])
 def test_a_repair_goes_by_what_the_look_has_read_unless_somebody_wrote_since(
     node: TwoPods, written_between: bool, monkeypatch: pytest.MonkeyPatch

@@ -116,7 +116,8 @@ class Audit:
         differences = self._rules(reading)
         if differences:
             self._foreign_seen = False
-        elif reading.known is None:
+        elif reading.known is None and reading.marked == self._chains.watch.marked:
+            # Else a sync came in between, and has read what is newer.
             self._chains.take_foreign(reading.tables())
             self._foreign_seen = True
         if self._transit.seen(self._ipsets):
@@ -186,7 +187,7 @@ class Audit:
             others[names.nodes_set(family)] = functools.partial(network_members, program.bypass, family)
         # What a set holds that nothing needs any more says nothing.
         needed = present - self._sets.garbage
-        return self._spot_check.differences(
+        return self._spot_check.compare(
             {name: wanted for name, wanted in isolated.items() if name in needed},
             {name: wanted for name, wanted in others.items() if name in needed},
         )

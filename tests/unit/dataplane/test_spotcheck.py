@@ -40,7 +40,7 @@ def test_every_set_has_its_turn_and_each_look_is_short() -> None:
         kernel.read.clear()
         for _ in range(4):
             before = kernel.now
-            assert check.differences({}, kernel.wanted(*"abcdefgh")) == []
+            assert check.compare({}, kernel.wanted(*"abcdefgh")) == []
             assert kernel.now - before < 2 * SECONDS
         assert set(kernel.read) == set("abcdefgh")
 
@@ -49,7 +49,7 @@ def test_one_is_looked_at_however_long_it_takes_and_some_always() -> None:
     kernel = Kernel("abcx", 10 * SECONDS)
     check = SpotCheck(kernel.members, kernel.clock)
     for _ in range(4):
-        check.differences(kernel.wanted("x"), kernel.wanted(*"abc"))
+        check.compare(kernel.wanted("x"), kernel.wanted(*"abc"))
     assert kernel.read == ["x", "a", "x", "b", "x", "c", "x", "a"]
 
 
@@ -57,7 +57,7 @@ def test_what_is_lacking_and_what_is_too_much_is_told_and_one_that_is_gone_is_no
     kernel = Kernel("ab", 0.0)
     kernel.sets["b"] = {b"\0\0\0\2", b"\0\0\0\3"}
     check = SpotCheck(kernel.members, kernel.clock)
-    (difference,) = check.differences({}, kernel.wanted("a", "b", "c"))
+    (difference,) = check.compare({}, kernel.wanted("a", "b", "c"))
     told = str(difference)
     assert told.startswith("set b lacks 1 member (")
     assert " and has 2 members too many (0.0.0.2, 0.0.0.3)" in told

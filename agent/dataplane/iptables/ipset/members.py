@@ -31,7 +31,7 @@ class SpotCheck:
         self._clock = clock
         self._last = ""
 
-    def differences(
+    def compare(
         self,
         always: Mapping[str, Callable[[], Members]],
         others: Mapping[str, Callable[[], Members]],
