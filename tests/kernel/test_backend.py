@@ -219,7 +219,7 @@ def test_nothing_is_written_where_kube_router_writes(
     iptables(theirs, Family.V4, "-X")
     with monkeypatch.context() as broken:
         # Nobody knows then whether it has gone.
-        broken.setattr(backend._chains.tables, "command", lambda *_: "/nonexistent")
+        broken.setattr(backend._rules.tables, "command", lambda *_: "/nonexistent")
         assert backend.sync(engine.program).refused
     report = backend.sync(engine.program)
     assert not report.refused

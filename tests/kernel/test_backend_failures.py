@@ -15,7 +15,7 @@ import pytest
 
 from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.rules import names, render
-from agent.dataplane.iptables.tables import chain_table, nft, tables
+from agent.dataplane.iptables.tables import chain_writer, nft, tables
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.fault import Fault
 from agent.kernel.conntrack import ConntrackError
@@ -90,7 +90,7 @@ def test_a_rule_that_is_refused_keeps_closed_whom_it_concerns_and_holds_up_nobod
 def test_a_large_first_write_is_made_in_parts_and_what_is_refused_takes_nothing_along(
     mode: Mode, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
-    monkeypatch.setattr(chain_table, "PART", 3)
+    monkeypatch.setattr(chain_writer, "PART", 3)
     engine, backend = Engine(HERE), make_backend(mode)
     apps = [f"app-{number}" for number in range(8)]
     events: list[Event] = [namespace("default")]

@@ -48,9 +48,9 @@ def test_what_others_write_is_noticed_whatever_is_applied_after_it(node: TwoPods
             assert not node.backend.disturbed()
             iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
         events: list[Event] = [more[number], *([added[number]] if with_rules else [])]
-        writes = node.backend._chains.writes
+        writes = node.backend._rules.writes
         assert not node.backend.apply(node.program, node.engine.apply(events, 1.0)).faults
-        assert (node.backend._chains.writes > writes) is with_rules
+        assert (node.backend._rules.writes > writes) is with_rules
         node.backend.tidy(node.program)
     assert node.backend.disturbed()
     assert any("could let packets pass" in difference for difference in node.differences())

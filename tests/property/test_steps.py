@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import lists
-from agent.dataplane.iptables.tables import chain_table as kernel_module
+from agent.dataplane.iptables.tables import chain_writer
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, Node, Pod
 from agent.net import Direction, Family, Protocol
@@ -271,7 +271,7 @@ def test_what_is_taken_away_waits_for_no_command(
     def interrupted() -> bool:
         return random.random() < 0.5
 
-    patch.setattr(kernel_module, "PART", random.choice((3, 1000)))
+    patch.setattr(chain_writer, "PART", random.choice((3, 1000)))
     now = 0.0
     for batch in history:
         now += batch.seconds

@@ -15,7 +15,7 @@ from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
 from agent.dataplane.iptables.rules import edges, names
-from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.iptables.tables.markuse import Use
@@ -38,7 +38,7 @@ class Audit:
         self,
         access: Access,
         other_mode: OtherMode,
-        chains: ChainTable,
+        rules: ChainWriter,
         placement: Placement,
         foreign: ForeignRules,
         marks: MarkBits,
@@ -50,7 +50,8 @@ class Audit:
     ) -> None:
         self._look = access.look
         self._other_mode = other_mode
-        self._chains = chains
+        self._rules = rules
+        self._chains = rules.chains
         self._placement = placement
         self._foreign = foreign
         self._marks = marks
@@ -66,26 +67,26 @@ class Audit:
     def disturbed(self) -> bool:
         """Whether somebody else wrote rules since they were last read, or a packet left a trace."""
         met = self._transit.seen(self._ipsets) or self._untracked.changed(self._ipsets)
-        return self._chains.watch.changed() or met
+        return self._rules.watch.changed() or met
 
     def begin(self, *, afresh: bool = False) -> TablesReading:
         """Begin a look: what others write from now on is new. Return what reads the rules.
 
         ``afresh``: though the kernel says that nobody wrote.
         """
-        chains = self._chains
+        rules, chains = self._rules, self._chains
         known = None
-        if not afresh and self._foreign_seen and chains.watch.certain():
+        if not afresh and self._foreign_seen and rules.watch.certain():
             known = {family: table.copy() for family, table in chains.whole.items()}
         else:
             # What somebody wrote is seen only when these tables are looked at; until then nothing is known.
             self._foreign_seen = False
-            chains.watch.mark()
+            rules.watch.mark()
         return TablesReading(
-            chains.tables,
+            rules.tables,
             chains.families,
-            chains.writes,
-            chains.watch.marked,
+            rules.writes,
+            rules.watch.marked,
             known,
             self._marks.uses,
             self._other_mode.read,
@@ -99,24 +100,24 @@ class Audit:
         self._foreign_seen = False
         if not isinstance(reading, TablesReading) or not reading.whole:
             return None
-        unwritten = reading.writes == self._chains.writes and self._chains.sure
-        return reading if unwritten and self._chains.watch.certain_since(reading.marked) else None
+        unwritten = reading.writes == self._rules.writes and self._chains.sure
+        return reading if unwritten and self._rules.watch.certain_since(reading.marked) else None
 
     def overtaken(self, reading: Reading) -> bool:
         """Whether this agent wrote rules since a reading was begun, so that it says nothing."""
         if not isinstance(reading, TablesReading):
             return True
-        return reading.known is None and reading.writes != self._chains.writes
+        return reading.known is None and reading.writes != self._rules.writes
 
     def compare(self, program: Program, reading: TablesReading, *, certain: bool) -> list[Difference]:
         """Return what differs; raises SetError.
 
         ``certain``: nothing failed since the last sync.
         """
-        differences = self._rules(reading)
+        differences = self._compare_rules(reading)
         if differences:
             self._foreign_seen = False
-        elif reading.known is None and reading.marked == self._chains.watch.marked:
+        elif reading.known is None and reading.marked == self._rules.watch.marked:
             # Else a sync came in between, and has read what is newer.
             self._chains.take_foreign(reading.tables())
             self._foreign_seen = True
@@ -132,7 +133,7 @@ class Audit:
             differences.append(Difference(What.INTERFACES))
         return differences
 
-    def _rules(self, reading: TablesReading) -> list[Difference]:
+    def _compare_rules(self, reading: TablesReading) -> list[Difference]:
         tables = reading.tables()
         differences: list[Difference] = []
         if self._foreign.refusal([*tables.values(), *reading.elsewhere.values()]) is not None:

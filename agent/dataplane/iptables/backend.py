@@ -28,6 +28,7 @@ from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
 from agent.dataplane.iptables.rules import edges, names
 from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.generation import Generation
 from agent.dataplane.iptables.tables.marks import MarkBits
@@ -85,22 +86,22 @@ class IptablesBackend:
         self._planner = Planner(self.families, self._desired, naming, access.uplinks)
         self._netlink = access.netlink()
         tables = access.tables(mode, ahead=ahead)
-        self._chains = ChainTable(
-            tables, self.families, Generation(mode, self.families, self._netlink), patience
-        )
+        self._chains = ChainTable(mode, self.families)
+        watch = Generation(mode, self.families, self._netlink)
+        self._rules = ChainWriter(self._chains, tables, watch, patience)
         self._patience = patience
         self._driver: Driver[Report] = Driver(patient=patience == math.inf)
         self._ipsets = access.ipsets()
         self._sets = KernelSets(self._ipsets)
-        self._writer = Executor(self.families, self._chains, self._sets, self._cache, naming, access.forget)
-        self._placement = Placement(self._chains, self._netlink, now)
+        self._writer = Executor(self.families, self._rules, self._sets, self._cache, naming, access.forget)
+        self._placement = Placement(self._rules, self._netlink, now)
         self._foreign = ForeignRules(self._chains, self._netlink, beside_kube_router=beside_kube_router)
         self._other_mode = OtherMode(mode, self.families, access, now)
         self._marks = MarkBits(options, access.uses(), self._chains)
         self._audit = Audit(
             access,
             self._other_mode,
-            self._chains,
+            self._rules,
             self._placement,
             self._foreign,
             self._marks,
@@ -110,7 +111,7 @@ class IptablesBackend:
             self._transit,
             self._untracked,
         )
-        self._tidying = Tidying(self._planner, self._writer, self._chains, self._sets)
+        self._tidying = Tidying(self._planner, self._writer, self._rules, self._sets)
         self._refused = False
         self._failed = False
         """Whether something failed since the last sync that went through."""
@@ -139,6 +140,7 @@ class IptablesBackend:
         try:
             reading = self._audit.take(found) or (yield from self._read())
             self._chains.take(reading.tables(), reading.errors)
+            self._rules.watch.mark_made()
             for error in (*self._chains.unread.values(), *reading.elsewhere_errors.values()):
                 if self._refused:
                     # kube-router's firewall may still be there.
@@ -150,7 +152,7 @@ class IptablesBackend:
                 seconds = time.perf_counter() - started
                 return Report(seconds, 0, True, (refusal,), refused=True, of=Call.SYNC)
             self._foreign.take(self._chains.whole)
-            faults = self._chains.unread_faults() + self._sets.change({}, lookups)
+            faults = self._rules.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
             self._naming.caches = self._cache.make(self._sets, content)
             self._naming.others = self._transit.make(self._sets, content)
@@ -183,7 +185,7 @@ class IptablesBackend:
             faults += self._foreign.unseeing()
             if not faults:
                 faults += yield from self._trust(program)
-            self._chains.prime()
+            self._rules.prime()
             if not faults:
                 self._other_mode.remove()
             self._tell_edges(program)
@@ -369,12 +371,12 @@ class IptablesBackend:
         """Let go of the kernel; what it holds stays. A command that still runs is killed."""
         self._driver.close()
         self._cache.close()
-        self._chains.tables.close()
+        self._rules.tables.close()
         self._ipsets.close()
         self._netlink.close()
 
     def _writes(self) -> int:
-        return self._chains.writes + self._sets.writes
+        return self._rules.writes + self._sets.writes
 
     def _report(
         self, started: float, writes: int, faults: list[Fault], harmless: Iterable[Fault] = ()

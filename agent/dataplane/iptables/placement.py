@@ -8,7 +8,7 @@ from agent import log
 from agent.dataplane.contention import REMOVING, STOP_REMOVING, Contention
 from agent.dataplane.iptables.rules import hooks
 from agent.dataplane.iptables.tables import builtin
-from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.tables import Table
 from agent.dataplane.turns import Work
 from agent.fault import Fault
@@ -21,8 +21,9 @@ _log = log.get(__name__)
 class Placement:
     """Our rules in the built-in chains, both families."""
 
-    def __init__(self, chains: ChainTable, netlink: NetlinkSocket, now: Callable[[], float]) -> None:
-        self._chains = chains
+    def __init__(self, rules: ChainWriter, netlink: NetlinkSocket, now: Callable[[], float]) -> None:
+        self._rules = rules
+        self._chains = rules.chains
         self._netlink = netlink
         self._displaced = Contention(now)
         self._removed = Contention(now, REMOVING, STOP_REMOVING)
@@ -51,7 +52,7 @@ class Placement:
         by_netlink: dict[Family, dict[str, tuple[str, list[int]]]] = {}
         displaced: list[str] = []
         removed: list[str] = []
-        mode = self._chains.tables.mode
+        mode = self._chains.mode
         for family in self._chains.families:
             if family in self._chains.unread:
                 continue
@@ -71,9 +72,9 @@ class Placement:
             self._removed.put_back(removed)
         if displaced or removed:
             _log.warning("hooks put back in front", reasons=displaced + removed)
-        faults = yield from self._chains.run(lines)
+        faults = yield from self._rules.run(lines)
         for family, placed in by_netlink.items():
-            faults += self._chains.put_in_front(family, placed)
+            faults += self._rules.put_in_front(family, placed)
         if not faults:
             self._placed = {
                 (f, c) for f in self._chains.families for c in hooks.needed(self._chains.needed(f))

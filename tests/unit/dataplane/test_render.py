@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, render
 from agent.dataplane.iptables.rules.text import member_text, render_text
-from agent.dataplane.iptables.tables.chain_table import _by_policy
+from agent.dataplane.iptables.tables.chain_writer import _by_policy
 from agent.kube.model import Key
 from agent.net import AddressPort, Direction, Family, Network, NetworkMember, Protocol
 from agent.policy.engine import Engine

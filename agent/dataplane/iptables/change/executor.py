@@ -12,7 +12,7 @@ from agent.dataplane.iptables.change.planner import Gains, Step
 from agent.dataplane.iptables.ipset.closed import Closed
 from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.tables.chain_table import PART, ChainTable
+from agent.dataplane.iptables.tables.chain_writer import PART, ChainWriter
 from agent.dataplane.iptables.tables.tables import FEW_LINES
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.turns import PAUSE, Work
@@ -39,7 +39,7 @@ class Executor:
     def __init__(
         self,
         families: tuple[Family, ...],
-        chains: ChainTable,
+        rules: ChainWriter,
         sets: KernelSets,
         cache: VerdictCache,
         naming: Naming,
@@ -47,7 +47,8 @@ class Executor:
     ) -> None:
         """``forget`` has connection tracking forget addresses. It may raise ConntrackError."""
         self.families = families
-        self._chains = chains
+        self._rules = rules
+        self._chains = rules.chains
         self._sets = sets
         self._cache = cache
         self._naming = naming
@@ -157,7 +158,7 @@ class Executor:
             reused = {name for name, (shape, _) in step.fresh.items() if self._sets.fits(name, shape)}
         taken = (step.fresh.keys() & self._sets.shapes.keys()) - reused
         if taken:
-            faults += yield from self._chains.let_go_of(taken)
+            faults += yield from self._rules.let_go_of(taken)
         later = self._later(step)
         unmade = yield from self._make_all(step.fresh.keys() - later, step.fresh, reused, faults)
         chains = self._without_sets(step, step.chains, unmade, faults)
@@ -282,11 +283,11 @@ class Executor:
             faults.extend(self.change(now))
 
         if not self._chains.rewrites(chains):
-            failed = yield from self._chains.write(chains, written, meanwhile)
+            failed = yield from self._rules.write(chains, written, meanwhile)
             return [*failed, *faults]
         with self._cache.closed() as lookups:
             faults.extend(self._sets.change({}, lookups))
-            failed = yield from self._chains.write(chains, written, meanwhile)
+            failed = yield from self._rules.write(chains, written, meanwhile)
             return [*failed, *faults]
 
     def _hold_lagging(self, step: Step) -> list[Fault]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.planner import Planner
 from agent.dataplane.iptables.ipset.sets import KernelSets
-from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.turns import Work
 from agent.fault import Fault
 from agent.kernel.ipset_errors import SetError
@@ -17,10 +17,10 @@ from agent.policy.program import Program
 class Tidying:
     """What steps leave behind: switched sets, trees with room for nobody, garbage, vacant addresses."""
 
-    def __init__(self, planner: Planner, writer: Executor, chains: ChainTable, sets: KernelSets) -> None:
+    def __init__(self, planner: Planner, writer: Executor, rules: ChainWriter, sets: KernelSets) -> None:
         self._planner = planner
         self._writer = writer
-        self._chains = chains
+        self._rules = rules
         self._sets = sets
 
     def due(self) -> bool:
@@ -28,7 +28,7 @@ class Tidying:
         return bool(
             self._planner.switched
             or self._planner.desired.prunable
-            or any(self._chains.garbage.values())
+            or any(self._rules.chains.garbage.values())
             or self._sets.garbage
             or self._writer.vacant
         )
@@ -46,8 +46,8 @@ class Tidying:
             # A sync does both of these: while one is due, what they would change is not known to be there.
             if self._planner.switched:
                 yield lambda: self._switch_back(program, faults)
-            yield lambda: _into(faults, self._chains.write(self._planner.desired.prune()))
-        yield lambda: _into(left, self._chains.sweep())
+            yield lambda: _into(faults, self._rules.write(self._planner.desired.prune()))
+        yield lambda: _into(left, self._rules.sweep())
         left.extend(self._sets.sweep())
 
     def _switch_back(self, program: Program, faults: list[Fault]) -> Work[None]:

@@ -38,12 +38,12 @@ class ForeignRules:
         return {*self._unclear_in(tables)} ^ {*self.unclear}
 
     def _unclear_in(self, tables: Mapping[Family, Table]) -> list[Fault]:
-        mode = self._chains.tables.mode
+        mode = self._chains.mode
         return [fault for family, table in tables.items() for fault in builtin.unclear(mode, family, table)]
 
     def unseeing(self) -> list[Fault]:
         """Return the filter tables to which no packet comes, whatever rules are in them."""
-        if self._chains.tables.mode != "nft":
+        if self._chains.mode != "nft":
             return []
         chains = self._chains
         return builtin.unseeing(self._netlink, {f: hooks.needed(chains.needed(f)) for f in chains.families})
