@@ -41,7 +41,7 @@ STEPS = (
     ),
     Mutation(
         "the verdict cache stays open when a peer is none any more",
-        "agent.dataplane.iptables.change.executor:_denies",
+        "agent.dataplane.iptables.change.step:denies",
         "bool(gains.removed) or any((isinstance(m, NetworkMember) and m.nomatch for m in gains.added))",
         "False",
         (Selection.CACHE,),

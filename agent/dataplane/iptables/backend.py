@@ -18,8 +18,9 @@ from agent.dataplane.iptables.change.driver import Driver
 from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.inflight import LOOK_AGAIN
 from agent.dataplane.iptables.change.pending import independent, touched
-from agent.dataplane.iptables.change.planner import Planner, Step
+from agent.dataplane.iptables.change.planner import Planner
 from agent.dataplane.iptables.change.remark import remark
+from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.change.tidying import Tidying
 from agent.dataplane.iptables.ipset.sets import KernelSets, isolated_in
 from agent.dataplane.iptables.ipset.untracked import Untracked

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from agent import log
 from agent.dataplane.iptables.change.desired import Changes, Naming, merged
 from agent.dataplane.iptables.change.pending import both, isolations, losses, yield_to
-from agent.dataplane.iptables.change.planner import Gains, Step
+from agent.dataplane.iptables.change.step import Gains, Step, denies, take_losses
 from agent.dataplane.iptables.ipset.closed import Closed
 from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.rules import names
@@ -19,7 +19,7 @@ from agent.dataplane.turns import PAUSE, Work
 from agent.fault import Fault
 from agent.kernel.conntrack import ConntrackError
 from agent.kernel.ipset_shapes import SetContent, SetShape
-from agent.net import Direction, Family, Member, NetworkMember, member_address
+from agent.net import Direction, Family, Member, member_address
 
 _log = log.get(__name__)
 
@@ -144,7 +144,7 @@ class Executor:
             # The commands may take long: members that are to leave do not wait for them.
             faults += self.narrow(step)
         # An address that changes hands leaves every set first, then its connections are forgotten.
-        early = _losses_of(step.live, step.released)
+        early = take_losses(step.live, step.released)
         lagging = {name: names.counterpart(name) for name in early} if self.lagging else {}
         early |= {old: early[name] for name, old in lagging.items() if old in self.lagging}
         faults += self.change(early)
@@ -335,7 +335,7 @@ class Executor:
     def change(self, changes: Mapping[str, Gains]) -> list[Fault]:
         """Change sets; where that may deny something, the verdict cache is closed in the same message."""
         moved = {name: (gains.added, gains.removed) for name, gains in changes.items()}
-        if not any(_denies(name, gains) for name, gains in changes.items()):
+        if not any(denies(name, gains) for name, gains in changes.items()):
             return self._sets.change(moved)
         with self._cache.closed() as lookups:
             return self._sets.change(moved, lookups)
@@ -383,26 +383,6 @@ class Executor:
 
 def _lines(changes: Changes) -> int:
     return sum(len(rules or ()) for chains in changes.values() for rules in chains.values())
-
-
-def _denies(name: str, gains: Gains) -> bool:
-    """Whether a packet that was allowed may be denied by a change of a set."""
-    if names.is_isolated_set(name) or names.is_closed_set(name):
-        return bool(gains.added)
-    return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)
-
-
-def _losses_of(live: Mapping[str, Gains], released: set[bytes]) -> dict[str, Gains]:
-    """Take the losses of released addresses out of live changes, and return them."""
-    found: dict[str, Gains] = {}
-    if not released:
-        return found
-    for name, gains in live.items():
-        lost = {m for m in gains.removed if member_address(m) in released}
-        if lost:
-            found[name] = Gains(removed=lost)
-            gains.removed -= lost
-    return found
 
 
 def _without(members: Iterable[Member], addresses: set[bytes]) -> set[Member]:

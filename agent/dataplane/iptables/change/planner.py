@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from agent.dataplane.iptables.change.atomicity import hazardous
-from agent.dataplane.iptables.change.desired import Changes, Desired, Naming, merged
+from agent.dataplane.iptables.change.desired import Desired, Naming, merged
+from agent.dataplane.iptables.change.step import Gains, Step
 from agent.dataplane.iptables.ipset.sets import (
     addresses_shape,
     alike,
@@ -17,53 +15,14 @@ from agent.dataplane.iptables.ipset.sets import (
     shape_of,
 )
 from agent.dataplane.iptables.rules import guards, names
-from agent.dataplane.iptables.rules.trees import Tree
+from agent.dataplane.iptables.rules.trees import Tree, changed_hands
 from agent.dataplane.iptables.tables.chain_table import sets_in
 from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.kube.model import Key
 from agent.net import AddressPort, Direction, Family, Member, Network, family_of, member_address
-from agent.policy.program import Delta, PodId, Program, SetId, SetKind
+from agent.policy.program import Delta, Program, SetId, SetKind
 
 Rules = tuple[str, ...]
-
-_LEAF = re.compile(r"^-[sd] (\S+)/(?:32|128) .*-g (KUBE-POD-FW-\S+)$")
-"""A rule of the tree that leads from an address to its pod's chain."""
-
-
-@dataclass
-class Gains:
-    """Members that a set is to gain and to lose."""
-
-    added: set[Member] = field(default_factory=set)
-    removed: set[Member] = field(default_factory=set)
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed)
-
-
-@dataclass
-class Step:
-    """One change of the kernel; everything by kernel name.
-
-    ``fresh``: sets to make, which no rule that stays refers to; ``unseen``: additions to sets that cannot
-    change a verdict yet; ``live``: those that do; ``isolated``: addresses that enter and leave the sets
-    of isolated addresses. ``released``: addresses whose connections have to be forgotten before they are
-    in anything again, ``vacant`` those among them for which that can wait. ``dropped``: sets that nothing
-    needs when the step is done. ``otherwise``: what at least must hold in sets that rules are to let go
-    of, where a rule could not be written and still refers to them: peers leave, addresses are isolated,
-    nothing is opened. ``spent``: chains that nothing needs when the step is done.
-    """
-
-    chains: Changes
-    fresh: dict[str, tuple[SetShape, set[Member]]] = field(default_factory=dict)
-    unseen: dict[str, Gains] = field(default_factory=dict)
-    live: dict[str, Gains] = field(default_factory=dict)
-    isolated: dict[str, Gains] = field(default_factory=dict)
-    released: set[bytes] = field(default_factory=set)
-    vacant: set[bytes] = field(default_factory=set)
-    dropped: set[str] = field(default_factory=set)
-    otherwise: dict[str, Gains] = field(default_factory=dict)
-    spent: set[str] = field(default_factory=set)
 
 
 class Planner:
@@ -288,7 +247,7 @@ class Planner:
             for family, table in chains.items()
             for chain, rules in table.items()
         )
-        step.released = _left(moving) | _changed_hands(chains, owners)
+        step.released = _left(moving) | changed_hands(chains, owners)
         self._hold_alternates(program, content, referred, step)
         swapped = any(
             _is_another(name, shape, content, referred)
@@ -413,23 +372,6 @@ def _left(moving: Mapping[SetId, Gains]) -> set[bytes]:
     """Return the addresses that leave sets: whose pods they were is not known any more."""
     found = {member_address(member) for gains in moving.values() for member in gains.removed}
     return {address for address in found if address is not None}
-
-
-def _changed_hands(chains: Mapping[Family, Mapping[str, Rules]], owners: Mapping[bytes, Key]) -> set[bytes]:
-    """Return the addresses that rules lead to the chain of another pod than has them now."""
-    found = set()
-    for table in chains.values():
-        for chain, rules in table.items():
-            if not chain.startswith(names.TREE_PREFIX):
-                continue
-            for match in filter(None, map(_LEAF.search, rules)):
-                address = ipaddress.ip_address(match[1]).packed
-                owner = owners.get(address)
-                if owner is not None and match[2] not in {
-                    names.pod_chain(PodId(d, owner)) for d in Direction
-                }:
-                    found.add(address)
-    return found
 
 
 def _both_ways(moving: Mapping[SetId, Gains]) -> bool:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from agent.dataplane.iptables.rules import render
+from agent.dataplane.iptables.rules import names, render
 from agent.dataplane.iptables.rules.tree import LEAF, ROOT, Prefix, build
 from agent.kube.model import Key
 from agent.net import Direction, Family, family_of
+from agent.policy.program import PodId
 
 Tree = tuple[Direction, Family]
 _Node = tuple[tuple[Prefix, Key | None], ...]
 Rendered = dict[Family, dict[str, tuple[str, ...] | None]]
 """For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
+
+_LEAF = re.compile(r"^-[sd] (\S+)/(?:32|128) .*-g (KUBE-POD-FW-\S+)$")
+"""A rule of the tree that leads from an address to its pod's chain."""
 
 
 @dataclass
@@ -132,3 +138,22 @@ def _root(state: _State, family: Family) -> _Node:
 
 def _chain(tree: Tree, node: Prefix, entries: _Node) -> render.Chains:
     return render.tree_chain(*tree, node, entries)
+
+
+def changed_hands(
+    chains: Mapping[Family, Mapping[str, tuple[str, ...]]], owners: Mapping[bytes, Key]
+) -> set[bytes]:
+    """Return the addresses that rules lead to the chain of another pod than has them now."""
+    found = set()
+    for table in chains.values():
+        for chain, rules in table.items():
+            if not chain.startswith(names.TREE_PREFIX):
+                continue
+            for match in filter(None, map(_LEAF.search, rules)):
+                address = ipaddress.ip_address(match[1]).packed
+                owner = owners.get(address)
+                if owner is not None and match[2] not in {
+                    names.pod_chain(PodId(d, owner)) for d in Direction
+                }:
+                    found.add(address)
+    return found

@@ -1,0 +1,67 @@
+"""One change of the kernel, as a value: made by the planner, carried out by the executor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.dataplane.iptables.change.desired import Changes
+from agent.dataplane.iptables.rules import names
+from agent.kernel.ipset_shapes import SetShape
+from agent.net import Member, NetworkMember, member_address
+
+
+@dataclass
+class Gains:
+    """Members that a set is to gain and to lose."""
+
+    added: set[Member] = field(default_factory=set)
+    removed: set[Member] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)
+
+
+@dataclass
+class Step:
+    """One change of the kernel; everything by kernel name.
+
+    ``fresh``: sets to make, which no rule that stays refers to; ``unseen``: additions to sets that cannot
+    change a verdict yet; ``live``: those that do; ``isolated``: addresses that enter and leave the sets
+    of isolated addresses. ``released``: addresses whose connections have to be forgotten before they are
+    in anything again, ``vacant`` those among them for which that can wait. ``dropped``: sets that nothing
+    needs when the step is done. ``otherwise``: what at least must hold in sets that rules are to let go
+    of, where a rule could not be written and still refers to them: peers leave, addresses are isolated,
+    nothing is opened. ``spent``: chains that nothing needs when the step is done.
+    """
+
+    chains: Changes
+    fresh: dict[str, tuple[SetShape, set[Member]]] = field(default_factory=dict)
+    unseen: dict[str, Gains] = field(default_factory=dict)
+    live: dict[str, Gains] = field(default_factory=dict)
+    isolated: dict[str, Gains] = field(default_factory=dict)
+    released: set[bytes] = field(default_factory=set)
+    vacant: set[bytes] = field(default_factory=set)
+    dropped: set[str] = field(default_factory=set)
+    otherwise: dict[str, Gains] = field(default_factory=dict)
+    spent: set[str] = field(default_factory=set)
+
+
+def denies(name: str, gains: Gains) -> bool:
+    """Whether a packet that was allowed may be denied by a change of a set."""
+    if names.is_isolated_set(name) or names.is_closed_set(name):
+        return bool(gains.added)
+    return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)
+
+
+def take_losses(live: Mapping[str, Gains], released: set[bytes]) -> dict[str, Gains]:
+    """Take the losses of released addresses out of live changes, and return them."""
+    found: dict[str, Gains] = {}
+    if not released:
+        return found
+    for name, gains in live.items():
+        lost = {m for m in gains.removed if member_address(m) in released}
+        if lost:
+            found[name] = Gains(removed=lost)
+            gains.removed -= lost
+    return found
