@@ -57,7 +57,7 @@ LOOP = (
     Mutation(
         "no early look after the first sync",
         "agent.runtime.drift:Drift.begin",
-        "self.look_in(min(self._interval, WAIT_SECONDS + 2))",
+        "self.look_in(min(self._interval, LATE_WRITE + 2))",
         "self.look_in(self._interval)",
         (Selection.FIRST_START,),
     ),
@@ -182,7 +182,7 @@ LOOP = (
     ),
     Mutation(
         "interfaces that changed not told to the backend",
-        "agent.runtime.host_check:HostCheck._concerns_backend",
+        "agent.runtime.host_check:HostCheck._tell_backend",
         "stirred and self._calls.backend.moved()",
         "False",
         (Selection.HOST_CHECK,),
