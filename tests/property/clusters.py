@@ -32,10 +32,11 @@ from agent.kube.model import (
     Selector,
 )
 from agent.kube.validate import METADATA_NAME
-from agent.net import Network, Protocol, address_text
+from agent.net import Protocol, address_text
 from agent.policy.peers.peers import MANY_PEERS
 from agent.spec.verdict import Packet
-from tests.property.strategies import ADDRESSES_4, ADDRESSES_6, HERE, ICMP, network_of
+from tests.property.networks import edges, network_of
+from tests.property.strategies import ADDRESSES_4, ADDRESSES_6, APP_A, HERE, ICMP, requirement
 from tests.property.to_yaml import to_yaml
 
 THERE = "there"
@@ -141,8 +142,8 @@ class RandomCluster:
 
     def _addresses(self) -> list[bytes]:
         blocks = {peer.block for rule in self._rules() for peer in rule.peers if peer.block is not None}
-        edges = {edge for b in blocks for network in (b.cidr, *b.excepts) for edge in _edges(network)}
-        return sorted(self._pod_addresses | edges)
+        found = {edge for b in blocks for network in (b.cidr, *b.excepts) for edge in edges(network)}
+        return sorted(self._pod_addresses | found)
 
     def _services(self) -> list[tuple[int, int]]:
         named = {(int(port.protocol), port.port) for pod in self.pods for port in pod.ports}
@@ -169,32 +170,17 @@ def _by_family(addresses: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
     return [a for a in addresses if len(a) == 4], [a for a in addresses if len(a) == 16]
 
 
-def _edges(network: Network) -> set[bytes]:
-    """Return the addresses on both sides of both ends of a network."""
-    size = len(network.address)
-    first = int.from_bytes(network.address)
-    last = first + (1 << 8 * size - network.prefix) - 1
-    return {edge.to_bytes(size) for edge in (first - 1, first, last, last + 1) if 0 <= edge < 1 << 8 * size}
-
-
 # --- Pools --------------------------------------------------------------------------------------------------
 
 
-def _requirement(key: str, operator: Operator, values: tuple[str, ...]) -> Requirement:
-    return Requirement(key, operator, values if operator in (Operator.IN, Operator.NOT_IN) else ())
-
-
 _values = st.sampled_from([*((value,) for value in _LABEL_VALUES), ("", "a"), ("a", "b"), ("b", LONG_VALUE)])
-_requirements = st.builds(
-    _requirement, st.sampled_from(_LABEL_KEYS), st.sampled_from(list(Operator)), _values
-)
+_requirements = st.builds(requirement, st.sampled_from(_LABEL_KEYS), st.sampled_from(list(Operator)), _values)
 _selectors = st.one_of(
     st.just(Selector()),
     _requirements.map(lambda one: Selector((one,))),
     st.frozensets(_requirements, min_size=2, max_size=3).map(lambda found: Selector(tuple(sorted(found)))),
 )
-_APP_A = Requirement("app", Operator.IN, ("a",))
-_targets = st.one_of(st.sampled_from((Selector(), Selector(), Selector((_APP_A,)))), _selectors)
+_targets = st.one_of(st.sampled_from((Selector(), Selector(), Selector((APP_A,)))), _selectors)
 _namespace_selectors = st.one_of(
     _targets,
     st.sampled_from(_NAMESPACES).map(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from agent.net import AddressPort, Direction, NetworkMember, Protocol, family_of
 from agent.policy.program import PolicyId, Program, RuleProgram, SetId, SetKind
+from tests.property.networks import in_networks, lies_in
 from tests.property.strategies import Probe
 
 
@@ -18,7 +17,7 @@ def program_allows(program: Program, direction: Direction, probe: Probe) -> bool
     family = family_of(address)
     if address == peer or address not in program.isolated(direction, family):
         return True
-    if direction is Direction.INGRESS and any(_lies_in(peer, NetworkMember(n)) for n in program.bypass):
+    if direction is Direction.INGRESS and any(lies_in(peer, n) for n in program.bypass):
         return True
     return any(
         _rule_allows(program, rule, peer, probe)
@@ -35,7 +34,7 @@ def _rule_allows(program: Program, rule: RuleProgram, peer: bytes, probe: Probe)
     if (
         rule.peers is not None
         and not any(_has_peer(program, set_id, peer) for set_id in rule.peers)
-        and not _in_networks(rule.blocks, peer)
+        and not in_networks(rule.blocks, peer)
     ):
         return False
     if rule.ports is None or rule.named is None:
@@ -59,18 +58,4 @@ def _has_peer(program: Program, set_id: SetId, peer: bytes) -> bool:
     if set_id.kind is SetKind.ADDRESSES:
         return peer in members
     assert set_id.kind is SetKind.NETWORKS
-    return _in_networks((m for m in members if isinstance(m, NetworkMember)), peer)
-
-
-def _in_networks(members: Iterable[NetworkMember], address: bytes) -> bool:
-    found = [m for m in members if _lies_in(address, m)]
-    return bool(found) and not max(found, key=lambda m: m.network.prefix).nomatch
-
-
-def _lies_in(address: bytes, member: NetworkMember) -> bool:
-    start, prefix = member.network
-    shift = 8 * len(start) - prefix
-    return (
-        len(start) == len(address)
-        and int.from_bytes(start, "big") >> shift == int.from_bytes(address, "big") >> shift
-    )
+    return in_networks((m for m in members if isinstance(m, NetworkMember)), peer)

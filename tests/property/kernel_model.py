@@ -34,6 +34,7 @@ from agent.kernel.ipset_shapes import SetChange, SetContent, SetHeader, SetShape
 from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.surroundings import NONE
 from agent.net import AddressPort, Family, Member, Network, NetworkMember, Protocol, family_of
+from tests.property.networks import in_networks, lies_in
 
 _MATCH_SET = re.compile(r"--match-set (\S+) ")
 _UPLINK = "uplink0"
@@ -146,13 +147,7 @@ class Kernel:
         members = self.sets[name][1]
         if address in members:
             return True
-        found = [m for m in members if isinstance(m, NetworkMember) and _lies_in(address, m.network)]
-        return bool(found) and not max(found, key=lambda m: m.network.prefix).nomatch
-
-
-def _lies_in(address: bytes, network: Network) -> bool:
-    shift = 8 * len(address) - network.prefix
-    return int.from_bytes(address, "big") >> shift == int.from_bytes(network.address, "big") >> shift
+        return in_networks((m for m in members if isinstance(m, NetworkMember)), address)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -200,8 +195,8 @@ def _match(word: str, value: str, words: list[str]) -> Match:
         network = ipaddress.ip_network(value)
         asked = Network(network.network_address.packed, network.prefixlen)
         if word == "-s":
-            return lambda _, packet, __: _lies_in(packet.source, asked)
-        return lambda _, packet, __: _lies_in(packet.destination, asked)
+            return lambda _, packet, __: lies_in(packet.source, asked)
+        return lambda _, packet, __: lies_in(packet.destination, asked)
     if word == "-p":
         number = {"icmp": 1, "ipv6-icmp": 58}.get(value) or Protocol[value.upper()]
         return lambda _, packet, __: packet.protocol == number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -24,10 +25,11 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
-from agent.net import Network, Protocol
+from agent.net import Protocol
 from agent.policy.budget.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
 from agent.policy.peers.peers import MANY_PEERS
 from agent.spec.verdict import Packet
+from tests.property.networks import network_of
 
 HERE = "here"
 """The node that the tests compile for."""
@@ -64,30 +66,24 @@ labels = st.one_of(
 )
 
 
-def _requirement(key: str, operator: Operator, values: frozenset[str]) -> Requirement:
+def requirement(key: str, operator: Operator, values: Iterable[str]) -> Requirement:
+    """Return a requirement, with values where its operator takes them."""
     with_values = operator in (Operator.IN, Operator.NOT_IN)
     return Requirement(key, operator, tuple(sorted(values)) if with_values else ())
 
 
 requirements = st.builds(
-    _requirement,
+    requirement,
     st.sampled_from(LABEL_KEYS),
     st.sampled_from(list(Operator)),
     st.frozensets(st.sampled_from(LABEL_VALUES), min_size=1, max_size=2),
 )
 
-_APP_A = Requirement("app", Operator.IN, ("a",))
+APP_A = Requirement("app", Operator.IN, ("a",))
 selectors = st.one_of(
-    st.sampled_from((Selector(), Selector((_APP_A,)))),
+    st.sampled_from((Selector(), Selector((APP_A,)))),
     st.frozensets(requirements, max_size=2).map(lambda found: Selector(tuple(sorted(found)))),
 )
-
-
-def network_of(address: bytes, prefix: int) -> Network:
-    """Return the network of a prefix length that an address lies in."""
-    size = 8 * len(address) - prefix
-    first = int.from_bytes(address, "big") >> size << size
-    return Network(first.to_bytes(len(address), "big"), prefix)
 
 
 @st.composite
@@ -131,10 +127,10 @@ ports = st.one_of(
 )
 
 _COMMON_RULES = (
-    Rule((Peer(Selector((_APP_A,))),)),
+    Rule((Peer(Selector((APP_A,))),)),
     Rule((Peer(None, Selector()),)),
-    Rule((Peer(Selector((_APP_A,)), Selector()),), (Port(Protocol.TCP, "http"),)),
-    Rule((Peer(Selector((_APP_A,))),), (Port(Protocol.TCP, "http"), Port(Protocol.TCP, 80))),
+    Rule((Peer(Selector((APP_A,)), Selector()),), (Port(Protocol.TCP, "http"),)),
+    Rule((Peer(Selector((APP_A,))),), (Port(Protocol.TCP, "http"), Port(Protocol.TCP, 80))),
 )
 
 _MANY = st.lists(

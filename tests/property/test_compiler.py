@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.kube.events import Event, Upsert
 from agent.kube.model import IPBlock, Key, Kind, NetworkPolicy, Pod, Rule
-from agent.net import AddressPort, Direction, Family, Member, NetworkMember
+from agent.net import AddressPort, Direction, Family, Member
 from agent.policy import step as settle
 from agent.policy.addresses.former_owners import LOCAL_SECONDS
 from agent.policy.blocks import block_members, block_ranges, in_ranges
@@ -20,6 +20,7 @@ from agent.policy.engine import Engine
 from agent.policy.program import Delta, Membership, PodId, PolicyId, Program, SetId, SetKind
 from tests.property import strategies
 from tests.property.interpreter import program_allows
+from tests.property.networks import edges, in_networks
 from tests.property.oracle import World, block_holds
 from tests.property.strategies import ADDRESSES, HERE, Batch, Probe
 
@@ -288,34 +289,11 @@ def test_block_lists_hold_exactly_what_their_blocks_do(blocks: list[IPBlock], fa
     # Never more than the blocks name, and one for each /0, which is told as its halves.
     named = {n for block in in_family for n in (block.cidr, *block.excepts)}
     assert len(members) <= len(named) + sum(network.prefix == 0 for network in named)
-    edges = {0, (1 << 8 * size) - 1}
-    for block in in_family:
-        for network in (block.cidr, *block.excepts):
-            first = int.from_bytes(network.address, "big")
-            last = first + (1 << 8 * size - network.prefix) - 1
-            edges |= {first - 1, first, last, last + 1}
-    for edge in edges:
-        if 0 <= edge < 1 << 8 * size:
-            address = edge.to_bytes(size, "big")
-            expected = any(block_holds(block, address) for block in in_family)
-            assert in_ranges(address, ranges) == expected
-            assert longest_match(members, address) == expected
-
-
-def longest_match(members: frozenset[NetworkMember], address: bytes) -> bool:
-    value = int.from_bytes(address, "big")
-    best = max(
-        (
-            member
-            for member in members
-            if int.from_bytes(member.network.address, "big") <= value
-            and value >> (8 * len(address) - member.network.prefix)
-            == int.from_bytes(member.network.address, "big") >> (8 * len(address) - member.network.prefix)
-        ),
-        key=lambda member: member.network.prefix,
-        default=None,
-    )
-    return best is not None and not best.nomatch
+    ends = {bytes(size), b"\xff" * size}
+    for address in ends.union(*(edges(network) for network in named)):
+        expected = any(block_holds(block, address) for block in in_family)
+        assert in_ranges(address, ranges) == expected
+        assert in_networks(members, address) == expected
 
 
 @given(st.lists(strategies.rules, min_size=1, max_size=3), st.sampled_from(list(Direction)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from agent.spec.cluster import Cluster, cluster_of, owner
 from agent.spec.evaluator import isolating, judge
 from agent.spec.verdict import Packet, Verdict
 from tests.kernel.exact.arena import PORTS, Arena
+from tests.property.networks import edges
 from tests.property.strategies import HERE
 
 PROBES = 200
@@ -112,19 +113,9 @@ def _targets(cluster: Cluster, near: Sequence[bytes]) -> list[_Target]:
 
 
 def _strangers(arena: Arena, rules: Iterable[Rule]) -> list[bytes]:
-    return sorted(a for a in set(_edges(rules)) if arena.reaches(a))
-
-
-def _edges(rules: Iterable[Rule]) -> Iterator[bytes]:
-    """Give the addresses on both sides of both ends of every network."""
-    for block in {peer.block for rule in rules for peer in rule.peers if peer.block is not None}:
-        for network in (block.cidr, *block.excepts):
-            size = len(network.address)
-            first = int.from_bytes(network.address)
-            last = first + (1 << 8 * size - network.prefix) - 1
-            for edge in (first - 1, first, last, last + 1):
-                if 0 <= edge < 1 << 8 * size:
-                    yield edge.to_bytes(size)
+    blocks = {peer.block for rule in rules for peer in rule.peers if peer.block is not None}
+    found = set().union(*(edges(network) for block in blocks for network in (block.cidr, *block.excepts)))
+    return sorted(address for address in found if arena.reaches(address))
 
 
 def _services(rules: Iterable[Rule], named: Iterable[NamedPort]) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import msgspec
 from agent.kube.model import IPBlock, NetworkPolicy, Object, Peer, Pod, Rule
 from agent.net import Network
 from tests.build import packed
-from tests.property.strategies import network_of
+from tests.property.networks import network_of
 
 IMAGES = tuple(
     (packed(one), packed(other))
