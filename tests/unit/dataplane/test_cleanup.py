@@ -36,6 +36,7 @@ class HeldSets:
 def _held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleanup, "IpSets", HeldSets)
     monkeypatch.setattr(names, "is_our_set", lambda _: True)
+    monkeypatch.setattr(cleanup, "RULES_GO", 0.05)
 
 
 @pytest.mark.parametrize("command", [None, "/sbin/iptables-save"])
