@@ -112,23 +112,25 @@ class Kernel:
             rule = _compiled(rules[at])
             at += 1
             self.met += 1
-            if not all(match(self, packet, mark) for match in rule.matches):
-                continue
-            if rule.set_mark is not None:
-                value, mask = rule.set_mark
-                mark = mark & ~mask ^ value
-            elif rule.target == "SET":
-                self.cached.setdefault(rule.added_to, set()).add(packet)
-            elif rule.target == "DROP":
-                return _DROPPED, mark
-            elif rule.target == "ACCEPT":
-                return _ACCEPTED, mark
-            elif rule.target == "RETURN":
-                at = len(rules)
+            for match in rule.matches:
+                if not match(self, packet, mark):
+                    break
             else:
-                if not rule.goto:
-                    stack.append((chain, at))
-                chain, at = rule.target, 0
+                if rule.set_mark is not None:
+                    value, mask = rule.set_mark
+                    mark = mark & ~mask ^ value
+                elif rule.target == "SET":
+                    self.cached.setdefault(rule.added_to, set()).add(packet)
+                elif rule.target == "DROP":
+                    return _DROPPED, mark
+                elif rule.target == "ACCEPT":
+                    return _ACCEPTED, mark
+                elif rule.target == "RETURN":
+                    at = len(rules)
+                else:
+                    if not rule.goto:
+                        stack.append((chain, at))
+                    chain, at = rule.target, 0
 
     def references(self, name: str) -> bool:
         """Whether a rule refers to a set."""
