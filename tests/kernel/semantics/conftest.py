@@ -14,6 +14,8 @@ _MARKS = {
     "bridge": "only where pods are on a bridge",
     "routed": "only where pods are routed",
     "both_modes": "with the legacy tables too",
+    "nft": "with nft alone, whatever its file says",
+    "legacy": "with the legacy tables alone",
 }
 
 Stages = Callable[[Layout, Mode], Stage]
@@ -39,12 +41,13 @@ def stages(_root: None) -> Iterator[Stages]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each test its stages: both layouts, unless a mark says which; ``legacy`` adds that mode."""
+    """Give each test its stages: both layouts, unless a mark says which; so with the modes."""
     if "stage" not in metafunc.fixturenames:
         return
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     layouts = [layout for layout in Layout if layout in marks] or list(Layout)
-    modes = list(Mode) if "both_modes" in marks else [Mode.NFT]
+    both = list(Mode) if "both_modes" in marks else [Mode.NFT]
+    modes = [mode for mode in Mode if mode in marks] or both
     metafunc.parametrize(
         "stage",
         [

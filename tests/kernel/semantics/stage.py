@@ -302,6 +302,10 @@ class Stage:
     def _flows_of(self, texts: Sequence[str] | str) -> list[Flow]:
         return [flow for text in ((texts,) if isinstance(texts, str) else texts) for flow in self.flows(text)]
 
+    def prove_open(self, *texts: str) -> None:
+        """Show now, and not when they are to be denied, that nothing but policy stops these flows."""
+        self._prove_open(self._flows_of(texts))
+
     def _prove_open(self, flows: Iterable[Flow]) -> None:
         """Show, once for each flow, that nothing but policy stops it: with the node's chains passed by."""
         unknown = [flow for flow in flows if flow not in self._open]

@@ -18,7 +18,6 @@ from agent.net import Family
 from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.test_unwritten import sync, tell
 from tests.kernel.semantics.written import labels, pods, policy, port
-from tests.lab.node import Mode
 
 pytestmark = pytest.mark.both_modes
 
@@ -204,11 +203,10 @@ def test_of_a_command_that_was_killed_it_is_not_taken_for_granted_that_it_wrote_
     stage.expect("a -> s: tcp/80 tcp/81", "b -> s: tcp/81", denied=["b -> s: tcp/80", "a -> s: tcp/8000"])
 
 
+@pytest.mark.nft
 def test_where_the_command_that_shows_rules_never_ends_they_are_read_otherwise(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if stage.mode is Mode.LEGACY:
-        pytest.skip("there nothing else reads the table")
     stage.given(policy("s", S, ingress=[{"from": [pods(pod="a")]}]))
     wrapper, whole = tmp_path / "save", Tables.command
     wrapper.write_text("#!/bin/sh\nexec sleep 60\n")
@@ -230,12 +228,12 @@ def locked(stage: Stage) -> Iterator[None]:
         yield
 
 
+@pytest.mark.legacy
 @pytest.mark.usefixtures("held")
 def test_who_holds_the_lock_of_the_legacy_tables_holds_up_no_revocation(stage: Stage) -> None:
-    if stage.mode is not Mode.LEGACY:
-        return
     given(stage)
     stage.expect("a b -> s")
+    stage.prove_open("b -> s", "a -> t")  # it takes the lock
     with locked(stage):
         assert tell(stage, policy("t", T, ingress=[])).waiting
         tell(stage, stage.pod("b", labels={"pod": "b"}))
