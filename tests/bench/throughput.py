@@ -34,12 +34,13 @@ from agent.kernel.ipset import IpSets
 from agent.net import Family, Protocol
 from agent.observe.text import plain_console
 from agent.policy.engine import Engine
+from agent.spec.verdict import Packet
 from tests.bench import crowd
 from tests.bench.result import Result, Size, summary
 from tests.lab.lab import Lab
 from tests.lab.netns import CommandError
 from tests.lab.node import Layout, Node, Pod
-from tests.property.kernel_model import Kernel, Packet
+from tests.property.kernel_model import Kernel
 
 SECTION = "packets"
 SIZES = (110, 240)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from agent.net import AddressPort, Direction, NetworkMember, Protocol, family_of
 from agent.policy.program import PolicyId, Program, RuleProgram, SetId, SetKind
+from agent.spec.verdict import Packet
 from tests.property.networks import in_networks, lies_in
-from tests.property.strategies import Probe
 
 
-def program_allows(program: Program, direction: Direction, probe: Probe) -> bool:
+def program_allows(program: Program, direction: Direction, probe: Packet) -> bool:
     """Whether a packet passes in one direction on the program's node."""
     if direction is Direction.INGRESS:
         address, peer = probe.destination, probe.source
@@ -28,7 +28,7 @@ def program_allows(program: Program, direction: Direction, probe: Probe) -> bool
     )
 
 
-def _rule_allows(program: Program, rule: RuleProgram, peer: bytes, probe: Probe) -> bool:
+def _rule_allows(program: Program, rule: RuleProgram, peer: bytes, probe: Packet) -> bool:
     if any(_has_port(program, set_id, probe) for set_id in rule.folded):
         return True
     if (
@@ -46,7 +46,7 @@ def _rule_allows(program: Program, rule: RuleProgram, peer: bytes, probe: Probe)
     ) or any(_has_port(program, set_id, probe) for set_id in rule.named)
 
 
-def _has_port(program: Program, set_id: SetId, probe: Probe) -> bool:
+def _has_port(program: Program, set_id: SetId, probe: Packet) -> bool:
     assert set_id.kind is SetKind.ADDRESS_PORTS
     if probe.protocol not in list(Protocol):
         return False

@@ -23,7 +23,8 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import Direction
-from tests.property.strategies import HERE, Probe
+from agent.spec.verdict import Packet
+from tests.property.strategies import HERE
 
 
 class World:
@@ -124,7 +125,7 @@ class World:
                     return True
         return False
 
-    def allows(self, direction: Direction, probe: Probe, *, nodes: bool = False) -> bool:
+    def allows(self, direction: Direction, probe: Packet, *, nodes: bool = False) -> bool:
         """Whether a packet passes in one direction on the node HERE."""
         if direction is Direction.INGRESS:
             address, peer = probe.destination, probe.source
@@ -142,7 +143,7 @@ class World:
             for rule in policy.rules(direction) or ()
         )
 
-    def _rule_allows(self, namespace: str, rule: Rule, peer: bytes, probe: Probe) -> bool:
+    def _rule_allows(self, namespace: str, rule: Rule, peer: bytes, probe: Packet) -> bool:
         return (not rule.peers or any(self._peer_matches(namespace, p, peer) for p in rule.peers)) and (
             not rule.ports or any(self._port_matches(p, probe) for p in rule.ports)
         )
@@ -162,7 +163,7 @@ class World:
                 return False
         return peer.pod_selector is None or matches(peer.pod_selector, pod.labels)
 
-    def _port_matches(self, port: Port, probe: Probe) -> bool:
+    def _port_matches(self, port: Port, probe: Packet) -> bool:
         if port.protocol != probe.protocol:
             return False
         if port.port is None:

@@ -285,15 +285,12 @@ histories = st.tuples(
 ).map(lambda parts: [parts[0], *parts[1]])
 
 
-Probe = Packet
-"""A packet to ask about."""
-
 ICMP = 1
 
 probes = st.one_of(
     *(
         st.builds(
-            Probe,
+            Packet,
             st.sampled_from(pool),
             st.sampled_from(pool),
             st.sampled_from((*map(int, Protocol), ICMP)),

@@ -19,12 +19,13 @@ from agent.net import Direction
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from agent.sources.manifests.source import ManifestSource
+from agent.spec.verdict import Packet
 from tests.build import upsert
 from tests.lab.reading import decode_watch_line, read_manifests
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.interpreter import program_allows
 from tests.property.mutants import mutants, spoilt_texts
-from tests.property.strategies import HERE, Probe
+from tests.property.strategies import HERE
 from tests.property.test_compiler import snapshot
 from tests.property.to_yaml import document, to_yaml
 
@@ -34,7 +35,7 @@ _FILES = max(settings().max_examples // 2, 1)
 """Reading directories takes longer than all else here."""
 
 
-def allowed(program: Program, probes: Sequence[Probe]) -> set[tuple[Direction, Probe]]:
+def allowed(program: Program, probes: Sequence[Packet]) -> set[tuple[Direction, Packet]]:
     return {(d, p) for d in Direction for p in probes if program_allows(program, d, p)}
 
 

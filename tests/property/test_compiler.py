@@ -18,11 +18,12 @@ from agent.policy.blocks import block_members, block_ranges, in_ranges
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
 from agent.policy.program import Delta, Membership, PodId, PolicyId, Program, SetId, SetKind
+from agent.spec.verdict import Packet
 from tests.property import strategies
 from tests.property.interpreter import program_allows
 from tests.property.networks import edges, in_networks
 from tests.property.oracle import World, block_holds
-from tests.property.strategies import ADDRESSES, HERE, Batch, Probe
+from tests.property.strategies import ADDRESSES, HERE, Batch
 
 Directed = dict[Direction, set[bytes]]
 
@@ -262,7 +263,7 @@ def test_without_sets_for_nobody_each_step_still_says_what_it_changed(
     st.sampled_from((0, 2, settle.EMPTY_SETS)),
 )
 def test_a_program_judges_packets_as_the_objects_do(
-    patch: pytest.MonkeyPatch, history: list[Batch], nodes: bool, probes: list[Probe], empty: int
+    patch: pytest.MonkeyPatch, history: list[Batch], nodes: bool, probes: list[Packet], empty: int
 ) -> None:
     patch.setattr(settle, "EMPTY_SETS", empty)
     world = World()

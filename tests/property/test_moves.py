@@ -29,11 +29,13 @@ from agent.kube.model import (
 )
 from agent.net import Direction, Protocol
 from agent.policy.engine import Engine
+from agent.spec.verdict import Packet
 from tests.build import packed, upsert
 from tests.property.interpreter import program_allows
-from tests.property.kernel_model import Kernel, Packet, make_backend
+from tests.property.kernel_model import Kernel
+from tests.property.modelled import make_backend
 from tests.property.oracle import World
-from tests.property.strategies import HERE, Probe
+from tests.property.strategies import HERE
 from tests.property.test_compiler import snapshot
 from tests.property.test_steps import Watch
 
@@ -126,9 +128,8 @@ def follow(beginning: list[Event], steps: list[tuple[bool, list[Event]]]) -> Non
         for event in events:
             world.take(event)
         for packet, direction in product(_PACKETS, Direction):
-            probe = Probe(*packet)
-            allowed = program_allows(engine.program, direction, probe)
-            assert allowed == world.allows(direction, probe), (direction, packet)
+            allowed = program_allows(engine.program, direction, packet)
+            assert allowed == world.allows(direction, packet), (direction, packet)
         # After a restart an address that leaves a set may have changed hands: it is denied first.
         released = set(_ADDRESSES) if restarted else delta.released
         watch = Watch(kernel, before, engine.program, _PACKETS, released)

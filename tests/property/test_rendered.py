@@ -34,11 +34,12 @@ from agent.policy import compile
 from agent.policy.engine import Engine
 from agent.spec.cluster import cluster_of, owner
 from agent.spec.evaluator import judge
+from agent.spec.verdict import Packet
 from tests.build import upsert
-from tests.property import kernel_model
 from tests.property.clusters import RandomCluster, clusters
-from tests.property.kernel_model import Kernel, make_backend
-from tests.property.strategies import HERE, Probe
+from tests.property.kernel_model import Kernel
+from tests.property.modelled import make_backend
+from tests.property.strategies import HERE
 
 STRANGERS_MARKS = 0x4000 | 0x1
 
@@ -69,7 +70,7 @@ def test_chains_judge_every_packet_as_the_specification_does(
         expected = all(verdict.direction(direction).allowed for direction in judged)
         # The second time its like may be cached.
         for _ in range(2):
-            passed, after = kernel.judge(kernel_model.Packet(*packet), before)
+            passed, after = kernel.judge(packet, before)
             assert passed == expected, random.disagreement(
                 packet, f"the specification says {expected}, the chains {passed}"
             )
@@ -78,7 +79,7 @@ def test_chains_judge_every_packet_as_the_specification_does(
                 assert not after & options.both_marks, "a mark of ours stays on a packet that was judged"
 
 
-def _judged_here(objects: tuple[Object, ...], direction: Direction, packet: Probe) -> bool:
+def _judged_here(objects: tuple[Object, ...], direction: Direction, packet: Packet) -> bool:
     address = packet.destination if direction is Direction.INGRESS else packet.source
     pod = owner(cluster_of(objects), address)
     return pod is not None and pod.node == HERE
@@ -129,9 +130,9 @@ def test_rules_of_many_peers_and_ports_are_kept_apart(
     assert not make_backend(kernel).sync(engine.program).faults
     known = cluster_of(cluster.objects)
     for peer, port, protocol in product((*peers, there), ports, (Protocol.TCP, Protocol.UDP)):
-        packet = Probe(peer, here, protocol, port)
+        packet = Packet(peer, here, protocol, port)
         expected = judge(known, packet).allowed
-        assert kernel.passes(kernel_model.Packet(*packet)) == expected, cluster.disagreement(
+        assert kernel.passes(packet) == expected, cluster.disagreement(
             packet, f"the specification says {expected}"
         )
 
@@ -190,6 +191,6 @@ def _ask_everybody(kernel: Kernel, addresses: list[bytes], seed: int) -> None:
     for address in addresses:
         own, other = _own_port(address), _own_port(random.choice(addresses))
         for port in (own, other):
-            inwards = kernel_model.Packet(_OUTSIDE, address, Protocol.TCP, port)
-            outwards = kernel_model.Packet(address, _OUTSIDE, Protocol.UDP, port)
+            inwards = Packet(_OUTSIDE, address, Protocol.TCP, port)
+            outwards = Packet(address, _OUTSIDE, Protocol.UDP, port)
             assert kernel.passes(inwards) == kernel.passes(outwards) == (port == own)

@@ -22,10 +22,12 @@ from agent.kube.model import Kind, Node, Pod
 from agent.net import Direction, Family, Protocol
 from agent.policy.engine import Engine
 from agent.policy.program import Program
+from agent.spec.verdict import Packet
 from tests.property import strategies
 from tests.property.interpreter import program_allows
-from tests.property.kernel_model import Kernel, Packet, make_backend
-from tests.property.strategies import ADDRESSES_4, ADDRESSES_6, HERE, NUMBERS, Batch, Probe
+from tests.property.kernel_model import Kernel
+from tests.property.modelled import make_backend
+from tests.property.strategies import ADDRESSES_4, ADDRESSES_6, HERE, NUMBERS, Batch
 from tests.property.test_compiler import snapshot
 
 PROBES = 60
@@ -49,7 +51,7 @@ def packets(random: Random) -> list[Packet]:
 
 
 def verdict(program: Program, packet: Packet) -> bool:
-    return all(program_allows(program, direction, Probe(*packet)) for direction in Direction)
+    return all(program_allows(program, direction, packet) for direction in Direction)
 
 
 def as_in_a_cluster(history: list[Batch]) -> list[Batch]:
@@ -211,7 +213,7 @@ def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
             if kernel.passes(packet):
                 for direction in Direction:
                     states = (before, engine.program)
-                    assert any(program_allows(p, direction, Probe(*packet)) for p in states), packet
+                    assert any(program_allows(p, direction, packet) for p in states), packet
         kernel.fails = lambda: False
         report = backend.sync(engine.program)
         assert not report.faults, report.faults

@@ -20,8 +20,10 @@ from agent.kube.events import Delete, Event
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Peer, Rule, Selector
 from agent.net import Family, Protocol, family_of
 from agent.policy.engine import Engine
+from agent.spec.verdict import Packet
 from tests.build import labelled, packed, pod, upsert
-from tests.property.kernel_model import Kernel, Packet, make_backend
+from tests.property.kernel_model import Kernel
+from tests.property.modelled import make_backend
 from tests.property.test_steps import verdict
 
 _CACHES = {family: names.cache("nft", family) for family in Family}

@@ -10,9 +10,11 @@ from agent.kube.events import Event
 from agent.kube.model import Peer, Port, Rule, Selector
 from agent.net import Direction, Family, Protocol
 from agent.policy.engine import Engine
+from agent.spec.verdict import Packet
 from tests.build import labelled, packed
 from tests.kernel.kernel_state import HERE, HTTP, gone, namespace, namespaces_of, pod_event, pods_of, policy
-from tests.property.kernel_model import Kernel, Packet, make_backend
+from tests.property.kernel_model import Kernel
+from tests.property.modelled import make_backend
 
 A, B, C = packed("10.0.0.1"), packed("10.0.0.2"), packed("10.0.0.3")
 

@@ -23,9 +23,11 @@ from agent.kube.model import IPBlock, Kind, Peer, Rule
 from agent.kube.model import Node as KubeNode
 from agent.net import Direction, Family, Network
 from agent.policy.engine import Engine
+from agent.spec.verdict import Packet
 from tests.build import packed
 from tests.kernel.kernel_state import HERE, gone, pod_event, policy
-from tests.property.kernel_model import Kernel, ModelTables, Packet, Uses, access, make_backend
+from tests.property.kernel_model import Kernel
+from tests.property.modelled import ModelTables, Uses, access, make_backend
 
 WEB, ONE, TWO, THREE = (packed(f"10.0.0.{n}") for n in range(1, 5))
 WEB_6, ONE_6 = packed("fd00::1"), packed("fd00::2")
