@@ -299,7 +299,7 @@ class Stepper:
                         delta.vacant.add(address)
 
     def _settle_vacated(self, journal: Touched, delta: Delta) -> None:
-        """Release addresses that were vacated in an earlier step and now have another owner."""
+        """Release addresses that a pod left in an earlier step and that another pod has now."""
         for address in journal.owners:
             owner = self._ownership.owners.get(address)
             if owner is None:

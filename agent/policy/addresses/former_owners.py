@@ -1,4 +1,4 @@
-"""Addresses that pods left and nobody has yet."""
+"""Addresses that pods have left, and that no other pod has yet."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from agent.policy.graph import PodIdentity
 LOCAL_SECONDS = 5 * 24 * 3600.0
 """The longest that connection tracking keeps a silent connection, unless it is told otherwise: five days."""
 REMOTE_SECONDS = 600.0
-"""Of other nodes there are many more. While nobody has such an address, this node lets nothing pass that it
-would not let pass to its next owner, too, unless that is a pod of this node: a reuse across nodes, which
-comes soon if at all."""
+"""Shorter, since other nodes have many more pods. The memory matters only if a pod of this node gets the
+address next. That is a reuse across nodes, which happens soon or never."""
 
 
 class _Left(NamedTuple):
@@ -21,7 +20,7 @@ class _Left(NamedTuple):
 
 
 class FormerOwners:
-    """Remembers whose an address was, until somebody takes it or the memory is of no use any more.
+    """Remembers which pods had an address, until another pod gets it or the memory is of no use any more.
 
     A process may outlive its pod's object and open connections that must not pass on to the next pod.
     ``now`` is monotonic seconds and never less than before, so that each book is in the order of its ends.

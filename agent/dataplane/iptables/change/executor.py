@@ -269,10 +269,11 @@ class Executor:
         entering: dict[str, Gains] | None = None,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> Work[list[Fault]]:
-        """Write chains, and isolate a family's addresses at once, without waiting for the other's chains.
+        """Write chains; isolate a family's addresses as soon as its chains are written.
 
-        What is ``entering`` leaves that when it is done. ``meanwhile`` is for the time of waiting, if any.
-        While packets may pass a chain that changes, the verdict cache is closed.
+        ``entering``: the addresses to isolate, by set. Those that are done are taken out of it; the caller
+        does the rest. ``meanwhile`` is called while there is something to wait for. The verdict cache is
+        closed while a chain changes that packets pass.
         """
         entering = {} if entering is None else entering
         faults: list[Fault] = []

@@ -1,10 +1,9 @@
-"""Commands that are started before they are needed: a restore begins with the reading of its lines.
+"""Commands that are started before they are needed, so that the start does not delay a change.
 
-Starting ``iptables-nft-restore`` takes as long as most of what it then does, and loading what it needs to
-read its first rules is a good part of the rest. So one that waits for the rest of its input may have been
-given the beginning, in which nothing is to be changed. It has asked the kernel for nothing yet but what it
-knows of matches, holds no lock, and ends when that input does: with the agent, however that ends. In legacy
-mode there is no such command: it might hold the lock while it waits.
+Most of the time of ``iptables-nft-restore`` is its start, and the loading of what its first rules need. So
+one is started early and gets the beginning of its input, which changes nothing. Then it waits for the rest.
+While it waits, it holds no lock, and has asked the kernel only which matches there are. It ends when its
+input ends, and so also when the agent ends. In legacy mode no command waits: it might hold the lock.
 """
 
 from __future__ import annotations
@@ -154,9 +153,9 @@ class Waiting:
         self._waiting: dict[tuple[str, ...], Waiter] = {}
 
     def take(self, command: list[str], size: int) -> Waiter | None:
-        """Return a command that waits, which is the caller's from then on; None where none does.
+        """Hand over a command that waits; None if there is none.
 
-        None, too, where so many bytes may not fit into its pipe: writing them could block.
+        Also None if ``size`` bytes may not fit into its pipe, since writing them could block.
         """
         found = self._waiting.get(tuple(command))
         if found is None or found.process.stdin is None:
@@ -170,7 +169,7 @@ class Waiting:
         return found
 
     def prepare(self, command: list[str], beginning: str = "") -> None:
-        """Have a command wait, unless one does; where it cannot be started, whoever needs it will say why."""
+        """Start a command that waits, unless one does. If that fails, who needs the command reports why."""
         key = tuple(command)
         if key in self._waiting:
             return

@@ -24,15 +24,18 @@ class Gains:
 
 @dataclass
 class Step:
-    """One change of the kernel; everything by kernel name.
+    """One change of the kernel. Chains and sets are named as in the kernel.
 
-    ``fresh``: sets to make, which no rule that stays refers to; ``unseen``: additions to sets that cannot
-    change a verdict yet; ``live``: those that do; ``isolated``: addresses that enter and leave the sets
-    of isolated addresses. ``released``: addresses whose connections have to be forgotten before they are
-    in anything again, ``vacant`` those among them for which that can wait. ``dropped``: sets that nothing
-    needs when the step is done. ``otherwise``: what at least must hold in sets that rules are to let go
-    of, where a rule could not be written and still refers to them: peers leave, addresses are isolated,
-    nothing is opened. ``spent``: chains that nothing needs when the step is done.
+    ``chains``: chains to write. ``fresh``: sets to make; no rule that stays refers to them yet.
+    ``unseen``: members to add that cannot change a verdict yet. ``live``: changes of members that do change
+    verdicts. ``isolated``: addresses to add to, or to remove from, the sets of isolated addresses.
+    ``released``: addresses whose connections must be forgotten before they are added to any set again;
+    ``vacant``: those of them for which this can wait. ``dropped``: sets that nothing needs after the step.
+    ``spent``: chains that nothing needs after the step.
+
+    ``otherwise``: for the case that a rule cannot be written. That rule then still refers to a set that the
+    new rule would not refer to. These are the changes that this set must have all the same: peers are
+    removed and addresses are isolated, but nothing is opened.
     """
 
     chains: Changes

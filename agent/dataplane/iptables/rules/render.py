@@ -193,11 +193,12 @@ class _Writer(NamedTuple):
 def policy_chains(policy: PolicyId, rules: Iterable[RuleProgram], set_name: SetNamer) -> Chains:
     """Return a policy's chain in one direction and family, and the chains of rules that need their own.
 
-    A rule of the kernel matches one set at most, and a look into a set takes longer than all else. A rule's
-    peers are written once, after one line that returns for ports that are not the rule's: were each of its
-    ports to lead to them, the kernel would check them once for each whenever it checks the table. Where one
-    line cannot tell the ports, several lead to a chain of the peers; from the policy's last rule they do not
-    come back, since a packet that matches no peer is not let in by the rule's other ports either.
+    A rule of the kernel matches at most one set, and looking into a set is the slowest match. So the peers
+    of a policy's rule are written once: first one line returns if the port is not one of the rule's, then
+    come the peers. (If each port had a jump to the peers instead, the kernel would check the peers once for
+    each port, whenever it checks the table.) If one line cannot say the ports, each port jumps to a chain of
+    the peers. In the policy's last rule it goes there without coming back: a packet that matches no peer
+    would not be allowed by another port of the rule either.
     """
     write = _Writer(policy, set_name)
     own = names.policy_chain(policy)

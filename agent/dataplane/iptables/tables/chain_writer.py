@@ -51,12 +51,13 @@ class ChainWriter:
     ) -> Work[list[Fault]]:
         """Write chains, atomically for each family; return what could not be written.
 
-        ``done`` is called with a family as soon as its chains are written, or as many as can be, which the
-        other's may not be yet; ``meanwhile`` when there is something to wait for.
+        ``done`` is called for each family as soon as its chains are written, or as many of them as the kernel
+        takes; the other family may still be at work. ``meanwhile`` is called when there is time to wait.
 
-        Chains given as None become garbage. When a family is refused, what the kernel does not take is found
-        by halves and left as it was, or where it is new made so that it allows nothing; the rest is written.
-        The chains of one policy are of one version always.
+        A chain given as None becomes garbage. When the kernel refuses a family's chains, they are tried again
+        in ever smaller halves, until those that it does not take are found. Of these, an old chain stays as
+        it was, and a new chain allows nothing; the others are written. The chains of one policy are always
+        written together, or not at all.
         """
         wanted: dict[Family, dict[str, Rules]] = {}
         for family, changed in changes.items():

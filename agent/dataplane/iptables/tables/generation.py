@@ -1,4 +1,4 @@
-"""Whether anybody else wrote rules since they were last read, told in microseconds."""
+"""Whether another program has written rules since they were last read: asked in microseconds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Generation:
         self._quiet = False
 
     def mark(self) -> None:
-        """Take the present version for seen. To be called before reading: what comes in after that is not."""
+        """Note the present version. Call it before reading: a write during the reading then shows."""
         self._expected = self._version()
 
     @property
@@ -39,12 +39,12 @@ class Generation:
         return self._expected
 
     def mark_made(self) -> None:
-        """Take a legacy table for seen that was not there at the mark: reading it has made it."""
+        """Note the version again if a legacy table was not there before: reading it has made it."""
         if self._mode == "legacy" and None in self._expected:
             self.mark()
 
     def changed(self) -> bool:
-        """Whether somebody else wrote since."""
+        """Whether another program has written since :meth:`mark`."""
         return self._version() != self._expected
 
     def certain(self) -> bool:

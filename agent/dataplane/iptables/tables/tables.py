@@ -188,10 +188,11 @@ class Tables:
     ) -> dict[Family, TableError]:
         """Apply lines to each family's filter table, each family atomically.
 
-        Chains not named stay as they are. Returns the families that failed and so hold what they held;
-        ``done`` is called with each other one as soon as it is through, ``meanwhile`` when the first is on
-        its way. Both are applied at once where there is much to read; else one after the other, since the
-        kernel commits one at a time, and the first would often have to wait for the other.
+        Chains that are not named stay as they are. Returns the families that failed, each with its error;
+        their tables are unchanged. ``done`` is called for each family as soon as it has succeeded.
+        ``meanwhile`` is called when the first command has been started. With many lines both commands run at
+        the same time. With few lines they run one after the other: the kernel commits one at a time, so the
+        first would often have to wait for the second.
         """
         return whole(self.restoring(lines, done, meanwhile, math.inf))
 
