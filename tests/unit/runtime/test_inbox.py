@@ -6,8 +6,7 @@ import contextlib
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -24,51 +23,64 @@ EVENTS: list[Event] = [Synced(Kind.POD)] * 10
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox_module, "WAITING", 25)
-    monkeypatch.setattr(inbox_module, "_LOOK_SECONDS", 0.02)
 
 
-def putting(inbox: Inbox, times: int) -> tuple[threading.Thread, list[int]]:
-    done: list[int] = []
+class Putter:
+    """Puts ten events so many times, on a thread of its own."""
 
-    def put() -> None:
-        for number in range(times):
-            inbox.put(EVENTS)
-            done.append(number)
+    def __init__(self, inbox: Inbox, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.put = 0
+        self._inbox = inbox
+        self._times = times
+        self._waits = threading.Semaphore(0)
+        wait = inbox._room.wait
 
-    thread = threading.Thread(target=put, daemon=True)
-    thread.start()
-    return thread, done
+        def told(seconds: float | None = None) -> bool:
+            self._waits.release()
+            return wait(seconds)
+
+        monkeypatch.setattr(inbox._room, "wait", told)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        for _ in range(self._times):
+            self._inbox.put(EVENTS)
+            self.put += 1
+
+    def until_it_waits(self) -> None:
+        assert self._waits.acquire(timeout=5.0)
 
 
-def until(done: list[int], count: int) -> None:
-    end = time.monotonic() + 5
-    while len(done) < count and time.monotonic() < end:
-        time.sleep(0.002)
-    assert len(done) == count
-
-
-def test_who_is_ahead_waits_until_the_loop_has_taken_and_nothing_is_lost() -> None:
+def test_who_is_ahead_waits_until_the_loop_has_taken_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbox_module, "_LOOK_SECONDS", 60.0)
     inbox = Inbox()
-    thread, done = putting(inbox, 7)
-    until(done, 3)
-    time.sleep(0.1)
-    assert len(done) == 3
-    taken = len(inbox.take(1.0).events)
-    until(done, 6)
-    while thread.is_alive() or not inbox.empty:
-        taken += len(inbox.take(0.05).events)
-    assert taken == 70
+    putter = Putter(inbox, 7, monkeypatch)
+    putter.until_it_waits()
+    assert putter.put == 3
+    taken = len(inbox.take(5.0).events)
+    putter.until_it_waits()
+    assert putter.put == 6
+    while taken < 70:
+        taken += len(inbox.take(5.0).events)
+    putter.thread.join(5.0)
+    assert (taken, putter.put) == (70, 7)
+    assert inbox.empty
 
 
 @pytest.mark.parametrize("end", [Inbox.stop, Inbox.close])
-def test_nobody_waits_for_a_loop_that_ended(end: object) -> None:
+def test_nobody_waits_for_a_loop_that_ended(
+    end: Callable[[Inbox], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "_LOOK_SECONDS", 0.02)
     inbox = Inbox()
-    thread, done = putting(inbox, 9)
-    until(done, 3)
-    assert callable(end)
+    putter = Putter(inbox, 9, monkeypatch)
+    putter.until_it_waits()
     end(inbox)
-    thread.join(5)
-    assert not thread.is_alive()
+    putter.thread.join(5.0)
+    assert not putter.thread.is_alive()
 
 
 def test_who_waits_for_an_answer_when_the_loop_ends_is_told() -> None:
@@ -83,8 +95,7 @@ def test_who_waits_for_an_answer_when_the_loop_ends_is_told() -> None:
 
     asker = threading.Thread(target=ask)
     asker.start()
-    while not inbox._calls:
-        time.sleep(0.001)
+    assert len(inbox.take(5.0).calls) == 1
     inbox.close()
     asker.join(5.0)
     assert told == [True]
