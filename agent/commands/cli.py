@@ -5,181 +5,45 @@ What a command needs is imported inside it, so that ``--help`` is quick.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
 from agent import __version__
+from agent.commands.options import (
+    IN_RENDER,
+    IN_STATUS,
+    LOG_SETTINGS,
+    MIGRATE_SETTINGS,
+    MORE,
+    PLACES,
+    RENDER_SETTINGS,
+    Flags,
+    answering,
+    options_for,
+    places_of,
+    settings_from,
+    tell,
+    texts_of,
+    value_of,
+)
 from agent.settings import (
-    SETTINGS,
-    Setting,
-    SettingError,
     Settings,
     given,
-    resolve,
     setting_of,
     unknown_variables,
-    value,
     warnings,
 )
 
-Flags = Mapping[str, str | bool | None]
-
-_COMMA = re.compile(r",(?=\S)")
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_LOG_SETTINGS = ("log_format", "log_level")
-_MIGRATE_SETTINGS = tuple(
-    setting.name for setting in SETTINGS if setting.name not in ("health_address", "health_port")
-)
-_RENDER_SETTINGS = (
-    "node_name",
-    "families",
-    "mark_ingress",
-    "mark_egress",
-    "allowed_packets",
-    "denied_packets",
-    "allow_nodes",
-    "policy_budget",
-    "namespace_budget",
-)
-
-
-class _Told(NamedTuple):
-    """What a command says of a setting where it means something else there; None: what the table says."""
-
-    help: str | None = None
-    default: str | None = None
-
-
-_IN_RENDER = {
-    "node_name": _Told("The node whose rules to print.", "the only node that has pods"),
-    "families": _Told("The address families to print. auto: both."),
-}
-_IN_STATUS = {
-    "health_address": _Told("The IP address where the agent answers."),
-    "health_port": _Told("The TCP port where the agent answers."),
-}
-
-
-def _option(setting: Setting, told: _Told) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    variables = ", ".join(setting.environment)
-    in_words = setting.default_text if told.default is None else told.default
-    # Without a space it would be broken within a word, where a line ends.
-    in_words = _COMMA.sub(", ", in_words)
-    default = f"; default: {in_words}" if in_words else ""
-    text = f"{told.help or setting.help}  [env: {variables}{default}]"
-    if setting.switch:
-        return click.option(
-            f"{setting.flag}/{setting.negative_flag}", setting.name, default=None, is_flag=True, help=text
-        )
-    return click.option(setting.flag, setting.name, default=None, metavar=setting.metavar, help=text)
-
-
-def _options(
-    *names: str, told: Mapping[str, _Told] = MappingProxyType({})
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the options of these settings, in the table's order; of all without names."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for setting in reversed(SETTINGS):
-            if not names or setting.name in names:
-                command = _option(setting, told.get(setting.name, _Told()))(command)
-        return command
-
-    return decorate
-
-
-_PLACES = click.option(
-    "--manifests",
-    "places",
-    multiple=True,
-    metavar="PATH",
-    help="A directory or file of objects, or - for standard input. May be given several times.  "
-    f"[env: {setting_of('manifests').environment[0]}; default: none, it must be given]",
-)
-
-
-_MORE = click.argument("more", nargs=-1, metavar="", required=False)
-
-
-def _places_of(places: tuple[str, ...], more: tuple[str, ...]) -> list[Path]:
-    """Return what to read objects from; what is not there ends the command with exit code 2.
-
-    ``more`` are arguments that belong to no option, as a shell makes of ``--manifests *.yaml``.
-    """
-    if more:
-        raise click.UsageError(
-            f"{more[0]!r} belongs to no option: give --manifests before each path, or the directory."
-        )
-    variable = setting_of("manifests").environment[0]
-    origin = "--manifests" if places else variable
-    texts = places or tuple(filter(None, (os.environ.get(variable),)))
-    if not texts:
-        raise click.UsageError(
-            "--manifests is missing: give a directory or file of objects, or - for standard input."
-        )
-    for text in texts:
-        if not text:
-            raise click.UsageError(f"{origin} is empty: give it a value.")
-        if text != "-" and not os.path.lexists(text):
-            raise click.UsageError(f"{origin} is {text!r}: no such file or directory; correct the path.")
-    return [Path(text) for text in texts]
-
-
-def _tell(notes: Iterable[str], refused: Iterable[str]) -> None:
-    """Print what was passed over and what was refused on standard error."""
-    for line in notes:
-        click.echo(f"note: {line}", err=True)
-    for line in refused:
-        click.echo(f"refused: {line}", err=True)
-
-
-@contextlib.contextmanager
-def _answering() -> Iterator[None]:
-    """End the command with exit code 2 where its answer cannot be written: 0 and 1 would be answers."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise
-        click.echo(f"Error: the answer cannot be written: {error.strerror}; write it elsewhere", err=True)
-        sys.exit(2)
-
-
-def _texts(flags: Flags) -> dict[str, str | None]:
-    return {
-        name: ("true" if flag else "false") if isinstance(flag, bool) else flag
-        for name, flag in flags.items()
-    }
-
-
-def _settings(flags: Flags, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings; what cannot be used ends the command with exit code 2."""
-    try:
-        return resolve(_texts(flags), environ)
-    except SettingError as error:
-        raise click.UsageError(str(error)) from None
-
-
-def _value(name: str, flags: Flags) -> Any:
-    try:
-        return value(name, _texts(flags), os.environ)
-    except SettingError as error:
-        raise click.UsageError(str(error)) from None
 
 
 def _settings_to_enforce(flags: Flags) -> Settings:
     """Return the settings of a command that enforces, and set up logging; say what is odd about them."""
-    settings = _settings(flags)
+    settings = settings_from(flags)
     if settings.manifests is None:
         from agent.sources.apiserver.kubeconfig import ConfigurationError, check_at_start
 
@@ -224,7 +88,7 @@ def main() -> None:
     short_help="Enforce policies until stopped.",
     epilog="Example: netpol-agent run --manifests /etc/netpol-agent --node-name worker-1",
 )
-@_options()
+@options_for()
 def run(**flags: Any) -> None:
     """Enforce policies until stopped.
 
@@ -243,7 +107,7 @@ def run(**flags: Any) -> None:
     short_help="Take a node over from kube-router's firewall.",
     epilog="Example: netpol-agent migrate --node-name worker-1 --dry-run",
 )
-@_options(*_MIGRATE_SETTINGS)
+@options_for(*MIGRATE_SETTINGS)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
@@ -263,7 +127,7 @@ def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
     Exit codes: 0 nothing of the firewall is left (with --dry-run: nothing is in the way), 1 something is
     left or in the way (it is named), 2 wrong options, or a kubeconfig that cannot be used.
     """
-    settings = _settings(flags) if dry_run else _settings_to_enforce(flags)
+    settings = settings_from(flags) if dry_run else _settings_to_enforce(flags)
     from agent import log
     from agent.commands import migrate as migrating
 
@@ -284,9 +148,9 @@ def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
     short_help="Print the rules and sets of a node.",
     epilog="Example: netpol-agent render --manifests examples --node-name demo",
 )
-@_PLACES
-@_MORE
-@_options(*_RENDER_SETTINGS, told=_IN_RENDER)
+@PLACES
+@MORE
+@options_for(*RENDER_SETTINGS, told=IN_RENDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the program and the texts as JSON.")
 def render(places: tuple[str, ...], more: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Print the rules and sets that a node would get from manifests. Nothing is changed.
@@ -300,22 +164,22 @@ def render(places: tuple[str, ...], more: tuple[str, ...], as_json: bool, **flag
     from agent.commands import render as rendering
     from agent.sources.manifests.once import read_once
 
-    manifests = read_once(_places_of(places, more))
-    _tell(manifests.notes, manifests.refused)
-    if not given("node_name", _texts(flags), os.environ):
+    manifests = read_once(places_of(places, more))
+    tell(manifests.notes, manifests.refused)
+    if not given("node_name", texts_of(flags), os.environ):
         try:
             flags["node_name"] = rendering.only_node(manifests)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
     variables = setting_of("manifests").environment
-    settings = _settings(flags, {k: v for k, v in os.environ.items() if k not in variables})
+    settings = settings_from(flags, {k: v for k, v in os.environ.items() if k not in variables})
     if wrong := rendering.unknown_node(manifests, settings.node_name):
         click.echo(f"Error: {wrong}", err=True)
         sys.exit(1)
     rendered = rendering.render(manifests, settings)
     for key, excess in sorted(rendered.over_budget.items()):
         click.echo(f"over budget: {key} isolates its pods and allows nothing: {excess}", err=True)
-    with _answering():
+    with answering():
         click.echo(rendering.as_json(rendered) if as_json else rendered.text, nl=False)
     sys.exit(1 if manifests.refused else 0)
 
@@ -327,9 +191,9 @@ def render(places: tuple[str, ...], more: tuple[str, ...], as_json: bool, **flag
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @click.argument("service", metavar="PORT[/PROTO]")
-@_PLACES
-@_MORE
-@_options("policy_budget", "namespace_budget")
+@PLACES
+@MORE
+@options_for("policy_budget", "namespace_budget")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with every rule.")
 def explain(
     source: str,
@@ -356,15 +220,15 @@ def explain(
     from agent.commands.question import QuestionError, question_of
     from agent.policy.budget.limits import Budgets
 
-    chosen = _places_of(places, more)
+    chosen = places_of(places, more)
     try:
         question = question_of(source, destination, service)
     except QuestionError as error:
         raise click.UsageError(str(error)) from None
-    budgets = Budgets(_value("policy_budget", flags), _value("namespace_budget", flags))
+    budgets = Budgets(value_of("policy_budget", flags), value_of("namespace_budget", flags))
     explanation = explaining.explain(chosen, question, budgets)
-    _tell(explanation.notes, explanation.refused)
-    with _answering():
+    tell(explanation.notes, explanation.refused)
+    with answering():
         if as_json:
             click.echo(explaining.as_json(explanation), nl=False)
         else:
@@ -376,7 +240,7 @@ def explain(
     short_help="Remove what the agent has put in the kernel.",
     epilog="Example: netpol-agent cleanup --log-format console",
 )
-@_options(*_LOG_SETTINGS)
+@options_for(*LOG_SETTINGS)
 @click.option("--json", "as_json", is_flag=True, help="Print what is left as JSON.")
 def cleanup(as_json: bool, **flags: Any) -> None:
     """Remove everything that the agent has put in this node's kernel.
@@ -385,7 +249,7 @@ def cleanup(as_json: bool, **flags: Any) -> None:
 
     Exit codes: 0 nothing of it is left, 1 something is left (it is named), 2 wrong options.
     """
-    log_format, log_level = _value("log_format", flags), _value("log_level", flags)
+    log_format, log_level = value_of("log_format", flags), value_of("log_level", flags)
     from agent import log
     from agent.runtime import start
 
@@ -433,7 +297,7 @@ def confirm_cluster(uid: str | None) -> None:
     short_help="Show what is enforced on this node.",
     epilog="Example: netpol-agent status --json",
 )
-@_options("health_address", "health_port", told=_IN_STATUS)
+@options_for("health_address", "health_port", told=IN_STATUS)
 @click.option(
     "--url", metavar="URL", help="The URL where the agent answers, in place of the two options above."
 )
@@ -446,16 +310,16 @@ def status(url: str | None, as_json: bool, **flags: Any) -> None:
     from agent.observe import client
 
     if url is None:
-        url = client.url_of(_value("health_address", flags), _value("health_port", flags))
+        url = client.url_of(value_of("health_address", flags), value_of("health_port", flags))
     try:
         body, snapshot = client.fetch(url)
     except client.UnreachableError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     if as_json:
-        with _answering():
+        with answering():
             click.echo(body, nl=False)
     else:
-        with _answering():
+        with answering():
             client.show(snapshot)
     sys.exit(0 if snapshot.ready else 1)

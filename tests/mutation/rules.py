@@ -45,7 +45,7 @@ RULES = (
         "OR for AND between a rule's peers and its ports",
         "agent.dataplane.iptables.rules.render:policy_chains",
         "[line for way in ways for line in write.peers(rule, way)]",
-        "[*(_join(way, write.allow) for way in ways), *peers]",
+        "[*(join_matches(way, write.allow) for way in ways), *peers]",
         (Selection.CHAINS,),
     ),
     Mutation(
@@ -79,7 +79,7 @@ RULES = (
     Mutation(
         "a rule's peers may use every port of its protocol",
         "agent.dataplane.iptables.rules.render:_Writer.once",
-        "[_join(only, numbers, rest, *others, '-j RETURN'), *self.peers(rule, only)]",
+        "[join_matches(only, numbers, rest, *others, '-j RETURN'), *self.peers(rule, only)]",
         "self.peers(rule, only)",
         (Selection.RULES,),
     ),
@@ -121,14 +121,14 @@ RULES = (
     Mutation(
         "blocks of few networks are not rendered",
         "agent.dataplane.iptables.rules.render:_Writer.peers",
-        "found += [_join(f'{flag} {network}', way, about, self.allow) for network in plain]",
+        "found += [join_matches(f'{flag} {network}', way, about, self.allow) for network in plain]",
         "pass",
         (Selection.CHAINS,),
     ),
     Mutation(
         "named ports of peers are not rendered",
         "agent.dataplane.iptables.rules.render:policy_chains",
-        "chain += [_join(named_port, write.about(rule), write.allow) for named_port in folded]",
+        "chain += [join_matches(named_port, write.about(rule), write.allow) for named_port in folded]",
         "pass",
         (Selection.FOLDED,),
     ),
@@ -207,7 +207,7 @@ RULES = (
     Mutation(
         "bypass for everyone",
         "agent.dataplane.iptables.rules.render:_judging_chains",
-        "f\"-i {uplink} {_in_set(names.nodes_set(family), 'src')} {names.comment('other nodes may "
+        "f\"-i {uplink} {match_set(names.nodes_set(family), 'src')} {names.comment('other nodes may "
         "reach every pod')} -j RETURN\"",
         "f\"-i {uplink} {names.comment('other nodes may reach every pod')} -j RETURN\"",
         (Selection.STEPS,),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import names, render
+from agent.dataplane.iptables.rules import names, render, top
 from agent.dataplane.iptables.rules.text import member_text, render_text
 from agent.dataplane.iptables.tables.chain_writer import _by_policy
 from agent.kube.model import Key
@@ -291,9 +291,7 @@ def tops(
     uplinks: tuple[str, ...] = (),
     cache: names.Cache | None = None,
 ) -> render.Chains:
-    return render.top_chains(
-        family, options, names.isolated_set, guarded=guarded, uplinks=uplinks, cache=cache
-    )
+    return top.top_chains(family, options, names.isolated_set, guarded=guarded, uplinks=uplinks, cache=cache)
 
 
 _CACHE = names.Cache("L", "E")
@@ -354,9 +352,9 @@ def test_what_is_cached_is_looked_up_unmarked_and_added_after_both_directions(
 ) -> None:
     options = Options(accept=leave == "ACCEPT", mark_egress=0x1, mark_ingress=0x80, cache=7)
     chains = tops(options, family, cache=_CACHE)
-    for top in (names.FORWARD, names.OUTPUT):
+    for way in (names.FORWARD, names.OUTPUT):
         # On a bridge in IPv6 some rules stand behind the guard alone.
-        rules = [*chains[top], *(chains[names.BRIDGED] if top == names.FORWARD else ())]
+        rules = [*chains[way], *(chains[names.BRIDGED] if way == names.FORWARD else ())]
         for protocol in ("tcp", "udp"):
             cached = f"-p {protocol} -m mark --mark 0x0/0x81 -m set --match-set L src,dst,dst -j {leave}"
             assert cached in rules
@@ -395,11 +393,11 @@ def test_what_stands_in_for_a_refused_top_chain_lets_nothing_unjudged_pass() -> 
     chains = tops(Options())
     forward = chains[names.FORWARD]
     for chain in (names.FORWARD, names.BRIDGED):
-        assert render.stand_in(chain, forward) == tuple(r for r in forward if names.BRIDGED not in r)
+        assert top.stand_in(chain, forward) == tuple(r for r in forward if names.BRIDGED not in r)
     for chain in (names.DENY, *map(names.judge, Direction)):
-        assert render.stand_in(chain, forward) == ("-j DROP",)
-    assert render.stand_in(names.allow(Direction.INGRESS), forward) is None
-    assert render.stand_in(names.policy_chain(POLICY), forward) is None
+        assert top.stand_in(chain, forward) == ("-j DROP",)
+    assert top.stand_in(names.allow(Direction.INGRESS), forward) is None
+    assert top.stand_in(names.policy_chain(POLICY), forward) is None
 
 
 def test_members_are_written_as_ipset_does() -> None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import guards, linked, names, render
+from agent.dataplane.iptables.rules import guards, linked, names, render, top
 from agent.dataplane.iptables.rules.lists import Lists
 from agent.dataplane.iptables.rules.trees import Tree, Trees
 from agent.kernel.surroundings import NONE, Surroundings
@@ -256,7 +256,7 @@ class Desired:
         if depends == self._tops.get(family):
             return
         self._tops[family] = depends
-        chains = render.top_chains(
+        chains = top.top_chains(
             family,
             self.options,
             naming.isolated_set,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Set
 
 from agent.dataplane.iptables.change.desired import Changes
-from agent.dataplane.iptables.rules import names, render, script
+from agent.dataplane.iptables.rules import names, script, top
 from agent.dataplane.iptables.tables import foreign
 from agent.dataplane.iptables.tables.chain_table import ChainTable, Rules, sets_in
 from agent.dataplane.iptables.tables.generation import Generation
@@ -156,7 +156,7 @@ class ChainWriter:
     def _stand_in(self, family: Family, chain: str, wanted: Mapping[str, Rules]) -> Work[None]:
         """Close a chain that would let packets through when it is empty."""
         forward = wanted.get(names.FORWARD, self.chains.whole[family].get(names.FORWARD, ()))
-        rules = render.stand_in(chain, forward)
+        rules = top.stand_in(chain, forward)
         if rules and not self.chains.whole[family][chain]:
             lines = script.lines(self.chains.whole[family], {chain: rules})
             if (yield from self._one(family, lines)) is None:

@@ -1,0 +1,177 @@
+"""Settings as options of commands, and what commands have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import click
+
+from agent.settings import (
+    SETTINGS,
+    Setting,
+    SettingError,
+    Settings,
+    resolve,
+    setting_of,
+    value,
+)
+
+Flags = Mapping[str, str | bool | None]
+
+
+_COMMA = re.compile(r",(?=\S)")
+
+
+LOG_SETTINGS = ("log_format", "log_level")
+
+
+MIGRATE_SETTINGS = tuple(
+    setting.name for setting in SETTINGS if setting.name not in ("health_address", "health_port")
+)
+
+
+RENDER_SETTINGS = (
+    "node_name",
+    "families",
+    "mark_ingress",
+    "mark_egress",
+    "allowed_packets",
+    "denied_packets",
+    "allow_nodes",
+    "policy_budget",
+    "namespace_budget",
+)
+
+
+class _Told(NamedTuple):
+    """What a command says of a setting where it means something else there; None: what the table says."""
+
+    help: str | None = None
+    default: str | None = None
+
+
+IN_RENDER = {
+    "node_name": _Told("The node whose rules to print.", "the only node that has pods"),
+    "families": _Told("The address families to print. auto: both."),
+}
+
+
+IN_STATUS = {
+    "health_address": _Told("The IP address where the agent answers."),
+    "health_port": _Told("The TCP port where the agent answers."),
+}
+
+
+def _option(setting: Setting, told: _Told) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    variables = ", ".join(setting.environment)
+    in_words = setting.default_text if told.default is None else told.default
+    # Without a space it would be broken within a word, where a line ends.
+    in_words = _COMMA.sub(", ", in_words)
+    default = f"; default: {in_words}" if in_words else ""
+    text = f"{told.help or setting.help}  [env: {variables}{default}]"
+    if setting.switch:
+        return click.option(
+            f"{setting.flag}/{setting.negative_flag}", setting.name, default=None, is_flag=True, help=text
+        )
+    return click.option(setting.flag, setting.name, default=None, metavar=setting.metavar, help=text)
+
+
+def options_for(
+    *names: str, told: Mapping[str, _Told] = MappingProxyType({})
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of these settings, in the table's order; of all without names."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for setting in reversed(SETTINGS):
+            if not names or setting.name in names:
+                command = _option(setting, told.get(setting.name, _Told()))(command)
+        return command
+
+    return decorate
+
+
+PLACES = click.option(
+    "--manifests",
+    "places",
+    multiple=True,
+    metavar="PATH",
+    help="A directory or file of objects, or - for standard input. May be given several times.  "
+    f"[env: {setting_of('manifests').environment[0]}; default: none, it must be given]",
+)
+
+
+MORE = click.argument("more", nargs=-1, metavar="", required=False)
+
+
+def places_of(places: tuple[str, ...], more: tuple[str, ...]) -> list[Path]:
+    """Return what to read objects from; what is not there ends the command with exit code 2.
+
+    ``more`` are arguments that belong to no option, as a shell makes of ``--manifests *.yaml``.
+    """
+    if more:
+        raise click.UsageError(
+            f"{more[0]!r} belongs to no option: give --manifests before each path, or the directory."
+        )
+    variable = setting_of("manifests").environment[0]
+    origin = "--manifests" if places else variable
+    texts = places or tuple(filter(None, (os.environ.get(variable),)))
+    if not texts:
+        raise click.UsageError(
+            "--manifests is missing: give a directory or file of objects, or - for standard input."
+        )
+    for text in texts:
+        if not text:
+            raise click.UsageError(f"{origin} is empty: give it a value.")
+        if text != "-" and not os.path.lexists(text):
+            raise click.UsageError(f"{origin} is {text!r}: no such file or directory; correct the path.")
+    return [Path(text) for text in texts]
+
+
+def tell(notes: Iterable[str], refused: Iterable[str]) -> None:
+    """Print what was passed over and what was refused on standard error."""
+    for line in notes:
+        click.echo(f"note: {line}", err=True)
+    for line in refused:
+        click.echo(f"refused: {line}", err=True)
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """End the command with exit code 2 where its answer cannot be written: 0 and 1 would be answers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        click.echo(f"Error: the answer cannot be written: {error.strerror}; write it elsewhere", err=True)
+        sys.exit(2)
+
+
+def texts_of(flags: Flags) -> dict[str, str | None]:
+    return {
+        name: ("true" if flag else "false") if isinstance(flag, bool) else flag
+        for name, flag in flags.items()
+    }
+
+
+def settings_from(flags: Flags, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings; what cannot be used ends the command with exit code 2."""
+    try:
+        return resolve(texts_of(flags), environ)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def value_of(name: str, flags: Flags) -> Any:
+    try:
+        return value(name, texts_of(flags), os.environ)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None

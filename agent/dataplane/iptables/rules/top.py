@@ -1,0 +1,234 @@
+"""The chains that packets meet first: what leaves at once, the verdict cache, and who is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+
+from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.rules import guards, names
+from agent.dataplane.iptables.rules.guards import UNGUARDED, Guarded
+from agent.dataplane.iptables.rules.render import (
+    NO_WAYS,
+    PROTOCOLS,
+    Chains,
+    IsolatedNamer,
+    Ways,
+    join_matches,
+    match_set,
+    node_name,
+)
+from agent.dataplane.iptables.rules.tree import ROOT
+from agent.net import Direction, Family, Protocol
+
+CACHED = (Protocol.TCP, Protocol.UDP)
+"""Whose allowed connections are cached: those with ports that sets and rules read alike."""
+
+
+LINK_LOCAL = {Family.V4: "169.254.0.0/16", Family.V6: "fe80::/10"}
+"""RFC 3927 and RFC 4291, 2.5.6: on a bridge these name no pod."""
+
+
+DISCOVERY = (133, 135, 136)
+"""ICMPv6 router and neighbour discovery that pods take part in (RFC 4861, section 4); its hop limit, 255,
+never crosses a router."""
+
+
+LISTENER = (130, 131, 132, 143)
+"""ICMPv6 multicast listener discovery (RFC 2710, RFC 3810): always to a group, with hop limit 1."""
+
+
+def top_chains(
+    family: Family,
+    options: Options,
+    isolated_name: IsolatedNamer,
+    *,
+    guarded: bool,
+    uplinks: Iterable[str] = (),
+    cache: names.Cache | None = None,
+    others: str | None = None,
+    closed: Mapping[Direction, str | None] = MappingProxyType({}),
+    links: Ways = NO_WAYS,
+    tunnels: Guarded = UNGUARDED,
+    ports: Iterable[str] = (),
+    untracked: str | None = None,
+) -> Chains:
+    """Return the chains that do not depend on any one pod.
+
+    ``guarded``: the node has isolated pods, so bridged packets with addresses that name no pod are dropped.
+    ``uplinks``: interfaces behind which other nodes are, when other nodes may reach every pod: a node's
+    address counts only on packets that come in there, since a pod can forge a source address.
+    ``cache``: the verdict cache, where there is one. ``others``: the set in which packets
+    in OUTPUT that are not the node's own leave a trace, where they are not judged but dropped.
+    ``closed``: the sets of addresses whose rules could not be written. ``links``: the rules that lead to
+    those by which pods are judged by their links.
+    ``tunnels``: what the rules about tunnels depend on; ``ports``: those of bridges that lead to the network
+    outside, where routers are. ``untracked``: the set in which denied packets that are not tracked leave one.
+    """
+    chains = guards.tunnel_chains(family, tunnels) | guards.untracked_chains(untracked)
+    uplinks = sorted(uplinks)
+    established = f"-m conntrack --ctstate RELATED,ESTABLISHED -j {options.leave}"
+    checks = {
+        d: match_set(isolated_name(d, family), "src" if d is Direction.EGRESS else "dst")
+        for d in (Direction.EGRESS, Direction.INGRESS)
+    }
+    done = "-j ACCEPT" if options.accept else ""
+    again: dict[Protocol, str] = {}
+    chains[names.CACHE] = ()
+    if cache is not None and guarded:
+        again = {protocol: _cached(protocol, cache, options) for protocol in CACHED}
+        done = f"-g {names.CACHE}"
+        chains[names.CACHE] = tuple(_caching(cache, family, options, uplinks))
+    common = [
+        established,
+        *links.others,
+        *(rule for protocol, rule in again.items() if protocol is not Protocol.TCP),
+        *links.late,
+        *(f"{check} -j {names.judge(d)}" for d, check in checks.items()),
+    ]
+    if done:
+        common += [f"{check} {done}" for check in checks.values()]
+    # Each way to the trees is one along which the kernel checks them whole whenever a rule is added. In IPv6
+    # some bridged packets are not to be judged at all, so that the others do not come back from the guard.
+    returns = family is Family.V4
+    bridged = [
+        _ordinary_tcp(family, options),
+        *links.tcp,
+        *(rule for protocol, rule in again.items() if protocol is Protocol.TCP),
+        guards.redirect_rule(family),
+        f"-m physdev --physdev-is-bridged -{'j' if returns else 'g'} {names.BRIDGED}",
+    ]
+    tunnelled = guards.forward_rules(tunnels)
+    chains[names.FORWARD] = (*tunnelled, *(bridged if guarded else ()), *common)
+    unnamed = _unnamed_addresses(family, options, ports)
+    chains[names.BRIDGED] = (*unnamed, *(() if returns else common)) if guarded else ()
+    remote = "-m addrtype ! --src-type LOCAL"
+    output = [*guards.output_rules(tunnels), established, *again.values()]
+    if others is not None:
+        output += [f"{check} {remote} -g {names.OTHERS}" for check in checks.values()]
+    else:
+        output += [f"{check} {remote} -j {names.judge(d)}" for d, check in checks.items()]
+        if done:
+            output += [f"{check} {remote} {done}" for check in checks.values()]
+    chains[names.OUTPUT] = tuple(output)
+    # A refusal of a packet of no connection is sent in its receiver's name: no sign that others are sent for.
+    refusals = "-p tcp -m tcp --tcp-flags RST RST -j DROP"
+    trace = f"-j SET --add-set {others} src"
+    chains[names.OTHERS] = () if others is None else (refusals, trace, "-j DROP")
+    for direction in Direction:
+        chains |= _judging_chains(direction, family, options, uplinks, closed.get(direction))
+    chains[names.SAMPLE] = (_sample(None if cache is None else cache.lookup, options),)
+    chains[names.DENY] = (*guards.untracked_rules(family, untracked), *_deny(family, options))
+    return chains
+
+
+def _sample(set_name: str | None, options: Options) -> str:
+    """Return the rule of a chain that nothing leads to, with all that rules of pods and policies are made of.
+
+    A command that looks for it has loaded what it needs to read these.
+    """
+    about = names.comment("never reached: a sample of what rules are made of")
+    mark = f"-m mark --mark {options.both_marks:#x}/{options.both_marks:#x}"
+    in_set = "" if set_name is None else match_set(set_name, "src,dst,dst")
+    return join_matches("-p tcp -m tcp --dport 1 -m multiport --dports 2,3", mark, in_set, about, "-j RETURN")
+
+
+def _cached(protocol: Protocol, cache: names.Cache, options: Options) -> str:
+    """Rule by which packets of cached connections leave.
+
+    With a mark of ours a packet is judged whatever is cached, so that none leaves with one.
+    """
+    unmarked = f"-m mark --mark 0x0/{options.both_marks:#x}"
+    return f"-p {PROTOCOLS[protocol]} {unmarked} {match_set(cache.lookup, 'src,dst,dst')} -j {options.leave}"
+
+
+def _ordinary_tcp(family: Family, options: Options) -> str:
+    """Rule by which most packets of known connections leave before they are asked whether they are bridged.
+
+    On a bridge, connection tracking may know a flow to addresses that name no pod: the node itself was sent
+    its first packet too, and anybody can forge the answer. So link-local addresses stay behind. Multicast and
+    broadcast ones need not: TCP takes no segment to or from them (RFC 9293, 3.9.2.3), whatever is tracked.
+    """
+    own = LINK_LOCAL[family]
+    return f"! -s {own} ! -d {own} -p tcp -m conntrack --ctstate ESTABLISHED -j {options.leave}"
+
+
+def _caching(cache: names.Cache, family: Family, options: Options, uplinks: list[str]) -> Iterator[str]:
+    """Yield the rules that a packet meets which was judged and allowed: its connection is cached.
+
+    Not another node's, which may pass for where it came in, and that the set does not say. Nor what the guard
+    of a bridge has to see, since TCP is looked up before it.
+    """
+    if uplinks:
+        yield f"{match_set(names.nodes_set(family), 'src')} -j {options.leave}"
+    named = f"! -s {LINK_LOCAL[family]} ! -d {LINK_LOCAL[family]}"
+    for protocol in CACHED:
+        added = f"-j SET --add-set {cache.entries} src,dst,dst --timeout {options.cache}"
+        yield f"{named} -p {PROTOCOLS[protocol]} {added}"
+    if options.accept:
+        yield "-j ACCEPT"
+
+
+def _judging_chains(
+    direction: Direction, family: Family, options: Options, uplinks: list[str], closed: str | None
+) -> Chains:
+    bit = f"{options.mark(direction):#x}"
+    clear = f"-j MARK --set-xmark 0x0/{options.both_marks:#x}"
+    marked = f"-m mark ! --mark 0x0/{options.both_marks:#x}"
+    root = node_name(direction, family, ROOT)
+    from_nodes = [
+        f"-i {uplink} {match_set(names.nodes_set(family), 'src')} "
+        f"{names.comment('other nodes may reach every pod')} -j RETURN"
+        for uplink in (uplinks if direction is Direction.INGRESS else ())
+    ]
+    side = "src" if direction is Direction.EGRESS else "dst"
+    unwritten = names.comment("closed: rules that take something from it could not be written yet")
+    shut = () if closed is None else (join_matches(match_set(closed, side), unwritten, f"-g {names.DENY}"),)
+    fell = names.comment(f"isolated for {direction} and no pod here has the address")
+    return {
+        names.allow(direction): (f"-j MARK --set-xmark {bit}/{bit}",),
+        names.judge(direction): (
+            # Seldom is anything there to clear: the look is cheaper.
+            f"{marked} {clear}",
+            *from_nodes,
+            *shut,
+            f"-j {root}",
+            f"-m mark ! --mark {bit}/{bit} {fell} -g {names.DENY}",
+            clear,
+        ),
+    }
+
+
+def stand_in(chain: str, forward: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return what a new top chain must hold when the kernel does not take its rules; None: nothing.
+
+    Empty, it would let through what it should judge. ``forward`` are the rules of FORWARD's chain: without
+    the guard against addresses that name no pod, all else still holds.
+    """
+    if chain in (names.FORWARD, names.BRIDGED):
+        return tuple(rule for rule in forward if names.BRIDGED not in rule)
+    if chain in (names.DENY, names.OTHERS) or chain in map(names.judge, Direction):
+        return ("-j DROP",)
+    return None
+
+
+def _deny(family: Family, options: Options) -> tuple[str, ...]:
+    if not options.reject:
+        return ("-j DROP",)
+    refusal = "icmp-admin-prohibited" if family is Family.V4 else "icmp6-adm-prohibited"
+    return ("-p tcp -j REJECT --reject-with tcp-reset", f"-j REJECT --reject-with {refusal}")
+
+
+def _unnamed_addresses(family: Family, options: Options, ports: Iterable[str]) -> list[str]:
+    """Rules for bridged packets whose address does not name a pod: discovery passes, the rest is dropped."""
+    if family is Family.V4:
+        ranges = ["169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"]
+        dropped = [f"{flag} {r} -j DROP" for r in ranges for flag in ("-s", "-d")]
+        return [*dropped, "-m addrtype --dst-type BROADCAST -j DROP"]
+    icmp = "-p ipv6-icmp -m icmp6 --icmpv6-type"
+    return [
+        *(f"{icmp} {kind} -m hl --hl-eq 255 -j {options.leave}" for kind in DISCOVERY),
+        *(f"-d ff00::/8 {icmp} {kind} -m hl --hl-eq 1 -j {options.leave}" for kind in LISTENER),
+        *guards.advertisement_rules(ports, options.leave),
+        *(f"{flag} {r} -j DROP" for r in ("fe80::/10", "ff00::/8") for flag in ("-s", "-d")),
+    ]
