@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-from agent.settings import LogFormat, LogLevel
+from agent.setting_values import LogFormat, LogLevel
 
 # structlog loads rich when it is there, for tracebacks in colour: a tenth of a second of each start, and five
 # megabytes for as long as the agent runs. Told that it is not there, it prints plain ones.

@@ -6,10 +6,8 @@ The table :data:`SETTINGS` makes the command line's options and the documentatio
 
 from __future__ import annotations
 
-import difflib
 import enum
 import ipaddress
-import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,64 +16,33 @@ from typing import Any, NamedTuple
 
 from agent.policy.budget.limits import (
     DEFAULT,
-    Budget,
     Budgets,
     NamespaceBudget,
     PolicyBudget,
     budget_text,
-    changed,
+)
+from agent.setting_values import (
+    KUBE_PROXY_MARKS,
+    AllowedPackets,
+    DeniedPackets,
+    Families,
+    IptablesMode,
+    LogFormat,
+    LogLevel,
+    UnfitError,
+    address,
+    budget,
+    directory,
+    mark,
+    node_name,
+    path_of,
+    port_number,
+    seconds,
+    some_text,
+    switch,
 )
 
 ENVIRONMENT_PREFIX = "NETPOL_AGENT_"
-KUBE_PROXY_MARKS = 0x4000 | 0x8000
-
-
-class IptablesMode(enum.StrEnum):
-    """Which of the two iptables programs to use."""
-
-    AUTO = "auto"
-    NFT = "nft"
-    LEGACY = "legacy"
-
-
-class AllowedPackets(enum.StrEnum):
-    """What becomes of a packet that policy allows."""
-
-    RETURN = "return"
-    ACCEPT = "accept"
-
-
-class DeniedPackets(enum.StrEnum):
-    """What becomes of a packet that no policy allows."""
-
-    DROP = "drop"
-    REJECT = "reject"
-
-
-class Families(enum.StrEnum):
-    """Which address families to enforce."""
-
-    AUTO = "auto"
-    IPV4 = "ipv4"
-    IPV6 = "ipv6"
-    DUAL = "dual"
-
-
-class LogFormat(enum.StrEnum):
-    """How log events are written."""
-
-    AUTO = "auto"
-    CONSOLE = "console"
-    JSON = "json"
-
-
-class LogLevel(enum.StrEnum):
-    """The least severe event that is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 @dataclass(frozen=True)
@@ -121,10 +88,6 @@ class SettingError(ValueError):
     """A setting has a value that cannot be used. Its text names the setting, the value and the remedy."""
 
 
-class _UnfitError(ValueError):
-    """A text that a setting's parser does not take; the text says what it would take."""
-
-
 class Setting(NamedTuple):
     """One setting: the row of the table that options and documentation are made of.
 
@@ -167,100 +130,6 @@ _DEFAULTS_IN_WORDS = {
     "manifests": "none: an API server is read",
 }
 
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-
-
-def _node_name(text: str) -> str:
-    if len(text) > 253 or not _SUBDOMAIN.fullmatch(text):
-        raise _UnfitError(
-            "give the name the node has in the cluster: lower-case letters, digits, '-' and '.'"
-        )
-    return text
-
-
-def _text(text: str) -> str:
-    return text
-
-
-def _path(text: str) -> Path:
-    return Path(text)
-
-
-def _directory(text: str) -> Path | None:
-    if not text:
-        return None
-    path = Path(text)
-    try:
-        there = path.is_dir()
-    except OSError as error:
-        raise _UnfitError(f"{error.strerror}; give a directory that this user can reach") from None
-    if not there:
-        one = "; explain and render read single files and - as well" if text == "-" or path.exists() else ""
-        raise _UnfitError(f"give a directory that exists and holds manifests (.yaml, .yml, .json){one}")
-    return path
-
-
-def _mark(text: str) -> int | None:
-    if text.lower() == "auto":
-        return None
-    try:
-        mark = int(text, 0)
-    except ValueError:
-        mark = 0
-    if not 0 < mark <= 0xFFFFFFFF or mark & (mark - 1):
-        raise _UnfitError("give one bit of the 32 of a packet's mark, such as 0x20000, or auto")
-    return mark
-
-
-def _seconds(least: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = float("nan")
-        if not least <= seconds <= 86_400:
-            raise _UnfitError(f"give a number of seconds from {least:g} to 86400")
-        return seconds
-
-    return parse
-
-
-def _budget(default: Budget) -> Callable[[str], Budget]:
-    def parse(text: str) -> Budget:
-        try:
-            return changed(default, text)
-        except ValueError:
-            names = ", ".join(default._fields)
-            raise _UnfitError(
-                f"give amounts of some of {names}, such as rules=8000,sets=500, each from 1 to 999999999 "
-                "(with 0, every policy that needs any would be closed)"
-            ) from None
-
-    return parse
-
-
-def _address(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise _UnfitError(
-            "give an IP address to listen on, such as 127.0.0.1, or 0.0.0.0 for every one"
-        ) from None
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65_535:
-        raise _UnfitError("give a TCP port from 1 to 65535, or 0 for any that is free")
-    return int(text)
-
-
-def _switch(text: str) -> bool:
-    if text.lower() in {"1", "true", "yes", "on"}:
-        return True
-    if text.lower() in {"0", "false", "no", "off"}:
-        return False
-    raise _UnfitError("give true or false")
-
 
 def _choice(name: str, kind: type[enum.StrEnum], default: enum.StrEnum, help_text: str) -> Setting:
     choices = tuple(member.value for member in kind)
@@ -269,13 +138,13 @@ def _choice(name: str, kind: type[enum.StrEnum], default: enum.StrEnum, help_tex
         try:
             return kind(text.lower())
         except ValueError:
-            raise _UnfitError(f"give one of {', '.join(choices)}") from None
+            raise UnfitError(f"give one of {', '.join(choices)}") from None
 
     return Setting(name, default.value, "|".join(choices), help_text, parse, choices=choices)
 
 
 def _boolean(name: str, default: bool, help_text: str) -> Setting:
-    return Setting(name, "true" if default else "false", "", help_text, _switch, switch=True)
+    return Setting(name, "true" if default else "false", "", help_text, switch, switch=True)
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -284,7 +153,7 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         "NAME",
         "The name of this node in the cluster. Policies are enforced for the pods of this node.",
-        _node_name,
+        node_name,
         also=("NODE_NAME",),
     ),
     Setting(
@@ -292,24 +161,24 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         "FILE",
         "The file that says how to reach the API server.",
-        _text,
+        some_text,
         also=("KUBECONFIG",),
     ),
-    Setting("context", "", "NAME", "The context of the kubeconfig to use.", _text),
+    Setting("context", "", "NAME", "The context of the kubeconfig to use.", some_text),
     Setting(
         "manifests",
         "",
         "DIR",
         "Read Pods, Namespaces and NetworkPolicies from this directory, not from an API server. "
         "Changed files are read again.",
-        _directory,
+        directory,
     ),
     Setting(
         "state_dir",
         "/var/lib/netpol-agent",
         "DIR",
         "Where the last good version of each manifest is kept, so that a restart does not lose it.",
-        _path,
+        path_of,
     ),
     _choice(
         "iptables_mode",
@@ -329,14 +198,14 @@ SETTINGS: tuple[Setting, ...] = (
         "auto",
         "BIT",
         "The bit of a packet's mark that means: its destination's policies allow it. auto: a free bit.",
-        _mark,
+        mark,
     ),
     Setting(
         "mark_egress",
         "auto",
         "BIT",
         "The bit of a packet's mark that means: its source's policies allow it. auto: a free bit.",
-        _mark,
+        mark,
     ),
     _choice(
         "allowed_packets",
@@ -359,7 +228,7 @@ SETTINGS: tuple[Setting, ...] = (
         "SECONDS",
         "How long the address of an isolated pod stays closed after the pod is deleted or finished, unless a "
         "newer pod gets the address.",
-        _seconds(0),
+        seconds(0),
     ),
     Setting(
         "cache_allowed",
@@ -367,14 +236,14 @@ SETTINGS: tuple[Setting, ...] = (
         "SECONDS",
         "How long an allowed connection is cached: the same connection is not judged again. 0: every "
         "connection is judged.",
-        _seconds(0),
+        seconds(0),
     ),
     Setting(
         "policy_budget",
         budget_text(DEFAULT.policy),
         "AMOUNTS",
         "What one policy may need on this node. One that needs more isolates its pods and allows nothing.",
-        _budget(DEFAULT.policy),
+        budget(DEFAULT.policy),
     ),
     Setting(
         "namespace_budget",
@@ -382,14 +251,14 @@ SETTINGS: tuple[Setting, ...] = (
         "AMOUNTS",
         "The same for all policies of one namespace that select pods of this node. The oldest policies stay "
         "in force.",
-        _budget(DEFAULT.namespace),
+        budget(DEFAULT.namespace),
     ),
     Setting(
         "drift_interval",
         "10",
         "SECONDS",
         "How often the kernel is compared with the rules and sets that it should hold.",
-        _seconds(1),
+        seconds(1),
     ),
     Setting(
         "confirm_empty",
@@ -397,7 +266,7 @@ SETTINGS: tuple[Setting, ...] = (
         "SECONDS",
         "When a list lacks every object, or is older than the last one: how long to wait for a second list "
         "that confirms it. 0: it is believed at once.",
-        _seconds(0),
+        seconds(0),
     ),
     _boolean(
         "fix_host",
@@ -406,14 +275,14 @@ SETTINGS: tuple[Setting, ...] = (
         "what is wrong.",
     ),
     Setting(
-        "health_address", "127.0.0.1", "ADDRESS", "The IP address of /healthz, /readyz and /status.", _address
+        "health_address", "127.0.0.1", "ADDRESS", "The IP address of /healthz, /readyz and /status.", address
     ),
     Setting(
         "health_port",
         "20245",
         "PORT",
         "The TCP port of /healthz, /readyz and /status. 0: any free port.",
-        _port,
+        port_number,
     ),
     _choice(
         "log_format",
@@ -488,7 +357,7 @@ def _parsed(setting: Setting, chosen: _Given) -> Any:
         raise SettingError(f"{chosen.origin} is empty: give it a value, or leave it out.")
     try:
         return setting.parse(chosen.text)
-    except _UnfitError as unfit:
+    except UnfitError as unfit:
         raise SettingError(f"{chosen.origin or setting.flag} is {chosen.text!r}: {unfit}.") from None
 
 
@@ -509,24 +378,6 @@ def _check_one_source(texts: Mapping[str, _Given]) -> None:
                 f"{origin} is {text!r} and {texts['manifests'].origin} is {texts['manifests'].text!r}: "
                 "objects come from one place; leave one of the two out."
             )
-
-
-# What Kubernetes sets in every pod for a Service that is called netpol-agent.
-_OF_A_SERVICE = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.+)?)?")
-
-
-def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a line for each variable that looks like a setting of ours and is none, with the nearest."""
-    known = [variable for setting in SETTINGS for variable in setting.environment]
-    lines = []
-    for variable in sorted(environ):
-        name = variable.removeprefix(ENVIRONMENT_PREFIX)
-        if name == variable or variable in known or _OF_A_SERVICE.fullmatch(name):
-            continue
-        near = difflib.get_close_matches(variable, known, 1, 0.8)
-        remedy = f"did you mean {near[0]}?" if near else "'netpol-agent run --help' lists those there are"
-        lines.append(f"{variable} is not a setting and has no effect; {remedy}")
-    return tuple(lines)
 
 
 def warnings(settings: Settings) -> tuple[str, ...]:

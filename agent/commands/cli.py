@@ -30,13 +30,8 @@ from agent.commands.options import (
     texts_of,
     value_of,
 )
-from agent.settings import (
-    Settings,
-    given,
-    setting_of,
-    unknown_variables,
-    warnings,
-)
+from agent.commands.variables import unknown_variables
+from agent.settings import Settings, given, setting_of, warnings
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

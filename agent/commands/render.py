@@ -13,7 +13,8 @@ from agent.policy.budget.cost import Excess
 from agent.policy.engine import Engine
 from agent.policy.program import Program
 from agent.runtime import backends
-from agent.settings import Families, Settings
+from agent.setting_values import Families
+from agent.settings import Settings
 from agent.sources.manifests.once import Read
 from agent.words import some
 

@@ -26,7 +26,8 @@ from agent.dataplane.turns import PATIENCE
 from agent.fault import Fault
 from agent.net import Direction, Family
 from agent.policy.program import Program
-from agent.settings import AllowedPackets, DeniedPackets, Settings
+from agent.setting_values import AllowedPackets, DeniedPackets
+from agent.settings import Settings
 
 __all__ = [
     "LATE_WRITE",

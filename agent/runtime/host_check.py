@@ -16,7 +16,8 @@ from agent.runtime.calls import Calls
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.node_name import NodeName
 from agent.runtime.reconcile import Reconcile
-from agent.settings import Families, Settings
+from agent.setting_values import Families
+from agent.settings import Settings
 
 _log = log.get(__name__)
 

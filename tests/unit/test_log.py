@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from agent import log
-from agent.settings import LogFormat, LogLevel
+from agent.setting_values import LogFormat, LogLevel
 
 
 class Terminal(io.StringIO):

@@ -11,14 +11,15 @@ import agent
 
 ROOT = Path(agent.__file__).parent
 
-GROUND = {"net", "fault", "clock", "words", "settings", "log"}
+GROUND = {"net", "fault", "clock", "words", "setting_values", "settings", "log"}
 MAY_IMPORT: dict[str, set[str]] = {
     "net": set(),
     "fault": set(),
     "clock": set(),
     "words": set(),
-    "settings": {"policy"},
-    "log": {"settings"},
+    "setting_values": {"policy"},
+    "settings": {"policy", "setting_values"},
+    "log": {"setting_values", "settings"},
     "kube": {"net"},
     "kernel": {"net", "fault"},
     "sources": {"kube", "log", "words"},

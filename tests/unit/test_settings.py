@@ -8,23 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.commands.variables import unknown_variables
 from agent.policy.budget.limits import DEFAULT, NamespaceBudget, PolicyBudget
-from agent.settings import (
-    SETTINGS,
-    AllowedPackets,
-    DeniedPackets,
-    Families,
-    IptablesMode,
-    LogFormat,
-    LogLevel,
-    SettingError,
-    Settings,
-    given,
-    resolve,
-    unknown_variables,
-    value,
-    warnings,
-)
+from agent.setting_values import AllowedPackets, DeniedPackets, Families, IptablesMode, LogFormat, LogLevel
+from agent.settings import SETTINGS, SettingError, Settings, given, resolve, value, warnings
 
 
 def settings(environ: dict[str, str] | None = None, **flags: str) -> Settings:

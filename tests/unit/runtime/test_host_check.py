@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.host.check import HostState
 from agent.net import Family
 from agent.runtime.host_check import chosen_families
-from agent.settings import Families
+from agent.setting_values import Families
 from tests.unit.runtime.rig import Rig
 
 ONLY4 = HostState((), frozenset({Family.V4}), False, False)

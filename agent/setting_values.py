@@ -1,0 +1,164 @@
+"""What settings can be: choices, and texts as values.
+
+Each reader raises UnfitError, which says what is wrong with a text that does not fit.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.policy.budget.limits import (
+    Budget,
+    changed,
+)
+
+KUBE_PROXY_MARKS = 0x4000 | 0x8000
+
+
+class IptablesMode(enum.StrEnum):
+    """Which of the two iptables programs to use."""
+
+    AUTO = "auto"
+    NFT = "nft"
+    LEGACY = "legacy"
+
+
+class AllowedPackets(enum.StrEnum):
+    """What becomes of a packet that policy allows."""
+
+    RETURN = "return"
+    ACCEPT = "accept"
+
+
+class DeniedPackets(enum.StrEnum):
+    """What becomes of a packet that no policy allows."""
+
+    DROP = "drop"
+    REJECT = "reject"
+
+
+class Families(enum.StrEnum):
+    """Which address families to enforce."""
+
+    AUTO = "auto"
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+    DUAL = "dual"
+
+
+class LogFormat(enum.StrEnum):
+    """How log events are written."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(enum.StrEnum):
+    """The least severe event that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class UnfitError(ValueError):
+    """A text that a setting's parser does not take; the text says what it would take."""
+
+
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def node_name(text: str) -> str:
+    if len(text) > 253 or not _SUBDOMAIN.fullmatch(text):
+        raise UnfitError("give the name the node has in the cluster: lower-case letters, digits, '-' and '.'")
+    return text
+
+
+def some_text(text: str) -> str:
+    return text
+
+
+def path_of(text: str) -> Path:
+    return Path(text)
+
+
+def directory(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text)
+    try:
+        there = path.is_dir()
+    except OSError as error:
+        raise UnfitError(f"{error.strerror}; give a directory that this user can reach") from None
+    if not there:
+        one = "; explain and render read single files and - as well" if text == "-" or path.exists() else ""
+        raise UnfitError(f"give a directory that exists and holds manifests (.yaml, .yml, .json){one}")
+    return path
+
+
+def mark(text: str) -> int | None:
+    if text.lower() == "auto":
+        return None
+    try:
+        mark = int(text, 0)
+    except ValueError:
+        mark = 0
+    if not 0 < mark <= 0xFFFFFFFF or mark & (mark - 1):
+        raise UnfitError("give one bit of the 32 of a packet's mark, such as 0x20000, or auto")
+    return mark
+
+
+def seconds(least: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = float("nan")
+        if not least <= seconds <= 86_400:
+            raise UnfitError(f"give a number of seconds from {least:g} to 86400")
+        return seconds
+
+    return parse
+
+
+def budget(default: Budget) -> Callable[[str], Budget]:
+    def parse(text: str) -> Budget:
+        try:
+            return changed(default, text)
+        except ValueError:
+            names = ", ".join(default._fields)
+            raise UnfitError(
+                f"give amounts of some of {names}, such as rules=8000,sets=500, each from 1 to 999999999 "
+                "(with 0, every policy that needs any would be closed)"
+            ) from None
+
+    return parse
+
+
+def address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise UnfitError(
+            "give an IP address to listen on, such as 127.0.0.1, or 0.0.0.0 for every one"
+        ) from None
+
+
+def port_number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65_535:
+        raise UnfitError("give a TCP port from 1 to 65535, or 0 for any that is free")
+    return int(text)
+
+
+def switch(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise UnfitError("give true or false")
