@@ -11,7 +11,9 @@ import msgspec
 
 from agent.kube.model import Kind
 from agent.kube.wire import Page, decode_page
-from agent.sources.apiserver.faults import RequestFailedError
+from agent.sources.apiserver.answers import raise_for
+from agent.sources.apiserver.connect import Connection
+from agent.sources.apiserver.faults import PATHS, RequestFailedError
 from agent.sources.apiserver.proof import PagesProof, not_a_list, number
 
 PAGE = 500
@@ -53,9 +55,18 @@ def pages(
         body = coming.result()
 
 
-def version_of(kind: Kind, body: bytes) -> int:
-    """Return of which version a list is, from one page of it alone. Raises UnprovenError."""
-    page = _page(kind, body)
+def version_reached(connection: Connection, kind: Kind, seconds: float) -> int:
+    """Ask how far the server's store of a kind has got: of which version a list is, from one page of it.
+
+    ``seconds``: how long an answer may take. Raises UnprovenError, RequestFailedError, and what a connection
+    raises.
+    """
+    response = connection.get(PATHS[kind], {"limit": "1"}, seconds)
+    try:
+        raise_for(response)
+        page = _page(kind, response.read())
+    finally:
+        response.release_conn()
     PagesProof(kind).take(page)
     return number(page.resource_version)
 

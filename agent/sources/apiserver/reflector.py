@@ -8,7 +8,6 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import urllib3
 
@@ -20,11 +19,12 @@ from agent.sources.apiserver.answers import ExpiredError, raise_for
 from agent.sources.apiserver.backoff import LIMITED_SECONDS, LONGEST_SECONDS, Backoff
 from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.contact import Clock, Contact
+from agent.sources.apiserver.ends import AnotherCluster, Due, Pause, Silent
 from agent.sources.apiserver.faults import PATHS, RequestFailedError, failure, refusal, resource
 from agent.sources.apiserver.identity import ClusterIdentity, OtherClusterError
 from agent.sources.apiserver.kubeconfig import ConfigurationError
 from agent.sources.apiserver.lister import MANY_EXPIRED, DoubtedError, Lister
-from agent.sources.apiserver.listing import version_of
+from agent.sources.apiserver.listing import version_reached
 from agent.sources.apiserver.proof import EndedEarlyError, UnprovenError, number, prove_lines
 from agent.sources.apiserver.seen import Seen
 from agent.sources.apiserver.stream import NoLineError, allow_silence, batches
@@ -36,7 +36,6 @@ _log = log.get(__name__)
 SILENCE_SECONDS = 90.0
 """How long one watch may be silent: API servers send a bookmark about each minute, if not always."""
 CONFIRM_EMPTY_SECONDS = 30.0
-
 _ANSWER_SECONDS = 30.0
 _WATCH_ANSWER_SECONDS = 15.0
 """A watch is answered when it begins; only a server that is overloaded lets it wait."""
@@ -51,34 +50,14 @@ _TOO_LARGE = 504
 """A watch is ahead of the server: its cluster may have been restored, and give its versions out again."""
 
 
-class _Silent(Exception):  # noqa: N818 - not an error: there may be nothing to tell
-    """A watch that was open told nothing, not even a bookmark."""
-
-
-class _Due(Exception):  # noqa: N818 - not an error: it is time
-    """What a list lacked is to be confirmed by another one, now."""
-
-
-class _AnotherCluster(Exception):  # noqa: N818 - not an error: a person has confirmed it
-    """What was told before is of another cluster."""
-
-
-class _Pause(NamedTuple):
-    """How long to wait: ``least`` whatever happens, then ``seconds``, unless the server comes back."""
-
-    seconds: float = 0.0
-    least: float = 0.0
-
-
 class Reflector:
     """One kind's list and watch, on the thread that calls ``run``.
 
-    Of each object only its key, resourceVersion and uid are kept, so that a later list tells what changed
-    and what is gone. A list is never older than what this node was told, by this process or the one
-    before (``seen``), which an API server can answer from its cache; where nothing is known, it is a
-    consistent read, or, with ``anything``, whatever the server has at hand. So it never goes back in
-    time, unless the cluster does: one restored from a backup gives its versions out again, so they say
-    nothing then. No object is ever forgotten because of an error: it goes when the server says so, or
+    Of each object only its key, resourceVersion and uid are kept: a later list then tells what changed and
+    what is gone. A list is never older than what this node was told, now or before a restart (``seen``); an
+    API server can answer it from its cache. Where nothing is known it is a consistent read, or, with
+    ``anything``, whatever the server has at hand. So it never goes back in time, unless the cluster was
+    restored from a backup. No object is forgotten because of an error: it goes when the server says so, or
     when a whole list lacks it.
     """
 
@@ -187,7 +166,7 @@ class Reflector:
             if seconds and self._contact.pause(seconds, returns):
                 self._backoff.reset()
 
-    def _step(self) -> _Pause:
+    def _step(self) -> Pause:
         """List where nothing is known, then watch, until either ends; return how long to wait then."""
         verb = "watch" if self._resource_version else "list"
         listing = verb == "list"
@@ -200,7 +179,7 @@ class Reflector:
                 if self._lister.synced:
                     self.listed.set()
             if self._stopping.is_set():
-                return _Pause()
+                return Pause()
             verb, began = "watch", time.monotonic()
             self._watch()
         except ExpiredError:
@@ -212,30 +191,30 @@ class Reflector:
             # What one server has at hand may be too old for a second page, or for another's watch.
             self._expired = self._expired + 1 if verb == "list" else int(listing)
             self._resource_version = ""
-            return _Pause(self._backoff.next())
-        except _Due:
+            return Pause(self._backoff.next())
+        except Due:
             self._resource_version = ""
-            return _Pause()
-        except _AnotherCluster:
-            return _Pause()
+            return Pause()
+        except AnotherCluster:
+            return Pause()
         except DoubtedError:
             due = self._absence.due
-            return _Pause(max(0.0, (due or 0.0) - self._clock()))
-        except _Silent:
+            return Pause(max(0.0, (due or 0.0) - self._clock()))
+        except Silent:
             # An API server that was started anew sends no bookmarks of what has not changed since.
             _log.debug("watching again", kind=self.kind.value, reason="nothing came")
         except RequestFailedError as error:
             return self._refused(verb, error)
         except OtherClusterError as error:
             self._failed(str(error))
-            return _Pause(_CONFIRMED_SECONDS)
+            return Pause(_CONFIRMED_SECONDS)
         except UnprovenError as error:
             self._failed(failure(error, self._connection.address))
             self._garbled = verb == "watch"
             self._resource_version = ""
             if isinstance(error, EndedEarlyError):
                 self._expired = MANY_EXPIRED
-            return _Pause(self._backoff.next())
+            return Pause(self._backoff.next())
         except (ConfigurationError, urllib3.exceptions.HTTPError, OSError) as error:
             self._failed(failure(error, self._connection.address))
             if isinstance(error, ConfigurationError | urllib3.exceptions.SSLError | ssl.SSLError):
@@ -250,10 +229,10 @@ class Reflector:
         lasted = time.monotonic() - began > _HEALTHY_SECONDS
         if verb == "watch" and lasted and self.heard > began:
             self._backoff.reset()
-            return _Pause()
-        return _Pause(self._backoff.next())
+            return Pause()
+        return Pause(self._backoff.next())
 
-    def _refused(self, verb: str, error: RequestFailedError) -> _Pause:
+    def _refused(self, verb: str, error: RequestFailedError) -> Pause:
         self._failed(refusal(self.kind, verb, error))
         if error.code == 401:
             self._connection.reset()
@@ -262,7 +241,7 @@ class Reflector:
         if error.code not in (403, 404):
             self._contact.trouble()
         limited = error.code == 429
-        return _Pause(self._backoff.next(LIMITED_SECONDS if limited else None), error.retry_after)
+        return Pause(self._backoff.next(LIMITED_SECONDS if limited else None), error.retry_after)
 
     def _count_refusal(self) -> None:
         """List anew after some refused watches.
@@ -286,7 +265,7 @@ class Reflector:
             self._resource_version = ""
             self._told.start_over(0)
             self._absence.trust()
-            raise _AnotherCluster
+            raise AnotherCluster
 
     def _see_that_time_goes_on(self) -> None:
         """Make sure that the server has got as far as the watch that has just begun.
@@ -298,13 +277,7 @@ class Reflector:
         asked = number(self._resource_version)
         if self._identity is None or self._identity.version >= asked:
             return
-        response = self._connection.get(PATHS[self.kind], {"limit": "1"}, _ANSWER_SECONDS)
-        try:
-            raise_for(response)
-            reached = version_of(self.kind, response.read())
-        finally:
-            response.release_conn()
-        if reached < asked:
+        if version_reached(self._connection, self.kind, _ANSWER_SECONDS) < asked:
             self._told.doubt()
             raise ExpiredError
 
@@ -355,7 +328,7 @@ class Reflector:
                 self._confirm_if_due()
                 # It was open for a while and told nothing that cannot be read: the next is believed again.
                 self._garbled = False
-                raise _Silent from None
+                raise Silent from None
             self._confirm_if_due()
         finally:
             self._response = None
@@ -371,7 +344,7 @@ class Reflector:
     def _confirm_if_due(self) -> None:
         due = self._absence.due
         if due is not None and self._clock() >= due:
-            raise _Due
+            raise Due
 
     def _take(self, lines: list[bytes]) -> None:
         """Tell what lines of a watch say, up to the first that is an error or cannot be read."""
