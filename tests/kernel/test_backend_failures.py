@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agent.dataplane.iptables.access import Access
-from agent.dataplane.iptables.rules import names, render
+from agent.dataplane.iptables.rules import names, render, top
 from agent.dataplane.iptables.tables import chain_writer, nft, tables
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.fault import Fault
@@ -125,8 +125,8 @@ def test_where_a_top_chain_is_refused_isolated_pods_are_closed(
     mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(render, "_deny", lambda *_: ("-j REJECT --reject-with nothing-like-it",))
-        broken.setattr(render, "_unnamed_addresses", lambda *_: ["-m nosuchmatch -j DROP"])
+        broken.setattr(top, "_deny", lambda *_: ("-j REJECT --reject-with nothing-like-it",))
+        broken.setattr(top, "_unnamed_addresses", lambda *_: ["-m nosuchmatch -j DROP"])
         engine = Engine(HERE)
         engine.apply(every_rule_form(), 0.0)
         backend = make_backend(mode)

@@ -148,7 +148,7 @@ def test_they_end_with_their_process_however_that_ends() -> None:
     code = (
         "import time\n"
         "from agent.dataplane.iptables.tables.tables import Tables\n"
-        "from agent.kube.model import Family\n"
+        "from agent.net import Family\n"
         "t = Tables('nft', ahead=True); t.restore({f: [':K - [0:0]'] for f in Family})\n"
         "print('up', flush=True); time.sleep(60)"
     )
