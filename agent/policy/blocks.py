@@ -35,8 +35,12 @@ def block_ranges(blocks: Iterable[IPBlock], family: Family) -> Ranges:
     """Return the addresses of a family that the blocks hold: the union of each cidr minus its own excepts."""
     found: list[Range] = []
     for cidr, excepts in blocks:
-        if cidr.family is family:
+        if cidr.family is not family:
+            continue
+        if excepts:
             found += _difference(_range(cidr), _union(_range(e) for e in excepts if e.family is family))
+        else:
+            found.append(_range(cidr))
     return _union(found)
 
 
@@ -53,37 +57,17 @@ def block_members(blocks: Iterable[IPBlock], family: Family) -> frozenset[Networ
     Members exclude (``nomatch``) when that takes fewer: the longest prefix decides, so that each member says
     of an address what all blocks together say of it, and one block's except never shadows another block.
     """
-    length = family.bits // 8
-    own = {block for block in blocks if len(block.cidr.address) == length}
-    if not any(block.excepts for block in own):
-        return _plain([block.cidr for block in own], family)
+    own = {block for block in blocks if block.cidr.family is family}
     ranges = block_ranges(own, family)
     if not ranges:
         return frozenset()
-    bits = family.bits
-    plain = sum(_count(addresses, bits) for addresses in ranges)
-    excluding = _single(own.pop(), ranges, family) if len(own) == 1 else _nested(own, family)
-    if len(excluding) < plain:
-        return frozenset(NetworkMember(network, nomatch) for network, nomatch in excluding.items())
+    if any(block.excepts for block in own):
+        bits = family.bits
+        plain = sum(_count(addresses, bits) for addresses in ranges)
+        excluding = _single(own.pop(), ranges, family) if len(own) == 1 else _nested(own, family)
+        if len(excluding) < plain:
+            return frozenset(NetworkMember(network, nomatch) for network, nomatch in excluding.items())
     return frozenset(NetworkMember(n) for addresses in ranges for n in range_networks(addresses, family))
-
-
-def _plain(networks: list[Network], family: Family) -> frozenset[NetworkMember]:
-    """Return the members that hold these networks of a family, of which there may be thousands."""
-    bits = family.bits
-    spans: list[tuple[int, int]] = []
-    for address, prefix in networks:
-        first = int.from_bytes(address, "big")
-        spans.append((first, first | (1 << bits - prefix) - 1))
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(spans):
-        if not merged or first > merged[-1][1] + 1:
-            merged.append((first, last))
-        elif last > merged[-1][1]:
-            merged[-1] = (merged[-1][0], last)
-    return frozenset(
-        NetworkMember(network) for span in merged for network in range_networks(Range(*span), family)
-    )
 
 
 def _single(block: IPBlock, ranges: Ranges, family: Family) -> dict[Network, bool]:
