@@ -6,6 +6,7 @@ import enum
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from agent.kube.events import Invalid
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, address_text
 from agent.observe.text import plain_console
-from agent.policy.budget.census import limit_of
+from agent.policy.budget.census import over_budget_in
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.sources.manifests.desired import DesiredObjects
 from agent.sources.manifests.once import Unread, read_once
@@ -64,7 +65,8 @@ def explain(places: Sequence[Path], question: Question, budgets: Budgets = DEFAU
     ``places`` are directories, files, or ``-`` for standard input.
     """
     read = read_once(places)
-    desired, cluster, refused = read.desired, cluster_of(read.objects, limit_of(budgets)), read.refused
+    desired, refused = read.desired, read.refused
+    cluster = cluster_of(read.objects, partial(over_budget_in, budgets))
     unread = _unread_reasons(read.unread)
     notes = (*read.notes, *suggest.hints(cluster, read.facts, question))
     if instead := suggest.instead(cluster, read.facts, question):

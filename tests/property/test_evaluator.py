@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from agent.commands.cli import main
 from agent.commands.unjudged import never_judged, not_only_judged
 from agent.kube.model import Key, Object, Pod
 from agent.net import Direction, address_text
-from agent.policy.budget.census import limit_of
+from agent.policy.budget.census import over_budget_in
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
 from agent.policy.program import Program
@@ -101,7 +102,7 @@ def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) 
 def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
     random: RandomCluster, given_budgets: Budgets
 ) -> None:
-    cluster = cluster_of(random.objects, limit_of(given_budgets))
+    cluster = cluster_of(random.objects, partial(over_budget_in, given_budgets))
     programs = {node: program_of(random, node, given_budgets) for node in (HERE, THERE)}
     for packet in random.probes(40):
         judged(random, cluster, programs, packet)
@@ -112,7 +113,7 @@ def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
 def test_the_compiler_and_the_specification_agree_on_who_has_too_many_members(
     random: RandomCluster, given_budgets: Budgets
 ) -> None:
-    cluster = cluster_of(random.objects, limit_of(given_budgets))
+    cluster = cluster_of(random.objects, partial(over_budget_in, given_budgets))
     for node in (HERE, THERE):
         # At once: what is closed stays so until there is some room to spare.
         engine = Engine(node, budgets=given_budgets)

@@ -93,23 +93,15 @@ def census_of(pods: Iterable[Pod], namespaces: Iterable[Namespace], families: tu
     return Census(groups, terms, named, lambda: families)
 
 
-def limit_of(
+def over_budget_in(
     budgets: Budgets,
-) -> Callable[
-    [Iterable[tuple[NetworkPolicy, int]], Iterable[Pod], Iterable[Namespace], tuple[Family, ...]],
-    dict[Key, Excess],
-]:
-    """Return what says which policies are over these budgets, of a cluster that nobody keeps an index of.
+    policies: Iterable[tuple[NetworkPolicy, int]],
+    pods: Iterable[Pod],
+    namespaces: Iterable[Namespace],
+    families: tuple[Family, ...],
+) -> dict[Key, Excess]:
+    """Return which policies are over budget in a cluster that nobody keeps an index of, and why.
 
     See :func:`agent.policy.budget.account.over_budget` and :func:`census_of`.
     """
-
-    def limit(
-        policies: Iterable[tuple[NetworkPolicy, int]],
-        pods: Iterable[Pod],
-        namespaces: Iterable[Namespace],
-        families: tuple[Family, ...],
-    ) -> dict[Key, Excess]:
-        return over_budget(policies, budgets, census_of(pods, namespaces, families).most)
-
-    return limit
+    return over_budget(policies, budgets, census_of(pods, namespaces, families).most)

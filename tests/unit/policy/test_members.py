@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ from agent.kube.model import (
 )
 from agent.net import Direction, Family, Protocol, member_address
 from agent.policy.budget.account import over_budget
-from agent.policy.budget.census import Census, census_of, limit_of
+from agent.policy.budget.census import Census, census_of, over_budget_in
 from agent.policy.budget.cost import Asked, Excess, cost_of
 from agent.policy.budget.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
 from agent.policy.compile import compile_policy
@@ -331,7 +332,8 @@ def test_explain_counts_the_same() -> None:
         *policies,
     )
     assert closed(engine) == ["new"]
-    assert closed_by_budget(cluster_of(objects, limit_of(budgets)), "shop", "here") == engine.over_budget()
+    cluster = cluster_of(objects, partial(over_budget_in, budgets))
+    assert closed_by_budget(cluster, "shop", "here") == engine.over_budget()
 
 
 def test_asked_sets_are_told_apart() -> None:
