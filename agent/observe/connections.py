@@ -104,6 +104,10 @@ class Connections:
             if found := self._open.get(connection):
                 found.answering = True
 
+    def answering_still(self, connection: socket.socket) -> None:
+        """Note that a part of an answer is about to be sent, which has a deadline of its own."""
+        self._note(connection, answering=True)
+
     def answered(self, connection: socket.socket) -> None:
         """Note that a request has been answered, and another may come."""
         self._note(connection, answering=False)

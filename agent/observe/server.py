@@ -1,7 +1,7 @@
-"""The local HTTP server: ``/healthz``, ``/readyz`` and ``/status``.
+"""The local HTTP server of health, status and the rest of :mod:`agent.observe.routes`.
 
-It asks the agent anew for each request, through the two callables it is given, and holds no state. What
-clients may hold is bounded: see :mod:`agent.observe.connections`.
+It asks the agent anew for each request and holds no state. What clients may hold is bounded: see
+:mod:`agent.observe.connections`.
 """
 
 from __future__ import annotations
@@ -10,31 +10,22 @@ import errno
 import http.client
 import http.server
 import io
-import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Generator, Iterable
+from types import MappingProxyType
+from typing import cast
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from agent import log
 from agent.fault import Fault
 from agent.observe import connections, health, hosts, snapshot
 from agent.observe.connections import Connections
+from agent.observe.routes import TEXT, Request, Response, Routes, index, own_routes
 
 _log = log.get(__name__)
 
-_INDEX = """netpol-agent
-
-/healthz  whether the agent makes progress
-/readyz   whether everything known is enforced
-/status   what this node enforces and why (JSON)
-
-?format=json gives healthz and readyz as JSON.
-"""
-_TEXT = "text/plain; charset=utf-8"
-_JSON = "application/json"
 _BIND_SECONDS = 2.0
 _TURN_SECONDS = 0.2
 """How often it is looked whether to stop, and what is past its deadline."""
@@ -43,26 +34,22 @@ HEADER_BYTES = 16 * 1024
 """Of a request: its line and its headers."""
 
 STATUS_AT_ONCE = 4
-"""How many clients are sent ``/status`` at the same time: each takes memory until it has read it."""
+"""How many clients are sent a large answer at the same time: each takes memory until it has read it."""
+
+STREAMS_AT_ONCE = 8
+"""How many clients may follow a stream at the same time."""
 
 _METHODS = ("GET", "HEAD")
 _NO_DESCRIPTOR_SECONDS = 0.05
 
 
-class Response(NamedTuple):
-    """What one request is answered with."""
-
-    code: int
-    content_type: str
-    body: bytes
-
-
 class StatusServer:
     """Serves health and status on threads of its own until stopped.
 
-    ``health`` and ``status`` are called from those threads, once for each request; what they raise is
-    logged and answered with 500. Port 0 takes a free one; ``port`` says which, once there is one. An address
-    that cannot be had is tried again and again: enforcing does not depend on being asked how it goes.
+    ``health``, ``status`` and what answers ``more`` are called from those threads, once for each request;
+    what they raise is logged and answered with 500. Port 0 takes a free one; ``port`` says which, once there
+    is one. An address that cannot be had is tried again and again: enforcing does not depend on being asked
+    how it goes.
     """
 
     def __init__(
@@ -72,13 +59,16 @@ class StatusServer:
         health: Callable[[], health.Health],
         status: Callable[[], snapshot.StatusSnapshot],
         names: Iterable[str] = (),
+        more: Routes = MappingProxyType({}),
     ) -> None:
-        """``names``: under which this node may be asked, besides IP addresses and ``localhost``."""
+        """``names``: under which this node may be asked, besides IP addresses and ``localhost``.
+
+        ``more``: routes besides those of :func:`agent.observe.routes.own_routes`.
+        """
         self.port = port
         self._names = frozenset(names)
         self._address = address
-        self._health = health
-        self._status = status
+        self._routes = {**own_routes(health, status), **more}
         self._server: _Server | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="status", daemon=True)
@@ -113,7 +103,7 @@ class StatusServer:
 
     def _bind(self) -> None:
         try:
-            self._server = _Server(self._address, self.port, self._respond, self._names)
+            self._server = _Server(self._address, self.port, self._respond, self._large(), self._names)
         except OSError as error:
             fault = Fault(
                 f"health cannot be served on {self._address} port {self.port}: {error.strerror or error}",
@@ -128,22 +118,20 @@ class StatusServer:
         self._fault = ()
         _log.info("serving health", address=self._address, port=self.port)
 
-    def _respond(self, url: SplitResult) -> Response:
-        path = _path(url)
-        as_json = parse_qs(url.query).get("format") == ["json"]
+    def _respond(self, request: Request) -> Response:
+        route = self._routes.get(request.path)
         try:
-            if path == "/healthz":
-                return _answer(health.healthz(self._health()), as_json)
-            if path == "/readyz":
-                return _answer(health.readyz(self._health()), as_json)
-            if path == "/status":
-                return Response(200, _JSON, snapshot.encode(self._status()) + b"\n")
+            if route is not None:
+                return route.answer(request)
         except Exception as error:
-            _log.exception("status request failed", path=path)
-            return Response(500, _TEXT, f"{type(error).__name__}: {error}\n".encode())
-        if path == "/":
-            return Response(200, _TEXT, _INDEX.encode())
-        return Response(404, _TEXT, f"no such page: {path}; / lists what there is\n".encode())
+            _log.exception("status request failed", path=request.path)
+            return Response(500, TEXT, f"{type(error).__name__}: {error}\n".encode())
+        if request.path == "/":
+            return index(self._routes)
+        return Response(404, TEXT, f"no such page: {request.path}; / lists what there is\n".encode())
+
+    def _large(self) -> frozenset[str]:
+        return frozenset(path for path, route in self._routes.items() if route.large)
 
 
 def _path(url: SplitResult) -> str:
@@ -157,25 +145,26 @@ def _remedy(error: OSError) -> str:
     return "free the port, or choose another with --health-port"
 
 
-def _answer(answer: health.Answer, as_json: bool) -> Response:
-    if as_json:
-        return Response(answer.code, _JSON, json.dumps(health.as_dict(answer)).encode() + b"\n")
-    return Response(answer.code, _TEXT, health.text(answer).encode())
-
-
 class _Server(http.server.ThreadingHTTPServer):
     """A threading server that knows its address family, which function answers, and whom it talks to."""
 
     request_queue_size = 128
 
     def __init__(
-        self, address: str, port: int, respond: Callable[[SplitResult], Response], names: frozenset[str]
+        self,
+        address: str,
+        port: int,
+        respond: Callable[[Request], Response],
+        large: frozenset[str],
+        names: frozenset[str],
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.respond = respond
+        self.large = large
         self.names = names
         self.connections = Connections(connections.most(connections.limit()))
-        self.sending_status = threading.BoundedSemaphore(STATUS_AT_ONCE)
+        self.sending_large = threading.BoundedSemaphore(STATUS_AT_ONCE)
+        self.streaming = threading.BoundedSemaphore(STREAMS_AT_ONCE)
         super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
@@ -236,7 +225,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server_version = "netpol-agent"
     sys_version = ""
     timeout = 2 * connections.SECONDS
-    error_content_type = _TEXT
+    error_content_type = TEXT
     error_message_format = "%(message)s\n"
     server: _Server
 
@@ -278,7 +267,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._url = urlsplit(self.path)
             authority = self._url.netloc
         except ValueError:
-            self._send(Response(400, _TEXT, b"the request's target cannot be read\n"))
+            self._send(Response(400, TEXT, b"the request's target cannot be read\n"))
             return False
         refusal = self._refusal(authority)
         if refusal is not None:
@@ -290,44 +279,82 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         named = self.headers.get_all("Host", [])
         if len(named) > 1 or (not named and self.request_version == "HTTP/1.1"):
             # RFC 9112, 3.2
-            return Response(400, _TEXT, b"a request names its host once\n")
+            return Response(400, TEXT, b"a request names its host once\n")
         # A target that names a host counts alone (RFC 9112, 3.2.2).
         host = authority or "".join(named)
         if host and not hosts.is_own(host, self.server.names):
-            return Response(403, _TEXT, b"ask by an IP address, by localhost or by this node's own name\n")
+            return Response(403, TEXT, b"ask by an IP address, by localhost or by this node's own name\n")
         if self.command not in _METHODS:
-            return Response(405, _TEXT, b"only GET and HEAD are understood\n")
+            return Response(405, TEXT, b"only GET and HEAD are understood\n")
         return None
 
     def do_GET(self) -> None:
-        if _path(self._url) != "/status":
-            self._send(self.server.respond(self._url))
+        request = Request(_path(self._url), parse_qs(self._url.query), self.headers.get("Accept", ""))
+        if request.path not in self.server.large:
+            self._send(self.server.respond(request))
             return
         # Not waited for: a thread that waits would not let go of a connection that has to make room.
-        if not self.server.sending_status.acquire(blocking=False):
-            self._send(Response(503, _TEXT, b"too many are being sent /status now: ask again\n"))
+        if not self.server.sending_large.acquire(blocking=False):
+            self._send(
+                Response(503, TEXT, f"too many are being sent {request.path} now: ask again\n".encode())
+            )
             return
         try:
-            self._send(self.server.respond(self._url))
+            self._send(self.server.respond(request))
         finally:
-            self.server.sending_status.release()
+            self.server.sending_large.release()
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def _send(self, response: Response) -> None:
+        if response.stream is None:
+            self._send_head(response)
+            if self.command != "HEAD":
+                self.wfile.write(response.body)
+            return
+        try:
+            if self.server.streaming.acquire(blocking=False):
+                try:
+                    self._send_stream(response)
+                finally:
+                    self.server.streaming.release()
+            else:
+                self._send(Response(503, TEXT, b"too many follow a stream now: ask again\n"))
+        finally:
+            if isinstance(response.stream, Generator):
+                response.stream.close()
+
+    def _send_stream(self, response: Response) -> None:
+        self.close_connection = True
+        self._send_head(response)
+        if self.command == "HEAD":
+            return
+        self.wfile.write(response.body)
+        try:
+            for piece in response.stream or ():
+                # Each piece has a deadline of its own.
+                self.server.connections.answering_still(self.connection)
+                self.wfile.write(piece)
+        except OSError:
+            raise
+        except Exception:
+            _log.exception("a stream ended", path=self._url.path)
+
+    def _send_head(self, response: Response) -> None:
         self.send_response(response.code)
         self.send_header("Content-Type", response.content_type)
-        self.send_header("Content-Length", str(len(response.body)))
+        if response.stream is None:
+            self.send_header("Content-Length", str(len(response.body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in response.headers:
+            self.send_header(name, value)
         if response.code == 405:
             self.send_header("Allow", ", ".join(_METHODS))
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(response.body)
 
     def log_message(self, format: str, *args: object) -> None:
         """Log no line per request: a probe asks every few seconds."""
