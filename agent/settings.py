@@ -6,7 +6,6 @@ The table :data:`SETTINGS` makes the command line's options and the documentatio
 
 from __future__ import annotations
 
-import enum
 import ipaddress
 import socket
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from agent.policy.budget.limits import (
     PolicyBudget,
     budget_text,
 )
+from agent.setting import Setting, boolean, choice
 from agent.setting_values import (
     KUBE_PROXY_MARKS,
     AllowedPackets,
@@ -39,10 +39,7 @@ from agent.setting_values import (
     port_number,
     seconds,
     some_text,
-    switch,
 )
-
-ENVIRONMENT_PREFIX = "NETPOL_AGENT_"
 
 
 @dataclass(frozen=True)
@@ -88,65 +85,6 @@ class SettingError(ValueError):
     """A setting has a value that cannot be used. Its text names the setting, the value and the remedy."""
 
 
-class Setting(NamedTuple):
-    """One setting: the row of the table that options and documentation are made of.
-
-    ``default`` is text as a person would give it. ``parse`` returns the typed value of a text or raises
-    ValueError that says what is wanted. ``switch``: a flag with a negative form and no value.
-    """
-
-    name: str
-    default: str
-    metavar: str
-    help: str
-    parse: Callable[[str], Any]
-    also: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    switch: bool = False
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def negative_flag(self) -> str:
-        return "--no-" + self.name.replace("_", "-")
-
-    @property
-    def environment(self) -> tuple[str, ...]:
-        """The environment variables that are read, the first that is set deciding."""
-        return (ENVIRONMENT_PREFIX + self.name.upper(), *self.also)
-
-    @property
-    def default_text(self) -> str:
-        """The default, as documentation shows it."""
-        return _DEFAULTS_IN_WORDS.get(self.name, self.default)
-
-
-_DEFAULTS_IN_WORDS = {
-    "node_name": "the host's name, in lower case",
-    "kubeconfig": "the pod's service account, else ~/.kube/config",
-    "context": "the current one",
-    "manifests": "none: an API server is read",
-}
-
-
-def _choice(name: str, kind: type[enum.StrEnum], default: enum.StrEnum, help_text: str) -> Setting:
-    choices = tuple(member.value for member in kind)
-
-    def parse(text: str) -> enum.StrEnum:
-        try:
-            return kind(text.lower())
-        except ValueError:
-            raise UnfitError(f"give one of {', '.join(choices)}") from None
-
-    return Setting(name, default.value, "|".join(choices), help_text, parse, choices=choices)
-
-
-def _boolean(name: str, default: bool, help_text: str) -> Setting:
-    return Setting(name, "true" if default else "false", "", help_text, switch, switch=True)
-
-
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "node_name",
@@ -180,14 +118,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Where the last good version of each manifest is kept, so that a restart does not lose it.",
         path_of,
     ),
-    _choice(
+    choice(
         "iptables_mode",
         IptablesMode,
         IptablesMode.AUTO,
         "Which of the two iptables to use. auto: the one in which kubelet made a chain; without "
         "such a chain, the one that has this agent's chains, else the one that has more rules.",
     ),
-    _choice(
+    choice(
         "families",
         Families,
         Families.AUTO,
@@ -207,21 +145,21 @@ SETTINGS: tuple[Setting, ...] = (
         "The bit of a packet's mark that means: its source's policies allow it. auto: a free bit.",
         mark,
     ),
-    _choice(
+    choice(
         "allowed_packets",
         AllowedPackets,
         AllowedPackets.RETURN,
         "What happens to an allowed packet. return: the node's own rules come next. accept: it is accepted "
         "at once.",
     ),
-    _choice(
+    choice(
         "denied_packets",
         DeniedPackets,
         DeniedPackets.DROP,
         "What happens to a denied packet. drop: no answer. reject: a TCP reset, or else ICMP "
         "administratively prohibited.",
     ),
-    _boolean("allow_nodes", False, "Let every node reach every pod. A pod's own node always can."),
+    boolean("allow_nodes", False, "Let every node reach every pod. A pod's own node always can."),
     Setting(
         "linger",
         "60",
@@ -268,7 +206,7 @@ SETTINGS: tuple[Setting, ...] = (
         "that confirms it. 0: it is believed at once.",
         seconds(0),
     ),
-    _boolean(
+    boolean(
         "fix_host",
         True,
         "Change kernel settings and load modules where enforcement needs it. With --no-fix-host: only report "
@@ -284,13 +222,13 @@ SETTINGS: tuple[Setting, ...] = (
         "The TCP port of /healthz, /readyz and /status. 0: any free port.",
         port_number,
     ),
-    _choice(
+    choice(
         "log_format",
         LogFormat,
         LogFormat.AUTO,
         "How the log is written. auto: console on a terminal, json elsewhere.",
     ),
-    _choice("log_level", LogLevel, LogLevel.INFO, "The least severe events that are logged."),
+    choice("log_level", LogLevel, LogLevel.INFO, "The least severe events that are logged."),
 )
 
 

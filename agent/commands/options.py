@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from agent.setting import Setting
 from agent.settings import (
     SETTINGS,
-    Setting,
     SettingError,
     Settings,
     resolve,

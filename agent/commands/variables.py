@@ -6,7 +6,8 @@ import difflib
 import re
 from collections.abc import Mapping
 
-from agent.settings import ENVIRONMENT_PREFIX, SETTINGS
+from agent.setting import ENVIRONMENT_PREFIX
+from agent.settings import SETTINGS
 
 # What Kubernetes sets in every pod for a Service that is called netpol-agent.
 _OF_A_SERVICE = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.+)?)?")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from agent.settings import SETTINGS, Setting
+from agent.setting import Setting
+from agent.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

@@ -11,15 +11,16 @@ import agent
 
 ROOT = Path(agent.__file__).parent
 
-GROUND = {"net", "fault", "clock", "words", "setting_values", "settings", "log"}
+GROUND = {"net", "fault", "clock", "words", "setting_values", "setting", "settings", "log"}
 MAY_IMPORT: dict[str, set[str]] = {
     "net": set(),
     "fault": set(),
     "clock": set(),
     "words": set(),
     "setting_values": {"policy"},
-    "settings": {"policy", "setting_values"},
-    "log": {"setting_values", "settings"},
+    "setting": {"setting_values"},
+    "settings": {"policy", "setting_values", "setting"},
+    "log": {"setting_values", "setting", "settings"},
     "kube": {"net"},
     "kernel": {"net", "fault"},
     "sources": {"kube", "log", "words"},
