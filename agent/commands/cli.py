@@ -212,8 +212,9 @@ def explain(
     manifests that cannot be used).
     """
     from agent.commands import explain as explaining
-    from agent.commands.question import QuestionError, question_of
+    from agent.observe.explain.answer import as_json as json_of
     from agent.policy.budget.limits import Budgets
+    from agent.spec.question import QuestionError, question_of
 
     chosen = places_of(places, more)
     try:
@@ -225,7 +226,7 @@ def explain(
     tell(explanation.notes, explanation.refused)
     with answering():
         if as_json:
-            click.echo(explaining.as_json(explanation), nl=False)
+            click.echo(json_of(explanation), nl=False)
         else:
             explaining.show(explanation)
     sys.exit(explanation.outcome.exit_code)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 
-from agent.commands.question import KINDS, Question
-from agent.commands.unjudged import never_judged
 from agent.kube.address import covers
 from agent.kube.facts import Fact, Owner, Service, ServiceRange
 from agent.kube.model import Key, Node, Pod
 from agent.net import Network, address_text
 from agent.spec.cluster import Cluster, owner
+from agent.spec.question import KINDS, Question
+from agent.spec.unjudged import never_judged
 
 _DEFAULT = "default"
 _SHOWN = 3

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from hypothesis import given, seed, settings
 
 from agent.commands.cli import main
-from agent.commands.unjudged import never_judged, not_only_judged
 from agent.kube.model import Key, Object, Pod
 from agent.net import Direction, address_text
 from agent.policy.budget.census import over_budget_in
@@ -25,6 +24,7 @@ from agent.policy.engine import Engine
 from agent.policy.program import Program
 from agent.spec.cluster import Cluster, closed_by_budget, cluster_of, owner
 from agent.spec.evaluator import judge
+from agent.spec.unjudged import never_judged, not_only_judged
 from agent.spec.verdict import Packet
 from tests.build import upsert
 from tests.lab.reading import read_manifests

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataplane": {"policy", "kernel", "kube", "net", "fault"},
     "iptables": {"dataplane", "policy", "kernel", "kube", *GROUND},
     "host": {"kernel", *GROUND},
-    "observe": {"dataplane", "policy", "sources", "kube", *GROUND},
+    "observe": {"dataplane", "policy", "spec", "sources", "kube", *GROUND},
     "backends": {"iptables", "dataplane", "policy", *GROUND},
     "runtime": {"backends", "observe", "host", "dataplane", "policy", "sources", "kernel", "kube", *GROUND},
     "commands": {

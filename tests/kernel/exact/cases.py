@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.commands.question import question_of
 from agent.kube.model import Object
+from agent.spec.question import question_of
 from agent.spec.verdict import Packet
 from tests.lab.reading import read_manifests
 

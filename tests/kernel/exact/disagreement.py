@@ -10,10 +10,10 @@ from pathlib import Path
 from random import Random
 
 from agent.commands import explain
-from agent.commands.question import question_of
 from agent.kube.model import Object
 from agent.net import address_text
 from agent.spec.cluster import cluster_of
+from agent.spec.question import question_of
 from agent.spec.verdict import Packet
 from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.enforcer import Enforcer

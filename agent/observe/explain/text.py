@@ -1,0 +1,96 @@
+"""Answers for people: the verdict first, then each direction with the policies and rules that decided it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+
+from agent.net import Direction
+from agent.observe.explain.answer import Answer, DirectionAnswer, FamilyAnswer, Outcome
+
+_COLOURS = {Outcome.ALLOWED: "green", Outcome.DENIED: "red", Outcome.UNKNOWN: "yellow"}
+
+
+def show(answer: Answer, console: Console, known_from: str = "the manifests say") -> None:
+    """Print an answer. ``known_from`` says whose word the verdicts are where there are doubts."""
+    _print(console, f"{escape(headline(answer))}: {coloured(answer.outcome)}{_differing(answer)}")
+    for reason in answer.reasons:
+        _print(console, f"  {escape(reason)}")
+    if answer.reasons and answer.families:
+        _print(console, f"  As far as {known_from}:")
+    parts = [list(_family_lines(family)) for family in answer.families]
+    alike = len(parts) == 2 and parts[0] == parts[1]
+    if alike:
+        _print(console, "  IPv4 and IPv6 alike")
+    for family, lines in zip(answer.families[:1] if alike else answer.families, parts, strict=False):
+        if not alike:
+            ends = f"{family.source} to {family.destination}"
+            _print(console, f"  IPv{family.family}, {ends}: {coloured(outcome_of(family.allowed))}")
+        for line in lines:
+            _print(console, f"  {line}")
+
+
+def headline(answer: Answer) -> str:
+    """Return what was asked, with the port's number where a name was asked about."""
+    service = f"{answer.protocol} {answer.port}"
+    if isinstance(answer.port, str) and answer.families:
+        first = answer.families[0]
+        service = f"{answer.protocol} {first.port}, which is {answer.port} on {first.ingress.pod}"
+    source, destination = (
+        _end(answer.source, answer.source_pod),
+        _end(answer.destination, answer.destination_pod),
+    )
+    return f"{source} to {destination}, {service}"
+
+
+def outcome_of(allowed: bool) -> Outcome:
+    return Outcome.ALLOWED if allowed else Outcome.DENIED
+
+
+def coloured(outcome: Outcome) -> str:
+    """Return an outcome as markup."""
+    return f"[bold {_COLOURS[outcome]}]{outcome}[/]"
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True)
+
+
+def _end(text: str, pod: str) -> str:
+    return f"{text} ({pod})" if pod else text
+
+
+def _differing(answer: Answer) -> str:
+    if len({family.allowed for family in answer.families}) < 2:
+        return ""
+    return " (" + ", ".join(f"IPv{f.family} is {outcome_of(f.allowed)}" for f in answer.families) + ")"
+
+
+def _family_lines(family: FamilyAnswer) -> Iterator[str]:
+    yield from _direction_lines(Direction.EGRESS, family.egress, "source")
+    yield from _direction_lines(Direction.INGRESS, family.ingress, "destination")
+
+
+def _direction_lines(direction: Direction, verdict: DirectionAnswer, side: str) -> Iterator[str]:
+    """Give the lines about one direction: of what allows it the rules that do, of a denial all of them."""
+    whose = f"{direction} of {verdict.pod if verdict.pod is not None else f'the {side}'}"
+    if not verdict.isolated:
+        yield f"{escape(whose)}: {coloured(outcome_of(verdict.allowed))}, {escape(verdict.why)}"
+        return
+    yield f"{escape(whose)}: {coloured(outcome_of(verdict.allowed))}"
+    policies = "policy" if len(verdict.policies) == 1 else "policies"
+    yield f"  isolated by {policies} {escape(', '.join(found.policy for found in verdict.policies))}"
+    for found in verdict.policies:
+        for rule in found.rules:
+            if rule.allows:
+                yield escape(f"  allowed by rule {rule.rule} of {found.policy}: {rule.why}")
+            elif not verdict.allowed:
+                yield escape(f"  not by rule {rule.rule} of {found.policy}: {rule.why}")
+        if found.not_enforced:
+            yield escape(
+                f"  not by {found.policy}, which is over budget and allows nothing: {found.not_enforced}"
+            )
+        elif not found.rules and not verdict.allowed:
+            yield escape(f"  not by {found.policy}: it has no {direction} rule")
