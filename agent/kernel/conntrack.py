@@ -24,7 +24,8 @@ _CT_GET, _CT_DELETE = 1, 2
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
 _FILTER_SOURCE, _FILTER_DESTINATION = 1, 2
-_TUPLE_IP = 1
+_TUPLE_IP, _TUPLE_PROTO = 1, 2
+_PROTO_NUMBER, _PROTO_SOURCE, _PROTO_DESTINATION = 1, 2, 3
 _IP_V4_SRC, _IP_V4_DST, _IP_V6_SRC, _IP_V6_DST = 1, 2, 3, 4
 
 _FILTERED_ADDRESSES = 2
@@ -48,6 +49,36 @@ class ConntrackError(Exception):
 
     def fault(self) -> Fault:
         return Fault(self.what, self.remedy)
+
+
+class Tuple(NamedTuple):
+    """One direction of a connection: packed addresses, an IANA protocol number, and ports, 0 where none."""
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    source_port: int = 0
+    port: int = 0
+
+
+def tuple_of(data: memoryview | bytes) -> Tuple | None:
+    """Return what an attribute CTA_TUPLE_ORIG or CTA_TUPLE_REPLY holds; None where it is incomplete.
+
+    Never raises.
+    """
+    fields = {kind: dict(attributes(payload)) for kind, payload in attributes(data)}
+    ip, transport = fields.get(_TUPLE_IP, {}), fields.get(_TUPLE_PROTO, {})
+    source, destination = (
+        bytes(ip.get(v4) or ip.get(v6) or b"")
+        for v4, v6 in ((_IP_V4_SRC, _IP_V6_SRC), (_IP_V4_DST, _IP_V6_DST))
+    )
+    number = bytes(transport.get(_PROTO_NUMBER, b""))
+    if len(source) not in (4, 16) or len(source) != len(destination) or len(number) != 1:
+        return None
+    source_port, port = (
+        int.from_bytes(transport.get(kind, b"")[:2], "big") for kind in (_PROTO_SOURCE, _PROTO_DESTINATION)
+    )
+    return Tuple(source, destination, number[0], source_port, port)
 
 
 class _Entry(NamedTuple):

@@ -53,13 +53,15 @@ class Message(NamedTuple):
     """A request: its type, address family, what follows the family's four bytes, and extra flags.
 
     For netfilter the type is ``subsystem << 8 | command`` and attributes follow at once; for routing, the
-    rest of its fixed header comes before them.
+    rest of its fixed header comes before them. ``resource``: which one of those that a subsystem of netfilter
+    numbers, such as a group of logged packets.
     """
 
     kind: int
     family: int
     attributes: bytes
     flags: int = 0
+    resource: int = 0
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -127,6 +129,22 @@ class NetlinkSocket:
 
     def close(self) -> None:
         self._socket.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def set_option(self, level: int, name: int, value: int) -> None:
+        """Set an option of the socket (setsockopt(2)). Raises OSError."""
+        self._socket.setsockopt(level, name, value)
+
+    def heard(self) -> Iterator[tuple[int, memoryview]]:
+        """Yield type and body, from the address family on, of each message in one datagram; it waits for one.
+
+        For what the kernel tells unasked. Bodies are valid until the next call. Raises OSError; ENOBUFS when
+        more came than could wait.
+        """
+        for kind, _, body in self._receive():
+            yield kind, body
 
     def request(self, messages: Sequence[Message]) -> list[tuple[int, int]]:
         """Send messages and return what failed: (index in ``messages``, error number).
@@ -237,7 +255,7 @@ class NetlinkSocket:
         length = 20 + len(message.attributes)
         return (
             _HEADER.pack(length, message.kind, flags, sequence, 0)
-            + _GENERIC.pack(message.family, 0, 0)
+            + _GENERIC.pack(message.family, 0, message.resource)
             + message.attributes
             + bytes(-length % 4)
         )
