@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kube": {"net"},
     "kernel": {"net", "fault"},
     "sources": {"kube", "log", "words"},
+    "history": {"kube", *GROUND},
     "spec": {"kube", "net"},
     "policy": {"kube", "net"},
     "dataplane": {"policy", "kernel", "kube", "net", "fault"},
