@@ -15,6 +15,7 @@ from typing import Any
 import urllib3
 
 from agent.sources.apiserver.kubeconfig import SERVICE_ACCOUNT, USUAL, ConfigurationError, check_files
+from agent.sources.apiserver.reuse import again_if_kept, count_connections
 
 KEEPALIVE_SECONDS = 15
 """How long a connection may be dead, its other end not acknowledging, before the kernel ends it."""
@@ -70,7 +71,8 @@ class Connection:
         """Send a GET and return the response, its body not yet read; the caller releases it.
 
         ``read_seconds`` limits each wait for bytes. ``anew``: on a new connection, so that the answer is from
-        where the address leads now. Raises ConfigurationError, or urllib3.HTTPError when there is no answer.
+        where the address leads now. Else it may be a kept one; where the server has closed that, the GET is
+        sent again. Raises ConfigurationError, or urllib3.HTTPError when there is no answer.
         """
         with self._lock:
             if self._pool is None:
@@ -84,14 +86,16 @@ class Connection:
             # Not every server that closes a connection says so: one may seem to be of use still.
             pool.clear()
             headers["Connection"] = "close"
-        response: urllib3.BaseHTTPResponse = pool.request(
-            "GET",
-            host.rstrip("/") + path,
-            fields=query,
-            headers=headers,
-            preload_content=False,
-            retries=False,
-            timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
+        response: urllib3.BaseHTTPResponse = again_if_kept(
+            lambda: pool.request(
+                "GET",
+                host.rstrip("/") + path,
+                fields=query,
+                headers=headers,
+                preload_content=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
+            )
         )
         return response
 
@@ -121,7 +125,7 @@ def _pool(configuration: Any) -> Any:
 
     configuration.socket_options = _SOCKET_OPTIONS
     try:
-        return RESTClientObject(configuration).pool_manager
+        return count_connections(RESTClientObject(configuration).pool_manager)
     except Exception as error:
         raise ConfigurationError(f"{error}; check the server and proxy of the configuration") from error
 

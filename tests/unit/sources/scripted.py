@@ -38,11 +38,12 @@ class Script:
         (script.pop(0) if len(script) > 1 else script[0])(handler, query)
 
 
-def write_config(path: Path, url: str, user: Json) -> None:
+def write_config(path: Path, url: str, user: Json, *, insecure: bool = False) -> None:
+    cluster = {"server": url, "insecure-skip-tls-verify": insecure}
     config = {
         "current-context": "c",
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "clusters": [{"name": "c", "cluster": cluster}],
         "users": [{"name": "u", "user": user}],
     }
     path.write_text(json.dumps(config))
