@@ -9,9 +9,9 @@ from agent.commands.suggest import did_you_mean
 from agent.kube.events import Upsert
 from agent.kube.model import Key, Node, Pod, kind_of
 from agent.net import Direction, Family, address_text
-from agent.policy.budget.cost import Excess
+from agent.policy.budget.excess import Excess
 from agent.policy.engine import Engine
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import backends
 from agent.setting_values import Families
 from agent.settings import Settings
@@ -25,7 +25,7 @@ class Rendered(NamedTuple):
     """What one node would be given: the program, and its text for people and for JSON."""
 
     node: str
-    program: Program
+    program: LoweredProgram
     text: str
     sets: str
     tables: dict[Family, str]
@@ -67,7 +67,7 @@ def render(manifests: Read, settings: Settings) -> Rendered:
     node = settings.node_name
     engine = Engine(node, allow_nodes=settings.allow_nodes, budgets=settings.budgets)
     engine.apply([Upsert(kind_of(found), found) for found in manifests.objects], 0.0)
-    program = engine.program
+    program = engine.lowered
     families = _FAMILIES.get(settings.families, tuple(Family))
     text, sets, tables = backends.render(program, settings, families)
     return Rendered(node, program, f"# node {node}\n{text}", sets, tables, engine.over_budget())

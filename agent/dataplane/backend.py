@@ -12,7 +12,7 @@ from agent.dataplane.turns import Waits
 from agent.fault import Fault
 from agent.kube.model import Key
 from agent.net import Direction
-from agent.policy.program import Delta, Program, SetId
+from agent.policy.lower.lowered import Delta, LoweredProgram, SetId
 
 
 class Call(enum.Enum):
@@ -75,7 +75,7 @@ class Backend(Protocol):
         ...
 
     def sync(
-        self, program: Program, owners: Mapping[bytes, Key] = ..., reading: Reading | None = None
+        self, program: LoweredProgram, owners: Mapping[bytes, Key] = ..., reading: Reading | None = None
     ) -> Report:
         """Read the kernel and move it to the program, whatever it holds: first apply, retry, drift.
 
@@ -84,7 +84,7 @@ class Backend(Protocol):
         """
         ...
 
-    def apply(self, program: Program, delta: Delta, interrupted: Callable[[], bool] = ...) -> Report:
+    def apply(self, program: LoweredProgram, delta: Delta, interrupted: Callable[[], bool] = ...) -> Report:
         """Move the kernel by one delta, from what the last call left there.
 
         ``interrupted``: as for :meth:`tidy`. While the backend is busy this may be put off, but for what the
@@ -101,7 +101,7 @@ class Backend(Protocol):
         """Say when :meth:`resume` is to be called."""
         ...
 
-    def resume(self, program: Program, interrupted: Callable[[], bool] = ...) -> Report:
+    def resume(self, program: LoweredProgram, interrupted: Callable[[], bool] = ...) -> Report:
         """Go on with the work; report on what ended."""
         ...
 
@@ -109,7 +109,7 @@ class Backend(Protocol):
         """Be told of links before a :meth:`sync`, so that it keeps the rules by which these are judged."""
         ...
 
-    def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
+    def relink(self, program: LoweredProgram, links: tuple[PodLink, ...]) -> Report:
         """Judge isolated pods by these links too; called when links change, and after pods did.
 
         Writes nothing where the rules are as they should be.
@@ -120,7 +120,7 @@ class Backend(Protocol):
         """Whether :meth:`tidy` has something to do."""
         ...
 
-    def tidy(self, program: Program, interrupted: Callable[[], bool] = ...) -> Report:
+    def tidy(self, program: LoweredProgram, interrupted: Callable[[], bool] = ...) -> Report:
         """Remove what nothing needs any more. Called when nothing else is to be done, retries aside.
 
         ``interrupted`` is asked between writes, each of which takes up to 20 ms: whether the rest can wait.
@@ -160,7 +160,7 @@ class Backend(Protocol):
         """Whether this agent wrote rules since a reading was made, so that it says nothing."""
         ...
 
-    def audit(self, program: Program, reading: Reading | None = None) -> list[Difference]:
+    def audit(self, program: LoweredProgram, reading: Reading | None = None) -> list[Difference]:
         """Compare the kernel with what was left there; return what differs. Writes nothing.
 
         ``reading``: a finished one that is not overtaken; without it the rules are read here.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from agent.dataplane.podlinks import PodLink
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 
 _SHOWN = 5
 
@@ -37,7 +37,7 @@ class LinkCounts(msgspec.Struct, frozen=True):
 NO_LINKS = LinkCounts()
 
 
-def count(program: Program, links: Iterable[PodLink]) -> LinkCounts:
+def count(program: LoweredProgram, links: Iterable[PodLink]) -> LinkCounts:
     """Count the isolated pods of a program."""
     linked = {link.pod for link in links}
     isolated = {pod.pod for pod in program.pods}

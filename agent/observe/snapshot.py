@@ -18,7 +18,8 @@ from agent.fault import Fault
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, address_text
 from agent.observe.links import NO_LINKS, LinkCounts
-from agent.policy.program import PodId, PolicyId, Program
+from agent.policy.lower.lowered import LoweredProgram
+from agent.policy.program import PodId, PolicyId
 from agent.sources.source import SyncState
 
 Moment = datetime.datetime
@@ -201,7 +202,7 @@ class Facts:
     closed_by_budget: Mapping[PodId, Sequence[Key]] = field(default_factory=dict)
 
 
-def take(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
+def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnapshot:
     """Return the snapshot of this moment. Costs what this node enforces, not the cluster's size."""
     return StatusSnapshot(
         node=facts.node,
@@ -257,7 +258,7 @@ def _source(kind: Kind, state: SyncState) -> SourceStatus:
     )
 
 
-def _pods(program: Program, over: Mapping[PodId, Sequence[Key]]) -> tuple[PodStatus, ...]:
+def _pods(program: LoweredProgram, over: Mapping[PodId, Sequence[Key]]) -> tuple[PodStatus, ...]:
     found = []
     for pod in sorted({pod_id.pod for pod_id in program.pods}):
         ingress = program.pods.get(PodId(Direction.INGRESS, pod))
@@ -276,7 +277,7 @@ def _pods(program: Program, over: Mapping[PodId, Sequence[Key]]) -> tuple[PodSta
     return tuple(found)
 
 
-def _policies(program: Program) -> tuple[PolicyStatus, ...]:
+def _policies(program: LoweredProgram) -> tuple[PolicyStatus, ...]:
     pods = Counter(
         PolicyId(pod_id.direction, policy) for pod_id, pod in program.pods.items() for policy in pod.policies
     )
@@ -295,7 +296,7 @@ def _policies(program: Program) -> tuple[PolicyStatus, ...]:
     )
 
 
-def _sets(program: Program, view: KernelView) -> tuple[SetStatus, ...]:
+def _sets(program: LoweredProgram, view: KernelView) -> tuple[SetStatus, ...]:
     found = [
         SetStatus(
             name=view.sets[set_id][0] if set_id in view.sets else "",
@@ -325,7 +326,7 @@ def _kernel(facts: Facts, view: KernelView) -> KernelStatus:
     )
 
 
-def _closed(program: Program) -> tuple[ClosedStatus, ...]:
+def _closed(program: LoweredProgram) -> tuple[ClosedStatus, ...]:
     addresses = sorted(set().union(*program.closed.values()), key=lambda a: (len(a), a))
     return tuple(
         ClosedStatus(

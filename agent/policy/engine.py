@@ -21,14 +21,15 @@ from agent.net import Direction
 from agent.policy.addresses.node_networks import NodeNetworks
 from agent.policy.addresses.ownership import Ownership
 from agent.policy.addresses.quarantine import Quarantine
-from agent.policy.budget.cost import Excess
+from agent.policy.budget.excess import Excess
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.inventory import Inventory
+from agent.policy.lower.lowered import Delta, LoweredProgram
+from agent.policy.lower.sets import Sets
 from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
 from agent.policy.peers.selection import Selection
-from agent.policy.program import Delta, PodId, Program
-from agent.policy.sets import Sets
+from agent.policy.program import PodId
 from agent.policy.step import Stepper
 from agent.policy.touched import Touched
 
@@ -55,7 +56,7 @@ class HeldInvalid(NamedTuple):
 
 
 class Engine:
-    """Compiles the cluster's objects into the :class:`Program` of one node, step by step.
+    """Compiles the cluster's objects into the :class:`LoweredProgram` of one node, step by step.
 
     Handles any sequence of events: objects added, changed, deleted, recreated and invalid, known or not,
     references before what they refer to. The program depends on the current objects only, never on the way
@@ -77,7 +78,7 @@ class Engine:
         self, node: str, *, linger: float = 60.0, allow_nodes: bool = False, budgets: Budgets = DEFAULT
     ) -> None:
         self._node_networks = NodeNetworks(node)
-        self.program = Program(bypass=self._node_networks.networks)
+        self.lowered = LoweredProgram(bypass=self._node_networks.networks)
         self._allow_nodes = allow_nodes
         self._namespaces: dict[str, Namespace] = {}
         self._good: set[Key] = set()
@@ -90,12 +91,12 @@ class Engine:
         self._identities = groups
         self._selectors = ActiveSelectors(groups)
         self._ownership = Ownership()
-        self._sets = Sets(self.program.sets, self._selectors, self._ownership)
+        self._sets = Sets(self.lowered.sets, self._selectors, self._ownership)
         self._inventory = Inventory(node, groups, self._selectors, self._ownership, self._sets)
         self._selection = Selection()
-        self._quarantine = Quarantine(self.program.closed, linger)
+        self._quarantine = Quarantine(self.lowered.closed, linger)
         self._stepper = Stepper(
-            self.program,
+            self.lowered,
             self._inventory.records,
             self._ownership,
             self._sets,
@@ -140,10 +141,10 @@ class Engine:
         journal, self._touched = self._touched, Touched()
         delta = self._stepper.settle(journal, now, pods_synced=self.synced(Kind.POD), most=most)
         bypass = self._node_networks.networks
-        if bypass is not self.program.bypass:
+        if bypass is not self.lowered.bypass:
             # Another object may be equal: a node that came and went within the step.
-            delta.bypass = bypass != self.program.bypass
-            self.program.bypass = bypass
+            delta.bypass = bypass != self.lowered.bypass
+            self.lowered.bypass = bypass
         return delta
 
     def deadline(self) -> float | None:
@@ -206,7 +207,7 @@ class Engine:
 
     def local_pods(self) -> list[LocalPod]:
         """Return this node's targets, sorted by key. Safe to call from any thread."""
-        isolated = dict(self.program.pods)
+        isolated = dict(self.lowered.pods)
         found: list[LocalPod] = []
         for key, record in sorted(self._selection.targets.copy().items()):
             ingress = isolated.get(PodId(Direction.INGRESS, key))

@@ -1,82 +1,21 @@
-"""The parts that the compiler links together, and nothing else: they hold references, the stages keep them.
+"""The parts that the engine links together, and nothing else: they hold references, the stages keep them.
 
 ::
 
-    PodRecord ── in ──► Identity ◄── matches ──► ActiveSelector ── feeds ──► LiveSet ──► Program.sets
-    (a pod)        (equal labels)      (a peer's selectors)   (one per direction, family,
-                                                               peers and named ports)
+    PodRecord ── in ──► Identity ◄── matches ──► ActiveSelector
+    (a pod)             (equal labels)           (a peer's selectors)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from agent.kube.model import Key, Pod, Selector
-from agent.net import Member, Network, NetworkMember
-from agent.policy.blocks import Ranges
-from agent.policy.peers.labels import quoted, selector_text
-from agent.policy.ports import PortName
-from agent.policy.program import SetId
+from agent.kube.model import Key, Pod
+from agent.policy.program import Predicate
 
 T = TypeVar("T")
-
-
-class Predicate(NamedTuple):
-    """Which pods a peer means: those in ``namespace``, or in namespaces that ``namespaces`` matches.
-
-    Exactly one of the two is set. ``namespaces`` matches known namespaces only.
-    """
-
-    namespace: str | None
-    namespaces: Selector | None
-    pods: Selector
-
-    def __str__(self) -> str:
-        if self.namespaces is None:
-            where = f"namespace[{quoted(self.namespace or '')}]"
-        else:
-            where = f"namespaces[{selector_text(self.namespaces)}]"
-        return f"pods[{selector_text(self.pods)}] {where}"
-
-
-class Networks(NamedTuple):
-    """The definition of a NETWORKS set."""
-
-    members: frozenset[NetworkMember]
-
-
-class PeerPods(NamedTuple):
-    """The definition of a set of pods that match any of some predicates: their addresses, or ports of theirs.
-
-    ``ports``: the names of the ports; without any the members are addresses.
-    """
-
-    predicates: tuple[Predicate, ...]
-    ports: tuple[PortName, ...] = ()
-
-
-class Area(NamedTuple):
-    """Addresses of one family: ``covers`` are few networks in which all of ``ranges`` lie."""
-
-    ranges: Ranges
-    covers: tuple[Network, ...]
-
-
-class PortPods(NamedTuple):
-    """The definition of a set of the named ports of all pods that have one of them, whatever their labels.
-
-    ``local`` leaves only this node's pods, ``area`` only addresses that lie in it.
-    """
-
-    ports: tuple[PortName, ...]
-    local: bool = False
-    area: Area | None = None
-
-
-Definition = Networks | PeerPods | PortPods
 
 
 class PodIdentity(NamedTuple):
@@ -144,39 +83,10 @@ class Identity:
 
 
 class ActiveSelector:
-    """An active predicate: the groups that match it and the sets that it feeds, by family."""
+    """A predicate that somebody asks about, and the groups that match it."""
 
-    __slots__ = ("groups", "predicate", "v4", "v6")
+    __slots__ = ("groups", "predicate")
 
     def __init__(self, predicate: Predicate) -> None:
         self.predicate = predicate
         self.groups: dict[Identity, None] = {}
-        self.v4: list[LiveSet] = []
-        self.v6: list[LiveSet] = []
-
-
-class LiveSet:
-    """A set of the program, with what decides whether a pod's address makes members of it.
-
-    ``terms``: those of which one has to match the pod; empty where its labels do not matter. ``ports``: the
-    named ports that make members; None where the address itself is the member. ``references``: how many
-    policies ask for it; ``shown``: in how many policies' programs it is.
-    """
-
-    __slots__ = ("area", "definition", "id", "local", "members", "ports", "references", "shown", "terms")
-
-    def __init__(self, set_id: SetId, definition: Definition, terms: Collection[ActiveSelector] = ()) -> None:
-        self.id = set_id
-        self.definition = definition
-        self.terms = frozenset(terms)
-        named = () if isinstance(definition, Networks) else definition.ports
-        self.ports = frozenset(named) if named else None
-        self.local = isinstance(definition, PortPods) and definition.local
-        self.area = definition.area if isinstance(definition, PortPods) else None
-        self.members: set[Member] = set()
-        self.references = 0
-        self.shown = 0
-
-    def wants(self, group: Identity) -> bool:
-        """Whether one of the terms matches a group."""
-        return not self.terms.isdisjoint(group.terms)

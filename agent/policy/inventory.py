@@ -7,9 +7,9 @@ import msgspec
 from agent.kube.model import Key, Pod
 from agent.policy.addresses.ownership import Ownership
 from agent.policy.graph import Identity, PodRecord, with_one, without_one
+from agent.policy.lower.sets import Sets
 from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
-from agent.policy.sets import Sets
 from agent.policy.touched import Touched
 
 

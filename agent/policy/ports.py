@@ -7,16 +7,9 @@ from typing import NamedTuple
 
 from agent.kube.model import Port
 from agent.net import Protocol
-from agent.policy.program import PortRange
+from agent.policy.program import PortName, PortRange
 
 LAST_PORT = 65535
-
-
-class PortName(NamedTuple):
-    """A named port that a rule asks for; name and protocol must both agree with the pod's."""
-
-    name: str
-    protocol: Protocol
 
 
 class Ports(NamedTuple):

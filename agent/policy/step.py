@@ -14,22 +14,14 @@ from agent.policy.budget.census import Census
 from agent.policy.budget.ledger import Ledger
 from agent.policy.budget.limits import Budgets
 from agent.policy.budget.turns import Turns
-from agent.policy.compile import compile_policy, without
 from agent.policy.graph import PodIdentity, PodRecord
+from agent.policy.lower.lowered import Delta, LoweredPolicy, LoweredProgram, SetId, SetKind
+from agent.policy.lower.policy import compile_policy, without
+from agent.policy.lower.sets import Sets
 from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
 from agent.policy.peers.selection import Selection
-from agent.policy.program import (
-    Delta,
-    PodId,
-    PodProgram,
-    PolicyId,
-    PolicyProgram,
-    Program,
-    SetId,
-    SetKind,
-)
-from agent.policy.sets import Sets
+from agent.policy.program import PodId, PodProgram, PolicyId
 from agent.policy.touched import Touched
 
 _DIRECTIONS = tuple(Direction)
@@ -61,7 +53,7 @@ class Stepper:
 
     def __init__(
         self,
-        program: Program,
+        program: LoweredProgram,
         records: Mapping[Key, PodRecord],
         ownership: Ownership,
         sets: Sets,
@@ -258,7 +250,7 @@ class Stepper:
             return set()
         return {set_id for set_id in asked if self._sets.has_nobody(set_id)}
 
-    def _let_go(self, policy_id: PolicyId, old: PolicyProgram | None, outgoing: list[_Left]) -> None:
+    def _let_go(self, policy_id: PolicyId, old: LoweredPolicy | None, outgoing: list[_Left]) -> None:
         if old is None:
             return
         shown = _sets_of(old)
@@ -361,7 +353,7 @@ class Stepper:
         }
 
 
-def _sets_of(program: PolicyProgram) -> set[SetId]:
+def _sets_of(program: LoweredPolicy) -> set[SetId]:
     return {set_id for rules in program for rule in rules for set_id in rule.sets()}
 
 

@@ -25,7 +25,7 @@ from agent.dataplane.iptables.variant import (
 from agent.dataplane.turns import PATIENCE
 from agent.fault import Fault
 from agent.net import Direction, Family
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from agent.setting_values import AllowedPackets, DeniedPackets
 from agent.settings import Settings
 
@@ -99,7 +99,7 @@ def remove_all() -> list[Fault]:
     return faults or cleanup.remove_sets()
 
 
-def render(program: Program, settings: Settings, families: Iterable[Family]) -> Rendered:
+def render(program: LoweredProgram, settings: Settings, families: Iterable[Family]) -> Rendered:
     """Return what a program would be in the kernel, touching nothing."""
     options, families = options_of(settings), tuple(families)
     return Rendered(

@@ -12,7 +12,7 @@ from agent.dataplane.backend import Backend, Call, Reading, Report
 from agent.dataplane.podlinks import PodLink
 from agent.fault import Fault
 from agent.kube.model import Key
-from agent.policy.program import Delta, Program
+from agent.policy.lower.lowered import Delta, LoweredProgram
 
 _log = log.get(__name__)
 
@@ -74,7 +74,7 @@ class Calls:
     loop's thread; others may read its attributes.
     """
 
-    def __init__(self, program: Program, backend: Backend, clock: Clock, *, phase: Phase) -> None:
+    def __init__(self, program: LoweredProgram, backend: Backend, clock: Clock, *, phase: Phase) -> None:
         self.backend = backend
         self.phase = phase
         self.written: Callable[[], None] = lambda: None

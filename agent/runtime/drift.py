@@ -147,6 +147,6 @@ class Drift:
 
     def _differences(self, reading: Reading | None = None) -> list[Difference]:
         try:
-            return self._calls.backend.audit(self._engine.program, reading)
+            return self._calls.backend.audit(self._engine.lowered, reading)
         except Exception as error:
             return [Difference(What.KERNEL_UNREAD, detail=str(error))]

@@ -64,7 +64,7 @@ class FirstStart:
             return self._calls.retry.at
         if self._reconcile.told_everything():
             return AT_ONCE
-        return AT_ONCE if self._can_isolate() and self._engine.program.pods else NEVER
+        return AT_ONCE if self._can_isolate() and self._engine.lowered.pods else NEVER
 
     def run(self, now: float) -> None:
         """Go on."""
@@ -109,7 +109,7 @@ class FirstStart:
     def _isolate(self) -> None:
         """Isolate this node's pods before the others' are known; peers are let in as they become known."""
         self._calls.retry.begun()
-        isolated = self._engine.program.pods
+        isolated = self._engine.lowered.pods
         if not isolated:
             # What is listed or changes until everything is known may still isolate one.
             return
@@ -139,7 +139,7 @@ class FirstStart:
 
     def _enforcing(self) -> None:
         self._calls.phase = Phase.ENFORCING
-        last, program = self._calls.last, self._engine.program
+        last, program = self._calls.last, self._engine.lowered
         _log.info(
             "enforcing",
             seconds=round(last.seconds if last else 0.0, 3),

@@ -20,7 +20,7 @@ from agent.dataplane.podlinks import LinkFinder, PodLink, PodLinkChanges
 from agent.kube.model import Key
 from agent.observe.links import NO_LINKS, count
 from agent.policy.engine import Engine
-from agent.policy.program import Delta
+from agent.policy.lower.lowered import Delta
 from agent.runtime.inbox import Inbox
 from agent.runtime.threads import StartThread, Thread, start_thread
 
@@ -47,7 +47,7 @@ CLOSED = Key("", "")
 
 def owners_of(engine: Engine) -> dict[bytes, Key]:
     """Return whose the addresses are that links are looked for by; none where nobody is isolated."""
-    program = engine.program
+    program = engine.lowered
     closed = set().union(*program.closed.values())
     if not program.pods and not closed:
         return {}
@@ -134,7 +134,7 @@ class LinkedPods:
             return None
         self._since = None
         links = self.known()
-        self.counts = count(self._engine.program, links)
+        self.counts = count(self._engine.lowered, links)
         return links
 
     def _found(self, links: tuple[PodLink, ...]) -> None:

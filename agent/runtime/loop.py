@@ -106,7 +106,7 @@ class Agent:
         )
         families = chosen_families(settings.families, host, held)
         backend = backend_for(families, host, make_backend)
-        self._calls = calls = Calls(engine.program, backend, clock, phase=Phase.OPEN if fresh else Phase.HELD)
+        self._calls = calls = Calls(engine.lowered, backend, clock, phase=Phase.OPEN if fresh else Phase.HELD)
         self._node_name = NodeName(settings.node_name, engine)
         self._linked_pods = LinkedPods(engine, self.inbox, clock, world.start_thread)
         self._reconcile = Reconcile(

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from agent.fault import Fault
 from agent.kube.model import Key
-from agent.policy.budget.cost import Excess
+from agent.policy.budget.excess import Excess
 
 NAMED = 3
 """So many policies of a namespace are told one by one, in faults and in the log; the rest are counted."""

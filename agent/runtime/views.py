@@ -79,7 +79,7 @@ class Views:
             closed_by_budget=self.engine.closed_by_budget(),
             links=self.linked_pods.counts,
         )
-        return take(facts, self.engine.program, self.calls.backend.view())
+        return take(facts, self.engine.lowered, self.calls.backend.view())
 
     def _faults(self) -> tuple[Fault, ...]:
         node = () if self.node_name.fault is None else (self.node_name.fault,)

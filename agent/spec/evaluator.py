@@ -3,7 +3,7 @@
 Written from the API reference (``networking.k8s.io/v1``, ``NetworkPolicySpec``) and docs/semantics.md, to be
 read beside them from top to bottom. Slow and plain on purpose: it looks through every object for every
 question. It shares nothing with the compiler but the objects, what a label selector matches and what policies
-cost (:mod:`agent.policy.budget.cost`), so that each can be held against the other.
+cost (:mod:`agent.policy.budget`), so that each can be held against the other.
 """
 
 from __future__ import annotations

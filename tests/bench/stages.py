@@ -61,7 +61,7 @@ def stages(size: Size, settings: Settings) -> Iterator[Result]:
     changes = _changes(size, settings.rounds)
     for name, change in changes.items():
         yield row(f"compile: {name}", [_timed(partial(engine.apply, [e], 0.0)) for e in change])
-    program = engine.program
+    program = engine.lowered
     yield row(
         "render: the whole node", [_timed(lambda: render_text(program, Options())) for _ in range(_FEW)]
     )
@@ -79,13 +79,13 @@ def _restore(
     with netns.entered():
         backend = IptablesBackend(settings.mode.value, _FAMILIES, Options())
         backend.adopt()
-        yield row("restore: the whole node", [_timed(lambda: backend.sync(engine.program))])
+        yield row("restore: the whole node", [_timed(lambda: backend.sync(engine.lowered))])
         for name, change in changes.items():
             taken = []
             for event in change:
                 delta = engine.apply([event], 0.0)
-                taken.append(_timed(partial(backend.apply, engine.program, delta)))
-                backend.tidy(engine.program)
+                taken.append(_timed(partial(backend.apply, engine.lowered, delta)))
+                backend.tidy(engine.lowered)
             yield row(f"restore: {name}", taken)
         backend.close()
     netns.close()

@@ -121,7 +121,7 @@ def _program(options: Options, mode: Mode, texts: Sequence[tuple[str, str]], kno
     backend = IptablesBackend(mode, (Family.V4, Family.V6), options)
     try:
         backend.adopt()
-        report = backend.sync(engine.program)
+        report = backend.sync(engine.lowered)
     finally:
         backend.close()
     if report.faults:

@@ -36,7 +36,8 @@ from agent.kube.model import (
 )
 from agent.net import Direction, Family, Member, Protocol
 from agent.policy.engine import Engine
-from agent.policy.program import PolicyId, Program, SetKind
+from agent.policy.lower.lowered import LoweredProgram, SetKind
+from agent.policy.program import PolicyId
 from tests.build import labelled, network, packed, pod
 from tests.lab.cluster import wait_until
 
@@ -318,8 +319,8 @@ class TwoPods:
         self.whole = our_chains(mode), our_sets()
 
     @property
-    def program(self) -> Program:
-        return self.engine.program
+    def program(self) -> LoweredProgram:
+        return self.engine.lowered
 
     def chain(self, name: str, direction: Direction = Direction.INGRESS) -> str:
         return names.policy_chain(PolicyId(direction, Key("default", name)))

@@ -43,10 +43,10 @@ def main(mode: str, way: str, client: str, server: str) -> None:
     beginning = (_pod("client", client, "client"), _pod("server", server, "server"), isolating, _ALLOWING)
     engine.apply([namespace("default"), *beginning], 0.0)
     backend = make_backend("legacy" if mode == "legacy" else "nft")
-    backend.sync(engine.program)
+    backend.sync(engine.lowered)
     print("revoking", flush=True)
     for event in itertools.cycle(reversed(ways(client)[way])):
-        backend.apply(engine.program, engine.apply([event], 0.0))
+        backend.apply(engine.lowered, engine.apply([event], 0.0))
         time.sleep(random.uniform(0, 0.01))
 
 

@@ -16,7 +16,7 @@ from agent.kernel.x_tables import table_names
 from agent.kube.events import Upsert
 from agent.net import Direction, Family
 from agent.policy.engine import Engine
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from tests.kernel.kernel_state import (
     FAMILIES,
     HERE,
@@ -40,7 +40,7 @@ OPTIONS = [
 ]
 
 
-def assert_holds(program: Program, mode: Mode, options: Options | None = None) -> None:
+def assert_holds(program: LoweredProgram, mode: Mode, options: Options | None = None) -> None:
     """Check that a backend that was never told anything finds nothing to do."""
     backend = make_backend(mode, options)
     report = backend.sync(program)
@@ -51,7 +51,9 @@ def assert_holds(program: Program, mode: Mode, options: Options | None = None) -
     backend.close()
 
 
-def rendered(program: Program, mode: Mode, options: Options) -> dict[Family, dict[str, tuple[str, ...]]]:
+def rendered(
+    program: LoweredProgram, mode: Mode, options: Options
+) -> dict[Family, dict[str, tuple[str, ...]]]:
     naming = Naming(
         {family: names.cache(mode, family) for family in FAMILIES if options.cache},
         {family: names.others_set(family) for family in FAMILIES if mode == "nft"},
@@ -69,17 +71,17 @@ def test_what_the_kernel_prints_is_what_was_rendered_for_every_form_of_rule(
     engine = Engine(HERE, allow_nodes=True)
     engine.apply(every_rule_form(), 0.0)
     backend = make_backend(mode, options)
-    report = backend.sync(engine.program)
+    report = backend.sync(engine.lowered)
     assert report.faults == ()
     assert report.writes > 0
-    assert backend.audit(engine.program) == []
-    assert our_chains(mode) == rendered(engine.program, mode, options)
+    assert backend.audit(engine.lowered) == []
+    assert our_chains(mode) == rendered(engine.lowered, mode, options)
     assert_hooked(mode)
-    assert backend.sync(engine.program).writes == 0
-    assert_holds(engine.program, mode, options)
+    assert backend.sync(engine.lowered).writes == 0
+    assert_holds(engine.lowered, mode, options)
     adopted = make_backend(mode, options).adopt()
     for direction in Direction:
-        isolated = set().union(*(engine.program.isolated(direction, family) for family in FAMILIES))
+        isolated = set().union(*(engine.lowered.isolated(direction, family) for family in FAMILIES))
         assert adopted[direction] == isolated
 
 
@@ -89,7 +91,7 @@ def test_any_sequence_of_changes_leaves_what_a_fresh_start_on_the_last_would(mod
     random = Random(seed)
     engine = Engine(HERE, allow_nodes=True)
     backend = make_backend(mode)
-    backend.sync(engine.program)
+    backend.sync(engine.lowered)
     empty = our_chains(mode), our_sets()
     now = 0.0
     told: list[Upsert] = []
@@ -97,27 +99,27 @@ def test_any_sequence_of_changes_leaves_what_a_fresh_start_on_the_last_would(mod
         now += random.choice((0.0, 1.0, 61.0))
         events = random_events(random)
         told += [event for event in events if isinstance(event, Upsert)]
-        report = backend.apply(engine.program, engine.apply(events, now))
+        report = backend.apply(engine.lowered, engine.apply(events, now))
         assert report.faults == ()
         if random.random() < 0.2:
-            assert backend.tidy(engine.program).faults == ()
+            assert backend.tidy(engine.lowered).faults == ()
             assert not backend.untidy()
-    assert backend.tidy(engine.program).faults == ()
+    assert backend.tidy(engine.lowered).faults == ()
     assert not backend.untidy()
-    assert backend.audit(engine.program) == []
+    assert backend.audit(engine.lowered) == []
     grown = our_chains(mode), our_sets()
     other = Netns("fresh")
     with other.entered():
         fresh = make_backend(mode)
-        fresh.sync(engine.program)
+        fresh.sync(engine.lowered)
         assert (our_chains(mode), our_sets()) == grown
         fresh.close()
     other.close()
-    assert_holds(engine.program, mode)
+    assert_holds(engine.lowered, mode)
 
-    backend.apply(engine.program, engine.apply([gone(event) for event in told], now))
-    backend.apply(engine.program, engine.apply([], now + 100))
-    backend.tidy(engine.program)
+    backend.apply(engine.lowered, engine.apply([gone(event) for event in told], now))
+    backend.apply(engine.lowered, engine.apply([], now + 100))
+    backend.tidy(engine.lowered)
     assert (our_chains(mode), our_sets()) == empty
     assert not backend.untidy()
 
@@ -144,7 +146,7 @@ def test_cleanup_leaves_nothing_of_ours_and_everything_of_others(mode: Mode, net
     engine = Engine(HERE, allow_nodes=True)
     engine.apply(every_rule_form(), 0.0)
     backend = make_backend(mode)
-    backend.sync(engine.program)
+    backend.sync(engine.lowered)
     backend.close()
     for each in MODES:
         assert remove(each, FAMILIES) == []
@@ -160,7 +162,7 @@ def test_the_families_that_hold_chains_of_ours_are_known_and_asking_makes_no_tab
     assert held_families(mode) == frozenset()
     assert table_names(Family.V4) == ()
     backend = IptablesBackend(mode, (Family.V6,), Options())
-    backend.sync(Engine(HERE).program)
+    backend.sync(Engine(HERE).lowered)
     backend.close()
     assert held_families(mode) == {Family.V6}
 
@@ -171,20 +173,20 @@ def test_what_an_earlier_run_left_in_the_other_mode_goes_once_the_chosen_one_hol
     engine = Engine(HERE)
     engine.apply(every_rule_form(), 0.0)
     first = make_backend(other)
-    first.sync(engine.program)
+    first.sync(engine.lowered)
     first.close()
     backend = make_backend(mode)
-    assert backend.sync(engine.program).faults == ()
+    assert backend.sync(engine.lowered).faults == ()
     assert our_chains(other) == {family: {} for family in FAMILIES}
-    assert our_chains(mode) == rendered(engine.program, mode, Options())
-    assert backend.audit(engine.program) == []
-    assert backend.tidy(engine.program).faults == ()
-    assert_holds(engine.program, mode)
+    assert our_chains(mode) == rendered(engine.lowered, mode, Options())
+    assert backend.audit(engine.lowered) == []
+    assert backend.tidy(engine.lowered).faults == ()
+    assert_holds(engine.lowered, mode)
 
 
 def test_looking_at_what_is_left_in_legacy_mode_makes_no_legacy_table() -> None:
     backend = make_backend("nft")
-    assert backend.sync(Engine(HERE).program).faults == ()
+    assert backend.sync(Engine(HERE).lowered).faults == ()
     assert remove("legacy", FAMILIES) == []
     for family in Family:
         assert table_names(family) == ()
@@ -207,24 +209,24 @@ def test_nothing_is_written_where_kube_router_writes(
     engine = Engine(HERE)
     engine.apply(every_rule_form(), 0.0)
     backend = make_backend(mode)
-    report = backend.sync(engine.program)
+    report = backend.sync(engine.lowered)
     assert report.refused
     assert report.pending
     assert report.writes == 0
     assert [fault.blocking for fault in report.faults] == [True]
     assert our_chains(mode) == {family: {} for family in FAMILIES}
     assert our_sets() == {}
-    assert any("kube-router" in str(difference) for difference in backend.audit(engine.program))
+    assert any("kube-router" in str(difference) for difference in backend.audit(engine.lowered))
     iptables(theirs, Family.V4, "-F")
     iptables(theirs, Family.V4, "-X")
     with monkeypatch.context() as broken:
         # Nobody knows then whether it has gone.
         broken.setattr(backend._rules.tables, "command", lambda *_: "/nonexistent")
-        assert backend.sync(engine.program).refused
-    report = backend.sync(engine.program)
+        assert backend.sync(engine.lowered).refused
+    report = backend.sync(engine.lowered)
     assert not report.refused
     assert report.faults == ()
-    assert_holds(engine.program, mode)
+    assert_holds(engine.lowered, mode)
 
 
 @EACH_MODE
@@ -232,7 +234,7 @@ def test_kube_router_that_comes_later_is_told_as_drift_and_stops_the_writing(
     mode: Mode, netns: Netns
 ) -> None:
     backend = make_backend(mode)
-    program = Engine(HERE).program
+    program = Engine(HERE).lowered
     backend.sync(program)
     rules = (
         "*filter\n:KUBE-POD-FW-ABCDEFGHIJKLMNOP - [0:0]\n-A OUTPUT -j KUBE-POD-FW-ABCDEFGHIJKLMNOP\nCOMMIT\n"
@@ -255,11 +257,11 @@ def test_bytes_in_comments_of_others_disturb_nothing(mode: Mode, netns: Netns) -
             comment,
         ]
         netns.run([a.decode(errors="surrogateescape") for a in [*arguments, b"-j", b"DROP"]])
-    program = Engine(HERE).program
+    program = Engine(HERE).lowered
     assert_holds_after_sync(program, mode)
 
 
-def assert_holds_after_sync(program: Program, mode: Mode) -> None:
+def assert_holds_after_sync(program: LoweredProgram, mode: Mode) -> None:
     backend = make_backend(mode)
     assert backend.sync(program).faults == ()
     assert backend.audit(program) == []

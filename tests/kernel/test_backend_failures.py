@@ -107,7 +107,7 @@ def test_a_large_first_write_is_made_in_parts_and_what_is_refused_takes_nothing_
     bad = Key("default", "app-5")
     with monkeypatch.context() as broken:
         break_policy(broken, lambda found: refused and found.policy == bad)
-        report = backend.sync(engine.program)
+        report = backend.sync(engine.lowered)
     assert report.pending is refused
     for family in FAMILIES:
         chains = our_chains(mode)[family]
@@ -115,9 +115,9 @@ def test_a_large_first_write_is_made_in_parts_and_what_is_refused_takes_nothing_
             chain = chains[names.policy_chain(PolicyId(Direction.INGRESS, Key("default", app)))]
             assert bool(chain) is not (refused and app == bad.name)
     assert len(our_sets()[names.isolated_set(Direction.INGRESS, Family.V4)]) == len(apps)
-    assert backend.sync(engine.program).faults == ()
-    backend.tidy(engine.program)
-    assert backend.audit(engine.program) == []
+    assert backend.sync(engine.lowered).faults == ()
+    backend.tidy(engine.lowered)
+    assert backend.audit(engine.lowered) == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -130,7 +130,7 @@ def test_where_a_top_chain_is_refused_isolated_pods_are_closed(
         engine = Engine(HERE)
         engine.apply(every_rule_form(), 0.0)
         backend = make_backend(mode)
-        report = backend.sync(engine.program)
+        report = backend.sync(engine.lowered)
         assert len(report.faults) == 4
         for family in FAMILIES:
             chains = our_chains(mode)[family]
@@ -139,8 +139,8 @@ def test_where_a_top_chain_is_refused_isolated_pods_are_closed(
             assert len(unguarded) == len(chains[names.FORWARD]) - 1
             assert chains[names.BRIDGED] == tuple(unguarded)
         assert_hooked(mode)
-    assert backend.sync(engine.program).faults == ()
-    assert backend.audit(engine.program) == []
+    assert backend.sync(engine.lowered).faults == ()
+    assert backend.audit(engine.lowered) == []
 
 
 def test_hooks_are_placed_where_the_kernel_does_not_say_how_the_chains_are_hooked(
@@ -154,9 +154,9 @@ def test_hooks_are_placed_where_the_kernel_does_not_say_how_the_chains_are_hooke
     backend = make_backend("nft")
     with monkeypatch.context() as broken:
         broken.setattr(nft, "hook_of", hook_of)
-        assert backend.sync(engine.program).faults == ()
+        assert backend.sync(engine.lowered).faults == ()
         assert_hooked("nft")
-    assert backend.audit(engine.program) == []
+    assert backend.audit(engine.lowered) == []
 
 
 @EACH_MODE
@@ -173,14 +173,14 @@ def test_pods_are_isolated_where_the_kernel_does_not_say_how_other_nodes_are_rea
     engine = Engine(HERE, allow_nodes=True)
     engine.apply(every_rule_form(), 0.0)
     backend = make_backend(mode, access=Access(uplinks=reached))
-    report = backend.sync(engine.program)
+    report = backend.sync(engine.lowered)
     assert report.pending
     assert [fault.what for fault in report.faults if "other nodes" in fault.what]
     assert_hooked(mode)
     assert our_sets()[names.isolated_set(Direction.INGRESS, Family.V4)]
     known = True
-    assert backend.sync(engine.program).faults == ()
-    assert backend.audit(engine.program) == []
+    assert backend.sync(engine.lowered).faults == ()
+    assert backend.audit(engine.lowered) == []
 
 
 def two_ports(*numbers: int) -> list[Rule]:
@@ -278,7 +278,7 @@ def test_a_set_that_cannot_be_made_holds_back_its_policies_only(node: TwoPods, n
     new = policy("new", selector=labelled(app="a"), ingress=[Rule((pods_of(app="new"),))])
     probe = Engine(HERE)
     probe.apply([namespace("default"), pod_event("a", 1, app="a"), new], 0.0)
-    (taken,) = (names.peer_set(s) for s in probe.program.sets if s.family is Family.V4)
+    (taken,) = (names.peer_set(s) for s in probe.lowered.sets if s.family is Family.V4)
     netns.run(["ipset", "create", taken, "hash:net"])
     iptables(node.mode, Family.V4, "-A", "INPUT", "-m", "set", "--match-set", taken, "src", "-j", "DROP")
     other = policy("other", selector=labelled(app="b"), ingress=[Rule((), (Port(Protocol.UDP, 53),))])
@@ -434,8 +434,8 @@ def test_a_set_grows_past_its_size_while_rules_refer_to_it_and_never_lacks_a_mem
     local = [pod_event("a", 1, app="a"), pod_event("old", 2, app="m")]
     allow = policy("a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="m"),))])
     engine.apply([namespace("default"), *local, allow], 0.0)
-    backend.sync(engine.program)
-    (name,) = (names.peer_set(s) for s in engine.program.sets if s.family is Family.V4)
+    backend.sync(engine.lowered)
+    (name,) = (names.peer_set(s) for s in engine.lowered.sets if s.family is Family.V4)
     more = [pod_event(f"m-{n}", n, node="there", families=[Family.V4], app="m") for n in range(3, 70_002)]
     end = threading.Event()
     missing: list[float] = []
@@ -451,8 +451,8 @@ def test_a_set_grows_past_its_size_while_rules_refer_to_it_and_never_lacks_a_mem
     assert our_sets()[name] == {packed("10.0.0.2")}
     watcher.start()
     try:
-        first = backend.apply(engine.program, engine.apply(more[:60_000], 1.0))
-        second = backend.apply(engine.program, engine.apply(more[60_000:], 2.0))
+        first = backend.apply(engine.lowered, engine.apply(more[:60_000], 1.0))
+        second = backend.apply(engine.lowered, engine.apply(more[60_000:], 2.0))
     finally:
         end.set()
         watcher.join(10)
@@ -460,7 +460,7 @@ def test_a_set_grows_past_its_size_while_rules_refer_to_it_and_never_lacks_a_mem
     assert missing == []
     assert looks[0] > 5
     assert len(our_sets()[name]) == 70_000
-    assert backend.audit(engine.program) == []
+    assert backend.audit(engine.lowered) == []
     assert not [found for found in our_sets() if found.endswith("-g")]
 
 

@@ -75,17 +75,17 @@ def test_labels_that_open_one_side_and_close_the_other_let_no_packet_through(sce
         ],
         0.0,
     )
-    assert backend.sync(engine.program).faults == ()
+    assert backend.sync(engine.lowered).faults == ()
     usual = set(our_sets())
     with Stream(scene.client, scene.server, 9001) as stream:
         for number in range(FLIPS):
             delta = engine.apply(flipped("out" if number % 2 else "in"), 1.0)
-            assert backend.apply(engine.program, delta).faults == ()
+            assert backend.apply(engine.lowered, delta).faults == ()
             if number % 3 == 0:
-                assert backend.tidy(engine.program).faults == ()
+                assert backend.tidy(engine.lowered).faults == ()
     assert stream.arrived == 0
     assert stream.sent > 5_000
-    backend.tidy(engine.program)
+    backend.tidy(engine.lowered)
     assert set(our_sets()) == usual
     backend.close()
 
@@ -108,7 +108,7 @@ def test_restarts_and_changes_that_concern_others_let_nothing_through_and_lose_n
         ],
         0.0,
     )
-    assert backend.sync(engine.program).faults == ()
+    assert backend.sync(engine.lowered).faults == ()
     with contextlib.ExitStack() as stack:
         allowed = stack.enter_context(Stream(scene.client, scene.server, 9002, rate=2000))
         denied = [
@@ -118,14 +118,14 @@ def test_restarts_and_changes_that_concern_others_let_nothing_through_and_lose_n
         for number in range(RESTARTS):
             come: list[Event] = [others[number], others[-number - 1], rules[number % 5]]
             leave = [gone(others[number - 1]), gone(rules[(number + 2) % 5])]
-            assert backend.apply(engine.program, engine.apply(come, 1.0)).faults == ()
+            assert backend.apply(engine.lowered, engine.apply(come, 1.0)).faults == ()
             # What changes while no agent runs is found by the next.
             engine.apply(leave if number % 2 else [], 1.0)
             backend.close()
             backend = make_backend(scene.mode)
             backend.adopt()
-            assert backend.sync(engine.program).faults == ()
-            assert backend.tidy(engine.program).faults == ()
+            assert backend.sync(engine.lowered).faults == ()
+            assert backend.tidy(engine.lowered).faults == ()
     assert [stream.arrived for stream in denied] == [0, 0]
     assert all(stream.sent > 1_000 for stream in denied)
     assert allowed.sent > 1_000
@@ -136,8 +136,8 @@ def test_restarts_and_changes_that_concern_others_let_nothing_through_and_lose_n
 def test_a_stream_arrives_whole_where_nothing_is_enforced(scene: Scene) -> None:
     """Or the tests above would show nothing."""
     backend = make_backend(scene.mode)
-    assert backend.sync(Engine(HERE).program).faults == ()
-    assert backend.tidy(Engine(HERE).program).faults == ()
+    assert backend.sync(Engine(HERE).lowered).faults == ()
+    assert backend.tidy(Engine(HERE).lowered).faults == ()
     with Stream(scene.other, scene.client, 9005, rate=5000) as stream:
         pass
     assert stream.sent == stream.arrived > 0

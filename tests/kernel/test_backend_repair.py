@@ -249,7 +249,7 @@ def test_a_built_in_chain_of_another_priority_is_hooked_all_the_same(netns: Netn
         ["nft", "add table ip6 filter; add chain ip6 filter mine { type filter hook input priority 5; }"]
     )
     backend = make_backend("nft")
-    program = Engine(HERE).program
+    program = Engine(HERE).lowered
     assert backend.sync(program).faults == ()
     assert backend.audit(program) == []
     remove("nft", FAMILIES)
@@ -376,14 +376,14 @@ def test_tidying_stops_between_writes_when_something_else_has_come_and_goes_on_l
     engine, backend = Engine(HERE), make_backend("nft")
     local = [pod_event(f"p{number}", number, app="a") for number in range(1, 4)]
     engine.apply([*local, policy("a", selector=labelled(app="a"), ingress=[])], 0.0)
-    backend.sync(engine.program)
+    backend.sync(engine.lowered)
     for event in (gone(policy("a")), policy("b", selector=labelled(app="a"), egress=[])):
-        backend.apply(engine.program, engine.apply([event], 1.0))
+        backend.apply(engine.lowered, engine.apply([event], 1.0))
     calls = 0
-    while (report := backend.tidy(engine.program, lambda: True)).unfinished:
+    while (report := backend.tidy(engine.lowered, lambda: True)).unfinished:
         assert report.writes
         calls += 1
         assert calls < 10
     assert calls > 1
     assert not backend.untidy()
-    assert backend.audit(engine.program) == []
+    assert backend.audit(engine.lowered) == []

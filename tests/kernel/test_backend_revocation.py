@@ -118,7 +118,7 @@ def test_connections_of_an_address_that_left_while_the_agent_was_away_are_forgot
     before = Engine(HERE)
     before.apply([*events, pod_event("b", 2, node="there", app="b")], 0.0)
     backend = make_backend(mode, access=Access(forget=forgotten.forget))
-    assert backend.sync(before.program).faults == ()
+    assert backend.sync(before.lowered).faults == ()
     backend.close()
     forgotten.clear()
     after = Engine(HERE)
@@ -127,7 +127,7 @@ def test_connections_of_an_address_that_left_while_the_agent_was_away_are_forgot
         0.0,
     )
     backend = make_backend(mode, access=Access(forget=forgotten.forget))
-    assert backend.sync(after.program, {packed("10.0.0.3"): Key("default", "d")}).faults == ()
+    assert backend.sync(after.lowered, {packed("10.0.0.3"): Key("default", "d")}).faults == ()
     assert forgotten >= {packed("10.0.0.2"), packed("10.0.0.3"), packed("fd00::2")}
     assert packed("10.0.0.1") not in forgotten
     backend.close()
@@ -142,7 +142,7 @@ def test_a_change_of_mode_changes_no_set_that_the_old_rules_look_at(
     before = Engine(HERE)
     before.apply([*events, policy("a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),))])], 0.0)
     backend = make_backend(other)
-    assert backend.sync(before.program).faults == ()
+    assert backend.sync(before.lowered).faults == ()
     backend.close()
     narrowed = policy(
         "a", selector=labelled(app="a"), ingress=[Rule((pods_of(app="b"),), (Port(Protocol.TCP, 80),))]
@@ -158,13 +158,13 @@ def test_a_change_of_mode_changes_no_set_that_the_old_rules_look_at(
 
     monkeypatch.setattr(Tables, "restore", restore)
     backend = make_backend(mode)
-    assert backend.sync(after.program).faults == ()
+    assert backend.sync(after.lowered).faults == ()
     assert seen
     assert all(packed("10.0.0.7") not in members for members in seen), seen
     assert our_chains(other)[Family.V4] == {}
-    backend.tidy(after.program)
+    backend.tidy(after.lowered)
     assert sets_looked_at(mode) == {packed("10.0.0.2"), packed("10.0.0.7")}
-    assert backend.audit(after.program) == []
+    assert backend.audit(after.lowered) == []
     assert names.isolated_set(Direction.INGRESS, Family.V4) in our_sets()
     backend.close()
 

@@ -27,7 +27,7 @@ from agent.kernel.netlink import Message, NetlinkSocket
 from agent.kube.model import Rule
 from agent.net import Family
 from agent.policy.engine import Engine
-from agent.policy.program import Delta, Program
+from agent.policy.lower.lowered import Delta, LoweredProgram
 from tests.build import labelled
 from tests.kernel.kernel_state import (
     HERE,
@@ -294,7 +294,7 @@ class Revocation:
         return self.engine.apply(told, 1.0)
 
     def apply(self, delta: Delta) -> Report:
-        return self.backend.apply(self.engine.program, delta)
+        return self.backend.apply(self.engine.lowered, delta)
 
 
 @pytest.fixture(params=MODES)
@@ -315,7 +315,7 @@ def revocation(
         0.0,
     )
     backend = make_backend(request.param, Options(cache=300))
-    assert backend.sync(engine.program).faults == ()
+    assert backend.sync(engine.lowered).faults == ()
     cache = Cache(netns, names.cache(request.param, Family.V4))
     await_opened()
     cache.add()
@@ -381,7 +381,7 @@ def test_members_are_taken_away_after_it_is_closed_in_one_message(
     assert sent == [[CMD_FLUSH, CMD_FLUSH, CMD_DEL, CMD_DEL]]
 
 
-def finish(backend: IptablesBackend, program: Program) -> None:
+def finish(backend: IptablesBackend, program: LoweredProgram) -> None:
     """Go on with what is being written until it is."""
 
     def finished() -> bool:
@@ -407,7 +407,7 @@ def test_it_stays_closed_for_as_long_as_a_command_runs_that_nobody_waits_for(
         slow.chmod(0o755)
         return str(slow)
 
-    program = revocation.engine.program
+    program = revocation.engine.lowered
     backend = IptablesBackend(revocation.backend.mode, tuple(Family), Options(cache=300), patience=0.05)
     assert backend.sync(program).faults == ()
     finish(backend, program)
@@ -481,11 +481,11 @@ def test_rules_of_a_run_that_cached_are_no_way_around_one_that_does_not(
             "restore",
             lambda _, lines, *__: {f: TableError("restore", "locked", refused=False) for f in lines},
         )
-        assert backend.sync(revocation.engine.program).pending
+        assert backend.sync(revocation.engine.lowered).pending
     assert not revocation.cache.is_open()
-    assert backend.sync(revocation.engine.program).faults == ()
+    assert backend.sync(revocation.engine.lowered).faults == ()
     for _ in range(3):
-        backend.tidy(revocation.engine.program)
+        backend.tidy(revocation.engine.lowered)
     assert "KUBE-LOOKUP" not in revocation.cache.netns.run(["ipset", "list", "-n"])
     assert "KUBE-CACHE" not in revocation.cache.netns.run(["ipset", "list", "-n"])
     backend.close()
@@ -511,12 +511,12 @@ def test_without_the_types_in_the_kernel_every_packet_is_judged(
     with monkeypatch.context() as lacking:
         lacking.setattr(verdict_cache, missing, "hash:none")
         backend = make_backend(mode)
-        report = backend.sync(engine.program)
+        report = backend.sync(engine.lowered)
         assert not report.pending
         assert [fault.blocking for fault in report.faults] == [False, False]
         assert all("every packet is judged" in fault.what for fault in report.faults)
         assert "KUBE-LOOKUP" not in str(our_chains(mode))
-    assert backend.sync(engine.program).faults == ()
+    assert backend.sync(engine.lowered).faults == ()
     assert "KUBE-LOOKUP" in str(our_chains(mode)[Family.V4][names.FORWARD])
-    assert backend.audit(engine.program) == []
+    assert backend.audit(engine.lowered) == []
     backend.close()

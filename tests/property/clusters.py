@@ -33,7 +33,7 @@ from agent.kube.model import (
 )
 from agent.kube.validate import METADATA_NAME
 from agent.net import Protocol, address_text
-from agent.policy.peers.peers import MANY_PEERS
+from agent.policy.lower.cost import MANY_PEERS
 from agent.spec.verdict import Packet
 from tests.property.networks import edges, network_of
 from tests.property.strategies import ADDRESSES_4, ADDRESSES_6, APP_A, HERE, ICMP, requirement

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from agent.net import AddressPort, Direction, NetworkMember, Protocol, family_of
-from agent.policy.program import PolicyId, Program, RuleProgram, SetId, SetKind
+from agent.policy.lower.lowered import LoweredProgram, LoweredRule, SetId, SetKind
+from agent.policy.program import PolicyId
 from agent.spec.verdict import Packet
 from tests.property.networks import in_networks, lies_in
 
 
-def program_allows(program: Program, direction: Direction, probe: Packet) -> bool:
+def program_allows(program: LoweredProgram, direction: Direction, probe: Packet) -> bool:
     """Whether a packet passes in one direction on the program's node."""
     if direction is Direction.INGRESS:
         address, peer = probe.destination, probe.source
@@ -28,7 +29,7 @@ def program_allows(program: Program, direction: Direction, probe: Packet) -> boo
     )
 
 
-def _rule_allows(program: Program, rule: RuleProgram, peer: bytes, probe: Packet) -> bool:
+def _rule_allows(program: LoweredProgram, rule: LoweredRule, peer: bytes, probe: Packet) -> bool:
     if any(_has_port(program, set_id, probe) for set_id in rule.folded):
         return True
     if (
@@ -46,14 +47,14 @@ def _rule_allows(program: Program, rule: RuleProgram, peer: bytes, probe: Packet
     ) or any(_has_port(program, set_id, probe) for set_id in rule.named)
 
 
-def _has_port(program: Program, set_id: SetId, probe: Packet) -> bool:
+def _has_port(program: LoweredProgram, set_id: SetId, probe: Packet) -> bool:
     assert set_id.kind is SetKind.ADDRESS_PORTS
     if probe.protocol not in list(Protocol):
         return False
     return AddressPort(probe.destination, Protocol(probe.protocol), probe.port) in program.sets[set_id]
 
 
-def _has_peer(program: Program, set_id: SetId, peer: bytes) -> bool:
+def _has_peer(program: LoweredProgram, set_id: SetId, peer: bytes) -> bool:
     members = program.sets[set_id]
     if set_id.kind is SetKind.ADDRESSES:
         return peer in members

@@ -27,7 +27,7 @@ from agent.kube.model import (
 )
 from agent.net import Protocol
 from agent.policy.budget.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
-from agent.policy.peers.peers import MANY_PEERS
+from agent.policy.lower.cost import MANY_PEERS
 from agent.spec.verdict import Packet
 from tests.property.networks import network_of
 

@@ -17,7 +17,7 @@ from agent.kube.model import Key, Kind, NetworkPolicy
 from agent.kube.wire import Decoded, Unreadable
 from agent.net import Direction
 from agent.policy.engine import Engine
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from agent.sources.manifests.source import ManifestSource
 from agent.spec.verdict import Packet
 from tests.build import upsert
@@ -35,7 +35,7 @@ _FILES = max(settings().max_examples // 2, 1)
 """Reading directories takes longer than all else here."""
 
 
-def allowed(program: Program, probes: Sequence[Packet]) -> set[tuple[Direction, Packet]]:
+def allowed(program: LoweredProgram, probes: Sequence[Packet]) -> set[tuple[Direction, Packet]]:
     return {(d, p) for d in Direction for p in probes if program_allows(program, d, p)}
 
 
@@ -100,16 +100,16 @@ def test_a_policy_that_an_api_server_tells_broken_opens_nothing(
     assert says_what(invalid.problems)
     probes = list(cluster.probes(PROBES))
     engine = engine_of(cluster)
-    before = snapshot(engine.program)
+    before = snapshot(engine.lowered)
     engine.apply([invalid], 1.0)
     if invalid.key == policy.key:
-        assert engine.program == before
-    assert allowed(engine.program, probes) <= allowed(before, probes)
+        assert engine.lowered == before
+    assert allowed(engine.lowered, probes) <= allowed(before, probes)
     # Where no version was ever good, its pods are closed.
     newcomer = engine_of(cluster, without=policy.key)
-    before = snapshot(newcomer.program)
+    before = snapshot(newcomer.lowered)
     newcomer.apply([invalid], 1.0)
-    assert allowed(newcomer.program, probes) <= allowed(before, probes)
+    assert allowed(newcomer.lowered, probes) <= allowed(before, probes)
     if selector_is_whole(mutant, whole):
         check_closed(invalid.closed, policy, mutant)
 
@@ -156,20 +156,20 @@ def refused(cluster: RandomCluster, policy: NetworkPolicy, name: str, text: byte
         node.write(text_of(document(policy), name))
         node.look()
         assert not node.faults
-        before = snapshot(node.engine.program)
+        before = snapshot(node.engine.lowered)
         node.write(text)
         node.look()
         if not node.faults:
             return False
         assert all(name in fault for fault in node.faults)
-        assert allowed(node.engine.program, probes) <= allowed(before, probes)
+        assert allowed(node.engine.lowered, probes) <= allowed(before, probes)
         # A restart finds what it had; another text that is refused changes nothing again.
         again = Node(directory, cluster, policy, name)
         again.look()
-        assert allowed(again.engine.program, probes) <= allowed(before, probes)
+        assert allowed(again.engine.lowered, probes) <= allowed(before, probes)
         node.write(b"a: [")
         node.look()
-        assert allowed(node.engine.program, probes) <= allowed(before, probes)
+        assert allowed(node.engine.lowered, probes) <= allowed(before, probes)
         # Where it was never good, what can be read of it is closed, and nothing is opened. Said twice in one
         # text it is good once, and refused the second time.
         node.write(text)
@@ -178,7 +178,7 @@ def refused(cluster: RandomCluster, policy: NetworkPolicy, name: str, text: byte
         newcomer = Engine(HERE)
         newcomer.apply(upsert(*objects), 0.0)
         without = engine_of(cluster, without=None if policy in objects else policy.key)
-        assert allowed(newcomer.program, probes) <= allowed(without.program, probes)
+        assert allowed(newcomer.lowered, probes) <= allowed(without.lowered, probes)
     return True
 
 

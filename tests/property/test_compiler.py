@@ -14,10 +14,11 @@ from agent.kube.model import IPBlock, Key, Kind, NetworkPolicy, Pod, Rule
 from agent.net import AddressPort, Direction, Family, Member
 from agent.policy import step as settle
 from agent.policy.addresses.former_owners import LOCAL_SECONDS
-from agent.policy.blocks import block_members, block_ranges, in_ranges
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
-from agent.policy.program import Delta, Membership, PodId, PolicyId, Program, SetId, SetKind
+from agent.policy.lower.blocks import block_members, block_ranges, in_ranges
+from agent.policy.lower.lowered import Delta, LoweredProgram, Membership, SetId, SetKind
+from agent.policy.program import PodId, PolicyId
 from agent.spec.verdict import Packet
 from tests.property import strategies
 from tests.property.interpreter import program_allows
@@ -28,8 +29,8 @@ from tests.property.strategies import ADDRESSES, HERE, Batch
 Directed = dict[Direction, set[bytes]]
 
 
-def snapshot(program: Program) -> Program:
-    return Program(
+def snapshot(program: LoweredProgram) -> LoweredProgram:
+    return LoweredProgram(
         dict(program.policies),
         dict(program.pods),
         {set_id: set(members) for set_id, members in program.sets.items()},
@@ -38,7 +39,7 @@ def snapshot(program: Program) -> Program:
     )
 
 
-def all_isolated(program: Program, direction: Direction) -> set[bytes]:
+def all_isolated(program: LoweredProgram, direction: Direction) -> set[bytes]:
     return {a for family in Family for a in program.isolated(direction, family)}
 
 
@@ -48,7 +49,7 @@ def address_of(member: Member) -> bytes:
     return member.address if isinstance(member, AddressPort) else member.network.address
 
 
-def pod_members(program: Program) -> set[bytes]:
+def pod_members(program: LoweredProgram) -> set[bytes]:
     """Return every address that is in a set of pods."""
     return {
         address_of(member)
@@ -58,7 +59,9 @@ def pod_members(program: Program) -> set[bytes]:
     }
 
 
-def difference(before: Program, after: Program, local: set[bytes], released: set[bytes]) -> Delta:
+def difference(
+    before: LoweredProgram, after: LoweredProgram, local: set[bytes], released: set[bytes]
+) -> Delta:
     """Return the delta between two programs; ``local`` addresses and those released are told."""
     both = before.sets.keys() & after.sets.keys()
     members: dict[SetId, Membership] = {
@@ -114,7 +117,7 @@ class Follower:
 
     def step(self, batch: Batch) -> Delta:
         self.now += batch.seconds
-        before = snapshot(self.engine.program)
+        before = snapshot(self.engine.lowered)
         local = self.local()
         owners = self.owners()
         departed: list[tuple[bytes, tuple[Key, str]]] = []
@@ -129,7 +132,7 @@ class Follower:
             departed += [(a, pod) for a, pod in owners.items() if later.get(a) != pod]
             owners = later
         delta = self.engine.apply(batch.events, self.now, self.most)
-        after = self.engine.program
+        after = self.engine.lowered
         concerned = local | self.local() | pod_members(before) | pod_members(after)
         released = {a for a, pod in departed if owners.get(a) != pod and a in concerned}
         closed_before = set().union(*before.closed.values())
@@ -152,7 +155,7 @@ class Follower:
         self,
         old: Pod,
         new: Pod | None,
-        before: Program,
+        before: LoweredProgram,
         closing: dict[tuple[Direction, bytes], tuple[Key, str]],
         ended: set[tuple[Key, str]],
     ) -> None:
@@ -185,7 +188,7 @@ class Follower:
             if address not in owners:
                 self.closed_until[direction, address] = self.now + 60
                 self.closed[address] = pod
-        closed = self.engine.program.closed
+        closed = self.engine.lowered.closed
         assert {(d, a) for d, addresses in closed.items() for a in addresses} == self.closed_until.keys()
         assert self.engine.deadline() == min(self.closed_until.values(), default=None)
 
@@ -201,8 +204,8 @@ def is_live(pod: Pod) -> bool:
     return bool(pod.addresses) and not pod.finished and not pod.host_network
 
 
-def without_closed(program: Program) -> Program:
-    return Program(program.policies, program.pods, program.sets, bypass=program.bypass)
+def without_closed(program: LoweredProgram) -> LoweredProgram:
+    return LoweredProgram(program.policies, program.pods, program.sets, bypass=program.bypass)
 
 
 @given(
@@ -225,13 +228,13 @@ def test_any_history_ends_where_its_objects_say(
     shuffled = follower.world.events()
     random.shuffle(shuffled)
     fresh = follower.fresh(shuffled)
-    assert without_closed(follower.engine.program) == without_closed(fresh.program)
+    assert without_closed(follower.engine.lowered) == without_closed(fresh.lowered)
     assert follower.engine.invalid() == fresh.invalid()
     assert follower.engine.over_budget() == fresh.over_budget()
     assert [pod.key for pod in follower.engine.local_pods()] == [pod.key for pod in fresh.local_pods()]
     follower.step(Batch(0.0, tuple(follower.world.deletes())))
     follower.step(Batch(60.0, ()))
-    assert follower.engine.program == Program()
+    assert follower.engine.lowered == LoweredProgram()
     follower.step(Batch(LOCAL_SECONDS, ()))
     assert {name: size for name, size in follower.engine.sizes().items() if size} == {}
 
@@ -274,7 +277,7 @@ def test_a_program_judges_packets_as_the_objects_do(
         engine.apply(batch.events, 0.0)
     for probe in probes:
         for direction in Direction:
-            assert program_allows(engine.program, direction, probe) == world.allows(
+            assert program_allows(engine.lowered, direction, probe) == world.allows(
                 direction, probe, nodes=nodes
             ), (direction, probe)
 
@@ -307,7 +310,7 @@ def test_every_reference_of_a_program_is_to_a_set_of_its_direction_and_family(
     ingress = direction is Direction.INGRESS
     policy = NetworkPolicy("red", "p", ingress=spec if ingress else None, egress=None if ingress else spec)
     engine.apply([Upsert(Kind.POD, here), Upsert(Kind.POLICY, policy)], 0.0)
-    program = engine.program.policies[PolicyId(direction, policy.key)]
+    program = engine.lowered.policies[PolicyId(direction, policy.key)]
     used = set()
     for family in Family:
         for rule in program.rules(family):
@@ -320,4 +323,4 @@ def test_every_reference_of_a_program_is_to_a_set_of_its_direction_and_family(
                 used.add(set_id)
             for sets in (rule.peers or (), rule.named or (), rule.folded):
                 assert list(sets) == sorted(set(sets))
-    assert used == engine.program.sets.keys()
+    assert used == engine.lowered.sets.keys()

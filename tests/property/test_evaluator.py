@@ -21,7 +21,7 @@ from agent.net import Direction, address_text
 from agent.policy.budget.census import over_budget_in
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from agent.spec.cluster import Cluster, closed_by_budget, cluster_of, owner
 from agent.spec.evaluator import judge
 from agent.spec.unjudged import never_judged, not_only_judged
@@ -38,13 +38,13 @@ SEED = int(os.environ.get("SEED", "0"))
 _BATCH = 500
 
 
-def program_of(cluster: RandomCluster, node: str, budgets: Budgets = DEFAULT) -> Program:
+def program_of(cluster: RandomCluster, node: str, budgets: Budgets = DEFAULT) -> LoweredProgram:
     """Compile a cluster: for one node at once, for the other object by object, what is referred to last."""
     engine = Engine(node, budgets=budgets)
     events = upsert(*cluster.objects)
     for step in [events] if node == THERE else [[event] for event in reversed(events)]:
         engine.apply(step, 0.0)
-    return engine.program
+    return engine.lowered
 
 
 def world_of(cluster: RandomCluster) -> World:
@@ -61,7 +61,7 @@ def node_of(cluster: Cluster, direction: Direction, packet: Packet) -> str:
 
 
 def judged(
-    random: RandomCluster, cluster: Cluster, programs: dict[str, Program], packet: Packet
+    random: RandomCluster, cluster: Cluster, programs: dict[str, LoweredProgram], packet: Packet
 ) -> dict[Direction, bool]:
     """Hold each node's program against the specification; return what that says, by direction."""
     verdict = judge(cluster, packet)

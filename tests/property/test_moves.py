@@ -121,25 +121,25 @@ def follow(beginning: list[Event], steps: list[tuple[bool, list[Event]]]) -> Non
         world.take(event)
     kernel = Kernel()
     backend = make_backend(kernel)
-    assert not backend.sync(engine.program).faults
+    assert not backend.sync(engine.lowered).faults
     for number, (restarted, events) in enumerate(steps, start=1):
-        before = snapshot(engine.program)
+        before = snapshot(engine.lowered)
         delta = engine.apply(events, float(number))
         for event in events:
             world.take(event)
         for packet, direction in product(_PACKETS, Direction):
-            allowed = program_allows(engine.program, direction, packet)
+            allowed = program_allows(engine.lowered, direction, packet)
             assert allowed == world.allows(direction, packet), (direction, packet)
         # After a restart an address that leaves a set may have changed hands: it is denied first.
         released = set(_ADDRESSES) if restarted else delta.released
-        watch = Watch(kernel, before, engine.program, _PACKETS, released)
+        watch = Watch(kernel, before, engine.lowered, _PACKETS, released)
         if restarted:
             backend = make_backend(kernel)
-            report = backend.sync(engine.program)
+            report = backend.sync(engine.lowered)
             # None here did, so no connection need be forgotten.
             watch.log.clear()
         else:
-            report = backend.apply(engine.program, delta)
+            report = backend.apply(engine.lowered, delta)
         assert not report.faults
         watch.done()
 

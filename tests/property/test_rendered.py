@@ -30,8 +30,8 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import Direction, Network, Protocol
-from agent.policy import compile
 from agent.policy.engine import Engine
+from agent.policy.lower import policy as lowering
 from agent.spec.cluster import cluster_of, owner
 from agent.spec.evaluator import judge
 from agent.spec.verdict import Packet
@@ -50,18 +50,18 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
         yield context
 
 
-@given(clusters(), st.booleans(), st.booleans(), st.sampled_from((0, compile.FEW_NETWORKS)))
+@given(clusters(), st.booleans(), st.booleans(), st.sampled_from((0, lowering.FEW_NETWORKS)))
 def test_chains_judge_every_packet_as_the_specification_does(
     patch: pytest.MonkeyPatch, random: RandomCluster, accept: bool, marked: bool, few: int
 ) -> None:
     # Blocks as sets, and as rules where they are few.
-    patch.setattr(compile, "FEW_NETWORKS", few)
+    patch.setattr(lowering, "FEW_NETWORKS", few)
     cluster = cluster_of(random.objects)
     engine = Engine(HERE)
     engine.apply(upsert(*random.objects), 0.0)
     kernel = Kernel()
     options = Options(accept=accept)
-    assert not make_backend(kernel, options).sync(engine.program).faults
+    assert not make_backend(kernel, options).sync(engine.lowered).faults
     # A pod can put marks on what it sends; those of others must stay, and ours must not count.
     before = STRANGERS_MARKS | (options.both_marks if marked else 0)
     for packet in random.probes(48):
@@ -127,7 +127,7 @@ def test_rules_of_many_peers_and_ports_are_kept_apart(
     engine = Engine(HERE)
     engine.apply(upsert(*cluster.objects), 0.0)
     kernel = Kernel()
-    assert not make_backend(kernel).sync(engine.program).faults
+    assert not make_backend(kernel).sync(engine.lowered).faults
     known = cluster_of(cluster.objects)
     for peer, port, protocol in product((*peers, there), ports, (Protocol.TCP, Protocol.UDP)):
         packet = Packet(peer, here, protocol, port)
@@ -171,18 +171,18 @@ def test_every_pod_of_a_crowded_node_is_judged_by_its_own_chain(
     engine.apply(upsert(*(one for address in first for one in _resident(address))), 0.0)
     kernel = Kernel()
     backend = make_backend(kernel)
-    assert not backend.sync(engine.program).faults
+    assert not backend.sync(engine.lowered).faults
     _ask_everybody(kernel, first, seed)
     come = [one for address in second for one in _resident(address)]
     left = [one for address in set(first) - set(second) for one in _resident(address)]
     gone = [Delete(Kind.POD, one.key) for one in left if isinstance(one, Pod)]
     delta = engine.apply([*upsert(*come), *gone], 1.0)
-    assert not backend.apply(engine.program, delta).faults
+    assert not backend.apply(engine.lowered, delta).faults
     _ask_everybody(kernel, second, seed)
-    assert not backend.tidy(engine.program).faults
+    assert not backend.tidy(engine.lowered).faults
     _ask_everybody(kernel, second, seed)
     fresh = Kernel()
-    assert not make_backend(fresh).sync(engine.program).faults
+    assert not make_backend(fresh).sync(engine.lowered).faults
     assert kernel.tables == fresh.tables
 
 

@@ -21,7 +21,7 @@ from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, Node, Pod
 from agent.net import Direction, Family, Protocol
 from agent.policy.engine import Engine
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from agent.spec.verdict import Packet
 from tests.property import strategies
 from tests.property.interpreter import program_allows
@@ -50,7 +50,7 @@ def packets(random: Random) -> list[Packet]:
     return found
 
 
-def verdict(program: Program, packet: Packet) -> bool:
+def verdict(program: LoweredProgram, packet: Packet) -> bool:
     return all(program_allows(program, direction, packet) for direction in Direction)
 
 
@@ -87,7 +87,12 @@ class Watch:
     """Looks at every state of the kernel on the way from one program to another."""
 
     def __init__(
-        self, kernel: Kernel, before: Program, after: Program, found: list[Packet], released: set[bytes]
+        self,
+        kernel: Kernel,
+        before: LoweredProgram,
+        after: LoweredProgram,
+        found: list[Packet],
+        released: set[bytes],
     ) -> None:
         self.kernel = kernel
         self.verdicts = {p: (verdict(before, p), verdict(after, p)) for p in found}
@@ -131,19 +136,19 @@ def test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change(
     now = 0.0
     for number, batch in enumerate(history):
         now += batch.seconds
-        before = snapshot(engine.program)
+        before = snapshot(engine.lowered)
         delta = engine.apply(batch.events, now)
         if number == 0:
-            assert not backend.sync(engine.program).faults
-            Watch(kernel, engine.program, engine.program, found, set()).done()
+            assert not backend.sync(engine.lowered).faults
+            Watch(kernel, engine.lowered, engine.lowered, found, set()).done()
             continue
-        watch = Watch(kernel, before, engine.program, found, delta.released)
-        report = backend.apply(engine.program, delta)
+        watch = Watch(kernel, before, engine.lowered, found, delta.released)
+        report = backend.apply(engine.lowered, delta)
         assert not report.faults, report.faults
         watch.done(backend._writer.vacant)
         if random.random() < 0.4:
-            watch = Watch(kernel, engine.program, engine.program, found, set())
-            report = backend.tidy(engine.program)
+            watch = Watch(kernel, engine.lowered, engine.lowered, found, set())
+            report = backend.tidy(engine.lowered)
             assert not report.faults, report.faults
             assert not backend.untidy()
             watch.done()
@@ -159,29 +164,29 @@ def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
     kernel = Kernel()
     found = packets(random)
     now = 0.0
-    before = Program()
+    before = LoweredProgram()
     backend = make_backend(kernel)
     assert not backend.sync(before).faults
     for batch in history:
         now += batch.seconds
         delta = engine.apply(batch.events, now)
         if random.random() < 0.3:
-            assert not backend.apply(engine.program, delta).faults
+            assert not backend.apply(engine.lowered, delta).faults
         else:
-            watch = Watch(kernel, before, engine.program, found, set())
+            watch = Watch(kernel, before, engine.lowered, found, set())
             backend = make_backend(kernel)
-            report = backend.sync(engine.program)
+            report = backend.sync(engine.lowered)
             assert not report.faults, report.faults
             watch.done()
-        before = snapshot(engine.program)
-    backend.tidy(engine.program)
+        before = snapshot(engine.lowered)
+    backend.tidy(engine.lowered)
     assert not backend.untidy()
     fresh = Kernel()
     other = make_backend(fresh)
-    other.sync(engine.program)
+    other.sync(engine.lowered)
     assert kernel.tables == fresh.tables
     assert {n: m for n, (_, m) in kernel.sets.items()} == {n: m for n, (_, m) in fresh.sets.items()}
-    assert backend.audit(engine.program) == []
+    assert backend.audit(engine.lowered) == []
     assert set(Family) == set(backend.families)
 
 
@@ -194,34 +199,34 @@ def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel)
-    assert not backend.sync(engine.program).faults
+    assert not backend.sync(engine.lowered).faults
     found = packets(random)
     now = 0.0
     for batch in history:
         now += batch.seconds
-        before = snapshot(engine.program)
+        before = snapshot(engine.lowered)
         delta = engine.apply(batch.events, now)
         kernel.fails = lambda: random.random() < 0.3
         kernel.seen = lambda: None
-        backend.apply(engine.program, delta)
+        backend.apply(engine.lowered, delta)
         if random.random() < 0.3:
-            backend.tidy(engine.program)
+            backend.tidy(engine.lowered)
         if random.random() < 0.3:
-            backend.sync(engine.program)
+            backend.sync(engine.lowered)
         for packet in found:
             # What a failure leaves is old, new, or closed, each direction on its own.
             if kernel.passes(packet):
                 for direction in Direction:
-                    states = (before, engine.program)
+                    states = (before, engine.lowered)
                     assert any(program_allows(p, direction, packet) for p in states), packet
         kernel.fails = lambda: False
-        report = backend.sync(engine.program)
+        report = backend.sync(engine.lowered)
         assert not report.faults, report.faults
         for packet in found:
-            assert kernel.passes(packet) == verdict(engine.program, packet), packet
-    backend.tidy(engine.program)
+            assert kernel.passes(packet) == verdict(engine.lowered, packet), packet
+    backend.tidy(engine.lowered)
     assert not backend.untidy()
-    assert backend.audit(engine.program) == []
+    assert backend.audit(engine.lowered) == []
 
 
 @given(HISTORIES, st.booleans(), st.sampled_from((0.3, 1.0)), st.integers(0, 1 << 32))
@@ -233,25 +238,25 @@ def test_what_is_taken_away_is_gone_though_no_rule_can_be_written(
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel)
-    assert not backend.sync(engine.program).faults
+    assert not backend.sync(engine.lowered).faults
     found = packets(random)
     now = 0.0
     for batch in history:
         now += batch.seconds
         delta = engine.apply(batch.events, now)
         kernel.unwritten = lambda: random.random() < often
-        backend.apply(engine.program, delta)
+        backend.apply(engine.lowered, delta)
         if random.random() < 0.3:
-            backend.sync(engine.program)
+            backend.sync(engine.lowered)
         for packet in found:
-            assert verdict(engine.program, packet) or not kernel.passes(packet), packet
+            assert verdict(engine.lowered, packet) or not kernel.passes(packet), packet
         kernel.unwritten = lambda: False
         if random.random() < 0.5:
-            report = backend.sync(engine.program)
+            report = backend.sync(engine.lowered)
             assert not report.faults, report.faults
             assert report.standing == ()
             for packet in found:
-                assert kernel.passes(packet) == verdict(engine.program, packet), packet
+                assert kernel.passes(packet) == verdict(engine.lowered, packet), packet
 
 
 @given(HISTORIES, st.booleans(), st.sampled_from((0.5, 0.9)), st.integers(0, 1 << 32))
@@ -263,12 +268,12 @@ def test_what_is_taken_away_waits_for_no_command(
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel, patience=1.0)
-    assert not backend.sync(engine.program).faults
+    assert not backend.sync(engine.lowered).faults
     found = packets(random)
 
     def look() -> None:
         for packet in found:
-            assert verdict(engine.program, packet) or not kernel.passes(packet), packet
+            assert verdict(engine.lowered, packet) or not kernel.passes(packet), packet
 
     def interrupted() -> bool:
         return random.random() < 0.5
@@ -279,20 +284,20 @@ def test_what_is_taken_away_waits_for_no_command(
         now += batch.seconds
         delta = engine.apply(batch.events, now)
         kernel.slow = lambda: random.random() < often
-        assert not backend.apply(engine.program, delta, interrupted).faults
+        assert not backend.apply(engine.lowered, delta, interrupted).faults
         look()
         kernel.seen = look
         while backend.busy and random.random() < 0.7:
-            assert not backend.resume(engine.program, interrupted).faults
+            assert not backend.resume(engine.lowered, interrupted).faults
         if not backend.busy and random.random() < 0.5:
             move = random.choice((backend.sync, backend.tidy))
-            assert not move(engine.program).faults
+            assert not move(engine.lowered).faults
         kernel.seen = lambda: None
     kernel.slow = lambda: False
     while backend.busy:
-        report = backend.resume(engine.program)
+        report = backend.resume(engine.lowered)
         assert not report.faults
         assert not report.standing or backend.busy
     for packet in found:
-        assert kernel.passes(packet) == verdict(engine.program, packet), packet
-    assert backend.audit(engine.program) == []
+        assert kernel.passes(packet) == verdict(engine.lowered, packet), packet
+    assert backend.audit(engine.lowered) == []

@@ -134,19 +134,19 @@ def answers(history: list[list[Event]], random: Random) -> int:
     kernel = Kernel()
     backend = make_backend(kernel)
     traffic = Traffic(kernel, _PACKETS, random)
-    assert not backend.sync(engine.program).faults
+    assert not backend.sync(engine.lowered).faults
     for events in history:
         delta = engine.apply(events, 0.0)
         traffic.left = random.randrange(12) if random.random() < 0.3 else -1
         try:
-            assert not backend.apply(engine.program, delta).faults
+            assert not backend.apply(engine.lowered, delta).faults
             if random.random() < 0.3:
-                assert not backend.tidy(engine.program).faults
+                assert not backend.tidy(engine.lowered).faults
         except Killed:
             traffic.left = -1
             backend = make_backend(kernel)
-            assert not backend.sync(engine.program).faults
+            assert not backend.sync(engine.lowered).faults
         traffic.left = -1
         for packet in traffic.packets:
-            assert kernel.passes(packet) == verdict(engine.program, packet), packet
+            assert kernel.passes(packet) == verdict(engine.lowered, packet), packet
     return traffic.answered

@@ -26,13 +26,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sources": {"kube", "log", "words"},
     "history": {"kube", *GROUND},
     "spec": {"kube", "net"},
-    "policy": {"kube", "net"},
-    "dataplane": {"policy", "kernel", "kube", "net", "fault"},
-    "iptables": {"dataplane", "policy", "kernel", "kube", *GROUND},
+    "program": {"kube", "net"},
+    "graph": {"program", "kube", "net"},
+    "peers": {"graph", "program", "kube", "net"},
+    "addresses": {"graph", "program", "kube", "net"},
+    "lower": {"peers", "addresses", "graph", "program", "kube", "net"},
+    "policy": {"lower", "peers", "addresses", "graph", "program", "kube", "net"},
+    "dataplane": {"lower", "program", "kernel", "kube", "net", "fault"},
+    "iptables": {"dataplane", "lower", "program", "kernel", "kube", *GROUND},
     "host": {"kernel", *GROUND},
-    "observe": {"dataplane", "policy", "spec", "sources", "kube", *GROUND},
-    "backends": {"iptables", "dataplane", "policy", *GROUND},
-    "runtime": {"backends", "observe", "host", "dataplane", "policy", "sources", "kernel", "kube", *GROUND},
+    "observe": {"dataplane", "policy", "lower", "program", "spec", "sources", "kube", *GROUND},
+    "backends": {"iptables", "dataplane", "lower", *GROUND},
+    "runtime": {
+        *("backends", "observe", "host", "dataplane", "policy", "lower", "sources", "kernel", "kube"),
+        *GROUND,
+    },
     "commands": {
         *(
             "runtime",
@@ -41,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "host",
             "dataplane",
             "policy",
+            "lower",
             "spec",
             "sources",
             "kernel",
@@ -55,8 +64,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 ROOMS_INSIDE = {
     "agent.dataplane.iptables": "iptables",
     "agent.runtime.backends": "backends",
+    "agent.policy.program": "program",
+    "agent.policy.compile": "program",
+    "agent.policy.ports": "program",
+    "agent.policy.graph": "graph",
+    "agent.policy.peers": "peers",
+    "agent.policy.addresses": "addresses",
+    "agent.policy.lower": "lower",
 }
-"""Rooms of their own within another one: a backend, and the one module that makes backends."""
+"""Rooms of their own within another one. What makes the program is in one room with it."""
 
 
 def test_rooms_import_only_from_those_they_may() -> None:

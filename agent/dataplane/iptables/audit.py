@@ -23,7 +23,7 @@ from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.transit import Transit
 from agent.kernel.ipset import IpSets
 from agent.net import Direction, Member
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from agent.words import count
 
 
@@ -109,7 +109,7 @@ class Audit:
             return True
         return reading.known is None and reading.writes != self._rules.writes
 
-    def compare(self, program: Program, reading: TablesReading, *, certain: bool) -> list[Difference]:
+    def compare(self, program: LoweredProgram, reading: TablesReading, *, certain: bool) -> list[Difference]:
         """Return what differs; raises SetError.
 
         ``certain``: nothing failed since the last sync.
@@ -171,7 +171,7 @@ class Audit:
                 differences.append(Difference(What.SET_SIZE, name=name, detail=detail))
         return differences
 
-    def _exchanged(self, program: Program, present: Set[str]) -> list[Difference]:
+    def _exchanged(self, program: LoweredProgram, present: Set[str]) -> list[Difference]:
         """Return the sets that hold other members than the program says, of those looked at this time."""
         planner, families = self._planner, self._chains.families
         isolated: dict[str, Callable[[], Iterable[Member]]] = {

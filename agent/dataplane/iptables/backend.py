@@ -44,7 +44,7 @@ from agent.fault import Fault
 from agent.kernel.ipset_errors import SetError
 from agent.kube.model import Key
 from agent.net import Direction, Family
-from agent.policy.program import Delta, Program
+from agent.policy.lower.lowered import Delta, LoweredProgram
 
 _NOBODY: Mapping[bytes, Key] = MappingProxyType({})
 
@@ -80,7 +80,7 @@ class IptablesBackend:
         self._transit = Transit(mode, self.families)
         self._untracked = Untracked(mode, self.families)
         self._edge_faults: list[Fault] = []
-        self._trusting: Program | None = None
+        self._trusting: LoweredProgram | None = None
         """The program whose other nodes may be let in by tunnels, too, when a step has been carried out."""
         self._naming = naming = Naming()
         self._desired = Desired(self.families, options, naming)
@@ -123,18 +123,18 @@ class IptablesBackend:
         return isolated_in(self._sets.load(), self.families)
 
     def sync(
-        self, program: Program, owners: Mapping[bytes, Key] = _NOBODY, reading: Reading | None = None
+        self, program: LoweredProgram, owners: Mapping[bytes, Key] = _NOBODY, reading: Reading | None = None
     ) -> Report:
         return self._begin(self._syncing(program, owners, reading), lambda: False)
 
     def _syncing(
-        self, program: Program, owners: Mapping[bytes, Key], reading: Reading | None
+        self, program: LoweredProgram, owners: Mapping[bytes, Key], reading: Reading | None
     ) -> Work[Report]:
         with self._cache.closed() as lookups:
             return (yield from self._synced(program, owners, reading, lookups))
 
     def _synced(
-        self, program: Program, owners: Mapping[bytes, Key], found: Reading | None, lookups: list[str]
+        self, program: LoweredProgram, owners: Mapping[bytes, Key], found: Reading | None, lookups: list[str]
     ) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
@@ -212,7 +212,7 @@ class IptablesBackend:
         return reading
 
     def apply(
-        self, program: Program, delta: Delta, interrupted: Callable[[], bool] = lambda: False
+        self, program: LoweredProgram, delta: Delta, interrupted: Callable[[], bool] = lambda: False
     ) -> Report:
         started = time.perf_counter()
         writes = self._writes()
@@ -248,7 +248,7 @@ class IptablesBackend:
     def expect(self, links: tuple[PodLink, ...]) -> None:
         self._desired.links = links
 
-    def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
+    def relink(self, program: LoweredProgram, links: tuple[PodLink, ...]) -> Report:
         if not self._compared:
             self.expect(links)
             return self._before_sync(time.perf_counter())
@@ -273,7 +273,7 @@ class IptablesBackend:
     def waits(self) -> Waits:
         return self._driver.waits
 
-    def resume(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
+    def resume(self, program: LoweredProgram, interrupted: Callable[[], bool] = lambda: False) -> Report:
         del program
         started = time.perf_counter()
         writes = self._writes()
@@ -298,7 +298,7 @@ class IptablesBackend:
         """Report that work goes on, and what went wrong in what could not wait for it."""
         return self._report(started, writes, faults)._replace(waiting=True)
 
-    def _trust(self, program: Program) -> Work[list[Fault]]:
+    def _trust(self, program: LoweredProgram) -> Work[list[Fault]]:
         """Let other nodes in by tunnels, too, once these are known to take from nodes alone."""
         if not edges.guarding(self._chains, self._desired.guarded(program), hooked=True):
             return []
@@ -307,7 +307,7 @@ class IptablesBackend:
             return []
         return (yield from self._writer.carry_out(step, certain=not self._failed))
 
-    def _tell_edges(self, program: Program) -> None:
+    def _tell_edges(self, program: LoweredProgram) -> None:
         untracked = self._untracked.faults(program.pods)
         self._edge_faults = [*untracked, *edges.faults(self._desired, self._planner.reached_by, program)]
 
@@ -317,13 +317,13 @@ class IptablesBackend:
     def untidy(self) -> bool:
         return self._tidying.due()
 
-    def tidy(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
+    def tidy(self, program: LoweredProgram, interrupted: Callable[[], bool] = lambda: False) -> Report:
         return self._begin(self._tidy(program, interrupted), interrupted)
 
-    def _tidy(self, program: Program, interrupted: Callable[[], bool]) -> Work[Report]:
+    def _tidy(self, program: LoweredProgram, interrupted: Callable[[], bool]) -> Work[Report]:
         return (yield from self._tidied(program, interrupted))._replace(of=Call.TIDY)
 
-    def _tidied(self, program: Program, interrupted: Callable[[], bool]) -> Work[Report]:
+    def _tidied(self, program: LoweredProgram, interrupted: Callable[[], bool]) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
         faults: list[Fault] = []
@@ -351,7 +351,7 @@ class IptablesBackend:
     def overtaken(self, reading: Reading) -> bool:
         return self._audit.overtaken(reading)
 
-    def audit(self, program: Program, reading: Reading | None = None) -> list[Difference]:
+    def audit(self, program: LoweredProgram, reading: Reading | None = None) -> list[Difference]:
         if not isinstance(reading, TablesReading):
             reading = self.read()
             reading.run()

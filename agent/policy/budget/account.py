@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from agent.kube.model import Key, NetworkPolicy
-from agent.policy.budget.cost import MEMBERS, Asked, Cost, Excess, cost_of, own_excess, rules_with_pods
+from agent.policy.budget.excess import MEMBERS, Excess, own_excess
 from agent.policy.budget.limits import Budgets, NamespaceBudget
+from agent.policy.lower.cost import Asked, Cost, cost_of, rules_with_pods
 
 
 class Wanted:

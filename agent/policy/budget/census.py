@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable
 from agent.kube.model import Key, Namespace, NetworkPolicy, Pod
 from agent.net import Family
 from agent.policy.budget.account import over_budget
-from agent.policy.budget.cost import Asked, Content, Excess
+from agent.policy.budget.excess import Excess
 from agent.policy.budget.limits import Budgets
-from agent.policy.graph import PodRecord, Predicate, with_one
-from agent.policy.named import NamedPorts
+from agent.policy.graph import PodRecord, with_one
+from agent.policy.lower.cost import Asked, Content
+from agent.policy.lower.named import NamedPorts
 from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
+from agent.policy.program import Predicate
 
 
 class Census:

@@ -17,8 +17,9 @@ from agent.policy.budget.account import (
     no_members,
     spent,
 )
-from agent.policy.budget.cost import MEMBERS, Excess, cost_of, own_excess
+from agent.policy.budget.excess import MEMBERS, Excess, own_excess
 from agent.policy.budget.limits import Budgets
+from agent.policy.lower.cost import cost_of
 
 _Place = tuple[str, str]
 """When a policy was created, and its name: the order in which a namespace's policies are served."""

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.kube.model import Selector
-from agent.policy.graph import ActiveSelector, Identity, Predicate, with_one, without_one
+from agent.policy.graph import ActiveSelector, Identity, with_one, without_one
 from agent.policy.peers.identities import Identities
 from agent.policy.peers.labels import LabelIndex, SelectorIndex
+from agent.policy.program import Predicate
 
 
 class _Scope:

@@ -17,7 +17,7 @@ from agent.kube.model import Kind, Object, kind_of
 from agent.net import Family, Member
 from agent.policy.addresses.former_owners import LOCAL_SECONDS
 from agent.policy.engine import Engine
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from tests.kernel.exact.arena import Arena
 from tests.lab.netns import Netns
 from tests.property.strategies import HERE
@@ -51,8 +51,8 @@ class Enforcer:
         with arena.kernel():
             self._engine = _engine()
             self._backend = _backend(mode)
-            _sound(self._backend.sync(self._engine.program))
-            _sound(self._backend.tidy(self._engine.program))
+            _sound(self._backend.sync(self._engine.lowered))
+            _sound(self._backend.tidy(self._engine.lowered))
             self._empty = _state(mode)
 
     def close(self) -> None:
@@ -66,8 +66,8 @@ class Enforcer:
         self._engine.apply(self._events((), self.objects), self._now)
         with self._arena.kernel():
             self._backend = _backend(self.mode)
-            _sound(self._backend.sync(self._engine.program))
-            _sound(self._backend.tidy(self._engine.program))
+            _sound(self._backend.sync(self._engine.lowered))
+            _sound(self._backend.tidy(self._engine.lowered))
 
     def move(self, objects: Iterable[Object], random: Random) -> None:
         """Tell what is different, in any order and in one or a few steps, as an API server would."""
@@ -79,30 +79,30 @@ class Enforcer:
             self._now += 1
             delta = self._engine.apply(events[step::steps], self._now)
             with self._arena.kernel():
-                _sound(self._backend.apply(self._engine.program, delta))
+                _sound(self._backend.apply(self._engine.lowered, delta))
         if random.random() < 0.75:
             self.tidy()
 
     def tidy(self) -> None:
         with self._arena.kernel():
-            _sound(self._backend.tidy(self._engine.program))
+            _sound(self._backend.tidy(self._engine.lowered))
 
     def compare(self) -> None:
         """Raise WrongStateError unless program and kernel are what a fresh start on these objects makes."""
         self.tidy()
         fresh = _engine()
         fresh.apply(self._events((), self.objects), self._now)
-        if fresh.program != self._engine.program:
+        if fresh.lowered != self._engine.lowered:
             raise WrongStateError("the program is not that of a fresh start")
         with self._arena.kernel():
-            drift = self._backend.audit(self._engine.program)
+            drift = self._backend.audit(self._engine.lowered)
             held = _state(self.mode)
             if drift or self._backend.untidy():
                 raise WrongStateError(f"after tidying: {'; '.join(map(str, drift)) or 'untidy'}")
         netns = Netns("fresh", self._arena.here.netns.environment)
         with netns.entered():
             backend = _backend(self.mode)
-            _sound(backend.sync(fresh.program))
+            _sound(backend.sync(fresh.lowered))
             written = _state(self.mode)
             backend.close()
         netns.close()
@@ -116,7 +116,7 @@ class Enforcer:
         self._engine.apply((), self._now)
         self.tidy()
         left = {name: size for name, size in self._engine.sizes().items() if size}
-        if left or self._engine.program != Program():
+        if left or self._engine.lowered != LoweredProgram():
             raise WrongStateError(f"after everything was deleted: {left}")
         with self._arena.kernel():
             _same(_state(self.mode), self._empty)

@@ -37,7 +37,7 @@ def test_the_program_says_what_the_case_does(path: Path) -> None:
         engine = Engine(HERE)
         engine.apply([Upsert(_kind(o), o) for o in state.objects], 0.0)
         found = {
-            packet: all(program_allows(engine.program, direction, packet) for direction in Direction)
+            packet: all(program_allows(engine.lowered, direction, packet) for direction in Direction)
             for packet in state.expected
         }
         assert found == state.expected

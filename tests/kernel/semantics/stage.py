@@ -170,7 +170,7 @@ class Stage:
                 self.options, self.patience = options, patience
                 self.backend = IptablesBackend(self.mode.value, tuple(Family), options, patience=patience)
             for move in (self.backend.sync, self.backend.tidy):
-                _sound(move(self.engine.program), warned)
+                _sound(move(self.engine.lowered), warned)
                 for report in self.finish():
                     _sound(report, warned)
 
@@ -181,7 +181,7 @@ class Stage:
         with self.kernel():
             while self.backend.busy:
                 wait(self.backend.waits())
-                found.append(self.backend.resume(self.engine.program))
+                found.append(self.backend.resume(self.engine.lowered))
         return found
 
     def moved(self) -> None:
@@ -189,10 +189,10 @@ class Stage:
         assert self.backend is not None
         with self.kernel():
             assert self.backend.moved()
-            _sound(self.backend.sync(self.engine.program))
-            _sound(self.backend.tidy(self.engine.program))
+            _sound(self.backend.sync(self.engine.lowered))
+            _sound(self.backend.tidy(self.engine.lowered))
             assert not self.backend.moved()
-            found = self.backend.audit(self.engine.program)
+            found = self.backend.audit(self.engine.lowered)
             assert not found, found
 
     def others_judged(self, *, told: bool = False) -> None:
@@ -203,10 +203,10 @@ class Stage:
                 self.backend.judge_transit()
             else:
                 assert self.backend.disturbed() is (self.mode is Mode.NFT)
-                assert bool(self.backend.audit(self.engine.program)) is (self.mode is Mode.NFT)
-            _sound(self.backend.sync(self.engine.program))
+                assert bool(self.backend.audit(self.engine.lowered)) is (self.mode is Mode.NFT)
+            _sound(self.backend.sync(self.engine.lowered))
             assert not self.backend.disturbed()
-            assert self.backend.audit(self.engine.program) == []
+            assert self.backend.audit(self.engine.lowered) == []
 
     def then(self, *told: Object | Event, after: float = 0.0, most: int | None = None) -> None:
         """Let these change, in one step, so many seconds later; ``most``: see :meth:`Engine.apply`."""
@@ -215,22 +215,22 @@ class Stage:
         events = [Upsert(model.kind_of(t), t) if isinstance(t, Object) else t for t in told]
         delta = self.engine.apply(events, self.now, most)
         with self.kernel():
-            _sound(self.backend.apply(self.engine.program, delta))
+            _sound(self.backend.apply(self.engine.lowered, delta))
 
     def link(self, finder: LinkFinder) -> dict[str, PodLink]:
         """Have pods judged by the links that are found now, too; return these by name."""
         assert self.backend is not None
         with self.kernel():
             found = without_others_addresses(self.engine, finder.find(owners_of(self.engine)))
-            _sound(self.backend.relink(self.engine.program, found))
-            assert self.backend.audit(self.engine.program) == []
+            _sound(self.backend.relink(self.engine.lowered, found))
+            assert self.backend.audit(self.engine.lowered) == []
         return {link.name: link for link in found}
 
     def unlink(self) -> None:
         """Have pods judged by their addresses alone again, as all tests do that do not call :meth:`link`."""
         if self.backend is not None:
             with self.kernel():
-                _sound(self.backend.relink(self.engine.program, ()))
+                _sound(self.backend.relink(self.engine.lowered, ()))
 
     @contextlib.contextmanager
     def kernel(self) -> Iterator[None]:

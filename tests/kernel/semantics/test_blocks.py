@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.kube.model import NetworkPolicy
-from agent.policy import compile
+from agent.policy.lower import policy as lowering
 from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.written import (
     Fields,
@@ -23,10 +23,10 @@ NEAR4, NEAR6, FAR4, FAR6 = "10.244.1.0/24", "fd00:10:244:1::/64", "10.244.2.0/24
 OUT4, OUT6 = "172.18.100.0/24", "fd00:172:18::100:0/112"
 
 
-@pytest.fixture(autouse=True, params=[0, compile.FEW_NETWORKS], ids=["sets", "rules"])
+@pytest.fixture(autouse=True, params=[0, lowering.FEW_NETWORKS], ids=["sets", "rules"])
 def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks are sets, but for those of few networks: have them be sets all, too."""
-    monkeypatch.setattr(compile, "FEW_NETWORKS", request.param)
+    monkeypatch.setattr(lowering, "FEW_NETWORKS", request.param)
 
 
 def from_blocks(*blocks: Fields) -> NetworkPolicy:

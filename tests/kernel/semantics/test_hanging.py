@@ -61,7 +61,7 @@ def sound(stage: Stage) -> None:
     assert all(report.faults == () for report in reports)
     assert all(report.standing == () for report in reports[-1:])
     with stage.kernel():
-        assert stage.backend.audit(stage.engine.program) == []
+        assert stage.backend.audit(stage.engine.lowered) == []
 
 
 _CHANGES: dict[str, tuple[Object | Event, ...]] = {
@@ -165,7 +165,7 @@ def test_a_pod_that_comes_and_goes_while_its_former_chain_is_swept_holds_up_nobo
     assert stage.backend is not None
     held.touch()
     with stage.kernel():
-        assert stage.backend.tidy(stage.engine.program).waiting
+        assert stage.backend.tidy(stage.engine.lowered).waiting
     assert tell(stage, only_a).waiting
     assert tell(stage, Delete(Kind.POLICY, Key("x", "b"))).waiting
     held.unlink()
@@ -199,7 +199,7 @@ def test_of_a_command_that_was_killed_it_is_not_taken_for_granted_that_it_wrote_
     assert not list(tmp_path.glob("kill*"))
     assert stage.backend is not None
     with stage.kernel():
-        assert stage.backend.audit(stage.engine.program) == []
+        assert stage.backend.audit(stage.engine.lowered) == []
     stage.expect("a -> s: tcp/80 tcp/81", "b -> s: tcp/81", denied=["b -> s: tcp/80", "a -> s: tcp/8000"])
 
 

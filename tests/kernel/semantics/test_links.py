@@ -14,7 +14,7 @@ from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.podlinks import MOST_READ, LinkFinder, PodLink
 from agent.kube.model import Key, Object
 from agent.net import Family
-from agent.policy.program import Delta
+from agent.policy.lower.lowered import Delta
 from agent.runtime.inbox import Inbox
 from agent.runtime.linked_pods import LinkedPods, owners_of, without_others_addresses
 from tests.build import packed
@@ -330,7 +330,7 @@ def test_a_pod_whose_link_is_not_known_is_judged_by_its_addresses(
     with stage.kernel():
         owners = {a: p for a, p in owners_of(stage.engine).items() if p != Key("x", "t")}
         found = LinkFinder().find(owners)
-        stage.backend.relink(stage.engine.program, found)
+        stage.backend.relink(stage.engine.lowered, found)
     assert t.veth not in {link.name for link in found}
     stage.none_arrive(a, raw(stage, t, t.address(family), a))
     stage.all_arrive(a, raw(stage, t, NOBODYS[family], a))
@@ -383,7 +383,7 @@ def test_what_changes_behind_a_link_is_heard_of(stage: Stage, finder: LinkFinder
             links = linked.take(time.monotonic(), quiet=True)
             if links is not None:
                 with stage.kernel():
-                    backend.relink(stage.engine.program, links)
+                    backend.relink(stage.engine.lowered, links)
                 known = {link.name: link.others for link in links}.get(t.veth)
                 if known == ((packed(NOBODYS[family]),) if wanted else ()):
                     return
@@ -412,7 +412,7 @@ def test_a_restart_leaves_the_rules_of_links_as_they_are(stage: Stage, finder: L
         try:
             again.adopt()
             again.expect(without_others_addresses(stage.engine, LinkFinder().find(owners_of(stage.engine))))
-            report = again.sync(stage.engine.program)
+            report = again.sync(stage.engine.lowered)
             assert (report.faults, again.untidy()) == ((), False)
         finally:
             again.close()

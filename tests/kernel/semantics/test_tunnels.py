@@ -248,11 +248,11 @@ def test_a_rule_that_lets_tunnels_packets_in_before_the_agents_is_put_behind_it(
     try:
         with stage.kernel():
             assert stage.backend is not None
-            found = stage.backend.audit(stage.engine.program)
+            found = stage.backend.audit(stage.engine.lowered)
             assert any(
                 "INPUT: a rule before it could let packets pass" in str(difference) for difference in found
             )
-            assert not stage.backend.sync(stage.engine.program).pending
+            assert not stage.backend.sync(stage.engine.lowered).pending
         first = stage.near.iptables(outer, "-S", "INPUT", "1")
         assert names.INPUT in first
     finally:

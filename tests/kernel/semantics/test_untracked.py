@@ -39,7 +39,7 @@ def told(stage: Stage) -> bool:
     """Whether the backend, asked as each second, has news of such packets; at rest it has none at all."""
     assert stage.backend is not None
     with stage.kernel():
-        found = stage.backend.audit(stage.engine.program)
+        found = stage.backend.audit(stage.engine.lowered)
         assert stage.backend.disturbed() is bool(found)
     assert not found or "not tracked" in str(found[0])
     return bool(found)

@@ -43,13 +43,13 @@ def tell(stage: Stage, *told: Object | Event) -> Report:
     """Apply what changes; return the report, whatever it says."""
     assert stage.backend is not None
     with stage.kernel():
-        return stage.backend.apply(stage.engine.program, stage.engine.apply(events_of(*told), stage.now))
+        return stage.backend.apply(stage.engine.lowered, stage.engine.apply(events_of(*told), stage.now))
 
 
 def sync(stage: Stage) -> Report:
     assert stage.backend is not None
     with stage.kernel():
-        return stage.backend.sync(stage.engine.program)
+        return stage.backend.sync(stage.engine.lowered)
 
 
 @contextlib.contextmanager
@@ -169,7 +169,7 @@ def test_a_change_waits_until_sets_could_be_read_once(stage: Stage) -> None:
         assert (report.pending, report.writes) == (True, 0)
         stage.expect("a -> s", denied="b -> s")
         with stage.kernel():
-            report = stage.backend.relink(stage.engine.program, ())
+            report = stage.backend.relink(stage.engine.lowered, ())
         assert (report.pending, report.writes) == (True, 0)
     assert sync(stage).faults == ()
     stage.expect("a -> s", "a -> t", denied="b -> s t")
@@ -191,9 +191,9 @@ def taken(stage: Stage, name: str, family: Family) -> Iterator[None]:
 def sets_that_come(stage: Stage, *told: Object | Event) -> list[str]:
     """Return the sets that a change makes."""
     engine = copy.deepcopy(stage.engine)
-    before = set(engine.program.sets)
+    before = set(engine.lowered.sets)
     engine.apply(events_of(*told), stage.now)
-    return sorted(names.peer_set(found) for found in engine.program.sets.keys() - before)
+    return sorted(names.peer_set(found) for found in engine.lowered.sets.keys() - before)
 
 
 def test_an_edit_takes_away_what_it_does_though_a_set_that_it_adds_cannot_be_made(
@@ -282,20 +282,20 @@ def test_a_set_that_somebody_swapped_for_one_of_another_shape_is_replaced(stage:
     assert stage.backend is not None
     family = Family.V4
     isolated = names.isolated_set(Direction.INGRESS, family)
-    peers = [names.peer_set(found) for found in stage.engine.program.sets if found.family is family]
+    peers = [names.peer_set(found) for found in stage.engine.lowered.sets if found.family is family]
     theirs = {name: f"theirs-{number}" for number, name in enumerate((isolated, *peers))}
     for name, other in theirs.items():
         stage.near.run("ipset", "create", other, *kind.split())
         stage.near.run("ipset", "swap", other, name)
     with stage.kernel():
-        assert stage.backend.audit(stage.engine.program)
+        assert stage.backend.audit(stage.engine.lowered)
         assert sync(stage).faults == ()
         time.sleep(1.5)
-        assert stage.backend.audit(stage.engine.program) == []
+        assert stage.backend.audit(stage.engine.lowered) == []
     for other in theirs.values():
         stage.near.run("ipset", "destroy", other)
     stage.expect("a -> s", denied="b -> s")
     with stage.kernel():
-        assert stage.backend.tidy(stage.engine.program).faults == ()
-        assert stage.backend.audit(stage.engine.program) == []
+        assert stage.backend.tidy(stage.engine.lowered).faults == ()
+        assert stage.backend.audit(stage.engine.lowered) == []
     stage.expect("a -> s", denied="b -> s")

@@ -21,7 +21,7 @@ from agent.kube.model import Kind
 from agent.observe.health import Health
 from agent.observe.server import StatusServer
 from agent.observe.snapshot import Facts, StatusSnapshot, take
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import start
 from agent.settings import SETTINGS, Settings
 from agent.sources.source import SyncState
@@ -364,7 +364,9 @@ class Served:
 
     def status(self) -> StatusSnapshot:
         now = time.time()
-        return take(Facts("worker-1", "0.1.0", now, now - 5, ready=self.ready), Program(), KernelView({}, {}))
+        return take(
+            Facts("worker-1", "0.1.0", now, now - 5, ready=self.ready), LoweredProgram(), KernelView({}, {})
+        )
 
 
 @pytest.fixture

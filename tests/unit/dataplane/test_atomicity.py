@@ -7,7 +7,8 @@ import pytest
 from agent.dataplane.iptables.change.atomicity import hazardous
 from agent.kube.model import Key
 from agent.net import AddressPort, Direction, Family, Member, Network, NetworkMember, Protocol
-from agent.policy.program import Delta, Membership, PodId, PolicyId, SetId, SetKind
+from agent.policy.lower.lowered import Delta, Membership, SetId, SetKind
+from agent.policy.program import PodId, PolicyId
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
 A, B, C = b"\x0a\0\0\1", b"\x0a\0\0\2", b"\x0a\0\0\3"

@@ -13,7 +13,8 @@ from agent.dataplane.iptables.rules.linked import Linked, linked, verdicts
 from agent.dataplane.podlinks import PodLink
 from agent.kube.model import Key
 from agent.net import Direction, Family
-from agent.policy.program import PodId, PodProgram, Program
+from agent.policy.lower.lowered import LoweredProgram
+from agent.policy.program import PodId, PodProgram
 
 POLICY = Key("x", "allow")
 OPTIONS = Options()
@@ -29,9 +30,9 @@ def link(
     return PodLink(name, bridge, False, Key("x", f"p{number}") if pod else None, (numbered(number),), others)
 
 
-def program(*numbers: int, direction: Direction = Direction.EGRESS) -> Program:
+def program(*numbers: int, direction: Direction = Direction.EGRESS) -> LoweredProgram:
     pods = {PodId(direction, Key("x", f"p{n}")): PodProgram((numbered(n),), (POLICY,)) for n in numbers}
-    return Program(pods=pods)
+    return LoweredProgram(pods=pods)
 
 
 def walk(found: Linked, interface: str, source: bytes) -> tuple[str, int]:
@@ -124,7 +125,7 @@ def test_a_link_of_which_it_is_not_clear_whose_it_is_carries_what_it_may_be_sent
 
 def test_where_nobody_is_isolated_there_is_no_rule() -> None:
     links = (link(1, "veth1", others=(numbered(9),)), link(2, "veth2", pod=False))
-    assert linked(verdicts(Program(), links), Family.V4, OPTIONS) == Linked()
+    assert linked(verdicts(LoweredProgram(), links), Family.V4, OPTIONS) == Linked()
     found = linked(verdicts(program(1, direction=Direction.INGRESS), (links[0],)), Family.V4, OPTIONS)
     assert not found.ways.tcp
     assert not found.ways.others
@@ -140,7 +141,7 @@ def test_what_comes_from_uplinks_is_not_asked_for_its_link() -> None:
 
 
 def test_an_address_that_stays_closed_closes_the_link_that_it_is_behind() -> None:
-    closed = Program()
+    closed = LoweredProgram()
     closed.closed[Direction.EGRESS].add(numbered(1))
     found = linked(verdicts(closed, (link(1, "veth1"),)), Family.V4, OPTIONS)
     assert walk(found, "veth1", numbered(9))[0] == "denied"

@@ -14,7 +14,8 @@ from agent.dataplane.iptables.rules.tree import Prefix
 from agent.kernel.ipset import NAME_LENGTH, spare_name
 from agent.kube.model import Key
 from agent.net import Direction, Family
-from agent.policy.program import PodId, PolicyId, SetId, SetKind
+from agent.policy.lower.lowered import SetId, SetKind
+from agent.policy.program import PodId, PolicyId
 
 CHAIN_LENGTH = 28
 LONGEST = Key("n" * 63, "p" * 253)

@@ -27,20 +27,20 @@ class Site:
         self.engine = Engine(HERE)
         self.backend = make_backend(self.kernel)
         self.engine.apply(events, 0.0)
-        assert self.backend.sync(self.engine.program).faults == ()
+        assert self.backend.sync(self.engine.lowered).faults == ()
 
     def change(self, packet: Packet, *events: Event) -> list[bool]:
         """Apply events; return the packet's verdict before, at every state in between, and after."""
         seen = [self.kernel.passes(packet)]
         self.kernel.seen = lambda: seen.append(self.kernel.passes(packet))
-        report = self.backend.apply(self.engine.program, self.engine.apply(events, 1.0))
+        report = self.backend.apply(self.engine.lowered, self.engine.apply(events, 1.0))
         assert report.faults == ()
         self.kernel.seen = lambda: None
-        assert self.backend.audit(self.engine.program) == []
+        assert self.backend.audit(self.engine.lowered) == []
         return seen
 
     def tidy(self) -> None:
-        self.backend.tidy(self.engine.program)
+        self.backend.tidy(self.engine.lowered)
         assert not self.backend.untidy()
         assert not [name for name in self.kernel.sets if name.endswith("-s")]
 
@@ -70,7 +70,7 @@ def test_a_label_that_opens_one_side_and_closes_the_other_never_opens_both() -> 
     for role in ("in", "out", "in"):
         assert not any(site.change(packet(A, B), *flipped(role)))
     site.tidy()
-    assert site.backend.audit(site.engine.program) == []
+    assert site.backend.audit(site.engine.lowered) == []
 
 
 def test_the_check_sees_the_hole_where_the_change_is_made_step_by_step(
@@ -170,6 +170,6 @@ def test_an_address_that_changes_hands_is_forgotten_before_it_opens_and_after_it
         (sum(B in found for found in site.kernel.forgotten), B in site.kernel.sets[isolated][1])
     )
     delta = site.engine.apply([gone(base[2]), pod_event("new", 2, app="open")], 1.0)
-    site.backend.apply(site.engine.program, delta)
+    site.backend.apply(site.engine.lowered, delta)
     opened = next(times for times, closed in order if not closed)
     assert opened >= 1

@@ -16,15 +16,8 @@ from agent.dataplane.iptables.tables.chain_writer import _by_policy
 from agent.kube.model import Key
 from agent.net import AddressPort, Direction, Family, Network, NetworkMember, Protocol
 from agent.policy.engine import Engine
-from agent.policy.program import (
-    PodId,
-    PodProgram,
-    PolicyId,
-    PortRange,
-    RuleProgram,
-    SetId,
-    SetKind,
-)
+from agent.policy.lower.lowered import LoweredRule, SetId, SetKind
+from agent.policy.program import PodId, PodProgram, PolicyId, PortRange
 from tests.property import strategies
 from tests.property.strategies import HERE, Batch
 
@@ -115,7 +108,7 @@ def set_ids(kind: SetKind, direction: Direction, count: int) -> tuple[SetId, ...
 
 
 @st.composite
-def rule_programs(draw: st.DrawFn, direction: Direction, number: int) -> RuleProgram:
+def rule_programs(draw: st.DrawFn, direction: Direction, number: int) -> LoweredRule:
     peers = draw(st.one_of(st.none(), st.integers(0, 3)))
     counts = st.integers(0, 2)
     any_port = draw(st.booleans())
@@ -123,7 +116,7 @@ def rule_programs(draw: st.DrawFn, direction: Direction, number: int) -> RulePro
     named = None if any_port else set_ids(SetKind.ADDRESS_PORTS, direction, draw(counts))
     folded = set_ids(SetKind.ADDRESS_PORTS, direction, draw(counts))
     found = None if peers is None else set_ids(SetKind.ADDRESSES, direction, peers)
-    return RuleProgram(number, found, ports, named, folded)
+    return LoweredRule(number, found, ports, named, folded)
 
 
 @given(st.data(), st.sampled_from(list(Direction)))
@@ -151,10 +144,10 @@ def test_a_rule_matches_one_set_at_most_and_says_whom_it_serves(
 
 def test_a_rule_that_matches_nothing_writes_no_rule() -> None:
     nothing = [
-        RuleProgram(0, ()),
-        RuleProgram(1, None, (), ()),
-        RuleProgram(2, (), (PortRange(Protocol.TCP, 80, 80),), ()),
-        RuleProgram(3, set_ids(SetKind.ADDRESSES, Direction.INGRESS, 2), (), ()),
+        LoweredRule(0, ()),
+        LoweredRule(1, None, (), ()),
+        LoweredRule(2, (), (PortRange(Protocol.TCP, 80, 80),), ()),
+        LoweredRule(3, set_ids(SetKind.ADDRESSES, Direction.INGRESS, 2), (), ()),
     ]
     assert render.policy_chains(POLICY, nothing, names.peer_set) == {names.policy_chain(POLICY): ()}
 
@@ -162,13 +155,13 @@ def test_a_rule_that_matches_nothing_writes_no_rule() -> None:
 def test_ports_of_several_protocols_and_several_peers_meet_in_a_chain_of_the_rule() -> None:
     peers = set_ids(SetKind.ADDRESSES, Direction.INGRESS, 3)
     ports = (PortRange(Protocol.TCP, 80, 80), PortRange(Protocol.UDP, 53, 53))
-    chains = render.policy_chains(POLICY, [RuleProgram(4, peers, ports, ())], names.peer_set)
+    chains = render.policy_chains(POLICY, [LoweredRule(4, peers, ports, ())], names.peer_set)
     inner = names.rule_chain(POLICY, 4)
     assert len(chains[inner]) == 3
     # Nothing that comes after could let in whom the rule's peers do not.
     assert [rule.split(" ")[-2:] for rule in chains[names.policy_chain(POLICY)]] == [["-g", inner]] * 2
     twice = render.policy_chains(
-        POLICY, [RuleProgram(4, peers, ports, ()), RuleProgram(5, peers, ports, ())], names.peer_set
+        POLICY, [LoweredRule(4, peers, ports, ()), LoweredRule(5, peers, ports, ())], names.peer_set
     )
     first, last = names.rule_chain(POLICY, 4), names.rule_chain(POLICY, 5)
     found = [rule.split(" ")[-2:] for rule in twice[names.policy_chain(POLICY)]]
@@ -200,7 +193,7 @@ def test_peers_are_written_once_after_a_line_that_returns_for_other_ports(
     """So that the kernel checks them once, and not once for each port."""
     peers = set_ids(SetKind.ADDRESSES, Direction.INGRESS, 2)
     ranges = tuple(PortRange(Protocol.TCP, first, last) for first, last in ports)
-    rule = RuleProgram(0, peers, ranges, named, protocol=Protocol.TCP)
+    rule = LoweredRule(0, peers, ranges, named, protocol=Protocol.TCP)
     about = names.about("rule 0 ingress of", POLICY.policy)
     allowing = [
         f"{only}-m set --match-set {names.peer_set(s)} src {about} -g {names.allow(POLICY.direction)}"
@@ -210,7 +203,7 @@ def test_peers_are_written_once_after_a_line_that_returns_for_other_ports(
     own, inner = names.policy_chain(POLICY), names.rule_chain(POLICY, 0)
     assert render.policy_chains(POLICY, [rule], names.peer_set) == {own: tuple(written)}
     # Before another rule, whose ports it may not keep the packet from.
-    other = RuleProgram(1, None)
+    other = LoweredRule(1, None)
     chains = render.policy_chains(POLICY, [rule, other], names.peer_set)
     if guard is None:
         assert chains == {own: (*written, *render.policy_chains(POLICY, [other], names.peer_set)[own])}
@@ -227,9 +220,9 @@ def test_ports_that_one_line_cannot_tell_lead_to_the_peers_each() -> None:
         tuple(PortRange(Protocol.TCP, n, n) for n in range(1, 33, 2)),
     )
     for rule, ways in (
-        (RuleProgram(0, peers, one, several, protocol=Protocol.TCP), 3),
-        (RuleProgram(0, peers, one, several[:1]), 2),
-        (RuleProgram(0, peers, many, (), protocol=Protocol.TCP), 2),
+        (LoweredRule(0, peers, one, several, protocol=Protocol.TCP), 3),
+        (LoweredRule(0, peers, one, several[:1]), 2),
+        (LoweredRule(0, peers, many, (), protocol=Protocol.TCP), 2),
     ):
         chains = render.policy_chains(POLICY, [rule], names.peer_set)
         assert len(chains[names.policy_chain(POLICY)]) == ways
@@ -239,7 +232,7 @@ def test_ports_that_one_line_cannot_tell_lead_to_the_peers_each() -> None:
 def test_addresses_come_before_ports_as_iptables_prints_them() -> None:
     blocks = (NetworkMember(Network(bytes((10, 1, 0, 0)), 16)),)
     ports = tuple(PortRange(protocol, 53, 53) for protocol in (Protocol.TCP, Protocol.UDP))
-    rule = RuleProgram(0, (), ports, (), (), blocks)
+    rule = LoweredRule(0, (), ports, (), (), blocks)
     about, allow = names.about("rule 0 ingress of", POLICY.policy), f"-g {names.allow(POLICY.direction)}"
     (written,) = render.policy_chains(POLICY, [rule], names.peer_set).values()
     assert written == tuple(
@@ -249,16 +242,16 @@ def test_addresses_come_before_ports_as_iptables_prints_them() -> None:
 
 def test_few_networks_are_compared_without_a_set_after_what_they_except() -> None:
     blocks = tuple(NetworkMember(Network(bytes((10, n, 0, 0)), 16), nomatch=n == 2) for n in (1, 2))
-    rule = RuleProgram(0, (), None, None, (), blocks)
+    rule = LoweredRule(0, (), None, None, (), blocks)
     about = names.about("rule 0 ingress of", POLICY.policy)
     allowing = f"-s 10.1.0.0/16 {about} -g {names.allow(POLICY.direction)}"
     both = ("! -s 10.1.0.0/16 -j RETURN", f"-s 10.2.0.0/16 {about} -j RETURN", allowing.split(" ", 2)[2])
     own, inner = names.policy_chain(POLICY), names.rule_chain(POLICY, 0)
     assert render.policy_chains(POLICY, [rule], names.peer_set) == {own: both}
     # What returns may not keep a packet from a later rule.
-    chains = render.policy_chains(POLICY, [rule, RuleProgram(1, ())], names.peer_set)
+    chains = render.policy_chains(POLICY, [rule, LoweredRule(1, ())], names.peer_set)
     assert chains == {own: (f"-j {inner}",), inner: both}
-    plain = render.policy_chains(POLICY, [RuleProgram(0, (), None, None, (), blocks[:1])], names.peer_set)
+    plain = render.policy_chains(POLICY, [LoweredRule(0, (), None, None, (), blocks[:1])], names.peer_set)
     assert plain == {own: (allowing,)}
 
 
@@ -267,7 +260,7 @@ def test_what_a_block_excepts_is_written_with_its_policy_or_not_at_all() -> None
     peers = set_ids(SetKind.ADDRESSES, Direction.INGRESS, 1)
     ports = (PortRange(Protocol.TCP, 80, 80),)
     blocks = (NetworkMember(Network(bytes(4), 1)), NetworkMember(Network(bytes(4), 8), nomatch=True))
-    rules = [RuleProgram(n, peers, ports, (), (), blocks) for n in range(2)]
+    rules = [LoweredRule(n, peers, ports, (), (), blocks) for n in range(2)]
     chains = render.policy_chains(POLICY, rules, names.peer_set)
     assert len(chains) == 2
     alone = render.policy_chains(PolicyId(Direction.EGRESS, Key("ns", "p")), [], names.peer_set)
@@ -415,14 +408,14 @@ def test_the_text_depends_on_the_objects_alone(history: list[Batch]) -> None:
     for batch in history:
         for event in batch.events:
             other.apply([event], 0.0)
-    assert render_text(one.program, Options()) == render_text(other.program, Options())
-    assert render_text(one.program, Options()) == render_text(one.program, Options())
+    assert render_text(one.lowered, Options()) == render_text(other.lowered, Options())
+    assert render_text(one.lowered, Options()) == render_text(one.lowered, Options())
 
 
 def test_named_ports_of_peers_are_each_a_rule_of_the_policy() -> None:
     policy = PolicyId(Direction.EGRESS, Key("ns", "p"))
     folded = set_ids(SetKind.ADDRESS_PORTS, Direction.EGRESS, 2)
-    rules = render.policy_chains(policy, [RuleProgram(0, (), (), (), folded)], names.peer_set)
+    rules = render.policy_chains(policy, [LoweredRule(0, (), (), (), folded)], names.peer_set)
     written = rules[names.policy_chain(policy)]
     assert len(written) == len(folded)
     for set_id, rule in zip(folded, written, strict=True):

@@ -68,7 +68,7 @@ class Node:
         self.uses = Uses()
         self.start()
         self.engine.apply(events, 0.0)
-        assert self.backend.sync(self.engine.program).faults == ()
+        assert self.backend.sync(self.engine.lowered).faults == ()
 
     def start(self, patience: float = 1.0) -> None:
         """Start a backend, of which the one before is killed."""
@@ -81,19 +81,19 @@ class Node:
         self.backend = make_backend(self.kernel, self.options, patience=patience, reached=reached)
 
     def change(self, *events: Event) -> tuple[Fault, ...]:
-        return self.backend.apply(self.engine.program, self.engine.apply(events, 1.0)).faults
+        return self.backend.apply(self.engine.lowered, self.engine.apply(events, 1.0)).faults
 
     def sync(self) -> tuple[Fault, ...]:
-        report = self.backend.sync(self.engine.program)
+        report = self.backend.sync(self.engine.lowered)
         while self.backend.busy:
-            report = self.backend.resume(self.engine.program)
+            report = self.backend.resume(self.engine.lowered)
         return report.faults
 
     def finish(self) -> Report:
         """Go on with what waits until nothing does; return the last report."""
-        report = self.backend.resume(self.engine.program)
+        report = self.backend.resume(self.engine.lowered)
         while self.backend.busy:
-            report = self.backend.resume(self.engine.program)
+            report = self.backend.resume(self.engine.lowered)
         return report
 
     def passes(self, source: bytes, destination: bytes) -> bool:
@@ -177,12 +177,12 @@ def test_beside_kube_router_nothing_is_written_that_was_put_off(monkeypatch: pyt
 
     monkeypatch.setattr(backend, "_read", slowly)
     monkeypatch.setattr(foreign_rules, "kube_router_fault", lambda _: Fault("kube-router", "remove it"))
-    assert backend.sync(node.engine.program).waiting
+    assert backend.sync(node.engine.lowered).waiting
     node.change(lets_in(ONE, TWO))
     before = {family: dict(table) for family, table in node.kernel.tables.items()}
-    assert backend.resume(node.engine.program).refused
+    assert backend.resume(node.engine.lowered).refused
     while backend.busy:
-        backend.resume(node.engine.program)
+        backend.resume(node.engine.lowered)
     assert node.kernel.tables == before
 
 

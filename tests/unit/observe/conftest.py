@@ -9,17 +9,8 @@ from agent.fault import Fault
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, Protocol
 from agent.observe.snapshot import Facts, StatusSnapshot, take
-from agent.policy.program import (
-    PodId,
-    PodProgram,
-    PolicyId,
-    PolicyProgram,
-    PortRange,
-    Program,
-    RuleProgram,
-    SetId,
-    SetKind,
-)
+from agent.policy.lower.lowered import LoweredPolicy, LoweredProgram, LoweredRule, SetId, SetKind
+from agent.policy.program import PodId, PodProgram, PolicyId, PortRange
 from agent.sources.source import SyncState
 
 NOW = 1_767_225_600.0
@@ -59,13 +50,13 @@ def facts() -> Facts:
 
 
 @pytest.fixture
-def program() -> Program:
+def program() -> LoweredProgram:
     ports = (PortRange(Protocol.TCP, 5432, 5432),)
-    return Program(
+    return LoweredProgram(
         policies={
-            PolicyId(Direction.INGRESS, POLICY): PolicyProgram(
-                v4=(RuleProgram(0, peers=(PEERS,), ports=ports),),
-                v6=(RuleProgram(0, peers=(UNSEEN,), ports=ports),),
+            PolicyId(Direction.INGRESS, POLICY): LoweredPolicy(
+                v4=(LoweredRule(0, peers=(PEERS,), ports=ports),),
+                v6=(LoweredRule(0, peers=(UNSEEN,), ports=ports),),
             )
         },
         pods={
@@ -82,5 +73,5 @@ def view() -> KernelView:
 
 
 @pytest.fixture
-def snapshot(facts: Facts, program: Program, view: KernelView) -> StatusSnapshot:
+def snapshot(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnapshot:
     return take(facts, program, view)

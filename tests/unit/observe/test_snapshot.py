@@ -17,7 +17,7 @@ from agent.observe.snapshot import (
     encode,
     take,
 )
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 
 MEANING = "pods app=web in namespace shop"
 
@@ -44,7 +44,7 @@ def test_the_kernel(snapshot: StatusSnapshot) -> None:
 
 
 def test_before_anything_happened(facts: Facts) -> None:
-    bare = take(Facts("n", "v", facts.now, facts.now), Program(), KernelView({}, {}))
+    bare = take(Facts("n", "v", facts.now, facts.now), LoweredProgram(), KernelView({}, {}))
     assert bare.kernel.last_apply is None
     assert bare.kernel.last_error is None
     assert bare.kernel.drift.last_check is None
@@ -64,7 +64,9 @@ def test_json_round_trip_and_its_times(snapshot: StatusSnapshot) -> None:
     assert json.loads(body)["at"] == "2026-01-01T00:00:00Z"
 
 
-def test_a_snapshot_does_not_follow_the_program(facts: Facts, program: Program, view: KernelView) -> None:
+def test_a_snapshot_does_not_follow_the_program(
+    facts: Facts, program: LoweredProgram, view: KernelView
+) -> None:
     before = take(facts, program, view)
     program.pods.clear()
     program.policies.clear()
@@ -72,7 +74,7 @@ def test_a_snapshot_does_not_follow_the_program(facts: Facts, program: Program, 
     assert before.pods
 
 
-def test_facts_are_all_used(facts: Facts, program: Program, view: KernelView) -> None:
+def test_facts_are_all_used(facts: Facts, program: LoweredProgram, view: KernelView) -> None:
     before = take(facts, program, view)
     for field, other in {"node": "x", "iptables_mode": "legacy", "retry_pending": True, "repairs": 7}.items():
         assert take(dataclasses.replace(facts, **{field: other}), program, view) != before  # type: ignore[arg-type]

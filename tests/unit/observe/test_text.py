@@ -14,7 +14,7 @@ from agent.net import Direction
 from agent.observe.links import LinkCounts
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.observe.text import duration, plain_console, show
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from agent.sources.source import SyncState
 
 
@@ -42,7 +42,9 @@ def test_everything_is_there(snapshot: StatusSnapshot) -> None:
     assert "sysctl -w net.ipv6.conf.all.forwarding=1" in text
 
 
-def test_policies_over_budget_are_beside_the_others(facts: Facts, program: Program, view: KernelView) -> None:
+def test_policies_over_budget_are_beside_the_others(
+    facts: Facts, program: LoweredProgram, view: KernelView
+) -> None:
     (isolated,) = program.pods
     program.pods[isolated._replace(direction=Direction.EGRESS)] = program.pods[isolated]._replace(policies=())
     closed = {
@@ -86,7 +88,7 @@ def test_a_fault_that_stands_for_several_is_not_told_twice(facts: Facts) -> None
     lines = ("a.yaml: line 1: no", "b.yaml: line 2: no")
     state = SyncState(True, 1, 0.0, facts.now, f"{lines[0]} (and 1 more)", lines)
     states = {Kind.POD: state, Kind.POLICY: state}
-    text = shown(take(dataclasses.replace(facts, states=states), Program(), KernelView({}, {})))
+    text = shown(take(dataclasses.replace(facts, states=states), LoweredProgram(), KernelView({}, {})))
     assert [text.count(line) for line in lines] == [1, 1]
 
 
@@ -98,18 +100,18 @@ def test_no_colour_but_on_a_terminal(snapshot: StatusSnapshot, monkeypatch: pyte
 
 
 def test_nothing_enforced_is_said(facts: Facts) -> None:
-    text = shown(take(dataclasses.replace(facts, ready=False), Program(), KernelView({}, {})))
+    text = shown(take(dataclasses.replace(facts, ready=False), LoweredProgram(), KernelView({}, {})))
     assert "not ready" in text
     assert "No pod of this node is isolated" in text
 
 
 def test_what_the_kernel_held_before_is_not_said_to_be_open(facts: Facts) -> None:
-    text = shown(take(dataclasses.replace(facts, applied=False), Program(), KernelView({}, {})))
+    text = shown(take(dataclasses.replace(facts, applied=False), LoweredProgram(), KernelView({}, {})))
     assert "what was in it before this agent started is still enforced" in text
     assert "every packet is allowed" not in text
 
 
-def test_text_from_objects_is_never_markup(facts: Facts, program: Program, view: KernelView) -> None:
+def test_text_from_objects_is_never_markup(facts: Facts, program: LoweredProgram, view: KernelView) -> None:
     fault = Fault("[red]chain[/nonsense] is gone from fd00::100:1", "look at [that]")
     text = shown(take(dataclasses.replace(facts, faults=(fault,)), program, view))
     assert "[red]chain[/nonsense] is gone from fd00::100:1" in text

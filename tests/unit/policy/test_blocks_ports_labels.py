@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from agent.kube.model import IPBlock, Operator, Port, Requirement, Selector
 from agent.net import Family, Protocol
-from agent.policy.blocks import block_members, members_text
+from agent.policy.lower.blocks import block_members, members_text
 from agent.policy.peers.labels import LabelIndex, Multimap, SelectorIndex, selector_text
-from agent.policy.ports import PortName, compile_ports
-from agent.policy.program import PortRange
+from agent.policy.ports import compile_ports
+from agent.policy.program import PortName, PortRange
 from tests.build import block, labelled
 
 

@@ -25,7 +25,7 @@ from agent.kube.model import (
 )
 from agent.net import Direction, Family, Protocol
 from agent.policy.budget.account import over_budget
-from agent.policy.budget.cost import Cost, Excess, cost_of
+from agent.policy.budget.excess import Excess
 from agent.policy.budget.ledger import Ledger
 from agent.policy.budget.limits import (
     DEFAULT,
@@ -35,9 +35,11 @@ from agent.policy.budget.limits import (
     budget_text,
     changed,
 )
-from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
-from agent.policy.program import PodId, PolicyId, SetKind
+from agent.policy.lower.cost import Cost, cost_of
+from agent.policy.lower.lowered import SetKind
+from agent.policy.lower.policy import compile_policy
+from agent.policy.program import PodId, PolicyId
 from agent.policy.step import EMPTY_SETS
 from tests.build import labelled, network, pod, upsert
 from tests.property import strategies
@@ -125,7 +127,7 @@ def test_a_policy_of_more_labels_than_the_budget_is_closed_and_nothing_made_of_i
     policy = NetworkPolicy("shop", "p", ingress=(rule,))
     engine.apply(upsert(policy), 0)
     assert engine.over_budget() == {policy.key: Excess("selectors", 5001, 5000, whole=False)}
-    assert engine.program.pods[PodId(IN, Key("shop", "web"))].policies == ()
+    assert engine.lowered.pods[PodId(IN, Key("shop", "web"))].policies == ()
     assert engine.sizes()["terms"] == engine.sizes()["sets by port"] == 0
 
 
@@ -310,7 +312,7 @@ def test_policies_that_select_no_pod_here_cost_nothing() -> None:
     engine.apply(upsert(*(admitting(n, app="elsewhere") for n in "abc"), admitting("d", app="web")), 0)
     engine.apply(upsert(pod("web", "10.0.0.1", app="web")), 0)
     assert closed(engine) == []
-    assert len(engine.program.policies) == 1
+    assert len(engine.lowered.policies) == 1
 
 
 def test_a_set_that_several_policies_use_is_counted_once() -> None:
@@ -335,11 +337,11 @@ def test_a_policy_over_budget_isolates_in_the_directions_it_names_and_makes_noth
     web = pod("web", "10.0.0.1", "fd00::1", app="web")
     delta = engine.apply(upsert(web, admitting("big", 3, app="web")), 0)
     assert engine.over_budget() == {Key("shop", "big"): Excess("sets", 6, 4, whole=False)}
-    assert engine.program.isolated(IN, Family.V4) == {web.addresses[0]}
-    assert engine.program.isolated(OUT, Family.V4) == set()
-    assert engine.program.pods[PodId(IN, web.key)].policies == ()
-    assert not engine.program.policies
-    assert not engine.program.sets
+    assert engine.lowered.isolated(IN, Family.V4) == {web.addresses[0]}
+    assert engine.lowered.isolated(OUT, Family.V4) == set()
+    assert engine.lowered.pods[PodId(IN, web.key)].policies == ()
+    assert not engine.lowered.policies
+    assert not engine.lowered.sets
     assert delta.isolated[IN] == set(web.addresses)
 
 
@@ -347,14 +349,14 @@ def test_an_edit_that_goes_over_budget_keeps_no_opening_and_one_back_is_enforced
     engine = Engine("here", budgets=SMALL)
     engine.apply(upsert(pod("web", "10.0.0.1", app="web"), admitting("p", 1, app="web")), 0)
     policy_id = PolicyId(IN, Key("shop", "p"))
-    assert policy_id in engine.program.policies
+    assert policy_id in engine.lowered.policies
     # Even with no time to compile anything.
     delta = engine.apply(upsert(admitting("p", 3, app="web")), 0, 0)
     assert delta.policies == {policy_id}
-    assert policy_id not in engine.program.policies
-    assert not engine.program.sets
+    assert policy_id not in engine.lowered.policies
+    assert not engine.lowered.sets
     engine.apply(upsert(admitting("p", 2, app="web")), 0)
-    assert policy_id in engine.program.policies
+    assert policy_id in engine.lowered.policies
     assert engine.over_budget() == {}
 
 
@@ -362,7 +364,7 @@ def test_other_policies_of_the_pod_are_enforced_beside_one_over_budget() -> None
     engine = Engine("here", budgets=SMALL)
     web = pod("web", "10.0.0.1", app="web")
     engine.apply(upsert(web, admitting("big", 3, app="web"), admitting("small", 1, app="web")), 0)
-    assert engine.program.pods[PodId(IN, web.key)].policies == (Key("shop", "small"),)
+    assert engine.lowered.pods[PodId(IN, web.key)].policies == (Key("shop", "small"),)
 
 
 def test_a_pod_is_told_with_the_policies_over_budget_that_isolate_it() -> None:
@@ -386,7 +388,7 @@ def test_another_namespace_has_a_budget_of_its_own() -> None:
     allow = NetworkPolicy("bank", "p", ingress=(Rule(),))
     engine.apply(upsert(pod("web", "10.0.0.1", app="web"), other, allow), 0)
     engine.apply(upsert(*(admitting(n, app="web") for n in "abc")), 0)
-    assert engine.program.pods[PodId(IN, other.key)].policies == (allow.key,)
+    assert engine.lowered.pods[PodId(IN, other.key)].policies == (allow.key,)
 
 
 def test_a_policy_that_is_not_valid_still_isolates_when_it_is_over_budget() -> None:
@@ -396,8 +398,8 @@ def test_a_policy_that_is_not_valid_still_isolates_when_it_is_over_budget() -> N
     engine.apply(upsert(web), 0)
     engine.apply([Invalid(Kind.POLICY, stand_in.key, (Problem("spec", "wrong"),), stand_in)], 0)
     assert (
-        engine.program.isolated(IN, Family.V4)
-        == engine.program.isolated(OUT, Family.V4)
+        engine.lowered.isolated(IN, Family.V4)
+        == engine.lowered.isolated(OUT, Family.V4)
         == {web.addresses[0]}
     )
 
@@ -410,8 +412,8 @@ def test_ten_thousand_policies_on_one_pod_make_no_more_than_the_budget() -> None
         created = f"2026-01-01T00:{number // 60:02}:{number % 60:02}Z"
         changes += bool(engine.apply(upsert(admitting(f"p{number}", created=created, app="web")), 0))
     assert changes == DEFAULT.namespace.policies
-    assert len(engine.program.policies) == DEFAULT.namespace.policies
-    assert len(engine.program.sets) <= DEFAULT.namespace.sets
+    assert len(engine.lowered.policies) == DEFAULT.namespace.policies
+    assert len(engine.lowered.sets) <= DEFAULT.namespace.sets
     assert len(engine.over_budget()) == 2000
 
 
@@ -419,8 +421,8 @@ def test_three_thousand_peers_make_no_more_sets_than_the_budget_and_none_for_nob
     engine = Engine("here", budgets=Budgets(namespace=NamespaceBudget(policies=10_000)))
     engine.apply(upsert(pod("web", "10.0.0.1", "fd00::1", app="web")), 0)
     engine.apply(upsert(*(admitting(f"p{number:04}", app="web") for number in range(3000))), 0)
-    assert len(engine.program.policies) == DEFAULT.namespace.sets // 2
-    assert len(engine.program.sets) <= EMPTY_SETS
+    assert len(engine.lowered.policies) == DEFAULT.namespace.sets // 2
+    assert len(engine.lowered.sets) <= EMPTY_SETS
     (excess, *_) = engine.over_budget().values()
     assert (excess.what, excess.limit) == ("sets", DEFAULT.namespace.sets)
 
@@ -432,14 +434,14 @@ def test_a_set_is_made_when_its_peer_first_matches_a_pod_and_stays() -> None:
         engine.apply(upsert(admitting(f"p{number:03}", created=f"{number:03}", app="web")), 0)
     early, late = (PolicyId(IN, Key("shop", f"p{number}")) for number in ("000", "299"))
     # In one family alone, as the pods here.
-    assert len(engine.program.policies[early].v4) == 1
-    assert engine.program.policies[late] == ((), ())
-    sets = len(engine.program.sets)
+    assert len(engine.lowered.policies[early].v4) == 1
+    assert engine.lowered.policies[late] == ((), ())
+    sets = len(engine.lowered.sets)
     assert sets <= EMPTY_SETS
     client = pod("client", "10.0.0.9", node="there", p2990="yes")
     delta = engine.apply(upsert(client), 0)
     (made,) = delta.sets_added
-    assert engine.program.sets[made] == set(client.addresses)
+    assert engine.lowered.sets[made] == set(client.addresses)
     assert delta.policies == {late}
     assert not delta.members
     # From then on a label is a member, and no rule.
@@ -449,7 +451,7 @@ def test_a_set_is_made_when_its_peer_first_matches_a_pod_and_stays() -> None:
     delta = engine.apply(upsert(client), 0)
     assert delta.members[made].added == set(client.addresses)
     engine.apply([Delete(Kind.POLICY, late.policy)], 0)
-    assert len(engine.program.sets) == sets
+    assert len(engine.lowered.sets) == sets
 
 
 def test_a_set_that_others_show_wakes_those_who_do_not() -> None:
@@ -460,10 +462,10 @@ def test_a_set_that_others_show_wakes_those_who_do_not() -> None:
     everywhere = Peer(labelled(p2990="yes"), Selector())
     late = NetworkPolicy("shop", "late", ingress=(Rule((everywhere,)),), created="999")
     engine.apply(upsert(Namespace("shop"), bank, late), 0)
-    assert engine.program.policies[PolicyId(IN, late.key)].v4 == ()
+    assert engine.lowered.policies[PolicyId(IN, late.key)].v4 == ()
     engine.apply(upsert(NetworkPolicy("bank", "p", ingress=(Rule((everywhere,)),))), 0)
     engine.apply(upsert(pod("client", "10.0.0.9", node="there", p2990="yes")), 0)
-    assert len(engine.program.policies[PolicyId(IN, late.key)].v4) == 1
+    assert len(engine.lowered.policies[PolicyId(IN, late.key)].v4) == 1
 
 
 # --- Texts --------------------------------------------------------------------------------------------------

@@ -21,9 +21,10 @@ from agent.kube.model import (
 )
 from agent.net import AddressPort, Direction, Family, Member, Network, Protocol
 from agent.policy.addresses.former_owners import LOCAL_SECONDS, REMOTE_SECONDS
-from agent.policy.budget.cost import FEW_NETWORKS
 from agent.policy.engine import Engine
-from agent.policy.program import PodId, PodProgram, PolicyId, Program, SetId, SetKind
+from agent.policy.lower.cost import FEW_NETWORKS
+from agent.policy.lower.lowered import LoweredProgram, SetId, SetKind
+from agent.policy.program import PodId, PodProgram, PolicyId
 from tests.build import block, delete_pod, labelled, network, packed, pod, port, upsert
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
@@ -40,7 +41,7 @@ def engine() -> Engine:
 
 
 def only_set(engine: Engine, kind: SetKind, family: Family = Family.V4) -> tuple[SetId, set[Member]]:
-    (found,) = [(i, m) for i, m in engine.program.sets.items() if i.kind is kind and i.family is family]
+    (found,) = [(i, m) for i, m in engine.lowered.sets.items() if i.kind is kind and i.family is family]
     return found
 
 
@@ -48,9 +49,9 @@ def test_a_pod_is_isolated_only_in_directions_that_a_policy_names(engine: Engine
     ingress_only = NetworkPolicy("shop", "deny", ingress=())
     delta = engine.apply(upsert(pod("web", "10.0.0.1", "fd00::1"), ingress_only), 0)
     both = (WEB, packed("fd00::1"))
-    assert engine.program.pods == {PodId(IN, Key("shop", "web")): PodProgram(both, (ingress_only.key,))}
+    assert engine.lowered.pods == {PodId(IN, Key("shop", "web")): PodProgram(both, (ingress_only.key,))}
     assert delta.isolated == {IN: set(both), OUT: set()}
-    assert engine.program.policies.keys() == {PolicyId(IN, ingress_only.key)}
+    assert engine.lowered.policies.keys() == {PolicyId(IN, ingress_only.key)}
 
 
 def test_policies_of_other_namespaces_and_pods_of_other_nodes_are_not_compiled(engine: Engine) -> None:
@@ -58,7 +59,7 @@ def test_policies_of_other_namespaces_and_pods_of_other_nodes_are_not_compiled(e
     assert not engine.apply(
         upsert(pod("web", "10.0.0.1", namespace="other"), elsewhere, DENY, Namespace("shop")), 0
     )
-    assert engine.program == Program()
+    assert engine.lowered == LoweredProgram()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_pods_on_the_host_network_finished_or_without_address_are_no_targets(
     engine: Engine, excluded: Pod
 ) -> None:
     engine.apply(upsert(DENY, excluded), 0)
-    assert engine.program == Program()
+    assert engine.lowered == LoweredProgram()
 
 
 def test_equal_peers_of_several_policies_share_one_set(engine: Engine) -> None:
@@ -90,7 +91,7 @@ def test_equal_peers_of_several_policies_share_one_set(engine: Engine) -> None:
     assert not delta.sets_removed
     delta = engine.apply([Delete(Kind.POLICY, Key("shop", "q"))], 0)
     assert set_id in delta.sets_removed
-    assert not engine.program.sets
+    assert not engine.lowered.sets
 
 
 def test_a_namespace_not_known_matches_no_namespace_selector(engine: Engine) -> None:
@@ -135,10 +136,10 @@ def test_local_addresses_are_told_among_the_members_that_changed(engine: Engine)
 
 def test_the_namespace_annotation_isolates_every_pod_for_ingress(engine: Engine) -> None:
     engine.apply(upsert(pod("web", "10.0.0.1"), Namespace("shop", {}, ingress_isolated=True)), 0)
-    assert engine.program.isolated(IN, Family.V4) == {WEB}
-    assert engine.program.isolated(OUT, Family.V4) == set()
+    assert engine.lowered.isolated(IN, Family.V4) == {WEB}
+    assert engine.lowered.isolated(OUT, Family.V4) == set()
     engine.apply(upsert(Namespace("shop")), 0)
-    assert engine.program == Program()
+    assert engine.lowered == LoweredProgram()
 
 
 @pytest.mark.parametrize("then", [Delete(Kind.NAMESPACE, Key("", "shop")), *upsert(Namespace("shop"))])
@@ -148,12 +149,12 @@ def test_an_invalid_namespace_that_asks_for_isolation_isolates_until_it_is_told_
     closed = NetworkPolicy("shop", "annotation", ingress=())
     invalid = Invalid(Kind.NAMESPACE, Key("", "shop"), (Problem("metadata", "wrong"),), closed)
     engine.apply([*upsert(pod("web", "10.0.0.1")), invalid], 0)
-    assert engine.program.isolated(IN, Family.V4) == {WEB}
+    assert engine.lowered.isolated(IN, Family.V4) == {WEB}
     engine.apply([then], 0)
-    assert engine.program == Program()
+    assert engine.lowered == LoweredProgram()
     # A last good version holds, whatever the invalid one asks for.
     engine.apply([*upsert(Namespace("shop")), invalid], 0)
-    assert engine.program == Program()
+    assert engine.lowered == LoweredProgram()
 
 
 def test_an_ingress_port_name_resolves_on_every_local_pod(engine: Engine) -> None:
@@ -172,7 +173,7 @@ def test_an_ingress_port_name_resolves_on_every_local_pod(engine: Engine) -> Non
         AddressPort(WEB, Protocol.TCP, 80),
         AddressPort(packed("10.0.0.2"), Protocol.TCP, 8080),
     }
-    (rule,) = engine.program.policies[PolicyId(IN, named.key)].v4
+    (rule,) = engine.lowered.policies[PolicyId(IN, named.key)].v4
     assert (rule.peers, rule.ports, rule.named) == (None, (), (set_id,))
 
 
@@ -202,14 +203,14 @@ def test_an_egress_port_name_resolves_on_each_peer(
     )
     _, members = only_set(engine, SetKind.ADDRESS_PORTS)
     assert members == {AddressPort(packed(a), Protocol.TCP, n) for a, n in expected.items()}
-    (rule,) = engine.program.policies[PolicyId(OUT, named.key)].v4
+    (rule,) = engine.lowered.policies[PolicyId(OUT, named.key)].v4
     assert (rule.peers, rule.ports, rule.named) == ((), (), ())
 
 
 def test_a_rule_is_left_out_of_a_family_in_which_it_can_match_nothing(engine: Engine) -> None:
     policy = NetworkPolicy("shop", "p", ingress=(Rule(), Rule((Peer(None, None, block("10.0.0.0/8")),))))
     engine.apply(upsert(policy, pod("web", "10.0.0.1", "fd00::1")), 0)
-    program = engine.program.policies[PolicyId(IN, policy.key)]
+    program = engine.lowered.policies[PolicyId(IN, policy.key)]
     assert [rule.number for rule in program.v4] == [0, 1]
     assert [rule.number for rule in program.v6] == [0]
 
@@ -219,26 +220,26 @@ def test_in_a_family_of_no_pod_here_there_are_no_rules_and_no_sets(engine: Engin
     client = pod("client", "10.0.0.9", "fd00::9", node="there")
     engine.apply(upsert(policy, client, pod("web", "10.0.0.1")), 0)
     policy_id = PolicyId(IN, policy.key)
-    assert engine.program.policies[policy_id].v6 == ()
-    assert {set_id.family for set_id in engine.program.sets} == {Family.V4}
+    assert engine.lowered.policies[policy_id].v6 == ()
+    assert {set_id.family for set_id in engine.lowered.sets} == {Family.V4}
     delta = engine.apply(upsert(pod("db", "fd00::2")), 1)
-    assert len(engine.program.policies[policy_id].v6) == 1
+    assert len(engine.lowered.policies[policy_id].v6) == 1
     assert {set_id.family for set_id in delta.sets_added} == {Family.V6}
     delta = engine.apply([delete_pod("db")], 2)
     assert {set_id.family for set_id in delta.sets_removed} == {Family.V6}
-    assert engine.program.policies[policy_id].v6 == ()
+    assert engine.lowered.policies[policy_id].v6 == ()
 
 
 def test_an_empty_peer_matches_nothing(engine: Engine) -> None:
     policy = NetworkPolicy("shop", "p", ingress=(Rule((Peer(),)),))
     engine.apply(upsert(policy, pod("web", "10.0.0.1")), 0)
-    assert engine.program.policies[PolicyId(IN, policy.key)] == ((), ())
+    assert engine.lowered.policies[PolicyId(IN, policy.key)] == ((), ())
 
 
 def test_a_gone_isolated_pod_leaves_its_address_closed_until_its_time_is_over(engine: Engine) -> None:
     engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
     delta = engine.apply([delete_pod("web")], 10)
-    assert engine.program.closed == {IN: {WEB}, OUT: {WEB}}
+    assert engine.lowered.closed == {IN: {WEB}, OUT: {WEB}}
     assert not any((*delta.isolated.values(), *delta.opened.values()))
     assert delta.released == {WEB}
     assert engine.deadline() == 70
@@ -255,13 +256,13 @@ def test_a_closed_address_opens_when_another_pod_claims_it(engine: Engine, node:
     delta = engine.apply(upsert(pod("new", "10.0.0.1", namespace="free", node=node)), 1)
     assert delta.opened == {IN: {WEB}, OUT: {WEB}}
     assert delta.released == {WEB}
-    assert engine.program == Program()
+    assert engine.lowered == LoweredProgram()
 
 
 def test_a_pod_recreated_without_an_address_leaves_the_old_one_closed(engine: Engine) -> None:
     engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
     engine.apply(upsert(pod("web", uid="another")), 0)
-    assert engine.program.closed[IN] == {WEB}
+    assert engine.lowered.closed[IN] == {WEB}
 
 
 @pytest.mark.parametrize("addresses", [("10.0.0.1",), ()])
@@ -270,7 +271,7 @@ def test_a_finished_pod_leaves_its_address_closed_as_a_gone_one_does(
 ) -> None:
     engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
     delta = engine.apply(upsert(pod("web", *addresses, finished=True)), 10)
-    assert engine.program.closed == {IN: {WEB}, OUT: {WEB}}
+    assert engine.lowered.closed == {IN: {WEB}, OUT: {WEB}}
     assert not any((*delta.isolated.values(), *delta.opened.values()))
     assert delta.released == {WEB}
     # Its object may go long before its containers have.
@@ -278,7 +279,7 @@ def test_a_finished_pod_leaves_its_address_closed_as_a_gone_one_does(
     assert not engine.apply([], 109)
     assert engine.deadline() == 110
     assert engine.apply([], 110).opened == {IN: {WEB}, OUT: {WEB}}
-    assert engine.program == Program(policies=engine.program.policies)
+    assert engine.lowered == LoweredProgram(policies=engine.lowered.policies)
 
 
 def test_a_finished_pods_address_opens_when_another_claims_it_and_its_end_then_closes_nothing(
@@ -325,18 +326,18 @@ def test_an_unisolated_pod_leaves_nothing_closed_nor_does_any_without_linger() -
     engine.apply(upsert(DENY, pod("web", "10.0.0.1")), 0)
     engine.adopt({IN: {packed("10.0.0.7")}}, 0)
     engine.apply([delete_pod("web")], 0)
-    assert engine.program == Program()
+    assert engine.lowered == LoweredProgram()
     engine = Engine("here")
     engine.apply(upsert(pod("web", "10.0.0.1")), 0)
     engine.apply([delete_pod("web")], 0)
-    assert engine.program == Program()
+    assert engine.lowered == LoweredProgram()
 
 
 def test_adopted_addresses_stay_closed_unless_a_pod_has_them(engine: Engine) -> None:
     lost = packed("10.0.0.9")
     engine.adopt({IN: {WEB, lost}, OUT: {lost}}, 100)
     engine.apply([*upsert(pod("web", "10.0.0.1"), DENY), Synced(Kind.POD)], 100)
-    assert engine.program.closed == {IN: {lost}, OUT: {lost}}
+    assert engine.lowered.closed == {IN: {lost}, OUT: {lost}}
     assert engine.apply([], 160).opened == {IN: {lost}, OUT: {lost}}
 
 
@@ -353,10 +354,10 @@ def test_an_invalid_policy_never_known_good_closes_what_it_selects(engine: Engin
     closed = NetworkPolicy("shop", "p", labelled(app="web"), ingress=())
     invalid = Invalid(Kind.POLICY, closed.key, (Problem("spec", "wrong"),), closed)
     engine.apply([*upsert(pod("web", "10.0.0.1")), invalid], 0)
-    assert engine.program.isolated(IN, Family.V4) == {WEB}
+    assert engine.lowered.isolated(IN, Family.V4) == {WEB}
     assert engine.policies == 1
     engine.apply([Delete(Kind.POLICY, closed.key)], 0)
-    assert engine.program == Program()
+    assert engine.lowered == LoweredProgram()
     assert engine.invalid() == []
 
 
@@ -366,7 +367,7 @@ def test_nodes_bypass_only_when_the_setting_says_so() -> None:
     engine = Engine("here", allow_nodes=True)
     assert engine.apply(upsert(node), 0).bypass
     hosts = ("192.168.0.2", "10.0.5.0", "10.0.5.1", "10.0.6.1")
-    assert engine.program.bypass == {Network(packed(host), 32) for host in hosts}
+    assert engine.lowered.bypass == {Network(packed(host), 32) for host in hosts}
     assert not engine.apply(upsert(node), 0).bypass
     assert engine.apply([Delete(Kind.NODE, Key("", "there"))], 0).bypass
 
@@ -376,7 +377,7 @@ def test_this_nodes_own_networks_bypass_nothing() -> None:
     engine = Engine("here", allow_nodes=True)
     own = Node("here", (packed("192.168.0.1"),), (network("10.0.4.0/24"),))
     assert not engine.apply(upsert(own), 0)
-    assert not engine.program.bypass
+    assert not engine.lowered.bypass
 
 
 def test_views_tell_counts_local_pods_and_sync(engine: Engine) -> None:

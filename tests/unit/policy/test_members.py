@@ -28,11 +28,13 @@ from agent.kube.model import (
 from agent.net import Direction, Family, Protocol, member_address
 from agent.policy.budget.account import over_budget
 from agent.policy.budget.census import Census, census_of, over_budget_in
-from agent.policy.budget.cost import Asked, Excess, cost_of
+from agent.policy.budget.excess import Excess
 from agent.policy.budget.limits import DEFAULT, Budgets, NamespaceBudget, PolicyBudget
-from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
-from agent.policy.program import PolicyId, SetKind
+from agent.policy.lower.cost import Asked, cost_of
+from agent.policy.lower.lowered import SetKind
+from agent.policy.lower.policy import compile_policy
+from agent.policy.program import PolicyId
 from agent.runtime.overbudget import fault
 from agent.spec.cluster import closed_by_budget, cluster_of
 from tests.build import labelled, pod, upsert
@@ -96,7 +98,7 @@ def test_a_policy_of_more_members_than_it_may_have_is_closed_before_any_is_made(
     counts.update(matches=0)
     engine.apply(upsert(broad("big", 500)), 0)
     assert engine.over_budget() == {Key("shop", "big"): Excess("members", 1001, 1000, whole=False)}
-    assert len(engine.program.sets) == 10
+    assert len(engine.lowered.sets) == 10
     assert engine.sizes()["terms"] == 10
     assert counts["matches"] < 20
     assert counts["counts"] <= 10 + 11
@@ -176,7 +178,7 @@ def test_a_policy_does_not_close_and_open_as_pods_come_and_go() -> None:
     for number in range(80, 95):
         engine.apply([Delete(Kind.POD, away(number).key)], 0)
     assert closed(engine) == []
-    assert PolicyId(IN, Key("shop", "new")) in engine.program.policies
+    assert PolicyId(IN, Key("shop", "new")) in engine.lowered.policies
 
 
 def test_policies_that_came_before_the_pods_are_closed_when_these_are_too_many(
@@ -190,9 +192,9 @@ def test_policies_that_came_before_the_pods_are_closed_when_these_are_too_many(
     most = 0
     for number in range(150):
         engine.apply([Upsert(Kind.POD, away(number))], 0)
-        most = max(most, sum(map(len, engine.program.sets.values())))
+        most = max(most, sum(map(len, engine.lowered.sets.values())))
     assert closed(engine) == ["new"]
-    assert len(engine.program.sets) == 5
+    assert len(engine.lowered.sets) == 5
     assert most <= 1000 + 1000 // 20 + 55
     assert counts["counts"] < 150 * 15
 
@@ -241,7 +243,7 @@ def test_in_any_history_what_is_counted_is_what_is_enforced(
             assert account.total.sets == sets
             assert account.total.members == sum(found.members for found in sets)
             assert account.entries.keys() - admitted.keys() <= engine.over_budget().keys()
-        enforced = {policy_id.policy for policy_id in engine.program.policies}
+        enforced = {policy_id.policy for policy_id in engine.lowered.policies}
         assert not enforced & engine.over_budget().keys()
     engine.apply([Delete(kind, key) for kind, key in present], 0)
     engine.apply([], 1e6)
@@ -266,7 +268,7 @@ def test_no_set_has_pods_that_were_not_counted(history: list[strategies.Batch]) 
         for direction in Direction:
             compiled = compile_policy(policy, direction, settlement._families)
             for set_id in compiled.sets if compiled is not None else ():
-                members = engine.program.sets.get(set_id, set())
+                members = engine.lowered.sets.get(set_id, set())
                 if set_id.kind is SetKind.NETWORKS or (
                     direction is IN and set_id.kind is SetKind.ADDRESS_PORTS
                 ):

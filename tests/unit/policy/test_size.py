@@ -16,12 +16,13 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import AddressPort, Direction, Family, Network, NetworkMember, Protocol
-from agent.policy.blocks import block_covers, block_members, block_ranges, members_text
-from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
-from agent.policy.graph import Identity, LiveSet
-from agent.policy.peers.peers import MANY_PEERS
-from agent.policy.program import SetKind
+from agent.policy.graph import Identity
+from agent.policy.lower.blocks import block_covers, block_members, block_ranges, members_text
+from agent.policy.lower.cost import MANY_PEERS
+from agent.policy.lower.live import LiveSet
+from agent.policy.lower.lowered import SetKind
+from agent.policy.lower.policy import compile_policy
 from tests.build import block, labelled, network, pod, port, upsert
 
 
@@ -117,7 +118,7 @@ def test_a_shared_set_has_a_pod_as_long_as_any_of_its_peers_means_it() -> None:
     engine.apply(upsert(Namespace("shop"), policy, pod("db", "10.0.0.1", "fd00::1")), 0.0)
 
     def members() -> set[object]:
-        return {member for held in engine.program.sets.values() for member in held}
+        return {member for held in engine.lowered.sets.values() for member in held}
 
     engine.apply(upsert(pod("a", "10.0.0.2", "fd00::2", node="there", key1="yes", key2="yes")), 0.0)
     assert len(members()) == 2
@@ -135,7 +136,7 @@ def test_a_pod_with_several_of_the_names_has_a_member_for_each() -> None:
     engine = Engine("here")
     peer = pod("a", "10.0.0.2", node="there", ports=(port("port-0", 80), port("port-2", 82), port("else", 9)))
     engine.apply(upsert(policy, pod("db", "10.0.0.1"), peer), 0.0)
-    members = [member for held in engine.program.sets.values() for member in held]
+    members = [member for held in engine.lowered.sets.values() for member in held]
     assert {member.port for member in members if isinstance(member, AddressPort)} == {80, 82}
 
 

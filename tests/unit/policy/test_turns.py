@@ -113,13 +113,13 @@ def test_pods_are_isolated_before_their_policies_are_compiled() -> None:
     delta = engine.apply(upsert(policy("shop", "a", 50, app="web"), policy("shop", "b", 50, app="web")), 0, 0)
     assert delta.isolated[IN] == {web.addresses[0]}
     assert engine.waiting == 2
-    assert not engine.program.policies
-    assert engine.program.pods[PodId(IN, web.key)].policies == ()
+    assert not engine.lowered.policies
+    assert engine.lowered.pods[PodId(IN, web.key)].policies == ()
     engine.apply([], 0, 1)
-    assert engine.program.pods[PodId(IN, web.key)].policies == (Key("shop", "a"),)
+    assert engine.lowered.pods[PodId(IN, web.key)].policies == (Key("shop", "a"),)
     delta = engine.apply([], 0, 1)
     assert not delta.isolated[IN] - delta.opened[IN]
-    assert engine.program.pods[PodId(IN, web.key)].policies == (Key("shop", "a"), Key("shop", "b"))
+    assert engine.lowered.pods[PodId(IN, web.key)].policies == (Key("shop", "a"), Key("shop", "b"))
     assert not engine.waiting
 
 
@@ -136,22 +136,22 @@ def test_slices_end_where_one_step_does() -> None:
         sliced.apply([], 0, 20)
         steps += 1
     assert steps > 5
-    assert sliced.program == whole.program
+    assert sliced.lowered == whole.lowered
 
 
 def test_an_edit_that_waits_is_enforced_as_it_was_unless_it_selects_other_pods() -> None:
     engine = Engine("here")
     web, db = pod("web", "10.0.0.1", app="web"), pod("db", "10.0.0.2", app="db")
     engine.apply(upsert(web, db, policy("shop", "p", 1, app="web")), 0)
-    before = engine.program.policies[PolicyId(IN, Key("shop", "p"))]
+    before = engine.lowered.policies[PolicyId(IN, Key("shop", "p"))]
     assert not engine.apply(upsert(policy("shop", "p", 2, app="web")), 0, 0)
-    assert engine.program.policies[PolicyId(IN, Key("shop", "p"))] == before
+    assert engine.lowered.policies[PolicyId(IN, Key("shop", "p"))] == before
     # The pod that it selects now is isolated at once, and nothing that was never meant for it is allowed.
     engine.apply(upsert(policy("shop", "p", 2, app="db")), 0, 0)
-    assert not engine.program.policies
-    assert engine.program.isolated(IN, Family.V4) == {db.addresses[0]}
+    assert not engine.lowered.policies
+    assert engine.lowered.isolated(IN, Family.V4) == {db.addresses[0]}
     engine.apply([], 0)
-    assert engine.program.pods[PodId(IN, db.key)].policies == (Key("shop", "p"),)
+    assert engine.lowered.pods[PodId(IN, db.key)].policies == (Key("shop", "p"),)
 
 
 def test_what_goes_never_waits() -> None:
@@ -159,13 +159,13 @@ def test_what_goes_never_waits() -> None:
     web = pod("web", "10.0.0.1", app="web")
     engine.apply(upsert(web, policy("shop", "p", 1, app="web"), policy("shop", "q", 1, app="web")), 0)
     engine.apply([Delete(Kind.POLICY, Key("shop", "p"))], 0, 0)
-    assert engine.program.pods[PodId(IN, web.key)].policies == (Key("shop", "q"),)
-    assert engine.program.policies.keys() == {PolicyId(IN, Key("shop", "q"))}
+    assert engine.lowered.pods[PodId(IN, web.key)].policies == (Key("shop", "q"),)
+    assert engine.lowered.policies.keys() == {PolicyId(IN, Key("shop", "q"))}
     engine.apply(upsert(policy("shop", "q", 2, app="web")), 0, 0)
     engine.apply([Delete(Kind.POLICY, Key("shop", "q"))], 0, 0)
     assert not engine.waiting
-    assert not engine.program.pods
-    assert not engine.program.sets
+    assert not engine.lowered.pods
+    assert not engine.lowered.sets
 
 
 def test_at_a_start_all_pods_are_isolated_first_then_cheap_policies_then_dear_ones() -> None:
@@ -174,8 +174,8 @@ def test_at_a_start_all_pods_are_isolated_first_then_cheap_policies_then_dear_on
     dear = [policy("ns-7", f"dear-{n:02}", 90, app="web") for n in range(20)]
     engine = Engine("here")
     engine.apply(upsert(*dear, *cheap, *pods), 0, 400)
-    assert engine.program.isolated(IN, Family.V4) == {one.addresses[0] for one in pods}
-    enforced = {policy_id.policy for policy_id in engine.program.policies}
+    assert engine.lowered.isolated(IN, Family.V4) == {one.addresses[0] for one in pods}
+    enforced = {policy_id.policy for policy_id in engine.lowered.policies}
     assert {one.key for one in cheap} <= enforced
     assert engine.waiting >= 19
     steps = 0

@@ -18,7 +18,7 @@ from agent.kube.model import Key, Kind
 from agent.net import Direction, Family
 from agent.observe.health import readyz
 from agent.observe.snapshot import StatusSnapshot
-from agent.policy.program import Delta, Program
+from agent.policy.lower.lowered import Delta, LoweredProgram
 from agent.runtime.backends import ModeChoice
 from agent.runtime.loop import Agent, World
 from agent.settings import Settings
@@ -93,7 +93,7 @@ class FakeBackend:
 
     def sync(
         self,
-        program: Program,
+        program: LoweredProgram,
         owners: Mapping[bytes, Key] = MappingProxyType({}),
         reading: Reading | None = None,
     ) -> Report:
@@ -107,13 +107,13 @@ class FakeBackend:
     def waits(self) -> Waits:
         return Waits(self.descriptors, self._clock.monotonic() + self.seconds)
 
-    def resume(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
+    def resume(self, program: LoweredProgram, interrupted: Callable[[], bool] = lambda: False) -> Report:
         del program, interrupted
         self.goes_on = not self.resumes
         return self._called("resume", self.resumes, self.going)
 
     def apply(
-        self, program: Program, delta: Delta, interrupted: Callable[[], bool] = lambda: False
+        self, program: LoweredProgram, delta: Delta, interrupted: Callable[[], bool] = lambda: False
     ) -> Report:
         del program, interrupted
         self.deltas.append(delta)
@@ -124,14 +124,14 @@ class FakeBackend:
         del links
         self.calls.append(("expect", self._clock.monotonic()))
 
-    def relink(self, program: Program, links: tuple[PodLink, ...]) -> Report:
+    def relink(self, program: LoweredProgram, links: tuple[PodLink, ...]) -> Report:
         del program, links
         return self._called("relink", [], NOTHING)
 
     def untidy(self) -> bool:
         return self.dirty
 
-    def tidy(self, program: Program, interrupted: Callable[[], bool] = lambda: False) -> Report:
+    def tidy(self, program: LoweredProgram, interrupted: Callable[[], bool] = lambda: False) -> Report:
         del program, interrupted
         self.dirty = self.stays_dirty
         return self._called("tidy", self.tidies, NOTHING)
@@ -161,7 +161,7 @@ class FakeBackend:
         del reading
         return self.overtakes.pop(0) if self.overtakes else False
 
-    def audit(self, program: Program, reading: Reading | None = None) -> list[Difference]:
+    def audit(self, program: LoweredProgram, reading: Reading | None = None) -> list[Difference]:
         del program, reading
         self.calls.append(("audit", self._clock.monotonic()))
         return self.drifts.pop(0) if self.drifts else []

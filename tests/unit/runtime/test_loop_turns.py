@@ -17,7 +17,7 @@ from agent.kube.model import (
     Selector,
 )
 from agent.observe.health import State, readyz
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from tests.build import pod, upsert
 from tests.unit.runtime.rig import Rig
 
@@ -39,7 +39,7 @@ def watched(rig: Rig) -> list[tuple[int, set[Key]]]:
     seen: list[tuple[int, set[Key]]] = []
     sync = rig.backend.sync
 
-    def noted(program: Program, *_: object) -> Report:
+    def noted(program: LoweredProgram, *_: object) -> Report:
         seen.append((len(program.pods), {policy_id.policy for policy_id in program.policies}))
         return sync(program)
 

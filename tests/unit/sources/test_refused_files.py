@@ -11,7 +11,7 @@ import pytest
 from agent.kube.events import Event
 from agent.kube.model import Kind, Namespace, Pod
 from agent.policy.engine import Engine
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 from agent.sources.manifests.source import ManifestSource
 from tests.build import packed
 from tests.property.test_compiler import snapshot
@@ -40,7 +40,7 @@ class Place:
         write(directory / "b.yaml", OTHER)
         write(self.file, GOOD)
         self.look()
-        self.before = snapshot(self.engine.program)
+        self.before = snapshot(self.engine.lowered)
         assert len(self.before.pods) == 2
 
     def look(self) -> tuple[str, ...]:
@@ -127,13 +127,13 @@ def test_a_file_that_is_wrong_is_named_with_the_reason_and_changes_nothing(
     assert faults
     assert all(fault.startswith("a.yaml") for fault in faults)
     assert any(words in fault for fault in faults), faults
-    assert enforced(place.engine.program) == enforced(place.before)
+    assert enforced(place.engine.lowered) == enforced(place.before)
     place.put(GOOD.encode())
     assert not place.look()
-    assert place.engine.program == place.before
+    assert place.engine.lowered == place.before
 
 
-def enforced(program: Program) -> object:
+def enforced(program: LoweredProgram) -> object:
     """Return what the two policies do; one with a bad name may stand beside them, allowing nothing."""
     kept = {i: p for i, p in program.policies.items() if i.policy.name in "ab" and i.policy.namespace == "x"}
     return kept, program.sets, {i: p.addresses for i, p in program.pods.items()}
@@ -161,7 +161,7 @@ def test_what_is_no_file_any_more_takes_nothing_away(place: Place, made: Callabl
     made(place.file)
     (fault,) = place.look()
     assert fault.startswith("a.yaml: ")
-    assert place.engine.program == place.before
+    assert place.engine.lowered == place.before
 
 
 def test_a_directory_named_like_a_manifest_is_one_of_manifests(place: Place) -> None:
@@ -183,13 +183,13 @@ def test_a_file_that_may_not_be_read_takes_nothing_away(
     monkeypatch.setattr(Path, "open", refused)
     (fault,) = place.look()
     assert fault == "a.yaml: Permission denied; let the agent read the file"
-    assert place.engine.program == place.before
+    assert place.engine.lowered == place.before
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(place: Place) -> None:
     place.put(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
     assert not place.look()
-    assert place.engine.program == place.before
+    assert place.engine.lowered == place.before
 
 
 def test_an_invalid_pod_and_namespace_keep_their_last_good_versions(place: Place) -> None:
@@ -206,7 +206,7 @@ def test_an_invalid_pod_and_namespace_keep_their_last_good_versions(place: Place
     faults = {kind: state.faults for kind, state in place.source.states().items()}
     assert any("metadata.labels[a]" in fault for fault in faults[Kind.NAMESPACE])
     assert any("status.podIP" in fault for fault in faults[Kind.POD])
-    assert place.engine.program == place.before
+    assert place.engine.lowered == place.before
     known = place.source._told
     assert {type(w.value) for (kind, _), w in known.items() if kind is not Kind.POLICY} == {Namespace, Pod}
     assert place.engine.local_pods()[0].addresses == (packed("10.0.0.1"),)

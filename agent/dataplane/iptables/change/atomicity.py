@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.net import AddressPort, Direction, Member
-from agent.policy.program import Delta, PodId, PolicyId, SetKind
+from agent.policy.lower.lowered import Delta, SetKind
+from agent.policy.program import PodId, PolicyId
 
 OTHER = {Direction.INGRESS: Direction.EGRESS, Direction.EGRESS: Direction.INGRESS}
 

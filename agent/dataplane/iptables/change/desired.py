@@ -13,7 +13,8 @@ from agent.dataplane.iptables.rules.trees import Tree, Trees
 from agent.kernel.surroundings import NONE, Surroundings
 from agent.kube.model import Key
 from agent.net import Direction, Family, Network
-from agent.policy.program import Delta, PodId, PolicyId, Program, SetId
+from agent.policy.lower.lowered import Delta, LoweredProgram, SetId
+from agent.policy.program import PodId, PolicyId
 
 Chains = dict[str, tuple[str, ...]]
 Changes = dict[Family, dict[str, tuple[str, ...] | None]]
@@ -91,7 +92,7 @@ class Desired:
         self.surroundings: Surroundings = NONE
         self._guarded: tuple[Surroundings, frozenset[Network], dict[Family, guards.Guarded]] | None = None
 
-    def render_all(self, program: Program) -> dict[Family, Chains]:
+    def render_all(self, program: LoweredProgram) -> dict[Family, Chains]:
         """Render every chain of the program, whatever was rendered before."""
         self._policy_chains.clear()
         self._by_pod.clear()
@@ -110,7 +111,7 @@ class Desired:
             for family, chains in changes.items()
         }
 
-    def update(self, program: Program, delta: Delta) -> Changes:
+    def update(self, program: LoweredProgram, delta: Delta) -> Changes:
         """Return the chains that a delta touches, the program holding the new state already.
 
         Addresses that are opened keep their place in the tree until :meth:`prune`, since they are
@@ -132,7 +133,7 @@ class Desired:
             self._top(program, family, changes)
         return changes
 
-    def relink(self, program: Program, links: linked.Links) -> Changes:
+    def relink(self, program: LoweredProgram, links: linked.Links) -> Changes:
         """Return the chains that change when pods have these links, or when those have another pod.
 
         A delta changes none of them: what only adds to its judgement never holds up an address's.
@@ -164,7 +165,7 @@ class Desired:
         """Whether :meth:`prune` has something to return."""
         return self._trees.prunable
 
-    def render_referring(self, program: Program, sets: Iterable[SetId]) -> Changes:
+    def render_referring(self, program: LoweredProgram, sets: Iterable[SetId]) -> Changes:
         """Render the chains of policies that refer to any of these sets."""
         wanted = set(sets)
         changes: Changes = {family: {} for family in self.families}
@@ -183,7 +184,7 @@ class Desired:
         """Whether a policy has chains."""
         return policy in self._policy_chains
 
-    def render_tops(self, program: Program) -> Changes:
+    def render_tops(self, program: LoweredProgram) -> Changes:
         """Render the chains that depend on no one pod."""
         self._tops.clear()
         changes: Changes = {family: {} for family in self.families}
@@ -191,7 +192,7 @@ class Desired:
             self._top(program, family, changes)
         return changes
 
-    def _policy(self, program: Program, policy: PolicyId, changes: Changes) -> None:
+    def _policy(self, program: LoweredProgram, policy: PolicyId, changes: Changes) -> None:
         compiled = program.policies.get(policy)
         before = self._policy_chains.pop(policy, {})
         after: dict[Family, frozenset[str]] = {}
@@ -205,7 +206,7 @@ class Desired:
         if after:
             self._policy_chains[policy] = after
 
-    def _pod(self, program: Program, pod: PodId, delta: Delta, changes: Changes) -> set[str]:
+    def _pod(self, program: LoweredProgram, pod: PodId, delta: Delta, changes: Changes) -> set[str]:
         """Render a pod's chain, and the lists that this is the first to need; return those left unused."""
         compiled = program.pods.get(pod)
         before = self._by_pod.pop(pod, ())
@@ -231,7 +232,7 @@ class Desired:
             self._by_pod[pod] = after
         return unused
 
-    def guarded(self, program: Program) -> Mapping[Family, guards.Guarded]:
+    def guarded(self, program: LoweredProgram) -> Mapping[Family, guards.Guarded]:
         """Return what the rules about tunnels depend on."""
         known = self._guarded
         if known is None or known[0] is not self.surroundings or known[1] is not program.bypass:
@@ -239,7 +240,7 @@ class Desired:
             self._guarded = known = self.surroundings, program.bypass, found
         return known[2]
 
-    def _top(self, program: Program, family: Family, changes: Changes) -> None:
+    def _top(self, program: LoweredProgram, family: Family, changes: Changes) -> None:
         naming = self._naming
         depends = _Top(
             bool(program.pods) or any(program.closed.values()),
@@ -273,7 +274,7 @@ class Desired:
         changes[family].update(chains)
 
 
-def has_family(program: Program, family: Family) -> bool:
+def has_family(program: LoweredProgram, family: Family) -> bool:
     """Whether networks that may reach every pod exist in a family."""
     return any(network.family is family for network in program.bypass)
 

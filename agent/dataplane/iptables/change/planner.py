@@ -20,7 +20,7 @@ from agent.dataplane.iptables.tables.chain_table import sets_in
 from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.kube.model import Key
 from agent.net import AddressPort, Direction, Family, Member, Network, family_of, member_address
-from agent.policy.program import Delta, Program, SetId, SetKind
+from agent.policy.lower.lowered import Delta, LoweredProgram, SetId, SetKind
 
 Rules = tuple[str, ...]
 
@@ -49,14 +49,14 @@ class Planner:
         self.reached_by: frozenset[str] = frozenset()
         """The interfaces by which other nodes were reached when that was last known."""
 
-    def uplinks(self, program: Program) -> frozenset[str]:
+    def uplinks(self, program: LoweredProgram) -> frozenset[str]:
         """Ask by which interfaces packets come in that other nodes have sent, and nobody else.
 
         Raises OSError where the kernel does not say.
         """
         return self._let_in_by(self._uplinks(program.bypass), program)
 
-    def follow_uplinks(self, program: Program) -> None:
+    def follow_uplinks(self, program: LoweredProgram) -> None:
         """Let other nodes in by these interfaces from now on.
 
         Where the kernel does not say, those of before hold, and ``unrouted`` tells why.
@@ -69,16 +69,16 @@ class Planner:
         self.unrouted = None
         self.desired.uplinks = self._let_in_by(self.reached_by, program)
 
-    def _let_in_by(self, reached_by: frozenset[str], program: Program) -> frozenset[str]:
+    def _let_in_by(self, reached_by: frozenset[str], program: LoweredProgram) -> frozenset[str]:
         return frozenset(name for name in reached_by if self._trusted(name, program))
 
-    def _trusted(self, name: str, program: Program) -> bool:
+    def _trusted(self, name: str, program: LoweredProgram) -> bool:
         surroundings = self.desired.surroundings
         if name not in surroundings.carried:
             return True
         return self.guarding and guards.trusted(name, surroundings, program.bypass, self.families)
 
-    def trust(self, program: Program) -> Step | None:
+    def trust(self, program: LoweredProgram) -> Step | None:
         """Take note that the kernel holds the rules about tunnels; return what that changes, if anything."""
         self.guarding = True
         before = self.desired.uplinks
@@ -88,7 +88,7 @@ class Planner:
     def _here(self, set_id: SetId) -> bool:
         return set_id.family in self.families
 
-    def step(self, program: Program, delta: Delta) -> Step:
+    def step(self, program: LoweredProgram, delta: Delta) -> Step:
         """Say what a delta means for the kernel, from where the last step left it."""
         before = {pod: self.desired.addresses(pod) for pod in delta.pods}
         at_once = hazardous(
@@ -143,7 +143,7 @@ class Planner:
             step.unseen[name] = Gains(early)
             gains.added -= early
 
-    def _come_and_go(self, program: Program, delta: Delta, step: Step) -> None:
+    def _come_and_go(self, program: LoweredProgram, delta: Delta, step: Step) -> None:
         for set_id in filter(self._here, delta.sets_removed):
             canonical = names.peer_set(set_id)
             step.dropped |= {canonical, names.alternate(canonical)}
@@ -156,7 +156,7 @@ class Planner:
             step.dropped.discard(name)
             self.set_names[set_id] = name
 
-    def _change_nodes(self, program: Program, step: Step) -> None:
+    def _change_nodes(self, program: LoweredProgram, step: Step) -> None:
         self.follow_uplinks(program)
         for family in self.families:
             before, after = self._nodes[family], network_members(program.bypass, family)
@@ -171,7 +171,7 @@ class Planner:
             self._nodes[family] = after
 
     def _switch(
-        self, program: Program, sets: Mapping[SetId, Gains], trees: Mapping[Tree, Gains], step: Step
+        self, program: LoweredProgram, sets: Mapping[SetId, Gains], trees: Mapping[Tree, Gains], step: Step
     ) -> None:
         """Have rules look at other sets, filled with the new members, from the one restore on."""
         for set_id, gains in sets.items():
@@ -202,7 +202,7 @@ class Planner:
         """Whether rules look at sets under other names than the usual."""
         return bool(self.naming.switched or self.naming.switched_isolated)
 
-    def switch_back(self, program: Program) -> Step:
+    def switch_back(self, program: LoweredProgram) -> Step:
         """Have rules look at sets under their usual names again."""
         step = Step({family: {} for family in self.families})
         sets = {set_id: Gains() for set_id in self.naming.switched}
@@ -211,7 +211,7 @@ class Planner:
 
     def difference(
         self,
-        program: Program,
+        program: LoweredProgram,
         chains: Mapping[Family, Mapping[str, Rules]],
         content: Mapping[str, SetContent],
         withheld: frozenset[bytes],
@@ -274,7 +274,7 @@ class Planner:
         return step
 
     def _hold_alternates(
-        self, program: Program, content: Mapping[str, SetContent], referred: set[str], step: Step
+        self, program: LoweredProgram, content: Mapping[str, SetContent], referred: set[str], step: Step
     ) -> None:
         """Say what must hold in sets that rules are to let go of, should these not be written now."""
         for family, nodes in self._nodes.items():
@@ -294,7 +294,7 @@ class Planner:
 
     def _compare_sets(
         self,
-        program: Program,
+        program: LoweredProgram,
         content: Mapping[str, SetContent],
         referred: set[str],
         withheld: frozenset[bytes],
@@ -316,7 +316,7 @@ class Planner:
         return moving
 
     def _compare_isolated(
-        self, program: Program, content: Mapping[str, SetContent], referred: set[str], step: Step
+        self, program: LoweredProgram, content: Mapping[str, SetContent], referred: set[str], step: Step
     ) -> dict[Tree, Gains]:
         trees: dict[Tree, Gains] = {}
         for direction in Direction:

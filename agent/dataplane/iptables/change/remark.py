@@ -10,13 +10,13 @@ from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.turns import Work
 from agent.fault import Fault
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 
 _log = log.get(__name__)
 
 
 def remark(
-    program: Program,
+    program: LoweredProgram,
     chosen: Options,
     desired: Desired,
     writer: Executor,

@@ -11,7 +11,7 @@ from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.turns import Work
 from agent.fault import Fault
 from agent.kernel.ipset_errors import SetError
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 
 
 class Tidying:
@@ -34,7 +34,7 @@ class Tidying:
         )
 
     def parts(
-        self, program: Program, faults: list[Fault], left: list[Fault], *, certain: bool
+        self, program: LoweredProgram, faults: list[Fault], left: list[Fault], *, certain: bool
     ) -> Iterator[Callable[[], Work[None]]]:
         """Yield what there is to do, in the order in which it can be done.
 
@@ -50,7 +50,7 @@ class Tidying:
         yield lambda: _into(left, self._rules.sweep())
         left.extend(self._sets.sweep())
 
-    def _switch_back(self, program: Program, faults: list[Fault]) -> Work[None]:
+    def _switch_back(self, program: LoweredProgram, faults: list[Fault]) -> Work[None]:
         try:
             step = self._planner.switch_back(program)
             faults += yield from self._writer.carry_out(step, certain=True)

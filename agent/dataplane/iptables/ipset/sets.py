@@ -11,7 +11,7 @@ from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_shapes import SetChange, SetContent, SetShape, needed_maxelem
 from agent.net import Direction, Family, Member, Network, NetworkMember
-from agent.policy.program import SetId, SetKind
+from agent.policy.lower.lowered import SetId, SetKind
 
 _TYPES = {
     SetKind.ADDRESSES: "hash:ip",

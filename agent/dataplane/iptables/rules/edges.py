@@ -12,7 +12,7 @@ from agent.fault import Fault
 from agent.kernel.surroundings import Surroundings
 from agent.kernel.tunnels import FOR_STRANGERS
 from agent.net import Family
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 
 _REMEDY = "let the agent use netlink sockets, with CAP_NET_ADMIN"
 
@@ -35,7 +35,7 @@ def moved(desired: Desired, look: Callable[[], Surroundings]) -> bool:
         return False
 
 
-def rerouted(planner: Planner, program: Program) -> bool:
+def rerouted(planner: Planner, program: LoweredProgram) -> bool:
     """Whether other nodes are reached by other interfaces than when that was last asked."""
     try:
         return planner.uplinks(program) != planner.desired.uplinks
@@ -65,7 +65,7 @@ def guarding(chains: ChainTable, wanted: Mapping[Family, guards.Guarded], *, hoo
     return True
 
 
-def faults(desired: Desired, reached_by: Iterable[str], program: Program) -> list[Fault]:
+def faults(desired: Desired, reached_by: Iterable[str], program: LoweredProgram) -> list[Fault]:
     """Return the warnings about interfaces; ``reached_by``: those by which other nodes are reached."""
     surroundings, families = desired.surroundings, desired.families
     left_out = [

@@ -27,7 +27,8 @@ from agent.dataplane.iptables.rules.tree import ROOT, Prefix, build
 from agent.dataplane.podlinks import PodLink
 from agent.kube.model import Key
 from agent.net import Direction, Family, family_of
-from agent.policy.program import PodId, PolicyId, Program
+from agent.policy.lower.lowered import LoweredProgram
+from agent.policy.program import PodId, PolicyId
 
 FEW = 3
 """Addresses that a node lists: where pods are routed, each costs a comparison of interfaces as well."""
@@ -50,7 +51,7 @@ class Linked(NamedTuple):
     ways: render.Ways = render.NO_WAYS
 
 
-def verdicts(program: Program, links: Links) -> Verdicts:
+def verdicts(program: LoweredProgram, links: Links) -> Verdicts:
     """Return what the program says of each link; nothing where it isolates nobody.
 
     A link of which it is not clear whose it is counts as isolated, by no policy: then it carries nothing but
@@ -61,7 +62,7 @@ def verdicts(program: Program, links: Links) -> Verdicts:
     return tuple((link, tuple(_policies(program, link, d) for d in Direction)) for link in links)
 
 
-def _policies(program: Program, link: PodLink, direction: Direction) -> tuple[Key, ...] | None:
+def _policies(program: LoweredProgram, link: PodLink, direction: Direction) -> tuple[Key, ...] | None:
     if link.pod is None:
         return ()
     compiled = program.pods.get(PodId(direction, link.pod))

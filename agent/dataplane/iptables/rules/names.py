@@ -17,7 +17,8 @@ from typing import NamedTuple
 from agent.dataplane.iptables.variant import Mode
 from agent.kube.model import Key
 from agent.net import Direction, Family
-from agent.policy.program import PodId, PolicyId, SetId, SetKind
+from agent.policy.lower.lowered import SetId, SetKind
+from agent.policy.program import PodId, PolicyId
 
 TOP_PREFIX = "KUBE-NETPOL-"
 TREE_PREFIX = "KUBE-PODS-"

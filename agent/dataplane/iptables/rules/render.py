@@ -34,7 +34,8 @@ from agent.dataplane.iptables.rules import guards, lists, names
 from agent.dataplane.iptables.rules.tree import ROOT, Prefix
 from agent.kube.model import Key
 from agent.net import Direction, Family, Network, Protocol, address_text
-from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, RuleProgram, SetId
+from agent.policy.lower.lowered import LoweredRule, SetId
+from agent.policy.program import PodId, PodProgram, PolicyId, PortRange
 
 Chains = dict[str, tuple[str, ...]]
 """Chain name to its rules, each without the leading ``-A CHAIN``."""
@@ -120,17 +121,17 @@ class _Writer(NamedTuple):
     def allow(self) -> str:
         return f"-g {names.allow(self.policy.direction)}"
 
-    def about(self, rule: RuleProgram) -> str:
+    def about(self, rule: LoweredRule) -> str:
         return names.about(f"rule {rule.number} {self.policy.direction} of", self.policy.policy)
 
-    def ways(self, rule: RuleProgram, few: int = FEW_PORTS) -> list[str]:
+    def ways(self, rule: LoweredRule, few: int = FEW_PORTS) -> list[str]:
         """Return the matches of which one must hold for a packet to have one of the rule's ports."""
         if rule.ports is None and rule.named is None:
             return [""]
         named = (match_set(self.set_name(s), "dst,dst") for s in rule.named or ())
         return [*port_matches(rule.ports or (), few), *named]
 
-    def peers(self, rule: RuleProgram, way: str = "") -> list[str]:
+    def peers(self, rule: LoweredRule, way: str = "") -> list[str]:
         """Return rules that allow the rule's peers that come a way; from what a block excepts they return."""
         inwards = self.policy.direction is Direction.INGRESS
         side, flag = ("src", "-s") if inwards else ("dst", "-d")
@@ -149,7 +150,7 @@ class _Writer(NamedTuple):
             found.append(join_matches(way, about, self.allow))
         return found
 
-    def once(self, rule: RuleProgram) -> list[str] | None:
+    def once(self, rule: LoweredRule) -> list[str] | None:
         """Return the rule's peers after one line that returns for other ports; None where none can.
 
         Nor where others of the rule's lines, for named ports of peers, have to be reached all the same.
@@ -177,7 +178,7 @@ class _Writer(NamedTuple):
         return [join_matches(only, numbers, rest, *others, "-j RETURN"), *self.peers(rule, only)]
 
 
-def policy_chains(policy: PolicyId, rules: Iterable[RuleProgram], set_name: SetNamer) -> Chains:
+def policy_chains(policy: PolicyId, rules: Iterable[LoweredRule], set_name: SetNamer) -> Chains:
     """Return a policy's chain in one direction and family, and the chains of rules that need their own.
 
     A rule of the kernel matches at most one set, and looking into a set is the slowest match. So the peers

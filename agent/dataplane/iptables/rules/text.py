@@ -12,14 +12,14 @@ from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import BUCKETS, VerdictCache
 from agent.kernel.ipset_shapes import LIST, SetShape
 from agent.net import AddressPort, Direction, Family, Member, NetworkMember, address_text
-from agent.policy.program import Program
+from agent.policy.lower.lowered import LoweredProgram
 
 BOTH = (Family.V4, Family.V6)
 _MODE: Mode = "nft"
 """In the other mode one kind of set has another name."""
 
 
-def render_sets(program: Program, options: Options, families: Iterable[Family] = BOTH) -> str:
+def render_sets(program: LoweredProgram, options: Options, families: Iterable[Family] = BOTH) -> str:
     """Return the sets as ``ipset save`` writes them, sorted; deterministic."""
     verdict_cache = VerdictCache(_MODE, families := tuple(families), options.cache)
     found: dict[str, tuple[SetShape, Iterable[Member]]] = {}
@@ -60,7 +60,7 @@ def member_text(member: Member) -> str:
 
 
 def render_tables(
-    program: Program, options: Options, families: Iterable[Family] = BOTH
+    program: LoweredProgram, options: Options, families: Iterable[Family] = BOTH
 ) -> Mapping[Family, str]:
     """Return each family's rules as ``iptables-restore --noflush`` takes them, hooks included."""
     families = tuple(families)
@@ -77,7 +77,7 @@ def render_tables(
     return texts
 
 
-def render_text(program: Program, options: Options, families: Iterable[Family] = BOTH) -> str:
+def render_text(program: LoweredProgram, options: Options, families: Iterable[Family] = BOTH) -> str:
     """Return sets and tables in one text for people, each part headed by the command that takes it."""
     families = tuple(families)
     parts = [f"# ipset restore\n{render_sets(program, options, families)}"]

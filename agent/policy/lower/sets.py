@@ -7,19 +7,12 @@ from itertools import chain
 
 from agent.net import AddressPort, Family, Member, family_of
 from agent.policy.addresses.ownership import Ownership
-from agent.policy.blocks import in_ranges
-from agent.policy.graph import (
-    ActiveSelector,
-    Definition,
-    Identity,
-    LiveSet,
-    Networks,
-    PeerPods,
-    PodRecord,
-)
-from agent.policy.named import NamedPorts
+from agent.policy.graph import ActiveSelector, Identity, PodRecord
+from agent.policy.lower.blocks import in_ranges
+from agent.policy.lower.live import Definition, LiveSet, Networks, PeerPods
+from agent.policy.lower.lowered import Membership, SetId
+from agent.policy.lower.named import NamedPorts
 from agent.policy.peers.active_selectors import ActiveSelectors, Link
-from agent.policy.program import Membership, SetId
 
 
 class Sets:
@@ -39,6 +32,8 @@ class Sets:
         self._live: dict[SetId, LiveSet] = {}
         self.named = NamedPorts()
         """Sets of all pods that have a named port; those of a term hang on the term."""
+        self._fed: dict[ActiveSelector, tuple[list[LiveSet], list[LiveSet]]] = {}
+        """The sets that ask for pods of a term, by family: of IPv4 and of IPv6."""
         self._changed: dict[LiveSet, dict[Member, bool]] = {}
         """Members touched in this step, and whether they were in before it."""
         self.touched = 0
@@ -78,7 +73,7 @@ class Sets:
             owned = pods.get(group)
             if owned is None:
                 owned = pods[group] = list(self._owned_in(group))
-            for live in chain(term.v4, term.v6):
+            for live in chain.from_iterable(self._fed[term]):
                 if (live, group) in settled:
                     continue
                 settled.add((live, group))
@@ -125,9 +120,12 @@ class Sets:
             return
         del self._live[set_id]
         self._changed.pop(live, None)
+        at = _place(set_id.family)
         for term in live.terms:
-            _feeds(term, set_id.family).remove(live)
-            if not term.v4 and not term.v6:
+            fed = self._fed[term]
+            fed[at].remove(live)
+            if not fed[0] and not fed[1]:
+                del self._fed[term]
                 self._selectors.deactivate(term)
         if live.ports is not None and not live.terms:
             self.named.remove_set(live)
@@ -185,11 +183,12 @@ class Sets:
 
     def _sets_of(self, record: PodRecord, address: bytes) -> Iterable[LiveSet]:
         """Return every set that asks for pods like this one, or a port that it has; some more than once."""
-        v4 = len(address) == 4
+        at = 0 if len(address) == 4 else 1
         found: list[LiveSet] = []
         if record.group is not None:
+            fed = self._fed
             for term in record.group.terms:
-                found += term.v4 if v4 else term.v6
+                found += fed[term][at]
         found += self.named.askers(record, address)
         self.touched += len(found)
         return found
@@ -200,7 +199,10 @@ class Sets:
         records: Iterable[PodRecord]
         if live.terms:
             for term in live.terms:
-                _feeds(term, family).append(live)
+                fed = self._fed.get(term)
+                if fed is None:
+                    fed = self._fed[term] = ([], [])
+                fed[_place(family)].append(live)
             records = chain.from_iterable(g.pods for term in live.terms for g in term.groups)
         elif live.ports is not None:
             self.named.add_set(live)
@@ -237,12 +239,13 @@ class Sets:
     def sizes(self) -> dict[str, int]:
         return {
             "live sets": len(self._live),
+            "terms that feed sets": len(self._fed),
             **self.named.sizes(),
         }
 
 
-def _feeds(term: ActiveSelector, family: Family) -> list[LiveSet]:
-    return term.v4 if family is Family.V4 else term.v6
+def _place(family: Family) -> int:
+    return 0 if family is Family.V4 else 1
 
 
 def _members(live: LiveSet, record: PodRecord, address: bytes) -> Collection[Member]:

@@ -6,10 +6,11 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 
 from agent.net import Family, family_of
-from agent.policy.blocks import Range
-from agent.policy.graph import LiveSet, PodRecord
+from agent.policy.graph import PodRecord
+from agent.policy.lower.blocks import Range
+from agent.policy.lower.live import LiveSet
 from agent.policy.peers.labels import Multimap
-from agent.policy.ports import PortName
+from agent.policy.program import PortName
 
 _BUCKET = {4: 3, 16: 8}
 """Leading bytes of an address, by its size, that pods of one node mostly share: a /24, a /64."""

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from agent.kube.model import NamedPort, Pod
 from agent.net import Direction, Family, Protocol
-from agent.policy.blocks import Range, in_ranges, range_networks
-from agent.policy.graph import Area, LiveSet, PodRecord, PortPods
-from agent.policy.named import NamedPorts
-from agent.policy.ports import PortName
-from agent.policy.program import SetId, SetKind
+from agent.policy.graph import PodRecord
+from agent.policy.lower.blocks import Range, in_ranges, range_networks
+from agent.policy.lower.live import Area, LiveSet, PortPods
+from agent.policy.lower.lowered import SetId, SetKind
+from agent.policy.lower.named import NamedPorts
+from agent.policy.program import PortName
 
 HTTP = PortName("http", Protocol.TCP)
 ADDRESSES = st.integers(0x0A000000, 0x0A000000 + 1023) | st.integers(0, 0xFFFFFFFF)

@@ -1,9 +1,6 @@
-"""What one policy, and the policies of one namespace, may cost a node; and what a policy will cost.
+"""What a policy costs once it is lowered, counted from its text: rules of the kernel, sets and networks.
 
-Whoever may write policies writes the compiler's input. So everything that a policy makes here is counted from
-its text first, and a policy for which there is no budget is not compiled: it isolates the pods it selects, in
-the directions it names, and allows nothing. Of a namespace the oldest policies are kept: one that is added
-takes nothing from those before it.
+Nothing is made to count it. So what is too much is never made: see :mod:`agent.policy.budget`.
 """
 
 from __future__ import annotations
@@ -14,13 +11,16 @@ from typing import Generic, NamedTuple, TypeVar
 
 from agent.kube.model import IPBlock, NetworkPolicy, Rule, Selector
 from agent.net import Direction, Family
-from agent.policy.budget.limits import PolicyBudget
-from agent.policy.graph import Predicate
-from agent.policy.peers.peers import MANY_PEERS, Peers, split_peers
-from agent.policy.ports import PortName, Ports, compile_ports
+from agent.policy.compile import Peers, split_peers
+from agent.policy.ports import Ports, compile_ports
+from agent.policy.program import PortName, Predicate
 
 FEW_NETWORKS = 6
 """As many networks of a rule are compared one by one; a look into a set takes as long as six of them."""
+
+MANY_PEERS = 8
+"""A rule with more selectors than this has one set for all of them; with fewer, each has a set that other
+rules can share. A shared one costs less when a pod changes, many cost the kernel too many sets."""
 
 _PORTS_IN_A_RULE = 14
 """At least so many ports are in each of a rule's matches but the last, of which a range counts two."""
@@ -61,9 +61,6 @@ class Content:
         )
 
 
-MEMBERS = "members"
-
-
 class Asked(NamedTuple):
     """A set that a policy asks for."""
 
@@ -87,31 +84,6 @@ class Cost(NamedTuple, Generic[What]):
     networks: int
     directions: int
     selectors: int = 0
-
-
-class Excess(NamedTuple):
-    """Why a policy is not enforced as written: how much of ``what`` is needed, and how much there may be.
-
-    ``whole``: the namespace's budget is meant, and ``needed`` is what it needs with this policy; else the
-    policy's own. Of members no more are counted than tell that they are too many. ``stays``: it is closed
-    already, and stays so until less than the limit is needed.
-    """
-
-    what: str
-    needed: int
-    limit: int
-    whole: bool
-    stays: bool = False
-
-    def __str__(self) -> str:
-        what = f"{self.what} of sets or more" if self.what == MEMBERS else self.what
-        most = f"of {self.limit:,} {'before it opens again' if self.stays else 'at most'}"
-        if self.whole:
-            return (
-                f"its namespace's policies would need {self.needed:,} {what} on this node with it, "
-                f"{most} (--namespace-budget)"
-            )
-        return f"it needs {self.needed:,} {what}, {most} (--policy-budget)"
 
 
 def cost_of(policy: NetworkPolicy, selectors: int | None = None) -> Cost[Asked]:
@@ -204,19 +176,6 @@ def _ways(ports: Ports | None) -> int:
     for protocol, first, last in ports.ranges:
         slots[protocol] = slots.get(protocol, 0) + (1 if first == last else 2)
     return sum(number // _PORTS_IN_A_RULE + 2 for number in slots.values()) + bool(ports.names)
-
-
-def own_excess(cost: Cost[What], budget: PolicyBudget) -> Excess | None:
-    """Return what of a policy is more than one policy may have; None when nothing is."""
-    for what, needed, limit in (
-        ("rules", cost.rules, budget.rules),
-        ("sets", len(cost.sets), budget.sets),
-        ("networks", cost.networks, budget.networks),
-        ("selectors", cost.selectors, budget.selectors),
-    ):
-        if needed > limit:
-            return Excess(what, needed, limit, whole=False)
-    return None
 
 
 def rules_with_pods(cost: Cost[What], reach: int) -> int:
