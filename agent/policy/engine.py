@@ -23,6 +23,7 @@ from agent.policy.addresses.ownership import Ownership
 from agent.policy.addresses.quarantine import Quarantine
 from agent.policy.budget.excess import Excess
 from agent.policy.budget.limits import DEFAULT, Budgets
+from agent.policy.extract import Extract, extract
 from agent.policy.inventory import Inventory
 from agent.policy.lower.lowered import Delta, LoweredProgram
 from agent.policy.lower.sets import Sets
@@ -221,6 +222,22 @@ class Engine:
                 )
             )
         return found
+
+    def extract(self, ends: Iterable[Key | bytes]) -> Extract:
+        """Return the objects on which the verdict between pods, or packed addresses, depends."""
+        return extract(
+            ends,
+            self._inventory.records,
+            self._ownership,
+            self._namespaces,
+            self._selection,
+            self._standins,
+            self._stepper.ledger.excess,
+        )
+
+    def all_pods(self) -> list[Pod]:
+        """Return every pod that is known. Safe to call from any thread."""
+        return [record.pod for record in self._inventory.records.copy().values()]
 
     def invalid(self) -> list[HeldInvalid]:
         """Return the objects held invalid, sorted. Safe to call from any thread."""

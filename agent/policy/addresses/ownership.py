@@ -61,6 +61,11 @@ class Ownership:
             self.owners[address] = winner
         return Transfer(address, owner, winner)
 
+    def claimants(self, address: bytes) -> tuple[PodRecord, ...]:
+        """Return the live pods that claim an address, its owner among them."""
+        owner = self.owners.get(address)
+        return tuple(self._claimants.get(address, () if owner is None else (owner,)))
+
     def owned(self, record: PodRecord) -> tuple[bytes, ...]:
         """Return the addresses that a pod owns, in its own order, each once."""
         owners = self.owners

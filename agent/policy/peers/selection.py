@@ -133,6 +133,10 @@ class Selection:
         """Return a policy in force."""
         return self._policies.get(key.namespace, {}).get(key)
 
+    def policies_of(self, namespace: str) -> tuple[NetworkPolicy, ...]:
+        """Return the policies in force in a namespace."""
+        return tuple(self._policies.get(namespace, {}).values())
+
     def enforced(self, key: Key) -> NetworkPolicy | None:
         """Return the version of a policy that is enforced."""
         return self._enforced.get(key)
