@@ -72,6 +72,7 @@ class Settings:
     fix_host: bool
     health_address: str
     health_port: int
+    metrics_per_policy: bool
     log_format: LogFormat
     log_level: LogLevel
 
@@ -221,6 +222,11 @@ SETTINGS: tuple[Setting, ...] = (
         "PORT",
         "The TCP port of /healthz, /readyz and /status. 0: any free port.",
         port_number,
+    ),
+    boolean(
+        "metrics_per_policy",
+        False,
+        "Give /metrics the packets and bytes that each policy allowed: two more series for each policy.",
     ),
     choice(
         "log_format",

@@ -45,6 +45,18 @@ class Report(NamedTuple):
     of: Call = Call.APPLY
 
 
+class KernelCounts(NamedTuple):
+    """What a backend has done since it was made.
+
+    ``writes``: commands and messages that changed the kernel; ``connections_deleted``: from connection
+    tracking; ``cache_flushes``: how often the cache of verdicts was emptied.
+    """
+
+    writes: int = 0
+    connections_deleted: int = 0
+    cache_flushes: int = 0
+
+
 class KernelView(NamedTuple):
     """What the backend has in the kernel, for people: names and sizes."""
 
@@ -52,6 +64,7 @@ class KernelView(NamedTuple):
     """Chain name to number of rules, over both families (``KUBE-…/4``)."""
     sets: Mapping[SetId, tuple[str, int]]
     """Set to its kernel name and number of members."""
+    counts: KernelCounts = KernelCounts()
 
 
 class Reading(Protocol):

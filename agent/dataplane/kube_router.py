@@ -54,6 +54,7 @@ def kube_router_fault(tables: Iterable[Mapping[str, Sequence[str]]]) -> Fault | 
             return Fault(
                 f"kube-router's firewall is here ({hook}, {chain}) and would delete this agent's rules",
                 f"{STOP}, then have 'netpol-agent migrate' take over from what it left",
+                reason="kube-router",
             )
     return None
 
@@ -97,5 +98,9 @@ def running_fault(proc: Path = Path("/proc")) -> Fault | None:
         # Of a flag that is given twice, the last counts; without it the firewall is on.
         off = bool(said) and _SWITCHED_OFF.fullmatch(said[-1]) is not None
         if not off and "--cleanup-config" not in words:
-            return Fault(f"kube-router runs here with its firewall on (process {directory.name})", STOP)
+            return Fault(
+                f"kube-router runs here with its firewall on (process {directory.name})",
+                STOP,
+                reason="kube-router",
+            )
     return None

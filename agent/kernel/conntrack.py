@@ -48,7 +48,7 @@ class ConntrackError(Exception):
         self.remedy = remedy
 
     def fault(self) -> Fault:
-        return Fault(self.what, self.remedy)
+        return Fault(self.what, self.remedy, reason="conntrack")
 
 
 class Tuple(NamedTuple):

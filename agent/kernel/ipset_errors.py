@@ -98,7 +98,7 @@ class SetError(Exception):
         return self.code == errno.ENOENT
 
     def fault(self) -> Fault:
-        return Fault(str(self), self.remedy)
+        return Fault(str(self), self.remedy, reason="sets")
 
 
 def error_of(name: str, code: int) -> SetError:

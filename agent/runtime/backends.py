@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 from agent.dataplane.backend import Backend
-from agent.dataplane.iptables import cleanup, takeover
+from agent.dataplane.iptables import cleanup, counters, takeover
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.cleanup import is_clean
 from agent.dataplane.iptables.options import Options
@@ -22,6 +22,7 @@ from agent.dataplane.iptables.variant import (
     decide_mode,
     missing_commands,
 )
+from agent.dataplane.traffic import RuleCount
 from agent.dataplane.turns import PATIENCE
 from agent.fault import Fault
 from agent.net import Direction, Family
@@ -42,6 +43,7 @@ __all__ = [
     "lacking",
     "make",
     "options_of",
+    "read_counters",
     "remove_all",
     "render",
     "takeover",
@@ -89,6 +91,14 @@ def make(
         ahead=True,
         patience=PATIENCE,
     )
+
+
+def read_counters(choice: ModeChoice, families: Iterable[Family], *, policies: bool) -> Iterator[RuleCount]:
+    """Read what the rules have counted, on any thread. Raises OSError where that fails.
+
+    ``policies``: of single policies' rules, too.
+    """
+    return counters.read(choice.mode, families, policies=policies)
 
 
 def remove_all() -> list[Fault]:

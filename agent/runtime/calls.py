@@ -13,6 +13,7 @@ from agent.dataplane.podlinks import PodLink
 from agent.fault import Fault
 from agent.kube.model import Key
 from agent.policy.lower.lowered import Delta, LoweredProgram
+from agent.runtime.call_counts import CallCounts
 
 _log = log.get(__name__)
 
@@ -87,6 +88,7 @@ class Calls:
         """What failed and was not put right since."""
         self.standing: tuple[Fault, ...] = ()
         """What is wrong with the kernel as it is now."""
+        self.counts = CallCounts()
         self.last: Report | None = None
         self.last_at = 0.0
         self.error = ("", 0.0)
@@ -138,6 +140,7 @@ class Calls:
     def note_tidying(self, report: Report) -> None:
         """Take in what tidying up did: what it left is not tried again until something else was written."""
         now = self._clock.monotonic()
+        self.counts.ended(report)
         if report.writes or report.pending:
             self.last, self.last_at, self.quiet_at = report, self._clock.time(), now + QUIET
             _log.debug("applied", writes=report.writes, seconds=round(report.seconds, 6))
@@ -150,7 +153,7 @@ class Calls:
 
     def unread(self, error: Exception) -> None:
         """Take in that the kernel could not be read, which is tried again."""
-        self.failed(Fault(f"the kernel cannot be read: {error}"))
+        self.failed(Fault(f"the kernel cannot be read: {error}", reason="read"))
 
     def failed(self, fault: Fault) -> None:
         """Take in a fault that is no call's, after which is tried again."""
@@ -163,13 +166,15 @@ class Calls:
             return move(self._program, *arguments)
         except Exception as error:
             _log.exception("programming the kernel failed")
-            fault = Fault(f"{type(error).__name__}: {error}", "see the log")
-            return Report(0.0, 0, True, (fault,), self.refused, standing=self.standing)
+            fault = Fault(f"{type(error).__name__}: {error}", "see the log", reason="defect")
+            of = {self.backend.sync: Call.SYNC, self.backend.tidy: Call.TIDY}.get(move, Call.APPLY)
+            return Report(0.0, 0, True, (fault,), self.refused, standing=self.standing, of=of)
 
     def _finish(self, report: Report, then: Callable[[Report], None]) -> None:
         if report.waiting:
             self._told(report)
             if report.pending:
+                self.counts.failed(report)
                 self.retry.failed(self._clock.monotonic())
         else:
             then(report)

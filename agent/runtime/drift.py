@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Backend, Reading, Report
@@ -42,6 +44,8 @@ class Drift:
         self.checked_at = 0.0
         """When the kernel was compared last, for people; 0.0 never."""
         self.repairs = 0
+        self.found: Counter[What] = Counter()
+        """What was found to differ, of those differences that were repaired."""
         self._interval = interval
         self._engine = engine
         self._calls = calls
@@ -134,6 +138,7 @@ class Drift:
             told = [str(difference) for difference in differences[:20]]
             _log.warning("the kernel was changed from outside", differences=told)
             self.repairs += 1
+            self.found.update(difference.what for difference in differences)
         settled = not self._calls.retry.pending
         stale = self._calls.faults and settled and now >= self._synced_at + FAULTS_CHECK
         if differences or stale:

@@ -22,11 +22,19 @@ _LOOK_SECONDS = 0.5
 _PIPE = 4096
 
 
+class Arrival(NamedTuple):
+    """When so many events arrived together, in seconds of the clock's ``monotonic``."""
+
+    at: float
+    events: int
+
+
 class Batch(NamedTuple):
-    """What had come in: events in order, and calls to answer after them."""
+    """What had come in: events in order, calls to answer after them, and when the events arrived."""
 
     events: list[Event]
     calls: list[Callable[[], None]]
+    arrivals: list[Arrival]
 
 
 class Inbox:
@@ -45,17 +53,20 @@ class Inbox:
             weakref.finalize(self, os.close, end)
         self._events: list[Event] = []
         self._calls: list[Callable[[], None]] = []
+        self._arrivals: list[Arrival] = []
         self._waiting: set[Future[Any]] = set()
         self._stopped = False
         self._closed = False
 
     def put(self, events: Sequence[Event]) -> None:
         """Add events: a sink for sources. Waits while too many wait already."""
+        at = self._clock.monotonic()
         with self._lock:
             while len(self._events) >= WAITING and not self._stopped and not self._closed:
                 # Whoever stops may be a signal handler, which cannot tell.
                 self._room.wait(_LOOK_SECONDS)
             self._events.extend(events)
+            self._arrivals.append(Arrival(at, len(events)))
         self._wake()
 
     def call(self, function: Callable[[], None]) -> None:
@@ -125,8 +136,8 @@ class Inbox:
             while len(os.read(self._sleeps, _PIPE)) == _PIPE:
                 pass
         with self._lock:
-            batch = Batch(self._events, self._calls)
-            self._events, self._calls = [], []
+            batch = Batch(self._events, self._calls, self._arrivals)
+            self._events, self._calls, self._arrivals = [], [], []
             self._room.notify_all()
         return batch
 

@@ -13,12 +13,14 @@ from typing import NamedTuple, Protocol
 
 from agent.clock import SYSTEM, Clock
 from agent.dataplane.backend import Call
+from agent.dataplane.traffic import Meter
 from agent.host.check import HostState, check_host
 from agent.net import Family
 from agent.observe.health import Health
+from agent.observe.metrics.figures import Figures
 from agent.observe.snapshot import StatusSnapshot
 from agent.policy.engine import Engine
-from agent.runtime.backends import Mode, ModeChoice
+from agent.runtime.backends import Mode, ModeChoice, read_counters
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart
@@ -149,18 +151,24 @@ class Agent:
             relink,
             tidy,
         )
+        meter = Meter(
+            lambda: read_counters(choice, self.families, policies=settings.metrics_per_policy), clock
+        )
         self._views = Views(
             settings.node_name,
             choice,
+            "manifests" if settings.manifests is not None else "apiserver",
             source,
             engine,
             calls,
+            self._reconcile,
             first_start,
             self.drift,
             self.host_check,
             self._link_watch,
             self._linked_pods,
             self._node_name,
+            meter,
             clock,
         )
 
@@ -183,11 +191,12 @@ class Agent:
         """Wait until something comes or is due, and do it."""
         batch = self.inbox.take(self._rest(), self._calls.descriptors)
         now = self._clock.monotonic()
-        self._reconcile.take(batch.events, now)
+        self._reconcile.take(batch.events, now, batch.arrivals)
         self._calls.go_on(self._reconcile.has_news, self._takes)
         for task in self._tasks:
             if task.due() <= now:
                 task.run(now)
+        self._reconcile.settle()
         for call in batch.calls:
             call()
         self._calls.beat()
@@ -219,6 +228,10 @@ class Agent:
     def health(self) -> Health:
         """Return the agent's state. For any thread; waits for nothing."""
         return self._views.health()
+
+    def figures(self) -> Figures:
+        """Return what metrics are made of. For any thread. Reading the rules' counters takes a while."""
+        return self._views.figures()
 
     def status(self) -> StatusSnapshot:
         """Say what this node enforces and why. For any thread but the loop's own."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Reading, Report
-from agent.kube.events import Event
+from agent.kube.events import Event, Synced, Upsert
+from agent.kube.model import Key, Kind
 from agent.policy.engine import Engine
 from agent.runtime import overbudget
 from agent.runtime.batches import portions
 from agent.runtime.calls import Calls, Phase
-from agent.runtime.inbox import Inbox
+from agent.runtime.inbox import Arrival, Inbox
+from agent.runtime.latency import Latency
 from agent.runtime.linked_pods import LinkedPods
 from agent.sources.source import Source
 
@@ -47,6 +49,7 @@ class Reconcile:
         clock: Clock,
     ) -> None:
         self.synced_with: Callable[[Report], None] = lambda _: None
+        self.latency = Latency(node, clock)
         self._node = node
         self._source = source
         self._engine = engine
@@ -55,8 +58,12 @@ class Reconcile:
         self._inbox = inbox
         self._clock = clock
 
-    def take(self, events: list[Event], now: float) -> None:
-        """Compile events and bring what they change into the kernel. Called in each turn, events or not."""
+    def take(self, events: list[Event], now: float, arrivals: Iterable[Arrival] = ()) -> None:
+        """Compile events and bring what they change into the kernel. Called in each turn, events or not.
+
+        ``arrivals``: when the events arrived.
+        """
+        self.latency.take(arrivals)
         if events and self._calls.phase is not Phase.ENFORCING and not self.told_everything():
             # A collection would look at the whole cluster again and again while it is read.
             gc.freeze()
@@ -109,6 +116,14 @@ class Reconcile:
         """Whether something waits that a long write should let go first."""
         return not self._inbox.empty
 
+    def settle(self) -> None:
+        """Take note of it when everything that was taken is in the kernel. Called at the end of each turn."""
+        calls = self._calls
+        if calls.phase is Phase.ENFORCING:
+            self.latency.begin()
+        if not (calls.retry.pending or calls.backend.busy or self._engine.waiting):
+            self.latency.settle()
+
     def _enforce(self, events: list[Event], now: float) -> None:
         most = SLICE if self._calls.phase is Phase.ENFORCING else SLICE_AT_START
         waited = self._engine.waiting
@@ -121,10 +136,18 @@ class Reconcile:
             self._apply([], now, most, self.has_news)
 
     def _apply(self, events: list[Event], now: float, most: int, more: Callable[[], bool]) -> None:
+        here = self._here(events)
         delta = self._engine.apply(events, now, most)
         self._linked_pods.changed(delta)
         if delta and not self._calls.refused:
             self._calls.make(self._calls.note, self._calls.backend.apply, delta, more)
+        self.latency.step(events, delta, here)
+        self.settle()
+
+    def _here(self, events: list[Event]) -> frozenset[Key]:
+        """Return the pods of this node among those that are about to go: afterwards nobody knows."""
+        gone = (e.key for e in events if not isinstance(e, Upsert | Synced) and e.kind is Kind.POD)
+        return frozenset(filter(self._engine.is_here, gone))
 
     def _tell_budgets(self) -> None:
         """Log which policies are over budget, or no longer."""

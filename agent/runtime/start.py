@@ -15,6 +15,8 @@ from agent.host.check import check_host
 from agent.kernel.node_lock import LOCK, LockedError, lock_node
 from agent.net import Family
 from agent.observe.connections import raise_limit
+from agent.observe.metrics.exposition import Exposition
+from agent.observe.routes import Route
 from agent.observe.server import StatusServer
 from agent.runtime import backends
 from agent.runtime.backends import UndecidedError
@@ -64,7 +66,11 @@ def _share_one_heap() -> None:
 def _run_locked(settings: Settings) -> int:
     agent = make_agent(settings)
     names = (settings.node_name, socket.gethostname())
-    server = StatusServer(settings.health_address, settings.health_port, agent.health, agent.status, names)
+    metrics = Exposition(agent.figures)
+    more = {"/metrics": Route(metrics.answer, "figures for Prometheus", large=True)}
+    server = StatusServer(
+        settings.health_address, settings.health_port, agent.health, agent.status, names, more
+    )
     stop_on_signals(agent)
     server.start()
     try:

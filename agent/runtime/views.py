@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent import __version__
 from agent.clock import Clock
+from agent.dataplane.traffic import NO_TRAFFIC, Meter
 from agent.fault import Fault
+from agent.net import Direction, Family, family_of
 from agent.observe.health import Health, readyz
+from agent.observe.metrics.figures import Figures
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.policy.engine import Engine
+from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import overbudget
 from agent.runtime.backends import ModeChoice
 from agent.runtime.calls import Calls, Phase
@@ -19,6 +25,7 @@ from agent.runtime.host_check import HostCheck
 from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.node_name import NodeName
+from agent.runtime.reconcile import Reconcile
 from agent.sources.source import Source
 
 
@@ -28,15 +35,19 @@ class Views:
 
     node: str
     choice: ModeChoice
+    origin: str
+    """The kind of source."""
     source: Source
     engine: Engine
     calls: Calls
+    reconcile: Reconcile
     first_start: FirstStart
     drift: Drift
     host_check: HostCheck
     link_watch: LinkWatch
     linked_pods: LinkedPods
     node_name: NodeName
+    meter: Meter
     clock: Clock
 
     def health(self) -> Health:
@@ -81,6 +92,57 @@ class Views:
         )
         return take(facts, self.engine.lowered, self.calls.backend.view())
 
+    def figures(self) -> Figures:
+        """Return what metrics are made of. For any thread. Reading the rules' counters takes a while."""
+        health, calls, view = self.health(), self.calls, self.calls.backend.view()
+        program, latency = self.engine.lowered, self.reconcile.latency
+        chains: Counter[int] = Counter()
+        rules: Counter[int] = Counter()
+        for name, count in view.chains.items():
+            family = int(name.rpartition("/")[2])
+            chains[family] += 1
+            rules[family] += count
+        sets: Counter[int] = Counter()
+        members: Counter[int] = Counter()
+        for set_id, (_, size) in view.sets.items():
+            sets[int(set_id.family)] += 1
+            members[int(set_id.family)] += size
+        over = Counter(
+            "namespace" if excess.whole else "policy" for excess in self.engine.over_budget().values()
+        )
+        return Figures(
+            version=__version__,
+            iptables_mode=self.choice.mode,
+            source=self.origin,
+            ready=readyz(health).ok,
+            enforcing=health.applied,
+            heartbeat=health.heartbeat,
+            faults=Counter(fault.blocking for fault in health.faults),
+            isolated={(d.value, int(f)): n for (d, f), n in isolated(program).items()},
+            policies={d.value: sum(p.direction is d for p in program.policies.copy()) for d in Direction},
+            closed={d.value: len(program.closed[d]) for d in Direction},
+            over_budget={budget: over[budget] for budget in ("policy", "namespace")},
+            chains=_of_both(chains),
+            rules=_of_both(rules),
+            sets=_of_both(sets),
+            members=_of_both(members),
+            states=health.caches,
+            latency={change.value: seconds.read() for change, seconds in latency.seconds.items()},
+            creation=latency.created.read(),
+            calls={call.name.lower(): seconds.read() for call, seconds in calls.counts.seconds.items()},
+            failures={(c.name.lower(), reason): n for (c, reason), n in calls.counts.failures.copy().items()},
+            writes=view.counts.writes,
+            applied_at=calls.last_at,
+            retry_pending=calls.retry.pending,
+            drift={what.name.lower(): count for what, count in self.drift.found.copy().items()},
+            drift_looked_at=self.drift.checked_at,
+            sysctl_repairs=self.host_check.sysctls.repairs,
+            connections_deleted=view.counts.connections_deleted,
+            cache_flushes=view.counts.cache_flushes,
+            # Reading the tables of legacy mode makes them: not before this agent has.
+            traffic=self.meter.take() if calls.phase.begun else NO_TRAFFIC,
+        )
+
     def _faults(self) -> tuple[Fault, ...]:
         node = () if self.node_name.fault is None else (self.node_name.fault,)
         host, over = self.host_check.faults(), overbudget.faults(self.engine.over_budget())
@@ -91,3 +153,15 @@ class Views:
         if not self.link_watch.started:
             return {}
         return {"links": self.link_watch.alive, "pod-links": self.linked_pods.alive}
+
+
+def isolated(program: LoweredProgram) -> Counter[tuple[Direction, Family]]:
+    """Count the pods that are isolated, by direction and family. For any thread."""
+    found = Counter({(direction, family): 0 for direction in Direction for family in Family})
+    for pod, held in program.pods.copy().items():
+        found.update({(pod.direction, family_of(address)) for address in held.addresses})
+    return found
+
+
+def _of_both(found: Mapping[int, int]) -> dict[int, int]:
+    return {int(family): found.get(int(family), 0) for family in Family}

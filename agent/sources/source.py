@@ -5,8 +5,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from agent.kube.events import Sink
+from agent.kube.events import Delete, Event, Invalid, Sink
 from agent.kube.model import Kind
+
+
+class SourceCounts(NamedTuple):
+    """What has happened to one cache since the agent started.
+
+    ``upserts``, ``deletes`` and ``invalid`` count the objects that were told; ``lists`` how often the whole
+    of a kind was listed; ``expired`` how often the server had forgotten a version and all was asked for anew
+    (410 Gone); ``failures`` what could not be read or was refused; ``outages`` how often the server was away,
+    which is the same for every cache of one server.
+    """
+
+    upserts: int = 0
+    deletes: int = 0
+    invalid: int = 0
+    lists: int = 0
+    expired: int = 0
+    failures: int = 0
+    outages: int = 0
+
+
+class Counting:
+    """Counts what happens to one cache. Its own thread counts; any thread reads."""
+
+    __slots__ = SourceCounts._fields
+
+    def __init__(self) -> None:
+        self.upserts = self.deletes = self.invalid = 0
+        self.lists = self.expired = self.failures = self.outages = 0
+
+    def told(self, event: Event) -> None:
+        """Count an event that was told."""
+        if isinstance(event, Delete):
+            self.deletes += 1
+        elif isinstance(event, Invalid):
+            self.invalid += 1
+        else:
+            self.upserts += 1
+
+    def read(self, outages: int = 0) -> SourceCounts:
+        """Return what was counted until now."""
+        found = SourceCounts(*(getattr(self, name) for name in self.__slots__))
+        return found._replace(outages=outages)
 
 
 class SyncState(NamedTuple):
@@ -26,6 +68,7 @@ class SyncState(NamedTuple):
     faults: tuple[str, ...] = ()
     resource_version: str = ""
     current: bool = True
+    counts: SourceCounts = SourceCounts()
 
 
 class Source(Protocol):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from agent.observe.metrics.definitions import METRICS
 from agent.setting import Setting
 from agent.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 SETTINGS_PAGE = ROOT / "docs/settings.md"
+METRICS_PAGE = ROOT / "docs/metrics.md"
 
 
 def documents() -> list[Path]:
@@ -44,6 +46,20 @@ def with_part(text: str, name: str, part: str) -> str:
 def settings_page(text: str) -> str:
     """Return the page of settings with every generated part as the code has it now."""
     return with_part(text, "settings", settings_table())
+
+
+def metrics_table() -> str:
+    """Return the table of every metric, in Markdown."""
+    lines = ["| metric | type | labels | series on a node | |", "| --- | --- | --- | --- | --- |"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.full_name}` | {metric.type} | {labels} | {metric.series} | {metric.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def metrics_page(text: str) -> str:
+    """Return the page of metrics with every generated part as the code has it now."""
+    return with_part(text, "metrics", metrics_table())
 
 
 def _flag(setting: Setting) -> str:

@@ -71,8 +71,8 @@ LOOP = (
     Mutation(
         "a failed sync forgets that another program enforces",
         "agent.runtime.calls:Calls._call",
-        "Report(0.0, 0, True, (fault,), self.refused, standing=self.standing)",
-        "Report(0.0, 0, True, (fault,), standing=self.standing)",
+        "Report(0.0, 0, True, (fault,), self.refused, standing=self.standing, of=of)",
+        "Report(0.0, 0, True, (fault,), standing=self.standing, of=of)",
         (Selection.RECONCILE,),
     ),
     Mutation(

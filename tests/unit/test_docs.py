@@ -20,7 +20,15 @@ from agent.sources.source import SyncState
 from tests.demo import show
 from tests.demo.examples import read
 from tests.demo.picture import STEPS
-from tests.docs import ROOT, SETTINGS_PAGE, documents, settings_page, with_part
+from tests.docs import (
+    METRICS_PAGE,
+    ROOT,
+    SETTINGS_PAGE,
+    documents,
+    metrics_page,
+    settings_page,
+    with_part,
+)
 from tests.docs.wrap import too_long, wrapped
 
 DOCUMENTS = documents()
@@ -30,6 +38,10 @@ PICTURES = sorted(ROOT.glob("docs/*.svg"))
 
 def test_generated_parts_are_as_the_code_has_them() -> None:
     assert SETTINGS_PAGE.read_text() == settings_page(SETTINGS_PAGE.read_text()), "run make fmt"
+
+
+def test_metrics_page_is_up_to_date() -> None:
+    assert METRICS_PAGE.read_text() == metrics_page(METRICS_PAGE.read_text()), "run make fmt"
 
 
 def test_a_missing_part_is_an_error() -> None:

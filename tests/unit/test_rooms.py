@@ -11,11 +11,12 @@ import agent
 
 ROOT = Path(agent.__file__).parent
 
-GROUND = {"net", "fault", "clock", "words", "setting_values", "setting", "settings", "log"}
+GROUND = {"net", "fault", "histogram", "clock", "words", "setting_values", "setting", "settings", "log"}
 MAY_IMPORT: dict[str, set[str]] = {
     "net": set(),
     "fault": set(),
     "clock": set(),
+    "histogram": set(),
     "words": set(),
     "setting_values": {"policy"},
     "setting": {"setting_values"},
@@ -32,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "addresses": {"graph", "program", "kube", "net"},
     "lower": {"peers", "addresses", "graph", "program", "kube", "net"},
     "policy": {"lower", "peers", "addresses", "graph", "program", "kube", "net"},
-    "dataplane": {"lower", "program", "kernel", "kube", "net", "fault"},
+    "dataplane": {"lower", "program", "kernel", "kube", "net", "fault", "clock"},
     "iptables": {"dataplane", "lower", "program", "kernel", "kube", *GROUND},
     "host": {"kernel", *GROUND},
     "observe": {"dataplane", "policy", "lower", "program", "spec", "sources", "kube", *GROUND},

@@ -41,6 +41,7 @@ def test_defaults() -> None:
         fix_host=True,
         health_address="127.0.0.1",
         health_port=20245,
+        metrics_per_policy=False,
         log_format=LogFormat.AUTO,
         log_level=LogLevel.INFO,
     )
@@ -87,6 +88,7 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         "fix_host": "off",
         "health_address": "::1",
         "health_port": "0",
+        "metrics_per_policy": "true",
         "log_format": "json",
         "log_level": "debug",
         "kubeconfig": "/a:/b",
@@ -115,6 +117,7 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         fix_host=False,
         health_address="::1",
         health_port=0,
+        metrics_per_policy=True,
         log_format=LogFormat.JSON,
         log_level=LogLevel.DEBUG,
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from agent.dataplane.backend import Call, KernelView, Reading, Report
+from agent.dataplane.backend import Call, KernelCounts, KernelView, Reading, Report
 from agent.dataplane.differences import Difference
 from agent.dataplane.iptables import cleanup
 from agent.dataplane.iptables.access import KERNEL, Access
@@ -191,7 +191,7 @@ class IptablesBackend:
                 self._other_mode.remove()
             self._tell_edges(program)
         except TableError as error:
-            faults = [Fault(str(error), error.remedy or "the agent tries again by itself")]
+            faults = [Fault(str(error), error.remedy or "the agent tries again by itself", reason="rules")]
         except SetError as error:
             faults = [error.fault()]
         faults += self._writer.close_unwritten()
@@ -366,7 +366,8 @@ class IptablesBackend:
         }
         sizes = self._sets.sizes.copy()
         named = self._planner.set_names.copy()
-        return KernelView(chains, {s: (name, sizes[name]) for s, name in named.items() if name in sizes})
+        counts = KernelCounts(self._writes(), self._writer.forgotten, self._cache.flushes)
+        return KernelView(chains, {s: (n, sizes[n]) for s, n in named.items() if n in sizes}, counts)
 
     def close(self) -> None:
         """Let go of the kernel; what it holds stays. A command that still runs is killed."""

@@ -71,6 +71,11 @@ class VerdictCache:
         return self._all if self._seconds else {}
 
     @property
+    def flushes(self) -> int:
+        """How often the caches have been emptied."""
+        return self._flusher.flushes
+
+    @property
     def faults(self) -> list[Fault]:
         """What is wrong; no reason not to be ready."""
         if self._flusher.trouble:
@@ -151,6 +156,7 @@ class Flusher:
         self._holds = self._version = 0
         self._wanted = self._ending = False
         self._thread: threading.Thread | None = None
+        self.flushes = 0
         self.trouble = ""
         """Why they are closed still, if something failed."""
 
@@ -236,6 +242,7 @@ class Flusher:
         self._judged()
         for error in ipsets.change((), [cache.entries for cache in caches]):
             raise error
+        self.flushes += 1
         with self._changed:
             if self._version != version or self._holds:
                 return

@@ -14,6 +14,9 @@ from collections.abc import Iterable
 from agent.kube.model import Key
 from agent.sources.apiserver.versions import Versions
 
+CONFIRM_EMPTY_SECONDS = 30.0
+"""How long after a doubtful list another one must say the same, unless a setting says otherwise."""
+
 
 class Absence:
     """Judges the lists of one kind.

@@ -46,6 +46,11 @@ class Contact:
         return self._returns
 
     @property
+    def outages(self) -> int:
+        """How often the server has been away, an outage that lasts included."""
+        return self._returns + self.away
+
+    @property
     def stopped(self) -> bool:
         return self._stopped
 

@@ -185,6 +185,7 @@ class Lister:
             self._told.tell(items)
         self._told.gone(gone)
         self._anything = False
+        self._told.counts.lists += 1
         if not self.synced and self._absence.due is None:
             self._sink([Synced(self._kind)])
             self.synced = True

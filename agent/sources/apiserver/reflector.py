@@ -14,7 +14,7 @@ import urllib3
 from agent import log
 from agent.kube.events import Sink
 from agent.kube.model import Kind
-from agent.sources.apiserver.absence import Absence
+from agent.sources.apiserver.absence import CONFIRM_EMPTY_SECONDS, Absence
 from agent.sources.apiserver.answers import ExpiredError, raise_for
 from agent.sources.apiserver.backoff import LIMITED_SECONDS, LONGEST_SECONDS, Backoff
 from agent.sources.apiserver.connect import Connection
@@ -35,7 +35,6 @@ _log = log.get(__name__)
 
 SILENCE_SECONDS = 90.0
 """How long one watch may be silent: API servers send a bookmark about each minute, if not always."""
-CONFIRM_EMPTY_SECONDS = 30.0
 _ANSWER_SECONDS = 30.0
 _WATCH_ANSWER_SECONDS = 15.0
 """A watch is answered when it begins; only a server that is overloaded lets it wait."""
@@ -134,6 +133,7 @@ class Reflector:
             faults=self._told.refused,
             resource_version=self._resource_version,
             current=self._current and not doubted,
+            counts=self._told.counts.read(self._contact.outages),
         )
 
     def stop(self) -> None:
@@ -146,8 +146,7 @@ class Reflector:
     def drop(self, fault: str = "") -> None:
         """End the connection that is open now because of a fault, waking the thread that reads it."""
         self._dropped = fault
-        response = self._response
-        if response is not None:
+        if (response := self._response) is not None:
             with contextlib.suppress(Exception):
                 response.shutdown()
 
@@ -185,6 +184,7 @@ class Reflector:
         except ExpiredError:
             _log.info("listing again", kind=self.kind.value, reason="resource version expired")
             self._current = False
+            self._told.counts.expired += 1
             if not listing:
                 # The server has answered: what it did before says nothing of now.
                 self._backoff.reset()
@@ -240,8 +240,7 @@ class Reflector:
             self._count_refusal()
         if error.code not in (403, 404):
             self._contact.trouble()
-        limited = error.code == 429
-        return Pause(self._backoff.next(LIMITED_SECONDS if limited else None), error.retry_after)
+        return Pause(self._backoff.next(LIMITED_SECONDS if error.code == 429 else None), error.retry_after)
 
     def _count_refusal(self) -> None:
         """List anew after some refused watches.
@@ -395,6 +394,7 @@ class Reflector:
         fault = self._dropped or fault
         self._current = False
         self._garbled = False
+        self._told.counts.failures += 1
         if fault != self._fault:
             _log.warning("API server trouble", kind=self.kind.value, fault=fault)
         self._fault = fault

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from agent.kube.events import Sink
 from agent.kube.model import Kind
+from agent.sources.apiserver.absence import CONFIRM_EMPTY_SECONDS
 from agent.sources.apiserver.answers import raise_for
 from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.contact import Contact
 from agent.sources.apiserver.faults import PATHS, RequestFailedError
 from agent.sources.apiserver.identity import QUERY, ClusterIdentity, Records
 from agent.sources.apiserver.probe import READ_SECONDS, Probe
-from agent.sources.apiserver.reflector import CONFIRM_EMPTY_SECONDS, Reflector
+from agent.sources.apiserver.reflector import Reflector
 from agent.sources.apiserver.seen import Seen
 from agent.sources.source import SyncState
 

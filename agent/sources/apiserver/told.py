@@ -11,6 +11,7 @@ from agent.kube.model import Key, Kind, Pod
 from agent.kube.wire import Decoded
 from agent.sources.apiserver.seen import Seen
 from agent.sources.apiserver.versions import Versions
+from agent.sources.source import Counting
 
 _log = log.get(__name__)
 
@@ -28,6 +29,7 @@ class Told:
         self._versions = Versions()
         self._seen = seen
         self._invalid: dict[Key, str] = {}
+        self.counts = Counting()
         self.last_event = 0.0
         """``time.time()`` when something was told last; 0.0 never."""
 
@@ -76,6 +78,7 @@ class Told:
         self.last_event = time.time()
         for item in items:
             key, _, event = item
+            self.counts.told(event)
             if isinstance(event, Delete):
                 self._versions.forget(key)
                 self._invalid.pop(key, None)

@@ -22,7 +22,7 @@ from agent.sources.manifests.desired import Held, Wanted, changes, combine
 from agent.sources.manifests.directory import Stamp, read_settled_file, scan, shown
 from agent.sources.manifests.lastgood import LastGood, ObjectId
 from agent.sources.manifests.writing import BeingWrittenError
-from agent.sources.source import SyncState
+from agent.sources.source import Counting, SyncState
 
 _log = log.get(__name__)
 
@@ -91,6 +91,7 @@ class ManifestSource:
         self._state_faults: dict[str, str] = {}
         self._state_told = False
         self._states = {kind: SyncState(False, 0, 0.0, 0.0, "not read yet") for kind in _KINDS}
+        self._counts = {kind: Counting() for kind in _KINDS}
 
     def start(self, sink: Sink) -> None:
         self._thread = threading.Thread(target=self._run, args=(sink,), name="source-manifests", daemon=True)
@@ -106,7 +107,9 @@ class ManifestSource:
         return {} if thread is None else {thread.name: thread.is_alive()}
 
     def states(self) -> Mapping[Kind, SyncState]:
-        return dict(self._states)
+        return {
+            kind: state._replace(counts=self._counts[kind].read()) for kind, state in self._states.items()
+        }
 
     def load(self) -> None:
         """Load the last good versions that were kept. Used on the source's own thread."""
@@ -282,6 +285,7 @@ class ManifestSource:
                     detail="no pod is isolated until there are some",
                 )
         for event in events:
+            self._counts[event.kind].told(event)
             if isinstance(event, Invalid):
                 identity = (event.kind, event.key)
                 meanwhile = event.meanwhile(desired.objects[identity].value is not None)
@@ -315,6 +319,7 @@ class ManifestSource:
         self._log_once({fault: _KEPT if self._files else "nothing is programmed until it can be listed"})
         for kind, state in self._states.items():
             self._states[kind] = state._replace(fault=fault)
+            self._counts[kind].failures += 1
 
     def _log_once(self, troubles: Mapping[str, str]) -> None:
         """Log each trouble that is new, and what holds meanwhile."""

@@ -56,6 +56,8 @@ class Executor:
         self.closed = Closed(families)
         self.unforgotten: set[bytes] = set()
         self.vacant: set[bytes] = set()
+        self.forgotten = 0
+        """How many connections have been forgotten."""
         self.lagging: frozenset[str] = frozenset()
         self.carrying: list[Step] = []
         """The steps that are being made; each began while the one before it let it go first."""
@@ -355,6 +357,7 @@ class Executor:
             self.unforgotten = wanted
             return [error.fault()]
         self.unforgotten = set()
+        self.forgotten += count
         if count:
             _log.info("connections forgotten", addresses=len(wanted), connections=count)
         return []

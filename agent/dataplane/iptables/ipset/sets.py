@@ -162,7 +162,9 @@ class KernelSets:
             if not gains and not losses:
                 continue
             if name not in self.shapes:
-                faults.append(Fault(f"set {name} is missing", "the agent makes it again by itself"))
+                faults.append(
+                    Fault(f"set {name} is missing", "the agent makes it again by itself", reason="sets")
+                )
                 continue
             size = self.sizes[name] + len(gains)
             if size > self.shapes[name].maxelem:

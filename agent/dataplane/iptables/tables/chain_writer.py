@@ -204,7 +204,9 @@ class ChainWriter:
                 what = f"IPv{int(family)}: the rule of {chain} that leads to {target} could not be written"
                 faults.append(
                     Fault(
-                        f"{what}: {error.strerror}", f"see '{foreign.where(self.tables.mode, family, chain)}'"
+                        f"{what}: {error.strerror}",
+                        f"see '{foreign.where(self.tables.mode, family, chain)}'",
+                        reason="rules",
                     )
                 )
         return faults
@@ -329,4 +331,5 @@ def _table_fault(family: Family, error: TableError, chains: Mapping[str, Rules] 
         or "the agent tries again by itself; if it stays, look at what the kernel lacks for this rule "
         "(its modules: xt_set, xt_multiport, xt_conntrack, xt_mark, xt_comment, xt_physdev, xt_addrtype, "
         f"{'ipt_REJECT' if family is Family.V4 else 'xt_hl, ip6t_REJECT'})",
+        reason="rules",
     )

@@ -1,0 +1,110 @@
+"""What the agent's rules have counted, as iptables-save -c prints it.
+
+It is read by a command of its own, on the thread that asks: the loop and its record of the rules have no part
+in it. Who counts is told by the comments that the agent writes (:mod:`.rules.render`, :mod:`.rules.linked`).
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator
+
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.variant import INSTALL, PROGRAMS, Mode, find_command
+from agent.dataplane.traffic import Amount, RuleCount, Subject, Told
+from agent.net import Direction, Family
+
+READ_SECONDS = 15.0
+"""How long the command may take."""
+
+_LINE = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
+_POD_DENIES = re.compile(r"no (ingress|egress) policy allows it: pod ([^/\"]*)/")
+_WRONG_LINK = re.compile(r"not an address of pod ([^/\"]*)/")
+_POLICY_RULE = re.compile(r"rule \d+ (ingress|egress) of ([^/\"]*)/([^\"]*)\"")
+_DENIES = f"-g {names.DENY}"
+_ALLOWS = f"-g {names.TOP_PREFIX}ALLOW-"
+_UNUSED = "[0:0] "
+
+
+def read(mode: Mode, families: Iterable[Family], *, policies: bool) -> Iterator[RuleCount]:
+    """Read the counters of the agent's rules. Raises OSError where that fails.
+
+    ``policies``: those of the single policies' rules, too.
+    """
+    for family in families:
+        yield from counts(family, _lines(mode, family), policies=policies)
+
+
+def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[RuleCount]:
+    """Read the counters out of what ``iptables-save -c`` prints of a family.
+
+    A pod's chain says at its end whose it is, so what it allowed is given then. Rules that have counted
+    nothing are given where they tell that there is something to count.
+    """
+    chain, allowed = "", list[tuple[int, Amount]]()
+    for line in lines:
+        if not policies and line.startswith(_UNUSED) and "allows it" not in line:
+            continue
+        found = _LINE.match(line)
+        if found is None or not names.is_ours(found[3]):
+            continue
+        amount, rule = Amount(int(found[1]), int(found[2])), found[4]
+        if found[3] != chain:
+            chain, allowed = found[3], []
+        which = hash((family, chain, rule))
+        if rule.endswith(_DENIES):
+            subject = _denied(chain, rule)
+            if subject is not None:
+                yield RuleCount(which, subject, amount)
+            if subject is not None and subject.told is Told.DENIED:
+                mine = subject._replace(told=Told.ALLOWED)
+                yield from (RuleCount(one, mine, counted) for one, counted in allowed)
+        elif chain.startswith(names.POD_PREFIX):
+            if rule.endswith("-j RETURN") or _ALLOWS in rule:
+                allowed.append((which, amount))
+        elif policies and chain.startswith((names.POLICY_PREFIX, names.RULE_PREFIX)) and _ALLOWS in rule:
+            about = _POLICY_RULE.search(rule)
+            if about is not None:
+                yield RuleCount(which, Subject(Told.BY_POLICY, about[1], about[2], about[3]), amount)
+
+
+def _denied(chain: str, rule: str) -> Subject | None:
+    if (about := _POD_DENIES.search(rule)) is not None:
+        return Subject(Told.DENIED, about[1], about[2])
+    if (about := _WRONG_LINK.search(rule)) is not None:
+        return Subject(Told.WRONG_LINK, "", about[1])
+    for direction in Direction:
+        # Isolated, and no pod here has the address; or closed, since rules could not be written.
+        if chain == names.judge(direction):
+            return Subject(Told.DENIED, direction.value, "")
+    return None
+
+
+def _lines(mode: Mode, family: Family) -> Iterator[str]:
+    """Give the lines of the filter table, one at a time: of a large table, all would take much memory."""
+    command = find_command(family, mode, "save")
+    if command is None:
+        raise OSError(f"{PROGRAMS[family]}-{mode}-save is not installed: {INSTALL}")
+    with subprocess.Popen(
+        [command, "-c", "-t", "filter"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+        errors="surrogateescape",
+    ) as process:
+        watch = threading.Timer(READ_SECONDS, process.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            if process.stdout is not None:
+                # Not by splitlines(), which also splits at characters that a comment may hold.
+                yield from (line.rstrip("\n") for line in process.stdout)
+            code = process.wait()
+        finally:
+            watch.cancel()
+            process.kill()
+    if code:
+        raise OSError(f"{command} failed with code {code}")

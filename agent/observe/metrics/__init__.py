@@ -1,0 +1,1 @@
+"""Metrics: what is measured, each once, and how Prometheus is told."""

@@ -1,0 +1,51 @@
+"""Everything that metrics are made of, as one value of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.dataplane.traffic import NO_TRAFFIC, Traffic
+from agent.histogram import Distribution
+from agent.kube.model import Kind
+from agent.sources.source import SyncState
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The agent's figures. Times are ``time.time()`` seconds, 0.0 never; what only grows began at the start.
+
+    ``source`` is ``apiserver`` or ``manifests``. ``isolated`` counts pods by direction and family; ``faults``
+    by whether they keep the agent from being ready; ``over_budget`` policies by whose budget it is;
+    ``failures`` calls of the backend by what was called and the reason.
+    """
+
+    version: str
+    iptables_mode: str
+    source: str
+    ready: bool = False
+    enforcing: bool = False
+    heartbeat: float = 0.0
+    faults: Mapping[bool, int] = field(default_factory=dict)
+    isolated: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    policies: Mapping[str, int] = field(default_factory=dict)
+    closed: Mapping[str, int] = field(default_factory=dict)
+    over_budget: Mapping[str, int] = field(default_factory=dict)
+    chains: Mapping[int, int] = field(default_factory=dict)
+    rules: Mapping[int, int] = field(default_factory=dict)
+    sets: Mapping[int, int] = field(default_factory=dict)
+    members: Mapping[int, int] = field(default_factory=dict)
+    states: Mapping[Kind, SyncState] = field(default_factory=dict)
+    latency: Mapping[str, Distribution] = field(default_factory=dict)
+    creation: Distribution | None = None
+    calls: Mapping[str, Distribution] = field(default_factory=dict)
+    failures: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    writes: int = 0
+    applied_at: float = 0.0
+    retry_pending: bool = False
+    drift: Mapping[str, int] = field(default_factory=dict)
+    drift_looked_at: float = 0.0
+    sysctl_repairs: int = 0
+    connections_deleted: int = 0
+    cache_flushes: int = 0
+    traffic: Traffic = NO_TRAFFIC
