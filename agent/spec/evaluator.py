@@ -119,15 +119,15 @@ def judge(cluster: Cluster, packet: Packet) -> Verdict:
     """
     return Verdict(
         packet,
-        egress=_judge(cluster, Direction.EGRESS, packet),
-        ingress=_judge(cluster, Direction.INGRESS, packet),
+        egress=judge_direction(cluster, Direction.EGRESS, packet),
+        ingress=judge_direction(cluster, Direction.INGRESS, packet),
         caveat=own_node(cluster, packet.source, packet.destination)
         or own_node(cluster, packet.destination, packet.source),
     )
 
 
-def _judge(cluster: Cluster, direction: Direction, packet: Packet) -> DirectionVerdict:
-    """Ask each stage in turn; the first that has an answer gives the verdict."""
+def judge_direction(cluster: Cluster, direction: Direction, packet: Packet) -> DirectionVerdict:
+    """Return the verdict of one direction: each stage is asked in turn; the first with an answer gives it."""
     for stage in (_if_no_pod, _if_to_itself, _if_not_isolated):
         verdict = stage(cluster, direction, packet)
         if verdict is not None:

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataplane": {"lower", "program", "kernel", "kube", "net", "fault", "clock"},
     "iptables": {"dataplane", "lower", "program", "kernel", "kube", *GROUND},
     "host": {"kernel", *GROUND},
-    "observe": {"dataplane", "policy", "lower", "program", "spec", "sources", "kube", *GROUND},
+    "observe": {"dataplane", "policy", "lower", "program", "spec", "sources", "kernel", "kube", *GROUND},
     "backends": {"iptables", "dataplane", "lower", *GROUND},
     "runtime": {
         *("backends", "observe", "host", "dataplane", "policy", "lower", "sources", "kernel", "kube"),

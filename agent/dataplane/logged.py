@@ -1,0 +1,39 @@
+"""What a rule says of the packets that it logs: the verdict, and of which direction it is."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from agent.net import Direction
+
+
+class Decided(enum.StrEnum):
+    """What the rules have decided of a packet."""
+
+    DENIED = "denied"
+    ALLOWED = "allowed"
+
+
+class Judged(NamedTuple):
+    """A verdict of one direction.
+
+    The pod that was judged has the packet's destination address on ingress, and its source address on egress.
+    """
+
+    verdict: Decided
+    direction: Direction
+
+    @property
+    def prefix(self) -> str:
+        """What the rule writes before the packet: at most 63 bytes, without a space, so never quoted."""
+        return f"{_BEGINNING}{self.verdict}-{self.direction}"
+
+
+_BEGINNING = "netpol-"
+_JUDGED = {one.prefix: one for one in (Judged(v, d) for v in Decided for d in Direction)}
+
+
+def judged_by(prefix: str) -> Judged | None:
+    """Return what a prefix says; None where it is not one of this agent's."""
+    return _JUDGED.get(prefix)
