@@ -44,7 +44,7 @@ test: NEEDS := kernel cluster image machines monitoring
 test: $(STAMP) ## Run every test; those with real packets need root
 	@.ci/packages $(PYTHON) $(NEEDS)
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.lab.kube_build >/dev/null
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-newest: ## Run style, types and every test with the newest packages that pyproject.toml allows; before each release
 	@$(MAKE) lint test VENV=.venv-newest NEWEST=1

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import workers
+
 # A busy machine is slow: how long an example takes says nothing of what it shows.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any")
@@ -20,6 +22,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Asks rich for colour also where output is no terminal; tests look at what is printed without it.
 os.environ.pop("FORCE_COLOR", None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes long where workers share the tests; see :mod:`tests.workers`."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=workers.turn)
 
 
 Measured = Callable[[str], None]

@@ -26,6 +26,8 @@ from tests.lab.gate import Gate
 from tests.lab.netns import Netns
 from tests.unit.kube import admission
 
+pytestmark = pytest.mark.xdist_group("api-source")
+
 ADDRESS = "10.255.0.1"
 # The agent comes by an address of its own, so that its packets alone can be dropped.
 AGENT_ADDRESS = "10.255.0.2"

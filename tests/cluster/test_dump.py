@@ -20,6 +20,8 @@ from tests.deploy.stage import run_kubectl
 from tests.lab.apiserver import ApiServer
 from tests.lab.netns import Netns
 
+pytestmark = pytest.mark.xdist_group("dump")
+
 ADDRESS = "10.255.0.1"
 BLOCKS = {
     "host-bits": {"cidr": "10.9.0.7/16"},

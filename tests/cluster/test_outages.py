@@ -20,6 +20,8 @@ from tests.lab.lab import flows
 from tests.lab.node import Layout, Mode
 from tests.lab.probe import Verdict
 
+pytestmark = pytest.mark.xdist_group("outages")
+
 PATIENCE = 15.0
 """Seconds in which a busy machine sees what takes 3 s at most; without being woken, a kind waits 30."""
 

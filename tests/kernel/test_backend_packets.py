@@ -27,6 +27,7 @@ from tests.kernel.kernel_state import (
 from tests.kernel.stream import Stream
 from tests.lab import lab as labs
 from tests.lab import node as nodes
+from tests.workers import grouped
 
 FLIPS = 60
 RESTARTS = 15
@@ -42,7 +43,7 @@ class Scene:
     other: nodes.Pod
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=grouped("backend-packets", MODES))
 def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     with labs.Lab() as lab:
         node = lab.node("node", nodes.Layout.ROUTED, request.param)

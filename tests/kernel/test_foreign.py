@@ -12,6 +12,7 @@ from agent.net import Family
 from tests.kernel.guarded import ALLOW_PORT, DENY_ALL, OTHER_PORT, Guarded
 from tests.lab.cluster import wait_until
 from tests.lab.probe import Verdict
+from tests.workers import grouped
 
 THINGS = {
     "a rule in INPUT": ("original", "add rule {0} filter INPUT ct original {0} saddr {1} counter drop"),
@@ -85,7 +86,7 @@ def clean(guarded: Guarded, policy: str) -> None:
     assert guarded.verdicts() == {Verdict.ALLOWED}
 
 
-@pytest.fixture(scope="module", params=["bridge", "routed"])
+@pytest.fixture(scope="module", params=grouped("foreign", ["bridge", "routed"]))
 def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
     with Guarded(request.param, "nft") as found:
         yield found

@@ -17,6 +17,7 @@ from agent.observe.connections import MOST
 from tests.kernel.guarded import ALLOW_PORT, DENY_ALL, PORT, Guarded
 from tests.lab.cluster import HEALTH_PORT, http_get, wait_until
 from tests.lab.probe import Verdict
+from tests.workers import grouped
 
 CLIENTS = 1300
 FEW = 160
@@ -49,7 +50,7 @@ def start(guarded: Guarded, soft: int, hard: int) -> None:
     guarded.agent.wait_ready()
 
 
-@pytest.fixture(scope="module", params=[1024, FEW])
+@pytest.fixture(scope="module", params=grouped("health-port", [1024, FEW]))
 def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
     with Guarded("routed", "nft") as found:
         found.say("policy", DENY_ALL)

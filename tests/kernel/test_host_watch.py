@@ -11,6 +11,7 @@ from tests.kernel.guarded import DENY_ALL, Guarded
 from tests.kernel.stream import Stream
 from tests.lab.cluster import wait_until
 from tests.lab.probe import Verdict
+from tests.workers import grouped
 
 SYSCTLS = {
     Family.V4: "net.bridge.bridge-nf-call-iptables",
@@ -20,7 +21,7 @@ RATE = 400
 """Packets a second."""
 
 
-@pytest.fixture(scope="module", params=["nft", "legacy"])
+@pytest.fixture(scope="module", params=grouped("host-watch", ["nft", "legacy"]))
 def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
     with Guarded("bridge", request.param) as found:
         found.say("policy", DENY_ALL)

@@ -26,6 +26,7 @@ from tests.kernel.stream import Stream
 from tests.lab.cluster import wait_until
 from tests.lab.lab import Lab
 from tests.lab.node import Node, Pod
+from tests.workers import grouped
 
 PORT = 5000
 RATE = 10_000
@@ -79,7 +80,7 @@ def kill(agent: subprocess.Popen[str]) -> None:
     wait_until(ended, timeout=20)
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=grouped("killed", MODES))
 def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     with Lab() as lab:
         yield Scene(lab, request.param)

@@ -16,6 +16,8 @@ from tests.kernel.migrated import Ended, OldNode, by_both, by_kube_router, by_us
 from tests.lab.cluster import AgentProcess, http_get, wait_until
 from tests.lab.node import Layout, Mode
 
+pytestmark = pytest.mark.xdist_group("migrate-refused")
+
 
 @pytest.fixture(scope="module")
 def old() -> Iterator[OldNode]:
