@@ -16,6 +16,7 @@ from agent.dataplane.iptables.access import KERNEL, Access
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import hooks, names, render
+from agent.dataplane.iptables.rules.rule import Chains, jump
 from agent.dataplane.iptables.tables.tables import Table, Tables
 from agent.dataplane.iptables.variant import Mode
 from agent.fault import Fault
@@ -280,14 +281,18 @@ def iptables(mode: Mode, family: Family, *arguments: str) -> str:
     return done.stdout
 
 
+BROKEN = jump("DROP", "-m nosuchmatch")
+"""A rule that the kernel refuses."""
+
+
 def break_policy(monkeypatch: pytest.MonkeyPatch, broken: Callable[[PolicyId], bool]) -> None:
     """Have the rules of some policies rendered so that the kernel refuses them."""
     whole = render.policy_chains
 
-    def policy_chains(found: PolicyId, *arguments: Any) -> render.Chains:
+    def policy_chains(found: PolicyId, *arguments: Any) -> Chains:
         chains = whole(found, *arguments)
         if broken(found):
-            chains[names.policy_chain(found)] += ("-m nosuchmatch -j DROP",)
+            chains[names.policy_chain(found)] += (BROKEN,)
         return chains
 
     monkeypatch.setattr(render, "policy_chains", policy_chains)

@@ -11,6 +11,7 @@ from agent.dataplane.iptables.change.desired import Desired, Naming
 from agent.dataplane.iptables.cleanup import held_families, remove, remove_sets
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.rule import Chains
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.kernel.x_tables import table_names
 from agent.kube.events import Upsert
@@ -51,12 +52,10 @@ def assert_holds(program: LoweredProgram, mode: Mode, options: Options | None = 
     backend.close()
 
 
-def rendered(
-    program: LoweredProgram, mode: Mode, options: Options
-) -> dict[Family, dict[str, tuple[str, ...]]]:
+def rendered(program: LoweredProgram, mode: Mode, options: Options) -> dict[Family, Chains]:
     naming = Naming(
         {family: names.cache(mode, family) for family in FAMILIES if options.cache},
-        {family: names.others_set(family) for family in FAMILIES if mode == "nft"},
+        {family: names.transit_set(family) for family in FAMILIES if mode == "nft"},
         untracked={family: names.untracked_set(mode, family) for family in FAMILIES},
     )
     naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in FAMILIES}

@@ -15,6 +15,7 @@ import pytest
 
 from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.rules import names, render, top
+from agent.dataplane.iptables.rules.rule import Chains, jump
 from agent.dataplane.iptables.tables import chain_writer, nft, tables
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.fault import Fault
@@ -27,6 +28,7 @@ from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
 from tests.build import labelled, packed
 from tests.kernel.kernel_state import (
+    BROKEN,
     FAMILIES,
     HERE,
     TwoPods,
@@ -124,9 +126,10 @@ def test_a_large_first_write_is_made_in_parts_and_what_is_refused_takes_nothing_
 def test_where_a_top_chain_is_refused_isolated_pods_are_closed(
     mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    refused = jump("REJECT", options="--reject-with nothing-like-it")
     with monkeypatch.context() as broken:
-        broken.setattr(top, "_deny", lambda *_: ("-j REJECT --reject-with nothing-like-it",))
-        broken.setattr(top, "_unnamed_addresses", lambda *_: ["-m nosuchmatch -j DROP"])
+        broken.setattr(top, "_deny", lambda *_: (refused,))
+        broken.setattr(top, "_unnamed_addresses", lambda *_: [BROKEN])
         engine = Engine(HERE)
         engine.apply(every_rule_form(), 0.0)
         backend = make_backend(mode)
@@ -200,10 +203,10 @@ def test_where_one_chain_of_a_policy_is_refused_the_others_keep_its_former_versi
     assert f"-g {chain}" in "".join(before[Family.V4][node.chain("x")])
     whole = render.policy_chains
 
-    def policy_chains(found: PolicyId, *arguments: Any) -> render.Chains:
+    def policy_chains(found: PolicyId, *arguments: Any) -> Chains:
         chains = whole(found, *arguments)
         if chain in chains and found.policy == bad:
-            chains[chain] += ("-m nosuchmatch -j DROP",)
+            chains[chain] += (BROKEN,)
         return chains
 
     changed = Rule((pods_of(app="a"), pods_of(app="c")), two_ports(81)[0].ports)
@@ -227,9 +230,9 @@ def test_with_a_fault_that_stays_what_nothing_needs_goes_and_what_is_in_use_stay
     bad = names.pod_chain(PodId(Direction.INGRESS, Key("default", "a")))
     whole = render.pod_chain
 
-    def pod_chain(*arguments: Any) -> render.Chains:
+    def pod_chain(*arguments: Any) -> Chains:
         chains = whole(*arguments)
-        return {c: (*rules, "-m nosuchmatch -j DROP") if c == bad else rules for c, rules in chains.items()}
+        return {c: (*rules, BROKEN) if c == bad else rules for c, rules in chains.items()}
 
     with monkeypatch.context() as broken:
         broken.setattr(render, "pod_chain", pod_chain)

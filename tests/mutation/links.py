@@ -8,14 +8,14 @@ LINKS = (
     Mutation(
         "an address honest by whichever link it comes",
         "agent.dataplane.iptables.rules.linked:_OneWay.chains",
-        "f'{self._side} {{}} {self._by(link)} -g {allowed}'",
-        "f'{self._side} {{}} -g {allowed}'",
+        "_Leads(goto, allowed, self._by(link))",
+        "_Leads(goto, allowed)",
         (Selection.LINKED,),
     ),
     Mutation(
         "what is strange to a link let go on",
         "agent.dataplane.iptables.rules.linked:_OneWay.chains",
-        "f'{unmarked} -g {last}',",
+        "goto(last, self._unmarked),",
         "",
         (Selection.LINKED,),
     ),
@@ -29,8 +29,8 @@ LINKS = (
     Mutation(
         "one name looked for in place of all that begin like it",
         "agent.dataplane.iptables.rules.linked:_OneWay._by_name",
-        "f\"{self._by(group[0], f'{start}+')} -g {self._name('name', below)}\"",
-        "f\"{self._by(group[0], start)} -g {self._name('name', below)}\"",
+        "f'{start}+',",
+        "start,",
         (Selection.LINKED,),
     ),
     Mutation(

@@ -70,15 +70,15 @@ STEPS = (
     Mutation(
         "a connection is cached before both directions have judged it",
         "agent.dataplane.iptables.rules.render:top_chains",
-        "common += [f'{check} {done}' for check in checks.values()]",
-        "common[1:1] = [f'{check} {done}' for check in checks.values()]",
+        "common += [done(check) for check in checks.values()]",
+        "common[1:1] = [done(check) for check in checks.values()]",
         (Selection.CHAINS,),
     ),
     Mutation(
         "a packet with a mark of ours leaves because its like is cached",
         "agent.dataplane.iptables.rules.render:_cached",
-        "f'-m mark --mark 0x0/{options.both_marks:#x}'",
-        "'-m mark --mark 0x0/0x0'",
+        "f'-p {PROTOCOLS[protocol]} -m mark --mark 0x0/{options.both_marks:#x}'",
+        "f'-p {PROTOCOLS[protocol]} -m mark --mark 0x0/0x0'",
         (Selection.CHAINS,),
     ),
     Mutation(
@@ -119,8 +119,8 @@ STEPS = (
     Mutation(
         "who loses something is not closed while rules cannot be written",
         "agent.dataplane.iptables.ipset.closed:concerned",
-        "leaf.chain in losing or later.get(address, Leaf('', '')).chain != leaf.chain",
-        "later.get(address, Leaf('', '')).chain != leaf.chain",
+        "leaf.target in losing or address not in later or later[address].target != leaf.target",
+        "address not in later or later[address].target != leaf.target",
         (Selection.UNWRITTEN,),
     ),
     Mutation(
@@ -140,8 +140,8 @@ STEPS = (
     Mutation(
         "without a set for named ports a rule lets in every port",
         "agent.dataplane.iptables.ipset.unmade:_without",
-        "negated or (name in missing and asks)",
-        "name in missing and asks",
+        "match.negated or (match.name in missing and rule.target in _ASKS)",
+        "match.name in missing and rule.target in _ASKS",
         (Selection.UNWRITTEN,),
     ),
     Mutation(
@@ -183,15 +183,15 @@ STEPS = (
     Mutation(
         "a tunnel takes from whatever interface",
         "agent.dataplane.iptables.rules.guards:_let_in",
-        "f'{about} -j DROP'",
-        "f'{about} -j RETURN'",
+        "jump('DROP', about, about=Guard.TUNNEL_IN)",
+        "jump('RETURN', about, about=Guard.TUNNEL_IN)",
         (Selection.TUNNELS,),
     ),
     Mutation(
         "a tunnel takes from strangers where nodes are known",
         "agent.dataplane.iptables.rules.guards:tunnel_chains",
-        "found.nodes is None",
-        "True",
+        "found.nodes is not None",
+        "False",
         (Selection.TUNNELS,),
     ),
     Mutation(

@@ -77,7 +77,7 @@ class Audit:
         rules, chains = self._rules, self._chains
         known = None
         if not afresh and self._foreign_seen and rules.watch.certain():
-            known = {family: table.copy() for family, table in chains.whole.items()}
+            known = chains.tables()
         else:
             # What somebody wrote is seen only when these tables are looked at; until then nothing is known.
             self._foreign_seen = False

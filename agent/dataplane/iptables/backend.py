@@ -27,7 +27,7 @@ from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
-from agent.dataplane.iptables.rules import edges, names
+from agent.dataplane.iptables.rules import edges
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
@@ -142,21 +142,22 @@ class IptablesBackend:
             reading = self._audit.take(found) or (yield from self._read())
             self._chains.take(reading.tables(), reading.errors)
             self._rules.watch.mark_made()
+            tables = self._chains.tables()
             for error in (*self._chains.unread.values(), *reading.elsewhere_errors.values()):
                 if self._refused:
                     # kube-router's firewall may still be there.
                     raise error
-            refusal = self._foreign.refusal([*self._chains.whole.values(), *reading.elsewhere.values()])
+            refusal = self._foreign.refusal([*tables.values(), *reading.elsewhere.values()])
             self._refused = refusal is not None
             if refusal is not None:
                 self._writer.drop_pending()
                 seconds = time.perf_counter() - started
                 return Report(seconds, 0, True, (refusal,), refused=True, of=Call.SYNC)
-            self._foreign.take(self._chains.whole)
+            self._foreign.take(tables)
             faults = self._rules.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
             self._naming.caches = self._cache.make(self._sets, content)
-            self._naming.others = self._transit.make(self._sets, content)
+            self._naming.transit = self._transit.make(self._sets, content)
             self._naming.closed = self._writer.closed.make(self._sets, content)
             self._naming.untracked = self._untracked.make(self._sets, content)
             faults += self._writer.forget(set())
@@ -164,12 +165,11 @@ class IptablesBackend:
             self._planner.guarding = edges.guarding(
                 self._chains, self._desired.guarded(program), hooked=False
             )
-            ours = {family: self._chains.ours(family) for family in self.families}
             chosen, self._desired.options = self._marks.choose(reading.marks or [])
             elsewhere = self._other_mode.referred(reading, content)
-            elsewhere |= cleanup.sets_of_unclear(self._chains.whole, self._chains.unread, content)
+            elsewhere |= cleanup.sets_of_unclear(tables, self._chains.unread, content)
             step = self._planner.difference(
-                program, ours, content, frozenset(self._writer.unforgotten), elsewhere, owners
+                program, self._chains.held, content, frozenset(self._writer.unforgotten), elsewhere, owners
             )
             self._compared = True
             faults += edges.unrouted(self._planner.unrouted)
@@ -361,8 +361,7 @@ class IptablesBackend:
         chains = {
             f"{chain}/{int(family)}": len(rules)
             for family in self.families
-            for chain, rules in self._chains.whole[family].copy().items()
-            if names.is_ours(chain)
+            for chain, rules in self._chains.held[family].copy().items()
         }
         sizes = self._sets.sizes.copy()
         named = self._planner.set_names.copy()

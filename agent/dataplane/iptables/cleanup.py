@@ -6,9 +6,9 @@ import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from agent.dataplane.iptables.rules import hooks, names, script
+from agent.dataplane.iptables.rules import hooks, names, parse, script
+from agent.dataplane.iptables.rules.rule import sets_in
 from agent.dataplane.iptables.tables import foreign, nft
-from agent.dataplane.iptables.tables.chain_table import sets_in
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.variant import INSTALL, MODES, Mode, find_command
 from agent.fault import Fault
@@ -67,8 +67,7 @@ def sets_referred_to(
         for table in found.values()
         for chain, rules in table.items()
         if names.is_ours(chain)
-        for rule in rules
-        for name in sets_in(rule)
+        for name in sets_in(tuple(map(parse.ours, rules)))
     }
     return frozenset(named & sets.keys()) | sets_of_unclear(found, failed, sets)
 

@@ -56,7 +56,7 @@ class Placement:
         for family in self._chains.families:
             if family in self._chains.unread:
                 continue
-            table = self._chains.whole[family]
+            table = self._chains.table(family)
             wanted = dict(self.due(family, table))
             for chain, why in wanted.items():
                 missing = hooks.missing(table, chain)

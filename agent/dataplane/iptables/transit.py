@@ -29,7 +29,7 @@ class Transit:
     def __init__(self, mode: Mode, families: Iterable[Family]) -> None:
         """In legacy mode they are judged from the start: there the kernel checks all of a table anyway."""
         self.judged = mode == "legacy"
-        self._names = {family: names.others_set(family) for family in families if mode == "nft"}
+        self._names = {family: names.transit_set(family) for family in families if mode == "nft"}
 
     def make(self, sets: KernelSets, content: dict[str, SetContent]) -> dict[Family, str]:
         """Make the sets that are missing, and take all out of ``content``; return them until judged."""

@@ -224,4 +224,4 @@ def forget_others(stage: Stage) -> None:
     stage.backend = None
     for family in Family:
         if stage.mode is Mode.NFT:
-            stage.near.run("ipset", "flush", names.others_set(family))
+            stage.near.run("ipset", "flush", names.transit_set(family))

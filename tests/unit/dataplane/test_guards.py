@@ -8,6 +8,7 @@ import pytest
 
 from agent.dataplane.iptables.rules import guards, names
 from agent.dataplane.iptables.rules.guards import UNGUARDED, guarded, tunnel_chains
+from agent.dataplane.iptables.rules.rule import Chains
 from agent.kernel.surroundings import Surroundings
 from agent.kernel.tunnels import BOTH, Tunnel
 from agent.net import Family, Network
@@ -28,7 +29,7 @@ def around(*tunnels: Tunnel, ports: str = "", mixed: str = "") -> Surroundings:
     return Surroundings(*found, carried)
 
 
-def rules(surroundings: Surroundings, nodes: frozenset[Network] = frozenset()) -> guards.Chains:
+def rules(surroundings: Surroundings, nodes: frozenset[Network] = frozenset()) -> Chains:
     return tunnel_chains(Family.V4, guarded(surroundings, Family.V4, nodes))
 
 

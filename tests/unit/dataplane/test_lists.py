@@ -9,6 +9,7 @@ import pytest
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import lists, names
 from agent.dataplane.iptables.rules.lists import FEW, Entry, Lists, entries_of
+from agent.dataplane.iptables.rules.rule import Chains
 from agent.kube.model import Key
 from agent.net import Direction
 from agent.policy.program import PolicyId
@@ -20,7 +21,7 @@ def keys(numbers: Iterable[int]) -> tuple[Key, ...]:
     return tuple(Key("tenant", f"p{number:06}") for number in numbers)
 
 
-def asked(entries: Sequence[Entry], chains: dict[str, tuple[str, ...]]) -> list[str]:
+def asked(entries: Sequence[Entry], chains: Chains) -> list[str]:
     """Return the chains of policies that a packet meets which none of them allows, in order."""
     found = []
     for entry in entries:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, render, top
+from agent.dataplane.iptables.rules.rule import Chains
 from agent.dataplane.iptables.rules.text import member_text, render_text
 from agent.dataplane.iptables.tables.chain_writer import _by_policy
 from agent.kube.model import Key
@@ -283,7 +284,7 @@ def tops(
     guarded: bool = True,
     uplinks: tuple[str, ...] = (),
     cache: names.Cache | None = None,
-) -> render.Chains:
+) -> Chains:
     return top.top_chains(family, options, names.isolated_set, guarded=guarded, uplinks=uplinks, cache=cache)
 
 

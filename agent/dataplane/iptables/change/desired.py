@@ -9,6 +9,7 @@ from typing import NamedTuple
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import guards, linked, names, render, top
 from agent.dataplane.iptables.rules.lists import Lists
+from agent.dataplane.iptables.rules.rule import Chains, Rules
 from agent.dataplane.iptables.rules.trees import Tree, Trees
 from agent.kernel.surroundings import NONE, Surroundings
 from agent.kube.model import Key
@@ -16,15 +17,14 @@ from agent.net import Direction, Family, Network
 from agent.policy.lower.lowered import Delta, LoweredProgram, SetId
 from agent.policy.program import PodId, PolicyId
 
-Chains = dict[str, tuple[str, ...]]
-Changes = dict[Family, dict[str, tuple[str, ...] | None]]
+Changes = dict[Family, dict[str, Rules | None]]
 """For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
 
 
 class Naming:
     """The kernel names of sets: the usual one, or the alternate while a set has been switched.
 
-    ``caches``: the verdict caches, of the families that have one; ``others``: the sets in which
+    ``caches``: the verdict caches, of the families that have one; ``transit``: the sets in which
     packets of others leave a trace, of the families in which OUTPUT does not judge them; ``closed``: those of
     addresses whose rules could not be written; ``untracked``: those in which denied packets leave a trace
     that are not tracked.
@@ -33,13 +33,13 @@ class Naming:
     def __init__(
         self,
         caches: Mapping[Family, names.Cache] = MappingProxyType({}),
-        others: Mapping[Family, str] = MappingProxyType({}),
+        transit: Mapping[Family, str] = MappingProxyType({}),
         untracked: Mapping[Family, str] = MappingProxyType({}),
     ) -> None:
         self.switched: set[SetId] = set()
         self.switched_isolated: set[Tree] = set()
         self.caches = caches
-        self.others = others
+        self.transit = transit
         self.closed: Mapping[Tree, str] = {}
         self.untracked = untracked
 
@@ -59,7 +59,7 @@ class _Top(NamedTuple):
     uplinks: frozenset[str]
     switched: frozenset[Direction]
     cache: names.Cache | None
-    others: str | None
+    transit: str | None
     closed: tuple[str | None, ...]
     links: render.Ways
     tunnels: guards.Guarded
@@ -247,7 +247,7 @@ class Desired:
             self.uplinks if has_family(program, family) else frozenset(),
             frozenset(direction for direction, switched in naming.switched_isolated if switched is family),
             naming.caches.get(family),
-            naming.others.get(family),
+            naming.transit.get(family),
             tuple(naming.closed.get((direction, family)) for direction in Direction),
             self._linked[family].ways,
             self.guarded(program)[family],
@@ -264,7 +264,7 @@ class Desired:
             guarded=depends.guarded,
             uplinks=depends.uplinks,
             cache=depends.cache,
-            others=depends.others,
+            transit=depends.transit,
             closed=dict(zip(Direction, depends.closed, strict=True)),
             links=depends.links,
             tunnels=depends.tunnels,
@@ -279,6 +279,6 @@ def has_family(program: LoweredProgram, family: Family) -> bool:
     return any(network.family is family for network in program.bypass)
 
 
-def merged(first: Changes, second: Mapping[Family, Mapping[str, tuple[str, ...] | None]]) -> Changes:
+def merged(first: Changes, second: Mapping[Family, Mapping[str, Rules | None]]) -> Changes:
     """Return both changes; where they meet, the second holds."""
     return {family: {**first[family], **second.get(family, {})} for family in first}

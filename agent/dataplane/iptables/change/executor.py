@@ -12,6 +12,7 @@ from agent.dataplane.iptables.change.step import Gains, Step, denies, take_losse
 from agent.dataplane.iptables.ipset.closed import Closed
 from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.rule import Rules
 from agent.dataplane.iptables.tables.chain_writer import PART, ChainWriter
 from agent.dataplane.iptables.tables.tables import FEW_LINES
 from agent.dataplane.iptables.verdict_cache import VerdictCache
@@ -370,8 +371,8 @@ class Executor:
         unreached: Changes = {}
         reached: Changes = {}
         for family, chains in changes.items():
-            current, garbage = self._chains.whole[family], self._chains.garbage[family]
-            later: dict[str, tuple[str, ...] | None] = {
+            current, garbage = self._chains.held[family], self._chains.garbage[family]
+            later: dict[str, Rules | None] = {
                 chain: rules
                 for chain, rules in chains.items()
                 if rules is not None

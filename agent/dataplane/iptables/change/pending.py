@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from agent.dataplane.iptables.change.desired import merged
 from agent.dataplane.iptables.change.step import Gains, Step
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.tables.chain_table import sets_in
+from agent.dataplane.iptables.rules.rule import sets_in
 from agent.net import Family, Member
 
 
@@ -95,10 +95,10 @@ def independent(step: Step, current: Step) -> bool:
     """
     for family, chains in step.chains.items():
         theirs = current.chains.get(family, {})
-        targets = {rule[rule.rfind(" ") + 1 :] for rules in chains.values() for rule in rules or ()}
+        targets = {rule.target for rules in chains.values() for rule in rules or ()}
         if theirs.keys() & (chains.keys() | targets):
             return False
-    used = {n for c in step.chains.values() for rules in c.values() for r in rules or () for n in sets_in(r)}
+    used = {name for c in step.chains.values() for rules in c.values() for name in sets_in(rules or ())}
     return not _sets_of(current) & (_sets_of(step) | used)
 
 

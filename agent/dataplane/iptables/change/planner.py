@@ -15,14 +15,12 @@ from agent.dataplane.iptables.ipset.sets import (
     shape_of,
 )
 from agent.dataplane.iptables.rules import guards, names
+from agent.dataplane.iptables.rules.rule import Rules, sets_in
 from agent.dataplane.iptables.rules.trees import Tree, changed_hands
-from agent.dataplane.iptables.tables.chain_table import sets_in
 from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.kube.model import Key
 from agent.net import AddressPort, Direction, Family, Member, Network, family_of, member_address
 from agent.policy.lower.lowered import Delta, LoweredProgram, SetId, SetKind
-
-Rules = tuple[str, ...]
 
 
 class Planner:
@@ -232,11 +230,7 @@ class Planner:
         self._isolated = set().union(*(program.isolated(Direction.INGRESS, f) for f in self.families))
         self.set_names = {s: names.peer_set(s) for s in program.sets if self._here(s)}
         referred = {
-            name
-            for table in chains.values()
-            for rules in table.values()
-            for rule in rules
-            for name in sets_in(rule)
+            name for table in chains.values() for rules in table.values() for name in sets_in(rules)
         } | elsewhere
         step = Step({family: {} for family in self.families})
         moving = self._compare_sets(program, content, referred, withheld, step)

@@ -11,38 +11,26 @@ be in the tree, too. In doubt an address is closed.
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from agent.dataplane.iptables.ipset.sets import KernelSets, addresses_shape
 from agent.dataplane.iptables.rules import names, script
+from agent.dataplane.iptables.rules.parse import unmarked
+from agent.dataplane.iptables.rules.rule import Leaf, Rule, Rules
 from agent.fault import Fault
 from agent.kernel.ipset_shapes import SetContent
 from agent.net import Direction, Family, Member
 
-Rules = tuple[str, ...]
 Table = Mapping[str, Rules]
 Place = tuple[Direction, Family]
 
 SHOWN = 5
 """How many pods a fault names."""
 
-_LEAF = re.compile(r'^-[sd] (\S+)/(?:32|128) (?:.*--comment "pod ([^"]*)" )?-g (KUBE-POD-FW-\S+)$')
-_NODE = re.compile(rf"-g ({names.TREE_PREFIX}\S+)$")
-_BITS = re.compile(r"(mark) 0x[1-9a-f][0-9a-f]*/0x[0-9a-f]+|(mark) 0x0/0x[0-9a-f]+")
 _LEADS = (names.POD_PREFIX, names.LIST_PREFIX, names.POLICY_PREFIX)
 """Chains with rules that lead to chains of policies."""
 _TOPS = (names.FORWARD, names.BRIDGED, names.OUTPUT)
-
-
-class Leaf(NamedTuple):
-    """Where the tree leads an address: its pod's chain, and the pod as its comment names it."""
-
-    chain: str
-    pod: str
 
 
 def concerned(
@@ -65,10 +53,10 @@ def concerned(
             now = leaves(table, direction, family)
             later = leaves({**table, **changing}, direction, family) if moving else now
             for address, leaf in now.items():
-                if leaf.chain in losing or later.get(address, Leaf("", "")).chain != leaf.chain:
-                    found[direction][address] = leaf.pod
+                if leaf.target in losing or address not in later or later[address].target != leaf.target:
+                    found[direction][address] = _pod(leaf)
             if not _asks_set(table, direction):
-                found[direction].update((a, leaf.pod) for a, leaf in later.items() if a not in now)
+                found[direction].update((a, _pod(leaf)) for a, leaf in later.items() if a not in now)
     return found
 
 
@@ -77,18 +65,17 @@ def _asks_set(table: Table, direction: Direction) -> bool:
 
     Where the kernel did not make that set, an address that the tree does not have yet is open.
     """
-    way = f"-j {names.judge(direction)}"
-    asking = [rule for chain in _TOPS for rule in table.get(chain, ()) if rule.endswith(way)]
-    return all("--match-set" in rule for rule in asking)
+    judge = names.judge(direction)
+    return all(rule.in_sets for chain in _TOPS for rule in table.get(chain, ()) if rule.target == judge)
 
 
 def narrows(old: Rules, new: Rules) -> bool:
     """Whether the new rules may deny a packet that the old ones allow."""
-    old, new = _unmarked(old), _unmarked(new)
-    if new[: len(old)] == old:
+    before, after = _unmarked(old), _unmarked(new)
+    if after[: len(before)] == before:
         return False
-    inserted = script.insertions(old, new)
-    return inserted is None or not all(_only_allows(rule) for _, rule in inserted)
+    inserted = script.insertions(before, after)
+    return inserted is None or not all(_only_allows(new[position - 1]) for position, _ in inserted)
 
 
 def _alike(old: Rules, new: Rules) -> bool:
@@ -96,18 +83,17 @@ def _alike(old: Rules, new: Rules) -> bool:
     return old == new or (len(old) == len(new) and _unmarked(old) == _unmarked(new))
 
 
-def _unmarked(rules: Rules) -> Rules:
-    return tuple(_BITS.sub(r"\1 bit\2", rule) if "mark 0x" in rule else rule for rule in rules)
+def _unmarked(rules: Rules) -> tuple[str, ...]:
+    return tuple(map(unmarked, rules))
 
 
-def _only_allows(rule: str) -> bool:
+def _only_allows(rule: Rule) -> bool:
     """Whether one rule more can only allow more."""
-    way, target = rule.rsplit(" ", 2)[-2:]
-    if way == "-j":
-        return target.startswith(names.JUMPED_TO) or (
-            target == "RETURN" and rule.startswith("-m mark --mark")
-        )
-    return target in map(names.allow, Direction)
+    if rule.goto:
+        return rule.target in map(names.allow, Direction)
+    # A packet that is marked has been allowed.
+    marked = rule.target == "RETURN" and rule.startswith("-m mark --mark")
+    return marked or rule.target.startswith(names.JUMPED_TO)
 
 
 def _leading_to(chains: set[str], table: Table) -> set[str]:
@@ -118,9 +104,8 @@ def _leading_to(chains: set[str], table: Table) -> set[str]:
     for chain, rules in table.items():
         if chain.startswith(_LEADS):
             for rule in rules:
-                target = rule[rule.rfind(" ") + 1 :]
-                if target.startswith(names.JUMPED_TO):
-                    parents.setdefault(target, []).append(chain)
+                if rule.target.startswith(names.JUMPED_TO):
+                    parents.setdefault(rule.target, []).append(chain)
     found, pending = set(chains), list(chains)
     while pending:
         more = set(parents.get(pending.pop(), ())) - found
@@ -129,18 +114,21 @@ def _leading_to(chains: set[str], table: Table) -> set[str]:
     return found
 
 
-def leaves(table: Table, direction: Direction, family: Family) -> dict[bytes, Leaf]:
-    """Return where a direction's tree leads each address."""
-    found: dict[bytes, Leaf] = {}
+def leaves(table: Table, direction: Direction, family: Family) -> dict[bytes, Rule]:
+    """Return the rule by which a direction's tree leads each address to its pod."""
+    found: dict[bytes, Rule] = {}
     pending = [names.tree_chain(direction, family, "")]
     while pending:
         for rule in table.get(pending.pop(), ()):
-            if leaf := _LEAF.search(rule):
-                address = ipaddress.ip_address(leaf[1]).packed
-                found.setdefault(address, Leaf(leaf[3], leaf[2] or leaf[1]))
-            elif node := _NODE.search(rule):
-                pending.append(node[1])
+            if isinstance(rule.about, Leaf):
+                found.setdefault(rule.about.address, rule)
+            elif rule.target.startswith(names.TREE_PREFIX):
+                pending.append(rule.target)
     return found
+
+
+def _pod(leaf: Rule) -> str:
+    return str(leaf.about.pod.pod) if isinstance(leaf.about, Leaf) else ""
 
 
 @dataclass

@@ -7,18 +7,14 @@ does so whether or not what it adds can be written.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Set
 
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.rule import Rule, Rules, sets_in
 from agent.net import Direction, Family
 
-Rules = tuple[str, ...]
-
-_MATCH = re.compile(r"-m set (! )?--match-set (\S+) \S+ ?")
-_DENIES = f"-g {names.DENY}"
-_ASKS = tuple(f"-j {names.judge(direction)}" for direction in Direction)
-_TRACES = f"-g {names.OTHERS}"
+_ASKS = frozenset({names.TRANSIT, *map(names.judge, Direction)})
+"""Where isolated packets are led to."""
 
 
 def narrowed(
@@ -31,7 +27,7 @@ def narrowed(
     or nodes for which there is none counts as empty. Without a set of isolated addresses every packet looks
     for its pod in the tree, and one that finds none passes: so pods that have a chain are judged.
     """
-    looked_at = {name for rules in held.values() for rule in rules for _, name in _MATCH.findall(rule)}
+    looked_at = set().union(*map(sets_in, held.values()))
     stand_ins = {n: other for n in unmade if (other := names.counterpart(n)) in looked_at - unmade}
     usual = {direction: names.isolated_set(direction, family) for direction in Direction}
     lost = {d: {name, names.alternate(name)} & unmade - stand_ins.keys() for d, name in usual.items()}
@@ -46,22 +42,19 @@ def narrowed(
         found[chain] = tuple(
             rule
             for rule in left
-            if rule is not None
-            and not (chain in unasked and rule.endswith(_DENIES) and not _MATCH.search(rule))
+            if rule is not None and not (chain in unasked and rule.target == names.DENY and not rule.in_sets)
         )
     return found
 
 
-def _without(rule: str, unmade: Set[str], stand_ins: Mapping[str, str], missing: Set[str]) -> str | None:
+def _without(rule: Rule, unmade: Set[str], stand_ins: Mapping[str, str], missing: Set[str]) -> Rule | None:
     """Return a rule as it is without sets; None where it then matches nothing."""
-    for match in _MATCH.finditer(rule):
-        negated, name = match.groups()
-        if name not in unmade:
+    for match in rule.in_sets:
+        if match.name not in unmade:
             continue
-        if name in stand_ins:
-            return rule.replace(match[0], match[0].replace(f" {name} ", f" {stand_ins[name]} "))
-        asks = rule.endswith((*_ASKS, _TRACES))
-        if negated or (name in missing and asks):
-            return rule.replace(match[0], "")
+        if match.name in stand_ins:
+            return rule.without(match, match._replace(name=stand_ins[match.name]))
+        if match.negated or (match.name in missing and rule.target in _ASKS):
+            return rule.without(match)
         return None
     return rule

@@ -57,10 +57,10 @@ def guarding(chains: ChainTable, wanted: Mapping[Family, guards.Guarded], *, hoo
     ``hooked``: INPUT is known to lead to them; else the tables are looked at, as they were last read.
     """
     for family, found in wanted.items():
-        table = chains.whole[family]
-        if any(table.get(chain) != rules for chain, rules in guards.tunnel_chains(family, found).items()):
+        held = chains.held[family]
+        if any(held.get(chain) != rules for chain, rules in guards.tunnel_chains(family, found).items()):
             return False
-        if found.any and not hooked and "INPUT" in hooks.misplaced(table):
+        if found.any and not hooked and "INPUT" in hooks.misplaced(chains.table(family)):
             return False
     return True
 

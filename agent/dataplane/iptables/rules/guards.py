@@ -22,11 +22,10 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.rule import Chains, Guard, Match, Rule, Rules, goto, in_set, jump
 from agent.kernel.surroundings import Surroundings
 from agent.kernel.tunnels import FOR_STRANGERS, Tunnel
 from agent.net import Family, Network, address_text
-
-Chains = dict[str, tuple[str, ...]]
 
 MULTIPORT_SLOTS = 15
 """Ports in one multiport match (iptables-extensions(8))."""
@@ -138,15 +137,14 @@ def tunnel_chains(family: Family, found: Guarded) -> Chains:
     """Return the chains about tunnels of a family; none where there is no tunnel."""
     if not found.any:
         return {}
-    if found.nodes is None:
-        nodes = [("", "")]
-    else:
-        nodes = [("", _in_set(found.nodes, "src"))] if found.nodes else []
+    nodes: list[tuple[str, Match]] = [("", "")]
+    if found.nodes is not None:
+        nodes = [("", in_set(found.nodes, "src"))] if found.nodes else []
         nodes += [(f"-s {_host(remote, family)}", "") for remote in sorted(found.remotes)]
     chains: Chains = {
         names.INPUT: (
-            *(f"{match} -g {names.TUNNEL_IN}" for match in _matches(found.between)),
-            *(f"{match} -g {names.TUNNEL_ANY}" for match in _matches(found.strange)),
+            *(goto(names.TUNNEL_IN, match) for match in _matches(found.between)),
+            *(goto(names.TUNNEL_ANY, match) for match in _matches(found.strange)),
         ),
         names.TUNNEL_IN: _let_in(found, nodes),
         names.TUNNEL_OUT: _keep_in(family, found),
@@ -156,32 +154,33 @@ def tunnel_chains(family: Family, found: Guarded) -> Chains:
     return chains
 
 
-def _let_in(found: Guarded, senders: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+def _let_in(found: Guarded, senders: Iterable[tuple[str, Match]]) -> Rules:
     """Rules of INPUT: the node itself and these senders may, each given as what stands before and after."""
     about = names.comment("sent to a tunnel by no node")
     return (
-        "-i lo -j RETURN",
-        *(_join(before, place, after, "-j RETURN") for place in _outside(found) for before, after in senders),
-        f"{about} -j DROP",
+        jump("RETURN", "-i lo"),
+        *(jump("RETURN", before, place, after) for place in _outside(found) for before, after in senders),
+        jump("DROP", about, about=Guard.TUNNEL_IN),
     )
 
 
-def _keep_in(family: Family, found: Guarded) -> tuple[str, ...]:
+def _keep_in(family: Family, found: Guarded) -> Rules:
     """Rules of FORWARD: what came from outside may go on; what pods send may not reach another node.
 
     Where nodes are known, theirs are the addresses; else all that are beyond the interfaces that lead out.
     """
     about = names.comment("sent by a pod to the tunnel of a node")
+    ways: list[Match]
     if found.nodes is not None:
-        ways = [_in_set(found.nodes, "dst")] if found.nodes else []
+        ways = [in_set(found.nodes, "dst")] if found.nodes else []
         ways += [f"-d {_host(remote, family)}" for remote in sorted(found.remotes)]
     else:
         ways = [f"-o {name}" for name in sorted(found.underlay)]
         ways += [f"-m physdev --physdev-out {port} --physdev-is-bridged" for port in sorted(found.ports)]
         ways += [f"-o {bridge} -m physdev ! --physdev-is-bridged" for bridge in sorted(found.mixed)]
     return (
-        *(f"{place} -j RETURN" for place in _outside(found)),
-        *(f"{way} {about} -j DROP" for way in ways),
+        *(jump("RETURN", place) for place in _outside(found)),
+        *(jump("DROP", way, about, about=Guard.TUNNEL_OUT) for way in ways),
     )
 
 
@@ -191,14 +190,15 @@ def _outside(found: Guarded) -> list[str]:
     return [f"-i {name}" for name in sorted(found.underlay)] + by_port
 
 
-def forward_rules(found: Guarded) -> list[str]:
+def forward_rules(found: Guarded) -> list[Rule]:
     """Return the rules of FORWARD's chain that lead to those about tunnels."""
-    return [f"{match} -j {names.TUNNEL_OUT}" for match in _all_matches(found)]
+    return [jump(names.TUNNEL_OUT, match) for match in _all_matches(found)]
 
 
-def output_rules(found: Guarded) -> list[str]:
+def output_rules(found: Guarded) -> list[Rule]:
     """Return the rules of OUTPUT's chain for what the node sends for others, as IPVS does."""
-    return [f"{match} -m addrtype ! --src-type LOCAL -j {names.TUNNEL_OUT}" for match in _all_matches(found)]
+    remote = "-m addrtype ! --src-type LOCAL"
+    return [jump(names.TUNNEL_OUT, match, remote) for match in _all_matches(found)]
 
 
 def _all_matches(found: Guarded) -> list[str]:
@@ -237,15 +237,7 @@ def _host(address: bytes, family: Family) -> str:
     return f"{address_text(address)}/{family.bits}"
 
 
-def _in_set(name: str, sides: str) -> str:
-    return f"-m set --match-set {name} {sides}"
-
-
-def _join(*parts: str) -> str:
-    return " ".join(part for part in parts if part)
-
-
-def advertisement_rules(ports: Iterable[str], leave: str) -> list[str]:
+def advertisement_rules(ports: Iterable[str], leave: str) -> list[Rule]:
     """Return the rules for router advertisements on bridges: a router's may pass, a pod's is dropped.
 
     A router is beyond a port that leads to the network outside; the node's own are not forwarded.
@@ -253,20 +245,20 @@ def advertisement_rules(ports: Iterable[str], leave: str) -> list[str]:
     kind = f"-m icmp6 --icmpv6-type {ADVERTISEMENT}"
     return [
         *(
-            f"-p ipv6-icmp -m physdev --physdev-in {port} {kind} -m hl --hl-eq 255 -j {leave}"
+            jump(leave, f"-p ipv6-icmp -m physdev --physdev-in {port} {kind} -m hl --hl-eq 255")
             for port in sorted(ports)
         ),
-        f"-p ipv6-icmp {kind} -j DROP",
+        jump("DROP", f"-p ipv6-icmp {kind}", about=Guard.ROUTERS),
     ]
 
 
-def redirect_rule(family: Family) -> str:
+def redirect_rule(family: Family) -> Rule:
     """Return the rule by which redirects are dropped.
 
     A router sends them to those on its own link, so that none is rightly forwarded; and on a bridge nobody is
     worse off without, since the router forwards all the same.
     """
-    return f"{_REDIRECT[family]} -j DROP"
+    return jump("DROP", _REDIRECT[family], about=Guard.ROUTERS)
 
 
 def untracked_chains(traces: str | None) -> Chains:
@@ -275,17 +267,18 @@ def untracked_chains(traces: str | None) -> Chains:
         return {}
     return {
         names.UNTRACKED: tuple(
-            f"-j SET --add-set {traces} {side} --timeout {UNTRACKED_SECONDS}" for side in ("src", "dst")
+            jump("SET", options=f"--add-set {traces} {side} --timeout {UNTRACKED_SECONDS}")
+            for side in ("src", "dst")
         )
     }
 
 
-def untracked_rules(family: Family, traces: str | None) -> list[str]:
+def untracked_rules(family: Family, traces: str | None) -> list[Rule]:
     """Return the rule that leads there, to stand where only what is denied comes to it.
 
     ICMPv6's discovery is never tracked (``nf_conntrack_proto_icmpv6.c``).
     """
     if traces is None:
         return []
-    other = "! -p ipv6-icmp " if family is Family.V6 else ""
-    return [f"{other}-m conntrack --ctstate UNTRACKED -j {names.UNTRACKED}"]
+    other = "! -p ipv6-icmp" if family is Family.V6 else ""
+    return [jump(names.UNTRACKED, other, "-m conntrack --ctstate UNTRACKED")]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Container, Iterable, Mapping
 
-from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules import names, parse
 from agent.dataplane.iptables.tables import foreign
 
 HOOKS = {"INPUT": names.INPUT, "FORWARD": names.FORWARD, "OUTPUT": names.OUTPUT}
@@ -60,61 +59,27 @@ def misplaced(table: Table, garbage: Container[str] = ()) -> dict[str, str]:
 
 def _leading(table: Table, chain: str) -> list[str]:
     """Return the rules of a built-in chain that lead to ours, those of an earlier version too."""
-    return [rule for rule in table.get(chain, ()) if _target(_words(rule)) == HOOKS[chain]]
+    return [rule for rule in table.get(chain, ()) if parse.foreign(rule).target == HOOKS[chain]]
 
 
 def _leaves_chain(rule: str, table: Table) -> bool:
     """Whether a rule of a built-in chain can have its policy decide: by RETURN, or by a goto that returns."""
-    words = _words(rule)
-    target = _target(words)
-    return target == "RETURN" or (target in table and "-g" in words)
+    leads = parse.foreign(rule)
+    return leads.target == "RETURN" or (leads.target in table and leads.goto)
 
 
 def _can_pass(rule: str, table: Table, seen: set[str]) -> bool:
     if foreign.is_unclear(rule):
         return True
-    words = _words(rule)
-    if _only_loopback(words):
+    target, _, loopback = parse.foreign(rule)
+    if loopback:
         return False
-    target = _target(words)
     if target in _PASSING:
         return True
     if target is None or target not in table or target in seen:
         return False
     seen.add(target)
     return any(_can_pass(inner, table, seen) for inner in table[target])
-
-
-def _words(rule: str) -> list[str]:
-    """Split a rule, of any program, into words, its comments left out: these may say anything."""
-    try:
-        words = shlex.split(rule)
-    except ValueError:
-        words = rule.split()
-    found = []
-    following = iter(words)
-    for word in following:
-        found.append(word)
-        if word == "--comment":
-            # It may say --comment itself.
-            next(following, None)
-    return found
-
-
-def _only_loopback(words: list[str]) -> bool:
-    for flag in ("-i", "-o"):
-        if flag in words:
-            at = words.index(flag)
-            if words[at + 1 : at + 2] == ["lo"] and (at == 0 or words[at - 1] != "!"):
-                return True
-    return False
-
-
-def _target(words: list[str]) -> str | None:
-    for flag in ("-j", "-g"):
-        if flag in words:
-            return words[words.index(flag) + 1]
-    return None
 
 
 def place(table: Table, wanted: Mapping[str, str]) -> list[str]:
@@ -150,7 +115,7 @@ def leading_to(table: Table, doomed: Callable[[str], bool]) -> list[tuple[str, s
         if doomed(chain):
             continue
         for rule in rules:
-            target = _target(_words(rule))
+            target = parse.foreign(rule).target
             if target is not None and doomed(target):
                 found.append((chain, rule))
     return found

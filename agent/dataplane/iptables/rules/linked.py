@@ -17,12 +17,13 @@ honest packet bears a mark for a moment, since a chain cannot return two differe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, render
+from agent.dataplane.iptables.rules.rule import Chains, Guard, Rule, Rules, goto, jump
 from agent.dataplane.iptables.rules.tree import ROOT, Prefix, build
 from agent.dataplane.podlinks import PodLink
 from agent.kube.model import Key
@@ -47,7 +48,7 @@ Verdicts = tuple[tuple[PodLink, tuple[tuple[Key, ...] | None, ...]], ...]
 class Linked(NamedTuple):
     """The chains of a family, and the rules that lead to them from FORWARD's."""
 
-    chains: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    chains: Mapping[str, Rules] = MappingProxyType({})
     ways: render.Ways = render.NO_WAYS
 
 
@@ -73,9 +74,9 @@ def _policies(program: LoweredProgram, link: PodLink, direction: Direction) -> t
 
 def linked(known: Verdicts, family: Family, options: Options) -> Linked:
     """Return the rules of a family."""
-    chains: dict[str, tuple[str, ...]] = {}
+    chains: Chains = {}
     early: list[str] = []
-    late: list[str] = []
+    late: list[Rule] = []
     for number, direction in enumerate(Direction):
         closed = {link: found[number] for link, found in known if found[number] is not None}
         if not closed:
@@ -88,15 +89,15 @@ def linked(known: Verdicts, family: Family, options: Options) -> Linked:
         else:
             port = "-m physdev --physdev-is-bridged"
             late += [
-                f"-o {guard}{f' {port}' if bridged else ''} -j {names.links_chain(direction)}"
+                jump(names.links_chain(direction), f"-o {guard}", port if bridged else "")
                 for (bridged, _), guard in guards.items()
             ]
             for bridge, chain in one.into.items():
-                late.append(f"-o {bridge} -m physdev ! --physdev-is-bridged -j {chain}")
+                late.append(jump(chain, f"-o {bridge} -m physdev ! --physdev-is-bridged"))
     egress = names.links_chain(Direction.EGRESS)
     ways = render.Ways(
-        tuple(f"{guard} -p tcp -j {egress}" for guard in early),
-        tuple(f"{guard} ! -p tcp -j {egress}" for guard in early),
+        tuple(jump(egress, guard, "-p tcp") for guard in early),
+        tuple(jump(egress, guard, "! -p tcp") for guard in early),
         tuple(late),
     )
     return Linked(chains, ways)
@@ -122,6 +123,14 @@ def _strange(link: PodLink) -> str:
     return names.about("not an address of pod", link.pod)
 
 
+class _Leads(NamedTuple):
+    """Where the tree leads an address, how, and by which interface it has to come."""
+
+    way: Callable[..., Rule]
+    target: str
+    by: str = ""
+
+
 class _OneWay:
     """The chains of one direction in one family."""
 
@@ -133,7 +142,8 @@ class _OneWay:
         self._side = "-s" if egress else "-d"
         self._interface, self._port = ("-i", "--physdev-in") if egress else ("-o", "--physdev-out")
         self._bit = f"{options.mark(direction):#x}"
-        self._clear = f"-j MARK --set-xmark 0x0/{options.both_marks:#x}"
+        self._unmarked = f"-m mark ! --mark {self._bit}/{self._bit}"
+        self._clear = f"--set-xmark 0x0/{options.both_marks:#x}"
 
     def _name(self, kind: str, what: str = "") -> str:
         return names.link_chain(kind, self.direction, self.family, what)
@@ -149,30 +159,28 @@ class _OneWay:
     def _here(self, addresses: Iterable[bytes]) -> list[bytes]:
         return [address for address in addresses if family_of(address) is self.family]
 
-    def chains(
-        self, links: list[PodLink], closed: Mapping[PodLink, tuple[Key, ...] | None]
-    ) -> dict[str, tuple[str, ...]]:
+    def chains(self, links: list[PodLink], closed: Mapping[PodLink, tuple[Key, ...] | None]) -> Chains:
         honest: dict[int, list[PodLink]] = {}
         for link in links:
             for address in self._here(link.addresses):
                 honest.setdefault(int.from_bytes(address, "big"), []).append(link)
         kinds = [[link for link in closed if bool(link.bridge) is bridged] for bridged in (False, True)]
         *first, last = [self._name("name", f"{bool(group[0].bridge)}") for group in kinds if group]
-        unmarked = f"-m mark ! --mark {self._bit}/{self._bit}"
-        found = {
+        marked = f"-m mark ! --mark 0x0/{self.options.both_marks:#x}"
+        found: Chains = {
             names.links_chain(self.direction): (
-                f"-m mark ! --mark 0x0/{self.options.both_marks:#x} {self._clear}",
-                f"-j {self._name('address')}",
-                *(f"{unmarked} -j {name}" for name in first),
-                f"{unmarked} -g {last}",
-                self._clear,
+                jump("MARK", marked, options=self._clear),
+                jump(self._name("address")),
+                *(jump(name, self._unmarked) for name in first),
+                goto(last, self._unmarked),
+                jump("MARK", options=self._clear),
             )
         }
         allowed = names.allow(self.direction)
         found |= self._tree(
             "address",
             {
-                number: [f"{self._side} {{}} {self._by(link)} -g {allowed}" for link in its]
+                number: [_Leads(goto, allowed, self._by(link)) for link in its]
                 for number, its in honest.items()
             },
         )
@@ -185,24 +193,24 @@ class _OneWay:
             found |= self._into_bridges(links, closed)
         return found
 
-    def _tree(self, kind: str, leaves: Mapping[int, list[str]], few: int = FEW) -> dict[str, tuple[str, ...]]:
-        """Return the chains of a tree over addresses; ``{}`` in a leaf's rules stands for the address."""
+    def _tree(self, kind: str, leaves: Mapping[int, list[_Leads]], few: int = FEW) -> Chains:
+        """Return the chains of a tree over addresses."""
         found = {}
         for node, entries in build(leaves, self.family.bits, few).items():
-            rules: list[str] = []
+            rules: list[Rule] = []
             for entry in entries:
-                text = render.prefix_text(entry, self.family)
+                match = f"{self._side} {render.prefix_text(entry, self.family)}"
                 if entry.length == self.family.bits:
-                    rules += [rule.format(text) for rule in leaves[entry.value]]
+                    rules += [leads.way(leads.target, match, leads.by) for leads in leaves[entry.value]]
                 else:
-                    rules.append(f"{self._side} {text} -g {self._node(kind, entry)}")
+                    rules.append(goto(self._node(kind, entry), match))
             found[self._node(kind, node)] = tuple(rules)
         return found
 
     def _node(self, kind: str, node: Prefix) -> str:
         return self._name(kind, "" if node == ROOT else render.prefix_text(node, self.family))
 
-    def _by_name(self, group: list[PodLink], kind: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def _by_name(self, group: list[PodLink], kind: str) -> Iterator[tuple[str, Rules]]:
         """Yield the chains that lead by interface to what becomes of an isolated pod's strange packets."""
         by_name = {link.name: link for link in group}
         pending = [(kind, sorted(by_name))]
@@ -219,51 +227,48 @@ class _OneWay:
             groups: dict[str, list[str]] = {}
             for name in members:
                 groups.setdefault(name[:length], []).append(name)
-            rules: list[str] = []
+            rules: list[Rule] = []
             for start, some in groups.items():
                 if len(some) == 1:
                     rules += self._at_link(by_name[some[0]])
                 else:
                     below = f"{kind} {start}"
-                    rules.append(f"{self._by(group[0], f'{start}+')} -g {self._name('name', below)}")
+                    rules.append(goto(self._name("name", below), self._by(group[0], f"{start}+")))
                     pending.append((below, some))
             yield self._name("name", node), tuple(rules)
 
-    def _at_link(self, link: PodLink) -> list[str]:
+    def _at_link(self, link: PodLink) -> list[Rule]:
         if self._here(link.others):
-            return [f"{self._by(link)} -g {self._name('one', link.name)}"]
-        return [f"{self._by(link)} {_strange(link)} -g {names.DENY}"]
+            return [goto(self._name("one", link.name), self._by(link))]
+        return [goto(names.DENY, self._by(link), _strange(link), about=Guard.LINKS)]
 
-    def _own(self, link: PodLink, others: list[bytes], policies: tuple[Key, ...]) -> Iterator[str]:
+    def _own(self, link: PodLink, others: list[bytes], policies: tuple[Key, ...]) -> Iterator[Rule]:
         """Yield the rules that judge a pod's further addresses by its policies, and drop the rest."""
-        unmarked = f"-m mark ! --mark {self._bit}/{self._bit}"
         for address in others:
-            yield f"{self._side} {self._host(address)} -j {names.allow(self.direction)}"
-        whose = link.pod or Key("", "")
-        yield f"{unmarked} {_strange(link)} -g {names.DENY}"
-        yield self._clear
-        for policy in policies:
-            yield f"-j {names.policy_chain(PolicyId(self.direction, policy))}"
-        denied = names.about(f"no {self.direction} policy allows it: pod", whose)
-        yield f"{unmarked} {denied} -g {names.DENY}"
-        yield self._clear
+            yield jump(names.allow(self.direction), f"{self._side} {self._host(address)}")
+        whose = PodId(self.direction, link.pod or Key("", ""))
+        yield goto(names.DENY, self._unmarked, _strange(link), about=Guard.LINKS)
+        yield jump("MARK", options=self._clear)
+        for policy in (PolicyId(self.direction, key) for key in policies):
+            yield jump(names.policy_chain(policy), about=policy)
+        denied = names.about(f"no {self.direction} policy allows it: pod", whose.pod)
+        yield goto(names.DENY, self._unmarked, denied, about=whose)
+        yield jump("MARK", options=self._clear)
 
-    def _into_bridges(
-        self, links: list[PodLink], closed: Mapping[PodLink, tuple[Key, ...] | None]
-    ) -> dict[str, tuple[str, ...]]:
+    def _into_bridges(self, links: list[PodLink], closed: Mapping[PodLink, tuple[Key, ...] | None]) -> Chains:
         """Return the chains for what is routed into a bridge: by which port it leaves is not known yet.
 
         An address counts there that is behind links of isolated pods only: each judges, so that what one says
         opens nothing of another's. And only where all ports are pods', so that it is nobody's from outside.
         """
-        found: dict[str, tuple[str, ...]] = {}
+        found: Chains = {}
         for bridge in sorted({link.bridge for link in closed if link.bridge and not link.shared}):
             behind: dict[int, list[PodLink]] = {}
             for link in (link for link in links if link.bridge == bridge):
                 for address in self._here(link.others):
                     behind.setdefault(int.from_bytes(address, "big"), []).append(link)
             leaves = {
-                number: [f"-d {{}} -j {self._name('one', link.name)}" for link in its]
+                number: [_Leads(jump, self._name("one", link.name)) for link in its]
                 for number, its in behind.items()
                 if all(link in closed for link in its)
             }

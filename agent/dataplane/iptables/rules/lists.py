@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.rule import Rule, Rules, jump
 from agent.kube.model import Key
 from agent.net import Direction
 from agent.policy.program import PolicyId
@@ -27,23 +28,22 @@ _ENDS = "a"
 _MOST = 64
 """Entries of a list at most."""
 
-Rules = tuple[str, ...]
-
 
 class Entry(NamedTuple):
-    """A chain that is jumped to, and the comment on what it has allowed."""
+    """A chain that is jumped to, and, where it is a policy's, the policy."""
 
     chain: str
-    about: str = ""
+    policy: PolicyId | None = None
 
 
-def rules_of(entries: Iterable[Entry], direction: Direction, options: Options) -> list[str]:
+def rules_of(entries: Iterable[Entry], direction: Direction, options: Options) -> list[Rule]:
     """Return rules that ask each chain in turn, and return as soon as one has allowed the packet."""
     bit = f"{options.mark(direction):#x}"
     found = []
-    for chain, about in entries:
-        found.append(f"-j {chain}")
-        found.append(" ".join(filter(None, (f"-m mark --mark {bit}/{bit}", about, "-j RETURN"))))
+    for chain, policy in entries:
+        about = "" if policy is None else names.about(f"allowed by {direction} policy", policy.policy)
+        found.append(jump(chain, about=policy))
+        found.append(jump("RETURN", f"-m mark --mark {bit}/{bit}", about, about=policy))
     return found
 
 
@@ -51,13 +51,8 @@ def entries_of(
     direction: Direction, policies: Iterable[Key], options: Options
 ) -> tuple[list[Entry], dict[str, Rules]]:
     """Return what a pod's chain asks for these policies, and the lists that this needs."""
-    entries = [
-        Entry(
-            names.policy_chain(PolicyId(direction, policy)),
-            names.about(f"allowed by {direction} policy", policy),
-        )
-        for policy in policies
-    ]
+    found = (PolicyId(direction, policy) for policy in policies)
+    entries = [Entry(names.policy_chain(policy), policy) for policy in found]
     chains: dict[str, Rules] = {}
     if len(entries) <= FEW:
         return entries, chains

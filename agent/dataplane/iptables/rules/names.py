@@ -33,7 +33,7 @@ OUTPUT = TOP_PREFIX + "OUTPUT"
 BRIDGED = TOP_PREFIX + "BRIDGED"
 DENY = TOP_PREFIX + "DENY"
 CACHE = TOP_PREFIX + "CACHE"
-OTHERS = TOP_PREFIX + "OTHERS"
+TRANSIT = TOP_PREFIX + "OTHERS"
 INPUT = TOP_PREFIX + "INPUT"
 TUNNEL_IN = TOP_PREFIX + "TUNNEL-IN"
 TUNNEL_ANY = TOP_PREFIX + "TUNNEL-ANY"
@@ -47,7 +47,7 @@ NODES = "KUBE-NODES-"
 _CLOSED = "KUBE-CLOSED-"
 _CACHE_SET = "KUBE-CACHE-"
 _LOOKUP_SET = "KUBE-LOOKUP-"
-_OTHERS_SET = "KUBE-OTHERS-"
+_TRANSIT_SET = "KUBE-OTHERS-"
 _UNTRACKED_SET = "KUBE-UNTRACKED-"
 
 _OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWLIST|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
@@ -163,14 +163,14 @@ def is_lookup(name: str) -> bool:
     return name.startswith(_LOOKUP_SET)
 
 
-def others_set(family: Family) -> str:
+def transit_set(family: Family) -> str:
     """Name the set of the sources, not the node's own, of packets that came through OUTPUT."""
-    return f"{_OTHERS_SET}{int(family)}"
+    return f"{_TRANSIT_SET}{int(family)}"
 
 
 def changes_by_itself(name: str) -> bool:
     """Whether a set's members do not follow from the program: packets fill it, or it opens the cache."""
-    return name.startswith((_CACHE_SET, _LOOKUP_SET, _OTHERS_SET, _UNTRACKED_SET))
+    return name.startswith((_CACHE_SET, _LOOKUP_SET, _TRANSIT_SET, _UNTRACKED_SET))
 
 
 def untracked_set(mode: Mode, family: Family) -> str:

@@ -31,14 +31,22 @@ from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import guards, lists, names
+from agent.dataplane.iptables.rules.rule import (
+    Chains,
+    Leaf,
+    Match,
+    PolicyRule,
+    Rule,
+    Rules,
+    goto,
+    in_set,
+    jump,
+)
 from agent.dataplane.iptables.rules.tree import ROOT, Prefix
 from agent.kube.model import Key
 from agent.net import Direction, Family, Network, Protocol, address_text
 from agent.policy.lower.lowered import LoweredRule, SetId
 from agent.policy.program import PodId, PodProgram, PolicyId, PortRange
-
-Chains = dict[str, tuple[str, ...]]
-"""Chain name to its rules, each without the leading ``-A CHAIN``."""
 
 SetNamer = Callable[[SetId], str]
 """The kernel name under which rules refer to a set."""
@@ -61,20 +69,12 @@ class Ways(NamedTuple):
     ``tcp`` and ``others`` stand before packets leave whose like passed lately, ``late`` after that.
     """
 
-    tcp: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-    late: tuple[str, ...] = ()
+    tcp: Rules = ()
+    others: Rules = ()
+    late: Rules = ()
 
 
 NO_WAYS = Ways()
-
-
-def match_set(name: str, sides: str) -> str:
-    return f"-m set --match-set {name} {sides}"
-
-
-def join_matches(*parts: str) -> str:
-    return " ".join(part for part in parts if part)
 
 
 def port_matches(ports: Iterable[PortRange], few: int = FEW_PORTS) -> list[str]:
@@ -117,40 +117,39 @@ class _Writer(NamedTuple):
     policy: PolicyId
     set_name: SetNamer
 
-    @property
-    def allow(self) -> str:
-        return f"-g {names.allow(self.policy.direction)}"
-
     def about(self, rule: LoweredRule) -> str:
         return names.about(f"rule {rule.number} {self.policy.direction} of", self.policy.policy)
 
-    def ways(self, rule: LoweredRule, few: int = FEW_PORTS) -> list[str]:
+    def allow(self, rule: LoweredRule, *matches: Match) -> Rule:
+        about = PolicyRule(self.policy, rule.number)
+        return goto(names.allow(self.policy.direction), *matches, about=about)
+
+    def ways(self, rule: LoweredRule, few: int = FEW_PORTS) -> list[Match]:
         """Return the matches of which one must hold for a packet to have one of the rule's ports."""
         if rule.ports is None and rule.named is None:
             return [""]
-        named = (match_set(self.set_name(s), "dst,dst") for s in rule.named or ())
+        named = (in_set(self.set_name(s), "dst,dst") for s in rule.named or ())
         return [*port_matches(rule.ports or (), few), *named]
 
-    def peers(self, rule: LoweredRule, way: str = "") -> list[str]:
+    def peers(self, rule: LoweredRule, way: Match = "") -> list[Rule]:
         """Return rules that allow the rule's peers that come a way; from what a block excepts they return."""
         inwards = self.policy.direction is Direction.INGRESS
         side, flag = ("src", "-s") if inwards else ("dst", "-d")
         about = self.about(rule)
-        found = [
-            join_matches(way, match_set(self.set_name(s), side), about, self.allow) for s in rule.peers or ()
-        ]
+        found = [self.allow(rule, way, in_set(self.set_name(s), side), about) for s in rule.peers or ()]
         plain = [_network_text(member.network) for member in rule.blocks if not member.nomatch]
         excepted = [_network_text(member.network) for member in rule.blocks if member.nomatch]
         if excepted and len(plain) == 1:
             # Most packets are from elsewhere: they are compared with the block alone.
-            found.append(f"! {flag} {plain.pop()} -j RETURN")
-        found += [f"{flag} {network} {about} -j RETURN" for network in excepted]
-        found += [join_matches(f"{flag} {network}", way, about, self.allow) for network in plain]
+            found.append(jump("RETURN", f"! {flag} {plain.pop()}"))
+        whose = PolicyRule(self.policy, rule.number)
+        found += [jump("RETURN", f"{flag} {network}", about, about=whose) for network in excepted]
+        found += [self.allow(rule, f"{flag} {network}", way, about) for network in plain]
         if excepted and not plain:
-            found.append(join_matches(way, about, self.allow))
+            found.append(self.allow(rule, way, about))
         return found
 
-    def once(self, rule: LoweredRule) -> list[str] | None:
+    def once(self, rule: LoweredRule) -> list[Rule] | None:
         """Return the rule's peers after one line that returns for other ports; None where none can.
 
         Nor where others of the rule's lines, for named ports of peers, have to be reached all the same.
@@ -160,9 +159,9 @@ class _Writer(NamedTuple):
         if rule.ports is None and rule.named is None:
             return self.peers(rule)
         chunks, named = _chunks(rule.ports or ()), rule.named or ()
-        others = [f"-m set ! --match-set {self.set_name(s)} dst,dst" for s in named]
+        others = [in_set(self.set_name(s), "dst,dst", negated=True) for s in named]
         if not chunks and len(named) == 1:
-            return [f"{others[0]} -j RETURN", *self.peers(rule)]
+            return [jump("RETURN", *others), *self.peers(rule)]
         if len(chunks) != 1 or len(named) > 1 or (named and rule.protocol is None):
             return None
         ((protocol, lots),) = chunks
@@ -175,7 +174,7 @@ class _Writer(NamedTuple):
         # One comparison takes a third of what a match for many ports does, and often tells.
         numbers = f"-m {protocol} ! --dport {first}"
         rest = f"-m multiport ! --dports {','.join(more)}" if more else ""
-        return [join_matches(only, numbers, rest, *others, "-j RETURN"), *self.peers(rule, only)]
+        return [jump("RETURN", only, numbers, rest, *others), *self.peers(rule, only)]
 
 
 def policy_chains(policy: PolicyId, rules: Iterable[LoweredRule], set_name: SetNamer) -> Chains:
@@ -190,17 +189,17 @@ def policy_chains(policy: PolicyId, rules: Iterable[LoweredRule], set_name: SetN
     """
     write = _Writer(policy, set_name)
     own = names.policy_chain(policy)
-    chain: list[str] = []
+    chain: list[Rule] = []
     chains: Chains = {own: ()}
     written = list(rules)
     for rule in written:
         last = rule is written[-1]
         ways, peers = write.ways(rule), write.peers(rule)
         if rule.peers is None:
-            chain += [join_matches(way, write.about(rule), write.allow) for way in ways]
+            chain += [write.allow(rule, way, write.about(rule)) for way in ways]
         elif len(peers) == 1 and not rule.named:
             chain += [line for way in ways for line in write.peers(rule, way)]
-        elif (once := write.once(rule)) is not None and (last or not any(map(_returns, once))):
+        elif (once := write.once(rule)) is not None and (last or not _returns(once)):
             chain += once
         elif peers and ways:
             inner = names.rule_chain(policy, rule.number)
@@ -208,15 +207,15 @@ def policy_chains(policy: PolicyId, rules: Iterable[LoweredRule], set_name: SetN
             if once is not None and len(ways) > 1:
                 ways, peers = [""], once
             chains[inner] = tuple(peers)
-            chain += [join_matches(way, "-g" if last else "-j", inner) for way in ways]
-        folded = (match_set(set_name(s), "dst,dst") for s in rule.folded)
-        chain += [join_matches(named_port, write.about(rule), write.allow) for named_port in folded]
+            chain += [(goto if last else jump)(inner, way) for way in ways]
+        folded = (in_set(set_name(s), "dst,dst") for s in rule.folded)
+        chain += [write.allow(rule, named_port, write.about(rule)) for named_port in folded]
     chains[own] = tuple(chain)
     return chains
 
 
-def _returns(rule: str) -> bool:
-    return rule.endswith("-j RETURN")
+def _returns(rules: Iterable[Rule]) -> bool:
+    return any(rule.target == "RETURN" for rule in rules)
 
 
 def _network_text(network: Network) -> str:
@@ -242,15 +241,17 @@ def pod_chain(
         entries, _ = lists.entries_of(direction, program.policies, options)
     own = f"{address_text(address)}/{family.bits}"
     rules = [
-        join_matches(
+        goto(
+            names.allow(direction),
             # Both ends, though the tree leads one here: that may still be an address the pod had before.
             f"-s {own} -d {own}",
             names.about("from pod", pod.pod, " to itself"),
-            f"-g {names.allow(direction)}",
+            about=pod,
         )
     ]
     rules += lists.rules_of(entries, direction, options)
-    rules.append(f"{names.about(f'no {direction} policy allows it: pod', pod.pod)} -g {names.DENY}")
+    denied = names.about(f"no {direction} policy allows it: pod", pod.pod)
+    rules.append(goto(names.DENY, denied, about=pod))
     return {names.pod_chain(pod): tuple(rules)}
 
 
@@ -272,11 +273,11 @@ def tree_chain(
     for entry, pod in entries:
         match = f"{flag} {prefix_text(entry, family)}"
         if pod is not None:
-            rules.append(
-                join_matches(match, names.about("pod", pod), f"-g {names.pod_chain(PodId(direction, pod))}")
-            )
+            whose = PodId(direction, pod)
+            leaf = Leaf(entry.value.to_bytes(family.bits // 8, "big"), whose)
+            rules.append(goto(names.pod_chain(whose), match, names.about("pod", pod), about=leaf))
         else:
-            rules.append(f"{match} -g {node_name(direction, family, entry)}")
+            rules.append(goto(node_name(direction, family, entry), match))
     return {node_name(direction, family, node): tuple(rules)}
 
 

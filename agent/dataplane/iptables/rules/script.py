@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 Rules = tuple[str, ...]
 
+R = TypeVar("R", bound=str)
+"""Rules as values, or as text."""
 
-def insertions(old: Rules, new: Rules) -> list[tuple[int, str]] | None:
+
+def insertions(old: Rules, new: tuple[R, ...]) -> list[tuple[int, R]] | None:
     """Return what to insert, as (position from 1, rule) in order; None when more than that is needed."""
     found = []
     at = 0
@@ -44,13 +48,13 @@ def lines(current: Mapping[str, Rules], wanted: Mapping[str, Rules]) -> list[str
     return declared + rules
 
 
-def parts(chains: Mapping[str, Rules], size: int) -> list[tuple[list[str], dict[str, Rules]]]:
+def parts(chains: Mapping[str, tuple[R, ...]], size: int) -> list[tuple[list[str], dict[str, tuple[R, ...]]]]:
     """Divide the making of new chains into transactions of about ``size`` lines, to be run in order.
 
     Returns for each its lines and what the chains that it completes then hold. The first one declares all of
     them, empty, so that rules may refer to any; a chain's rules are never divided.
     """
-    found: list[tuple[list[str], dict[str, Rules]]] = [
+    found: list[tuple[list[str], dict[str, tuple[R, ...]]]] = [
         ([f":{chain} - [0:0]" for chain in chains], dict.fromkeys(chains, ()))
     ]
     for chain, rules in chains.items():

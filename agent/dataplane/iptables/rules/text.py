@@ -37,7 +37,7 @@ def render_sets(program: LoweredProgram, options: Options, families: Iterable[Fa
     lines = []
     for family in verdict_cache.wanted:
         found |= {name: (shape, ()) for name, shape in verdict_cache.shapes(family).items()}
-    found |= {names.others_set(family): (addresses_shape(family, 0), ()) for family in families}
+    found |= {names.transit_set(family): (addresses_shape(family, 0), ()) for family in families}
     for name, (shape, content) in sorted(found.items()):
         if shape.type == LIST:
             lines.append(f"create {name} {LIST}")
@@ -65,7 +65,7 @@ def render_tables(
     """Return each family's rules as ``iptables-restore --noflush`` takes them, hooks included."""
     families = tuple(families)
     naming = Naming(
-        VerdictCache(_MODE, families, options.cache).wanted, {f: names.others_set(f) for f in families}
+        VerdictCache(_MODE, families, options.cache).wanted, {f: names.transit_set(f) for f in families}
     )
     naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in families}
     chains = Desired(families, options, naming).render_all(program)

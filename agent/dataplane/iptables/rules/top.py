@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import guards, names
 from agent.dataplane.iptables.rules.guards import UNGUARDED, Guarded
-from agent.dataplane.iptables.rules.render import (
-    NO_WAYS,
-    PROTOCOLS,
-    Chains,
-    IsolatedNamer,
-    Ways,
-    join_matches,
-    match_set,
-    node_name,
-)
+from agent.dataplane.iptables.rules.render import NO_WAYS, PROTOCOLS, IsolatedNamer, Ways, node_name
+from agent.dataplane.iptables.rules.rule import Chains, Guard, Rule, Rules, goto, in_set, jump
 from agent.dataplane.iptables.rules.tree import ROOT
 from agent.net import Direction, Family, Protocol
 
@@ -46,7 +39,7 @@ def top_chains(
     guarded: bool,
     uplinks: Iterable[str] = (),
     cache: names.Cache | None = None,
-    others: str | None = None,
+    transit: str | None = None,
     closed: Mapping[Direction, str | None] = MappingProxyType({}),
     links: Ways = NO_WAYS,
     tunnels: Guarded = UNGUARDED,
@@ -58,7 +51,7 @@ def top_chains(
     ``guarded``: the node has isolated pods, so bridged packets with addresses that name no pod are dropped.
     ``uplinks``: interfaces behind which other nodes are, when other nodes may reach every pod: a node's
     address counts only on packets that come in there, since a pod can forge a source address.
-    ``cache``: the verdict cache, where there is one. ``others``: the set in which packets
+    ``cache``: the verdict cache, where there is one. ``transit``: the set in which packets
     in OUTPUT that are not the node's own leave a trace, where they are not judged but dropped.
     ``closed``: the sets of addresses whose rules could not be written. ``links``: the rules that lead to
     those by which pods are judged by their links.
@@ -67,27 +60,27 @@ def top_chains(
     """
     chains = guards.tunnel_chains(family, tunnels) | guards.untracked_chains(untracked)
     uplinks = sorted(uplinks)
-    established = f"-m conntrack --ctstate RELATED,ESTABLISHED -j {options.leave}"
+    established = jump(options.leave, "-m conntrack --ctstate RELATED,ESTABLISHED")
     checks = {
-        d: match_set(isolated_name(d, family), "src" if d is Direction.EGRESS else "dst")
+        d: in_set(isolated_name(d, family), "src" if d is Direction.EGRESS else "dst")
         for d in (Direction.EGRESS, Direction.INGRESS)
     }
-    done = "-j ACCEPT" if options.accept else ""
-    again: dict[Protocol, str] = {}
+    done = functools.partial(jump, "ACCEPT") if options.accept else None
+    again: dict[Protocol, Rule] = {}
     chains[names.CACHE] = ()
     if cache is not None and guarded:
         again = {protocol: _cached(protocol, cache, options) for protocol in CACHED}
-        done = f"-g {names.CACHE}"
+        done = functools.partial(goto, names.CACHE)
         chains[names.CACHE] = tuple(_caching(cache, family, options, uplinks))
     common = [
         established,
         *links.others,
         *(rule for protocol, rule in again.items() if protocol is not Protocol.TCP),
         *links.late,
-        *(f"{check} -j {names.judge(d)}" for d, check in checks.items()),
+        *(jump(names.judge(d), check) for d, check in checks.items()),
     ]
     if done:
-        common += [f"{check} {done}" for check in checks.values()]
+        common += [done(check) for check in checks.values()]
     # Each way to the trees is one along which the kernel checks them whole whenever a rule is added. In IPv6
     # some bridged packets are not to be judged at all, so that the others do not come back from the guard.
     returns = family is Family.V4
@@ -96,7 +89,7 @@ def top_chains(
         *links.tcp,
         *(rule for protocol, rule in again.items() if protocol is Protocol.TCP),
         guards.redirect_rule(family),
-        f"-m physdev --physdev-is-bridged -{'j' if returns else 'g'} {names.BRIDGED}",
+        (jump if returns else goto)(names.BRIDGED, "-m physdev --physdev-is-bridged"),
     ]
     tunnelled = guards.forward_rules(tunnels)
     chains[names.FORWARD] = (*tunnelled, *(bridged if guarded else ()), *common)
@@ -104,17 +97,14 @@ def top_chains(
     chains[names.BRIDGED] = (*unnamed, *(() if returns else common)) if guarded else ()
     remote = "-m addrtype ! --src-type LOCAL"
     output = [*guards.output_rules(tunnels), established, *again.values()]
-    if others is not None:
-        output += [f"{check} {remote} -g {names.OTHERS}" for check in checks.values()]
+    if transit is not None:
+        output += [goto(names.TRANSIT, check, remote) for check in checks.values()]
     else:
-        output += [f"{check} {remote} -j {names.judge(d)}" for d, check in checks.items()]
+        output += [jump(names.judge(d), check, remote) for d, check in checks.items()]
         if done:
-            output += [f"{check} {remote} {done}" for check in checks.values()]
+            output += [done(check, remote) for check in checks.values()]
     chains[names.OUTPUT] = tuple(output)
-    # A refusal of a packet of no connection is sent in its receiver's name: no sign that others are sent for.
-    refusals = "-p tcp -m tcp --tcp-flags RST RST -j DROP"
-    trace = f"-j SET --add-set {others} src"
-    chains[names.OTHERS] = () if others is None else (refusals, trace, "-j DROP")
+    chains[names.TRANSIT] = () if transit is None else _tracing(transit)
     for direction in Direction:
         chains |= _judging_chains(direction, family, options, uplinks, closed.get(direction))
     chains[names.SAMPLE] = (_sample(None if cache is None else cache.lookup, options),)
@@ -122,27 +112,36 @@ def top_chains(
     return chains
 
 
-def _sample(set_name: str | None, options: Options) -> str:
+def _tracing(transit: str) -> Rules:
+    return (
+        # A refusal of a packet of no connection is sent in its receiver's name: no sign of transit.
+        jump("DROP", "-p tcp -m tcp --tcp-flags RST RST", about=Guard.TRANSIT),
+        jump("SET", options=f"--add-set {transit} src"),
+        jump("DROP", about=Guard.TRANSIT),
+    )
+
+
+def _sample(set_name: str | None, options: Options) -> Rule:
     """Return the rule of a chain that nothing leads to, with all that rules of pods and policies are made of.
 
     A command that looks for it has loaded what it needs to read these.
     """
     about = names.comment("never reached: a sample of what rules are made of")
     mark = f"-m mark --mark {options.both_marks:#x}/{options.both_marks:#x}"
-    in_set = "" if set_name is None else match_set(set_name, "src,dst,dst")
-    return join_matches("-p tcp -m tcp --dport 1 -m multiport --dports 2,3", mark, in_set, about, "-j RETURN")
+    found = () if set_name is None else in_set(set_name, "src,dst,dst")
+    return jump("RETURN", "-p tcp -m tcp --dport 1 -m multiport --dports 2,3", mark, found, about)
 
 
-def _cached(protocol: Protocol, cache: names.Cache, options: Options) -> str:
+def _cached(protocol: Protocol, cache: names.Cache, options: Options) -> Rule:
     """Rule by which packets of cached connections leave.
 
     With a mark of ours a packet is judged whatever is cached, so that none leaves with one.
     """
-    unmarked = f"-m mark --mark 0x0/{options.both_marks:#x}"
-    return f"-p {PROTOCOLS[protocol]} {unmarked} {match_set(cache.lookup, 'src,dst,dst')} -j {options.leave}"
+    unmarked = f"-p {PROTOCOLS[protocol]} -m mark --mark 0x0/{options.both_marks:#x}"
+    return jump(options.leave, unmarked, in_set(cache.lookup, "src,dst,dst"))
 
 
-def _ordinary_tcp(family: Family, options: Options) -> str:
+def _ordinary_tcp(family: Family, options: Options) -> Rule:
     """Rule by which most packets of known connections leave before they are asked whether they are bridged.
 
     On a bridge, connection tracking may know a flow to addresses that name no pod: the node itself was sent
@@ -150,85 +149,93 @@ def _ordinary_tcp(family: Family, options: Options) -> str:
     broadcast ones need not: TCP takes no segment to or from them (RFC 9293, 3.9.2.3), whatever is tracked.
     """
     own = LINK_LOCAL[family]
-    return f"! -s {own} ! -d {own} -p tcp -m conntrack --ctstate ESTABLISHED -j {options.leave}"
+    return jump(options.leave, f"! -s {own} ! -d {own} -p tcp -m conntrack --ctstate ESTABLISHED")
 
 
-def _caching(cache: names.Cache, family: Family, options: Options, uplinks: list[str]) -> Iterator[str]:
+def _caching(cache: names.Cache, family: Family, options: Options, uplinks: list[str]) -> Iterator[Rule]:
     """Yield the rules that a packet meets which was judged and allowed: its connection is cached.
 
     Not another node's, which may pass for where it came in, and that the set does not say. Nor what the guard
     of a bridge has to see, since TCP is looked up before it.
     """
     if uplinks:
-        yield f"{match_set(names.nodes_set(family), 'src')} -j {options.leave}"
+        yield jump(options.leave, in_set(names.nodes_set(family), "src"))
     named = f"! -s {LINK_LOCAL[family]} ! -d {LINK_LOCAL[family]}"
     for protocol in CACHED:
-        added = f"-j SET --add-set {cache.entries} src,dst,dst --timeout {options.cache}"
-        yield f"{named} -p {PROTOCOLS[protocol]} {added}"
+        added = f"--add-set {cache.entries} src,dst,dst --timeout {options.cache}"
+        yield jump("SET", f"{named} -p {PROTOCOLS[protocol]}", options=added)
     if options.accept:
-        yield "-j ACCEPT"
+        yield jump("ACCEPT")
 
 
 def _judging_chains(
     direction: Direction, family: Family, options: Options, uplinks: list[str], closed: str | None
 ) -> Chains:
     bit = f"{options.mark(direction):#x}"
-    clear = f"-j MARK --set-xmark 0x0/{options.both_marks:#x}"
+    clear = f"--set-xmark 0x0/{options.both_marks:#x}"
     marked = f"-m mark ! --mark 0x0/{options.both_marks:#x}"
     root = node_name(direction, family, ROOT)
+    nodes = in_set(names.nodes_set(family), "src"), names.comment("other nodes may reach every pod")
     from_nodes = [
-        f"-i {uplink} {match_set(names.nodes_set(family), 'src')} "
-        f"{names.comment('other nodes may reach every pod')} -j RETURN"
+        jump("RETURN", f"-i {uplink}", *nodes, about=Guard.NODES)
         for uplink in (uplinks if direction is Direction.INGRESS else ())
     ]
     side = "src" if direction is Direction.EGRESS else "dst"
     unwritten = names.comment("closed: rules that take something from it could not be written yet")
-    shut = () if closed is None else (join_matches(match_set(closed, side), unwritten, f"-g {names.DENY}"),)
+    shut = () if closed is None else (goto(names.DENY, in_set(closed, side), unwritten, about=Guard.CLOSED),)
     fell = names.comment(f"isolated for {direction} and no pod here has the address")
     return {
-        names.allow(direction): (f"-j MARK --set-xmark {bit}/{bit}",),
+        names.allow(direction): (jump("MARK", options=f"--set-xmark {bit}/{bit}"),),
         names.judge(direction): (
             # Seldom is anything there to clear: the look is cheaper.
-            f"{marked} {clear}",
+            jump("MARK", marked, options=clear),
             *from_nodes,
             *shut,
-            f"-j {root}",
-            f"-m mark ! --mark {bit}/{bit} {fell} -g {names.DENY}",
-            clear,
+            jump(root),
+            goto(names.DENY, f"-m mark ! --mark {bit}/{bit}", fell, about=Guard.NO_POD),
+            jump("MARK", options=clear),
         ),
     }
 
 
-def stand_in(chain: str, forward: tuple[str, ...]) -> tuple[str, ...] | None:
+def stand_in(chain: str, forward: Rules) -> Rules | None:
     """Return what a new top chain must hold when the kernel does not take its rules; None: nothing.
 
     Empty, it would let through what it should judge. ``forward`` are the rules of FORWARD's chain: without
     the guard against addresses that name no pod, all else still holds.
     """
     if chain in (names.FORWARD, names.BRIDGED):
-        return tuple(rule for rule in forward if names.BRIDGED not in rule)
-    if chain in (names.DENY, names.OTHERS) or chain in map(names.judge, Direction):
-        return ("-j DROP",)
+        return tuple(rule for rule in forward if rule.target != names.BRIDGED)
+    if chain in (names.DENY, names.TRANSIT) or chain in map(names.judge, Direction):
+        return (jump("DROP"),)
     return None
 
 
-def _deny(family: Family, options: Options) -> tuple[str, ...]:
+def _deny(family: Family, options: Options) -> Rules:
     if not options.reject:
-        return ("-j DROP",)
+        return (jump("DROP"),)
     refusal = "icmp-admin-prohibited" if family is Family.V4 else "icmp6-adm-prohibited"
-    return ("-p tcp -j REJECT --reject-with tcp-reset", f"-j REJECT --reject-with {refusal}")
+    return (
+        jump("REJECT", "-p tcp", options="--reject-with tcp-reset"),
+        jump("REJECT", options=f"--reject-with {refusal}"),
+    )
 
 
-def _unnamed_addresses(family: Family, options: Options, ports: Iterable[str]) -> list[str]:
+def _unnamed_addresses(family: Family, options: Options, ports: Iterable[str]) -> list[Rule]:
     """Rules for bridged packets whose address does not name a pod: discovery passes, the rest is dropped."""
     if family is Family.V4:
         ranges = ["169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"]
-        dropped = [f"{flag} {r} -j DROP" for r in ranges for flag in ("-s", "-d")]
-        return [*dropped, "-m addrtype --dst-type BROADCAST -j DROP"]
+        unnamed = [f"{flag} {r}" for r in ranges for flag in ("-s", "-d")]
+        unnamed.append("-m addrtype --dst-type BROADCAST")
+        return [jump("DROP", match, about=Guard.ADDRESSES) for match in unnamed]
     icmp = "-p ipv6-icmp -m icmp6 --icmpv6-type"
     return [
-        *(f"{icmp} {kind} -m hl --hl-eq 255 -j {options.leave}" for kind in DISCOVERY),
-        *(f"-d ff00::/8 {icmp} {kind} -m hl --hl-eq 1 -j {options.leave}" for kind in LISTENER),
+        *(jump(options.leave, f"{icmp} {kind} -m hl --hl-eq 255") for kind in DISCOVERY),
+        *(jump(options.leave, f"-d ff00::/8 {icmp} {kind} -m hl --hl-eq 1") for kind in LISTENER),
         *guards.advertisement_rules(ports, options.leave),
-        *(f"{flag} {r} -j DROP" for r in ("fe80::/10", "ff00::/8") for flag in ("-s", "-d")),
+        *(
+            jump("DROP", f"{flag} {r}", about=Guard.ADDRESSES)
+            for r in ("fe80::/10", "ff00::/8")
+            for flag in ("-s", "-d")
+        ),
     ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.iptables.rules import names, render
+from agent.dataplane.iptables.rules.rule import Chains, Leaf, Rules
 from agent.dataplane.iptables.rules.tree import LEAF, ROOT, Prefix, build
 from agent.kube.model import Key
 from agent.net import Direction, Family, family_of
@@ -15,11 +14,8 @@ from agent.policy.program import PodId
 
 Tree = tuple[Direction, Family]
 _Node = tuple[tuple[Prefix, Key | None], ...]
-Rendered = dict[Family, dict[str, tuple[str, ...] | None]]
+Rendered = dict[Family, dict[str, Rules | None]]
 """For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
-
-_LEAF = re.compile(r"^-[sd] (\S+)/(?:32|128) .*-g (KUBE-POD-FW-\S+)$")
-"""A rule of the tree that leads from an address to its pod's chain."""
 
 
 @dataclass
@@ -136,24 +132,24 @@ def _root(state: _State, family: Family) -> _Node:
     return early + state.nodes.get(ROOT, ())
 
 
-def _chain(tree: Tree, node: Prefix, entries: _Node) -> render.Chains:
+def _chain(tree: Tree, node: Prefix, entries: _Node) -> Chains:
     return render.tree_chain(*tree, node, entries)
 
 
-def changed_hands(
-    chains: Mapping[Family, Mapping[str, tuple[str, ...]]], owners: Mapping[bytes, Key]
-) -> set[bytes]:
+def changed_hands(chains: Mapping[Family, Mapping[str, Rules]], owners: Mapping[bytes, Key]) -> set[bytes]:
     """Return the addresses that rules lead to the chain of another pod than has them now."""
     found = set()
     for table in chains.values():
         for chain, rules in table.items():
             if not chain.startswith(names.TREE_PREFIX):
                 continue
-            for match in filter(None, map(_LEAF.search, rules)):
-                address = ipaddress.ip_address(match[1]).packed
-                owner = owners.get(address)
-                if owner is not None and match[2] not in {
+            for rule in rules:
+                if not isinstance(rule.about, Leaf):
+                    continue
+                owner = owners.get(rule.about.address)
+                # Not by the pod of which the rule says that it is: its comment may be cut.
+                if owner is not None and rule.target not in {
                     names.pod_chain(PodId(d, owner)) for d in Direction
                 }:
-                    found.add(address)
+                    found.add(rule.about.address)
     return found

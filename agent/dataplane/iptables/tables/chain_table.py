@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Set
 
 from agent.dataplane.differences import Difference, What
 from agent.dataplane.iptables.change.desired import Changes
 from agent.dataplane.iptables.ipset.closed import concerned
 from agent.dataplane.iptables.ipset.unmade import narrowed
-from agent.dataplane.iptables.rules import names, script
+from agent.dataplane.iptables.rules import names, parse, script
+from agent.dataplane.iptables.rules.rule import Chains, Rules, sets_in
 from agent.dataplane.iptables.tables.tables import Table, TableError
 from agent.dataplane.iptables.variant import Mode
 from agent.net import Direction, Family
 
-Rules = tuple[str, ...]
-
-_MATCH_SET = re.compile(r"--match-set (\S+) ")
-
 
 class ChainTable:
-    """Our chains in the kernel, both families.
+    """Our chains in the kernel, both families, and what others have in the filter tables.
 
     ``garbage`` are those that nothing needs any more and nothing leads to, to be removed when there is time.
     Every write keeps this true: what failed to be written is not recorded as written.
@@ -29,9 +25,12 @@ class ChainTable:
     def __init__(self, mode: Mode, families: Iterable[Family]) -> None:
         self.mode = mode
         self.families = tuple(families)
-        self.whole: dict[Family, Table] = {family: {} for family in self.families}
+        self.held: dict[Family, Chains] = {family: {} for family in self.families}
+        """Our chains."""
+        self._foreign: dict[Family, Table] = {family: {} for family in self.families}
+        """Built-in chains, and those of other programs, as they were last read."""
         self.garbage: dict[Family, set[str]] = {family: set() for family in self.families}
-        self.wanted: dict[Family, dict[str, Rules]] = {family: {} for family in self.families}
+        self.wanted: dict[Family, Chains] = {family: {} for family in self.families}
         """Chains that are to be other than they are, as far as they have not been written."""
         self._unsure: dict[Family, dict[str, list[Rules]]] = {family: {} for family in self.families}
         """Chains of which a command that was killed may have made something else, and what."""
@@ -45,7 +44,10 @@ class ChainTable:
 
         Raises TableError where no family could be read.
         """
-        self.whole |= found
+        for family, table in found.items():
+            ours = {chain: rules for chain, rules in table.items() if names.is_ours(chain)}
+            self.held[family] = parse.known(ours, self.held[family])
+        self.take_foreign(found)
         self._unsure |= {family: {} for family in found}
         self.unread = {
             family: error
@@ -60,24 +62,27 @@ class ChainTable:
     def take_foreign(self, found: Mapping[Family, Table]) -> None:
         """Take others' chains as they were read; ours are as they were left."""
         for family, table in found.items():
-            others = {chain: rules for chain, rules in table.items() if not names.is_ours(chain)}
-            self.whole[family] = {**others, **self.ours(family)}
+            self._foreign[family] = {c: rules for c, rules in table.items() if not names.is_ours(c)}
 
-    def ours(self, family: Family) -> dict[str, Rules]:
-        """Return our chains of a family with their rules."""
-        return {chain: rules for chain, rules in self.whole[family].items() if names.is_ours(chain)}
+    def table(self, family: Family) -> Table:
+        """Return a filter table as text: others' chains as they were read, ours as they were left."""
+        return {**self._foreign[family], **self.held[family]}
 
-    def needed(self, family: Family) -> dict[str, Rules]:
+    def tables(self) -> dict[Family, Table]:
+        """Return every family's filter table."""
+        return {family: self.table(family) for family in self.families}
+
+    def needed(self, family: Family) -> Chains:
         """Return our chains of a family without the garbage."""
-        return {c: rules for c, rules in self.ours(family).items() if c not in self.garbage[family]}
+        return {c: rules for c, rules in self.held[family].items() if c not in self.garbage[family]}
 
     def stays(self, family: Family, chain: str) -> bool:
         """Whether a chain is there and no garbage, which may be swept at any time."""
-        return chain in self.whole[family] and chain not in self.garbage[family]
+        return chain in self.held[family] and chain not in self.garbage[family]
 
     def changed(self, family: Family, now: Table) -> list[Difference]:
         """Return which chains of ours a table holds otherwise than they were left."""
-        held = self.ours(family)
+        held = self.held[family]
         return [
             Difference(What.CHAIN_CHANGED if chain in now else What.CHAIN_GONE, family, chain)
             for chain in sorted(held.keys() | set(filter(names.is_ours, now)))
@@ -98,7 +103,7 @@ class ChainTable:
 
     def record(self, family: Family, written: Mapping[str, Rules]) -> None:
         """Note that chains have been written; one that is to change once more stays wanted."""
-        self.whole[family].update(written)
+        self.held[family].update(written)
         wanted = self.wanted[family]
         for chain, rules in written.items():
             self._unsure[family].pop(chain, None)
@@ -119,16 +124,16 @@ class ChainTable:
 
     def holds(self, family: Family, chain: str, rules: Rules) -> bool:
         """Whether a chain is known to have these rules."""
-        return self.whole[family].get(chain) == rules and chain not in self._unsure[family]
+        return self.held[family].get(chain) == rules and chain not in self._unsure[family]
 
-    def known(self, family: Family) -> Table:
+    def known(self, family: Family) -> Chains:
         """Return a table without the chains of which it is not known what is in them: they are made anew."""
         unsure = self._unsure[family]
         return (
-            {c: r for c, r in self.whole[family].items() if c not in unsure} if unsure else self.whole[family]
+            {c: r for c, r in self.held[family].items() if c not in unsure} if unsure else self.held[family]
         )
 
-    def possible(self, family: Family) -> list[Table]:
+    def possible(self, family: Family) -> list[Chains]:
         """Return the tables of which the kernel may hold any: as left, and as killed commands made it."""
         unsure = self._unsure[family]
         number = max(map(len, unsure.values()), default=0)
@@ -136,7 +141,7 @@ class ChainTable:
         others = [
             {c: some[min(n, len(some) - 1)] for c, some in unsure.items() if some} for n in range(number)
         ]
-        return [self.whole[family], *({**self.whole[family], **other} for other in others)]
+        return [self.held[family], *({**self.held[family], **other} for other in others)]
 
     def closed(self, writing: Changes) -> dict[tuple[Direction, Family], dict[bytes, str]]:
         """Return who is to be closed, each with its pod, since rules that deny something are unwritten.
@@ -156,7 +161,7 @@ class ChainTable:
     def rewrites(self, changes: Changes) -> bool:
         """Whether chains that are there already are to change, which packets may pass."""
         return any(
-            rules is not None and chain in self.whole[family] and not self.holds(family, chain, rules)
+            rules is not None and chain in self.held[family] and not self.holds(family, chain, rules)
             for family, chains in changes.items()
             for chain, rules in chains.items()
         )
@@ -164,24 +169,23 @@ class ChainTable:
     def discard(self, spent: Set[str]) -> None:
         """Make chains garbage."""
         for family in self.families:
-            self.garbage[family] |= spent & self.whole[family].keys()
+            self.garbage[family] |= spent & self.held[family].keys()
 
     def without(self, changes: Changes, unmade: Set[str]) -> Changes:
         """Return changes that refer to none of these sets, under whose names somebody else's may be.
 
         Rules that would are left out: see :mod:`agent.dataplane.iptables.ipset.unmade`.
         """
-        return {f: narrowed(f, chains, self.whole[f], unmade) for f, chains in changes.items()}
+        return {f: narrowed(f, chains, self.held[f], unmade) for f, chains in changes.items()}
 
     def referred(self) -> set[str]:
         """Return the sets that our rules refer to, those of garbage aside."""
         return {
             name
             for family in self.families
-            for chain, rules in self.ours(family).items()
+            for chain, rules in self.held[family].items()
             if chain not in self.garbage[family]
-            for rule in rules
-            for name in sets_in(rule)
+            for name in sets_in(rules)
         }
 
     def doubt(self, family: Family, lines: list[str]) -> None:
@@ -191,9 +195,4 @@ class ChainTable:
             if names.is_ours(chain):
                 found = self._unsure[family].setdefault(chain, [])
                 if rules is not None:
-                    found.append(rules)
-
-
-def sets_in(rule: str) -> list[str]:
-    """Return the names of the sets that a rule refers to."""
-    return _MATCH_SET.findall(rule)
+                    found.append(tuple(map(parse.ours, rules)))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Set
 
 from agent.dataplane.iptables.change.desired import Changes
 from agent.dataplane.iptables.rules import names, script, top
+from agent.dataplane.iptables.rules.rule import Chains, Rules, described, sets_in
 from agent.dataplane.iptables.tables import foreign
-from agent.dataplane.iptables.tables.chain_table import ChainTable, Rules, sets_in
+from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.generation import Generation
 from agent.dataplane.iptables.tables.nft import FILTER
-from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.tables.tables import TableError, Tables
 from agent.dataplane.turns import PAUSE, Work
 from agent.fault import Fault
 from agent.kernel.netlink import NetlinkSocket
@@ -21,9 +21,6 @@ from agent.net import Family
 
 PART = 1000
 """How many rules of new chains are written at once."""
-
-_COMMENT = re.compile(r'--comment "([^"]*)"')
-_JUMP = re.compile(r" ?-[jg] (\S+)$")
 
 
 class ChainWriter:
@@ -59,11 +56,11 @@ class ChainWriter:
         it was, and a new chain allows nothing; the others are written. The chains of one policy are always
         written together, or not at all.
         """
-        wanted: dict[Family, dict[str, Rules]] = {}
+        wanted: dict[Family, Chains] = {}
         for family, changed in changes.items():
             if family in self.chains.unread:
                 continue
-            current = self.chains.whole[family]
+            current = self.chains.held[family]
             wanted[family] = {}
             for chain, rules in changed.items():
                 if rules is None:
@@ -102,7 +99,7 @@ class ChainWriter:
     def prime(self) -> None:
         """Have commands that wait to write load what they need for it; from when the sample is there."""
         for family in self.chains.families:
-            for rule in self.chains.whole[family].get(names.SAMPLE, ()):
+            for rule in self.chains.held[family].get(names.SAMPLE, ()):
                 self.tables.prime(family, names.SAMPLE, rule)
 
     def _begin(self, wanted: Mapping[Family, Mapping[str, Rules]]) -> Work[None]:
@@ -115,7 +112,7 @@ class ChainWriter:
             return
         todo = {}
         for family, chains in wanted.items():
-            new = {c: r for c, r in chains.items() if c not in self.chains.whole[family]}
+            new = {c: r for c, r in chains.items() if c not in self.chains.held[family]}
             if sum(map(len, new.values())) > PART:
                 todo[family] = script.parts(new, PART)
         while todo:
@@ -129,13 +126,13 @@ class ChainWriter:
             yield PAUSE
 
     def _write_by_halves(self, family: Family, chains: Mapping[str, Rules]) -> Work[list[Fault]]:
-        missing = [chain for chain in chains if chain not in self.chains.whole[family]]
+        missing = [chain for chain in chains if chain not in self.chains.held[family]]
         error = yield from self._one(family, [f":{chain} - [0:0]" for chain in missing])
         if error is not None:
             return [_table_fault(family, error)]
-        self.chains.whole[family].update(dict.fromkeys(missing, ()))
+        self.chains.held[family].update(dict.fromkeys(missing, ()))
         faults: list[Fault] = []
-        pending = [_by_policy(chains, self.chains.whole[family])]
+        pending = [_by_policy(chains, self.chains.held[family])]
         while pending:
             part = pending.pop()
             written = {chain: chains[chain] for group in part for chain in group}
@@ -155,12 +152,12 @@ class ChainWriter:
 
     def _stand_in(self, family: Family, chain: str, wanted: Mapping[str, Rules]) -> Work[None]:
         """Close a chain that would let packets through when it is empty."""
-        forward = wanted.get(names.FORWARD, self.chains.whole[family].get(names.FORWARD, ()))
+        forward = wanted.get(names.FORWARD, self.chains.held[family].get(names.FORWARD, ()))
         rules = top.stand_in(chain, forward)
-        if rules and not self.chains.whole[family][chain]:
-            lines = script.lines(self.chains.whole[family], {chain: rules})
+        if rules and not self.chains.held[family][chain]:
+            lines = script.lines(self.chains.held[family], {chain: rules})
             if (yield from self._one(family, lines)) is None:
-                self.chains.whole[family][chain] = rules
+                self.chains.held[family][chain] = rules
 
     def let_go_of(self, sets: Set[str]) -> Work[list[Fault]]:
         """Empty chains that nothing leads to, where they still refer to one of these sets."""
@@ -168,22 +165,18 @@ class ChainWriter:
             family: [
                 chain
                 for chain in chains
-                if any(
-                    name in sets
-                    for rule in self.chains.whole[family].get(chain, ())
-                    for name in sets_in(rule)
-                )
+                if not sets.isdisjoint(sets_in(self.chains.held[family].get(chain, ())))
             ]
             for family, chains in self.chains.garbage.items()
         }
         lines = {f: [f":{c} - [0:0]" for c in chains] for f, chains in emptied.items()}
         failed = yield from self._restore(lines)
         for family in emptied.keys() - failed.keys():
-            self.chains.whole[family].update(dict.fromkeys(emptied[family], ()))
+            self.chains.held[family].update(dict.fromkeys(emptied[family], ()))
         return [_table_fault(family, error) for family, error in failed.items()]
 
     def run(self, lines: Mapping[Family, list[str]]) -> Work[list[Fault]]:
-        """Run other restore lines; what they change in :attr:`whole` is the caller's to record."""
+        """Run other restore lines; what they change in the record is the caller's to record."""
         failed = yield from self._restore(lines)
         return [_table_fault(family, error) for family, error in failed.items()]
 
@@ -214,7 +207,7 @@ class ChainWriter:
     def sweep(self) -> Work[list[Fault]]:
         """Remove the garbage; what somebody else's rules lead to is emptied and stays for another time."""
         doomed = {
-            f: sorted(c for c in chains if c in self.chains.whole[f])
+            f: sorted(c for c in chains if c in self.chains.held[f])
             for f, chains in self.chains.garbage.items()
         }
         failed = yield from self._restore({f: script.deletions(chains) for f, chains in doomed.items()})
@@ -233,7 +226,7 @@ class ChainWriter:
                     faults.append(Fault(what, "see whose rules lead to them", blocking=False))
                 kept = [*needed, *left]
             for chain in set(chains) - set(kept):
-                del self.chains.whole[family][chain]
+                del self.chains.held[family][chain]
             self.chains.garbage[family] = set(kept)
         return faults
 
@@ -242,7 +235,7 @@ class ChainWriter:
             return chains
         if (yield from self._one(family, [f":{chain} - [0:0]" for chain in chains])) is not None:
             return chains
-        self.chains.whole[family].update(dict.fromkeys(chains, ()))
+        self.chains.held[family].update(dict.fromkeys(chains, ()))
         kept: list[str] = []
         pending = [chains]
         while pending:
@@ -258,15 +251,14 @@ class ChainWriter:
 
     def _needed(self, family: Family, doomed: Iterable[str]) -> set[str]:
         """Return the doomed chains that chains of ours still lead to, since a write of those failed."""
-        ours = self.chains.ours(family)
+        ours, garbage = self.chains.held[family], self.chains.garbage[family]
         found: set[str] = set()
-        waiting = [chain for chain in ours if chain not in self.chains.garbage[family]]
+        waiting = [chain for chain in ours if chain not in garbage]
         while waiting:
             for rule in ours[waiting.pop()]:
-                target = _JUMP.search(rule)
-                if target and target[1] in self.chains.garbage[family] and target[1] not in found:
-                    found.add(target[1])
-                    waiting += [target[1]] if target[1] in ours else []
+                if rule.target in garbage and rule.target not in found:
+                    found.add(rule.target)
+                    waiting += [rule.target] if rule.target in ours else []
         return found & set(doomed)
 
     def _one(self, family: Family, lines: list[str]) -> Work[TableError | None]:
@@ -297,14 +289,14 @@ class ChainWriter:
         return failed
 
 
-def _by_policy(chains: Mapping[str, Rules | None], held: Table) -> list[list[str]]:
+def _by_policy(chains: Mapping[str, Rules | None], held: Mapping[str, Rules]) -> list[list[str]]:
     """Return the chains in groups: a policy's own chain with all of its rules, each other one alone."""
     policy_of: dict[str, str] = {}
     for known in (held, chains):
         pending = [(chain, chain) for chain in known if chain.startswith(names.POLICY_PREFIX)]
         for policy, chain in pending:
-            targets = (_JUMP.search(rule) for rule in known.get(chain) or ())
-            found = [t[1] for t in targets if t and t[1].startswith(names.RULE_PREFIX)]
+            targets = [rule.target for rule in known.get(chain) or ()]
+            found = [target for target in targets if target.startswith(names.RULE_PREFIX)]
             policy_of.update(dict.fromkeys(found, policy))
             pending += [(policy, target) for target in found]
     groups: dict[str, list[str]] = {}
@@ -313,18 +305,11 @@ def _by_policy(chains: Mapping[str, Rules | None], held: Table) -> list[list[str
     return list(groups.values())
 
 
-def _about(rules: Rules) -> str:
-    """Return what the comments of a chain's rules say first."""
-    return next(
-        (found[1] for found in map(_COMMENT.search, rules) if found), "no pod or policy in particular"
-    )
-
-
 def _table_fault(family: Family, error: TableError, chains: Mapping[str, Rules] | None = None) -> Fault:
     # Where a chain's rules say nothing, those that were written with it do.
     written = [*(chains or {}).items()]
     spoken = tuple(rule for _, rules in written for rule in rules)
-    concerned = "".join(f" of {chain} ({_about((*rules, *spoken))})" for chain, rules in written[:3])
+    concerned = "".join(f" of {chain} ({described((*rules, *spoken))})" for chain, rules in written[:3])
     return Fault(
         f"IPv{int(family)} rules{concerned}: {error}",
         error.remedy

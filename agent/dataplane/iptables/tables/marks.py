@@ -6,13 +6,12 @@ lost. Bits that the agent's rules in the kernel have stay as long as they are fr
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules import names, parse
 from agent.dataplane.iptables.tables import markuse, nft
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.markuse import Use
@@ -29,7 +28,6 @@ _ALL = (*ORDER, *(1 << number for number in range(13, -1, -1)))
 _SHOWN = 3
 
 _SETTING = {Direction.INGRESS: "--mark-ingress", Direction.EGRESS: "--mark-egress"}
-_SETS = re.compile(r"-j MARK --set-xmark (0x[0-9a-f]+)/\1$")
 
 Bits = Mapping[Direction, int]
 
@@ -104,8 +102,9 @@ def held_by(tables: Iterable[Mapping[str, Sequence[str]]]) -> dict[Direction, in
     for table in tables:
         for direction in Direction:
             for rule in table.get(names.allow(direction), ()):
-                if (sets := _SETS.search(rule)) and int(sets[1], 16) not in found.values():
-                    found.setdefault(direction, int(sets[1], 16))
+                bit = parse.bit_set(rule)
+                if bit is not None and bit not in found.values():
+                    found.setdefault(direction, bit)
     return found
 
 
@@ -120,7 +119,7 @@ class MarkBits:
 
     def choose(self, uses: Sequence[Use]) -> tuple[Options, Options]:
         """Return the options with the bits to use, and with those of our chains until these are rewritten."""
-        held = held_by(map(self._chains.ours, self._chains.families))
+        held = held_by(self._chains.held.values())
         choice = choose(self._options, uses, held)
         self.faults = choice.faults
         chosen = self._options.with_marks(choice.bits)
@@ -128,7 +127,7 @@ class MarkBits:
 
     def held(self) -> list[Options]:
         """Return the options with the bits that our chains set, of each family whose chains say both."""
-        held = [held_by([self._chains.ours(family)]) for family in self._chains.families]
+        held = [held_by([self._chains.held[family]]) for family in self._chains.families]
         return [self._options.with_marks(bits) for bits in held if len(bits) == len(Direction)]
 
     def rechosen(self, uses: Sequence[Use], now: Options) -> bool:
