@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from agent.commands import suggest
 from agent.kube.events import Invalid
 from agent.kube.model import Key, Kind
@@ -16,8 +18,10 @@ from agent.observe.explain.answer import Answer, answer_of
 from agent.observe.text import plain_console
 from agent.policy.budget.census import over_budget_in
 from agent.policy.budget.limits import DEFAULT, Budgets
+from agent.sources.apiserver.connect import Connection
+from agent.sources.apiserver.once import read_cluster
 from agent.sources.manifests.desired import DesiredObjects
-from agent.sources.manifests.once import Unread, read_once
+from agent.sources.manifests.once import Read, Unread, read_given, read_once
 from agent.spec import unjudged
 from agent.spec.cluster import Cluster, cluster_of, owner
 from agent.spec.evaluator import CannotSayError, evaluate
@@ -30,7 +34,11 @@ def explain(places: Sequence[Path], question: Question, budgets: Budgets = DEFAU
 
     ``places`` are directories, files, or ``-`` for standard input.
     """
-    read = read_once(places)
+    return explain_read(read_once(places), question, budgets)
+
+
+def explain_read(read: Read, question: Question, budgets: Budgets = DEFAULT) -> Answer:
+    """Answer a question from what has been read once."""
     desired, refused = read.desired, read.refused
     cluster = cluster_of(read.objects, partial(over_budget_in, budgets))
     unread = _unread_reasons(read.unread)
@@ -92,6 +100,15 @@ def _concerns(invalid: Invalid, cluster: Cluster, direction: Direction, pod: Key
     )
 
 
-def show(answer: Answer) -> None:
+def explain_cluster(
+    kubeconfig: str | None, context: str | None, question: Question, budgets: Budgets = DEFAULT
+) -> Answer:
+    """Answer a question from the objects that an API server has now. Raises ReadError."""
+    dump = read_cluster(Connection(kubeconfig, context))
+    answer = explain_read(read_given("the API server", dump.text), question, budgets)
+    return msgspec.structs.replace(answer, notes=(*dump.notes, *answer.notes))
+
+
+def show(answer: Answer, known_from: str = "the manifests say") -> None:
     """Print an answer on standard output, in colour on a terminal only."""
-    text.show(answer, plain_console(sys.stdout))
+    text.show(answer, plain_console(sys.stdout), known_from)

@@ -64,6 +64,19 @@ IN_RENDER = {
 }
 
 
+IN_EXPLAIN = {
+    "kubeconfig": _Told("Ask the API server of this kubeconfig for the objects, and no agent.", ""),
+    "context": _Told("The context of the kubeconfig.", ""),
+    "health_address": _Told("The IP address where the agent answers."),
+    "health_port": _Told("The TCP port where the agent answers."),
+}
+
+
+URL = click.option(
+    "--url", metavar="URL", help="The URL where the agent answers, in place of the two options above."
+)
+
+
 IN_STATUS = {
     "health_address": _Told("The IP address where the agent answers."),
     "health_port": _Told("The TCP port where the agent answers."),
@@ -98,14 +111,21 @@ def options_for(
     return decorate
 
 
-PLACES = click.option(
-    "--manifests",
-    "places",
-    multiple=True,
-    metavar="PATH",
-    help="A directory or file of objects, or - for standard input. May be given several times.  "
-    f"[env: {setting_of('manifests').environment[0]}; default: none, it must be given]",
-)
+def _places(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--manifests",
+        "places",
+        multiple=True,
+        metavar="PATH",
+        help="A directory or file of objects, or - for standard input. May be given several times.  "
+        f"[env: {setting_of('manifests').environment[0]}; default: {default}]",
+    )
+
+
+PLACES = _places("none, it must be given")
+
+
+PLACES_IF_ANY = _places("none: the agent is asked")
 
 
 MORE = click.argument("more", nargs=-1, metavar="", required=False)
@@ -116,6 +136,16 @@ def places_of(places: tuple[str, ...], more: tuple[str, ...]) -> list[Path]:
 
     ``more`` are arguments that belong to no option, as a shell makes of ``--manifests *.yaml``.
     """
+    found = places_if_given(places, more)
+    if not found:
+        raise click.UsageError(
+            "--manifests is missing: give a directory or file of objects, or - for standard input."
+        )
+    return found
+
+
+def places_if_given(places: tuple[str, ...], more: tuple[str, ...]) -> list[Path]:
+    """Return what to read objects from as :func:`places_of` does; nothing where nothing is given."""
     if more:
         raise click.UsageError(
             f"{more[0]!r} belongs to no option: give --manifests before each path, or the directory."
@@ -123,10 +153,6 @@ def places_of(places: tuple[str, ...], more: tuple[str, ...]) -> list[Path]:
     variable = setting_of("manifests").environment[0]
     origin = "--manifests" if places else variable
     texts = places or tuple(filter(None, (os.environ.get(variable),)))
-    if not texts:
-        raise click.UsageError(
-            "--manifests is missing: give a directory or file of objects, or - for standard input."
-        )
     for text in texts:
         if not text:
             raise click.UsageError(f"{origin} is empty: give it a value.")

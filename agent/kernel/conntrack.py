@@ -22,6 +22,9 @@ from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute, attr
 _SUBSYS_CTNETLINK = 1
 _CT_GET, _CT_DELETE = 1, 2
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
+_STATUS, _TIMESTAMP, _TIMESTAMP_START = 3, 20, 1
+_SEEN_REPLY = 1 << 1
+"""IPS_SEEN_REPLY"""
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
 _FILTER_SOURCE, _FILTER_DESTINATION = 1, 2
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
@@ -81,6 +84,19 @@ def tuple_of(data: memoryview | bytes) -> Tuple | None:
     return Tuple(source, destination, number[0], source_port, port)
 
 
+class Tracked(NamedTuple):
+    """A connection that is tracked: as it was opened, and as its replies come.
+
+    ``replied``: a reply was seen, so that its packets are not judged any more. ``since``: when it began, in
+    ``time.time()`` seconds, where the kernel notes that (``nf_conntrack_timestamp``); else None.
+    """
+
+    opened: Tuple
+    reply: Tuple
+    replied: bool
+    since: float | None = None
+
+
 class _Entry(NamedTuple):
     """What names one entry, and no later one with the same addresses and ports: tuple, zone and id."""
 
@@ -102,6 +118,39 @@ def forget(addresses: Iterable[bytes]) -> int:
         return _forget(wanted)
     except OSError as error:
         raise _error(error) from error
+
+
+def between(source: bytes, destination: bytes, protocol: int, port: int) -> list[Tracked]:
+    """Return the tracked connections that a source has opened to a destination's port.
+
+    ``destination`` is what answers: of a connection through a Service the pod. The kernel picks the source's
+    entries (since Linux 5.8; before, all are looked through). Acts in the calling thread's network namespace.
+    Raises ConntrackError.
+    """
+    try:
+        return list(_between(source, destination, protocol, port))
+    except OSError as error:
+        raise _error(error) from error
+
+
+def _between(source: bytes, destination: bytes, protocol: int, port: int) -> Iterator[Tracked]:
+    request = next(_filters(source))
+    with NetlinkSocket() as netlink:
+        for body in netlink.dump(_get(_family(source), request)):
+            if _addresses(body)[0] != source:
+                continue
+            fields = dict(attributes(body))
+            opened, reply = tuple_of(fields[_TUPLE_ORIG]), tuple_of(fields[_TUPLE_REPLY])
+            if opened is None or reply is None:
+                continue
+            if (reply.source, reply.protocol, reply.source_port) == (destination, protocol, port):
+                status = int.from_bytes(fields.get(_STATUS, b""), "big")
+                yield Tracked(opened, reply, bool(status & _SEEN_REPLY), _since(fields.get(_TIMESTAMP)))
+
+
+def _since(stamp: memoryview | None) -> float | None:
+    start = dict(attributes(stamp)).get(_TIMESTAMP_START) if stamp is not None else None
+    return None if start is None else int.from_bytes(start, "big") / 1e9
 
 
 def _forget(wanted: frozenset[bytes]) -> int:

@@ -1,15 +1,18 @@
-"""The other end of the status server: asking a running agent, for ``netpol-agent status``."""
+"""The other end of the status server: asking a running agent, as ``netpol-agent status`` does."""
 
 from __future__ import annotations
 
 import ipaddress
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import msgspec
 
 from agent.observe import text
+from agent.observe.explain.live import Asked, LiveAnswer
+from agent.observe.explain.text import show_live
 from agent.observe.snapshot import StatusSnapshot, decode
 
 _SECONDS = 10.0
@@ -30,14 +33,33 @@ def url_of(address: str, port: int) -> str:
 
 def fetch(url: str) -> tuple[bytes, StatusSnapshot]:
     """Return the agent's status, as served and decoded; raises :class:`UnreachableError`."""
+    body = get(url, "/status")
+    try:
+        return body, decode(body)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise _another(url, error) from None
+
+
+def ask(url: str, asked: Asked) -> tuple[bytes, LiveAnswer]:
+    """Return what the agent says of a connection, as served and decoded; raises :class:`UnreachableError`."""
+    query = {"from": asked.source, "to": asked.destination, "port": asked.port}
+    body = get(url, f"/explain?{urllib.parse.urlencode(query)}")
+    try:
+        return body, msgspec.json.decode(body, type=LiveAnswer)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise _another(url, error) from None
+
+
+def get(url: str, path: str) -> bytes:
+    """Return what the agent serves at a path; raises :class:`UnreachableError`."""
     if not url.startswith(("http://", "https://")):
         raise UnreachableError(f"--url is {url!r}: give it as http://ADDRESS:PORT.")
     # A proxy set for the cluster's or the world's addresses has no way to this host's loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url.rstrip("/") + "/status", timeout=_SECONDS) as answer:
+        with opener.open(url.rstrip("/") + path, timeout=_SECONDS) as answer:
             body: bytes = answer.read()
-        return body, decode(body)
+            return body
     except urllib.error.HTTPError as error:
         detail = error.read(500).decode(errors="replace").strip()
         raise UnreachableError(f"{url} answers {error.code}: {detail}") from None
@@ -47,8 +69,17 @@ def fetch(url: str) -> tuple[bytes, StatusSnapshot]:
         raise UnreachableError(
             f"no agent answers at {url}: {reason}. Is it running? --url says where it serves."
         ) from None
-    except (ValueError, msgspec.MsgspecError) as error:
-        raise UnreachableError(f"what answers at {url} is no netpol-agent of this version: {error}") from None
+    except ValueError as error:
+        raise _another(url, error) from None
+
+
+def _another(url: str, error: Exception) -> UnreachableError:
+    return UnreachableError(f"what answers at {url} is no netpol-agent of this version: {error}")
+
+
+def show_answer(answer: LiveAnswer) -> None:
+    """Print an answer on standard output, in colour on a terminal only."""
+    show_live(answer, text.plain_console(sys.stdout))
 
 
 def show(snapshot: StatusSnapshot) -> None:

@@ -235,6 +235,10 @@ class Engine:
             self._stepper.ledger.excess,
         )
 
+    def is_known(self, pod: Key) -> bool:
+        """Whether a pod is known, of whatever node. Safe to call from any thread."""
+        return pod in self._inventory.records
+
     def all_pods(self) -> list[Pod]:
         """Return every pod that is known. Safe to call from any thread."""
         return [record.pod for record in self._inventory.records.copy().values()]

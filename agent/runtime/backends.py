@@ -14,6 +14,7 @@ from agent.dataplane.iptables.cleanup import is_clean
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules.text import render_sets, render_tables, render_text
 from agent.dataplane.iptables.tables.tables import WAIT_SECONDS, TableError
+from agent.dataplane.iptables.trace import IptablesTracer
 from agent.dataplane.iptables.variant import (
     MODES,
     Mode,
@@ -22,6 +23,7 @@ from agent.dataplane.iptables.variant import (
     decide_mode,
     missing_commands,
 )
+from agent.dataplane.trace import Tracer
 from agent.dataplane.traffic import RuleCount
 from agent.dataplane.turns import PATIENCE
 from agent.fault import Fault
@@ -47,6 +49,7 @@ __all__ = [
     "remove_all",
     "render",
     "takeover",
+    "tracer",
 ]
 
 LATE_WRITE: float = WAIT_SECONDS
@@ -99,6 +102,11 @@ def read_counters(choice: ModeChoice, families: Iterable[Family], *, policies: b
     ``policies``: of single policies' rules, too.
     """
     return counters.read(choice.mode, families, policies=policies)
+
+
+def tracer(choice: ModeChoice) -> Tracer:
+    """Make what follows packets through the kernel's rules, for one question."""
+    return IptablesTracer(choice.mode)
 
 
 def remove_all() -> list[Fault]:

@@ -9,17 +9,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from agent.clock import SYSTEM, Clock
 from agent.dataplane.backend import Call
 from agent.dataplane.traffic import Meter
 from agent.host.check import HostState, check_host
+from agent.kube.model import Key
 from agent.net import Family
 from agent.observe.health import Health
 from agent.observe.metrics.figures import Figures
 from agent.observe.snapshot import StatusSnapshot
 from agent.policy.engine import Engine
+from agent.policy.extract import Extract
 from agent.runtime.backends import Mode, ModeChoice, read_counters
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
@@ -154,7 +157,7 @@ class Agent:
         meter = Meter(
             lambda: read_counters(choice, self.families, policies=settings.metrics_per_policy), clock
         )
-        self._views = Views(
+        self.views = Views(
             settings.node_name,
             choice,
             "manifests" if settings.manifests is not None else "apiserver",
@@ -227,12 +230,19 @@ class Agent:
 
     def health(self) -> Health:
         """Return the agent's state. For any thread; waits for nothing."""
-        return self._views.health()
+        return self.views.health()
 
     def figures(self) -> Figures:
         """Return what metrics are made of. For any thread. Reading the rules' counters takes a while."""
-        return self._views.figures()
+        return self.views.figures()
 
     def status(self) -> StatusSnapshot:
         """Say what this node enforces and why. For any thread but the loop's own."""
-        return self.inbox.ask(self._views.status)
+        return self.inbox.ask(self.views.status)
+
+    def extract(self, ends: Sequence[Key | bytes]) -> Extract:
+        """Return what the verdict between pods, or packed addresses, depends on.
+
+        For any thread but the loop's own. Raises TimeoutError.
+        """
+        return self.inbox.ask(lambda: self.views.engine.extract(ends))

@@ -15,11 +15,13 @@ from agent.host.check import check_host
 from agent.kernel.node_lock import LOCK, LockedError, lock_node
 from agent.net import Family
 from agent.observe.connections import raise_limit
+from agent.observe.explain.route import explain_route
 from agent.observe.metrics.exposition import Exposition
 from agent.observe.routes import Route
 from agent.observe.server import StatusServer
 from agent.runtime import backends
 from agent.runtime.backends import UndecidedError
+from agent.runtime.explaining import make_explainer
 from agent.runtime.host_check import chosen_families
 from agent.runtime.loop import Agent
 from agent.settings import Settings
@@ -67,7 +69,10 @@ def _run_locked(settings: Settings) -> int:
     agent = make_agent(settings)
     names = (settings.node_name, socket.gethostname())
     metrics = Exposition(agent.figures)
-    more = {"/metrics": Route(metrics.answer, "figures for Prometheus", large=True)}
+    more = {
+        "/metrics": Route(metrics.answer, "figures for Prometheus", large=True),
+        "/explain": explain_route(make_explainer(settings, agent)),
+    }
     server = StatusServer(
         settings.health_address, settings.health_port, agent.health, agent.status, names, more
     )

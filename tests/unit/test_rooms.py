@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log": {"setting_values", "setting", "settings"},
     "kube": {"net"},
     "kernel": {"net", "fault"},
-    "sources": {"kube", "log", "words"},
+    "sources": {"kube", "net", "log", "words"},
     "history": {"kube", *GROUND},
     "spec": {"kube", "net"},
     "program": {"kube", "net"},

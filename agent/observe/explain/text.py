@@ -8,7 +8,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from agent.net import Direction
-from agent.observe.explain.answer import Answer, DirectionAnswer, FamilyAnswer, Outcome
+from agent.observe.explain.answer import (
+    Answer,
+    ConnectionAnswer,
+    DirectionAnswer,
+    FamilyAnswer,
+    KernelAnswer,
+    Outcome,
+)
+from agent.observe.explain.live import LiveAnswer
 
 _COLOURS = {Outcome.ALLOWED: "green", Outcome.DENIED: "red", Outcome.UNKNOWN: "yellow"}
 
@@ -30,6 +38,71 @@ def show(answer: Answer, console: Console, known_from: str = "the manifests say"
             _print(console, f"  IPv{family.family}, {ends}: {coloured(outcome_of(family.allowed))}")
         for line in lines:
             _print(console, f"  {line}")
+
+
+def show_live(live: LiveAnswer, console: Console) -> None:
+    """Print what a running agent answers: of each pair the verdict, and what the kernel does with it."""
+    for note in live.notes:
+        _print(console, f"[dim]{escape(note)}[/]")
+    if not live.answers:
+        asked = escape(f"{live.source} to {live.destination}, {live.port}")
+        _print(console, f"{asked}: {coloured(live.outcome)}")
+        for reason in live.reasons:
+            _print(console, f"  {escape(reason)}")
+    for answer in live.answers:
+        for note in answer.notes:
+            _print(console, f"[dim]{escape(note)}[/]")
+        show(answer, console, f"the agent on {live.node} knows")
+        for line in live_lines(answer, live.node):
+            _print(console, f"  {line}")
+    if live.more:
+        _print(console, f"and {live.more} more pairs, which were not judged")
+    if live.denied:
+        _print(console, "[bold]Denied lately[/]")
+        for line in live.denied:
+            _print(console, f"  {escape(line)}")
+
+
+def live_lines(answer: Answer, node: str) -> Iterator[str]:
+    """Give, as markup, who enforces what, what the kernel holds, and which connections live on."""
+    for family in answer.families[:1]:
+        for direction in Direction:
+            yield from map(escape, _node_lines(direction, family.direction(direction), node))
+    for family in answer.families:
+        for direction in Direction:
+            if (kernel := family.direction(direction).kernel) is not None:
+                yield from _kernel_lines(f"IPv{family.family} {direction}", kernel)
+        for one in family.connections:
+            yield escape(connection_line(family, one))
+
+
+def _node_lines(direction: Direction, part: DirectionAnswer, node: str) -> Iterator[str]:
+    if part.here:
+        yield f"{direction} of {part.pod} is enforced on this node, {node}"
+    elif part.node:
+        yield f"{direction} of {part.pod} is enforced on node {part.node}: ask the agent there"
+    elif part.pod is not None:
+        yield f"{direction} of {part.pod} is enforced nowhere yet: it is on no node"
+
+
+_HOLDS = {"yes": "[green]in the kernel[/]", "no": "[bold red]not in the kernel[/]"}
+
+
+def _kernel_lines(where: str, kernel: KernelAnswer) -> Iterator[str]:
+    why = f": {escape(kernel.why)}" if kernel.why else ""
+    yield f"{where}: {_HOLDS.get(kernel.holds, '[yellow]kernel not known[/]')}{why}"
+    for rule in kernel.rules:
+        hit = f", last seen to grow at {rule.last_hit}" if rule.last_hit else ""
+        packets = "1 packet" if rule.packets == 1 else f"{rule.packets} packets"
+        yield escape(f"  {rule.chain}: {rule.about or rule.text}: {packets}{hit}")
+
+
+def connection_line(family: FamilyAnswer, one: ConnectionAnswer) -> str:
+    """Say what is known of a connection that the kernel tracks."""
+    if not one.established:
+        return f"IPv{family.family}: a connection without an answer: {one.text}"
+    lives = "" if family.allowed else ": it lives on, since it is older than what denies new ones"
+    return f"IPv{family.family}: an established connection {one.text}{lives}"
 
 
 def headline(answer: Answer) -> str:

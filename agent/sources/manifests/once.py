@@ -77,10 +77,21 @@ def read_once(places: Sequence[Path]) -> Read:
                 readings[name] = _read(path, named=path == place)
             except UnreadableError as error:
                 unread.append(Unread(name, str(error)))
+    return _combined(readings, unread, notes)
+
+
+def read_given(name: str, text: bytes) -> Read:
+    """Read one text, called so in messages. Never raises for what is in it."""
+    try:
+        return _combined({name: read_text(text, dump=True)}, [], [])
+    except UnreadableError as error:
+        return _combined({}, [Unread(name, str(error))], [])
+
+
+def _combined(readings: dict[str, Reading], unread: Sequence[Unread], notes: Sequence[str]) -> Read:
     desired = combine({name: Held(reading.manifests, {}) for name, reading in readings.items()})
-    notes += _notes(readings)
     facts = tuple(fact for name in sorted(readings) for fact in readings[name].facts)
-    return Read(desired, tuple(unread), tuple(notes), facts)
+    return Read(desired, tuple(unread), (*notes, *_notes(readings)), facts)
 
 
 def _files(place: Path, alone: bool, unread: list[Unread], notes: list[str]) -> Iterator[tuple[str, Path]]:

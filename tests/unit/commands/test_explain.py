@@ -110,10 +110,17 @@ def test_a_question_that_cannot_be_understood_is_explained(arguments: tuple[str,
     assert words in " ".join(result.stderr.split())
 
 
-def test_the_directory_must_be_given() -> None:
-    result = CliRunner().invoke(cli.main, ["explain", "a", "b", "80"])
+def test_without_a_directory_the_agent_is_asked() -> None:
+    result = CliRunner().invoke(cli.main, ["explain", "a", "b", "80", "--health-port", "1"])
     assert result.exit_code == 2
-    assert "--manifests is missing" in result.output
+    assert "no agent answers at http://127.0.0.1:1" in result.output
+    assert "--kubeconfig FILE, or --manifests PATH" in result.output
+
+
+def test_one_place_is_asked() -> None:
+    result = explain("a", "b", "80", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "give one of --manifests, --kubeconfig and --url" in " ".join(result.output.split())
 
 
 def test_a_pod_to_itself() -> None:

@@ -1,0 +1,301 @@
+"""What a running agent answers: the verdict by its objects, and what its kernel holds and does.
+
+The loop is asked once for each question, for the few objects that matter. All else happens on the caller's
+thread: the evaluation, the look at the kernel's rules, sets and connections, the look at Services.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from agent.clock import Clock
+from agent.dataplane.trace import CountedRule, Fate, Packet, Trace, Tracer
+from agent.kube.model import Key, Kind, Pod
+from agent.net import Direction
+from agent.observe.explain.answer import (
+    Answer,
+    ConnectionAnswer,
+    DirectionAnswer,
+    FamilyAnswer,
+    KernelAnswer,
+    KernelRule,
+    Outcome,
+    answer_of,
+)
+from agent.observe.explain.ends import Inventory, Unresolved, resolve
+from agent.observe.explain.hits import Hits
+from agent.policy.engine import HeldInvalid
+from agent.policy.extract import Extract
+from agent.spec import unjudged
+from agent.spec.cluster import Cluster, cluster_of, owner
+from agent.spec.evaluator import CannotSayError, Endpoint, evaluate, judge
+from agent.spec.question import Question, question_of
+from agent.spec.verdict import Verdict
+
+MOST = 24
+"""Pairs of one question that are judged; of more, the rest are counted."""
+
+_COMMENT = re.compile(r'--comment "([^"]*)"')
+
+
+class Connection(NamedTuple):
+    """A connection that the kernel tracks: its text, whether a reply was seen, and since when, if known."""
+
+    text: str
+    replied: bool
+
+
+class LiveAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an agent answers: one for each pair of pods that the question means, of ``more`` others none.
+
+    ``denied``: connections between the two that were denied lately, the newest first.
+    """
+
+    node: str
+    at: datetime.datetime
+    source: str
+    destination: str
+    port: str
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    more: int = 0
+    denied: tuple[str, ...] = ()
+
+
+class Asked(NamedTuple):
+    """A question as it was written."""
+
+    source: str
+    destination: str
+    port: str
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """Answers questions about this node's traffic. For any thread but the loop's own.
+
+    ``extract`` asks the loop (raises TimeoutError when it is busy); ``pods``, ``over_budget`` and
+    ``invalid`` may be called from any thread. ``tracer`` looks at the kernel's rules; ``connections`` at
+    what it tracks, between a source, a destination, a protocol and a port, and raises OSError. ``denied``
+    gives what was denied lately between two ends.
+    """
+
+    node: str
+    extract: Callable[[Sequence[Endpoint]], Extract]
+    pods: Callable[[], Sequence[Pod]]
+    invalid: Callable[[], Sequence[HeldInvalid]]
+    begun: Callable[[], bool]
+    tracer: Callable[[], Tracer]
+    connections: Callable[[bytes, bytes, int, int], Sequence[Connection]]
+    services: Inventory
+    clock: Clock
+    hits: Hits
+    denied: Callable[[Iterable[Question]], Sequence[str]] = lambda _: ()
+
+    def answer(self, asked: Asked) -> LiveAnswer:
+        """Answer one question. Raises QuestionError where it cannot be understood."""
+        question = question_of(*asked)
+        try:
+            meant = resolve(question, self.services)
+        except Unresolved as error:
+            return self._told(asked, (), reasons=(str(error),))
+        questions = meant.questions[:MOST]
+        extract = self.extract(list(dict.fromkeys(end for one in questions for end in one[:2])))
+        cluster = self._cluster(extract, questions)
+        tracer = self.tracer()
+        answers = tuple(self._answer(one, cluster, extract, tracer) for one in questions)
+        return self._told(
+            asked,
+            answers,
+            notes=tuple(meant.notes),
+            more=len(meant.questions) - len(questions),
+            denied=tuple(self.denied(questions)),
+        )
+
+    def _told(
+        self,
+        asked: Asked,
+        answers: tuple[Answer, ...],
+        *,
+        reasons: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
+        more: int = 0,
+        denied: tuple[str, ...] = (),
+    ) -> LiveAnswer:
+        outcomes = {answer.outcome for answer in answers}
+        worst = next((one for one in (Outcome.DENIED, Outcome.UNKNOWN) if one in outcomes), Outcome.ALLOWED)
+        return LiveAnswer(
+            node=self.node,
+            at=self._moment(self.clock.time()),
+            source=asked.source,
+            destination=asked.destination,
+            port=asked.port,
+            outcome=worst if answers else Outcome.UNKNOWN,
+            reasons=reasons,
+            notes=notes,
+            answers=answers,
+            more=more,
+            denied=denied,
+        )
+
+    def _moment(self, seconds: float) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+    def _cluster(self, extract: Extract, questions: Sequence[Question]) -> Cluster:
+        """Return the part of the cluster that matters, with what policies cost on this node."""
+        pods = {pod.key: pod for pod in extract.pods}
+        owned = {address for pod in pods.values() for address in pod.addresses}
+        strangers = {end for one in questions for end in one[:2] if isinstance(end, bytes)} - owned
+        if strangers:
+            # Pods on their host's network have addresses that are no pod's own.
+            pods |= {pod.key: pod for pod in self.pods() if strangers.intersection(pod.addresses)}
+        over = extract.over_budget
+        return cluster_of(
+            (*pods.values(), *extract.namespaces, *extract.policies),
+            (lambda counted, *_: {p.key: over[p.key] for p, _ in counted if p.key in over}) if over else None,
+        )
+
+    def _answer(self, question: Question, cluster: Cluster, extract: Extract, tracer: Tracer) -> Answer:
+        try:
+            verdicts = [self._judged(cluster, verdict) for verdict in _evaluated(cluster, question)]
+        except CannotSayError as error:
+            return answer_of(question, cluster, reasons=(str(error),))
+        caveats = [
+            unjudged.not_only_judged(end)
+            for end in question[:2]
+            if isinstance(end, bytes) and owner(cluster, end) is None
+        ]
+        caveats += [verdict.caveat for verdict in verdicts]
+        answer = answer_of(
+            question,
+            cluster,
+            verdicts,
+            reasons=tuple(filter(None, dict.fromkeys(caveats))),
+            notes=tuple(self._standins(extract, verdicts)),
+        )
+        families = tuple(
+            self._detailed(cluster, family, verdict, tracer)
+            for family, verdict in zip(answer.families, verdicts, strict=True)
+        )
+        return msgspec.structs.replace(answer, families=families)
+
+    def _judged(self, cluster: Cluster, verdict: Verdict) -> Verdict:
+        """Take what policies cost into account on this node alone: of others' budgets it knows nothing."""
+        plain = Cluster(cluster.pods, cluster.namespaces, cluster.policies, cluster.nodes)
+        elsewhere = [d for d in Direction if self._node_of(cluster, verdict, d) != self.node]
+        if not elsewhere or cluster.limit is None:
+            return verdict
+        other = judge(plain, verdict.packet)
+        return verdict._replace(
+            egress=(other if Direction.EGRESS in elsewhere else verdict).egress,
+            ingress=(other if Direction.INGRESS in elsewhere else verdict).ingress,
+        )
+
+    def _standins(self, extract: Extract, verdicts: Sequence[Verdict]) -> Iterable[str]:
+        """Say which policies that decide are not valid as the API server has them."""
+        deciding = {f.policy for v in verdicts for d in Direction for f in v.direction(d).policies}
+        for held in self.invalid():
+            if held.kind is not Kind.POLICY or held.key not in deciding:
+                continue
+            why = held.problems[0]
+            what = (
+                "isolates and allows nothing"
+                if held.key in extract.standins
+                else "its last good version holds"
+            )
+            yield f"NetworkPolicy {held.key} is not valid ({why.field}: {why.message}): {what}"
+
+    def _node_of(self, cluster: Cluster, verdict: Verdict, direction: Direction) -> str:
+        key = verdict.direction(direction).pod
+        return cluster.pods[key].node if key is not None else ""
+
+    def _detailed(
+        self, cluster: Cluster, family: FamilyAnswer, verdict: Verdict, tracer: Tracer
+    ) -> FamilyAnswer:
+        """Add what is known of each direction's node, kernel and connections."""
+        directions = {
+            direction.value: self._direction(cluster, family.direction(direction), verdict, direction, tracer)
+            for direction in Direction
+        }
+        return msgspec.structs.replace(family, **directions, connections=self._connections(verdict))
+
+    def _direction(
+        self,
+        cluster: Cluster,
+        answer: DirectionAnswer,
+        verdict: Verdict,
+        direction: Direction,
+        tracer: Tracer,
+    ) -> DirectionAnswer:
+        node = self._node_of(cluster, verdict, direction)
+        key = verdict.direction(direction).pod
+        here = node == self.node if key is not None else None
+        kernel = None
+        if here and key is not None:
+            kernel = self._kernel(key, answer, verdict, direction, tracer)
+        return msgspec.structs.replace(answer, node=node, here=here, kernel=kernel)
+
+    def _kernel(
+        self, pod: Key, answer: DirectionAnswer, verdict: Verdict, direction: Direction, tracer: Tracer
+    ) -> KernelAnswer:
+        if not self.begun():
+            return KernelAnswer(
+                "unknown", "the agent has not written rules yet; an earlier agent's may be in force"
+            )
+        packet = Packet(*verdict.packet)
+        try:
+            trace = tracer.trace(direction, pod, packet)
+        except OSError as error:
+            return KernelAnswer("unknown", f"the kernel cannot be read: {error}")
+        rules = (trace.rule,) if trace.rule is not None else trace.near
+        told = tuple(self._rule(int(packet.family), rule) for rule in rules)
+        holds, why = _agrees(answer, trace)
+        return KernelAnswer(holds, why, told)
+
+    def _rule(self, family: int, rule: CountedRule) -> KernelRule:
+        now = self.clock.time()
+        hit = self.hits.saw(family, rule, now)
+        comment = _COMMENT.search(rule.text)
+        return KernelRule(
+            about=comment.group(1) if comment else "",
+            chain=rule.chain,
+            text=rule.text,
+            packets=rule.packets,
+            bytes=rule.bytes,
+            last_hit=self._moment(hit).isoformat(timespec="seconds") if hit is not None else None,
+        )
+
+    def _connections(self, verdict: Verdict) -> tuple[ConnectionAnswer, ...]:
+        packet = verdict.packet
+        try:
+            found = self.connections(packet.source, packet.destination, packet.protocol, packet.port)
+        except OSError as error:
+            return (ConnectionAnswer(f"connections cannot be read: {error}", established=False),)
+        return tuple(ConnectionAnswer(one.text, one.replied) for one in found[:MOST])
+
+
+def _evaluated(cluster: Cluster, question: Question) -> Sequence[Verdict]:
+    source, destination, (protocol, port) = question
+    return evaluate(cluster, source, destination, protocol, port)
+
+
+def _agrees(answer: DirectionAnswer, trace: Trace) -> tuple[str, str]:
+    """Say whether the kernel does what a verdict says, and why not."""
+    if trace.fate is Fate.UNKNOWN:
+        return "unknown", trace.why
+    if trace.fate is Fate.NOT_JUDGED and not answer.isolated:
+        return "yes", "the kernel does not judge it either"
+    if trace.fate is Fate.NOT_JUDGED:
+        return "no", f"the kernel does not judge it, so it passes: {trace.why}"
+    if (trace.fate is Fate.ALLOWED) is answer.allowed:
+        return "yes", ""
+    does = "allows" if trace.fate is Fate.ALLOWED else "denies"
+    return "no", f"the kernel {does} it" + (f": {trace.why}" if trace.why else "")

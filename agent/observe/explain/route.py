@@ -1,0 +1,34 @@
+"""``/explain``: the answer of a running agent, as JSON."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.observe.explain.live import Asked, Explainer
+from agent.observe.routes import JSON, TEXT, Request, Response, Route
+from agent.spec.question import QuestionError
+
+USAGE = "ask as /explain?from=NAMESPACE/POD&to=NAMESPACE/POD&port=PORT[/PROTO]\n"
+
+
+def explain_route(explainer: Explainer) -> Route:
+    """Return the route that answers questions. A verdict is 200, whatever it is."""
+
+    def answer(request: Request) -> Response:
+        asked = asked_by(request)
+        if not all(asked):
+            return Response(400, TEXT, USAGE.encode())
+        try:
+            found = explainer.answer(asked)
+        except QuestionError as error:
+            return Response(400, TEXT, f"{error}\n".encode(errors="replace"))
+        except TimeoutError as error:
+            return Response(503, TEXT, f"the agent is busy: {error}; ask again\n".encode())
+        return Response(200, JSON, msgspec.json.encode(found) + b"\n")
+
+    return Route(answer, "whether a connection is allowed, and why: ?from=…&to=…&port=… (JSON)", large=True)
+
+
+def asked_by(request: Request) -> Asked:
+    """Return the question that a query holds; parts that are not given are empty."""
+    return Asked(request.one("from").strip(), request.one("to").strip(), request.one("port").strip())

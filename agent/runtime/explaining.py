@@ -1,0 +1,88 @@
+"""What a running agent needs to answer questions about connections: engine, kernel, API server."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from agent.clock import SYSTEM
+from agent.dataplane.trace import Tracer
+from agent.kernel import conntrack
+from agent.kernel.conntrack import ConntrackError
+from agent.kube.model import Key
+from agent.net import address_text
+from agent.observe.explain.ends import Inventory
+from agent.observe.explain.hits import Hits
+from agent.observe.explain.live import Connection, Explainer
+from agent.runtime import backends
+from agent.runtime.loop import Agent
+from agent.settings import Settings
+from agent.sources.services import FoundService
+
+if TYPE_CHECKING:
+    from agent.sources.apiserver.services import Services
+
+Named = Callable[[Key], FoundService | None]
+At = Callable[[bytes], FoundService | None]
+
+
+def make_explainer(settings: Settings, agent: Agent) -> Explainer:
+    """Return what answers questions beside the loop. Nothing is read or connected before the first."""
+    views = agent.views
+    engine = views.engine
+
+    def tracer() -> Tracer:
+        return backends.tracer(views.choice)
+
+    def has(end: Key | bytes) -> bool:
+        return bool(agent.extract([end]).pods) if isinstance(end, bytes) else engine.is_known(end)
+
+    return Explainer(
+        node=settings.node_name,
+        extract=agent.extract,
+        pods=engine.all_pods,
+        invalid=engine.invalid,
+        begun=lambda: views.calls.phase.begun,
+        tracer=tracer,
+        connections=connections,
+        services=Inventory(
+            has,
+            engine.all_pods,
+            *(_services(settings) if settings.manifests is None else ()),
+        ),
+        clock=SYSTEM,
+        hits=Hits(),
+    )
+
+
+def _services(settings: Settings) -> tuple[Named, At]:
+    """Return what finds Services by name and by address: they connect when first asked."""
+
+    @functools.cache
+    def services() -> Services:
+        # What reads kubeconfigs is loaded by nothing else where an agent reads manifests.
+        from agent.sources.apiserver.connect import Connection as ApiConnection
+        from agent.sources.apiserver.services import Services
+
+        # A connection of its own: the sources' are held by their watches.
+        return Services(ApiConnection(settings.kubeconfig or None, settings.context or None))
+
+    return lambda key: services().named(key), lambda address: services().at(address)
+
+
+def connections(source: bytes, destination: bytes, protocol: int, port: int) -> Sequence[Connection]:
+    """Return the connections that the kernel tracks between two ends. Raises OSError."""
+    try:
+        found = conntrack.between(source, destination, protocol, port)
+    except ConntrackError as error:
+        raise OSError(f"{error.what}; {error.remedy}") from None
+    return [Connection(_text(one, destination), one.replied) for one in found]
+
+
+def _text(one: conntrack.Tracked, destination: bytes) -> str:
+    opened = one.opened
+    text = f"from {address_text(opened.source)} port {opened.source_port}"
+    if opened.destination != destination:
+        text += f" through {address_text(opened.destination)} port {opened.port}"
+    return text
