@@ -10,6 +10,7 @@ from agent.kube.model import (
     Key,
     Kind,
     NamedPort,
+    NetworkPolicy,
     Object,
     Operator,
     Pod,
@@ -17,7 +18,17 @@ from agent.kube.model import (
     Selector,
     kind_of,
 )
-from agent.net import Network, Protocol
+from agent.net import Direction, Family, Network, Protocol
+from agent.policy.compile import compile_policy
+from agent.policy.lower.policy import BOTH, Lowered, lower_policy
+
+
+def lowered(
+    policy: NetworkPolicy, direction: Direction, families: tuple[Family, ...] = BOTH
+) -> Lowered | None:
+    """Return a policy in the form of sets; None when it does not name the direction."""
+    program = compile_policy(policy, direction)
+    return None if program is None else lower_policy(program, direction, families)
 
 
 def packed(text: str) -> bytes:

@@ -1,11 +1,14 @@
-"""The ``from`` and ``to`` of a rule: which pods they mean, and which blocks."""
+"""A NetworkPolicy as a program: a pure function of its spec."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from agent.kube.model import IPBlock, Peer, Selector
-from agent.policy.program import Predicate
+from agent.kube import model
+from agent.kube.model import IPBlock, NetworkPolicy, Peer, Selector
+from agent.net import Direction
+from agent.policy.ports import compile_ports
+from agent.policy.program import PolicyProgram, Predicate, Rule, Verdict
 
 EVERYTHING = Selector()
 
@@ -15,6 +18,24 @@ class Peers(NamedTuple):
 
     predicates: tuple[Predicate, ...]
     blocks: tuple[IPBlock, ...]
+
+
+def compile_policy(policy: NetworkPolicy, direction: Direction) -> PolicyProgram | None:
+    """Return the program of a policy in a direction; None when it does not name the direction."""
+    rules = policy.rules(direction)
+    if rules is None:
+        return None
+    found = (_rule(policy.namespace, number, rule) for number, rule in enumerate(rules))
+    return PolicyProgram(tuple(rule for rule in found if rule is not None))
+
+
+def _rule(namespace: str, number: int, rule: model.Rule) -> Rule | None:
+    """Return a rule; None when no packet can match it, since none of its peers means anybody."""
+    peers, blocks = split_peers(namespace, rule.peers) if rule.peers else (None, ())
+    if peers == () and not blocks:
+        return None
+    ports, names = compile_ports(rule.ports) if rule.ports else (None, ())
+    return Rule(number, Verdict.ALLOW, peers, blocks, ports, names)
 
 
 def split_peers(namespace: str, peers: tuple[Peer, ...]) -> Peers:

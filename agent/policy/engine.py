@@ -26,11 +26,12 @@ from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.extract import Extract, extract
 from agent.policy.inventory import Inventory
 from agent.policy.lower.lowered import Delta, LoweredProgram
+from agent.policy.lower.lowering import Lowering
 from agent.policy.lower.sets import Sets
 from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
 from agent.policy.peers.selection import Selection
-from agent.policy.program import PodId
+from agent.policy.program import PodId, Program
 from agent.policy.step import Stepper
 from agent.policy.touched import Touched
 
@@ -57,7 +58,7 @@ class HeldInvalid(NamedTuple):
 
 
 class Engine:
-    """Compiles the cluster's objects into the :class:`LoweredProgram` of one node, step by step.
+    """Compiles the cluster's objects into the :class:`Program` of one node, step by step.
 
     Handles any sequence of events: objects added, changed, deleted, recreated and invalid, known or not,
     references before what they refer to. The program depends on the current objects only, never on the way
@@ -79,7 +80,12 @@ class Engine:
         self, node: str, *, linger: float = 60.0, allow_nodes: bool = False, budgets: Budgets = DEFAULT
     ) -> None:
         self._node_networks = NodeNetworks(node)
-        self.lowered = LoweredProgram(bypass=self._node_networks.networks)
+        self.program = Program(node_networks=self._node_networks.networks)
+        """What holds on this node."""
+        self.lowered = LoweredProgram(
+            pods=self.program.pods, closed=self.program.closed, bypass=self.program.node_networks
+        )
+        """The same in the form of sets, which a backend takes. What judges pods needs no other form."""
         self._allow_nodes = allow_nodes
         self._namespaces: dict[str, Namespace] = {}
         self._good: set[Key] = set()
@@ -95,12 +101,14 @@ class Engine:
         self._sets = Sets(self.lowered.sets, self._selectors, self._ownership)
         self._inventory = Inventory(node, groups, self._selectors, self._ownership, self._sets)
         self._selection = Selection()
-        self._quarantine = Quarantine(self.lowered.closed, linger)
+        self._quarantine = Quarantine(self.program.closed, linger)
+        self._lowering = Lowering(self.lowered, self._sets)
         self._stepper = Stepper(
-            self.lowered,
+            self.program,
             self._inventory.records,
             self._ownership,
             self._sets,
+            self._lowering,
             self._selection,
             self._quarantine,
             groups,
@@ -141,11 +149,11 @@ class Engine:
                 self._synced.add((event.kind, event.here))
         journal, self._touched = self._touched, Touched()
         delta = self._stepper.settle(journal, now, pods_synced=self.synced(Kind.POD), most=most)
-        bypass = self._node_networks.networks
-        if bypass is not self.lowered.bypass:
+        networks = self._node_networks.networks
+        if networks is not self.program.node_networks:
             # Another object may be equal: a node that came and went within the step.
-            delta.bypass = bypass != self.lowered.bypass
-            self.lowered.bypass = bypass
+            delta.bypass = networks != self.program.node_networks
+            self.program.node_networks = self.lowered.bypass = networks
         return delta
 
     def deadline(self) -> float | None:
@@ -208,11 +216,11 @@ class Engine:
 
     def local_pods(self) -> list[LocalPod]:
         """Return this node's targets, sorted by key. Safe to call from any thread."""
-        isolated = dict(self.lowered.pods)
+        judged = dict(self.program.pods)
         found: list[LocalPod] = []
         for key, record in sorted(self._selection.targets.copy().items()):
-            ingress = isolated.get(PodId(Direction.INGRESS, key))
-            egress = isolated.get(PodId(Direction.EGRESS, key))
+            ingress = judged.get(PodId(Direction.INGRESS, key))
+            egress = judged.get(PodId(Direction.EGRESS, key))
             found.append(
                 LocalPod(
                     key,
@@ -261,6 +269,7 @@ class Engine:
             **self._selectors.sizes(),
             **self._ownership.sizes(),
             **self._sets.sizes(),
+            **self._lowering.sizes(),
             **self._selection.sizes(),
             **self._node_networks.sizes(),
             **self._stepper.sizes(),

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.kube.model import Port
-from agent.net import Protocol
 from agent.policy.program import PortName, PortRange
 
 LAST_PORT = 65535
@@ -17,12 +16,6 @@ class Ports(NamedTuple):
 
     ranges: tuple[PortRange, ...]
     names: tuple[PortName, ...]
-
-    @property
-    def protocol(self) -> Protocol | None:
-        """The protocol of all of them; None where they have several."""
-        found = {r.protocol for r in self.ranges} | {name.protocol for name in self.names}
-        return found.pop() if len(found) == 1 else None
 
 
 def compile_ports(ports: Iterable[Port]) -> Ports:

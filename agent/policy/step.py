@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Direction, Family, Member, member_address
@@ -14,29 +13,20 @@ from agent.policy.budget.census import Census
 from agent.policy.budget.ledger import Ledger
 from agent.policy.budget.limits import Budgets
 from agent.policy.budget.turns import Turns
+from agent.policy.compile import compile_policy
 from agent.policy.graph import PodIdentity, PodRecord
-from agent.policy.lower.lowered import Delta, LoweredPolicy, LoweredProgram, SetId, SetKind
-from agent.policy.lower.policy import compile_policy, without
+from agent.policy.lower.cost import work_of
+from agent.policy.lower.lowered import Delta
+from agent.policy.lower.lowering import Lowering
 from agent.policy.lower.sets import Sets
 from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
 from agent.policy.peers.selection import Selection
-from agent.policy.program import PodId, PodProgram, PolicyId
+from agent.policy.program import PodId, PodProgram, PolicyId, Program
 from agent.policy.touched import Touched
 
 _DIRECTIONS = tuple(Direction)
 """Iterating the enumeration itself costs more than most steps do."""
-
-
-EMPTY_SETS = 256
-"""A namespace that asks for more sets than this has none for peers that match nobody now."""
-
-
-class _Left(NamedTuple):
-    """The sets that a program was made of and the policy asked for, until it changed."""
-
-    shown: set[SetId]
-    asked: set[SetId] | frozenset[SetId]
 
 
 class Stepper:
@@ -53,10 +43,11 @@ class Stepper:
 
     def __init__(
         self,
-        program: LoweredProgram,
+        program: Program,
         records: Mapping[Key, PodRecord],
         ownership: Ownership,
         sets: Sets,
+        lowering: Lowering,
         selection: Selection,
         lingering: Quarantine,
         groups: Identities,
@@ -67,6 +58,7 @@ class Stepper:
         self._records = records
         self._ownership = ownership
         self._sets = sets
+        self._lowering = lowering
         self._selection = selection
         self._quarantine = lingering
         self._identities = groups
@@ -75,10 +67,6 @@ class Stepper:
         self.ledger = Ledger(budgets, self._census.most)
         self.turns = Turns()
         """Policies that wait to be compiled."""
-        self._hidden: dict[PolicyId, frozenset[SetId]] = {}
-        """The sets that policies ask for and that are not made, since they have nobody in them."""
-        self._hiding: dict[SetId, set[PolicyId]] = {}
-        """The same, by set."""
         self._families: tuple[Family, ...] = ()
         """Those in which targets have addresses: in another no packet comes to a policy's rules."""
         self._former_owners = FormerOwners()
@@ -137,10 +125,10 @@ class Stepper:
     def _settle_pod(self, pod_id: PodId, delta: Delta) -> None:
         direction, key = pod_id
         record = self._selection.targets.get(key)
-        policies = self._selection.selecting(record, direction) if record is not None else None
+        tiers = self._selection.judging(record, direction) if record is not None else None
         new = None
-        if record is not None and policies is not None:
-            new = PodProgram(self._ownership.owned(record), policies)
+        if record is not None and tiers is not None:
+            new = PodProgram(self._ownership.owned(record), tiers)
         old = self._program.pods.get(pod_id)
         if new == old:
             return
@@ -155,7 +143,7 @@ class Stepper:
 
     def _settle_policies(self, delta: Delta, most: int | None) -> list[set[Member]]:
         """Compile what changed and has its turn; return the members that sets which went had before."""
-        selection, outgoing = self._selection, list[_Left]()
+        selection = self._selection
         families = selection.families()
         if families != self._families:
             self.ledger.doubt()
@@ -164,36 +152,24 @@ class Stepper:
             policy = selection.policy(key)
             if policy is None or not selection.reach(key) or key in self.ledger.excess:
                 self.turns.discard(key)
-                self._enforce(key, None, delta, outgoing)
+                self._enforce(key, None, delta)
             elif selection.enforced(key) != policy:
                 self.turns.put(key, _work(self.ledger, key))
         if families != self._families:
             self._families = families
             for key in selection.all_enforced():
                 self.turns.put(key, _work(self.ledger, key))
-        for set_id in self._sets.gaining() if self._hiding else ():
-            for policy_id in self._hiding.get(set_id, ()):
-                self.turns.put(policy_id.policy, _work(self.ledger, policy_id.policy))
+        for policy_id in self._lowering.stirred():
+            self.turns.put(policy_id.policy, _work(self.ledger, policy_id.policy))
         for key in self.turns.take(most):
-            self._enforce(key, selection.policy(key), delta, outgoing)
+            self._enforce(key, selection.policy(key), delta)
         for key in changed:
             if key in self.turns:
                 held, policy = selection.enforced(key), selection.policy(key)
                 if held is not None and (policy is None or not _selects_alike(held, policy)):
                     # It would allow to pods for which nobody ever meant it.
-                    self._enforce(key, None, delta, outgoing)
-        # Only now, so that a set which passes from one policy to another never goes.
-        dropped: list[set[Member]] = []
-        for left in outgoing:
-            for set_id in left.shown:
-                members = self._sets.hide(set_id)
-                if members is not None:
-                    delta.sets_removed.add(set_id)
-                    if set_id.kind is not SetKind.NETWORKS:
-                        dropped.append(members)
-            for set_id in left.asked:
-                self._sets.release(set_id)
-        return dropped
+                    self._enforce(key, None, delta)
+        return self._lowering.drop(delta)
 
     def _admit(self, moved: set[Key]) -> set[Key]:
         """Hold policies that changed against the budgets; return all that may have to change with them."""
@@ -209,63 +185,21 @@ class Stepper:
         self._census.forget()
         return changed
 
-    def _enforce(self, key: Key, policy: NetworkPolicy | None, delta: Delta, outgoing: list[_Left]) -> None:
-        """Have a policy enforced as it is now, or not at all; note the sets that it lets go of."""
+    def _enforce(self, key: Key, policy: NetworkPolicy | None, delta: Delta) -> None:
+        """Have a policy enforced as it is now, or not at all."""
         if policy is None and self._selection.enforced(key) is None:
             return
+        policies = self._program.policies
         for direction in _DIRECTIONS:
             policy_id = PolicyId(direction, key)
-            old = self._program.policies.get(policy_id)
-            compiled = compile_policy(policy, direction, self._families) if policy is not None else None
-            if compiled is None and old is None:
-                continue
-            new = None
-            asked = set(compiled.sets) if compiled is not None else set[SetId]()
-            if compiled is not None:
-                for set_id in asked:
-                    self._sets.acquire(set_id, compiled.sets[set_id])
-                new = without(compiled.program, self._spared(key, asked))
-            self._let_go(policy_id, old, outgoing)
-            shown = set[SetId]()
+            new = compile_policy(policy, direction) if policy is not None else None
             if new is not None:
-                shown = _sets_of(new)
-                for set_id in shown:
-                    if self._sets.show(set_id):
-                        delta.sets_added.add(set_id)
-                self._program.policies[policy_id] = new
-            else:
-                del self._program.policies[policy_id]
-            self._hide(policy_id, asked - shown)
-            if new != old:
-                delta.policies.add(policy_id)
+                policies[policy_id] = new
+                asked = self.ledger.sets_of(key.namespace)
+                self._lowering.put(policy_id, new, self._families, asked, delta)
+            elif policies.pop(policy_id, None) is not None:
+                self._lowering.remove(policy_id, delta)
         self._selection.set_enforced(key, policy)
-
-    def _spared(self, key: Key, asked: set[SetId]) -> set[SetId]:
-        """Return the sets of a policy that are not made, since they have nobody in them.
-
-        A set that is there makes the first member's way to the kernel short: so a namespace has them while
-        they are few.
-        """
-        if self.ledger.sets_of(key.namespace) <= EMPTY_SETS:
-            return set()
-        return {set_id for set_id in asked if self._sets.has_nobody(set_id)}
-
-    def _let_go(self, policy_id: PolicyId, old: LoweredPolicy | None, outgoing: list[_Left]) -> None:
-        if old is None:
-            return
-        shown = _sets_of(old)
-        hidden = self._hidden.pop(policy_id, frozenset())
-        for set_id in hidden:
-            self._hiding[set_id].discard(policy_id)
-            if not self._hiding[set_id]:
-                del self._hiding[set_id]
-        outgoing.append(_Left(shown, shown | hidden))
-
-    def _hide(self, policy_id: PolicyId, hidden: set[SetId]) -> None:
-        if hidden:
-            self._hidden[policy_id] = frozenset(hidden)
-            for set_id in hidden:
-                self._hiding.setdefault(set_id, set()).add(policy_id)
 
     def _settle_released(
         self, journal: Touched, delta: Delta, dropped: list[set[Member]], now: float
@@ -346,33 +280,16 @@ class Stepper:
 
     def sizes(self) -> dict[str, int]:
         return {
-            "sets not made": len(self._hidden) + len(self._hiding),
             "waiting": len(self.turns),
             "vacated": len(self._former_owners),
             **self.ledger.sizes(),
         }
 
 
-def _sets_of(program: LoweredPolicy) -> set[SetId]:
-    return {set_id for rules in program for rule in rules for set_id in rule.sets()}
-
-
-_NETWORKS_OF_A_RULE = 10
-"""So many networks take as long as one rule of the kernel, and a set as long as two."""
-
-_SELECTORS_OF_A_RULE = 5
-"""So many labels that selectors name, or named ports, take as long as one rule, though no pod has them."""
-
-_MEMBERS_OF_A_RULE = 50
-"""So many pods of a set take as long as one rule, at most."""
-
-
 def _work(ledger: Ledger, key: Key) -> int:
     """Return how long a policy takes, from its text to the kernel, in rules."""
     one = ledger.cost(key)
-    members = ledger.members(key) // _MEMBERS_OF_A_RULE
-    selectors = one.cost.selectors // _SELECTORS_OF_A_RULE
-    return one.rules + 2 * len(one.cost.sets) + one.cost.networks // _NETWORKS_OF_A_RULE + selectors + members
+    return work_of(one.cost, one.rules, ledger.members(key))
 
 
 def _selects_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:

@@ -194,8 +194,8 @@ OBJECTS = (
     Mutation(
         "a name that no pod has means every port",
         "agent.policy.lower.policy:_ingress_rule",
-        "ports.ranges, named,",
-        "ports.ranges or None, named if ports.ranges else None,",
+        "rule.ports, named,",
+        "rule.ports or None, named if rule.ports else None,",
         (Selection.COMPILER,),
     ),
     Mutation(

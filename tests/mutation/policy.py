@@ -15,9 +15,9 @@ POLICY = (
     ),
     Mutation(
         "the wrong family",
-        "agent.policy.lower.policy:compile_policy",
-        "compiled[Family.V4], compiled[Family.V6],",
-        "compiled[Family.V6], compiled[Family.V4],",
+        "agent.policy.lower.policy:lower_policy",
+        "lowered[Family.V4], lowered[Family.V6],",
+        "lowered[Family.V6], lowered[Family.V4],",
         (Selection.COMPILER,),
     ),
     Mutation(
@@ -44,6 +44,13 @@ POLICY = (
     ),
     Mutation(
         "peers that match nothing match everything",
+        "agent.policy.compile:_rule",
+        "return None",
+        "peers = None",
+        (Selection.COMPILER,),
+    ),
+    Mutation(
+        "peers that are all of one family match everything in the other",
         "agent.policy.lower.policy:_ingress_rule",
         "return None",
         "sources = None",

@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from agent.kube.events import Event, Upsert
 from agent.kube.model import IPBlock, Key, Kind, NetworkPolicy, Pod, Rule
 from agent.net import AddressPort, Direction, Family, Member
-from agent.policy import step as settle
 from agent.policy.addresses.former_owners import LOCAL_SECONDS
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
+from agent.policy.lower import lowering
 from agent.policy.lower.blocks import block_members, block_ranges, in_ranges
 from agent.policy.lower.lowered import Delta, LoweredProgram, Membership, SetId, SetKind
-from agent.policy.program import PodId, PolicyId
+from agent.policy.program import PodId, PolicyId, Program, Verdict
 from agent.spec.verdict import Packet
 from tests.property import strategies
 from tests.property.interpreter import program_allows
+from tests.property.meaning import verdict
 from tests.property.networks import edges, in_networks
 from tests.property.oracle import World, block_holds
 from tests.property.strategies import ADDRESSES, HERE, Batch
@@ -148,6 +149,11 @@ class Follower:
         assert bool(delta) == bool(expected.released or snapshot(after) != before)
         active = {PolicyId(d, key) for (d, _), pod in after.pods.items() for key in pod.policies}
         assert after.policies.keys() == active
+        program = self.engine.program
+        assert program.policies.keys() == active
+        assert program.pods is after.pods
+        assert program.closed is after.closed
+        assert program.node_networks == after.bypass
         self.check_closed(closing, ended)
         return delta
 
@@ -229,11 +235,13 @@ def test_any_history_ends_where_its_objects_say(
     random.shuffle(shuffled)
     fresh = follower.fresh(shuffled)
     assert without_closed(follower.engine.lowered) == without_closed(fresh.lowered)
+    assert follower.engine.program.policies == fresh.program.policies
     assert follower.engine.invalid() == fresh.invalid()
     assert follower.engine.over_budget() == fresh.over_budget()
     assert [pod.key for pod in follower.engine.local_pods()] == [pod.key for pod in fresh.local_pods()]
     follower.step(Batch(0.0, tuple(follower.world.deletes())))
     follower.step(Batch(60.0, ()))
+    assert follower.engine.program == Program()
     assert follower.engine.lowered == LoweredProgram()
     follower.step(Batch(LOCAL_SECONDS, ()))
     assert {name: size for name, size in follower.engine.sizes().items() if size} == {}
@@ -250,7 +258,7 @@ def test_without_sets_for_nobody_each_step_still_says_what_it_changed(
     patch: pytest.MonkeyPatch, history: list[Batch], nodes: bool
 ) -> None:
     with patch.context() as few:
-        few.setattr(settle, "EMPTY_SETS", 0)
+        few.setattr(lowering, "EMPTY_SETS", 0)
         follower = Follower(allow_nodes=nodes)
         for batch in history:
             follower.step(batch)
@@ -263,12 +271,12 @@ def test_without_sets_for_nobody_each_step_still_says_what_it_changed(
     strategies.histories,
     st.booleans(),
     st.lists(strategies.probes, min_size=20, max_size=40),
-    st.sampled_from((0, 2, settle.EMPTY_SETS)),
+    st.sampled_from((0, 2, lowering.EMPTY_SETS)),
 )
 def test_a_program_judges_packets_as_the_objects_do(
     patch: pytest.MonkeyPatch, history: list[Batch], nodes: bool, probes: list[Packet], empty: int
 ) -> None:
-    patch.setattr(settle, "EMPTY_SETS", empty)
+    patch.setattr(lowering, "EMPTY_SETS", empty)
     world = World()
     engine = Engine(HERE, linger=0, allow_nodes=nodes)
     for batch in history:
@@ -277,9 +285,10 @@ def test_a_program_judges_packets_as_the_objects_do(
         engine.apply(batch.events, 0.0)
     for probe in probes:
         for direction in Direction:
-            assert program_allows(engine.lowered, direction, probe) == world.allows(
-                direction, probe, nodes=nodes
-            ), (direction, probe)
+            allowed = world.allows(direction, probe, nodes=nodes)
+            said = verdict(engine.program, world, direction, probe)
+            assert (said is Verdict.ALLOW) == allowed, (direction, probe)
+            assert program_allows(engine.lowered, direction, probe) == allowed, (direction, probe)
 
 
 @given(st.lists(strategies.blocks(), max_size=4), st.sampled_from(list(Family)))

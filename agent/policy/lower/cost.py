@@ -25,6 +25,15 @@ rules can share. A shared one costs less when a pod changes, many cost the kerne
 _PORTS_IN_A_RULE = 14
 """At least so many ports are in each of a rule's matches but the last, of which a range counts two."""
 
+_NETWORKS_OF_A_RULE = 10
+"""So many networks take as long as one rule of the kernel, and a set as long as two."""
+
+_SELECTORS_OF_A_RULE = 5
+"""So many labels that selectors name, or named ports, take as long as one rule, though no pod has them."""
+
+_MEMBERS_OF_A_RULE = 50
+"""So many pods of a set take as long as one rule, at most."""
+
 _RULES_OF_A_REFERENCE = 2
 """In the chain of a pod: one that leads to the policy's chain, one that returns when it allowed."""
 
@@ -184,3 +193,17 @@ def rules_with_pods(cost: Cost[What], reach: int) -> int:
     ``reach``: how many kinds of pod it selects on the node, a kind having labels of its own.
     """
     return cost.rules + reach * _RULES_OF_A_REFERENCE * cost.directions * len(Family)
+
+
+def work_of(cost: Cost[What], rules: int, members: int) -> int:
+    """Return how long a policy takes, from its text to the kernel, in rules.
+
+    ``rules``: its own and those of its pods; ``members``: how many its sets have at most.
+    """
+    return (
+        rules
+        + 2 * len(cost.sets)
+        + cost.networks // _NETWORKS_OF_A_RULE
+        + cost.selectors // _SELECTORS_OF_A_RULE
+        + members // _MEMBERS_OF_A_RULE
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.net import Direction, Family, Member, Network, NetworkMember, Protocol
-from agent.policy.program import PodId, PodProgram, PolicyId, PortRange
+from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, judged_addresses
 
 
 class SetKind(enum.StrEnum):
@@ -97,13 +97,8 @@ class LoweredProgram:
     bypass: frozenset[Network] = frozenset()
 
     def isolated(self, direction: Direction, family: Family) -> set[bytes]:
-        """Return the addresses isolated in a direction: of pods and closed ones. Costs a scan."""
-        size = family.bits // 8
-        found = {a for a in self.closed[direction] if len(a) == size}
-        for pod_id, pod in self.pods.items():
-            if pod_id.direction is direction:
-                found.update(a for a in pod.addresses if len(a) == size)
-        return found
+        """Return the addresses judged in a direction: of pods and closed ones. Costs a scan."""
+        return judged_addresses(self.pods, self.closed, direction, family)
 
 
 class Membership(NamedTuple):

@@ -1,4 +1,4 @@
-"""One policy, in one direction, as rules and the sets they use: a pure function of its spec."""
+"""One policy, in one direction, as rules and the sets they use: a pure function of its program."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Iterable, Set
 from hashlib import sha256
 from typing import NamedTuple
 
-from agent.kube.model import NetworkPolicy, Rule
-from agent.net import Direction, Family, NetworkMember
-from agent.policy.compile import Peers, split_peers
+from agent.net import Direction, Family, NetworkMember, Protocol
 from agent.policy.lower.blocks import (
     block_covers,
     block_members,
@@ -21,8 +19,7 @@ from agent.policy.lower.cost import MANY_PEERS
 from agent.policy.lower.live import Area, Definition, Networks, PeerPods, PortPods
 from agent.policy.lower.lowered import LoweredPolicy, LoweredRule, SetId, SetKind
 from agent.policy.peers.labels import quoted, selector_text
-from agent.policy.ports import Ports, compile_ports
-from agent.policy.program import PortName, Predicate
+from agent.policy.program import PolicyProgram, PortName, Predicate, Rule, Verdict
 
 _SHOWN = 4
 """As many parts of a set's meaning are named; more are counted, and told apart by their hash."""
@@ -30,34 +27,33 @@ _SHOWN = 4
 BOTH = tuple(Family)
 
 
-class Compiled(NamedTuple):
-    """A policy's program and what its sets are."""
+class Lowered(NamedTuple):
+    """A policy in the form of sets, and what its sets are of."""
 
-    program: LoweredPolicy
+    policy: LoweredPolicy
     sets: dict[SetId, Definition]
 
 
-def compile_policy(
-    policy: NetworkPolicy, direction: Direction, families: tuple[Family, ...] = BOTH
-) -> Compiled | None:
-    """Return the program of a policy in a direction; None when it does not name the direction.
+def lower_policy(
+    program: PolicyProgram, direction: Direction, families: tuple[Family, ...] = BOTH
+) -> Lowered:
+    """Return a policy's program in the form of sets, which allows the same.
 
-    In a family that is not among ``families`` it has no rules.
+    In a family that is not among ``families`` it has no rules. Raises ValueError when a rule does not allow:
+    there is no lowered form for that.
     """
-    rules = policy.rules(direction)
-    if rules is None:
-        return None
+    if any(rule.action is not Verdict.ALLOW for rule in program.rules):
+        raise ValueError("only rules that allow can be lowered")
     sets: dict[SetId, Definition] = {}
-    compiled: dict[Family, tuple[LoweredRule, ...]] = dict.fromkeys(BOTH, ())
+    lowered: dict[Family, tuple[LoweredRule, ...]] = dict.fromkeys(BOTH, ())
     for family in families:
-        context = _Context(policy.namespace, direction, family, sets)
-        found = (_rule(context, number, rule) for number, rule in enumerate(rules))
-        compiled[family] = tuple(rule for rule in found if rule is not None)
-    return Compiled(LoweredPolicy(compiled[Family.V4], compiled[Family.V6]), sets)
+        context = _Context(direction, family, sets)
+        found = (_rule(context, rule) for rule in program.rules)
+        lowered[family] = tuple(rule for rule in found if rule is not None)
+    return Lowered(LoweredPolicy(lowered[Family.V4], lowered[Family.V6]), sets)
 
 
 class _Context(NamedTuple):
-    namespace: str
     direction: Direction
     family: Family
     sets: dict[SetId, Definition]
@@ -69,54 +65,51 @@ class _Context(NamedTuple):
         return set_id
 
 
-def _rule(context: _Context, number: int, rule: Rule) -> LoweredRule | None:
+def _rule(context: _Context, rule: Rule) -> LoweredRule | None:
     """Return a rule in one family; None when it can match nothing there."""
-    peers = split_peers(context.namespace, rule.peers) if rule.peers else None
-    ports = compile_ports(rule.ports) if rule.ports else None
-    if context.direction is Direction.INGRESS:
-        return _ingress_rule(context, number, peers, ports)
-    return _egress_rule(context, number, peers, ports)
+    return (_ingress_rule if context.direction is Direction.INGRESS else _egress_rule)(context, rule)
 
 
-def _ingress_rule(
-    context: _Context, number: int, peers: Peers | None, ports: Ports | None
-) -> LoweredRule | None:
-    sources, blocks = (None, ()) if peers is None else _peer_sets(context, peers)
+def _ingress_rule(context: _Context, rule: Rule) -> LoweredRule | None:
+    sources, blocks = _peer_sets(context, rule)
     if sources == () and not blocks:
         return None
-    if ports is None:
-        return LoweredRule(number, sources, blocks=blocks)
-    named = (_local_ports_set(context, ports.names),) if ports.names else ()
-    return LoweredRule(number, sources, ports.ranges, named, blocks=blocks, protocol=ports.protocol)
+    if rule.ports is None:
+        return LoweredRule(rule.number, sources, blocks=blocks)
+    named = (_local_ports_set(context, rule.names),) if rule.names else ()
+    return LoweredRule(rule.number, sources, rule.ports, named, blocks=blocks, protocol=_protocol(rule))
 
 
-def _egress_rule(
-    context: _Context, number: int, peers: Peers | None, ports: Ports | None
-) -> LoweredRule | None:
-    destinations: tuple[SetId, ...] | None
+def _egress_rule(context: _Context, rule: Rule) -> LoweredRule | None:
+    destinations: tuple[SetId, ...] | None = ()
     blocks: tuple[NetworkMember, ...] = ()
-    if ports is not None and not ports.ranges:
-        # Only the folded sets can match: the peers' own would be kept up to date for nothing.
-        destinations = ()
-    elif peers is None:
-        destinations = None
-    else:
-        destinations, blocks = _peer_sets(context, peers)
+    # Where only the folded sets can match, the peers' own would be kept up to date for nothing.
+    if rule.ports != ():
+        destinations, blocks = _peer_sets(context, rule)
     nobody = destinations == () and not blocks
-    if ports is None:
-        return None if nobody else LoweredRule(number, destinations, blocks=blocks)
-    folded = tuple(sorted(_folded_sets(context, peers, ports.names))) if ports.names else ()
+    if rule.ports is None:
+        return None if nobody else LoweredRule(rule.number, destinations, blocks=blocks)
+    folded = tuple(sorted(_folded_sets(context, rule))) if rule.names else ()
     if nobody and not folded:
         return None
-    return LoweredRule(number, destinations, ports.ranges, (), folded, blocks, ports.protocol)
+    return LoweredRule(rule.number, destinations, rule.ports, (), folded, blocks, _protocol(rule))
 
 
-def _peer_sets(context: _Context, peers: Peers) -> tuple[tuple[SetId, ...], tuple[NetworkMember, ...]]:
+def _protocol(rule: Rule) -> Protocol | None:
+    """Return the protocol of all of a rule's ports; None where they have several."""
+    found = {ports.protocol for ports in rule.ports or ()} | {name.protocol for name in rule.names}
+    return found.pop() if len(found) == 1 else None
+
+
+def _peer_sets(context: _Context, rule: Rule) -> tuple[tuple[SetId, ...] | None, tuple[NetworkMember, ...]]:
     """Return the sets of a rule's peers, and its blocks' networks where these are too few for a set."""
-    found = [context.set(SetKind.ADDRESSES, _predicates_text(lot), PeerPods(lot)) for lot in _lots(peers)]
-    members = block_members(peers.blocks, context.family)
+    if rule.peers is None:
+        return None, ()
+    lots = _lots(rule.peers)
+    found = [context.set(SetKind.ADDRESSES, _predicates_text(lot), PeerPods(lot)) for lot in lots]
+    members = block_members(rule.blocks, context.family)
     few = tuple(sorted(members)) if len(members) <= FEW_NETWORKS else ()
-    if few and len(peers.blocks) > 1 and any(member.nomatch for member in few):
+    if few and len(rule.blocks) > 1 and any(member.nomatch for member in few):
         # Of several blocks a network may lie in an except of another, in which only a set finds the longest.
         few = ()
     if members and not few:
@@ -130,31 +123,34 @@ def _local_ports_set(context: _Context, names: tuple[PortName, ...]) -> SetId:
     return context.set(SetKind.ADDRESS_PORTS, f"{_ports_text(names)} local pods", definition)
 
 
-def _folded_sets(context: _Context, peers: Peers | None, names: tuple[PortName, ...]) -> list[SetId]:
-    """Return the sets of the ports of these names that a rule's peers have.
+def _folded_sets(context: _Context, rule: Rule) -> list[SetId]:
+    """Return the sets of the ports of a rule's names that its peers have.
 
     Names are not multiplied by peers, nor by networks: each pod has the few that it names.
     """
+    names = rule.names
     ports = _ports_text(names)
-    if peers is None:
+    if rule.peers is None:
         return [context.set(SetKind.ADDRESS_PORTS, f"{ports} every pod", PortPods(names))]
     found = [
         context.set(SetKind.ADDRESS_PORTS, f"{ports} {_predicates_text(lot)}", PeerPods(lot, names))
-        for lot in _lots(peers)
+        for lot in _lots(rule.peers)
     ]
-    ranges = block_ranges(peers.blocks, context.family)
+    ranges = block_ranges(rule.blocks, context.family)
     if ranges:
-        area = Area(ranges, block_covers(peers.blocks, context.family))
+        area = Area(ranges, block_covers(rule.blocks, context.family))
         meaning = f"{ports} addresses[{ranges_text(ranges, context.family)}]"
         found.append(context.set(SetKind.ADDRESS_PORTS, meaning, PortPods(names, area=area)))
     return found
 
 
-def _lots(peers: Peers) -> tuple[tuple[Predicate, ...], ...]:
+def _lots(predicates: tuple[Predicate, ...]) -> tuple[tuple[Predicate, ...], ...]:
     """Return the predicates in lots, of which each has a set of its own."""
-    if len(peers.predicates) <= MANY_PEERS:
-        return tuple((predicate,) for predicate in peers.predicates)
-    return (tuple(sorted(peers.predicates, key=predicate_text)),)
+    if len(predicates) == 1:
+        return (predicates,)
+    if len(predicates) <= MANY_PEERS:
+        return tuple((predicate,) for predicate in predicates)
+    return (tuple(sorted(predicates, key=predicate_text)),)
 
 
 def predicate_text(predicate: Predicate) -> str:
@@ -186,11 +182,11 @@ def _listed(prefix: str, texts: Iterable[str]) -> str:
     return f"{text} or ... {len(found)} in all, {digest}"
 
 
-def without(program: LoweredPolicy, sets: Set[SetId]) -> LoweredPolicy:
-    """Return a program without references to sets that have no members: it allows the same."""
+def without(policy: LoweredPolicy, sets: Set[SetId]) -> LoweredPolicy:
+    """Return a policy without references to sets that have no members: it allows the same."""
     if not sets:
-        return program
-    narrowed = ((_without(rule, sets) for rule in rules) for rules in program)
+        return policy
+    narrowed = ((_without(rule, sets) for rule in rules) for rules in policy)
     return LoweredPolicy(*(tuple(rule for rule in rules if rule is not None) for rules in narrowed))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Direction, Family, family_of
 from agent.policy.graph import Identity, PodRecord
-from agent.policy.program import PodId
+from agent.policy.program import PodId, Tier, network_policies
 
 _DIRECTIONS = tuple(Direction)
 
@@ -20,13 +20,13 @@ class _LocalGroup:
     them and are enforced. Of the others nothing is kept here, however many there are.
     """
 
-    __slots__ = ("enforced", "isolating", "lists", "pods")
+    __slots__ = ("enforced", "isolating", "pods", "tiers")
 
     def __init__(self) -> None:
         self.pods: set[Key] = set()
         self.isolating = dict.fromkeys(_DIRECTIONS, 0)
         self.enforced: dict[Key, NetworkPolicy] = {}
-        self.lists: dict[Direction, tuple[Key, ...]] = {}
+        self.tiers: dict[Direction, tuple[Tier, ...]] = {}
         """The enforced policies that name a direction, sorted, once somebody asked."""
 
     def count(self, policy: NetworkPolicy, by: int) -> bool:
@@ -85,7 +85,7 @@ class Selection:
                 else:
                     local.enforced.pop(key, None)
             if turned or enforced is not None:
-                local.lists = {}
+                local.tiers = {}
                 self._dirty |= local.pods
         self._moved.add(key)
         if not self._reach[key]:
@@ -107,7 +107,7 @@ class Selection:
                 local.enforced[key] = policy
             else:
                 continue
-            local.lists = {}
+            local.tiers = {}
             self._dirty |= local.pods
 
     def set_target(self, key: Key, record: PodRecord | None, addresses: tuple[bytes, ...] = ()) -> None:
@@ -149,19 +149,19 @@ class Selection:
         """Return how many groups of targets a policy selects."""
         return self._reach[key]
 
-    def selecting(self, target: PodRecord, direction: Direction) -> tuple[Key, ...] | None:
-        """Return the enforced policies that select a target and name a direction, sorted.
+    def judging(self, target: PodRecord, direction: Direction) -> tuple[Tier, ...] | None:
+        """Return the tiers of enforced policies that select a target and name a direction.
 
-        None when no policy, enforced or not, isolates it in the direction.
+        None when no policy, enforced or not, selects it and names the direction: then it is not judged.
         """
         group = target.group
         local = self._identities.get(group.namespace, {}).get(group) if group is not None else None
         if local is None or not local.isolating[direction]:
             return None
-        found = local.lists.get(direction)
+        found = local.tiers.get(direction)
         if found is None:
-            found = tuple(sorted(k for k, p in local.enforced.items() if p.rules(direction) is not None))
-            local.lists[direction] = found
+            named = (k for k, p in local.enforced.items() if p.rules(direction) is not None)
+            found = local.tiers[direction] = network_policies(tuple(sorted(named)))
         return found
 
     def targets_of(self, keys: Iterable[Key]) -> dict[PodId, list[Key]]:

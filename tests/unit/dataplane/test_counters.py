@@ -17,7 +17,7 @@ from agent.dataplane.traffic import Subject, Told
 from agent.kube.model import Key
 from agent.net import Direction, Family, Network, NetworkMember
 from agent.policy.lower.lowered import LoweredRule
-from agent.policy.program import PodId, PodProgram, PolicyId
+from agent.policy.program import PodId, PodProgram, PolicyId, network_policies
 
 POD = PodId(Direction.INGRESS, Key("shop", "db-0"))
 ADDRESS = b"\n\0\0\5"
@@ -43,7 +43,7 @@ def total(
 
 def test_a_pods_chain_says_what_it_denied_and_allowed() -> None:
     policies = (Key("shop", "a"), Key("shop", "b"))
-    chains = pod_chain(POD, PodProgram((ADDRESS,), policies), Family.V4, Options())
+    chains = pod_chain(POD, PodProgram((ADDRESS,), network_policies(policies)), Family.V4, Options())
     (rules,) = chains.values()
     allowing = [n for n, rule in enumerate(rules, 1) if rule.endswith("RETURN") or "ALLOW-INGRESS" in rule]
     assert total(chains) == {
@@ -55,12 +55,12 @@ def test_a_pods_chain_says_what_it_denied_and_allowed() -> None:
 
 def test_so_does_one_of_more_policies_than_it_names_itself() -> None:
     policies = tuple(Key("shop", f"p{n}") for n in range(FEW + 5))
-    chains = pod_chain(POD, PodProgram((ADDRESS,), policies), Family.V4, Options())
+    chains = pod_chain(POD, PodProgram((ADDRESS,), network_policies(policies)), Family.V4, Options())
     assert total(chains)[Subject(Told.ALLOWED, "ingress", "shop")] > 0
 
 
 def test_a_pod_that_was_never_denied_has_a_count_all_the_same() -> None:
-    chains = pod_chain(POD, PodProgram((ADDRESS,), ()), Family.V4, Options())
+    chains = pod_chain(POD, PodProgram((ADDRESS,), network_policies(())), Family.V4, Options())
     assert total(chains, packets=0) == {
         Subject(Told.DENIED, "ingress", "shop"): 0,
     }

@@ -14,7 +14,7 @@ from agent.dataplane.podlinks import PodLink
 from agent.kube.model import Key
 from agent.net import Direction, Family
 from agent.policy.lower.lowered import LoweredProgram
-from agent.policy.program import PodId, PodProgram
+from agent.policy.program import PodId, PodProgram, network_policies
 
 POLICY = Key("x", "allow")
 OPTIONS = Options()
@@ -31,7 +31,10 @@ def link(
 
 
 def program(*numbers: int, direction: Direction = Direction.EGRESS) -> LoweredProgram:
-    pods = {PodId(direction, Key("x", f"p{n}")): PodProgram((numbered(n),), (POLICY,)) for n in numbers}
+    pods = {
+        PodId(direction, Key("x", f"p{n}")): PodProgram((numbered(n),), network_policies((POLICY,)))
+        for n in numbers
+    }
     return LoweredProgram(pods=pods)
 
 

@@ -18,7 +18,7 @@ from agent.kube.model import Key
 from agent.net import AddressPort, Direction, Family, Network, NetworkMember, Protocol
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredRule, SetId, SetKind
-from agent.policy.program import PodId, PodProgram, PolicyId, PortRange
+from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, network_policies
 from tests.property import strategies
 from tests.property.strategies import HERE, Batch
 
@@ -271,7 +271,7 @@ def test_what_a_block_excepts_is_written_with_its_policy_or_not_at_all() -> None
 
 def test_a_pod_without_an_address_of_a_family_has_no_chain_there() -> None:
     pod = PodId(Direction.EGRESS, Key("ns", "a"))
-    program = PodProgram((b"\x0a\0\0\1",), (Key("ns", "p"),))
+    program = PodProgram((b"\x0a\0\0\1",), network_policies((Key("ns", "p"),)))
     assert render.pod_chain(pod, program, Family.V6, Options()) == {}
     (rules,) = render.pod_chain(pod, program, Family.V4, Options()).values()
     assert rules[0].startswith("-s 10.0.0.1/32 -d 10.0.0.1/32 ")

@@ -10,7 +10,7 @@ from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, Protocol
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.policy.lower.lowered import LoweredPolicy, LoweredProgram, LoweredRule, SetId, SetKind
-from agent.policy.program import PodId, PodProgram, PolicyId, PortRange
+from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, network_policies
 from agent.sources.source import SyncState
 
 NOW = 1_767_225_600.0
@@ -60,7 +60,9 @@ def program() -> LoweredProgram:
             )
         },
         pods={
-            PodId(Direction.INGRESS, WEB): PodProgram((b"\n\0\0\5", b"\xfd" + b"\0" * 14 + b"\5"), (POLICY,))
+            PodId(Direction.INGRESS, WEB): PodProgram(
+                (b"\n\0\0\5", b"\xfd" + b"\0" * 14 + b"\5"), network_policies((POLICY,))
+            )
         },
         sets={PEERS: {b"\n\0\0\6", b"\n\0\0\7"}, UNSEEN: set()},
         closed={Direction.INGRESS: {b"\n\0\0\x09"}, Direction.EGRESS: set()},

@@ -15,6 +15,7 @@ from agent.observe.links import LinkCounts
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.observe.text import duration, plain_console, show
 from agent.policy.lower.lowered import LoweredProgram
+from agent.policy.program import network_policies
 from agent.sources.source import SyncState
 
 
@@ -46,7 +47,8 @@ def test_policies_over_budget_are_beside_the_others(
     facts: Facts, program: LoweredProgram, view: KernelView
 ) -> None:
     (isolated,) = program.pods
-    program.pods[isolated._replace(direction=Direction.EGRESS)] = program.pods[isolated]._replace(policies=())
+    nothing = program.pods[isolated]._replace(tiers=network_policies(()))
+    program.pods[isolated._replace(direction=Direction.EGRESS)] = nothing
     closed = {
         isolated: [Key("shop", "big")],
         isolated._replace(direction=Direction.EGRESS): [Key("shop", f"big-{number}") for number in range(5)],

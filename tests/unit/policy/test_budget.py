@@ -38,10 +38,9 @@ from agent.policy.budget.limits import (
 from agent.policy.engine import Engine
 from agent.policy.lower.cost import Cost, cost_of
 from agent.policy.lower.lowered import SetKind
-from agent.policy.lower.policy import compile_policy
+from agent.policy.lower.lowering import EMPTY_SETS
 from agent.policy.program import PodId, PolicyId
-from agent.policy.step import EMPTY_SETS
-from tests.build import labelled, network, pod, upsert
+from tests.build import labelled, lowered, network, pod, upsert
 from tests.property import strategies
 from tests.unit.policy.test_size import excepts, names
 
@@ -66,16 +65,16 @@ def test_a_cost_is_never_less_than_what_is_made(policy: NetworkPolicy) -> None:
     cost = cost_of(policy)
     rules, sets, networks = 0, 0, 0
     for direction in Direction:
-        compiled = compile_policy(policy, direction)
+        compiled = lowered(policy, direction)
         if compiled is None:
             continue
         sets += len(compiled.sets)
         policy_id = PolicyId(direction, policy.key)
         for family in Family:
-            for rule in compiled.program.rules(family):
+            for rule in compiled.policy.rules(family):
                 networks += len(rule.blocks)
             chains = policy_chains(
-                policy_id, compiled.program.rules(family), lambda set_id: set_id.meaning[:9]
+                policy_id, compiled.policy.rules(family), lambda set_id: set_id.meaning[:9]
             )
             rules += sum(map(len, chains.values()))
         for set_id, definition in compiled.sets.items():

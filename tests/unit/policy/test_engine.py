@@ -24,7 +24,7 @@ from agent.policy.addresses.former_owners import LOCAL_SECONDS, REMOTE_SECONDS
 from agent.policy.engine import Engine
 from agent.policy.lower.cost import FEW_NETWORKS
 from agent.policy.lower.lowered import LoweredProgram, SetId, SetKind
-from agent.policy.program import PodId, PodProgram, PolicyId
+from agent.policy.program import PodId, PodProgram, PolicyId, network_policies
 from tests.build import block, delete_pod, labelled, network, packed, pod, port, upsert
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
@@ -49,7 +49,9 @@ def test_a_pod_is_isolated_only_in_directions_that_a_policy_names(engine: Engine
     ingress_only = NetworkPolicy("shop", "deny", ingress=())
     delta = engine.apply(upsert(pod("web", "10.0.0.1", "fd00::1"), ingress_only), 0)
     both = (WEB, packed("fd00::1"))
-    assert engine.lowered.pods == {PodId(IN, Key("shop", "web")): PodProgram(both, (ingress_only.key,))}
+    assert engine.lowered.pods == {
+        PodId(IN, Key("shop", "web")): PodProgram(both, network_policies((ingress_only.key,)))
+    }
     assert delta.isolated == {IN: set(both), OUT: set()}
     assert engine.lowered.policies.keys() == {PolicyId(IN, ingress_only.key)}
 

@@ -33,11 +33,10 @@ from agent.policy.budget.limits import DEFAULT, Budgets, NamespaceBudget, Policy
 from agent.policy.engine import Engine
 from agent.policy.lower.cost import Asked, cost_of
 from agent.policy.lower.lowered import SetKind
-from agent.policy.lower.policy import compile_policy
 from agent.policy.program import PolicyId
 from agent.runtime.overbudget import fault
 from agent.spec.cluster import closed_by_budget, cluster_of
-from tests.build import labelled, pod, upsert
+from tests.build import labelled, lowered, pod, upsert
 from tests.property import strategies
 from tests.unit.policy.test_budget import honest_namespace
 
@@ -266,7 +265,7 @@ def test_no_set_has_pods_that_were_not_counted(history: list[strategies.Batch]) 
         counted = sum(map(settlement._census.most, cost_of(policy).sets))
         pods = 0
         for direction in Direction:
-            compiled = compile_policy(policy, direction, settlement._families)
+            compiled = lowered(policy, direction, settlement._families)
             for set_id in compiled.sets if compiled is not None else ():
                 members = engine.lowered.sets.get(set_id, set())
                 if set_id.kind is SetKind.NETWORKS or (

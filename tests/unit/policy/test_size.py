@@ -22,8 +22,7 @@ from agent.policy.lower.blocks import block_covers, block_members, block_ranges,
 from agent.policy.lower.cost import MANY_PEERS
 from agent.policy.lower.live import LiveSet
 from agent.policy.lower.lowered import SetKind
-from agent.policy.lower.policy import compile_policy
-from tests.build import block, labelled, network, pod, port, upsert
+from tests.build import block, labelled, lowered, network, pod, port, upsert
 
 
 def excepts(count: int) -> tuple[Network, ...]:
@@ -38,11 +37,11 @@ def names(count: int) -> tuple[Port, ...]:
 @pytest.mark.parametrize(("blocks", "ports"), [(20, 100), (40, 400), (1000, 1000)])
 def test_excepts_and_named_ports_make_no_product(blocks: int, ports: int) -> None:
     rule = Rule((Peer(block=IPBlock(network("::/0"), excepts(blocks))),), names(ports))
-    compiled = compile_policy(NetworkPolicy("shop", "big", egress=(rule,)), Direction.EGRESS)
+    compiled = lowered(NetworkPolicy("shop", "big", egress=(rule,)), Direction.EGRESS)
     assert compiled is not None
     (set_id,) = compiled.sets
     assert len(set_id.meaning) < 400
-    (found,) = compiled.program.v6
+    (found,) = compiled.policy.v6
     assert found.folded == (set_id,)
 
 
@@ -90,7 +89,7 @@ def test_many_peers_of_a_rule_share_one_set_in_each_family() -> None:
     peers = tuple(Peer(labelled(app=f"app-{n}")) for n in range(2000))
     numbers = tuple(Port(Protocol.TCP, 2 * n + 1) for n in range(2000))
     policy = NetworkPolicy("shop", "many", ingress=(Rule(peers, (*numbers, *names(500))),))
-    compiled = compile_policy(policy, Direction.INGRESS)
+    compiled = lowered(policy, Direction.INGRESS)
     assert compiled is not None
     for family in Family:
         kinds = sorted(set_id.kind for set_id in compiled.sets if set_id.family is family)
@@ -102,7 +101,7 @@ def test_few_peers_have_sets_that_rules_share() -> None:
     peers = tuple(Peer(labelled(app=f"app-{n}")) for n in range(MANY_PEERS))
     one = NetworkPolicy("shop", "one", ingress=(Rule(peers),))
     other = NetworkPolicy("shop", "other", ingress=(Rule(peers[:1]), Rule(peers[1:])))
-    found = [compile_policy(policy, Direction.INGRESS) for policy in (one, other)]
+    found = [lowered(policy, Direction.INGRESS) for policy in (one, other)]
     assert found[0] is not None
     assert found[1] is not None
     assert found[0].sets.keys() == found[1].sets.keys()
