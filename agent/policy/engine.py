@@ -23,6 +23,7 @@ from agent.policy.addresses.ownership import Ownership
 from agent.policy.addresses.quarantine import Quarantine
 from agent.policy.budget.excess import Excess
 from agent.policy.budget.limits import DEFAULT, Budgets
+from agent.policy.enforcement import Enforcement
 from agent.policy.extract import Extract, extract
 from agent.policy.inventory import Inventory
 from agent.policy.lower.lowered import Delta, LoweredProgram
@@ -70,8 +71,8 @@ class Engine:
         events ─► pods ──────► Identities ─► Ownership ─► Sets (members)
                   namespaces ► ActiveSelectors ───────────────────┘
                   policies ──► Selection
-        settle ─► Ledger (budgets) ─► Turns ─► policies compiled ─► Sets (come and go)
-                  Selection ─► pods ─► Delta
+        step ───► Ledger (budgets) ─► Turns ─► Program.policies ─► Lowering ─► Sets (come and go)
+                  Selection ─► Program.pods
 
     Not thread-safe, but for the views :meth:`local_pods` and :meth:`invalid`.
     """
@@ -94,26 +95,31 @@ class Engine:
         """Policies in force for want of a good version: they isolate and allow nothing."""
         self._invalid: dict[tuple[Kind, Key], tuple[Problem, ...]] = {}
         self._synced: set[tuple[Kind, bool]] = set()
-        groups = Identities()
-        self._identities = groups
-        self._selectors = ActiveSelectors(groups)
+        self._identities = Identities()
+        self._selectors = ActiveSelectors(self._identities)
         self._ownership = Ownership()
         self._sets = Sets(self.lowered.sets, self._selectors, self._ownership)
-        self._inventory = Inventory(node, groups, self._selectors, self._ownership, self._sets)
+        self._inventory = Inventory(node, self._identities, self._selectors, self._ownership, self._sets)
         self._selection = Selection()
         self._quarantine = Quarantine(self.program.closed, linger)
         self._lowering = Lowering(self.lowered, self._sets)
+        self._enforcement = Enforcement(
+            self.program.policies,
+            self._lowering,
+            self._sets,
+            self._selection,
+            self._identities,
+            self._selectors,
+            budgets,
+        )
         self._stepper = Stepper(
             self.program,
             self._inventory.records,
             self._ownership,
             self._sets,
-            self._lowering,
+            self._enforcement,
             self._selection,
             self._quarantine,
-            groups,
-            self._selectors,
-            budgets,
         )
         self._touched = Touched()
 
@@ -147,8 +153,8 @@ class Engine:
                 self._hold(event)
             else:
                 self._synced.add((event.kind, event.here))
-        journal, self._touched = self._touched, Touched()
-        delta = self._stepper.settle(journal, now, pods_synced=self.synced(Kind.POD), most=most)
+        touched, self._touched = self._touched, Touched()
+        delta = self._stepper.step(touched, now, pods_synced=self.synced(Kind.POD), most=most)
         networks = self._node_networks.networks
         if networks is not self.program.node_networks:
             # Another object may be equal: a node that came and went within the step.
@@ -163,11 +169,11 @@ class Engine:
     @property
     def waiting(self) -> int:
         """The number of policies that wait for a step with time to compile them."""
-        return len(self._stepper.turns)
+        return len(self._enforcement.turns)
 
     def over_budget(self) -> dict[Key, Excess]:
         """Return the policies that are not enforced as written, and why. Safe to call from any thread."""
-        return dict(self._stepper.ledger.excess)
+        return dict(self._enforcement.ledger.excess)
 
     def closed_by_budget(self, most: int = 100) -> Mapping[PodId, list[Key]]:
         """Return the policies over budget that select each target, of each namespace the first so many."""
@@ -180,7 +186,7 @@ class Engine:
 
     def take_budget_news(self) -> Mapping[Key, Excess | None]:
         """Return the policies that are over budget, or no longer (None), since the last call."""
-        return self._stepper.ledger.take_news()
+        return self._enforcement.ledger.take_news()
 
     @property
     def pods(self) -> int:
@@ -240,7 +246,7 @@ class Engine:
             self._namespaces,
             self._selection,
             self._standins,
-            self._stepper.ledger.excess,
+            self._enforcement.ledger.excess,
         )
 
     def is_known(self, pod: Key) -> bool:
@@ -272,6 +278,7 @@ class Engine:
             **self._lowering.sizes(),
             **self._selection.sizes(),
             **self._node_networks.sizes(),
+            **self._enforcement.sizes(),
             **self._stepper.sizes(),
         }
 

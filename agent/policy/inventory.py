@@ -21,26 +21,26 @@ class Inventory:
     """
 
     def __init__(
-        self, node: str, groups: Identities, terms: ActiveSelectors, ownership: Ownership, sets: Sets
+        self, node: str, identities: Identities, selectors: ActiveSelectors, ownership: Ownership, sets: Sets
     ) -> None:
         self._node = node
-        self._identities = groups
-        self._selectors = terms
+        self._identities = identities
+        self._selectors = selectors
         self._ownership = ownership
         self._sets = sets
         self.records: dict[Key, PodRecord] = {}
 
-    def set_pod(self, key: Key, pod: Pod | None, journal: Touched) -> None:
+    def set_pod(self, key: Key, pod: Pod | None, touched: Touched) -> None:
         """Take a pod (None: it is gone) and note what that changed."""
         old = self.records.get(key)
         if pod is None:
             if old is not None:
                 del self.records[key]
-                self._move(key, old, None, journal)
+                self._move(key, old, None, touched)
         elif old is None or old.pod != pod:
             new = self._record(pod, old)
             self.records[key] = new
-            self._move(key, old, new, journal)
+            self._move(key, old, new, touched)
 
     def _record(self, pod: Pod, old: PodRecord | None) -> PodRecord:
         local = pod.node == self._node
@@ -60,22 +60,22 @@ class Inventory:
         self._identities.count(group.namespace, 1)
         return record
 
-    def _move(self, key: Key, old: PodRecord | None, new: PodRecord | None, journal: Touched) -> None:
+    def _move(self, key: Key, old: PodRecord | None, new: PodRecord | None, touched: Touched) -> None:
         replaced = old is not None and old.local and (new is None or new.pod.uid != old.pod.uid)
         if replaced and old is not None:
-            journal.deleted.add(old.identity)
+            touched.deleted.add(old.identity)
         if old is not None and old.group is None:
             old = None
         if new is not None and new.group is None:
             new = None
         # A finished pod's containers may run on for a while: some programs write that phase ahead of it.
         if old is not None and old.local and (replaced or new is None):
-            journal.gone.append(old)
+            touched.gone.append(old)
         if (old is not None and old.local) or (new is not None and new.local):
-            journal.touched.add(key)
+            touched.pods.add(key)
         self._sets.replace_ports(old, new)
         for transfer in self._ownership.replace(old, new):
-            journal.transfer(transfer)
+            touched.transfer(transfer)
             address, before, after = transfer
             if before is not None and after is not None and before.is_like(after):
                 continue

@@ -1,28 +1,20 @@
-"""The end of a step: from what the events touched to the program and its delta."""
+"""A step's end: from what the events touched to the program and the delta."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.kube.model import Key, NetworkPolicy
-from agent.net import Direction, Family, Member, member_address
+from agent.kube.model import Key
+from agent.net import Direction, Member, member_address
 from agent.policy.addresses.former_owners import FormerOwners
 from agent.policy.addresses.ownership import Ownership
 from agent.policy.addresses.quarantine import Quarantine
-from agent.policy.budget.census import Census
-from agent.policy.budget.ledger import Ledger
-from agent.policy.budget.limits import Budgets
-from agent.policy.budget.turns import Turns
-from agent.policy.compile import compile_policy
+from agent.policy.enforcement import Enforcement
 from agent.policy.graph import PodIdentity, PodRecord
-from agent.policy.lower.cost import work_of
 from agent.policy.lower.lowered import Delta
-from agent.policy.lower.lowering import Lowering
 from agent.policy.lower.sets import Sets
-from agent.policy.peers.active_selectors import ActiveSelectors
-from agent.policy.peers.identities import Identities
 from agent.policy.peers.selection import Selection
-from agent.policy.program import PodId, PodProgram, PolicyId, Program
+from agent.policy.program import PodId, PodProgram, Program
 from agent.policy.touched import Touched
 
 _DIRECTIONS = tuple(Direction)
@@ -33,12 +25,7 @@ class Stepper:
     """Moves the program to what the stages hold now, once a step.
 
     Handles: targets and policies that changed, addresses that changed hands, closed addresses claimed and
-    due. Only what was touched is looked at. A policy is compiled while at least one target is selected by
-    it and its namespace's budget has room for it.
-
-    A policy that has to be compiled may have to wait for a later step: its pods are isolated meanwhile, and
-    what it allows follows. One that is edited is enforced as it was until then, unless it has come to select
-    other pods or to name other directions.
+    due. Only what was touched is looked at.
     """
 
     def __init__(
@@ -47,60 +34,49 @@ class Stepper:
         records: Mapping[Key, PodRecord],
         ownership: Ownership,
         sets: Sets,
-        lowering: Lowering,
+        enforcement: Enforcement,
         selection: Selection,
-        lingering: Quarantine,
-        groups: Identities,
-        terms: ActiveSelectors,
-        budgets: Budgets,
+        quarantine: Quarantine,
     ) -> None:
         self._program = program
         self._records = records
         self._ownership = ownership
         self._sets = sets
-        self._lowering = lowering
+        self._enforcement = enforcement
         self._selection = selection
-        self._quarantine = lingering
-        self._identities = groups
-        self._selectors = terms
-        self._census = Census(groups, terms, sets.named, selection.families)
-        self.ledger = Ledger(budgets, self._census.most)
-        self.turns = Turns()
-        """Policies that wait to be compiled."""
-        self._families: tuple[Family, ...] = ()
-        """Those in which targets have addresses: in another no packet comes to a policy's rules."""
+        self._quarantine = quarantine
         self._former_owners = FormerOwners()
         """Addresses that concerned this node when their pods went."""
 
-    def settle(self, journal: Touched, now: float, *, pods_synced: bool, most: int | None = None) -> Delta:
+    def step(self, touched: Touched, now: float, *, pods_synced: bool, most: int | None = None) -> Delta:
         """Bring the program up to date and return what the step changed.
 
-        ``most``: how much work compiling may be, in rules; None: any. What is left over waits for its turn.
+        ``most``: how much work compiling may be, see :meth:`Enforcement.step`.
         ``pods_synced``: every pod that existed at start was known before the step ended, so that whoever
         claims an address found in the kernel may be another pod than the one it was closed for.
         """
         delta = Delta()
-        orphans = self._orphans(journal.gone) if journal.gone else {}
-        for key in journal.touched:
-            self._settle_target(key)
-        dropped = self._settle_policies(delta, most)
+        orphans = self._orphans(touched.gone) if touched.gone else {}
+        for key in touched.pods:
+            self._update_target(key)
+        dropped = self._enforcement.step(delta, most)
         for key in self._selection.take_dirty():
             for direction in _DIRECTIONS:
-                self._settle_pod(PodId(direction, key), delta)
+                self._update_pod(PodId(direction, key), delta)
         delta.members = self._sets.take_changes()
-        if journal.departed:
-            self._settle_released(journal, delta, dropped, now)
+        if touched.departed:
+            self._release(touched, delta, dropped, now)
         if self._former_owners:
             self._former_owners.expire(now)
-            self._settle_vacated(journal, delta)
+            self._release_taken(touched, delta)
         if orphans or self._quarantine:
-            self._settle_closed(journal, orphans, delta, now, pods_synced=pods_synced)
+            self._update_closed(touched, orphans, delta, now, pods_synced=pods_synced)
         for direction in _DIRECTIONS:
             both = delta.isolated[direction] & delta.opened[direction]
             delta.isolated[direction] -= both
             delta.opened[direction] -= both
         if delta.members:
-            self._settle_local(journal, delta)
+            self._tell_local(touched, delta)
         return delta
 
     def _orphans(self, gone: Iterable[PodRecord]) -> dict[bytes, tuple[PodIdentity, list[Direction]]]:
@@ -114,7 +90,7 @@ class Stepper:
                         found.setdefault(address, (record.identity, []))[1].append(direction)
         return found
 
-    def _settle_target(self, key: Key) -> None:
+    def _update_target(self, key: Key) -> None:
         record = self._records.get(key)
         owned = self._ownership.owned(record) if record is not None and record.local else ()
         if record is not None and record.group is not None and owned:
@@ -122,7 +98,7 @@ class Stepper:
         elif key in self._selection.targets:
             self._selection.set_target(key, None)
 
-    def _settle_pod(self, pod_id: PodId, delta: Delta) -> None:
+    def _update_pod(self, pod_id: PodId, delta: Delta) -> None:
         direction, key = pod_id
         record = self._selection.targets.get(key)
         tiers = self._selection.judging(record, direction) if record is not None else None
@@ -141,77 +117,15 @@ class Stepper:
         if old is not None:
             delta.opened[direction].update(old.addresses)
 
-    def _settle_policies(self, delta: Delta, most: int | None) -> list[set[Member]]:
-        """Compile what changed and has its turn; return the members that sets which went had before."""
-        selection = self._selection
-        families = selection.families()
-        if families != self._families:
-            self.ledger.doubt()
-        changed = self._admit(selection.take_moved())
-        for key in changed:
-            policy = selection.policy(key)
-            if policy is None or not selection.reach(key) or key in self.ledger.excess:
-                self.turns.discard(key)
-                self._enforce(key, None, delta)
-            elif selection.enforced(key) != policy:
-                self.turns.put(key, _work(self.ledger, key))
-        if families != self._families:
-            self._families = families
-            for key in selection.all_enforced():
-                self.turns.put(key, _work(self.ledger, key))
-        for policy_id in self._lowering.stirred():
-            self.turns.put(policy_id.policy, _work(self.ledger, policy_id.policy))
-        for key in self.turns.take(most):
-            self._enforce(key, selection.policy(key), delta)
-        for key in changed:
-            if key in self.turns:
-                held, policy = selection.enforced(key), selection.policy(key)
-                if held is not None and (policy is None or not _selects_alike(held, policy)):
-                    # It would allow to pods for which nobody ever meant it.
-                    self._enforce(key, None, delta)
-        return self._lowering.drop(delta)
-
-    def _admit(self, moved: set[Key]) -> set[Key]:
-        """Hold policies that changed against the budgets; return all that may have to change with them."""
-        moved_by = self._sets.touched + self._selectors.matched
-        self.ledger.recount(moved_by, self._identities.stirred, self._identities.total)
-        for key in moved:
-            policy, reach = self._selection.policy(key), self._selection.reach(key)
-            if policy is None or not reach:
-                self.ledger.remove(key)
-            else:
-                self.ledger.put(key, policy, reach)
-        changed = moved | self.ledger.settle()
-        self._census.forget()
-        return changed
-
-    def _enforce(self, key: Key, policy: NetworkPolicy | None, delta: Delta) -> None:
-        """Have a policy enforced as it is now, or not at all."""
-        if policy is None and self._selection.enforced(key) is None:
-            return
-        policies = self._program.policies
-        for direction in _DIRECTIONS:
-            policy_id = PolicyId(direction, key)
-            new = compile_policy(policy, direction) if policy is not None else None
-            if new is not None:
-                policies[policy_id] = new
-                asked = self.ledger.sets_of(key.namespace)
-                self._lowering.put(policy_id, new, self._families, asked, delta)
-            elif policies.pop(policy_id, None) is not None:
-                self._lowering.remove(policy_id, delta)
-        self._selection.set_enforced(key, policy)
-
-    def _settle_released(
-        self, journal: Touched, delta: Delta, dropped: list[set[Member]], now: float
-    ) -> None:
+    def _release(self, touched: Touched, delta: Delta, dropped: list[set[Member]], now: float) -> None:
         owners = self._ownership.owners
         left = {member_address(m) for membership in delta.members.values() for m in membership.removed}
         left.update(member_address(m) for members in dropped for m in members)
-        for address, pods in journal.departed.items():
+        for address, pods in touched.departed.items():
             owner = owners.get(address)
             if owner is not None and pods == {owner.identity}:
                 continue
-            before = journal.owners[address]
+            before = touched.owners[address]
             was_local = before is not None and before.local
             if (
                 address in left
@@ -224,9 +138,9 @@ class Stepper:
                     if not was_local:
                         delta.vacant.add(address)
 
-    def _settle_vacated(self, journal: Touched, delta: Delta) -> None:
+    def _release_taken(self, touched: Touched, delta: Delta) -> None:
         """Release addresses that a pod left in an earlier step and that another pod has now."""
-        for address in journal.owners:
+        for address in touched.owners:
             owner = self._ownership.owners.get(address)
             if owner is None:
                 continue
@@ -234,9 +148,9 @@ class Stepper:
             if pods is not None and pods != {owner.identity}:
                 delta.released.add(address)
 
-    def _settle_closed(
+    def _update_closed(
         self,
-        journal: Touched,
+        touched: Touched,
         orphans: dict[bytes, tuple[PodIdentity, list[Direction]]],
         delta: Delta,
         now: float,
@@ -244,7 +158,7 @@ class Stepper:
         pods_synced: bool,
     ) -> None:
         owners = self._ownership.owners
-        for address in journal.owners:
+        for address in touched.owners:
             owner = owners.get(address)
             if owner is not None and address in self._quarantine:
                 pod, directions = self._quarantine.open(address)
@@ -253,7 +167,7 @@ class Stepper:
                 # Its last pod went in an earlier step, but may have run and had connections until now.
                 if pod != owner.identity if pod is not None else pods_synced:
                     delta.released.add(address)
-        for pod in journal.deleted:
+        for pod in touched.deleted:
             self._quarantine.renew(pod, now)
         for address in self._quarantine.due(now):
             _, directions = self._quarantine.open(address)
@@ -266,7 +180,7 @@ class Stepper:
                 for direction in directions:
                     delta.isolated[direction].add(address)
 
-    def _settle_local(self, journal: Touched, delta: Delta) -> None:
+    def _tell_local(self, touched: Touched, delta: Delta) -> None:
         owners = self._ownership.owners
         for added, removed in delta.members.values():
             for member in (*added, *removed):
@@ -274,26 +188,11 @@ class Stepper:
                 if address is None:
                     continue
                 owner = owners.get(address)
-                before = journal.owners.get(address, owner)
+                before = touched.owners.get(address, owner)
                 if (owner is not None and owner.local) or (before is not None and before.local):
                     delta.local.add(address)
 
     def sizes(self) -> dict[str, int]:
         return {
-            "waiting": len(self.turns),
             "vacated": len(self._former_owners),
-            **self.ledger.sizes(),
         }
-
-
-def _work(ledger: Ledger, key: Key) -> int:
-    """Return how long a policy takes, from its text to the kernel, in rules."""
-    one = ledger.cost(key)
-    return work_of(one.cost, one.rules, ledger.members(key))
-
-
-def _selects_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:
-    """Whether two versions of a policy select the same pods and name the same directions."""
-    return one.pod_selector == other.pod_selector and all(
-        (one.rules(direction) is None) is (other.rules(direction) is None) for direction in _DIRECTIONS
-    )

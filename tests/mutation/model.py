@@ -43,7 +43,7 @@ class Selection(enum.StrEnum):
     """What holds while the kernel takes changes of sets' members and nothing else."""
     CACHE = "tests/property/test_verdict_cache.py"
     """Every state of the verdict cache, with agents that are killed."""
-    SIZE = "tests/unit/policy/test_size.py"
+    SIZE = "tests/unit/policy/lower/test_size.py"
     """What a policy makes, counted, and sets that several peers share."""
     BUDGET = "tests/unit/policy/test_budget.py"
     """Which policies there is room for, against a look at all of them."""

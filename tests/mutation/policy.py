@@ -123,7 +123,7 @@ POLICY = (
     # --- Budgets and turns ----------------------------------------------------------------------------------
     Mutation(
         "a policy over budget is enforced",
-        "agent.policy.step:Stepper._settle_policies",
+        "agent.policy.enforcement:Enforcement.step",
         "policy is None or not selection.reach(key) or key in self.ledger.excess",
         "policy is None or not selection.reach(key)",
         (Selection.BUDGET,),
@@ -165,7 +165,7 @@ POLICY = (
     ),
     Mutation(
         "an edited policy that waits allows what it did to pods that it did not select",
-        "agent.policy.step:Stepper._settle_policies",
+        "agent.policy.enforcement:Enforcement.step",
         "policy is None or not _selects_alike(held, policy)",
         "policy is None",
         (Selection.TURNS,),
@@ -208,14 +208,14 @@ POLICY = (
     ),
     Mutation(
         "an address that changes hands is not released",
-        "agent.policy.step:Stepper._settle_released",
+        "agent.policy.step:Stepper._release",
         "delta.released.add(address)",
         "",
         (Selection.HISTORY,),
     ),
     Mutation(
         "a policy stays compiled when its last pod goes",
-        "agent.policy.step:Stepper._settle_policies",
+        "agent.policy.enforcement:Enforcement.step",
         "policy is None or not selection.reach(key) or key in self.ledger.excess",
         "policy is None or key in self.ledger.excess",
         (Selection.HISTORY,),

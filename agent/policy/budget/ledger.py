@@ -177,7 +177,7 @@ class Ledger:
         return self._accounts[key.namespace].entries[key].members or 0
 
     def recount(self, moved: int, stirred: int, pods: int) -> None:
-        """Count members anew where that may close or open a policy at the next :meth:`settle`.
+        """Count members anew where that may close or open a policy at the next :meth:`decide`.
 
         ``moved``: how often addresses, groups and namespaces were held against sets and terms so far.
         ``stirred``: how often one of all ``pods`` came or went.
@@ -246,7 +246,7 @@ class Ledger:
         account = self._accounts.get(namespace)
         return len(account.total.sets) if account is not None else 0
 
-    def settle(self) -> set[Key]:
+    def decide(self) -> set[Key]:
         """Decide anew where something changed; return the policies for which the answer may be another."""
         if not self._first:
             return set()

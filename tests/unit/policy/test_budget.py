@@ -42,7 +42,7 @@ from agent.policy.lower.lowering import EMPTY_SETS
 from agent.policy.program import PodId, PolicyId
 from tests.build import labelled, lowered, network, pod, upsert
 from tests.property import strategies
-from tests.unit.policy.test_size import excepts, names
+from tests.unit.policy.lower.test_size import excepts, names
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
 
@@ -238,16 +238,16 @@ def test_the_ledger_keeps_what_a_look_at_all_policies_finds(
             known.pop(policy.key, None)
             ledger.remove(policy.key)
         if settles:
-            changed_keys = ledger.settle()
+            changed_keys = ledger.decide()
             assert dict(ledger.excess) == over_budget(known.values(), budgets)
             # Whose answer is another is told.
             assert before ^ ledger.excess.keys() <= changed_keys | (before - known.keys())
             before = set(ledger.excess)
-    ledger.settle()
+    ledger.decide()
     assert dict(ledger.excess) == over_budget(known.values(), budgets)
     for key in known:
         ledger.remove(key)
-    ledger.settle()
+    ledger.decide()
     assert not any(ledger.sizes().values())
 
 
@@ -275,11 +275,11 @@ def test_an_edit_looks_at_the_sets_of_no_policy_that_is_passed_over(monkeypatch:
 
     for name in sorted(costs)[:-1]:
         put(name, name)
-    ledger.settle()
+    ledger.decide()
     assert len(ledger.excess) == 99
     Hashed.hashed = 0
     put("000", "other")
-    ledger.settle()
+    ledger.decide()
     assert len(ledger.excess) == 99
     assert Hashed.hashed <= 1000
 
@@ -495,13 +495,13 @@ def test_what_goes_over_budget_and_back_between_two_looks_is_no_news() -> None:
     ledger = Ledger(Budgets(namespace=NamespaceBudget(policies=1)))
     first, second = admitting("a"), admitting("b")
     ledger.put(second.key, second, 1)
-    ledger.settle()
+    ledger.decide()
     assert ledger.take_news() == {}
     ledger.put(first.key, first, 1)
-    ledger.settle()
+    ledger.decide()
     ledger.remove(first.key)
-    ledger.settle()
+    ledger.decide()
     assert ledger.take_news() == {}
     ledger.put(first.key, first, 1)
-    ledger.settle()
+    ledger.decide()
     assert list(ledger.take_news()) == [second.key]

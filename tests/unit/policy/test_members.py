@@ -235,7 +235,7 @@ def test_in_any_history_what_is_counted_is_what_is_enforced(
                 present[event.kind, event.object.key] = None
             elif isinstance(event, Delete | Invalid):
                 present[event.kind, event.key] = None
-        ledger = engine._stepper.ledger
+        ledger = engine._enforcement.ledger
         for account in ledger._accounts.values():
             admitted = {key: entry for key, entry in account.entries.items() if entry.admitted}
             sets = {found for entry in admitted.values() for found in entry.spent.cost.sets}
@@ -258,14 +258,14 @@ def test_no_set_has_pods_that_were_not_counted(history: list[strategies.Batch]) 
     engine = Engine(strategies.HERE)
     for batch in history:
         engine.apply(batch.events, 0)
-    settlement = engine._stepper
-    for key in settlement._selection.all_enforced():
-        policy = settlement._selection.policy(key)
+    enforcement = engine._enforcement
+    for key in enforcement._selection.all_enforced():
+        policy = enforcement._selection.policy(key)
         assert policy is not None
-        counted = sum(map(settlement._census.most, cost_of(policy).sets))
+        counted = sum(map(enforcement._census.most, cost_of(policy).sets))
         pods = 0
         for direction in Direction:
-            compiled = lowered(policy, direction, settlement._families)
+            compiled = lowered(policy, direction, enforcement._families)
             for set_id in compiled.sets if compiled is not None else ():
                 members = engine.lowered.sets.get(set_id, set())
                 if set_id.kind is SetKind.NETWORKS or (

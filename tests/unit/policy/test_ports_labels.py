@@ -1,42 +1,16 @@
-"""The algebra below the rules: ipBlocks, ports, and the text of selectors."""
+"""The algebra below the rules: ports, labels, and the text of selectors."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.kube.model import IPBlock, Operator, Port, Requirement, Selector
-from agent.net import Family, Protocol
-from agent.policy.lower.blocks import block_members, members_text
+from agent.kube.model import Operator, Port, Requirement, Selector
+from agent.net import Protocol
 from agent.policy.peers.labels import LabelIndex, Multimap, SelectorIndex, selector_text
 from agent.policy.ports import compile_ports
 from agent.policy.program import PortName, PortRange
-from tests.build import block, labelled
-
-
-@pytest.mark.parametrize(
-    ("blocks", "expected"),
-    [
-        ([block("10.0.0.0/8")], "10.0.0.0/8"),
-        ([block("0.0.0.0/0")], "0.0.0.0/1,128.0.0.0/1"),
-        ([block("0.0.0.0/0", "0.0.0.0/1")], "128.0.0.0/1"),
-        ([block("0.0.0.0/0", "128.0.0.0/1", "10.0.0.0/8")], "0.0.0.0/1,!10.0.0.0/8"),
-        ([block("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1")], ""),
-        ([block("10.0.0.0/8", "10.1.0.0/16")], "10.0.0.0/8,!10.1.0.0/16"),
-        ([block("10.0.0.0/8", "10.0.0.0/9", "10.0.0.0/16")], "10.128.0.0/9"),
-        ([block("10.0.0.0/8", "10.0.0.0/9"), block("10.0.0.0/16")], "10.0.0.0/16,10.128.0.0/9"),
-        ([block("10.0.0.0/9"), block("10.128.0.0/9")], "10.0.0.0/8"),
-        ([block("0.0.0.0/1"), block("128.0.0.0/1")], "0.0.0.0/1,128.0.0.0/1"),
-        ([block("fd00::/8")], ""),
-    ],
-)
-def test_blocks_become_networks_that_hold_exactly_what_they_do(blocks: list[IPBlock], expected: str) -> None:
-    assert members_text(block_members(blocks, Family.V4)) == expected
-
-
-def test_a_whole_v6_block_is_told_as_its_halves() -> None:
-    assert members_text(block_members([block("::/0", "fd00::/8")], Family.V6)) == "::/1,8000::/1,!fd00::/8"
+from tests.build import labelled
 
 
 def test_ports_merge_within_a_protocol_only() -> None:

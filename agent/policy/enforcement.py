@@ -1,0 +1,135 @@
+"""Which policies are enforced as written: they have targets, room in the budgets, and had their turn."""
+
+from __future__ import annotations
+
+from agent.kube.model import Key, NetworkPolicy
+from agent.net import Direction, Family, Member
+from agent.policy.budget.census import Census
+from agent.policy.budget.ledger import Ledger
+from agent.policy.budget.limits import Budgets
+from agent.policy.budget.turns import Turns
+from agent.policy.compile import compile_policy
+from agent.policy.lower.cost import work_of
+from agent.policy.lower.lowered import Delta
+from agent.policy.lower.lowering import Lowering
+from agent.policy.lower.sets import Sets
+from agent.policy.peers.active_selectors import ActiveSelectors
+from agent.policy.peers.identities import Identities
+from agent.policy.peers.selection import Selection
+from agent.policy.program import PolicyId, PolicyProgram
+
+_DIRECTIONS = tuple(Direction)
+
+
+class Enforcement:
+    """Keeps ``Program.policies``, and has each of them lowered.
+
+    Handles: a policy that comes, changes, goes, selects other targets or none, is over budget or no longer;
+    targets in another family; a set that was spared and has members now. A policy is compiled while at least
+    one target is selected by it and its namespace's budget has room for it.
+
+    A policy that has to be compiled may have to wait for a later step: its pods are isolated meanwhile, and
+    what it allows follows. One that is edited is enforced as it was until then, unless it has come to select
+    other pods or to name other directions.
+    """
+
+    def __init__(
+        self,
+        policies: dict[PolicyId, PolicyProgram],
+        lowering: Lowering,
+        sets: Sets,
+        selection: Selection,
+        identities: Identities,
+        selectors: ActiveSelectors,
+        budgets: Budgets,
+    ) -> None:
+        self._policies = policies
+        self._lowering = lowering
+        self._sets = sets
+        self._selection = selection
+        self._identities = identities
+        self._selectors = selectors
+        self._census = Census(identities, selectors, sets.named, selection.families)
+        self.ledger = Ledger(budgets, self._census.most)
+        self.turns = Turns()
+        """Policies that wait to be compiled."""
+        self._families: tuple[Family, ...] = ()
+        """Those in which targets have addresses: in another no packet comes to a policy's rules."""
+
+    def step(self, delta: Delta, most: int | None) -> list[set[Member]]:
+        """Compile what changed and has its turn; return the members that sets which went had before.
+
+        ``most``: how much work compiling may be, in rules; None: any. What is left over waits for its turn.
+        """
+        selection = self._selection
+        families = selection.families()
+        if families != self._families:
+            self.ledger.doubt()
+        changed = self._admit(selection.take_moved())
+        for key in changed:
+            policy = selection.policy(key)
+            if policy is None or not selection.reach(key) or key in self.ledger.excess:
+                self.turns.discard(key)
+                self._enforce(key, None, delta)
+            elif selection.enforced(key) != policy:
+                self.turns.put(key, _work(self.ledger, key))
+        if families != self._families:
+            self._families = families
+            for key in selection.all_enforced():
+                self.turns.put(key, _work(self.ledger, key))
+        for policy_id in self._lowering.stirred():
+            self.turns.put(policy_id.policy, _work(self.ledger, policy_id.policy))
+        for key in self.turns.take(most):
+            self._enforce(key, selection.policy(key), delta)
+        for key in changed:
+            if key in self.turns:
+                held, policy = selection.enforced(key), selection.policy(key)
+                if held is not None and (policy is None or not _selects_alike(held, policy)):
+                    # It would allow to pods for which nobody ever meant it.
+                    self._enforce(key, None, delta)
+        return self._lowering.drop(delta)
+
+    def _admit(self, moved: set[Key]) -> set[Key]:
+        """Hold policies that changed against the budgets; return all that may have to change with them."""
+        moved_by = self._sets.touched + self._selectors.matched
+        self.ledger.recount(moved_by, self._identities.stirred, self._identities.total)
+        for key in moved:
+            policy, reach = self._selection.policy(key), self._selection.reach(key)
+            if policy is None or not reach:
+                self.ledger.remove(key)
+            else:
+                self.ledger.put(key, policy, reach)
+        changed = moved | self.ledger.decide()
+        self._census.forget()
+        return changed
+
+    def _enforce(self, key: Key, policy: NetworkPolicy | None, delta: Delta) -> None:
+        """Have a policy enforced as it is now, or not at all."""
+        if policy is None and self._selection.enforced(key) is None:
+            return
+        for direction in _DIRECTIONS:
+            policy_id = PolicyId(direction, key)
+            new = compile_policy(policy, direction) if policy is not None else None
+            if new is not None:
+                self._policies[policy_id] = new
+                asked = self.ledger.sets_of(key.namespace)
+                self._lowering.put(policy_id, new, self._families, asked, delta)
+            elif self._policies.pop(policy_id, None) is not None:
+                self._lowering.remove(policy_id, delta)
+        self._selection.set_enforced(key, policy)
+
+    def sizes(self) -> dict[str, int]:
+        return {"waiting": len(self.turns), **self.ledger.sizes()}
+
+
+def _work(ledger: Ledger, key: Key) -> int:
+    """Return how long a policy takes, from its text to the kernel, in rules."""
+    one = ledger.cost(key)
+    return work_of(one.cost, one.rules, ledger.members(key))
+
+
+def _selects_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:
+    """Whether two versions of a policy select the same pods and name the same directions."""
+    return one.pod_selector == other.pod_selector and all(
+        (one.rules(direction) is None) is (other.rules(direction) is None) for direction in _DIRECTIONS
+    )
