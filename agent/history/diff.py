@@ -18,7 +18,7 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import Direction, address_text
-from agent.words import one_line
+from agent.words import count, one_line
 
 LINES = 20
 """Lines of one diff; the rest are counted."""
@@ -91,7 +91,7 @@ def _rules(direction: str, old: tuple[Rule, ...] | None, new: tuple[Rule, ...] |
     last = _alike(old[first:][::-1], new[first:][::-1])
     left, come = old[first : len(old) - last], new[first : len(new) - last]
     if max(len(left), len(come)) > _COMPARED and left and come:
-        yield f"{direction}: {len(old)} rules before, {len(new)} now"
+        yield f"{direction}: {count(len(old), 'rule')} before, {len(new)} now"
         return
     for tag, a, b, c, d in SequenceMatcher(None, left, come, autojunk=False).get_opcodes():
         if tag == "replace" and b - a == d - c:
