@@ -127,6 +127,32 @@ def seconds(least: float) -> Callable[[str], float]:
     return parse
 
 
+_SIZE = re.compile(r"(\d{1,12})(Ki|Mi|Gi)?")
+_SIZES = {None: 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_AGE = re.compile(r"(\d{1,9})([smhd])?")
+_AGES = {None: 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def size(least: int) -> Callable[[str], int]:
+    """Return a reader of numbers of bytes: ``0``, or at least ``least``."""
+
+    def parse(text: str) -> int:
+        found = _SIZE.fullmatch(text)
+        number = int(found[1]) * _SIZES[found[2]] if found is not None else -1
+        if number and not least <= number <= 1 << 40:
+            raise UnfitError(f"give bytes, such as 16Mi; at least {least >> 10}Ki, or 0 for none")
+        return number
+
+    return parse
+
+
+def age(text: str) -> float:
+    found = _AGE.fullmatch(text)
+    if found is None or not int(found[1]):
+        raise UnfitError("give a time, such as 30d, 12h, 90m or 600s")
+    return float(int(found[1]) * _AGES[found[2]])
+
+
 def budget(default: Budget) -> Callable[[str], Budget]:
     def parse(text: str) -> Budget:
         try:

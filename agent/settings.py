@@ -31,6 +31,7 @@ from agent.setting_values import (
     LogLevel,
     UnfitError,
     address,
+    age,
     budget,
     directory,
     mark,
@@ -38,6 +39,7 @@ from agent.setting_values import (
     path_of,
     port_number,
     seconds,
+    size,
     some_text,
 )
 
@@ -48,7 +50,7 @@ class Settings:
 
     ``kubeconfig`` may be a list of files, as ``KUBECONFIG`` may; empty means the usual places. Marks are
     single bits, None where the agent chooses; ``linger``, ``cache_allowed``, ``drift_interval`` and
-    ``confirm_empty`` are seconds.
+    ``confirm_empty`` are seconds, as is ``history_age``; ``history_size`` is bytes.
     """
 
     node_name: str
@@ -69,6 +71,8 @@ class Settings:
     namespace_budget: NamespaceBudget
     drift_interval: float
     confirm_empty: float
+    history_size: int
+    history_age: float
     fix_host: bool
     health_address: str
     health_port: int
@@ -116,7 +120,8 @@ SETTINGS: tuple[Setting, ...] = (
         "state_dir",
         "/var/lib/netpol-agent",
         "DIR",
-        "Where the last good version of each manifest is kept, so that a restart does not lose it.",
+        "Where the history is kept, and the last good version of each manifest, so that a restart does not "
+        "lose them.",
         path_of,
     ),
     choice(
@@ -207,6 +212,15 @@ SETTINGS: tuple[Setting, ...] = (
         "that confirms it. 0: it is believed at once.",
         seconds(0),
     ),
+    Setting(
+        "history_size",
+        "16Mi",
+        "BYTES",
+        "How large the file of the history in the state directory may get; then the oldest rows go. 0: no "
+        "history is kept.",
+        size(256 << 10),
+    ),
+    Setting("history_age", "30d", "TIME", "After how long a row of the history goes.", age),
     boolean(
         "fix_host",
         True,

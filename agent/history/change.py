@@ -20,6 +20,7 @@ class Subject(enum.StrEnum):
     POLICY = "policy"
     POD = "pod"
     NAMESPACE = "namespace"
+    NODE = "node"
     REMOTE_PODS = "remote-pods"
     """Pods of other nodes, of one namespace: many changes in one row."""
     AGENT = "agent"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -33,6 +33,15 @@ _log = log.get(__name__)
 
 T = TypeVar("T")
 
+
+class Thread(Protocol):
+    """A thread that was started."""
+
+    def is_alive(self) -> bool: ...
+
+
+StartThread = Callable[[str, Callable[[], None]], Thread]
+
 WAITING = 2_000
 """Changes that may wait to be written; more are counted and not kept."""
 UNWRITTEN = 500
@@ -51,8 +60,8 @@ _TOLD = frozenset({Subject.POLICY, Subject.POD, Subject.NAMESPACE, Subject.REMOT
 class Writer:
     """Takes changes from the loop, and writes and logs them on a thread of its own.
 
-    :meth:`put` and :meth:`settle` are for the loop and never block. :meth:`faults`, :attr:`alive` and
-    :meth:`rows` are for any thread. Whatever happens to the file, nothing is raised: it is a fault to tell.
+    :meth:`put` and :meth:`settle` are for the loop and never block. :meth:`faults` and :meth:`rows` are for
+    any thread. Whatever happens to the file, nothing is raised: it is a fault to tell.
     """
 
     def __init__(self, directory: Path, size: int, age: float, clock: Clock) -> None:
@@ -63,7 +72,9 @@ class Writer:
         self._clock = clock
         self._wake = threading.Event()
         self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
+        self._running = False
+        self._ended = threading.Event()
         self._changes: deque[Change] = deque()
         self._settled: deque[tuple[int, float]] = deque()
         self._dropped = 0
@@ -78,22 +89,16 @@ class Writer:
         self._trouble = ""
         self._aside = (directory / DAMAGED).exists()
 
-    def start(self) -> None:
-        """Begin to write."""
-        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
-        self._thread.start()
+    def start(self, start_thread: StartThread) -> None:
+        """Begin to write, on a thread that is started so: called with its name and what it runs."""
+        self._thread = start_thread("history", self._run)
 
     def stop(self, seconds: float = 2.0) -> None:
         """Write what waits, for so long at most, and end."""
         self._stopping = True
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join(seconds)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs, or was never started."""
-        return self._thread is None or self._thread.is_alive()
+        if self._running:
+            self._ended.wait(seconds)
 
     def put(self, change: Change) -> None:
         """Have a change written; where too many wait, it is only counted."""
@@ -111,6 +116,8 @@ class Writer:
     def faults(self) -> tuple[Fault, ...]:
         """Return what is wrong with the file; nothing of it keeps the agent from enforcing."""
         found = []
+        if self._thread is not None and not self._stopping and not self._thread.is_alive():
+            found.append(Fault("no history is written: its thread has ended", "see the log", blocking=False))
         path = self._directory / NAME
         if self._trouble:
             found.append(
@@ -162,6 +169,13 @@ class Writer:
             self._lost += 1
 
     def _run(self) -> None:
+        self._running = True
+        try:
+            self._work_until_stopped()
+        finally:
+            self._ended.set()
+
+    def _work_until_stopped(self) -> None:
         while not self._stopping:
             self._wake.wait(TRIM_SECONDS if self._store is not None else RETRY_SECONDS)
             self._wake.clear()

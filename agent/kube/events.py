@@ -8,18 +8,35 @@ from typing import NamedTuple
 from agent.kube.model import Key, Kind, NetworkPolicy, Object
 
 
+class Origin(NamedTuple):
+    """Who changed an object last, as the source tells it; empty where it does not.
+
+    ``manager`` is the program that wrote, by the name that it gave itself, ``operation`` how: ``Apply`` or
+    ``Update`` (``managedFields``, meta/v1). ``at`` is when, RFC 3339 text.
+    """
+
+    manager: str = ""
+    operation: str = ""
+    at: str = ""
+
+
+UNKNOWN = Origin()
+
+
 class Upsert(NamedTuple):
     """An object was added or changed; this is the whole of it now."""
 
     kind: Kind
     object: Object
+    origin: Origin = UNKNOWN
 
 
 class Delete(NamedTuple):
-    """An object is gone."""
+    """An object is gone. API servers do not say who deleted it."""
 
     kind: Kind
     key: Key
+    origin: Origin = UNKNOWN
 
 
 class Problem(NamedTuple):
@@ -41,6 +58,7 @@ class Invalid(NamedTuple):
     key: Key
     problems: tuple[Problem, ...]
     closed: NetworkPolicy | None = None
+    origin: Origin = UNKNOWN
 
     def meanwhile(self, good: bool | None) -> str:
         """Say what holds until the object is right; ``good``: whether a good one came before, if known."""

@@ -16,6 +16,16 @@ class Meta(msgspec.Struct, frozen=True, gc=False):
     resource_version: str = msgspec.field(default="", name="resourceVersion")
     created: str | None = msgspec.field(default=None, name="creationTimestamp")
     labels: msgspec.Raw = msgspec.Raw()
+    managed: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="managedFields")
+
+
+class ManagedEntry(msgspec.Struct, frozen=True, gc=False):
+    """What is read of an entry of ``managedFields``: not which fields are meant, which is most of it."""
+
+    manager: str = ""
+    operation: str = ""
+    at: str = msgspec.field(default="", name="time")
+    subresource: str = ""
 
 
 class ContainerPort(msgspec.Struct, frozen=True, gc=False):
@@ -132,6 +142,7 @@ class NameOnly(msgspec.Struct, frozen=True, gc=False):
 
     name: str = ""
     namespace: str = ""
+    deleted: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="deletionTimestamp")
 
 
 class Named(msgspec.Struct, frozen=True, gc=False):

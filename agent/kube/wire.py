@@ -14,13 +14,14 @@ import msgspec
 
 from agent.kube import shapes
 from agent.kube.convert import CONVERSIONS, UNDECODABLE, time_text
-from agent.kube.events import Delete, Invalid, Problem, Upsert
+from agent.kube.events import UNKNOWN, Delete, Invalid, Problem, Upsert
 from agent.kube.model import (
     Key,
     Kind,
     NetworkPolicy,
     Object,
 )
+from agent.kube.origin import deletion, origin_of
 from agent.kube.policy import closing, read_policy
 from agent.kube.shallow import shallow
 
@@ -121,7 +122,8 @@ def decode_page(kind: Kind, body: bytes) -> Page:
         if not meta.name:
             unreadable += 1
             continue
-        decoded.append(_decoded(kind, item))
+        # Who wrote is told of pods only as they change: a list may hold 100,000 of them.
+        decoded.append(_decoded(kind, item, told=kind is not Kind.POD))
         if not (meta.uid and (meta.namespace or kind in _CLUSTER_SCOPED) and item.kind in ("", kind.value)):
             nameless += 1
     return _page(whole, decoded, unreadable, nameless)
@@ -205,8 +207,9 @@ def decode_change(kind: Kind, envelope: shapes.WatchLine) -> Decoded | Bookmark 
         if envelope.type == "BOOKMARK":
             return Bookmark(_BARE.decode(envelope.object).metadata.resource_version)
         if envelope.type == "DELETED":
-            key = _key(kind, _NAMED.decode(envelope.object).metadata)
-            return Decoded(key, _version(envelope.object), Delete(kind, key))
+            meta = _NAMED.decode(envelope.object).metadata
+            key = _key(kind, meta)
+            return Decoded(key, _version(envelope.object), Delete(kind, key, deletion(meta.deleted)))
     except UNDECODABLE as error:
         return Unreadable(str(error))
     decoded = _decode_object(kind, envelope.object)
@@ -282,20 +285,23 @@ def _closed(key: Key, raw: bytes | msgspec.Raw) -> NetworkPolicy | None:
     return reading.closed if reading.policy is None else closing(reading.policy)
 
 
-def _decoded(kind: Kind, wire: shapes.Wire) -> Decoded:
+def _decoded(kind: Kind, wire: shapes.Wire, *, told: bool = True) -> Decoded:
+    """Return what a decoded object means; ``told``: and who wrote it."""
     meta = wire.metadata
+    origin = origin_of(meta.managed) if told else UNKNOWN
     if isinstance(wire, shapes.Policy):
         key = _key(kind, meta)
         reading = read_policy(key, wire.spec, strict=False)
         if reading.policy is not None:
             policy = msgspec.structs.replace(reading.policy, created=time_text(meta.created))
-            return Decoded(key, meta.resource_version, Upsert(kind, policy))
-        return Decoded(key, meta.resource_version, Invalid(kind, key, reading.problems, reading.closed))
+            return Decoded(key, meta.resource_version, Upsert(kind, policy, origin))
+        refused = Invalid(kind, key, reading.problems, reading.closed, origin)
+        return Decoded(key, meta.resource_version, refused)
     try:
         value = CONVERSIONS[kind](wire)
     except UNDECODABLE as error:
         return _refused(kind, _key(kind, meta), meta.resource_version, error)
-    return Decoded(value.key, meta.resource_version, Upsert(kind, value))
+    return Decoded(value.key, meta.resource_version, Upsert(kind, value, origin))
 
 
 def _refused(

@@ -212,6 +212,23 @@ class Engine:
         record = self._inventory.records.get(pod)
         return record is not None and record.local
 
+    def known(self, kind: Kind, key: Key) -> Object | None:
+        """Return the version of a pod, namespace or policy that is in force; a stand-in is one, too."""
+        if kind is Kind.POD:
+            record = self._inventory.records.get(key)
+            return record.pod if record is not None else None
+        if kind is Kind.NAMESPACE:
+            return self._namespaces.get(key.name)
+        return self._selection.policy(key) if kind is Kind.POLICY else None
+
+    def selected_by(self, policy: Key) -> set[PodId]:
+        """Return the targets that a policy in force selects, in each direction that it names."""
+        return set(self._selection.targets_of([policy]))
+
+    def is_waiting(self, policy: Key) -> bool:
+        """Whether a policy waits for a step with time to compile it."""
+        return policy in self._enforcement.turns
+
     def is_owned(self, address: bytes) -> bool:
         """Whether an address is that of a pod, of whatever node."""
         return address in self._ownership.owners

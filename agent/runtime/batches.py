@@ -21,7 +21,7 @@ def portions(events: list[Event], is_here: Callable[[Key], bool], node: str) -> 
     cut: list[list[Event]] = []
     far_before: bool | None = None
     for event in events:
-        far = _is_far(event, is_here, node)
+        far = is_far(event, is_here, node)
         if far is not far_before:
             if len(cut) == MOST:
                 return [events]
@@ -31,7 +31,8 @@ def portions(events: list[Event], is_here: Callable[[Key], bool], node: str) -> 
     return cut or [events]
 
 
-def _is_far(event: Event, is_here: Callable[[Key], bool], node: str) -> bool:
+def is_far(event: Event, is_here: Callable[[Key], bool], node: str) -> bool:
+    """Whether an event is about a pod of another node."""
     if isinstance(event, Upsert):
         found = event.object
         return isinstance(found, Pod) and found.node != node and not is_here(found.key)

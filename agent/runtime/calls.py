@@ -71,7 +71,8 @@ class Calls:
     """Calls the backend for every task, and keeps what its reports say.
 
     ``phase`` is moved on by the first start; ``backend`` is another when address families have changed.
-    ``written`` is called after each report of work that may have left something to tidy up. Used by the main
+    ``written`` is called after each report of work that may have left something to tidy up, ``ended`` with
+    each report of a call whose work has ended, after it was taken in. Used by the main
     loop's thread; others may read its attributes.
     """
 
@@ -79,6 +80,7 @@ class Calls:
         self.backend = backend
         self.phase = phase
         self.written: Callable[[], None] = lambda: None
+        self.ended: Callable[[Report], None] = lambda _: None
         self.retry = Retry()
         self.refused = False
         """Whether another program enforces policies here: then nothing but a sync is called."""
@@ -178,6 +180,7 @@ class Calls:
                 self.retry.failed(self._clock.monotonic())
         else:
             then(report)
+            self.ended(report)
 
     def _told(self, report: Report) -> None:
         """Take note of what is wrong with the kernel."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
@@ -46,6 +47,8 @@ class Drift:
         self.repairs = 0
         self.found: Counter[What] = Counter()
         """What was found to differ, of those differences that were repaired."""
+        self.repairing: Callable[[Sequence[str]], None] = lambda _: None
+        """Called with what differs, before it is repaired."""
         self._interval = interval
         self._engine = engine
         self._calls = calls
@@ -139,6 +142,7 @@ class Drift:
             _log.warning("the kernel was changed from outside", differences=told)
             self.repairs += 1
             self.found.update(difference.what for difference in differences)
+            self.repairing(told)
         settled = not self._calls.retry.pending
         stale = self._calls.faults and settled and now >= self._synced_at + FAULTS_CHECK
         if differences or stale:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Mapping
 
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.kube.model import Kind
+from agent.net import Direction
 from agent.policy.engine import Engine
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
@@ -45,6 +47,8 @@ class FirstStart:
         clock: Clock,
     ) -> None:
         self.began_at = clock.time()
+        self.adopted: Callable[[Mapping[Direction, set[bytes]]], None] = lambda _: None
+        """Called with the addresses that the kernel holds isolated before the agent begins to write."""
         self._source = source
         self._engine = engine
         self._calls = calls
@@ -81,6 +85,7 @@ class FirstStart:
         self._calls.retry.begun()
         try:
             isolated = self._calls.backend.adopt()
+            self.adopted(isolated)
             self._node_name.look()
             if self._node_name.fault is not None and any(isolated.values()):
                 # A name mistyped must not open what an agent with the right one has closed.

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from agent.clock import SYSTEM, Clock
 from agent.dataplane.backend import Call
 from agent.dataplane.traffic import Meter
+from agent.history.writer import Writer
 from agent.host.check import HostState, check_host
 from agent.kube.model import Key
 from agent.net import Family
@@ -33,6 +34,7 @@ from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.node_name import NodeName
 from agent.runtime.reconcile import Reconcile
+from agent.runtime.recorder import Recorder
 from agent.runtime.relink import Relink
 from agent.runtime.threads import StartThread, start_thread
 from agent.runtime.tidy import Tidy
@@ -96,9 +98,12 @@ class Agent:
                          HostCheck ───────┘      ▲           Tidy ──────┘
                             ▲                    ▼
                          LinkWatch            a thread that looks for pods' links
+
+            Reconcile, Calls, Drift ──what changed, when the kernel had it──► Recorder ──► history
         """
         clock = world.clock
         self._clock = clock
+        self._start_thread = world.start_thread
         self._source = source
         self.mode: Mode = choice.mode
         """The iptables mode that it programs."""
@@ -114,8 +119,10 @@ class Agent:
         self._calls = calls = Calls(engine.lowered, backend, clock, phase=Phase.OPEN if fresh else Phase.HELD)
         self._node_name = NodeName(settings.node_name, engine)
         self._linked_pods = LinkedPods(engine, self.inbox, clock, world.start_thread)
+        self.history = Writer(settings.state_dir, settings.history_size, settings.history_age, clock)
+        self._recorder = recorder = Recorder(settings.node_name, engine, calls, source, self.history, clock)
         self._reconcile = Reconcile(
-            settings.node_name, source, engine, calls, self._linked_pods, self.inbox, clock
+            settings.node_name, source, engine, calls, self._linked_pods, self.inbox, recorder, clock
         )
         self.drift = Drift(
             settings.drift_interval, engine, calls, self._reconcile, self.inbox, clock, world.start_thread
@@ -141,8 +148,10 @@ class Agent:
         relink = Relink(self._linked_pods, calls, self.inbox)
         tidy = Tidy(calls, self.inbox, clock)
 
-        calls.written = tidy.written
+        calls.written, calls.ended = tidy.written, recorder.ended
         self._reconcile.synced_with = self.drift.synced_with
+        self.drift.repairing = recorder.repair
+        first_start.adopted = recorder.adopted
         self._takes = {Call.SYNC: self._reconcile.synced, Call.APPLY: calls.note, Call.TIDY: tidy.tidied}
         """Who takes the report of a call whose work went on."""
         self._tasks: tuple[Task, ...] = (
@@ -153,6 +162,7 @@ class Agent:
             first_start,
             relink,
             tidy,
+            recorder,
         )
         meter = Meter(
             lambda: read_counters(choice, self.families, policies=settings.metrics_per_policy), clock
@@ -172,8 +182,10 @@ class Agent:
             self._linked_pods,
             self._node_name,
             meter,
+            self.history,
             clock,
         )
+        recorder.faults = self.views.faults
 
     def run(self) -> None:
         """Work until the inbox is stopped."""
@@ -186,6 +198,8 @@ class Agent:
 
     def start(self) -> None:
         """Start the threads beside the loop."""
+        self.history.start(self._start_thread)
+        self._recorder.started(f"iptables {self.mode}")
         self._source.start(self.inbox.put)
         self._linked_pods.start()
         self._link_watch.start()
@@ -210,6 +224,8 @@ class Agent:
         self._source.stop()
         self._linked_pods.stop()
         self._calls.backend.close()
+        self._recorder.stopped()
+        self.history.stop()
 
     def _rest(self) -> float:
         """Return for how many seconds there is nothing to do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from agent import log
@@ -18,6 +18,7 @@ from agent.runtime.calls import Calls, Phase
 from agent.runtime.inbox import Arrival, Inbox
 from agent.runtime.latency import Latency
 from agent.runtime.linked_pods import LinkedPods
+from agent.runtime.recorder import Recorder
 from agent.sources.source import Source
 
 _log = log.get(__name__)
@@ -46,6 +47,7 @@ class Reconcile:
         calls: Calls,
         linked_pods: LinkedPods,
         inbox: Inbox,
+        recorder: Recorder,
         clock: Clock,
     ) -> None:
         self.synced_with: Callable[[Report], None] = lambda _: None
@@ -56,9 +58,10 @@ class Reconcile:
         self._calls = calls
         self._linked_pods = linked_pods
         self._inbox = inbox
+        self._recorder = recorder
         self._clock = clock
 
-    def take(self, events: list[Event], now: float, arrivals: Iterable[Arrival] = ()) -> None:
+    def take(self, events: list[Event], now: float, arrivals: Sequence[Arrival] = ()) -> None:
         """Compile events and bring what they change into the kernel. Called in each turn, events or not.
 
         ``arrivals``: when the events arrived.
@@ -68,7 +71,7 @@ class Reconcile:
             # A collection would look at the whole cluster again and again while it is read.
             gc.freeze()
         if self._calls.phase.begun:
-            self._enforce(events, now)
+            self._enforce(events, now, self._seen(now, arrivals))
         else:
             self._engine.apply(events, now, SLICE_AT_START)
         self._tell_budgets()
@@ -124,25 +127,33 @@ class Reconcile:
         if not (calls.retry.pending or calls.backend.busy or self._engine.waiting):
             self.latency.settle()
 
-    def _enforce(self, events: list[Event], now: float) -> None:
+    def _enforce(self, events: list[Event], now: float, seen: float) -> None:
         most = SLICE if self._calls.phase is Phase.ENFORCING else SLICE_AT_START
         waited = self._engine.waiting
         cut = portions(events, self._engine.is_here, self._node)
         for number, portion in enumerate(cut, start=1):
             # What waits has a step of its own, so that events are changes of the simplest kind.
             more = _always if number < len(cut) or waited else self.has_news
-            self._apply(portion, now, 0 if self._engine.waiting else most, more)
+            self._apply(portion, now, 0 if self._engine.waiting else most, more, seen)
         if waited and (events or not self._calls.backend.busy):
             self._apply([], now, most, self.has_news)
 
-    def _apply(self, events: list[Event], now: float, most: int, more: Callable[[], bool]) -> None:
+    def _apply(
+        self, events: list[Event], now: float, most: int, more: Callable[[], bool], seen: float = 0.0
+    ) -> None:
         here = self._here(events)
+        noted = self._recorder.begin(events, seen)
         delta = self._engine.apply(events, now, most)
+        self._recorder.end(noted, delta)
         self._linked_pods.changed(delta)
         if delta and not self._calls.refused:
             self._calls.make(self._calls.note, self._calls.backend.apply, delta, more)
         self.latency.step(events, delta, here)
         self.settle()
+
+    def _seen(self, now: float, arrivals: Sequence[Arrival]) -> float:
+        """Return when the first of the events came, in ``time.time()`` seconds."""
+        return self._clock.time() - (now - arrivals[0].at if arrivals else 0.0)
 
     def _here(self, events: list[Event]) -> frozenset[Key]:
         """Return the pods of this node among those that are about to go: afterwards nobody knows."""
@@ -152,6 +163,8 @@ class Reconcile:
     def _tell_budgets(self) -> None:
         """Log which policies are over budget, or no longer."""
         news = self._engine.take_budget_news()
+        if news:
+            self._recorder.budgets(news)
         for key, excess in islice(news.items(), overbudget.NAMED):
             if excess is None:
                 _log.info("policy within budget again, or gone", policy=str(key))

@@ -10,6 +10,7 @@ from agent import __version__
 from agent.clock import Clock
 from agent.dataplane.traffic import NO_TRAFFIC, Meter
 from agent.fault import Fault
+from agent.history.writer import Writer
 from agent.net import Direction, Family, family_of
 from agent.observe.health import Health, readyz
 from agent.observe.metrics.figures import Figures
@@ -48,6 +49,7 @@ class Views:
     linked_pods: LinkedPods
     node_name: NodeName
     meter: Meter
+    history: Writer
     clock: Clock
 
     def health(self) -> Health:
@@ -143,10 +145,14 @@ class Views:
             traffic=self.meter.take() if calls.phase.begun else NO_TRAFFIC,
         )
 
-    def _faults(self) -> tuple[Fault, ...]:
+    def faults(self) -> tuple[Fault, ...]:
+        """Return what is wrong now, policies over budget aside. For the loop's own thread."""
         node = () if self.node_name.fault is None else (self.node_name.fault,)
-        host, over = self.host_check.faults(), overbudget.faults(self.engine.over_budget())
-        return (*self.choice.faults, *host, *node, *self.calls.faults, *self.calls.standing, *over)
+        host, calls = self.host_check.faults(), self.calls
+        return (*self.choice.faults, *host, *node, *calls.faults, *calls.standing, *self.history.faults())
+
+    def _faults(self) -> tuple[Fault, ...]:
+        return (*self.faults(), *overbudget.faults(self.engine.over_budget()))
 
     def _threads(self) -> dict[str, bool]:
         """Return the loop's own threads, once they were started, and whether they live."""

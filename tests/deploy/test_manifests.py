@@ -15,7 +15,7 @@ from agent import __version__
 from agent.commands.cli import main
 from agent.host.check import Readers
 from agent.kernel.node_lock import LOCK
-from agent.settings import SETTINGS, resolve
+from agent.settings import SETTINGS, resolve, setting_of
 from tests.deploy.stage import DAEMONSETS, DEPLOY, built, of_kind, run_kubectl
 from tests.lab.apiserver import ApiServer
 from tests.lab.client import ApiError, Json
@@ -24,7 +24,10 @@ from tests.lab.netns import CommandError, Netns
 README = DEPLOY / "README.md"
 ADDRESS = "10.255.0.1"
 INSTALLED = ["deploy", *(f"deploy/overlays/{path.name}" for path in sorted((DEPLOY / "overlays").iterdir()))]
-MOUNTED = {str(LOCK.parent), "/run/xtables.lock", str(Readers().proc_sys_of_host / "net")}
+MOUNTED = {
+    *(str(LOCK.parent), "/run/xtables.lock", str(Readers().proc_sys_of_host / "net")),
+    setting_of("state_dir").default,
+}
 """What the agent, or iptables, opens by these names."""
 
 

@@ -44,6 +44,7 @@ LISTENING = "NET_BROADCAST"
 """Without it the agent enforces all the same, and hears later of what changes inside pods."""
 NEEDED = [name for name in CAPABILITIES if name != LISTENING]
 MOUNTS: list[str] = [mount["mountPath"] for mount in CONTAINER["volumeMounts"]]
+STATE = "/var/lib/netpol-agent"
 MISSED = {
     "NET_ADMIN": '"missing": "CAP_NET_ADMIN"',
     "NET_RAW": '"missing": "CAP_NET_RAW"',
@@ -153,12 +154,24 @@ def test_without_one_capability_it_looks_for_what_it_would_be_told(alone: Alone)
         agent.stop()
 
 
-@pytest.mark.parametrize("path", MOUNTS)
-def test_without_a_mount_it_does_not_become_ready(alone: Alone, path: str) -> None:
+def without(path: str) -> Json:
+    """Return the pod without what is mounted at a path."""
     pod = copy.deepcopy(POD)
     mounts = pod["containers"][0]["volumeMounts"]
     mounts[:] = [mount for mount in mounts if mount["mountPath"] != path]
-    agent = alone.start(pod)
+    return pod
+
+
+def test_without_the_mount_of_its_history_it_enforces_and_names_what_is_missing(alone: Alone) -> None:
+    agent = alone.start(without(STATE))
+    agent.wait_ready()
+    said = f"the history cannot be written to {STATE}/history.db: Read-only file system"
+    wait_until(lambda: said in http_get(alone.node, "/readyz")[1], 30)
+
+
+@pytest.mark.parametrize("path", [path for path in MOUNTS if path != STATE])
+def test_without_a_mount_it_does_not_become_ready(alone: Alone, path: str) -> None:
+    agent = alone.start(without(path))
     wait_until(lambda: bool(re.search(MISSED[path], heard(agent))), 30)
 
 

@@ -36,10 +36,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataplane": {"lower", "program", "kernel", "kube", "net", "fault", "clock"},
     "iptables": {"dataplane", "lower", "program", "kernel", "kube", *GROUND},
     "host": {"kernel", *GROUND},
-    "observe": {"dataplane", "policy", "lower", "program", "spec", "sources", "kernel", "kube", *GROUND},
+    "observe": {
+        *("dataplane", "history", "policy", "lower", "program", "spec", "sources", "kernel", "kube"),
+        *GROUND,
+    },
     "backends": {"iptables", "dataplane", "lower", *GROUND},
     "runtime": {
-        *("backends", "observe", "host", "dataplane", "policy", "lower", "sources", "kernel", "kube"),
+        *("backends", "observe", "host", "dataplane", "history", "policy", "lower", "program"),
+        *("sources", "kernel", "kube"),
         *GROUND,
     },
     "commands": {
@@ -49,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "observe",
             "host",
             "dataplane",
+            "history",
             "policy",
             "lower",
             "spec",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from agent.kube.events import Delete, Event, Invalid, Upsert
+from agent.kube.events import UNKNOWN, Delete, Event, Invalid, Origin, Upsert
 from agent.kube.manifest import Manifest
 from agent.kube.model import Key, Kind, Namespace, Object
 from agent.kube.validate import METADATA_NAME
@@ -80,14 +80,22 @@ def combine(files: Mapping[str, Held]) -> DesiredObjects:
     return DesiredObjects(objects, {kind: tuple(lines) for kind, lines in faults.items()}, places)
 
 
-def changes(told: Mapping[ObjectId, Wanted], wanted: Mapping[ObjectId, Wanted]) -> list[Event]:
-    """Return the events from what was told to what is wanted: additions first, removals last."""
+def changes(
+    told: Mapping[ObjectId, Wanted],
+    wanted: Mapping[ObjectId, Wanted],
+    places: Mapping[ObjectId, str] = MappingProxyType({}),
+) -> list[Event]:
+    """Return the events from what was told to what is wanted: additions first, removals last.
+
+    ``places`` says where each object is written: that is what is told of who changed it.
+    """
     events: list[Event] = []
     for identity in _sorted(wanted):
         kind, _ = identity
         before, now = told.get(identity, Wanted(None)), wanted[identity]
         if now.value is not None and (now.value != before.value or (before.invalid and not now.invalid)):
-            events.append(Upsert(kind, now.value))
+            place = places.get(identity)
+            events.append(Upsert(kind, now.value, UNKNOWN if place is None else Origin(place)))
         if now.invalid is not None and now.invalid != before.invalid:
             events.append(now.invalid)
     events += [Delete(*identity) for identity in reversed(_sorted(told)) if identity not in wanted]

@@ -268,7 +268,7 @@ class ManifestSource:
         if unknown:
             # What went elsewhere may have come to that file.
             desired = desired._replace(objects={**self._told, **desired.objects})
-        events = changes(self._told, desired.objects)
+        events = changes(self._told, desired.objects, desired.places)
         self._told = desired.objects
         if events:
             sink(events)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.clock import SYSTEM
 from agent.history import writer as writing
 from agent.history.change import Change, Effect, Subject, What
 from agent.history.query import Query
 from agent.history.store import DAMAGED, NAME, DamagedError, Store, StoreError
 from agent.history.writer import Writer
 from agent.kube.model import Key, NetworkPolicy
+from agent.runtime.threads import start_thread
 from tests.clock import FakeClock
 
 NOW = 1_767_225_600.0
@@ -181,14 +183,12 @@ def test_with_size_0_nothing_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_thread_writes_what_waits_before_it_ends(tmp_path: Path) -> None:
-    from agent.clock import SYSTEM
-
     writer = Writer(tmp_path, BIG, YEAR, SYSTEM)
-    writer.start()
+    writer.start(start_thread)
     for number in range(100):
         writer.put(change(number))
     writer.stop(20.0)
-    assert not writer.alive
+    assert writer.faults() == ()
     assert not (tmp_path / (NAME + "-wal")).exists()
     assert len(names(writer)) == 100
     assert sqlite3.connect(tmp_path / NAME).execute("SELECT count(*) FROM rows").fetchone() == (100,)

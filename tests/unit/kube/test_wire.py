@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.kube.events import Delete, Invalid, Upsert
+from agent.kube.events import UNKNOWN, Delete, Invalid, Origin, Upsert
 from agent.kube.model import (
     IPBlock,
     Key,
@@ -303,3 +303,56 @@ def test_an_error_event_is_a_status() -> None:
 @pytest.mark.parametrize("line", [b"", b"{", b"[]", b'{"type":"ADDED","object":{}}', b"\xff", b'{"type":1}'])
 def test_a_line_that_is_no_event_is_said_to_be_none(line: bytes) -> None:
     assert isinstance(decode_watch_line(Kind.POD, line), Unreadable)
+
+
+def managed(*entries: Any, event: str = "MODIFIED", **metadata: Any) -> Any:
+    """Return the event of a policy's line of a watch, with these entries of managedFields."""
+    meta = {"name": "p", "namespace": "x", "managedFields": list(entries), **metadata}
+    line = json.dumps({"type": event, "object": {"metadata": meta, "spec": {"podSelector": {}}}})
+    found = decode_watch_line(Kind.POLICY, line.encode())
+    assert isinstance(found, Decoded)
+    return found.event
+
+
+def entry(manager: str, at: str, operation: str = "Update", **more: Any) -> Any:
+    return {"manager": manager, "operation": operation, "time": at, "fieldsV1": {"f:spec": {}}, **more}
+
+
+def test_who_wrote_last_is_told_with_an_object() -> None:
+    found = managed(
+        entry("helm", "2026-01-01T00:00:00Z"),
+        entry("kubectl", "2026-01-01T00:00:02Z", "Apply"),
+        entry("flux", "2026-01-01T00:00:01Z"),
+    )
+    assert found.origin == Origin("kubectl", "Apply", "2026-01-01T00:00:02Z")
+
+
+def test_of_two_within_a_second_the_one_counts_that_wrote_more_than_a_status() -> None:
+    status = entry("kubelet", "2026-01-01T00:00:02Z", subresource="status")
+    found = managed(status, entry("kubectl-label", "2026-01-01T00:00:02Z"), status)
+    assert found.origin.manager == "kubectl-label"
+
+
+@pytest.mark.parametrize("junk", [{"manager": 5}, None, [], "x", {"manager": "m", "time": {}}])
+def test_what_cannot_be_read_of_who_wrote_refuses_no_object(junk: Any) -> None:
+    found = managed(junk)
+    assert isinstance(found, Upsert)
+    assert found.origin == UNKNOWN
+
+
+def test_an_object_that_is_gone_says_when_it_was_to_be_gone_if_it_knows() -> None:
+    gone = managed(
+        entry("helm", "2026-01-01T00:00:00Z"), event="DELETED", deletionTimestamp="2026-01-02T00:00:00Z"
+    )
+    assert gone == Delete(Kind.POLICY, Key("x", "p"), Origin(at="2026-01-02T00:00:00Z"))
+    assert managed(event="DELETED").origin == UNKNOWN
+    assert managed(event="DELETED", deletionTimestamp=7).origin == UNKNOWN
+
+
+def test_of_a_list_who_wrote_is_told_of_policies_and_not_of_all_pods() -> None:
+    for kind, told in ((Kind.POLICY, True), (Kind.POD, False)):
+        meta = {"name": "p", "namespace": "x", "managedFields": [entry("helm", "2026-01-01T00:00:00Z")]}
+        page = decode_page(kind, json.dumps({"items": [{"metadata": meta}]}).encode())
+        (found,) = page.items
+        assert isinstance(found.event, Upsert)
+        assert (found.event.origin.manager == "helm") is told

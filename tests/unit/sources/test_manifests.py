@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import structlog
 
-from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
+from agent.kube.events import UNKNOWN, Delete, Event, Invalid, Origin, Synced, Upsert
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Selector
 from agent.sources.manifests import source as source_of_manifests
 from agent.sources.manifests import writing
@@ -39,15 +39,20 @@ MISSPELT = "{podSelector: {}, ingress: [{port: []}]}"
 
 
 class Heard:
-    """A sink that remembers, and the source that fills it by hand, without threads."""
+    """A sink that remembers, and the source that fills it by hand, without threads.
+
+    ``origins`` are what the events say of where their objects are written, which they are kept without.
+    """
 
     def __init__(self, directory: Path, state: Path | None = None) -> None:
         self.events: list[Event] = []
+        self.origins: list[Origin] = []
         self.source = ManifestSource(directory, state)
         self.source.load()
 
     def sink(self, events: Sequence[Event]) -> None:
-        self.events += events
+        self.origins += [event.origin for event in events if isinstance(event, Upsert)]
+        self.events += [e._replace(origin=UNKNOWN) if isinstance(e, Upsert) else e for e in events]
 
     def look(self) -> list[Event]:
         """Let the source look at the directory; return what it told about policies, and Synced."""
@@ -98,6 +103,13 @@ def test_objects_are_told_then_synced_then_only_changes(directory: Path) -> None
     assert heard.look() == [Delete(POLICY, A)]
     (directory / "b.yml").unlink()
     assert heard.look() == [Delete(POLICY, B)]
+
+
+def test_where_an_object_is_written_is_told_with_it(directory: Path) -> None:
+    heard = Heard(directory)
+    write(directory / "a.yaml", text("a"))
+    heard.look()
+    assert heard.origins == [UNKNOWN, Origin("a.yaml line 1")], "the namespace is implied"
 
 
 def test_namespaces_in_use_are_implied_and_go_with_their_last_object(directory: Path) -> None:
