@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from agent.policy.budget.limits import (
     Budget,
@@ -188,3 +189,27 @@ def switch(text: str) -> bool:
     if text.lower() in {"0", "false", "no", "off"}:
         return False
     raise UnfitError("give true or false")
+
+
+class Endpoint(NamedTuple):
+    """An IP address and a TCP port to listen on."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def endpoint(text: str) -> Endpoint | None:
+    if not text:
+        return None
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or (":" in host and not bracketed):
+        raise UnfitError("give an IP address and a port, such as 0.0.0.0:20246 or [::]:20246")
+    return Endpoint(address(host[1:-1] if bracketed else host), port_number(port))
+
+
+def file_of(text: str) -> Path | None:
+    return Path(text) if text else None

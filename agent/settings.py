@@ -25,6 +25,7 @@ from agent.setting_values import (
     KUBE_PROXY_MARKS,
     AllowedPackets,
     DeniedPackets,
+    Endpoint,
     Families,
     IptablesMode,
     LogFormat,
@@ -34,6 +35,8 @@ from agent.setting_values import (
     age,
     budget,
     directory,
+    endpoint,
+    file_of,
     mark,
     node_name,
     path_of,
@@ -76,6 +79,10 @@ class Settings:
     fix_host: bool
     health_address: str
     health_port: int
+    metrics_address: Endpoint | None
+    metrics_cert: Path | None
+    metrics_key: Path | None
+    metrics_authorize: bool
     metrics_per_policy: bool
     log_format: LogFormat
     log_level: LogLevel
@@ -237,6 +244,29 @@ SETTINGS: tuple[Setting, ...] = (
         "The TCP port of /healthz, /readyz and /status. 0: any free port.",
         port_number,
     ),
+    Setting(
+        "metrics_address",
+        "",
+        "HOST:PORT",
+        "An IP address and TCP port that serve /metrics and nothing else, for scrapers outside this node, "
+        "such as 0.0.0.0:20246.",
+        endpoint,
+    ),
+    Setting(
+        "metrics_cert",
+        "",
+        "FILE",
+        "The certificate of --metrics-address, PEM, with those that lead to its issuer: it speaks TLS then. "
+        "It is read again when it changes.",
+        file_of,
+    ),
+    Setting("metrics_key", "", "FILE", "The private key of --metrics-cert, PEM.", file_of),
+    boolean(
+        "metrics_authorize",
+        False,
+        "Have --metrics-address answer only who gives a bearer token whose owner may get the nonResourceURL "
+        "/metrics, as the API server says.",
+    ),
     boolean(
         "metrics_per_policy",
         False,
@@ -306,6 +336,7 @@ def resolve(
     if values["manifests"] is not None:
         _check_one_source(texts)
         values["kubeconfig"] = ""
+    _check_metrics(texts, values)
     return Settings(**values)
 
 
@@ -336,6 +367,21 @@ def _check_one_source(texts: Mapping[str, _Given]) -> None:
                 f"{origin} is {text!r} and {texts['manifests'].origin} is {texts['manifests'].text!r}: "
                 "objects come from one place; leave one of the two out."
             )
+
+
+def _check_metrics(texts: Mapping[str, _Given], values: Mapping[str, Any]) -> None:
+    cert, key, authorize = (texts[f"metrics_{name}"].origin for name in ("cert", "key", "authorize"))
+    if bool(values["metrics_cert"]) is not bool(values["metrics_key"]):
+        raise SettingError(f"{cert or key} is given alone: give both --metrics-cert and --metrics-key.")
+    if values["metrics_address"] is None and (values["metrics_cert"] or values["metrics_authorize"]):
+        raise SettingError(
+            f"{cert or authorize} is given without --metrics-address: give the address that it is for."
+        )
+    if values["metrics_authorize"] and values["manifests"] is not None:
+        raise SettingError(
+            f"{authorize} and {texts['manifests'].origin} are both given: it is an API server that says who "
+            "may read metrics; leave one of the two out."
+        )
 
 
 def warnings(settings: Settings) -> tuple[str, ...]:

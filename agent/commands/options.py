@@ -34,7 +34,7 @@ LOG_SETTINGS = ("log_format", "log_level")
 
 
 MIGRATE_SETTINGS = tuple(
-    setting.name for setting in SETTINGS if setting.name not in ("health_address", "health_port")
+    setting.name for setting in SETTINGS if not setting.name.startswith(("health_", "metrics_"))
 )
 
 

@@ -17,11 +17,12 @@ JSON = "application/json"
 
 
 class Request(NamedTuple):
-    """What is asked: the path without its last slash, the query's values by name, and the Accept header."""
+    """What is asked: the path without its last slash, the query's values by name, and two headers."""
 
     path: str
     query: Mapping[str, list[str]]
     accept: str = ""
+    authorization: str = ""
 
     def one(self, name: str, default: str = "") -> str:
         """Return the first value of a name in the query."""

@@ -11,6 +11,7 @@ import http.client
 import http.server
 import io
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -21,8 +22,10 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from agent import log
 from agent.fault import Fault
 from agent.observe import connections, health, hosts, snapshot
+from agent.observe.bounded import BoundedReader
 from agent.observe.connections import Connections
 from agent.observe.routes import TEXT, Request, Response, Routes, index, own_routes
+from agent.observe.tls import Certificate
 
 _log = log.get(__name__)
 
@@ -30,24 +33,25 @@ _BIND_SECONDS = 2.0
 _TURN_SECONDS = 0.2
 """How often it is looked whether to stop, and what is past its deadline."""
 
-HEADER_BYTES = 16 * 1024
-"""Of a request: its line and its headers."""
-
 STATUS_AT_ONCE = 4
 """How many clients are sent a large answer at the same time: each takes memory until it has read it."""
 
 STREAMS_AT_ONCE = 8
 """How many clients may follow a stream at the same time."""
 
+HEALTH_REMEDIES = (
+    "choose an address of this node with --health-address",
+    "free the port, or choose another with --health-port",
+)
 _METHODS = ("GET", "HEAD")
 _NO_DESCRIPTOR_SECONDS = 0.05
 
 
-class StatusServer:
-    """Serves health and status on threads of its own until stopped.
+class RouteServer:
+    """Serves routes on threads of its own until stopped.
 
-    ``health``, ``status`` and what answers ``more`` are called from those threads, once for each request;
-    what they raise is logged and answered with 500. Port 0 takes a free one; ``port`` says which, once there
+    What answers a route is called from those threads, once for each request; what it raises is logged and
+    answered with 500. Port 0 takes a free one; ``port`` says which, once there
     is one. An address that cannot be had is tried again and again: enforcing does not depend on being asked
     how it goes.
     """
@@ -56,22 +60,28 @@ class StatusServer:
         self,
         address: str,
         port: int,
-        health: Callable[[], health.Health],
-        status: Callable[[], snapshot.StatusSnapshot],
+        routes: Routes,
         names: Iterable[str] = (),
-        more: Routes = MappingProxyType({}),
+        *,
+        what: str = "health",
+        remedies: tuple[str, str] = HEALTH_REMEDIES,
+        certificate: Callable[[], Certificate] | None = None,
     ) -> None:
         """``names``: under which this node may be asked, besides IP addresses and ``localhost``.
 
-        ``more``: routes besides those of :func:`agent.observe.routes.own_routes`.
+        ``what`` is served, and the ``remedies`` for an address or a port that cannot be had, are for faults.
+        ``certificate`` gives what to speak TLS with. What it raises as OSError is such a fault.
         """
         self.port = port
         self._names = frozenset(names)
         self._address = address
-        self._routes = {**own_routes(health, status), **more}
+        self._routes = dict(routes)
+        self._what = what
+        self._remedies = remedies
+        self._certificate = certificate
         self._server: _Server | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="status", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=f"serve-{what}", daemon=True)
         self._fault: tuple[Fault, ...] = ()
 
     def start(self) -> None:
@@ -103,20 +113,28 @@ class StatusServer:
 
     def _bind(self) -> None:
         try:
-            self._server = _Server(self._address, self.port, self._respond, self._large(), self._names)
+            wrap = _plain if self._certificate is None else self._certificate().wrap
+            self._server = _Server(self._address, self.port, self._respond, self._large(), self._names, wrap)
         except OSError as error:
             fault = Fault(
-                f"health cannot be served on {self._address} port {self.port}: {error.strerror or error}",
-                _remedy(error),
+                f"{self._what} cannot be served on {self._address} port {self.port}: "
+                f"{error.strerror or error}{_file_of(error)}",
+                self._remedy(error),
                 blocking=False,
             )
             if self._fault != (fault,):
-                _log.error("cannot serve health", fault=fault.what, remedy=fault.remedy)
+                _log.error(f"cannot serve {self._what}", fault=fault.what, remedy=fault.remedy)
             self._fault = (fault,)
             return
         self.port = self._server.server_port
         self._fault = ()
-        _log.info("serving health", address=self._address, port=self.port)
+        _log.info(f"serving {self._what}", address=self._address, port=self.port)
+
+    def _remedy(self, error: OSError) -> str:
+        if isinstance(error, ssl.SSLError) or error.filename is not None:
+            return "give a certificate and the key of it, PEM each; the agent tries again by itself"
+        # A family that is turned off has no address at all.
+        return self._remedies[error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)]
 
     def _respond(self, request: Request) -> Response:
         route = self._routes.get(request.path)
@@ -138,11 +156,28 @@ def _path(url: SplitResult) -> str:
     return url.path.rstrip("/") or "/"
 
 
-def _remedy(error: OSError) -> str:
-    # A family that is turned off has no address at all.
-    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return "choose an address of this node with --health-address"
-    return "free the port, or choose another with --health-port"
+def _file_of(error: OSError) -> str:
+    return f": {error.filename}" if error.filename is not None else ""
+
+
+def _plain(connection: socket.socket) -> socket.socket:
+    return connection
+
+
+class StatusServer(RouteServer):
+    """Serves health and status, and ``more`` routes."""
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        health: Callable[[], health.Health],
+        status: Callable[[], snapshot.StatusSnapshot],
+        names: Iterable[str] = (),
+        more: Routes = MappingProxyType({}),
+    ) -> None:
+        """See :func:`agent.observe.routes.own_routes` for what ``health`` and ``status`` answer."""
+        super().__init__(address, port, {**own_routes(health, status), **more}, names)
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -157,11 +192,13 @@ class _Server(http.server.ThreadingHTTPServer):
         respond: Callable[[Request], Response],
         large: frozenset[str],
         names: frozenset[str],
+        wrap: Callable[[socket.socket], socket.socket],
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.respond = respond
         self.large = large
         self.names = names
+        self.wrap = wrap
         self.connections = Connections(connections.most(connections.limit()))
         self.sending_large = threading.BoundedSemaphore(STATUS_AT_ONCE)
         self.streaming = threading.BoundedSemaphore(STREAMS_AT_ONCE)
@@ -176,10 +213,15 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         try:
-            return super().get_request()
+            connection, client = super().get_request()
         except OSError:
             # Without a descriptor for it the connection stays where it is, and would be asked about at once.
             time.sleep(_NO_DESCRIPTOR_SECONDS)
+            raise
+        try:
+            return self.wrap(connection), client
+        except OSError:
+            connection.close()
             raise
 
     def verify_request(self, request: object, client_address: tuple[str, int]) -> bool:
@@ -191,31 +233,6 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of a client that went away in the middle."""
-
-
-class _Bounded:
-    """Reads a request's lines as the standard library's parser asks for them, and no more than may be."""
-
-    def __init__(self, source: io.BufferedReader) -> None:
-        self._source = source
-        self._left = HEADER_BYTES
-
-    def readline(self, size: int = -1) -> bytes:
-        """Read a line. Raises LineTooLong."""
-        most = self._left if size < 0 else min(size, self._left)
-        line = self._source.readline(most + 1)
-        self._left -= len(line)
-        if self._left < 0:
-            raise http.client.LineTooLong("header")
-        return line
-
-    def begins(self) -> bool:
-        """Wait for another request; False where none comes."""
-        self._left = HEADER_BYTES
-        return bool(self._source.peek(1))
-
-    def close(self) -> None:
-        self._source.close()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -231,7 +248,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self._bounded = _Bounded(cast(io.BufferedReader, self.rfile))
+        self._bounded = BoundedReader(cast(io.BufferedReader, self.rfile))
         self.rfile = cast(io.BufferedReader, self._bounded)
         self._served = False
 
@@ -289,7 +306,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return None
 
     def do_GET(self) -> None:
-        request = Request(_path(self._url), parse_qs(self._url.query), self.headers.get("Accept", ""))
+        accept, authorization = self.headers.get("Accept", ""), self.headers.get("Authorization", "")
+        request = Request(_path(self._url), parse_qs(self._url.query), accept, authorization)
         if request.path not in self.server.large:
             self._send(self.server.respond(request))
             return

@@ -76,7 +76,6 @@ class Latency:
         arrived = self._arrived(len(events))
         if not self.begun or not events or not delta:
             return
-        written = {policy.policy for policy in delta.policies}
         found: Counter[tuple[float, Change]] = Counter()
         at = iter(arrived)
         when, left = next(at)
@@ -88,7 +87,7 @@ class Latency:
                 continue
             found[when, self._change(event, here)] += 1
             if isinstance(event, Upsert) and isinstance(event.object, NetworkPolicy):
-                self._note_creation(event.object, written)
+                self._note_creation(event.object)
             elif isinstance(event, Delete) and event.kind is Kind.POLICY:
                 self._known.discard(event.key)
         self._outstanding += [(when, change, times) for (when, change), times in found.items()]
@@ -130,14 +129,11 @@ class Latency:
             local = not isinstance(event, Synced) and event.key in here
         return Change.LOCAL_POD if local else Change.REMOTE_POD
 
-    def _note_creation(self, policy: NetworkPolicy, written: set[Key]) -> None:
-        if policy.key in self._known:
-            return
+    def _note_creation(self, policy: NetworkPolicy) -> None:
         created = _seconds(policy.created)
-        if created < self._since:
-            return
-        self._known.add(policy.key)
-        if policy.key in written:
+        # The timestamp has whole seconds.
+        if created >= int(self._since) and policy.key not in self._known:
+            self._known.add(policy.key)
             self._creations.append(created)
 
     def _fold(self) -> None:

@@ -16,14 +16,13 @@ from agent.kernel.node_lock import LOCK, LockedError, lock_node
 from agent.net import Family
 from agent.observe.connections import raise_limit
 from agent.observe.explain.route import explain_route
-from agent.observe.metrics.exposition import Exposition
-from agent.observe.routes import Route
 from agent.observe.server import StatusServer
 from agent.runtime import backends
 from agent.runtime.backends import UndecidedError
 from agent.runtime.explaining import make_explainer
 from agent.runtime.host_check import chosen_families
 from agent.runtime.loop import Agent
+from agent.runtime.scrape import PATH, metrics_route, metrics_server
 from agent.settings import Settings
 from agent.sources.source import Source
 
@@ -68,20 +67,21 @@ def _share_one_heap() -> None:
 def _run_locked(settings: Settings) -> int:
     agent = make_agent(settings)
     names = (settings.node_name, socket.gethostname())
-    metrics = Exposition(agent.figures)
-    more = {
-        "/metrics": Route(metrics.answer, "figures for Prometheus", large=True),
-        "/explain": explain_route(make_explainer(settings, agent)),
-    }
+    route = metrics_route(agent.figures)
+    scraped = metrics_server(settings, route, names)
+    more = {PATH: route, "/explain": explain_route(make_explainer(settings, agent))}
     server = StatusServer(
         settings.health_address, settings.health_port, agent.health, agent.status, names, more
     )
     stop_on_signals(agent)
-    server.start()
+    servers = [server] if scraped is None else [server, scraped]
+    for each in servers:
+        each.start()
     try:
         agent.run()
     finally:
-        server.stop()
+        for each in servers:
+            each.stop()
     _log.info("stopped", detail="what is in the kernel stays there")
     return STOPPED
 

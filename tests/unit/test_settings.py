@@ -10,7 +10,15 @@ import pytest
 
 from agent.commands.variables import unknown_variables
 from agent.policy.budget.limits import DEFAULT, NamespaceBudget, PolicyBudget
-from agent.setting_values import AllowedPackets, DeniedPackets, Families, IptablesMode, LogFormat, LogLevel
+from agent.setting_values import (
+    AllowedPackets,
+    DeniedPackets,
+    Endpoint,
+    Families,
+    IptablesMode,
+    LogFormat,
+    LogLevel,
+)
 from agent.settings import SETTINGS, SettingError, Settings, given, resolve, value, warnings
 
 
@@ -43,6 +51,10 @@ def test_defaults() -> None:
         fix_host=True,
         health_address="127.0.0.1",
         health_port=20245,
+        metrics_address=None,
+        metrics_cert=None,
+        metrics_key=None,
+        metrics_authorize=False,
         metrics_per_policy=False,
         log_format=LogFormat.AUTO,
         log_level=LogLevel.INFO,
@@ -92,6 +104,10 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         "fix_host": "off",
         "health_address": "::1",
         "health_port": "0",
+        "metrics_address": "[::]:20246",
+        "metrics_cert": "/tls/tls.crt",
+        "metrics_key": "/tls/tls.key",
+        "metrics_authorize": "true",
         "metrics_per_policy": "true",
         "log_format": "json",
         "log_level": "debug",
@@ -123,6 +139,10 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         fix_host=False,
         health_address="::1",
         health_port=0,
+        metrics_address=Endpoint("::", 20246),
+        metrics_cert=Path("/tls/tls.crt"),
+        metrics_key=Path("/tls/tls.key"),
+        metrics_authorize=True,
         metrics_per_policy=True,
         log_format=LogFormat.JSON,
         log_level=LogLevel.DEBUG,
@@ -269,3 +289,33 @@ def test_a_flag_without_a_value_is_refused(name: str) -> None:
     flag = "--" + name.replace("_", "-")
     with pytest.raises(SettingError, match=f"{flag} is empty: give it a value, or leave it out"):
         resolve({name: ""}, {})
+
+
+def test_an_endpoint_is_an_address_and_a_port() -> None:
+    assert settings(metrics_address="0.0.0.0:20246").metrics_address == Endpoint("0.0.0.0", 20246)
+    assert str(Endpoint("::", 1)) == "[::]:1"
+    for wrong in ("20246", ":20246", "::1:20246", "host:20246", "[::]", "127.0.0.1:70000"):
+        with pytest.raises(SettingError, match="metrics-address"):
+            settings(metrics_address=wrong)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            {"metrics_address": "0.0.0.0:1", "metrics_cert": "/c"},
+            "give both --metrics-cert and --metrics-key",
+        ),
+        ({"metrics_address": "0.0.0.0:1", "metrics_key": "/k"}, "--metrics-key is given alone"),
+        ({"metrics_cert": "/c", "metrics_key": "/k"}, "without --metrics-address"),
+        ({"metrics_authorize": "true"}, "--metrics-authorize is given without --metrics-address"),
+    ],
+)
+def test_what_the_metrics_port_needs_is_given_together(flags: dict[str, str], told: str) -> None:
+    with pytest.raises(SettingError, match=told):
+        settings({}, **flags)
+
+
+def test_who_may_read_metrics_is_asked_of_an_api_server(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="it is an API server that says who"):
+        settings(manifests=str(tmp_path), metrics_address="0.0.0.0:1", metrics_authorize="true")

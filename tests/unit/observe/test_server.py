@@ -16,9 +16,10 @@ import pytest
 from agent.kube.model import Kind
 from agent.observe import server as server_module
 from agent.observe import snapshot as snapshot_module
+from agent.observe.bounded import HEADER_BYTES
 from agent.observe.connections import MOST, Connections
 from agent.observe.health import Health
-from agent.observe.server import HEADER_BYTES, STATUS_AT_ONCE, StatusServer
+from agent.observe.server import STATUS_AT_ONCE, StatusServer
 from agent.observe.snapshot import StatusSnapshot, decode
 from agent.sources.source import SyncState
 from tests.lab.cluster import wait_until
