@@ -6,7 +6,6 @@ import itertools
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from random import Random
 from typing import Any
 
 import msgspec
@@ -186,63 +185,6 @@ def _every_pair_of_peers_and_ports() -> Iterator[Event]:
     ):
         rule = Rule(peers, ports)
         yield policy(f"pair-{number}", selector=labelled(app="c"), ingress=[rule, rule], egress=[rule, rule])
-
-
-def random_events(random: Random) -> list[Event]:
-    """Return one to three changes of a small cluster: objects that come, change and go."""
-    return [_random_event(random) for _ in range(random.randint(1, 3))]
-
-
-def _random_event(random: Random) -> Event:
-    choice = random.random()
-    labels = {"app": random.choice("abc"), "tier": random.choice("xy")}
-    if choice < 0.4:
-        number = random.randint(1, 24)
-        ports = random.sample([HTTP, NamedPort("dns", Protocol.UDP, 53)], random.randint(0, 2))
-        found = pod_event(
-            f"pod-{random.randint(1, 20)}",
-            number,
-            namespace=random.choice(("red", "blue")),
-            node=random.choice((HERE, HERE, "there")),
-            ports=ports,
-            families=random.choice((FAMILIES, FAMILIES, FAMILIES[:1], FAMILIES[1:])),
-            **labels,
-        )
-    elif choice < 0.5:
-        found = namespace(random.choice(("red", "blue")), **labels)
-    elif choice < 0.55:
-        addresses = (packed(f"192.0.2.{random.randint(1, 3)}"), packed("2001:db8::1"))
-        found = Upsert(Kind.NODE, Node(random.choice(("n1", "n2")), addresses[: random.randint(0, 2)]))
-    else:
-        rules = [[_random_rule(random) for _ in range(random.randint(0, 3))] for _ in range(2)]
-        found = policy(
-            f"policy-{random.randint(1, 6)}",
-            namespace=random.choice(("red", "blue")),
-            selector=random.choice((Selector(), labelled(app=random.choice("abc")))),
-            ingress=rules[0] if random.random() < 0.7 else None,
-            egress=rules[1] if random.random() < 0.6 else None,
-        )
-    return gone(found) if random.random() < 0.3 else found
-
-
-def _random_rule(random: Random) -> Rule:
-    peers = [
-        pods_of(app=random.choice("abc")),
-        namespaces_of(tier=random.choice("xy")),
-        Peer(labelled(tier="x"), Selector()),
-        block("10.0.0.0/24", "10.0.0.0/28"),
-        block("fd00::/64"),
-    ]
-    ports = [
-        Port(Protocol.TCP, "http"),
-        Port(Protocol.UDP, "dns"),
-        Port(Protocol.TCP, 80),
-        Port(Protocol.UDP, 1000, 2000),
-        Port(Protocol.SCTP),
-    ]
-    return Rule(
-        tuple(random.sample(peers, random.randint(0, 2))), tuple(random.sample(ports, random.randint(0, 2)))
-    )
 
 
 def make_backend(mode: Mode, options: Options | None = None, access: Access = KERNEL) -> IptablesBackend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 import pytest
@@ -14,7 +15,7 @@ from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.rule import Chains
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.kernel.x_tables import table_names
-from agent.kube.events import Upsert
+from agent.kube.events import Event
 from agent.net import Direction, Family
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredProgram
@@ -23,14 +24,15 @@ from tests.kernel.kernel_state import (
     HERE,
     assert_hooked,
     every_rule_form,
-    gone,
     iptables,
     make_backend,
     our_chains,
     our_sets,
-    random_events,
 )
 from tests.lab.netns import Netns
+from tests.property.choices import Seeded
+from tests.property.histories import deletes, event
+from tests.property.words import CORNERS
 
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")
 EACH_MODE = pytest.mark.parametrize("mode", MODES)
@@ -93,11 +95,12 @@ def test_any_sequence_of_changes_leaves_what_a_fresh_start_on_the_last_would(mod
     backend.sync(engine.lowered)
     empty = our_chains(mode), our_sets()
     now = 0.0
-    told: list[Upsert] = []
+    choices = Seeded(random)
+    told: list[Event] = []
     for _ in range(50):
         now += random.choice((0.0, 1.0, 61.0))
-        events = random_events(random)
-        told += [event for event in events if isinstance(event, Upsert)]
+        events = choices.several(partial(event, words=CORNERS), 1, 3)
+        told += events
         report = backend.apply(engine.lowered, engine.apply(events, now))
         assert report.faults == ()
         if random.random() < 0.2:
@@ -116,7 +119,7 @@ def test_any_sequence_of_changes_leaves_what_a_fresh_start_on_the_last_would(mod
     other.close()
     assert_holds(engine.lowered, mode)
 
-    backend.apply(engine.lowered, engine.apply([gone(event) for event in told], now))
+    backend.apply(engine.lowered, engine.apply(deletes(told), now))
     backend.apply(engine.lowered, engine.apply([], now + 100))
     backend.tidy(engine.lowered)
     assert (our_chains(mode), our_sets()) == empty

@@ -1,61 +1,28 @@
 """Whole random clusters and the packets that tell their policies apart.
 
-Everything comes from a few small pools drawn first, so that names, labels, addresses, rules and whole specs
-are shared more often than not, and corners are common.
+A few rules and specs are drawn first, so that they are shared more often than not.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from random import Random
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
-from agent.kube.model import (
-    IPBlock,
-    Key,
-    NamedPort,
-    Namespace,
-    NetworkPolicy,
-    Object,
-    Operator,
-    Peer,
-    Pod,
-    Port,
-    Requirement,
-    Rule,
-    Selector,
-)
-from agent.kube.validate import METADATA_NAME
+from agent.kube.model import Key, NamedPort, NetworkPolicy, Object, Pod, Rule
 from agent.net import Protocol, address_text
-from agent.policy.lower.cost import MANY_PEERS
 from agent.spec.verdict import Packet
-from tests.property.networks import edges, network_of
-from tests.property.strategies import ADDRESSES_4, ADDRESSES_6, APP_A, HERE, ICMP, requirement
+from tests.property import pieces
+from tests.property.choices import Choices, drawn, rarely
+from tests.property.networks import edges
 from tests.property.to_yaml import to_yaml
-
-THERE = "there"
-"""The other node with pods."""
-
-LONG_NAMESPACE = "n" * 63
-LONG_NAME = ".".join(("n" * 63, "o" * 63, "p" * 63, "q" * 61))
-LONG_KEY = f"{'d' * 63}.{'e' * 63}.{'f' * 63}.{'g' * 61}/{'k' * 63}"
-LONG_VALUE = "v" * 63
-LONG_PORT = "abcdefghijklm-n"
-
-_NAMESPACES = ("red", "blue", LONG_NAMESPACE)
-_NAMES = ("a", "b", "c", LONG_NAME)
-_LABEL_KEYS = ("app", "app", "app", "tier", LONG_KEY)
-_LABEL_VALUES = ("a", "a", "b", "b", "", LONG_VALUE)
-_PORT_NAMES = ("http", "dns", LONG_PORT)
-_NUMBERS = (1, 53, 80, 81, 82, 8080, 65534, 65535)
-_TIMES = ("", "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z")
-_PROTOCOLS = (Protocol.TCP, Protocol.TCP, Protocol.UDP, Protocol.SCTP)
+from tests.property.words import CORNERS, HERE, ICMP, MANIFESTS, Words
 
 MAX_PROBES = 96
 
@@ -170,178 +137,51 @@ def _by_family(addresses: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
     return [a for a in addresses if len(a) == 4], [a for a in addresses if len(a) == 16]
 
 
-# --- Pools --------------------------------------------------------------------------------------------------
+def cluster(choices: Choices, words: Words = CORNERS) -> RandomCluster:
+    """Return a cluster as an API server may tell it, or with :data:`MANIFESTS` as manifests can."""
+    red, blue, long = words.namespaces
+    homes = choices.one_of(((red, blue), (red, blue), (red,), (blue, long)))
+    pods = [pieces.pod(choices, words, key) for key in _keys(choices, homes, words.names, 3)]
+    rules = choices.several(partial(pieces.rule, words=words), 1, 4)
+    pods = [_with_a_name(choices, words, pod, rules) for pod in pods]
 
+    def shared(choices: Choices) -> Rule:
+        return choices.one_of(rules)
 
-_values = st.sampled_from([*((value,) for value in _LABEL_VALUES), ("", "a"), ("a", "b"), ("b", LONG_VALUE)])
-_requirements = st.builds(requirement, st.sampled_from(_LABEL_KEYS), st.sampled_from(list(Operator)), _values)
-_selectors = st.one_of(
-    st.just(Selector()),
-    _requirements.map(lambda one: Selector((one,))),
-    st.frozensets(_requirements, min_size=2, max_size=3).map(lambda found: Selector(tuple(sorted(found)))),
-)
-_targets = st.one_of(st.sampled_from((Selector(), Selector(), Selector((APP_A,)))), _selectors)
-_namespace_selectors = st.one_of(
-    _targets,
-    st.sampled_from(_NAMESPACES).map(
-        lambda name: Selector((Requirement(METADATA_NAME, Operator.IN, (name,)),))
-    ),
-)
-_labels = st.one_of(
-    st.sampled_from(({}, {"app": "a"}, {"app": "b"}, {"app": "a", "tier": "a"}, {"app": "a", "tier": "b"})),
-    st.dictionaries(st.sampled_from(_LABEL_KEYS), st.sampled_from(_LABEL_VALUES), max_size=3),
-)
-
-_POOLS = (
-    (*ADDRESSES_4, *(ipaddress.ip_address(f"10.0.0.{last}").packed for last in (3, 4, 127, 128))),
-    (*ADDRESSES_6, *(ipaddress.ip_address(f"fd00::{last:x}").packed for last in (3, 4, 0x7FFF, 0x8000))),
-)
-
-
-@st.composite
-def _blocks(draw: st.DrawFn) -> IPBlock:
-    pool = draw(st.sampled_from(_POOLS))
-    bits = 8 * len(pool[0])
-    common = (0, 1, 8, bits - 8, bits - 2, bits - 1, bits)
-    cidr = network_of(draw(st.sampled_from(pool)), draw(st.sampled_from(common)))
-    if cidr.prefix == bits:
-        return IPBlock(cidr)
-    inside = [address for address in pool if network_of(address, cidr.prefix) == cidr]
-    # One bit longer than the cidr is the least there is: half of it.
-    longer = [cidr.prefix + 1, *(prefix for prefix in (*common, cidr.prefix + 2) if prefix > cidr.prefix)]
-    excepts = {
-        network_of(draw(st.sampled_from(inside)), min(draw(st.sampled_from(longer)), bits))
-        for _ in range(draw(st.sampled_from((0, 0, 1, 1, 2, 3))))
-    }
-    return IPBlock(cidr, tuple(sorted(excepts)))
-
-
-_none = st.none()
-_peers = st.one_of(
-    st.builds(Peer, _targets, _none, _none),
-    st.builds(Peer, _none, _namespace_selectors, _none),
-    st.builds(Peer, _targets, _namespace_selectors, _none),
-    st.builds(Peer, _none, _none, _blocks()),
-    st.builds(Peer, _none, _none, _blocks()),
-)
-_protocols = st.sampled_from(_PROTOCOLS)
-_RANGES = ((1, 65535), (1, 1), (65535, 65535), (80, 81), (81, 90), (82, 90), (85, 8080), (8081, 65534))
-
-
-def _range(protocol: Protocol, ends: tuple[int, int]) -> Port:
-    return Port(protocol, *ends)
-
-
-_ports = st.one_of(
-    st.builds(Port, _protocols, st.sampled_from(_NUMBERS), _none),
-    st.builds(_range, _protocols, st.sampled_from(_RANGES)),
-    st.builds(Port, _protocols, st.sampled_from(_PORT_NAMES), _none),
-    st.builds(Port, _protocols, _none, _none),
-)
-
-
-def _many(protocol: Protocol, count: int) -> tuple[Port, ...]:
-    """Return more ports than one match of the kernel takes: 15, of which a range counts two."""
-    return tuple(Port(protocol, 1000 + 3 * n, 1000 + 3 * n + 1 if n % 4 == 3 else None) for n in range(count))
-
-
-_port_lists = st.one_of(
-    st.just(()),
-    st.just(()),
-    _ports.map(lambda one: (one,)),
-    st.lists(_ports, min_size=2, max_size=4).map(tuple),
-    st.builds(_many, _protocols, st.sampled_from((12, 13, 15, 16, 31))),
-)
-
-
-def _named_by_many(pods: Selector, count: int) -> tuple[Peer, ...]:
-    """Return so many peers that they share a set: namespaces by their names, some of which are none's."""
-    names = [*_NAMESPACES, *(f"none-{n}" for n in range(count - len(_NAMESPACES)))]
-    return tuple(
-        Peer(pods, Selector((Requirement(METADATA_NAME, Operator.IN, (name,)),)), None) for name in names
-    )
-
-
-_peer_lists = st.one_of(
-    st.just(()),
-    _peers.map(lambda one: (one,)),
-    st.lists(_peers, min_size=2, max_size=3).map(tuple),
-    st.lists(st.builds(Peer, _none, _none, _blocks()), min_size=2, max_size=3).map(tuple),
-    st.builds(_named_by_many, _targets, st.integers(MANY_PEERS + 1, MANY_PEERS + 3)),
-)
-_rules = st.builds(Rule, _peer_lists, _port_lists)
-_named_port = st.builds(NamedPort, st.sampled_from(_PORT_NAMES), _protocols, st.sampled_from(_NUMBERS))
-_named_ports = st.one_of(
-    st.lists(_named_port, max_size=3, unique_by=lambda port: (port.name, port.protocol)).map(tuple),
-    # One name for two protocols, and not the same number.
-    st.sampled_from(_PORT_NAMES).map(
-        lambda name: (NamedPort(name, Protocol.UDP, 53), NamedPort(name, Protocol.TCP, 80))
-    ),
-)
-_rarely = st.sampled_from((False,) * 9 + (True,))
-_uids = st.sampled_from(("", "1", "2"))
-
-
-@st.composite
-def _pods(draw: st.DrawFn, key: Key) -> Pod:
-    kinds = draw(st.sampled_from(((4, 6), (4, 6), (4, 6), (6, 4), (4,), (6,), ())))
-    pools = {4: _POOLS[0], 6: _POOLS[1]}
-    return Pod(
-        key.namespace,
-        key.name,
-        uid=draw(_uids),
-        labels=draw(_labels),
-        node=draw(st.sampled_from((HERE, HERE, THERE))),
-        addresses=tuple(draw(st.sampled_from(pools[kind])) for kind in kinds),
-        ports=draw(_named_ports),
-        host_network=draw(_rarely),
-        finished=draw(_rarely),
-        started=draw(st.sampled_from(_TIMES)),
-        created=draw(st.sampled_from(_TIMES[:2])),
-    )
-
-
-def _keys(namespaces: Sequence[str], at_least: int) -> st.SearchStrategy[list[Key]]:
-    return st.lists(
-        st.builds(Key, st.sampled_from(namespaces), st.sampled_from(_NAMES)),
-        unique=True,
-        min_size=at_least,
-        max_size=6,
-    )
-
-
-@st.composite
-def clusters(draw: st.DrawFn, *, from_files: bool = False) -> RandomCluster:
-    """Return clusters as an API server may tell them; ``from_files`` only what manifests can say."""
-    homes = draw(st.sampled_from((_NAMESPACES[:2], _NAMESPACES[:2], _NAMESPACES[:1], _NAMESPACES[1:])))
-    pods = [draw(_pods(key)) for key in draw(_keys(homes, 3))]
-    rules = st.sampled_from(draw(st.lists(_rules, min_size=1, max_size=4)))
-    sides = st.one_of(
-        st.sampled_from((None, None, ())),
-        rules.map(lambda one: (one,)),
-        rules.map(lambda one: (one,)),
-        st.lists(rules, min_size=2, max_size=3).map(tuple),
-    )
-    specs = st.sampled_from(
-        [(draw(_targets), draw(sides), draw(sides)) for _ in range(draw(st.integers(1, 3)))]
-    )
+    specs = [
+        (pieces.selector(choices, words), pieces.side(choices, shared), pieces.side(choices, shared))
+        for _ in range(choices.integer(1, 3))
+    ]
     policies = []
-    for key in draw(_keys(homes, 2)):
-        selector, ingress, egress = draw(specs)
-        if ingress is None and egress is None:
+    for key in _keys(choices, homes, words.policies, 2):
+        selector, ingress, egress = choices.one_of(specs)
+        if ingress is None and egress is None and (words.strict or not rarely(choices)):
+            # The server names Ingress where a policy names nothing.
             ingress = ()
         policies.append(NetworkPolicy(key.namespace, key.name, selector, ingress, egress))
-    if not from_files and draw(_rarely):
-        # A peer of a kind not known here: from an API server only.
-        last = policies[-1]
-        policies[-1] = NetworkPolicy(
-            last.namespace, last.name, last.pod_selector, (Rule((Peer(),)),), last.egress
-        )
     used = sorted({pod.namespace for pod in pods} | {policy.namespace for policy in policies})
-    unknown = "" if from_files or not draw(_rarely) else draw(st.sampled_from(used))
-    namespaces = [
-        Namespace(name, {**draw(_labels), METADATA_NAME: name}, draw(_rarely))
-        for name in used
-        if name != unknown
-    ]
+    unknown = "" if words.strict or not rarely(choices) else choices.one_of(used)
+    namespaces = [pieces.namespace(choices, words, name) for name in used if name != unknown]
     return RandomCluster((*namespaces, *pods, *policies))
+
+
+def _with_a_name(choices: Choices, words: Words, pod: Pod, rules: Sequence[Rule]) -> Pod:
+    """Give most pods a port that rules name: left to chance, few names mean anything."""
+    wanted = sorted(
+        {(port.port, port.protocol) for rule in rules for port in rule.ports if isinstance(port.port, str)}
+    )
+    if not wanted or rarely(choices, 3):
+        return pod
+    name, protocol = choices.one_of(wanted)
+    others = [port for port in pod.ports if (port.name, port.protocol) != (name, protocol)]
+    named = NamedPort(name, protocol, choices.one_of(words.numbers))
+    return msgspec.structs.replace(pod, ports=(named, *others))
+
+
+def _keys(choices: Choices, namespaces: Sequence[str], names: Sequence[str], least: int) -> list[Key]:
+    return choices.several(lambda choices: pieces.key(choices, namespaces, names), least, 6, unlike=tuple)
+
+
+def clusters(*, from_files: bool = False) -> st.SearchStrategy[RandomCluster]:
+    """Return clusters as an API server may tell them; ``from_files`` only what manifests can say."""
+    return drawn(partial(cluster, words=MANIFESTS if from_files else CORNERS))

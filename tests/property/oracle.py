@@ -1,6 +1,7 @@
-"""The plain truth: objects in dictionaries, and a packet judged from them as the specification reads.
+"""The second reading of the specification: objects in dictionaries, and a packet judged from them.
 
-Slow and obvious on purpose. Nothing here is shared with the compiler but the model's types.
+The first is ``agent/spec/evaluator.py``, which explains what it says. This one is slow and obvious on
+purpose, shares nothing with it or the compiler but the model's types, and is the only other one in the tests.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from agent.kube.model import (
     Peer,
     Pod,
     Port,
+    Requirement,
     Rule,
     Selector,
 )
 from agent.net import Direction
 from agent.spec.verdict import Packet
-from tests.property.strategies import HERE
+from tests.property.words import HERE
 
 
 class World:
@@ -80,6 +82,9 @@ class World:
         found += [Delete(Kind.NODE, Key("", name)) for name in self.nodes]
         found += [Delete(Kind.POLICY, key) for key in self.good]
         return found + [Delete(kind, key) for kind, key in self.invalid]
+
+    def addresses(self) -> set[bytes]:
+        return {address for pod in self.pods.values() for address in pod.addresses}
 
     def owner(self, address: bytes) -> Pod | None:
         claims = [
@@ -182,16 +187,17 @@ def _slice(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> list[objec
 
 
 def matches(selector: Selector, labels: dict[str, str]) -> bool:
-    for key, operator, values in selector.requirements:
-        answer = {
-            Operator.IN: key in labels and labels[key] in values,
-            Operator.NOT_IN: key not in labels or labels[key] not in values,
-            Operator.EXISTS: key in labels,
-            Operator.DOES_NOT_EXIST: key not in labels,
-        }
-        if not answer[operator]:
-            return False
-    return True
+    return all(_holds(requirement, labels) for requirement in selector.requirements)
+
+
+def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:
+    key, operator, values = requirement
+    return {
+        Operator.IN: key in labels and labels[key] in values,
+        Operator.NOT_IN: key not in labels or labels[key] not in values,
+        Operator.EXISTS: key in labels,
+        Operator.DOES_NOT_EXIST: key not in labels,
+    }[operator]
 
 
 def block_holds(block: IPBlock, address: bytes) -> bool:

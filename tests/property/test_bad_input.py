@@ -25,9 +25,9 @@ from tests.lab.reading import decode_watch_line, read_manifests
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.interpreter import program_allows
 from tests.property.mutants import mutants, spoilt_texts
-from tests.property.strategies import HERE
 from tests.property.test_compiler import snapshot
 from tests.property.to_yaml import document, to_yaml
+from tests.property.words import HERE
 
 PROBES = 40
 

@@ -21,11 +21,12 @@ from agent.policy.lower.lowered import Delta, LoweredProgram, Membership, SetId,
 from agent.policy.program import PodId, PolicyId, Program, Verdict
 from agent.spec.verdict import Packet
 from tests.property import strategies
+from tests.property.histories import Batch
 from tests.property.interpreter import program_allows
 from tests.property.meaning import verdict
 from tests.property.networks import edges, in_networks
 from tests.property.oracle import World, block_holds
-from tests.property.strategies import ADDRESSES, HERE, Batch
+from tests.property.words import CORNERS, HERE
 
 Directed = dict[Direction, set[bytes]]
 
@@ -105,15 +106,11 @@ class Follower:
         self.closed_until: dict[tuple[Direction, bytes], float] = {}
 
     def owners(self) -> dict[bytes, tuple[Key, str]]:
-        found = {}
-        for address in ADDRESSES:
-            pod = self.world.owner(address)
-            if pod is not None:
-                found[address] = (pod.key, pod.uid)
-        return found
+        owners = ((a, self.world.owner(a)) for a in self.world.addresses())
+        return {a: (pod.key, pod.uid) for a, pod in owners if pod is not None}
 
     def local(self) -> set[bytes]:
-        owners = ((a, self.world.owner(a)) for a in ADDRESSES)
+        owners = ((a, self.world.owner(a)) for a in self.world.addresses())
         return {a for a, pod in owners if pod is not None and pod.node == HERE}
 
     def step(self, batch: Batch) -> Delta:
@@ -291,7 +288,7 @@ def test_a_program_judges_packets_as_the_objects_do(
             assert program_allows(engine.lowered, direction, probe) == allowed, (direction, probe)
 
 
-@given(st.lists(strategies.blocks(), max_size=4), st.sampled_from(list(Family)))
+@given(st.lists(strategies.blocks, max_size=4), st.sampled_from(list(Family)))
 def test_block_lists_hold_exactly_what_their_blocks_do(blocks: list[IPBlock], family: Family) -> None:
     ranges = block_ranges(blocks, family)
     members = block_members(blocks, family)
@@ -314,7 +311,7 @@ def test_every_reference_of_a_program_is_to_a_set_of_its_direction_and_family(
     rules: list[Rule], direction: Direction
 ) -> None:
     engine = Engine(HERE)
-    here = Pod("red", "a", node=HERE, addresses=(ADDRESSES[1],))
+    here = Pod("red", "a", node=HERE, addresses=(CORNERS.addresses[1],))
     spec = tuple(rules)
     ingress = direction is Direction.INGRESS
     policy = NetworkPolicy("red", "p", ingress=spec if ingress else None, egress=None if ingress else spec)

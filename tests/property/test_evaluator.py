@@ -28,10 +28,11 @@ from agent.spec.unjudged import never_judged, not_only_judged
 from agent.spec.verdict import Packet
 from tests.build import upsert
 from tests.lab.reading import read_manifests
-from tests.property.clusters import THERE, RandomCluster, clusters, protocol_name
+from tests.property.clusters import RandomCluster, clusters, protocol_name
 from tests.property.interpreter import program_allows
 from tests.property.oracle import World
-from tests.property.strategies import HERE, budgets, member_budgets
+from tests.property.strategies import budgets, member_budgets
+from tests.property.words import HERE, THERE
 
 CLUSTERS = int(os.environ.get("CLUSTERS", "2000"))
 SEED = int(os.environ.get("SEED", "0"))

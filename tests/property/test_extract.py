@@ -17,7 +17,8 @@ from agent.spec.evaluator import judge
 from agent.spec.verdict import DirectionVerdict
 from tests.build import pod, upsert
 from tests.property.clusters import RandomCluster, clusters
-from tests.property.strategies import HERE, budgets
+from tests.property.strategies import budgets
+from tests.property.words import HERE
 
 Findings = tuple[object, ...]
 

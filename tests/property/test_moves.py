@@ -35,9 +35,9 @@ from tests.property.interpreter import program_allows
 from tests.property.kernel_model import Kernel
 from tests.property.modelled import make_backend
 from tests.property.oracle import World
-from tests.property.strategies import HERE
 from tests.property.test_compiler import snapshot
 from tests.property.test_steps import Watch
+from tests.property.words import HERE
 
 _LABELS = ({"app": "a"}, {"app": "b"})
 _A, _B = (Selector((Requirement("app", Operator.IN, (value,)),)) for value in "ab")

@@ -39,7 +39,7 @@ from tests.build import upsert
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.kernel_model import Kernel
 from tests.property.modelled import make_backend
-from tests.property.strategies import HERE
+from tests.property.words import HERE
 
 STRANGERS_MARKS = 0x4000 | 0x1
 

@@ -24,14 +24,15 @@ from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredProgram
 from agent.spec.verdict import Packet
 from tests.property import strategies
+from tests.property.histories import Batch
 from tests.property.interpreter import program_allows
 from tests.property.kernel_model import Kernel
 from tests.property.modelled import make_backend
-from tests.property.strategies import ADDRESSES_4, ADDRESSES_6, HERE, NUMBERS, Batch
 from tests.property.test_compiler import snapshot
+from tests.property.words import FEW, HERE
 
 PROBES = 60
-NODE_ADDRESSES = (*ADDRESSES_4[-2:], ADDRESSES_6[-1])
+NODE_ADDRESSES = (*FEW.addresses_4[-2:], FEW.addresses_6[-1])
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,10 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 def packets(random: Random) -> list[Packet]:
     found = []
     for _ in range(PROBES):
-        pool = random.choice((ADDRESSES_4, ADDRESSES_6))
+        pool = random.choice((FEW.addresses_4, FEW.addresses_6))
         source, destination = random.sample(pool, 2)
         protocol = random.choice((Protocol.TCP, Protocol.TCP, Protocol.UDP, Protocol.SCTP, 1))
-        found.append(Packet(source, destination, int(protocol), random.choice(NUMBERS)))
+        found.append(Packet(source, destination, int(protocol), random.choice(FEW.numbers)))
     return found
 
 

@@ -20,7 +20,7 @@ from tests.lab.lab import Lab
 from tests.lab.node import Layout, Node
 from tests.lab.place import Place
 from tests.lab.probe import Flow, Verdict
-from tests.property.strategies import HERE
+from tests.property.words import HERE
 
 # Pods of here first; the last is another node's though its addresses lie in the range of here.
 _HERE = (

@@ -21,8 +21,8 @@ from tests.kernel.exact.plan import expect
 from tests.kernel.exact.shrink import Objects, shrink
 from tests.lab.probe import Verdict
 from tests.property.clusters import protocol_name
-from tests.property.strategies import HERE
 from tests.property.to_yaml import to_yaml
+from tests.property.words import HERE
 
 
 class DisagreementError(AssertionError):

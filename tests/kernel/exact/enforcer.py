@@ -20,7 +20,7 @@ from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredProgram
 from tests.kernel.exact.arena import Arena
 from tests.lab.netns import Netns
-from tests.property.strategies import HERE
+from tests.property.words import HERE
 
 _FAMILIES = tuple(Family)
 

@@ -14,7 +14,7 @@ from agent.spec.evaluator import isolating, judge
 from agent.spec.verdict import Packet, Verdict
 from tests.kernel.exact.arena import PORTS, Arena
 from tests.property.networks import edges
-from tests.property.strategies import HERE
+from tests.property.words import HERE
 
 PROBES = 200
 """Packets a cluster at most."""

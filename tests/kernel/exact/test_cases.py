@@ -18,7 +18,7 @@ from tests.kernel.exact.enforcer import Enforcer
 from tests.kernel.exact.plan import expect
 from tests.lab.probe import Verdict
 from tests.property.interpreter import program_allows
-from tests.property.strategies import HERE
+from tests.property.words import HERE
 
 CASES = sorted(DIRECTORY.glob("*.yaml"))
 EACH_CASE = pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

@@ -20,7 +20,8 @@ from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredRule, SetId, SetKind
 from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, network_policies
 from tests.property import strategies
-from tests.property.strategies import HERE, Batch
+from tests.property.histories import Batch
+from tests.property.words import HERE
 
 numbers = st.one_of(st.sampled_from((0, 1, 65534, 65535)), st.integers(0, 65535))
 ranges = st.builds(

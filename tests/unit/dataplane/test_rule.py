@@ -27,7 +27,7 @@ from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
 from tests.build import upsert
 from tests.property.clusters import RandomCluster, clusters
-from tests.property.strategies import HERE
+from tests.property.words import HERE
 
 OPTIONS = (Options(), Options(accept=True, reject=True))
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.model import Operator, Requirement, Selector
+from tests.property.oracle import matches
 
 _keys = st.sampled_from("abc")
 _values = st.integers(0, 39).map("{:02}".format)
@@ -28,19 +29,9 @@ _selectors = st.builds(
 )
 
 
-def holds(requirement: Requirement, labels: dict[str, str]) -> bool:
-    key, operator, values = requirement
-    return {
-        Operator.IN: key in labels and labels[key] in values,
-        Operator.NOT_IN: key not in labels or labels[key] not in values,
-        Operator.EXISTS: key in labels,
-        Operator.DOES_NOT_EXIST: key not in labels,
-    }[operator]
-
-
 @given(_selectors, st.dictionaries(_keys, _values))
 def test_a_selector_matches_where_each_requirement_holds(selector: Selector, labels: dict[str, str]) -> None:
-    assert selector.matches(labels) is all(holds(one, labels) for one in selector.requirements)
+    assert selector.matches(labels) is matches(selector, labels)
 
 
 class Asked(str):

@@ -38,6 +38,8 @@ from agent.runtime.overbudget import fault
 from agent.spec.cluster import closed_by_budget, cluster_of
 from tests.build import labelled, lowered, pod, upsert
 from tests.property import strategies
+from tests.property.histories import Batch
+from tests.property.words import HERE
 from tests.unit.policy.test_budget import honest_namespace
 
 IN = Direction.INGRESS
@@ -224,9 +226,9 @@ def test_what_is_closed_for_its_members_is_forgotten_with_it() -> None:
 
 @given(strategies.histories, strategies.member_budgets, st.sampled_from((None, 0, 5)))
 def test_in_any_history_what_is_counted_is_what_is_enforced(
-    history: list[strategies.Batch], budgets: Budgets, most: int | None
+    history: list[Batch], budgets: Budgets, most: int | None
 ) -> None:
-    engine = Engine(strategies.HERE, budgets=budgets)
+    engine = Engine(HERE, budgets=budgets)
     present: dict[tuple[Kind, Key], None] = {}
     for batch in history:
         engine.apply(batch.events, 0, most)
@@ -254,8 +256,8 @@ def test_in_any_history_what_is_counted_is_what_is_enforced(
 
 
 @given(strategies.histories)
-def test_no_set_has_pods_that_were_not_counted(history: list[strategies.Batch]) -> None:
-    engine = Engine(strategies.HERE)
+def test_no_set_has_pods_that_were_not_counted(history: list[Batch]) -> None:
+    engine = Engine(HERE)
     for batch in history:
         engine.apply(batch.events, 0)
     enforcement = engine._enforcement
