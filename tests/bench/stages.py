@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules.text import render_text
 from agent.kube.events import Delete, Event, Synced, Upsert
@@ -22,6 +21,7 @@ from tests.bench import cluster
 from tests.bench.cluster import Json
 from tests.bench.result import Result, Size, summary
 from tests.bench.settings import Settings
+from tests.lab.backends import BACKENDS
 from tests.lab.netns import Netns
 from tests.lab.reading import decode_watch_line
 
@@ -77,7 +77,7 @@ def _restore(
     """From program to kernel, in a namespace of its own, until the call returns; compiling not counted."""
     netns = Netns("bench")
     with netns.entered():
-        backend = IptablesBackend(settings.mode.value, _FAMILIES, Options())
+        backend = BACKENDS[settings.mode].make()
         backend.adopt()
         yield row("restore: the whole node", [_timed(lambda: backend.sync(engine.lowered))])
         for name, change in changes.items():

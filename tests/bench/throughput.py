@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 import click
 import msgspec
 
-from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import hooks, names
 from agent.dataplane.iptables.tables.tables import Tables
@@ -37,6 +36,7 @@ from agent.policy.engine import Engine
 from agent.spec.verdict import Packet
 from tests.bench import crowd
 from tests.bench.result import Result, Size, summary
+from tests.lab.backends import BACKENDS
 from tests.lab.lab import Lab
 from tests.lab.netns import CommandError
 from tests.lab.node import Layout, Node, Pod
@@ -118,7 +118,7 @@ def measure(
 def _program(options: Options, mode: Mode, texts: Sequence[tuple[str, str]], known: str) -> None:
     engine = Engine(crowd.NODE)
     engine.apply(crowd.crowd(texts, known), 0.0)
-    backend = IptablesBackend(mode, (Family.V4, Family.V6), options)
+    backend = BACKENDS[mode].make(options)
     try:
         backend.adopt()
         report = backend.sync(engine.lowered)

@@ -1,4 +1,4 @@
-"""Clusters for tests: one API server per worker, and two nodes at a time of one layout and iptables mode."""
+"""Clusters for tests: one API server per worker, and two nodes at a time of one layout and backend."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from typing import NamedTuple
 import pytest
 
 from tests.cluster.scene import Scene
+from tests.lab.backends import BACKENDS
 from tests.lab.cluster import Cluster
 from tests.lab.kube_build import kube_apiserver
-from tests.lab.node import Layout, Mode, Node
+from tests.lab.node import Layout, Node
 
 _VARIANTS = [
     pytest.param(
-        (layout, mode), id=f"{layout}-{mode}", marks=pytest.mark.xdist_group(f"cluster-{layout}-{mode}")
+        (layout, kind),
+        id=f"{layout}-{kind.name}",
+        marks=pytest.mark.xdist_group(f"cluster-{layout}-{kind.name}"),
     )
     for layout in Layout
-    for mode in Mode
+    for kind in BACKENDS.values()
 ]
 
 
 class Pair(NamedTuple):
-    """Two nodes with an agent each, of one layout and mode."""
+    """Two nodes with an agent each, of one layout and backend."""
 
     cluster: Cluster
     near: Node
@@ -43,8 +46,11 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session", params=_VARIANTS)
 def pair(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Pair]:
-    layout, mode = request.param
-    near, far = (cluster.node(f"{which}-{layout}-{mode}", layout, mode) for which in ("near", "far"))
+    layout, kind = request.param
+    near, far = (
+        cluster.node(f"{which}-{layout}-{kind.name}", layout, kind.mode, *kind.arguments)
+        for which in ("near", "far")
+    )
     cluster.wait_ready()
     yield Pair(cluster, near, far)
     for node in (near, far):

@@ -10,6 +10,7 @@ import pytest
 
 from agent.dataplane.iptables.variant import MODES
 from tests.kernel import kernel_state
+from tests.lab.backends import USUAL, BackendKind
 from tests.lab.netns import Netns
 
 
@@ -39,6 +40,13 @@ def lock_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     path = tmp_path / "xtables.lock"
     monkeypatch.setenv("XTABLES_LOCKFILE", str(path))
     return path
+
+
+@pytest.fixture(params=USUAL, ids=lambda kind: kind.name)
+def backend(request: pytest.FixtureRequest) -> BackendKind:
+    """Each backend once; a test that has the legacy tables too says so."""
+    found: BackendKind = request.param
+    return found
 
 
 @pytest.fixture(params=MODES)

@@ -19,7 +19,6 @@ from agent.dataplane.iptables.rules.rule import Chains, jump
 from agent.dataplane.iptables.tables.tables import Table, Tables
 from agent.dataplane.iptables.variant import Mode
 from agent.fault import Fault
-from agent.kernel.ipset import IpSets
 from agent.kube.events import Delete, Event, Upsert
 from agent.kube.model import (
     IPBlock,
@@ -39,10 +38,10 @@ from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredProgram, SetKind
 from agent.policy.program import PolicyId
 from tests.build import labelled, network, packed, pod
+from tests.lab.backends import FAMILIES, IPTABLES
 from tests.lab.cluster import wait_until
 
 HERE = "here"
-FAMILIES = (Family.V4, Family.V6)
 
 
 def block(cidr: str, *excepts: str) -> Peer:
@@ -188,21 +187,16 @@ def _every_pair_of_peers_and_ports() -> Iterator[Event]:
 
 
 def make_backend(mode: Mode, options: Options | None = None, access: Access = KERNEL) -> IptablesBackend:
-    return IptablesBackend(mode, FAMILIES, options or Options(), access=access)
+    return IPTABLES[mode].make(options or Options(), access=access)
 
 
 def our_chains(mode: Mode) -> dict[Family, Table]:
     """Read our chains, and the built-in ones that lead to them."""
-    return {
-        family: {c: rules for c, rules in Tables(mode).read(family).items() if names.is_ours(c)}
-        for family in FAMILIES
-    }
+    return IPTABLES[mode].chains()
 
 
 def our_sets() -> dict[str, set[Member]]:
-    with IpSets() as ipsets:
-        found = ipsets.read(names.SET_PREFIX)
-    return {name: content.members for name, content in found.items() if names.is_our_set(name)}
+    return IPTABLES["nft"].sets()
 
 
 def await_opened() -> None:
@@ -250,7 +244,7 @@ class TwoPods:
         access = Access(forget=lambda found: self.forget(found), remove=lambda *found: self.remove(*found))
         self.engine = Engine(HERE)
         self.clock = 0.0
-        self.backend = IptablesBackend(mode, FAMILIES, Options(), lambda: self.clock, access=access)
+        self.backend = IPTABLES[mode].make(clock=lambda: self.clock, access=access)
         self.engine.apply(
             [
                 namespace("default"),

@@ -7,7 +7,6 @@ from random import Random
 
 import pytest
 
-from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.change.desired import Desired, Naming
 from agent.dataplane.iptables.cleanup import held_families, remove, remove_sets
 from agent.dataplane.iptables.options import Options
@@ -20,7 +19,6 @@ from agent.net import Direction, Family
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredProgram
 from tests.kernel.kernel_state import (
-    FAMILIES,
     HERE,
     assert_hooked,
     every_rule_form,
@@ -29,6 +27,7 @@ from tests.kernel.kernel_state import (
     our_chains,
     our_sets,
 )
+from tests.lab.backends import FAMILIES, IPTABLES
 from tests.lab.netns import Netns
 from tests.property.choices import Seeded
 from tests.property.histories import deletes, event
@@ -163,7 +162,7 @@ def test_cleanup_leaves_nothing_of_ours_and_everything_of_others(mode: Mode, net
 def test_the_families_that_hold_chains_of_ours_are_known_and_asking_makes_no_table(mode: Mode) -> None:
     assert held_families(mode) == frozenset()
     assert table_names(Family.V4) == ()
-    backend = IptablesBackend(mode, (Family.V6,), Options())
+    backend = IPTABLES[mode].make(families=(Family.V6,))
     backend.sync(Engine(HERE).lowered)
     backend.close()
     assert held_families(mode) == {Family.V6}

@@ -29,7 +29,6 @@ from agent.policy.program import PodId, PolicyId
 from tests.build import labelled, packed
 from tests.kernel.kernel_state import (
     BROKEN,
-    FAMILIES,
     HERE,
     TwoPods,
     assert_hooked,
@@ -45,6 +44,7 @@ from tests.kernel.kernel_state import (
     pods_of,
     policy,
 )
+from tests.lab.backends import FAMILIES
 from tests.lab.netns import Netns
 
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")

@@ -17,7 +17,6 @@ from agent.policy.engine import Engine
 from agent.policy.program import PodId, PolicyId
 from tests.build import labelled
 from tests.kernel.kernel_state import (
-    FAMILIES,
     HERE,
     TwoPods,
     block,
@@ -30,6 +29,7 @@ from tests.kernel.kernel_state import (
     pod_event,
     policy,
 )
+from tests.lab.backends import FAMILIES
 from tests.lab.netns import Netns
 
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")

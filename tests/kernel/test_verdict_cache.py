@@ -40,6 +40,7 @@ from tests.kernel.kernel_state import (
     pods_of,
     policy,
 )
+from tests.lab.backends import IPTABLES
 from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns
 
@@ -408,7 +409,7 @@ def test_it_stays_closed_for_as_long_as_a_command_runs_that_nobody_waits_for(
         return str(slow)
 
     program = revocation.engine.lowered
-    backend = IptablesBackend(revocation.backend.mode, tuple(Family), Options(cache=300), patience=0.05)
+    backend = IPTABLES[revocation.backend.mode].make(Options(cache=300), patience=0.05)
     assert backend.sync(program).faults == ()
     finish(backend, program)
     revocation.cache.await_open()

@@ -10,8 +10,9 @@ from dataclasses import asdict
 
 import click
 
-from tests.kernel.exact.contest import Tally
+from tests.kernel.exact.contest import MIXED, Tally
 from tests.kernel.exact.workers import Job, run
+from tests.lab.backends import BACKENDS
 from tests.lab.node import Layout
 
 
@@ -19,17 +20,17 @@ from tests.lab.node import Layout
 @click.option("--clusters", default=1000, show_default=True, help="Clusters to try, over all arenas.")
 @click.option("--layout", type=click.Choice([*Layout, "both"]), default="both", show_default=True)
 @click.option(
-    "--mode",
-    type=click.Choice(["nft", "legacy", "mixed"]),
-    default="mixed",
+    "--backend",
+    type=click.Choice([*BACKENDS, MIXED]),
+    default=MIXED,
     show_default=True,
-    help="The tables of iptables; mixed: legacy ones for a fifth of the clusters.",
+    help="What programs the node; mixed: each, and the legacy tables for a fifth of the clusters.",
 )
 @click.option("--seed", default=0, show_default=True, help="Another number tries other clusters.")
 @click.option(
     "--arenas", default=0, help="How many work at once.  [default: two for each processor, two at least]"
 )
-def main(clusters: int, layout: str, mode: str, seed: int, arenas: int) -> None:
+def main(clusters: int, layout: str, backend: str, seed: int, arenas: int) -> None:
     """Program random clusters into a real kernel and hold real packets against the evaluator.
 
     Progress goes to standard error, a summary in JSON to standard output. Exit code 0: all agree; 1: a
@@ -42,7 +43,7 @@ def main(clusters: int, layout: str, mode: str, seed: int, arenas: int) -> None:
     layouts = list(Layout) if layout == "both" else [Layout(layout)]
     shares = [clusters // count + (index < clusters % count) for index in range(count)]
     jobs = [
-        Job(layouts[index % len(layouts)], mode, share, seed * 1009 + index)
+        Job(layouts[index % len(layouts)], backend, share, seed * 1009 + index)
         for index, share in enumerate(shares)
         if share
     ]
@@ -57,7 +58,7 @@ def main(clusters: int, layout: str, mode: str, seed: int, arenas: int) -> None:
         "probes_per_second": round(total.probes / seconds, 1),
         "seconds": round(seconds, 1),
         "seed": seed,
-        "mode": mode,
+        "backend": backend,
         "total": asdict(total),
         "arenas": [
             {"layout": job.layout.value, "start": job.start, **asdict(tally)}

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from random import Random
 
-from agent.dataplane.iptables.variant import Mode
 from agent.kube.model import Object
 from agent.spec.verdict import Packet
 from tests.kernel.exact.arena import Arena
@@ -16,8 +15,11 @@ from tests.kernel.exact.disagreement import DisagreementError, investigated
 from tests.kernel.exact.enforcer import Enforcer, Hears, as_it_is
 from tests.kernel.exact.plan import Expected, plan
 from tests.kernel.exact.samples import samples
+from tests.lab.backends import BACKENDS, USUAL, BackendKind
 from tests.lab.probe import Verdict
 
+MIXED = "mixed"
+"""Each backend, and the legacy tables now and then."""
 STRETCH = 20
 """Clusters programmed on end, by an agent restarted half-way, before the kernel is compared and emptied."""
 
@@ -53,17 +55,21 @@ class Tally:
         )
 
 
-def modes(which: str) -> Iterator[Mode]:
-    """Give the mode of each stretch: one and the same, or where mixed, the legacy tables every fifth time."""
-    for number in itertools.count(1):
-        yield "legacy" if which == "legacy" or (which == "mixed" and number % 5 == 0) else "nft"
+def kinds(which: str) -> Iterator[BackendKind]:
+    """Give what each stretch is programmed with: always the same, or where mixed, each backend in turn.
+
+    The legacy tables have every fifth stretch.
+    """
+    if which != MIXED:
+        return itertools.repeat(BACKENDS[which])
+    return itertools.cycle((*itertools.islice(itertools.cycle(USUAL), 4), BACKENDS["legacy"]))
 
 
 def contest(
     arena: Arena,
     clusters: int,
     *,
-    mode: str = "mixed",
+    backend: str = MIXED,
     start: int = 0,
     stretch: int = STRETCH,
     hears: Hears = as_it_is,
@@ -74,12 +80,12 @@ def contest(
     random = Random(start)
     begin = time.perf_counter()
     worlds = itertools.islice(samples(start), clusters)
-    for stretch_mode in modes(mode):
+    for kind in kinds(backend):
         some = list(itertools.islice(worlds, stretch))
         if not some:
             break
-        _run_stretch(arena, Enforcer(arena, stretch_mode, hears), some, random, tally)
-        tally.legacy += len(some) * (stretch_mode == "legacy")
+        _run_stretch(arena, Enforcer(arena, kind, hears), some, random, tally)
+        tally.legacy += len(some) * (kind.name == "legacy")
         tally.seconds = time.perf_counter() - begin
         progress(tally)
     return tally

@@ -34,7 +34,7 @@ def investigated(
 ) -> str:
     """Say what is wrong, with the smallest cluster, or the smallest pair of clusters, that shows it."""
     packet = wrong[0]
-    head = f"{len(wrong)} packets wrong ({arena.layout}, {enforcer.mode})"
+    head = f"{len(wrong)} packets wrong ({arena.layout}, {enforcer.kind.name})"
 
     def shows(candidate: Objects) -> bool:
         enforcer.start_over(candidate)

@@ -6,26 +6,15 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from agent.dataplane.backend import Report
-from agent.dataplane.iptables.backend import IptablesBackend
-from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.tables.tables import Table, Tables
-from agent.dataplane.iptables.variant import Mode
-from agent.kernel.ipset import IpSets
 from agent.kube.events import Delete, Event, Synced, Upsert
 from agent.kube.model import Kind, Object, kind_of
-from agent.net import Family, Member
 from agent.policy.addresses.former_owners import LOCAL_SECONDS
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredProgram
 from tests.kernel.exact.arena import Arena
+from tests.lab.backends import BackendKind, Held, differences
 from tests.lab.netns import Netns
 from tests.property.words import HERE
-
-_FAMILIES = tuple(Family)
-
-State = tuple[dict[Family, Table], dict[str, set[Member]]]
-"""Our chains and sets, as the kernel has them."""
 
 Hears = Callable[[Object], Object]
 """What the agent is told of an object: itself, but where a test shows that a wrong agent is found out."""
@@ -42,18 +31,18 @@ def as_it_is(found: Object) -> Object:
 class Enforcer:
     """Programs clusters into the policed node of an arena. ``objects`` is the cluster it holds now."""
 
-    def __init__(self, arena: Arena, mode: Mode, hears: Hears = as_it_is) -> None:
-        self.mode = mode
+    def __init__(self, arena: Arena, kind: BackendKind, hears: Hears = as_it_is) -> None:
+        self.kind = kind
         self.objects: tuple[Object, ...] = ()
         self._arena = arena
         self._hears = hears
         self._now = 0.0
         with arena.kernel():
             self._engine = _engine()
-            self._backend = _backend(mode)
+            self._backend = kind.make()
             _sound(self._backend.sync(self._engine.lowered))
             _sound(self._backend.tidy(self._engine.lowered))
-            self._empty = _state(mode)
+            self._empty = kind.held()
 
     def close(self) -> None:
         self._backend.close()
@@ -65,7 +54,7 @@ class Enforcer:
         self._engine = _engine()
         self._engine.apply(self._events((), self.objects), self._now)
         with self._arena.kernel():
-            self._backend = _backend(self.mode)
+            self._backend = self.kind.make()
             _sound(self._backend.sync(self._engine.lowered))
             _sound(self._backend.tidy(self._engine.lowered))
 
@@ -96,14 +85,14 @@ class Enforcer:
             raise WrongStateError("the program is not that of a fresh start")
         with self._arena.kernel():
             drift = self._backend.audit(self._engine.lowered)
-            held = _state(self.mode)
+            held = self.kind.held()
             if drift or self._backend.untidy():
                 raise WrongStateError(f"after tidying: {'; '.join(map(str, drift)) or 'untidy'}")
         netns = Netns("fresh", self._arena.here.netns.environment)
         with netns.entered():
-            backend = _backend(self.mode)
+            backend = self.kind.make()
             _sound(backend.sync(fresh.lowered))
-            written = _state(self.mode)
+            written = self.kind.held()
             backend.close()
         netns.close()
         _same(held, written)
@@ -119,7 +108,7 @@ class Enforcer:
         if left or self._engine.lowered != LoweredProgram():
             raise WrongStateError(f"after everything was deleted: {left}")
         with self._arena.kernel():
-            _same(_state(self.mode), self._empty)
+            _same(self.kind.held(), self._empty)
 
     def _events(self, before: Iterable[Object], after: Iterable[Object]) -> list[Event]:
         old = {(kind_of(o), o.key): o for o in before}
@@ -134,37 +123,9 @@ def _engine() -> Engine:
     return engine
 
 
-def _backend(mode: Mode) -> IptablesBackend:
-    return IptablesBackend(mode, _FAMILIES, Options())
-
-
-def _state(mode: Mode) -> State:
-    chains = {
-        family: {c: rules for c, rules in Tables(mode).read(family).items() if names.is_ours(c)}
-        for family in _FAMILIES
-    }
-    with IpSets() as ipsets:
-        found = ipsets.read(names.SET_PREFIX)
-    return chains, {name: content.members for name, content in found.items() if names.is_our_set(name)}
-
-
-def _same(held: State, expected: State) -> None:
-    if held == expected:
-        return
-    lines = []
-    for family in _FAMILIES:
-        one, other = held[0][family], expected[0][family]
-        lines += [
-            f"IPv{int(family)} {chain}: {one.get(chain)}, not {other.get(chain)}"
-            for chain in sorted(one.keys() | other.keys())
-            if one.get(chain) != other.get(chain)
-        ]
-    lines += [
-        f"set {name}: {held[1].get(name)}, not {expected[1].get(name)}"
-        for name in sorted(held[1].keys() | expected[1].keys())
-        if held[1].get(name) != expected[1].get(name)
-    ]
-    raise WrongStateError("the kernel holds\n" + "\n".join(lines))
+def _same(held: Held, expected: Held) -> None:
+    if held != expected:
+        raise WrongStateError("the kernel holds\n" + "\n".join(differences(held, expected)))
 
 
 def _sound(report: Report) -> None:

@@ -16,6 +16,7 @@ from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.cases import DIRECTORY, State, states
 from tests.kernel.exact.enforcer import Enforcer
 from tests.kernel.exact.plan import expect
+from tests.lab.backends import BackendKind
 from tests.lab.probe import Verdict
 from tests.property.interpreter import program_allows
 from tests.property.words import HERE
@@ -44,9 +45,9 @@ def test_the_program_says_what_the_case_does(path: Path) -> None:
 
 
 @EACH_CASE
-def test_the_kernel_does_what_the_case_says(arena: Arena, path: Path) -> None:
+def test_the_kernel_does_what_the_case_says(arena: Arena, backend: BackendKind, path: Path) -> None:
     """After a fresh start on each state, and after a change from each to the next."""
-    enforcer = Enforcer(arena, "nft")
+    enforcer = Enforcer(arena, backend)
     try:
         for state in states(path):
             enforcer.move(state.objects, Random(0))

@@ -12,6 +12,7 @@ from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.contest import contest
 from tests.kernel.exact.disagreement import DisagreementError
 from tests.kernel.exact.enforcer import Hears
+from tests.lab.backends import BackendKind
 from tests.lab.node import Layout
 from tests.lab.reading import read_manifests
 
@@ -66,9 +67,11 @@ def without_named_ports(found: Object) -> Object:
 
 
 @pytest.mark.parametrize("hears", [without_excepts, ranges_one_short, without_named_ports])
-def test_a_wrong_agent_is_found_out_by_a_small_cluster(arena: Arena, hears: Hears, tmp_path: Path) -> None:
+def test_a_wrong_agent_is_found_out_by_a_small_cluster(
+    arena: Arena, backend: BackendKind, hears: Hears, tmp_path: Path
+) -> None:
     with pytest.raises(DisagreementError) as caught:
-        contest(arena, 300, mode="nft", start=3, hears=hears)
+        contest(arena, 300, backend=backend.name, start=3, hears=hears)
     text = str(caught.value)
     print(text)
     manifests = text[text.index("# ") : text.index("On node here")]

@@ -24,7 +24,7 @@ class Job(NamedTuple):
     """What one arena does."""
 
     layout: Layout
-    mode: str
+    backend: str
     clusters: int
     start: int
 
@@ -91,7 +91,7 @@ def _work(index: int, job: Job, news: Queue[News]) -> None:
             contest(
                 arena,
                 job.clusters,
-                mode=job.mode,
+                backend=job.backend,
                 start=job.start,
                 stretch=_STRETCH,
                 progress=lambda tally: news.put(News(index, tally)),

@@ -1,4 +1,4 @@
-"""One stage for each layout and mode, made when a test first asks for it and shared by all."""
+"""One stage for each layout and backend, made when a test first asks for it and shared by all."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import pytest
 
 from agent.net import Family
 from tests.kernel.semantics.stage import Stage
-from tests.lab.node import Layout, Mode
+from tests.lab.backends import BACKENDS, IPTABLES, USUAL, BackendKind
+from tests.lab.node import Layout
 
 _MARKS = {
     "bridge": "only where pods are on a bridge",
     "routed": "only where pods are routed",
     "both_modes": "with the legacy tables too",
-    "nft": "with nft alone, whatever its file says",
+    "nft": "with iptables by nft alone, whatever its file says",
     "legacy": "with the legacy tables alone",
+    "iptables": "about iptables itself: with no other backend",
 }
 
-Stages = Callable[[Layout, Mode], Stage]
+Stages = Callable[[Layout, BackendKind], Stage]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,12 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def stages(_root: None) -> Iterator[Stages]:
-    made: dict[tuple[Layout, Mode], Stage] = {}
+    made: dict[tuple[Layout, str], Stage] = {}
 
-    def get(layout: Layout, mode: Mode) -> Stage:
-        if (layout, mode) not in made:
-            made[layout, mode] = Stage(layout, mode)
-        return made[layout, mode]
+    def get(layout: Layout, kind: BackendKind) -> Stage:
+        if (layout, kind.name) not in made:
+            made[layout, kind.name] = Stage(layout, kind)
+        return made[layout, kind.name]
 
     yield get
     for stage in made.values():
@@ -41,21 +43,24 @@ def stages(_root: None) -> Iterator[Stages]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each test its stages: both layouts, unless a mark says which; so with the modes."""
+    """Give each test its stages: both layouts, unless a mark says which; so with the backends."""
     if "stage" not in metafunc.fixturenames:
         return
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     layouts = [layout for layout in Layout if layout in marks] or list(Layout)
-    both = list(Mode) if "both_modes" in marks else [Mode.NFT]
-    modes = [mode for mode in Mode if mode in marks] or both
+    usual = [kind for kind in USUAL if "iptables" not in marks or kind.name in IPTABLES]
+    both = [*usual, IPTABLES["legacy"]] if "both_modes" in marks else usual
+    kinds = [kind for kind in BACKENDS.values() if kind.name in marks] or both
     metafunc.parametrize(
         "stage",
         [
             pytest.param(
-                (layout, mode), id=f"{layout}-{mode}", marks=pytest.mark.xdist_group(f"semantics-{layout}")
+                (layout, kind),
+                id=f"{layout}-{kind.name}",
+                marks=pytest.mark.xdist_group(f"semantics-{layout}"),
             )
             for layout in layouts
-            for mode in modes
+            for kind in kinds
         ],
         indirect=True,
     )

@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from agent.dataplane.backend import Report
-from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.backend import Backend, Report
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import hooks
 from agent.dataplane.podlinks import LinkFinder, PodLink
 from agent.dataplane.turns import wait
 from agent.kube import model
@@ -31,6 +29,7 @@ from agent.policy.engine import Engine
 from agent.runtime.linked_pods import owners_of, without_others_addresses
 from tests.build import packed
 from tests.lab import packets
+from tests.lab.backends import BackendKind
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.place import LabError, Place
@@ -61,13 +60,13 @@ def serial() -> int:
 
 
 class Stage:
-    """A lab of one layout and mode, and what is programmed on its node ``near``."""
+    """A lab of one layout and backend, and what is programmed on its node ``near``."""
 
-    def __init__(self, layout: Layout, mode: Mode) -> None:
-        self.layout, self.mode = layout, mode
+    def __init__(self, layout: Layout, kind: BackendKind) -> None:
+        self.layout, self.kind, self.mode = layout, kind, kind.mode
         self.lab = Lab()
-        self.near: Node = self.lab.node("near", layout, mode)
-        self.far: Node = self.lab.node("far", layout, mode)
+        self.near: Node = self.lab.node("near", layout, kind.mode)
+        self.far: Node = self.lab.node("far", layout, kind.mode)
         self.out = self.lab.host("out")
         nodes = (*((name, self.near) for name in NEAR), *((name, self.far) for name in FAR))
         self.pods: dict[str, Pod] = {name: self.lab.pod(node, name) for name, node in nodes}
@@ -91,7 +90,7 @@ class Stage:
         self.patience = math.inf
         self.now = 0.0
         self.engine = Engine("near", linger=0)
-        self.backend: IptablesBackend | None = None
+        self.backend: Backend | None = None
         self._open: set[Flow] = set()
         self._serving: dict[int, set[str]] = {}
 
@@ -148,7 +147,7 @@ class Stage:
     ) -> None:
         """Let the cluster be the cast and these objects, which may replace the cast's, and the kernel so.
 
-        ``patience``: see :class:`agent.dataplane.iptables.backend.IptablesBackend`. ``warned``: what the one
+        ``patience``: seconds for which the backend waits for a command. ``warned``: what the one
         warning of the backend says, where there must be one.
         """
         objects: list[Object] = [self.pod(name) for name in self.pods]
@@ -168,7 +167,7 @@ class Stage:
                 if self.backend is not None:
                     self.backend.close()
                 self.options, self.patience = options, patience
-                self.backend = IptablesBackend(self.mode.value, tuple(Family), options, patience=patience)
+                self.backend = self.kind.make(options, patience=patience)
             for move in (self.backend.sync, self.backend.tidy):
                 _sound(move(self.engine.lowered), warned)
                 for report in self.finish():
@@ -316,16 +315,9 @@ class Stage:
 
     @contextlib.contextmanager
     def without_policy(self) -> Iterator[None]:
-        """Pass by every rule of the filter table on the policed node, in front of the agent's own."""
-        for family in Family:
-            for chain in hooks.HOOKS:
-                self.near.iptables(family, "-I", chain, "1", "-j", "ACCEPT")
-        try:
+        """Have packets pass the policed node without a look at the agent's rules."""
+        with self.kind.passed_by(self.near):
             yield
-        finally:
-            for family in Family:
-                for chain in hooks.HOOKS:
-                    self.near.iptables(family, "-D", chain, "1")
 
     def arrive(self, at: Place, send: Callable[[bytes], object]) -> int:
         """Return how many of :data:`TIMES` packets arrive at a pod's or host's link; ``send`` sends one

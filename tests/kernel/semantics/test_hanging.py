@@ -19,7 +19,7 @@ from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.test_unwritten import sync, tell
 from tests.kernel.semantics.written import labels, pods, policy, port
 
-pytestmark = pytest.mark.both_modes
+pytestmark = [pytest.mark.iptables, pytest.mark.both_modes]
 
 S, T = labels(pod="s"), labels(pod="t")
 AB = policy("s", S, ingress=[{"from": [pods(role="client")]}])

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.podlinks import MOST_READ, LinkFinder, PodLink
 from agent.kube.model import Key, Object
 from agent.net import Family
@@ -408,7 +407,7 @@ def test_a_restart_leaves_the_rules_of_links_as_they_are(stage: Stage, finder: L
     before = {family: stage.near.iptables(family, "-S") for family in Family}
     assert "KUBE-NETPOL-LINKS-EGRESS" in before[Family.V4]
     with stage.kernel():
-        again = IptablesBackend(stage.mode.value, tuple(Family), stage.options)
+        again = stage.kind.make(stage.options)
         try:
             again.adopt()
             again.expect(without_others_addresses(stage.engine, LinkFinder().find(owners_of(stage.engine))))

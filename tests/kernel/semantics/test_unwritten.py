@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from agent.dataplane.backend import Report
-from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.tables.tables import TableError, Tables
 from agent.kernel.ipset import IpSets
@@ -22,7 +21,7 @@ from agent.net import Direction, Family
 from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.written import labels, pods, policy, port
 
-pytestmark = pytest.mark.both_modes
+pytestmark = [pytest.mark.iptables, pytest.mark.both_modes]
 
 S, T = labels(pod="s"), labels(pod="t")
 A, B = {"from": [pods(pod="a")]}, {"from": [pods(pod="b")]}
@@ -162,7 +161,7 @@ def test_a_change_waits_until_sets_could_be_read_once(stage: Stage) -> None:
     assert stage.backend is not None
     stage.backend.close()
     with stage.kernel():
-        stage.backend = IptablesBackend(stage.mode.value, tuple(Family), stage.options)
+        stage.backend = stage.kind.make(stage.options)
     with unread():
         assert sync(stage).pending
         report = tell(stage, policy("t", T, ingress=[A]))
