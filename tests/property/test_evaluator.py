@@ -21,13 +21,14 @@ from agent.net import Direction, address_text
 from agent.policy.budget.census import over_budget_in
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
-from agent.policy.lower.lowered import LoweredProgram
+from agent.policy.program import Verdict
 from agent.spec.cluster import Cluster, closed_by_budget, cluster_of, owner
 from agent.spec.evaluator import judge
 from agent.spec.unjudged import never_judged, not_only_judged
 from agent.spec.verdict import Packet
 from tests.build import upsert
 from tests.lab.reading import read_manifests
+from tests.property import meaning
 from tests.property.clusters import RandomCluster, clusters, protocol_name
 from tests.property.interpreter import program_allows
 from tests.property.oracle import World
@@ -39,13 +40,13 @@ SEED = int(os.environ.get("SEED", "0"))
 _BATCH = 500
 
 
-def program_of(cluster: RandomCluster, node: str, budgets: Budgets = DEFAULT) -> LoweredProgram:
+def engine_of(cluster: RandomCluster, node: str, budgets: Budgets = DEFAULT) -> Engine:
     """Compile a cluster: for one node at once, for the other object by object, what is referred to last."""
     engine = Engine(node, budgets=budgets)
     events = upsert(*cluster.objects)
     for step in [events] if node == THERE else [[event] for event in reversed(events)]:
         engine.apply(step, 0.0)
-    return engine.lowered
+    return engine
 
 
 def world_of(cluster: RandomCluster) -> World:
@@ -62,18 +63,21 @@ def node_of(cluster: Cluster, direction: Direction, packet: Packet) -> str:
 
 
 def judged(
-    random: RandomCluster, cluster: Cluster, programs: dict[str, LoweredProgram], packet: Packet
+    random: RandomCluster, cluster: Cluster, world: World, engines: dict[str, Engine], packet: Packet
 ) -> dict[Direction, bool]:
-    """Hold each node's program against the specification; return what that says, by direction."""
+    """Hold each node's program, in both forms, against the specification; return what that says."""
     verdict = judge(cluster, packet)
     said = {direction: verdict.direction(direction).allowed for direction in Direction}
     for direction, expected in said.items():
         enforcer = node_of(cluster, direction, packet)
-        for node, program in programs.items():
-            found = program_allows(program, direction, packet)
+        for node, engine in engines.items():
+            said_exactly = meaning.verdict(engine.program, world, direction, packet) is Verdict.ALLOW
+            by_sets = program_allows(engine.lowered, direction, packet)
             # A node judges its own pods' packets, and no others.
-            assert found == (expected or node != enforcer), random.disagreement(
-                packet, f"{direction}: the specification says {expected}, node {node} {found}"
+            assert said_exactly == by_sets == (expected or node != enforcer), random.disagreement(
+                packet,
+                f"{direction}: the specification says {expected}, "
+                f"node {node} {said_exactly}, by its sets {by_sets}",
             )
     return said
 
@@ -85,9 +89,9 @@ def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) 
     @given(clusters())
     def check(random: RandomCluster) -> None:
         cluster, world = cluster_of(random.objects), world_of(random)
-        programs = {node: program_of(random, node) for node in (HERE, THERE)}
+        engines = {node: engine_of(random, node) for node in (HERE, THERE)}
         for packet in random.probes():
-            for direction, expected in judged(random, cluster, programs, packet).items():
+            for direction, expected in judged(random, cluster, world, engines, packet).items():
                 enforcer = node_of(cluster, direction, packet)
                 # A second reading of the specification, by another hand.
                 second = world.allows(direction, packet)
@@ -104,9 +108,9 @@ def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
     random: RandomCluster, given_budgets: Budgets
 ) -> None:
     cluster = cluster_of(random.objects, partial(over_budget_in, given_budgets))
-    programs = {node: program_of(random, node, given_budgets) for node in (HERE, THERE)}
+    engines = {node: engine_of(random, node, given_budgets) for node in (HERE, THERE)}
     for packet in random.probes(40):
-        judged(random, cluster, programs, packet)
+        judged(random, cluster, world_of(random), engines, packet)
 
 
 @settings(max_examples=200)
