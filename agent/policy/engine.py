@@ -84,7 +84,7 @@ class Engine:
         self.program = Program(node_networks=self._node_networks.networks)
         """What holds on this node."""
         self.lowered = LoweredProgram(
-            pods=self.program.pods, closed=self.program.closed, bypass=self.program.node_networks
+            pods=self.program.pods, closed=self.program.closed, node_networks=self.program.node_networks
         )
         """The same in the form of sets, which a backend takes. What judges pods needs no other form."""
         self._allow_nodes = allow_nodes
@@ -158,8 +158,8 @@ class Engine:
         networks = self._node_networks.networks
         if networks is not self.program.node_networks:
             # Another object may be equal: a node that came and went within the step.
-            delta.bypass = networks != self.program.node_networks
-            self.program.node_networks = self.lowered.bypass = networks
+            delta.node_networks = networks != self.program.node_networks
+            self.program.node_networks = self.lowered.node_networks = networks
         return delta
 
     def deadline(self) -> float | None:

@@ -176,7 +176,7 @@ class Recorder:
             return told.of(ids, policies=isolating)
         if kind is Kind.NAMESPACE:
             return told.of(told.changed(key.name))
-        return told.of(()) if delta.bypass else None
+        return told.of(()) if delta.node_networks else None
 
     # --- What is no step --------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ def program_allows(program: LoweredProgram, direction: Direction, probe: Packet)
     family = family_of(address)
     if address == peer or address not in program.isolated(direction, family):
         return True
-    if direction is Direction.INGRESS and any(lies_in(peer, n) for n in program.bypass):
+    if direction is Direction.INGRESS and any(lies_in(peer, n) for n in program.node_networks):
         return True
     return any(
         _rule_allows(program, rule, peer, probe)

@@ -37,7 +37,7 @@ def snapshot(program: LoweredProgram) -> LoweredProgram:
         dict(program.pods),
         {set_id: set(members) for set_id, members in program.sets.items()},
         {direction: set(addresses) for direction, addresses in program.closed.items()},
-        program.bypass,
+        program.node_networks,
     )
 
 
@@ -86,7 +86,7 @@ def difference(
         opened={d: was[d] - now[d] for d in Direction},
         released=released,
         local=changed & local,
-        bypass=before.bypass != after.bypass,
+        node_networks=before.node_networks != after.node_networks,
     )
 
 
@@ -150,7 +150,7 @@ class Follower:
         assert program.policies.keys() == active
         assert program.pods is after.pods
         assert program.closed is after.closed
-        assert program.node_networks == after.bypass
+        assert program.node_networks == after.node_networks
         self.check_closed(closing, ended)
         return delta
 
@@ -208,7 +208,7 @@ def is_live(pod: Pod) -> bool:
 
 
 def without_closed(program: LoweredProgram) -> LoweredProgram:
-    return LoweredProgram(program.policies, program.pods, program.sets, bypass=program.bypass)
+    return LoweredProgram(program.policies, program.pods, program.sets, node_networks=program.node_networks)
 
 
 @given(

@@ -185,7 +185,9 @@ class Audit:
             if set_id in program.sets
         }
         for family in families:
-            others[names.nodes_set(family)] = functools.partial(network_members, program.bypass, family)
+            others[names.nodes_set(family)] = functools.partial(
+                network_members, program.node_networks, family
+            )
         # What a set holds that nothing needs any more says nothing.
         needed = present - self._sets.garbage
         return self._spot_check.compare(

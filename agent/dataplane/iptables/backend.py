@@ -220,7 +220,7 @@ class IptablesBackend:
             # The first sync makes it with all else; only connections are nothing that it could see.
             self._writer.unforgotten |= delta.released
             return self._before_sync(started)
-        if delta.bypass:
+        if delta.node_networks:
             wanted = self._desired.guarded(program)
             self._planner.guarding = edges.guarding(self._chains, wanted, hooked=True)
             self._trusting = program

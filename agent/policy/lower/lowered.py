@@ -84,8 +84,8 @@ class LoweredPolicy(NamedTuple):
 class LoweredProgram:
     """What this node's kernel should hold. Only the engine writes to it.
 
-    ``closed``: addresses that stay isolated though no pod has them, for each direction; disjoint from
-    the addresses of ``pods`` in that direction.
+    ``pods``, ``closed`` and ``node_networks`` are the program's own: they need no other form. Isolated is
+    what the program calls judged, with DENY by default.
     """
 
     policies: dict[PolicyId, LoweredPolicy] = field(default_factory=dict)
@@ -94,10 +94,10 @@ class LoweredProgram:
     closed: dict[Direction, set[bytes]] = field(
         default_factory=lambda: {Direction.INGRESS: set(), Direction.EGRESS: set()}
     )
-    bypass: frozenset[Network] = frozenset()
+    node_networks: frozenset[Network] = frozenset()
 
     def isolated(self, direction: Direction, family: Family) -> set[bytes]:
-        """Return the addresses judged in a direction: of pods and closed ones. Costs a scan."""
+        """Return the addresses isolated in a direction: of pods and closed ones. Costs a scan."""
         return judged_addresses(self.pods, self.closed, direction, family)
 
 
@@ -120,7 +120,7 @@ class Delta:
     connection tracking must forget them before they are opened or put in any set. ``vacant`` are those
     released that were remote and that nobody has now: they are released again when somebody takes them,
     so that forgetting them can wait. ``local`` are the addresses of local pods, after this step and
-    before it, among the members that changed.
+    before it, among the members that changed. ``node_networks``: whether those changed.
     """
 
     policies: set[PolicyId] = field(default_factory=set)
@@ -137,7 +137,7 @@ class Delta:
     released: set[bytes] = field(default_factory=set)
     vacant: set[bytes] = field(default_factory=set)
     local: set[bytes] = field(default_factory=set)
-    bypass: bool = False
+    node_networks: bool = False
 
     def __bool__(self) -> bool:
         """Whether anything changed."""
@@ -150,5 +150,5 @@ class Delta:
             or any(self.isolated.values())
             or any(self.opened.values())
             or self.released
-            or self.bypass
+            or self.node_networks
         )

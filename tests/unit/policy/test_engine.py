@@ -363,23 +363,23 @@ def test_an_invalid_policy_never_known_good_closes_what_it_selects(engine: Engin
     assert engine.invalid() == []
 
 
-def test_nodes_bypass_only_when_the_setting_says_so() -> None:
+def test_other_nodes_may_reach_pods_only_when_the_setting_says_so() -> None:
     node = Node("there", (packed("192.168.0.2"),), (network("10.0.5.0/24"), network("10.0.6.1/32")))
     assert not Engine("here").apply(upsert(node), 0)
     engine = Engine("here", allow_nodes=True)
-    assert engine.apply(upsert(node), 0).bypass
+    assert engine.apply(upsert(node), 0).node_networks
     hosts = ("192.168.0.2", "10.0.5.0", "10.0.5.1", "10.0.6.1")
-    assert engine.lowered.bypass == {Network(packed(host), 32) for host in hosts}
-    assert not engine.apply(upsert(node), 0).bypass
-    assert engine.apply([Delete(Kind.NODE, Key("", "there"))], 0).bypass
+    assert engine.lowered.node_networks == {Network(packed(host), 32) for host in hosts}
+    assert not engine.apply(upsert(node), 0).node_networks
+    assert engine.apply([Delete(Kind.NODE, Key("", "there"))], 0).node_networks
 
 
-def test_this_nodes_own_networks_bypass_nothing() -> None:
+def test_this_nodes_own_networks_are_none_of_other_nodes() -> None:
     """They lead to its pods, which would then count as coming from where other nodes are."""
     engine = Engine("here", allow_nodes=True)
     own = Node("here", (packed("192.168.0.1"),), (network("10.0.4.0/24"),))
     assert not engine.apply(upsert(own), 0)
-    assert not engine.lowered.bypass
+    assert not engine.lowered.node_networks
 
 
 def test_views_tell_counts_local_pods_and_sync(engine: Engine) -> None:

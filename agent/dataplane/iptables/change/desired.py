@@ -235,9 +235,9 @@ class Desired:
     def guarded(self, program: LoweredProgram) -> Mapping[Family, guards.Guarded]:
         """Return what the rules about tunnels depend on."""
         known = self._guarded
-        if known is None or known[0] is not self.surroundings or known[1] is not program.bypass:
-            found = {f: guards.guarded(self.surroundings, f, program.bypass) for f in self.families}
-            self._guarded = known = self.surroundings, program.bypass, found
+        if known is None or known[0] is not self.surroundings or known[1] is not program.node_networks:
+            found = {f: guards.guarded(self.surroundings, f, program.node_networks) for f in self.families}
+            self._guarded = known = self.surroundings, program.node_networks, found
         return known[2]
 
     def _top(self, program: LoweredProgram, family: Family, changes: Changes) -> None:
@@ -276,7 +276,7 @@ class Desired:
 
 def has_family(program: LoweredProgram, family: Family) -> bool:
     """Whether networks that may reach every pod exist in a family."""
-    return any(network.family is family for network in program.bypass)
+    return any(network.family is family for network in program.node_networks)
 
 
 def merged(first: Changes, second: Mapping[Family, Mapping[str, Rules | None]]) -> Changes:

@@ -52,7 +52,7 @@ class Planner:
 
         Raises OSError where the kernel does not say.
         """
-        return self._let_in_by(self._uplinks(program.bypass), program)
+        return self._let_in_by(self._uplinks(program.node_networks), program)
 
     def follow_uplinks(self, program: LoweredProgram) -> None:
         """Let other nodes in by these interfaces from now on.
@@ -60,7 +60,7 @@ class Planner:
         Where the kernel does not say, those of before hold, and ``unrouted`` tells why.
         """
         try:
-            self.reached_by = self._uplinks(program.bypass)
+            self.reached_by = self._uplinks(program.node_networks)
         except OSError as error:
             self.unrouted = error
             return
@@ -74,7 +74,7 @@ class Planner:
         surroundings = self.desired.surroundings
         if name not in surroundings.carried:
             return True
-        return self.guarding and guards.trusted(name, surroundings, program.bypass, self.families)
+        return self.guarding and guards.trusted(name, surroundings, program.node_networks, self.families)
 
     def trust(self, program: LoweredProgram) -> Step | None:
         """Take note that the kernel holds the rules about tunnels; return what that changes, if anything."""
@@ -97,7 +97,7 @@ class Planner:
         )
         step = Step({family: {} for family in self.families}, released=delta.released, vacant=delta.vacant)
         self._come_and_go(program, delta, step)
-        if delta.bypass:
+        if delta.node_networks:
             self._change_nodes(program, step)
         moving = {s: Gains(set(m.added), set(m.removed)) for s, m in delta.members.items() if self._here(s)}
         if at_once:
@@ -157,7 +157,7 @@ class Planner:
     def _change_nodes(self, program: LoweredProgram, step: Step) -> None:
         self.follow_uplinks(program)
         for family in self.families:
-            before, after = self._nodes[family], network_members(program.bypass, family)
+            before, after = self._nodes[family], network_members(program.node_networks, family)
             name = names.nodes_set(family)
             if not before and after:
                 step.fresh[name] = (networks_shape(family, len(after)), after)
@@ -226,7 +226,7 @@ class Planner:
         self.naming.switched.clear()
         self.naming.switched_isolated.clear()
         self.follow_uplinks(program)
-        self._nodes = {family: network_members(program.bypass, family) for family in self.families}
+        self._nodes = {family: network_members(program.node_networks, family) for family in self.families}
         self._isolated = set().union(*(program.isolated(Direction.INGRESS, f) for f in self.families))
         self.set_names = {s: names.peer_set(s) for s in program.sets if self._here(s)}
         referred = {

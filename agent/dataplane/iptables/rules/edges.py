@@ -71,7 +71,7 @@ def faults(desired: Desired, reached_by: Iterable[str], program: LoweredProgram)
     left_out = [
         name
         for name in sorted(reached_by)
-        if not guards.trusted(name, surroundings, program.bypass, families)
+        if not guards.trusted(name, surroundings, program.node_networks, families)
     ]
     found = [_not_let_in(name, surroundings, families) for name in left_out]
     if surroundings.lost and any(listening.any for listening in desired.guarded(program).values()):

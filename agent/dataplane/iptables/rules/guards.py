@@ -74,13 +74,13 @@ class Guarded(NamedTuple):
 UNGUARDED = Guarded()
 
 
-def guarded(surroundings: Surroundings, family: Family, bypass: Collection[Network]) -> Guarded:
-    """Return what the rules of a family depend on; ``bypass`` are the networks of other nodes, if known."""
+def guarded(surroundings: Surroundings, family: Family, node_networks: Collection[Network]) -> Guarded:
+    """Return what the rules of a family depend on; ``node_networks``: those of other nodes, if known."""
     here = [t for t in surroundings.tunnels if family in t.families and not t.elsewhere]
     strange = _listening(tunnel for tunnel in here if tunnel.kind in FOR_STRANGERS)
     between = [tunnel for tunnel in here if tunnel.kind not in FOR_STRANGERS]
     ports, protocols = _listening(between)
-    nodes = names.nodes_set(family) if any(n.family is family for n in bypass) else ""
+    nodes = names.nodes_set(family) if any(n.family is family for n in node_networks) else ""
     found = Guarded(
         # What listens for both is let in from strangers.
         (ports - strange[0], protocols - strange[1]),
@@ -89,7 +89,7 @@ def guarded(surroundings: Surroundings, family: Family, bypass: Collection[Netwo
         surroundings.underlay,
         surroundings.ports,
         surroundings.mixed,
-        nodes if bypass else None,
+        nodes if node_networks else None,
     )
     # Without tunnels nothing is written anew when interfaces come and go.
     return found if found.any else UNGUARDED
@@ -102,21 +102,24 @@ def _listening(tunnels: Iterable[Tunnel]) -> Listening:
 
 
 def trusted(
-    name: str, surroundings: Surroundings, bypass: Collection[Network], families: Collection[Family]
+    name: str, surroundings: Surroundings, node_networks: Collection[Network], families: Collection[Family]
 ) -> bool:
     """Whether nodes alone send what comes in by an interface that leads to other nodes.
 
     Not where they come in out of a tunnel, unless that takes from nodes alone by the rules of
-    :func:`tunnel_chains` in ``families``. ``bypass``: the networks of other nodes.
+    :func:`tunnel_chains` in ``families``. ``node_networks``: those of other nodes.
     """
     brought = surroundings.carried.get(name)
     if brought is None:
         return True
-    return bool(brought) and all(_from_nodes(t, surroundings, bypass, families) for t in brought)
+    return bool(brought) and all(_from_nodes(t, surroundings, node_networks, families) for t in brought)
 
 
 def _from_nodes(
-    tunnel: Tunnel, surroundings: Surroundings, bypass: Collection[Network], families: Collection[Family]
+    tunnel: Tunnel,
+    surroundings: Surroundings,
+    node_networks: Collection[Network],
+    families: Collection[Family],
 ) -> bool:
     if tunnel.elsewhere or not tunnel.families <= set(families):
         return False
@@ -128,7 +131,7 @@ def _from_nodes(
     ]
     return all(
         other.kind not in FOR_STRANGERS
-        and (other.remote is None or Network(other.remote, 8 * len(other.remote)) in bypass)
+        and (other.remote is None or Network(other.remote, 8 * len(other.remote)) in node_networks)
         for other in alike
     )
 

@@ -28,7 +28,7 @@ def render_sets(program: LoweredProgram, options: Options, families: Iterable[Fa
             isolated = program.isolated(direction, family)
             found[names.isolated_set(direction, family)] = (addresses_shape(family, len(isolated)), isolated)
             found[names.closed_set(direction, family)] = (addresses_shape(family, 0), ())
-        nodes = network_members(program.bypass, family)
+        nodes = network_members(program.node_networks, family)
         if nodes:
             found[names.nodes_set(family)] = (networks_shape(family, len(nodes)), nodes)
         for set_id, members in program.sets.items():
