@@ -10,7 +10,7 @@ import pytest
 from agent.kube.events import Synced, Upsert
 from agent.kube.model import Kind
 from agent.sources.apiserver.listing import PAGE
-from tests.cluster.test_api_source import ADDRESS, Heard, create_many, wait
+from tests.cluster.told import ADDRESS, Heard, create_many, wait
 from tests.lab.apiserver import ApiServer
 from tests.lab.etcd import Etcd
 from tests.lab.gate import Gate

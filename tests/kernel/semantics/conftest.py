@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from agent.dataplane.podlinks import LinkFinder
 from agent.net import Family
 from tests.kernel.semantics.stage import Stage
 from tests.lab.backends import BACKENDS, IPTABLES, USUAL, BackendKind
@@ -75,3 +76,10 @@ def stage(stages: Stages, request: pytest.FixtureRequest) -> Stage:
 @pytest.fixture(params=list(Family), ids=lambda family: f"IPv{int(family)}")
 def family(request: pytest.FixtureRequest) -> Family:
     return Family(request.param)
+
+
+@pytest.fixture
+def finder(stage: Stage) -> Iterator[LinkFinder]:
+    """What finds links; afterwards the stage's backend knows of none, as other tests have it."""
+    yield LinkFinder()
+    stage.unlink()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
+from collections.abc import Iterator
+
 import pytest
 
 from agent.dataplane.backend import KernelView
 from agent.fault import Fault
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, Protocol
+from agent.observe.server import StatusServer
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.policy.lower.lowered import LoweredPolicy, LoweredProgram, LoweredRule, SetId, SetKind
 from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, network_policies
 from agent.sources.source import SyncState
+from tests.unit.observe.serving import Agent
+from tests.unit.observe.test_server import Get
 
 NOW = 1_767_225_600.0
 PEERS = SetId(SetKind.ADDRESSES, Direction.INGRESS, Family.V4, "pods app=web in namespace shop")
@@ -77,3 +83,32 @@ def view() -> KernelView:
 @pytest.fixture
 def snapshot(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnapshot:
     return take(facts, program, view)
+
+
+@pytest.fixture
+def agent(snapshot: StatusSnapshot) -> Agent:
+    return Agent(snapshot)
+
+
+@pytest.fixture
+def server(agent: Agent) -> Iterator[StatusServer]:
+    server = StatusServer("127.0.0.1", 0, agent.health, agent.status, ["Node-1"])
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def get(server: StatusServer) -> Get:
+    def get(
+        path: str, method: str = "GET", host: str = "127.0.0.1:20245"
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        try:
+            connection.request(method, path, headers={"Host": host})
+            response = connection.getresponse()
+            return response, response.read()
+        finally:
+            connection.close()
+
+    return get

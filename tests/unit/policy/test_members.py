@@ -40,7 +40,7 @@ from tests.build import labelled, lowered, pod, upsert
 from tests.property import strategies
 from tests.property.histories import Batch
 from tests.property.words import HERE
-from tests.unit.policy.test_budget import honest_namespace
+from tests.unit.policy.test_costs import honest_namespace
 
 IN = Direction.INGRESS
 

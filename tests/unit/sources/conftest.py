@@ -56,3 +56,15 @@ def running(kubeconfig: Path, script: Script) -> Iterator[Callable[..., Running]
     yield start
     for each in started:
         each.stop()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    found = tmp_path / "manifests"
+    found.mkdir()
+    return found
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,8 @@ import pytest
 
 from agent.kube.events import Delete, Synced, Upsert
 from agent.kube.model import Key, Kind, Pod
-from agent.sources.apiserver import backoff, connect, reflector
+from agent.sources.apiserver import backoff, reflector
 from agent.sources.apiserver.connect import Connection
-from agent.sources.apiserver.kubeconfig import ConfigurationError
 from agent.sources.apiserver.reflector import Reflector
 from agent.sources.apiserver.seen import Seen
 from tests.unit.sources.scripted import (
@@ -34,23 +31,7 @@ from tests.unit.sources.scripted import (
     refuse,
     stream,
     wait,
-    write_config,
 )
-
-
-def test_pages_are_followed_and_the_watch_begins_where_the_list_ended(
-    script: Script, running: Callable[[], Running]
-) -> None:
-    script.lists = [page(2, pod("a", 1), more="next"), page(2, pod("b", 2))]
-    script.watches = [stream()]
-    found = running()
-    wait(lambda: len(script.asked) == 3)
-    assert script.asked[0] == {"limit": "500"}
-    assert script.asked[1] == {"limit": "500", "continue": "next"}
-    watch = script.asked[2]
-    assert (watch["resourceVersion"], watch["allowWatchBookmarks"]) == ("2", "true")
-    assert 300 <= int(watch["timeoutSeconds"]) <= 600
-    assert [type(e) for e in found.events] == [Upsert, Upsert, Synced]
 
 
 def test_a_line_in_parts_is_one_event_and_is_told_without_waiting_for_the_next(
@@ -106,16 +87,6 @@ def test_too_old_is_listed_again_and_only_differences_are_told(
     ]
     assert found.events[-1] == Delete(Kind.POD, Key("x", "gone"))
     assert found.reflector.state().objects == 3
-
-
-def test_a_continue_token_that_expired_begins_the_list_anew_and_deletes_nothing_before(
-    script: Script, running: Callable[[], Running]
-) -> None:
-    script.lists = [page(1, pod("a", 1), more="next"), refuse(410), page(3, pod("a", 1), pod("b", 2))]
-    script.watches = [stream()]
-    found = running()
-    wait(lambda: len(script.asked) == 4)
-    assert [type(e) for e in found.events] == [Upsert, Upsert, Synced]
 
 
 def test_failures_are_named_retried_and_clear_nothing(script: Script, running: Callable[[], Running]) -> None:
@@ -268,44 +239,6 @@ def test_a_watch_that_has_nothing_to_tell_is_begun_anew_at_once_and_is_no_fault(
     assert len(script.asked) == 6
 
 
-def test_a_list_whose_second_page_has_expired_is_asked_to_be_consistent(
-    script: Script, running: Callable[..., Running]
-) -> None:
-    """What a server has at hand may be so old that its store cannot give the rest of it any more."""
-    script.lists = [page(5, pod("a", 1), more="next"), refuse(410), page(9, pod("a", 1), pod("b", 2))]
-    script.watches = [stream(hold=0.0), stream(GONE), stream()]
-    found = running(anything=True)
-    wait(lambda: len([q for q in script.asked if "watch" in q]) == 3)
-    lists = [query.get("resourceVersion") for query in script.asked if "watch" not in query]
-    # Once it is listed, the next list need not be.
-    assert lists == ["1", None, None, "9"]
-    assert found.reflector.state().objects == 2
-
-
-def test_lists_that_expire_again_and_again_before_their_end_are_asked_for_in_one_piece(
-    script: Script, running: Callable[..., Running]
-) -> None:
-    """Where reading the pages takes longer than the store keeps what it has replaced."""
-    begun = page(5, pod("a", 1), more="next")
-    script.lists = [begun, refuse(410), begun, refuse(410), page(9, pod("a", 1), pod("b", 2))]
-    script.watches = [stream()]
-    found = running()
-    wait(lambda: len(script.asked) == 6)
-    assert [query.get("limit") for query in script.asked] == ["500"] * 4 + [None, None]
-    assert [type(e) for e in found.events] == [Upsert, Upsert, Synced]
-
-
-def test_a_list_that_is_too_old_for_a_watch_at_once_is_asked_to_be_consistent(
-    script: Script, running: Callable[..., Running]
-) -> None:
-    """Another server may have answered, whose cache is behind: with the same list, it would go on."""
-    script.lists = [page(5, pod("a", 1)), page(9, pod("a", 1))]
-    script.watches = [refuse(410), stream()]
-    running(anything=True)
-    wait(lambda: len(script.asked) == 4)
-    assert [query.get("resourceVersion") for query in script.asked] == ["1", "5", None, "9"]
-
-
 def test_watches_that_are_ended_with_nothing_told_are_begun_anew_at_once_if_they_lasted(
     script: Script, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,49 +250,6 @@ def test_watches_that_are_ended_with_nothing_told_are_begun_anew_at_once_if_they
     found = running()
     wait(lambda: len(found.events) == 2)
     assert len(script.asked) == 6
-
-
-def test_a_list_that_took_long_and_failed_is_not_asked_for_again_at_once(
-    script: Script, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def late(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
-        time.sleep(0.2)
-        refuse(500)(handler, query)
-
-    monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.1)
-    monkeypatch.setattr(backoff, "FIRST_SECONDS", 30.0)
-    script.lists = [page(1, pod("a", 1), more="next"), late, page(1)]
-    script.watches = [stream()]
-    found = running()
-    wait(lambda: found.reflector.state().fault)
-    time.sleep(0.3)
-    assert len(script.asked) == 2
-
-
-def test_pods_of_the_node_are_told_before_the_others(script: Script, running: Callable[..., Running]) -> None:
-    script.lists = [page(3, pod("here", 1)), page(4, pod("here", 1), pod("far", 2))]
-    script.watches = [stream()]
-    found = running(first="spec.nodeName=n")
-    wait(lambda: len(found.events) == 4 and len(script.asked) == 3)
-    here, near, far, synced = found.events
-    assert isinstance(here, Upsert)
-    assert isinstance(far, Upsert)
-    assert (here.object.name, near) == ("here", Synced(Kind.POD, here=True))
-    assert (far.object.name, synced) == ("far", Synced(Kind.POD))
-    selectors = [query.get("fieldSelector") for query in script.asked]
-    assert selectors == ["spec.nodeName=n", None, None]
-    # In pages, older servers read every pod of the cluster from their store to find those of one node.
-    assert [query.get("limit") for query in script.asked] == [None, "500", None]
-
-
-def test_one_that_went_while_the_others_were_read_is_told_as_gone(
-    script: Script, running: Callable[..., Running]
-) -> None:
-    script.lists = [page(3, pod("here", 1), pod("stays", 2)), page(4, pod("stays", 2))]
-    script.watches = [stream()]
-    found = running(first="spec.nodeName=n")
-    wait(lambda: len(found.events) == 5)
-    assert found.events[3:] == [Delete(Kind.POD, Key("x", "here")), Synced(Kind.POD)]
 
 
 def test_retry_after_is_obeyed(script: Script, running: Callable[[], Running]) -> None:
@@ -389,107 +279,6 @@ def test_a_sink_that_fails_does_not_end_the_watch(script: Script, kubeconfig: Pa
     found.stop()
     thread.join(5)
     assert [type(e) for call in calls for e in call] == [Upsert, Upsert, Synced]
-
-
-def test_a_token_that_expired_is_read_again(
-    script: Script, running: Callable[[], Running], kubeconfig: Path, url: str
-) -> None:
-    script.lists = [refuse(401), page(1)]
-    script.watches = [stream()]
-    write_config(kubeconfig, url, {"token": "old"})
-    running()
-    wait(lambda: len(script.asked) == 1)
-    write_config(kubeconfig, url, {"token": "new"})
-    wait(lambda: len(script.asked) == 3)
-    assert script.bearers == ["Bearer old", "Bearer new", "Bearer new"]
-
-
-def test_an_exec_plugin_gives_the_token(
-    script: Script, running: Callable[[], Running], kubeconfig: Path, url: str
-) -> None:
-    version = "client.authentication.k8s.io/v1"
-    credential = {"apiVersion": version, "kind": "ExecCredential", "status": {"token": "made"}}
-    plugin = {"apiVersion": version, "command": "echo", "args": [json.dumps(credential)]}
-    write_config(kubeconfig, url, {"exec": plugin})
-    script.lists, script.watches = [page(1)], [stream()]
-    running()
-    wait(lambda: script.bearers)
-    assert script.bearers[0] == "Bearer made"
-
-
-def test_a_service_account_in_the_cluster_has_its_token_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from kubernetes.config import incluster_config
-
-    token, ca = tmp_path / "token", tmp_path / "ca.crt"
-    token.write_text("first\n")
-    ca.write_text("unused")
-    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
-    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(ca))
-    monkeypatch.setattr(connect, "SERVICE_ACCOUNT", token)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-    connection = Connection()
-    connection._configuration = configuration = connect._load(None, None)
-    assert configuration.host == "https://[fd00::1]:443"
-    assert connection._headers()["Authorization"].lower() == "bearer first"
-    token.write_text("second\n")
-    for cell in configuration.refresh_api_key_hook.__closure__:
-        # The package reads the file again after a minute: let that minute have passed.
-        cell.cell_contents.token_expires_at = datetime.min
-    assert connection._headers()["Authorization"].lower() == "bearer second"
-
-
-CONTEXTS = "contexts: [{name: c, context: {cluster: k, user: u}}, {name: d}]\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "is not a kubeconfig; give a file of kind Config"),
-        ("[]", "is not a kubeconfig; give a file of kind Config"),
-        ("{kind: Pod}", "is not a kubeconfig; give a file of kind Config"),
-        ("{", "is not YAML: "),
-        ("current-context: nowhere", "has no contexts; give a file that kubectl can use"),
-        (f"{CONTEXTS}current-context: nowhere", "has no context 'nowhere'; choose with --context: c, d"),
-        (CONTEXTS, "has no current-context; choose with --context: c, d"),
-        (f"{CONTEXTS}current-context: c", "names the cluster 'k', which is not there; it has no clusters"),
-    ],
-)
-def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path, text: str, words: str) -> None:
-    path = tmp_path / "kubeconfig"
-    path.write_text(text)
-    with pytest.raises(ConfigurationError) as caught:
-        Connection(str(path)).get("/", {}, 1)
-    assert str(caught.value).startswith("no usable API server configuration: ")
-    assert str(path) in str(caught.value)
-    assert words in str(caught.value)
-
-
-def test_no_configuration_says_where_it_was_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ConfigurationError, match="kubeconfig /no/where: no such file; correct the path"):
-        Connection("/no/where").get("/", {}, 1)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigurationError, match="none found") as caught:
-        Connection().get("/", {}, 1)
-    for words in (str(tmp_path / ".kube/config"), "serviceaccount", "--kubeconfig", "--manifests"):
-        assert words in str(caught.value)
-
-
-def test_a_configuration_that_appears_later_is_taken_up(script: Script, url: str, tmp_path: Path) -> None:
-    script.lists, script.watches = [page(1)], [stream()]
-    found = Running(tmp_path / "later")
-    try:
-        wait(lambda: "no usable API server configuration" in found.reflector.state().fault)
-        write_config(tmp_path / "later", url, {"token": "t"})
-        wait(lambda: found.reflector.state().synced)
-    finally:
-        found.stop()
 
 
 def test_a_restart_asks_for_nothing_older_than_was_told_before(

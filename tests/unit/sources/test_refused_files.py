@@ -15,7 +15,7 @@ from agent.policy.lower.lowered import LoweredProgram
 from agent.sources.manifests.source import ManifestSource
 from tests.build import packed
 from tests.property.test_compiler import snapshot
-from tests.unit.sources.test_manifests import text, write
+from tests.unit.sources.manifested import text, write
 
 GOOD = text("a", "{podSelector: {}, ingress: [{ports: [{port: 80}]}]}")
 OTHER = text("b", "{podSelector: {matchLabels: {app: a}}, egress: [], policyTypes: [Egress]}")

@@ -1,0 +1,91 @@
+"""What the API server's source has told, and a server of many pods to tell of."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from agent.kube.events import Event, Synced, Upsert
+from agent.kube.model import Kind
+from agent.sources.apiserver.source import ApiSource
+from tests.lab.apiserver import PORT, ApiServer
+
+ADDRESS = "10.255.0.1"
+# The agent comes by an address of its own, so that its packets alone can be dropped.
+AGENT_ADDRESS = "10.255.0.2"
+PODS = 1200
+
+
+class Heard:
+    """A source inside the server's namespace, and everything it told."""
+
+    def __init__(
+        self, server: ApiServer, user: str = "admin", *, config: Path | None = None, **options: Any
+    ) -> None:
+        self.config = config or _by_its_own_address(server.kubeconfig(user))
+        self.batches: list[Sequence[Event]] = []
+        self.source = ApiSource(str(self.config), **options)
+        with server.netns.entered():
+            # Threads live in the namespace of the thread that starts them.
+            self.source.start(self.batches.append)
+
+    @property
+    def events(self) -> list[Event]:
+        return [event for batch in list(self.batches) for event in batch]
+
+    def of(self, kind: Kind, name: str) -> list[Event]:
+        return [e for e in self.events if _name(e) == (kind, name)]
+
+    def synced(self) -> bool:
+        return all(state.synced for state in self.source.states().values())
+
+    def faults(self) -> list[str]:
+        return [state.fault for state in self.source.states().values() if state.fault]
+
+
+def _by_its_own_address(path: Path) -> Path:
+    """Write and return such a kubeconfig by which the agent comes to the server by an address of its own."""
+    config = json.loads(path.read_text())
+    config["clusters"][0]["cluster"] |= {
+        "server": f"https://{AGENT_ADDRESS}:{PORT}",
+        "tls-server-name": ADDRESS,
+    }
+    written = path.with_name(f"source-{path.name}")
+    written.write_text(json.dumps(config))
+    return written
+
+
+def _name(event: Event) -> tuple[Kind, str]:
+    if isinstance(event, Upsert):
+        return event.kind, event.object.name
+    return event.kind, "" if isinstance(event, Synced) else event.key.name
+
+
+def wait(condition: Callable[[], object], seconds: float = 20.0) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "did not happen"
+        time.sleep(0.002)
+    return time.monotonic() - began
+
+
+def create_many(server: ApiServer, pods: int) -> None:
+    """Create pods p0, p1, and so on in the namespace "many", which is there."""
+
+    def create(part: int) -> None:
+        client = server.client.another()
+        for number in range(part, pods, 4):
+            client.create_pod("many", f"p{number}", node="n", addresses=())
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(create, range(4)))
+
+
+def drop(server: ApiServer, *, on: bool) -> None:
+    """Drop every packet between the agent and the server, as a lost path does."""
+    for side in ("-d", "-s"):
+        server.netns.run(["iptables", "-D" if not on else "-I", "OUTPUT", side, AGENT_ADDRESS, "-j", "DROP"])
