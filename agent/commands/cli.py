@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from agent import __version__
+from agent.commands import looking
 from agent.commands.options import (
     IN_EXPLAIN,
     IN_RENDER,
@@ -371,3 +372,6 @@ def status(url: str | None, as_json: bool, **flags: Any) -> None:
         with answering():
             client.show(snapshot)
     sys.exit(0 if snapshot.ready else 1)
+
+
+main.add_command(looking.history)

@@ -83,6 +83,12 @@ IN_STATUS = {
 }
 
 
+IN_HISTORY = {
+    **IN_STATUS,
+    "state_dir": _Told("Read the file of the history in this directory, and ask no agent.", ""),
+}
+
+
 def _option(setting: Setting, told: _Told) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     variables = ", ".join(setting.environment)
     in_words = setting.default_text if told.default is None else told.default

@@ -7,12 +7,16 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 
 import msgspec
 
+from agent.history.query import url_query
 from agent.observe import text
 from agent.observe.explain.live import Asked, LiveAnswer
 from agent.observe.explain.text import show_live
+from agent.observe.history.route import History
+from agent.observe.history.text import show as show_rows
 from agent.observe.snapshot import StatusSnapshot, decode
 
 _SECONDS = 10.0
@@ -80,6 +84,20 @@ def _another(url: str, error: Exception) -> UnreachableError:
 def show_answer(answer: LiveAnswer) -> None:
     """Print an answer on standard output, in colour on a terminal only."""
     show_live(answer, text.plain_console(sys.stdout))
+
+
+def history_path(asked: Mapping[str, str]) -> str:
+    """Return the path that asks for rows of the history, by the parts of a query."""
+    return f"/history?{url_query(asked)}"
+
+
+def show_history(found: History, pod: str = "") -> None:
+    """Print rows on standard output, in colour on a terminal only, and of a pod since when it is isolated."""
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
+    console = text.plain_console(sys.stdout, width=width)
+    if not found.rows:
+        console.print("nothing like that is known")
+    show_rows(found.rows, console, pod if found.rows else "")
 
 
 def show(snapshot: StatusSnapshot) -> None:

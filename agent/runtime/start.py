@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import signal
 import socket
+import time
 from pathlib import Path
 
 from agent import __version__, log
@@ -16,6 +17,7 @@ from agent.kernel.node_lock import LOCK, LockedError, lock_node
 from agent.net import Family
 from agent.observe.connections import raise_limit
 from agent.observe.explain.route import explain_route
+from agent.observe.history.route import history_route
 from agent.observe.server import StatusServer
 from agent.runtime import backends
 from agent.runtime.backends import UndecidedError
@@ -69,7 +71,11 @@ def _run_locked(settings: Settings) -> int:
     names = (settings.node_name, socket.gethostname())
     route = metrics_route(agent.figures)
     scraped = metrics_server(settings, route, names)
-    more = {PATH: route, "/explain": explain_route(make_explainer(settings, agent))}
+    more = {
+        PATH: route,
+        "/history": history_route(settings.node_name, agent.history.rows, time.time),
+        "/explain": explain_route(make_explainer(settings, agent)),
+    }
     server = StatusServer(
         settings.health_address, settings.health_port, agent.health, agent.status, names, more
     )

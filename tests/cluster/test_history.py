@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from agent.history.query import Query
 from agent.history.store import NAME, read
 from tests.cluster.behind import Behind, behind_a_gate
 from tests.cluster.scene import pods, port, rule
-from tests.lab.cluster import AgentProcess, Cluster, wait_until
+from tests.lab.cluster import ROOT, AgentProcess, Cluster, http_get, wait_until
 from tests.lab.lab import flows
 from tests.lab.node import Layout, Mode
 from tests.lab.probe import Verdict
@@ -111,6 +112,32 @@ def test_who_labels_a_pod_is_told_with_what_that_did(behind: Behind) -> None:
     behind.expect(open=True)
 
 
+def netpol_agent(behind: Behind, *arguments: str) -> str:
+    """Run a command of the agent's on the node; return what it prints."""
+    command = [sys.executable, "-m", "agent", *arguments]
+    return behind.node.netns.run(command, environment={"PYTHONPATH": str(ROOT)})
+
+
+def test_when_a_pod_became_denied_and_by_what_is_one_command(behind: Behind) -> None:
+    behind.workspace.policy(behind.namespace, "command", pods(app="server"), ingress=[])
+    behind.cluster.settle()
+    server = behind.server.name
+    wait_until(lambda: "command added" in netpol_agent(behind, "history", "--pod", server))
+    said = netpol_agent(behind, "history", "--pod", server, "--since", "1m")
+    assert f"isolated for ingress: {server}" in said
+    last = said.splitlines()[-2]
+    assert last.startswith(f"{server} ingress: isolated since ")
+    assert f"policy {behind.namespace}/command added by " in last
+    served = json.loads(netpol_agent(behind, "history", "--policy", f"{behind.namespace}/command", "--json"))
+    assert served["node"] == behind.node.name
+    (row,) = served["rows"]
+    assert row["effect"]["isolated_ingress"] == [server]
+    status, body = http_get(behind.node, f"/history?namespace={behind.namespace}&limit=1")
+    assert (status, json.loads(body)["rows"]) == (200, [row])
+    behind.workspace.delete_policy(behind.namespace, "command")
+    behind.expect(open=True)
+
+
 def test_a_repair_says_what_somebody_else_changed(behind: Behind) -> None:
     behind.workspace.policy(behind.namespace, "flushed", pods(app="server"), ingress=[])
     behind.cluster.settle()
@@ -144,14 +171,16 @@ def test_it_is_there_after_a_restart_and_only_what_changed_meanwhile_is_told_as_
 ) -> None:
     behind.workspace.policy(behind.namespace, "restart", pods(app="server"), ingress=[])
     behind.cluster.settle()
-    wait_until(lambda: rows(behind)[-1].subject.value == "policy")
+    wait_until(lambda: f"{behind.namespace}/restart" in [row.object for row in rows(behind)])
     before = len(rows(behind))
     agent(behind).stop()
-    assert rows(behind)[-1].what.value == "stopped"
+    state = str(behind.node.directory / "state")
+    said = netpol_agent(behind, "history", "--state-dir", state, "--limit", "1")
+    assert said.rstrip().endswith("agent stopped")
     behind.start().wait_ready()
-    wait_until(lambda: rows(behind)[-1].what.value == "enforcing")
-    assert len(rows(behind)) >= before + 3
-    enforcing = rows(behind)[-1]
+    wait_until(lambda: [row.what.value for row in rows(behind)[before:]].count("enforcing") == 1)
+    stopped, started, enforcing = (row for row in rows(behind)[before:] if row.subject.value == "agent")
+    assert [row.what.value for row in (stopped, started)] == ["stopped", "started"]
     assert enforcing.effect.isolated_ingress == ()
     assert behind.server.name in enforcing.effect.selected
     behind.workspace.delete_policy(behind.namespace, "restart")

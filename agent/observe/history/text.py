@@ -1,0 +1,152 @@
+"""Rows of the history for a person: what changed, who changed it, and what that did here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.markup import escape
+
+from agent.history.change import Effect, Moment, Row, Subject, What
+from agent.words import count
+
+_NAMED = 6
+"""Pods that are named of one effect; ``--json`` names all."""
+
+
+def show(rows: Iterable[Row], console: Console, pod: str = "") -> None:
+    """Print rows for a person; of a ``pod`` that was asked for, at the end, since when it is isolated."""
+    rows = tuple(rows)
+    for row in rows:
+        console.print(_headline(row), soft_wrap=True)
+        for line in _lines(row):
+            console.print(f"    {line}", soft_wrap=True)
+    if pod:
+        console.print()
+        for line in since(rows, pod):
+            console.print(line, soft_wrap=True)
+
+
+def headline(row: Row) -> str:
+    """Return one line about a row, without its time: ``policy shop/db changed by kubectl (Apply)``."""
+    number = f" ({row.count} changes)" if row.count > 1 else ""
+    by = f" by {row.who}" if row.who else ""
+    return f"{_subject(row)} {_DONE.get(row.what, row.what.value)}{by}{number}"
+
+
+def since(rows: Iterable[Row], pod: str) -> Iterator[str]:
+    """Yield for each direction since when a pod is isolated, or open, and by what, as far as rows tell."""
+    for direction in ("ingress", "egress"):
+        last: tuple[str, Row] | None = None
+        for row in rows:
+            effect = row.effect
+            if pod in getattr(effect, f"isolated_{direction}"):
+                last = "isolated", row
+            elif pod in getattr(effect, f"opened_{direction}"):
+                last = "open", row
+        if last is None:
+            yield f"[bold]{escape(pod)}[/] {direction}: these rows do not say"
+            continue
+        state, row = last
+        since_when = _time(row.kernel or row.seen)
+        colour = "red" if state == "isolated" else "green"
+        yield (
+            f"[bold]{escape(pod)}[/] {direction}: [{colour}]{state}[/] since {since_when}: "
+            f"{escape(headline(row))}"
+        )
+
+
+_DONE = {What.BEGUN: "began", What.MADE: "put back what differed"}
+
+
+def _subject(row: Row) -> str:
+    if row.subject is Subject.REMOTE_PODS:
+        return f"pods of other nodes, namespace {row.object}"
+    if row.subject is Subject.BUDGET:
+        return f"policy {row.object} over budget"
+    if row.subject is Subject.FAULT:
+        return f"fault: {row.object}:"
+    name = {Subject.REPAIR: "the kernel was changed from outside, the agent"}.get(
+        row.subject, row.subject.value
+    )
+    return f"{name} {row.object}".rstrip()
+
+
+_COLOURS = {
+    Subject.OUTAGE: "yellow",
+    Subject.REPAIR: "yellow",
+    Subject.FAULT: "yellow",
+    Subject.BUDGET: "yellow",
+    Subject.HISTORY: "yellow",
+}
+
+
+def _headline(row: Row) -> str:
+    text = escape(headline(row))
+    colour = _COLOURS.get(row.subject)
+    return f"[bold]{_time(row.seen)}[/]  " + (f"[{colour}]{text}[/]" if colour else text)
+
+
+def _lines(row: Row) -> Iterator[str]:
+    if times := _times(row):
+        yield times
+    for line in row.diff:
+        colour = {"+": "green", "-": "red"}.get(line[:1])
+        yield f"[{colour}]{escape(line)}[/]" if colour else escape(line)
+    yield from map(escape, row.detail)
+    yield from map(escape, effect_lines(row.effect))
+
+
+def _times(row: Row) -> str:
+    """Return when the API server and the kernel had a change, against when this node saw it."""
+    parts = []
+    if row.api is not None:
+        parts.append(f"the API server had it at {row.api:%H:%M:%S}")
+    if row.kernel is not None and row.subject is not Subject.HISTORY:
+        after = max(0.0, (row.kernel - row.seen).total_seconds())
+        parts.append(f"the kernel {1000 * after:.0f} ms after this node saw it")
+    elif row.subject in (Subject.POLICY, Subject.POD, Subject.NAMESPACE, Subject.REPAIR):
+        parts.append("[red]the kernel did not have it yet[/]")
+    return ", ".join(parts)
+
+
+def effect_lines(effect: Effect) -> Iterator[str]:
+    """Yield what a change did on this node."""
+    told: set[str] = set()
+    for words, pods in (
+        ("isolated for ingress", effect.isolated_ingress),
+        ("isolated for egress", effect.isolated_egress),
+        ("open again for ingress", effect.opened_ingress),
+        ("open again for egress", effect.opened_egress),
+    ):
+        if pods:
+            told.update(pods)
+            yield f"{words}: {_some(pods)}"
+    others = tuple(pod for pod in effect.selected if pod not in told)
+    if others:
+        yield f"isolated before and after: {_some(others)}"
+    if effect.policies:
+        yield f"isolated by: {_some(effect.policies)}"
+    members = (
+        (f"+{effect.members_added}", effect.members_added),
+        (f"-{effect.members_removed}", effect.members_removed),
+    )
+    sets = (
+        (f"+{count(effect.sets_added, 'set')}", effect.sets_added),
+        (f"-{count(effect.sets_removed, 'set')}", effect.sets_removed),
+    )
+    parts = [text for text, number in sets if number]
+    if any(number for _, number in members):
+        parts.append(f"{' '.join(text for text, number in members if number)} members of sets")
+    if parts:
+        more = f" (with {count(effect.together - 1, 'other change')})" if effect.together > 1 else ""
+        yield ", ".join(parts) + more
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _time(moment: Moment) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03}Z"
