@@ -51,7 +51,7 @@ class Scene:
         with self.node.netns.entered():
             agent = subprocess.Popen(
                 [*command, self.client.v4, self.server.v4],
-                cwd=Path(__file__).parents[2],
+                cwd=Path(__file__).parents[3],
                 env={**os.environ, **self.node.netns.environment},
                 stdout=subprocess.PIPE,
                 text=True,

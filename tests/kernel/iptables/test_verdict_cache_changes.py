@@ -26,6 +26,7 @@ from agent.net import Family
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import Delta, LoweredProgram
 from tests.build import labelled
+from tests.kernel.iptables.test_verdict_cache import Cache, no_thread
 from tests.kernel.kernel_state import (
     HERE,
     await_opened,
@@ -37,7 +38,6 @@ from tests.kernel.kernel_state import (
     pods_of,
     policy,
 )
-from tests.kernel.test_verdict_cache import Cache, no_thread
 from tests.lab.backends import IPTABLES
 from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns

@@ -1,0 +1,1 @@
+"""What is about the backend of iptables and ipset alone."""
