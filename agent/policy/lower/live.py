@@ -63,11 +63,10 @@ class LiveSet:
     policies ask for it; ``shown``: in how many policies' programs it is.
     """
 
-    __slots__ = ("area", "definition", "id", "local", "members", "ports", "references", "shown", "terms")
+    __slots__ = ("area", "id", "local", "members", "ports", "references", "shown", "terms")
 
     def __init__(self, set_id: SetId, definition: Definition, terms: Collection[ActiveSelector] = ()) -> None:
         self.id = set_id
-        self.definition = definition
         self.terms = frozenset(terms)
         named = () if isinstance(definition, Networks) else definition.ports
         self.ports = frozenset(named) if named else None
