@@ -31,12 +31,10 @@ STEPS = (
     ),
     Mutation(
         "removals before additions",
-        "agent.dataplane.iptables.change.executor:Executor._carry_out",
-        "faults += self.change({n: Gains(_without(g.added, held_back), g.removed) for n, g in "
-        "step.live.items()})",
-        "faults += self.change({n: Gains(removed=g.removed) for n, g in step.live.items()})\n"
-        "added = {n: Gains(_without(g.added, held_back)) for n, g in step.live.items()}\n"
-        "faults += self.change(added)",
+        "agent.dataplane.iptables.change.carrying:Carrying._change_members",
+        "self._change({n: Gains(self._without_unforgotten(g.added), g.removed) for n, g in live})",
+        "self._change({n: Gains(removed=g.removed) for n, g in live})\n"
+        "self._change({n: Gains(self._without_unforgotten(g.added)) for n, g in live})",
         (Selection.MOVES,),
     ),
     Mutation(
@@ -48,8 +46,8 @@ STEPS = (
     ),
     Mutation(
         "the verdict cache stays open while rules are written",
-        "agent.dataplane.iptables.change.executor:Executor._write",
-        "faults.extend(self._sets.change({}, lookups))",
+        "agent.dataplane.iptables.change.writers:Writers.write",
+        "faults.extend(self.sets.change({}, lookups))",
         "",
         (Selection.CACHE,),
     ),
@@ -83,22 +81,22 @@ STEPS = (
     ),
     Mutation(
         "an address is isolated before its chain is there",
-        "agent.dataplane.iptables.change.executor:Executor._carry_out",
-        "apart = any(entering.values()) and any(reached.values())",
-        "faults += self.change(entering)\napart = any(entering.values()) and any(reached.values())",
+        "agent.dataplane.iptables.change.carrying:Carrying._write_and_isolate",
+        "apart = any(self._entering.values()) and any(reached.values())",
+        "self._change(self._entering)\napart = any(self._entering.values()) and any(reached.values())",
         (Selection.STEPS,),
     ),
     Mutation(
         "connections are not forgotten when an address changes hands",
-        "agent.dataplane.iptables.change.executor:Executor.forget",
+        "agent.dataplane.iptables.change.connections:Connections.forget",
         "self._forget(wanted)",
         "0",
         (Selection.STEPS,),
     ),
     Mutation(
         "named ports come after the pod that has them is isolated",
-        "agent.dataplane.iptables.change.planner:Planner.step",
-        "set_id.kind is SetKind.ADDRESS_PORTS and set_id.direction is Direction.INGRESS",
+        "agent.dataplane.iptables.change.planner:_change_members",
+        "set_id.kind is SetKind.ADDRESS_PORTS and set_id.direction is Direction.INGRESS and gains.added",
         "False",
         (Selection.MOVES,),
     ),

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Set
 from agent.dataplane.backend import Reading
 from agent.dataplane.differences import Difference, What
 from agent.dataplane.iptables.access import Access
-from agent.dataplane.iptables.change.planner import Planner
+from agent.dataplane.iptables.change.desired import Desired
+from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.ipset.members import SpotCheck
 from agent.dataplane.iptables.ipset.sets import KernelSets, network_members
 from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
 from agent.dataplane.iptables.rules import edges, names
+from agent.dataplane.iptables.rules.edges import Uplinks
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.marks import MarkBits
@@ -42,7 +44,9 @@ class Audit:
         placement: Placement,
         foreign: ForeignRules,
         marks: MarkBits,
-        planner: Planner,
+        held: Held,
+        desired: Desired,
+        uplinks: Uplinks,
         sets: KernelSets,
         ipsets: IpSets,
         transit: Transit,
@@ -51,11 +55,13 @@ class Audit:
         self._look = access.look
         self._other_mode = other_mode
         self._rules = rules
-        self._chains = rules.chains
+        self._chains = held.chains
         self._placement = placement
         self._foreign = foreign
         self._marks = marks
-        self._planner = planner
+        self._held = held
+        self._desired = desired
+        self._uplinks = uplinks
         self._sets = sets
         self._ipsets = ipsets
         self._transit = transit
@@ -129,7 +135,9 @@ class Audit:
         differences += self._sizes(in_kernel)
         if certain:
             differences += self._exchanged(program, in_kernel.keys())
-        if edges.moved(self._planner.desired, self._look) or edges.rerouted(self._planner, program):
+        if edges.moved(self._desired, self._look) or self._uplinks.rerouted(
+            self._held, self._desired, program
+        ):
             differences.append(Difference(What.INTERFACES))
         return differences
 
@@ -154,7 +162,7 @@ class Audit:
     def _marks_changed(self, uses: list[Use] | None) -> list[Difference]:
         if uses is None:
             return []
-        now = self._planner.desired.options
+        now = self._desired.options
         if self._marks.rechosen(uses, now):
             return [Difference(What.MARKS_USED, detail=f"{now.both_marks:#x}")]
         changed = sorted(fault.what for fault in self._marks.changed(uses, now))
@@ -163,7 +171,7 @@ class Audit:
     def _sizes(self, in_kernel: dict[str, int | None]) -> list[Difference]:
         """Return the sets that are gone, or have another number of members than was left there."""
         differences = []
-        for name, size in self._sets.sizes.items():
+        for name, size in self._held.sets.sizes.items():
             if name not in in_kernel:
                 differences.append(Difference(What.SET_GONE, name=name))
             elif in_kernel[name] not in (None, size) and not names.changes_by_itself(name):
@@ -173,15 +181,15 @@ class Audit:
 
     def _exchanged(self, program: LoweredProgram, present: Set[str]) -> list[Difference]:
         """Return the sets that hold other members than the program says, of those looked at this time."""
-        planner, families = self._planner, self._chains.families
+        held, families = self._held, self._chains.families
         isolated: dict[str, Callable[[], Iterable[Member]]] = {
-            planner.naming.isolated_set(d, f): functools.partial(program.isolated, d, f)
+            held.names.isolated_set(d, f): functools.partial(program.isolated, d, f)
             for d in Direction
             for f in families
         }
         others: dict[str, Callable[[], Iterable[Member]]] = {
             name: functools.partial(program.sets.__getitem__, set_id)
-            for set_id, name in planner.set_names.items()
+            for set_id, name in held.of_sets.items()
             if set_id in program.sets
         }
         for family in families:
@@ -189,7 +197,7 @@ class Audit:
                 network_members, program.node_networks, family
             )
         # What a set holds that nothing needs any more says nothing.
-        needed = present - self._sets.garbage
+        needed = present - held.sets.garbage
         return self._spot_check.compare(
             {name: wanted for name, wanted in isolated.items() if name in needed},
             {name: wanted for name, wanted in others.items() if name in needed},

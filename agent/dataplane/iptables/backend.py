@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from agent.dataplane.backend import Call, KernelCounts, KernelView, Reading, Report
@@ -13,22 +14,25 @@ from agent.dataplane.differences import Difference
 from agent.dataplane.iptables import cleanup
 from agent.dataplane.iptables.access import KERNEL, Access
 from agent.dataplane.iptables.audit import Audit
-from agent.dataplane.iptables.change.desired import Desired, Naming
+from agent.dataplane.iptables.change.connections import Connections
+from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.change.driver import Driver
 from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.inflight import LOOK_AGAIN
 from agent.dataplane.iptables.change.pending import independent, touched
-from agent.dataplane.iptables.change.planner import Planner
+from agent.dataplane.iptables.change.planner import Found, plan_delta, plan_sync
 from agent.dataplane.iptables.change.remark import remark
 from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.change.tidying import Tidying
+from agent.dataplane.iptables.change.writers import Writers
+from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.ipset.sets import KernelSets, isolated_in
 from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
 from agent.dataplane.iptables.rules import edges
-from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.rules.edges import Uplinks
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.generation import Generation
@@ -82,19 +86,21 @@ class IptablesBackend:
         self._edge_faults: list[Fault] = []
         self._trusting: LoweredProgram | None = None
         """The program whose other nodes may be let in by tunnels, too, when a step has been carried out."""
-        self._naming = naming = Naming()
-        self._desired = Desired(self.families, options, naming)
-        self._planner = Planner(self.families, self._desired, naming, access.uplinks)
+        self._held = held = Held.nothing(mode, self.families)
+        self._chains = held.chains
+        self._desired = Desired(self.families, options)
+        self._uplinks = Uplinks(access.uplinks)
         self._netlink = access.netlink()
         tables = access.tables(mode, ahead=ahead)
-        self._chains = ChainTable(mode, self.families)
         watch = Generation(mode, self.families, self._netlink)
         self._rules = ChainWriter(self._chains, tables, watch, patience)
         self._patience = patience
         self._driver: Driver[Report] = Driver(patient=patience == math.inf)
         self._ipsets = access.ipsets()
-        self._sets = KernelSets(self._ipsets)
-        self._writer = Executor(self.families, self._rules, self._sets, self._cache, naming, access.forget)
+        self._sets = KernelSets(self._ipsets, held.sets)
+        self._connections = Connections(access.forget)
+        writers = Writers(held, self._rules, self._sets, self._cache, self._connections)
+        self._executor = Executor(writers)
         self._placement = Placement(self._rules, self._netlink, now)
         self._foreign = ForeignRules(self._chains, self._netlink, beside_kube_router=beside_kube_router)
         self._other_mode = OtherMode(mode, self.families, access, now)
@@ -106,13 +112,15 @@ class IptablesBackend:
             self._placement,
             self._foreign,
             self._marks,
-            self._planner,
+            held,
+            self._desired,
+            self._uplinks,
             self._sets,
             self._ipsets,
             self._transit,
             self._untracked,
         )
-        self._tidying = Tidying(self._planner, self._writer, self._rules, self._sets)
+        self._tidying = Tidying(held, self._desired, self._executor, self._rules, self._sets)
         self._refused = False
         self._failed = False
         """Whether something failed since the last sync that went through."""
@@ -150,37 +158,38 @@ class IptablesBackend:
             refusal = self._foreign.refusal([*tables.values(), *reading.elsewhere.values()])
             self._refused = refusal is not None
             if refusal is not None:
-                self._writer.drop_pending()
+                self._executor.drop_pending()
                 seconds = time.perf_counter() - started
                 return Report(seconds, 0, True, (refusal,), refused=True, of=Call.SYNC)
             self._foreign.take(tables)
             faults = self._rules.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
-            self._naming.caches = self._cache.make(self._sets, content)
-            self._naming.transit = self._transit.make(self._sets, content)
-            self._naming.closed = self._writer.closed.make(self._sets, content)
-            self._naming.untracked = self._untracked.make(self._sets, content)
-            faults += self._writer.forget(set())
-            faults += edges.look_around(self._desired, self._access.look)
-            self._planner.guarding = edges.guarding(
-                self._chains, self._desired.guarded(program), hooked=False
+            self._held.names = replace(
+                self._held.names,
+                caches=self._cache.make(self._sets, content),
+                transit=self._transit.make(self._sets, content),
+                closed=self._executor.closed.make(self._sets, content),
+                untracked=self._untracked.make(self._sets, content),
             )
+            self._held.lagging = frozenset()
+            faults += self._connections.forget(frozenset())
+            faults += edges.look_around(self._desired, self._access.look)
+            self._held.guarding = edges.guarding(self._held, self._desired.guarded(program), hooked=False)
             chosen, self._desired.options = self._marks.choose(reading.marks or [])
             elsewhere = self._other_mode.referred(reading, content)
             elsewhere |= cleanup.sets_of_unclear(tables, self._chains.unread, content)
-            step = self._planner.difference(
-                program, self._chains.held, content, frozenset(self._writer.unforgotten), elsewhere, owners
-            )
+            self._uplinks.follow(self._held, self._desired, program)
+            withheld = frozenset(self._connections.unforgotten)
+            step = plan_sync(self._held, self._desired, program, Found(content, withheld, elsewhere, owners))
             self._compared = True
-            faults += edges.unrouted(self._planner.unrouted)
-            self._writer.lagging = frozenset()
+            faults += self._uplinks.faults()
             # What was put off is part of it, but for the connections that are to be forgotten.
-            if (put_off := self._writer.take_pending()) is not None:
+            if (put_off := self._executor.take_pending()) is not None:
                 step.released |= put_off.released
                 step.vacant = step.vacant - put_off.released | put_off.vacant
-            faults += yield from self._writer.carry_out(step, certain=not self._failed, lenient=True)
+            faults += yield from self._executor.carry_out(step, certain=not self._failed, lenient=True)
             faults += yield from remark(
-                program, chosen, self._desired, self._writer, self._marks, certain=not self._failed
+                program, chosen, self._desired, self._executor, self._marks, certain=not self._failed
             )
             faults += yield from self._placement.put_back()
             faults += self._foreign.unseeing()
@@ -194,7 +203,7 @@ class IptablesBackend:
             faults = [Fault(str(error), error.remedy or "the agent tries again by itself", reason="rules")]
         except SetError as error:
             faults = [error.fault()]
-        faults += self._writer.close_unwritten()
+        faults += self._executor.close_unwritten()
         self._failed = False
         return self._report(started, writes, [*dict.fromkeys(faults)])._replace(of=Call.SYNC)
 
@@ -218,22 +227,23 @@ class IptablesBackend:
         writes = self._writes()
         if not self._compared:
             # The first sync makes it with all else; only connections are nothing that it could see.
-            self._writer.unforgotten |= delta.released
+            self._connections.unforgotten |= delta.released
             return self._before_sync(started)
         if delta.node_networks:
             wanted = self._desired.guarded(program)
-            self._planner.guarding = edges.guarding(self._chains, wanted, hooked=True)
+            self._held.guarding = edges.guarding(self._held, wanted, hooked=True)
+            self._uplinks.follow(self._held, self._desired, program)
             self._trusting = program
-        step = self._planner.step(program, delta)
+        step = plan_delta(self._held, self._desired, program, delta)
         if self.busy and not self._can_go_first(step):
-            return self._waiting(started, writes, self._writer.put_off(step))
+            return self._waiting(started, writes, self._executor.put_off(step))
         return self._begin(self._applying(step), interrupted)
 
     def _applying(self, step: Step, *, put_off: bool = False) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
         try:
-            faults = yield from self._writer.carry_out(step, certain=not self._failed)
+            faults = yield from self._executor.carry_out(step, certain=not self._failed)
             if self._trusting is not None and not faults:
                 program, self._trusting = self._trusting, None
                 faults = yield from self._trust(program)
@@ -242,7 +252,7 @@ class IptablesBackend:
             faults = [error.fault()]
         if put_off:
             self._sets.measure(touched(step))
-        faults += self._writer.close_unwritten()
+        faults += self._executor.close_unwritten()
         return self._report(started, writes, faults)
 
     def expect(self, links: tuple[PodLink, ...]) -> None:
@@ -252,7 +262,7 @@ class IptablesBackend:
         if not self._compared:
             self.expect(links)
             return self._before_sync(time.perf_counter())
-        step = Step(self._desired.relink(program, links))
+        step = Step(self._desired.relink(program, links, self._held.names))
         return self._begin(self._applying(step), lambda: False)
 
     def _before_sync(self, started: float) -> Report:
@@ -262,13 +272,13 @@ class IptablesBackend:
 
     def _can_go_first(self, step: Step) -> bool:
         """Whether a step need not wait for those that are being made."""
-        carrying = self._writer.carrying
-        idle = self._driver.paused and self._writer.pending is None and bool(carrying)
+        carrying = self._executor.carrying
+        idle = self._driver.paused and self._executor.pending is None and bool(carrying)
         return idle and all(independent(step, each) for each in carrying)
 
     @property
     def busy(self) -> bool:
-        return self._driver.busy or self._writer.pending is not None
+        return self._driver.busy or self._executor.pending is not None
 
     def waits(self) -> Waits:
         return self._driver.waits
@@ -278,7 +288,7 @@ class IptablesBackend:
         started = time.perf_counter()
         writes = self._writes()
         if not self._driver.busy:
-            step = self._writer.take_pending()
+            step = self._executor.take_pending()
             if step is None:
                 return self._report(started, writes, [])
             return self._begin(self._applying(step, put_off=True), interrupted)
@@ -292,7 +302,7 @@ class IptablesBackend:
         return self._waiting(started, writes, self._hold()) if report is None else report
 
     def _hold(self) -> list[Fault]:
-        return self._writer.hold(late=self._driver.late)
+        return self._executor.hold(late=self._driver.late)
 
     def _waiting(self, started: float, writes: int, faults: list[Fault]) -> Report:
         """Report that work goes on, and what went wrong in what could not wait for it."""
@@ -300,16 +310,14 @@ class IptablesBackend:
 
     def _trust(self, program: LoweredProgram) -> Work[list[Fault]]:
         """Let other nodes in by tunnels, too, once these are known to take from nodes alone."""
-        if not edges.guarding(self._chains, self._desired.guarded(program), hooked=True):
+        if not edges.guarding(self._held, self._desired.guarded(program), hooked=True):
             return []
-        step = self._planner.trust(program)
-        if step is None:
-            return []
-        return (yield from self._writer.carry_out(step, certain=not self._failed))
+        step = self._uplinks.trust(self._held, self._desired, program)
+        return [] if step is None else (yield from self._executor.carry_out(step, certain=not self._failed))
 
     def _tell_edges(self, program: LoweredProgram) -> None:
         untracked = self._untracked.faults(program.pods)
-        self._edge_faults = [*untracked, *edges.faults(self._desired, self._planner.reached_by, program)]
+        self._edge_faults = [*untracked, *edges.faults(self._desired, self._uplinks.reached_by, program)]
 
     def moved(self) -> bool:
         return edges.moved(self._desired, self._access.look)
@@ -358,15 +366,8 @@ class IptablesBackend:
         return self._audit.compare(program, reading, certain=not self._failed)
 
     def view(self) -> KernelView:
-        chains = {
-            f"{chain}/{int(family)}": len(rules)
-            for family in self.families
-            for chain, rules in self._chains.held[family].copy().items()
-        }
-        sizes = self._sets.sizes.copy()
-        named = self._planner.set_names.copy()
-        counts = KernelCounts(self._writes(), self._writer.forgotten, self._cache.flushes)
-        return KernelView(chains, {s: (n, sizes[n]) for s, n in named.items() if n in sizes}, counts)
+        counts = KernelCounts(self._writes(), self._connections.forgotten, self._cache.flushes)
+        return self._held.view(counts)
 
     def close(self) -> None:
         """Let go of the kernel; what it holds stays. A command that still runs is killed."""
@@ -395,5 +396,5 @@ class IptablesBackend:
             *self._edge_faults,
         )
         seconds = time.perf_counter() - started
-        standing = tuple(self._writer.closed.faults(self._chains.why))
+        standing = tuple(self._executor.closed.faults(self._chains.why))
         return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused, standing=standing)

@@ -102,7 +102,7 @@ class VerdictCache:
                 for fault in failed
             ]
             # Somebody else's, which could not be replaced, may keep its members for ever.
-            if not failed and sets.shapes[cache.entries].timeout:
+            if not failed and sets.table.shapes[cache.entries].timeout:
                 made[family] = cache
         self._flusher.caches = tuple(made.values())
         return made

@@ -7,11 +7,12 @@ from random import Random
 
 import pytest
 
-from agent.dataplane.iptables.change.desired import Desired, Naming
+from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.cleanup import held_families, remove, remove_sets
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.rule import Chains
+from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.kernel.x_tables import table_names
 from agent.kube.events import Event
@@ -54,13 +55,13 @@ def assert_holds(program: LoweredProgram, mode: Mode, options: Options | None = 
 
 
 def rendered(program: LoweredProgram, mode: Mode, options: Options) -> dict[Family, Chains]:
-    naming = Naming(
+    set_names = SetNames(
         {family: names.cache(mode, family) for family in FAMILIES if options.cache},
         {family: names.transit_set(family) for family in FAMILIES if mode == "nft"},
         untracked={family: names.untracked_set(mode, family) for family in FAMILIES},
+        closed={(d, f): names.closed_set(d, f) for d in Direction for f in FAMILIES},
     )
-    naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in FAMILIES}
-    return Desired(FAMILIES, options, naming).render_all(program)
+    return Desired(FAMILIES, options).render_all(program, set_names)
 
 
 @EACH_MODE

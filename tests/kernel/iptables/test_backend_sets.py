@@ -172,7 +172,7 @@ def test_an_address_stays_closed_and_in_no_set_while_its_connections_cannot_be_f
 
     def elsewhere() -> bool:
         sets = {n: m for n, m in our_sets().items() if not names.is_isolated_set(n)}
-        fresh = {n for n in sets if n in node.backend._sets.shapes} - node.backend._sets.garbage
+        fresh = {n for n in sets if n in node.backend._held.sets.shapes} - node.backend._held.sets.garbage
         return any(address in sets[n] for n in fresh)
 
     for _ in range(2):

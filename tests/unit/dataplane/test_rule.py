@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.iptables.change.desired import Desired, Naming
+from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, parse
 from agent.dataplane.iptables.rules.rule import (
@@ -21,6 +21,7 @@ from agent.dataplane.iptables.rules.rule import (
     jump,
     sets_in,
 )
+from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.kube.model import Key
 from agent.net import Direction, Family
 from agent.policy.engine import Engine
@@ -35,13 +36,13 @@ OPTIONS = (Options(), Options(accept=True, reject=True))
 def rendered(cluster: RandomCluster, options: Options) -> tuple[Engine, dict[Family, Chains]]:
     engine = Engine(HERE, allow_nodes=True)
     engine.apply(upsert(*cluster.objects), 0.0)
-    naming = Naming(
+    set_names = SetNames(
         {family: names.cache("nft", family) for family in Family},
         {family: names.transit_set(family) for family in Family},
         {family: names.untracked_set("nft", family) for family in Family},
+        {(d, f): names.closed_set(d, f) for d in Direction for f in Family},
     )
-    naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in Family}
-    return engine, Desired(Family, options, naming).render_all(engine.lowered)
+    return engine, Desired(Family, options).render_all(engine.lowered, set_names)
 
 
 @given(clusters(), st.sampled_from(OPTIONS))

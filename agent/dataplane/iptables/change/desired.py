@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import guards, linked, names, render, top
 from agent.dataplane.iptables.rules.lists import Lists
 from agent.dataplane.iptables.rules.rule import Chains, Rules
-from agent.dataplane.iptables.rules.trees import Tree, Trees
+from agent.dataplane.iptables.rules.set_names import SetNames
+from agent.dataplane.iptables.rules.trees import Trees
 from agent.kernel.surroundings import NONE, Surroundings
 from agent.kube.model import Key
 from agent.net import Direction, Family, Network
@@ -19,37 +19,6 @@ from agent.policy.program import PodId, PolicyId
 
 Changes = dict[Family, dict[str, Rules | None]]
 """For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
-
-
-class Naming:
-    """The kernel names of sets: the usual one, or the alternate while a set has been switched.
-
-    ``caches``: the verdict caches, of the families that have one; ``transit``: the sets in which
-    packets of others leave a trace, of the families in which OUTPUT does not judge them; ``closed``: those of
-    addresses whose rules could not be written; ``untracked``: those in which denied packets leave a trace
-    that are not tracked.
-    """
-
-    def __init__(
-        self,
-        caches: Mapping[Family, names.Cache] = MappingProxyType({}),
-        transit: Mapping[Family, str] = MappingProxyType({}),
-        untracked: Mapping[Family, str] = MappingProxyType({}),
-    ) -> None:
-        self.switched: set[SetId] = set()
-        self.switched_isolated: set[Tree] = set()
-        self.caches = caches
-        self.transit = transit
-        self.closed: Mapping[Tree, str] = {}
-        self.untracked = untracked
-
-    def peer_set(self, set_id: SetId) -> str:
-        name = names.peer_set(set_id)
-        return names.alternate(name) if set_id in self.switched else name
-
-    def isolated_set(self, direction: Direction, family: Family) -> str:
-        name = names.isolated_set(direction, family)
-        return names.alternate(name) if (direction, family) in self.switched_isolated else name
 
 
 class _Top(NamedTuple):
@@ -74,11 +43,10 @@ class Desired:
     to name those that a change leaves behind, and the shape of each tree, to render only what changed.
     """
 
-    def __init__(self, families: Iterable[Family], options: Options, naming: Naming) -> None:
+    def __init__(self, families: Iterable[Family], options: Options) -> None:
         self.families = tuple(families)
         self.options = options
         """Whoever changes them has everything rendered anew: see :meth:`render_all`."""
-        self._naming = naming
         self._policy_chains: dict[PolicyId, dict[Family, frozenset[str]]] = {}
         self._by_pod: dict[PodId, tuple[bytes, ...]] = {}
         self._policies: dict[PodId, tuple[Key, ...]] = {}
@@ -92,8 +60,8 @@ class Desired:
         self.surroundings: Surroundings = NONE
         self._guarded: tuple[Surroundings, frozenset[Network], dict[Family, guards.Guarded]] | None = None
 
-    def render_all(self, program: LoweredProgram) -> dict[Family, Chains]:
-        """Render every chain of the program, whatever was rendered before."""
+    def render_all(self, program: LoweredProgram, set_names: SetNames) -> dict[Family, Chains]:
+        """Render every chain of the program, whatever was rendered before; ``set_names``: of the sets."""
         self._policy_chains.clear()
         self._by_pod.clear()
         self._policies.clear()
@@ -102,7 +70,7 @@ class Desired:
         self._tops.clear()
         self._render_links(linked.verdicts(program, self.links))
         everything = Delta(policies=set(program.policies), pods=set(program.pods))
-        changes = self.update(program, everything)
+        changes = self.update(program, everything, set_names)
         return {
             family: {
                 **{chain: rules for chain, rules in chains.items() if rules is not None},
@@ -111,7 +79,7 @@ class Desired:
             for family, chains in changes.items()
         }
 
-    def update(self, program: LoweredProgram, delta: Delta) -> Changes:
+    def update(self, program: LoweredProgram, delta: Delta, set_names: SetNames) -> Changes:
         """Return the chains that a delta touches, the program holding the new state already.
 
         Addresses that are opened keep their place in the tree until :meth:`prune`, since they are
@@ -119,7 +87,7 @@ class Desired:
         """
         changes: Changes = {family: {} for family in self.families}
         for policy in sorted(delta.policies):
-            self._policy(program, policy, changes)
+            self._policy(program, policy, set_names, changes)
         unused: set[str] = set()
         for pod in sorted(delta.pods):
             unused |= self._pod(program, pod, delta, changes)
@@ -130,10 +98,10 @@ class Desired:
         for family, chains in self._trees.update().items():
             changes[family].update(chains)
         for family in self.families:
-            self._top(program, family, changes)
+            self._top(program, family, set_names, changes)
         return changes
 
-    def relink(self, program: LoweredProgram, links: linked.Links) -> Changes:
+    def relink(self, program: LoweredProgram, links: linked.Links, set_names: SetNames) -> Changes:
         """Return the chains that change when pods have these links, or when those have another pod.
 
         A delta changes none of them: what only adds to its judgement never holds up an address's.
@@ -149,7 +117,7 @@ class Desired:
             held, wanted = before[family].chains, self._linked[family].chains
             changes[family].update((c, rules) for c, rules in wanted.items() if held.get(c) != rules)
             changes[family].update(dict.fromkeys(held.keys() - wanted.keys()))
-            self._top(program, family, changes)
+            self._top(program, family, set_names, changes)
         return changes
 
     def _render_links(self, verdicts: linked.Verdicts) -> None:
@@ -165,7 +133,9 @@ class Desired:
         """Whether :meth:`prune` has something to return."""
         return self._trees.prunable
 
-    def render_referring(self, program: LoweredProgram, sets: Iterable[SetId]) -> Changes:
+    def render_referring(
+        self, program: LoweredProgram, sets: Iterable[SetId], set_names: SetNames
+    ) -> Changes:
         """Render the chains of policies that refer to any of these sets."""
         wanted = set(sets)
         changes: Changes = {family: {} for family in self.families}
@@ -173,7 +143,7 @@ class Desired:
             return changes
         for policy, rules in program.policies.items():
             if any(wanted & set(rule.sets()) for rule in (*rules.v4, *rules.v6)):
-                self._policy(program, policy, changes)
+                self._policy(program, policy, set_names, changes)
         return changes
 
     def addresses(self, pod: PodId) -> tuple[bytes, ...]:
@@ -184,22 +154,24 @@ class Desired:
         """Whether a policy has chains."""
         return policy in self._policy_chains
 
-    def render_tops(self, program: LoweredProgram) -> Changes:
+    def render_tops(self, program: LoweredProgram, set_names: SetNames) -> Changes:
         """Render the chains that depend on no one pod."""
         self._tops.clear()
         changes: Changes = {family: {} for family in self.families}
         for family in self.families:
-            self._top(program, family, changes)
+            self._top(program, family, set_names, changes)
         return changes
 
-    def _policy(self, program: LoweredProgram, policy: PolicyId, changes: Changes) -> None:
+    def _policy(
+        self, program: LoweredProgram, policy: PolicyId, set_names: SetNames, changes: Changes
+    ) -> None:
         compiled = program.policies.get(policy)
         before = self._policy_chains.pop(policy, {})
         after: dict[Family, frozenset[str]] = {}
         for family in self.families:
             chains: Chains = {}
             if compiled is not None:
-                chains = render.policy_chains(policy, compiled.rules(family), self._naming.peer_set)
+                chains = render.policy_chains(policy, compiled.rules(family), set_names.peer_set)
                 after[family] = frozenset(chains)
             changes[family].update(chains)
             changes[family].update(dict.fromkeys(before.get(family, frozenset()) - chains.keys()))
@@ -240,19 +212,18 @@ class Desired:
             self._guarded = known = self.surroundings, program.node_networks, found
         return known[2]
 
-    def _top(self, program: LoweredProgram, family: Family, changes: Changes) -> None:
-        naming = self._naming
+    def _top(self, program: LoweredProgram, family: Family, set_names: SetNames, changes: Changes) -> None:
         depends = _Top(
             bool(program.pods) or any(program.closed.values()),
             self.uplinks if has_family(program, family) else frozenset(),
-            frozenset(direction for direction, switched in naming.switched_isolated if switched is family),
-            naming.caches.get(family),
-            naming.transit.get(family),
-            tuple(naming.closed.get((direction, family)) for direction in Direction),
+            frozenset(direction for direction, switched in set_names.switched_isolated if switched is family),
+            set_names.caches.get(family),
+            set_names.transit.get(family),
+            tuple(set_names.closed.get((direction, family)) for direction in Direction),
             self._linked[family].ways,
             self.guarded(program)[family],
             self.surroundings.ports if family is Family.V6 else frozenset(),
-            naming.untracked.get(family),
+            set_names.untracked.get(family),
         )
         if depends == self._tops.get(family):
             return
@@ -260,7 +231,7 @@ class Desired:
         chains = top.top_chains(
             family,
             self.options,
-            naming.isolated_set,
+            set_names.isolated_set,
             guarded=depends.guarded,
             uplinks=depends.uplinks,
             cache=depends.cache,

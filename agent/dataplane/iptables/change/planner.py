@@ -1,328 +1,306 @@
-"""From a delta, or from a look at the kernel, to one step: what to change in chains and sets, by name."""
+"""From a delta, or from a look at the kernel, to one step: what to change in chains and sets, by name.
+
+Each function looks at the record of what the kernel holds and changes nothing in it: what a step changes
+there is part of the step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from agent.dataplane.iptables.change.atomicity import hazardous
-from agent.dataplane.iptables.change.desired import Desired, Naming, merged
+from agent.dataplane.iptables.change.desired import Desired, merged
 from agent.dataplane.iptables.change.step import Gains, Step
-from agent.dataplane.iptables.ipset.sets import (
-    addresses_shape,
-    alike,
-    network_members,
-    networks_shape,
-    shape_of,
-)
-from agent.dataplane.iptables.rules import guards, names
-from agent.dataplane.iptables.rules.rule import Rules, sets_in
+from agent.dataplane.iptables.held import Held
+from agent.dataplane.iptables.ipset.set_table import alike
+from agent.dataplane.iptables.ipset.sets import addresses_shape, network_members, networks_shape, shape_of
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.rule import sets_in
+from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.rules.trees import Tree, changed_hands
 from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.kube.model import Key
-from agent.net import AddressPort, Direction, Family, Member, Network, family_of, member_address
+from agent.net import AddressPort, Direction, Family, Member, family_of, member_address
 from agent.policy.lower.lowered import Delta, LoweredProgram, SetId, SetKind
 
+_NO_NODES: frozenset[Member] = frozenset()
 
-class Planner:
-    """Makes steps, and remembers under which names sets are and who is isolated after the last step."""
 
-    def __init__(
-        self,
-        families: Iterable[Family],
-        desired: Desired,
-        naming: Naming,
-        uplinks: Callable[[Iterable[Network]], frozenset[str]],
-    ) -> None:
-        """``uplinks`` says by which interfaces networks are reached. It may raise OSError."""
-        self.families = tuple(families)
-        self.desired = desired
-        self.naming = naming
-        self._uplinks = uplinks
-        self.set_names: dict[SetId, str] = {}
-        self._isolated: set[bytes] = set()
-        self._nodes: dict[Family, set[Member]] = {family: set() for family in self.families}
-        self.guarding = False
-        """Whether the kernel holds the rules about tunnels, by which these take from nodes alone."""
-        self.unrouted: OSError | None = None
-        self.reached_by: frozenset[str] = frozenset()
-        """The interfaces by which other nodes were reached when that was last known."""
+class Found(NamedTuple):
+    """What a look at the kernel found besides our chains, and what else a comparison with it depends on.
 
-    def uplinks(self, program: LoweredProgram) -> frozenset[str]:
-        """Ask by which interfaces packets come in that other nodes have sent, and nobody else.
+    ``content``: our sets. ``withheld`` addresses get into no set of peers yet: connections of a former owner
+    are still tracked. ``elsewhere``: sets that rules of ours in the other iptables mode look at; these rules
+    are judged by packets until they are removed, so that their sets may not change under them.
+    ``owners``: the pods of this node's addresses.
+    """
 
-        Raises OSError where the kernel does not say.
-        """
-        return self._let_in_by(self._uplinks(program.node_networks), program)
+    content: Mapping[str, SetContent]
+    withheld: frozenset[bytes]
+    elsewhere: frozenset[str]
+    owners: Mapping[bytes, Key]
 
-    def follow_uplinks(self, program: LoweredProgram) -> None:
-        """Let other nodes in by these interfaces from now on.
 
-        Where the kernel does not say, those of before hold, and ``unrouted`` tells why.
-        """
-        try:
-            self.reached_by = self._uplinks(program.node_networks)
-        except OSError as error:
-            self.unrouted = error
-            return
-        self.unrouted = None
-        self.desired.uplinks = self._let_in_by(self.reached_by, program)
+def plan_delta(held: Held, desired: Desired, program: LoweredProgram, delta: Delta) -> Step:
+    """Say what a delta means for the kernel, from where the last step leaves it."""
+    families = desired.families
+    before = {pod: desired.addresses(pod) for pod in delta.pods}
+    at_once = hazardous(
+        delta,
+        {pod: addresses for pod, addresses in before.items() if addresses},
+        {pod: program.pods[pod].addresses for pod in delta.pods if pod in program.pods},
+        [p for p in delta.policies if p in program.policies and desired.has_policy(p)],
+    )
+    step = Step({family: {} for family in families}, released=delta.released, vacant=delta.vacant)
+    set_names = held.names
+    _come_and_go(families, program, delta, step)
+    set_names = set_names.forgetting(delta.sets_removed)
+    if delta.node_networks:
+        _change_nodes(held, families, program, step)
+    moving = {
+        s: Gains(set(m.added), set(m.removed)) for s, m in delta.members.items() if s.family in families
+    }
+    if at_once:
+        trees: dict[Tree, Gains] = {}
+        for direction in Direction:
+            for address in delta.isolated[direction]:
+                trees.setdefault((direction, family_of(address)), Gains()).added.add(address)
+            for address in delta.opened[direction]:
+                trees.setdefault((direction, family_of(address)), Gains()).removed.add(address)
+        here = {tree: gains for tree, gains in trees.items() if tree[1] in families}
+        set_names = _switch(set_names, desired, program, moving, here, step)
+    else:
+        _change_members(set_names, program, delta, moving, step)
+        _change_isolated(set_names, families, delta, step)
+    step.chains = merged(step.chains, desired.update(program, delta, set_names))
+    step.names = set_names
+    return step
 
-    def _let_in_by(self, reached_by: frozenset[str], program: LoweredProgram) -> frozenset[str]:
-        return frozenset(name for name in reached_by if self._trusted(name, program))
 
-    def _trusted(self, name: str, program: LoweredProgram) -> bool:
-        surroundings = self.desired.surroundings
-        if name not in surroundings.carried:
-            return True
-        return self.guarding and guards.trusted(name, surroundings, program.node_networks, self.families)
+def _change_members(
+    set_names: SetNames,
+    program: LoweredProgram,
+    delta: Delta,
+    moving: Mapping[SetId, Gains],
+    step: Step,
+) -> None:
+    for set_id, gains in moving.items():
+        name = set_names.peer_set(set_id)
+        step.live[name] = gains
+        if set_id.kind is SetKind.ADDRESS_PORTS and set_id.direction is Direction.INGRESS and gains.added:
+            now = program.isolated(Direction.INGRESS, set_id.family)
+            before = now - delta.isolated[Direction.INGRESS] | delta.opened[Direction.INGRESS]
+            _set_apart_unseen(name, before, step)
 
-    def trust(self, program: LoweredProgram) -> Step | None:
-        """Take note that the kernel holds the rules about tunnels; return what that changes, if anything."""
-        self.guarding = True
-        before = self.desired.uplinks
-        self.follow_uplinks(program)
-        return None if self.desired.uplinks == before else Step(self.desired.render_tops(program))
 
-    def _here(self, set_id: SetId) -> bool:
-        return set_id.family in self.families
+def _set_apart_unseen(name: str, isolated: Collection[bytes], step: Step) -> None:
+    """Put named ports of pods not isolated yet in front: their rules must be whole when they are."""
+    gains = step.live[name]
+    early: set[Member] = {m for m in gains.added if isinstance(m, AddressPort) and m.address not in isolated}
+    if early:
+        step.unseen[name] = Gains(early)
+        gains.added -= early
 
-    def step(self, program: LoweredProgram, delta: Delta) -> Step:
-        """Say what a delta means for the kernel, from where the last step left it."""
-        before = {pod: self.desired.addresses(pod) for pod in delta.pods}
-        at_once = hazardous(
-            delta,
-            {pod: addresses for pod, addresses in before.items() if addresses},
-            {pod: program.pods[pod].addresses for pod in delta.pods if pod in program.pods},
-            [p for p in delta.policies if p in program.policies and self.desired.has_policy(p)],
-        )
-        step = Step({family: {} for family in self.families}, released=delta.released, vacant=delta.vacant)
-        self._come_and_go(program, delta, step)
-        if delta.node_networks:
-            self._change_nodes(program, step)
-        moving = {s: Gains(set(m.added), set(m.removed)) for s, m in delta.members.items() if self._here(s)}
-        if at_once:
-            trees: dict[Tree, Gains] = {}
-            for direction in Direction:
-                for address in delta.isolated[direction]:
-                    trees.setdefault((direction, family_of(address)), Gains()).added.add(address)
-                for address in delta.opened[direction]:
-                    trees.setdefault((direction, family_of(address)), Gains()).removed.add(address)
-            here = {tree: gains for tree, gains in trees.items() if tree[1] in self.families}
-            self._switch(program, moving, here, step)
-        else:
-            for set_id, gains in moving.items():
-                step.live[self.naming.peer_set(set_id)] = gains
-                if set_id.kind is SetKind.ADDRESS_PORTS and set_id.direction is Direction.INGRESS:
-                    self._set_apart_unseen(self.naming.peer_set(set_id), step)
-            for direction in Direction:
-                for address in delta.isolated[direction]:
-                    self._isolation(step, direction, address).added.add(address)
-                for address in delta.opened[direction]:
-                    self._isolation(step, direction, address).removed.add(address)
-            step.isolated.pop("", None)
-        step.chains = merged(step.chains, self.desired.update(program, delta))
-        self._isolated -= delta.opened[Direction.INGRESS]
-        self._isolated |= delta.isolated[Direction.INGRESS]
-        return step
 
-    def _isolation(self, step: Step, direction: Direction, address: bytes) -> Gains:
-        family = family_of(address)
-        here = family in self.families
-        name = self.naming.isolated_set(direction, family) if here else ""
-        return step.isolated.setdefault(name, Gains())
+def _change_isolated(set_names: SetNames, families: Collection[Family], delta: Delta, step: Step) -> None:
+    def gains(direction: Direction, address: bytes) -> Gains:
+        return step.isolated.setdefault(set_names.isolated_set(direction, family_of(address)), Gains())
 
-    def _set_apart_unseen(self, name: str, step: Step) -> None:
-        """Put named ports of pods not isolated yet in front: their rules must be whole when they are."""
-        gains = step.live[name]
-        early: set[Member] = {
-            m for m in gains.added if isinstance(m, AddressPort) and m.address not in self._isolated
-        }
-        if early:
-            step.unseen[name] = Gains(early)
-            gains.added -= early
+    for direction in Direction:
+        for address in delta.isolated[direction]:
+            if family_of(address) in families:
+                gains(direction, address).added.add(address)
+        for address in delta.opened[direction]:
+            if family_of(address) in families:
+                gains(direction, address).removed.add(address)
 
-    def _come_and_go(self, program: LoweredProgram, delta: Delta, step: Step) -> None:
-        for set_id in filter(self._here, delta.sets_removed):
+
+def _come_and_go(families: Collection[Family], program: LoweredProgram, delta: Delta, step: Step) -> None:
+    for set_id in delta.sets_removed:
+        if set_id.family in families:
             canonical = names.peer_set(set_id)
             step.dropped |= {canonical, names.alternate(canonical)}
-            self.naming.switched.discard(set_id)
-            self.set_names.pop(set_id, None)
-        for set_id in filter(self._here, delta.sets_added):
+            step.named[set_id] = None
+    for set_id in delta.sets_added:
+        if set_id.family in families:
             name = names.peer_set(set_id)
             members = program.sets[set_id]
             step.fresh[name] = (shape_of(set_id, len(members)), members)
             step.dropped.discard(name)
-            self.set_names[set_id] = name
+            step.named[set_id] = name
 
-    def _change_nodes(self, program: LoweredProgram, step: Step) -> None:
-        self.follow_uplinks(program)
-        for family in self.families:
-            before, after = self._nodes[family], network_members(program.node_networks, family)
-            name = names.nodes_set(family)
-            if not before and after:
-                step.fresh[name] = (networks_shape(family, len(after)), after)
-            elif not after:
-                step.dropped.add(name)
-                step.otherwise[name] = Gains(removed=set(before))
-            else:
-                _around(name, Gains(after - before, before - after), step)
-            self._nodes[family] = after
 
-    def _switch(
-        self, program: LoweredProgram, sets: Mapping[SetId, Gains], trees: Mapping[Tree, Gains], step: Step
-    ) -> None:
-        """Have rules look at other sets, filled with the new members, from the one restore on."""
-        for set_id, gains in sets.items():
-            old = self.naming.peer_set(set_id)
-            self.naming.switched ^= {set_id}
-            new = self.naming.peer_set(set_id)
-            members = program.sets[set_id]
-            step.fresh[new] = (shape_of(set_id, len(members)), members)
-            self.set_names[set_id] = new
-            step.dropped.discard(new)
-            step.dropped.add(old)
-            step.otherwise[old] = Gains(removed=gains.removed)
-        for (direction, family), gains in trees.items():
-            old = self.naming.isolated_set(direction, family)
-            self.naming.switched_isolated ^= {(direction, family)}
-            addresses: set[Member] = set(program.isolated(direction, family))
-            new = self.naming.isolated_set(direction, family)
-            step.fresh[new] = (addresses_shape(family, len(addresses)), addresses)
-            step.dropped.discard(new)
-            step.dropped.add(old)
-            step.otherwise[old] = Gains(gains.added)
-        step.chains = merged(step.chains, self.desired.render_referring(program, sets))
-        if trees:
-            step.chains = merged(step.chains, self.desired.render_tops(program))
+def _nodes(families: Collection[Family], program: LoweredProgram) -> dict[Family, frozenset[Member]]:
+    return {family: frozenset(network_members(program.node_networks, family)) for family in families}
 
-    @property
-    def switched(self) -> bool:
-        """Whether rules look at sets under other names than the usual."""
-        return bool(self.naming.switched or self.naming.switched_isolated)
 
-    def switch_back(self, program: LoweredProgram) -> Step:
-        """Have rules look at sets under their usual names again."""
-        step = Step({family: {} for family in self.families})
-        sets = {set_id: Gains() for set_id in self.naming.switched}
-        self._switch(program, sets, {tree: Gains() for tree in self.naming.switched_isolated}, step)
-        return step
+def _change_nodes(held: Held, families: Collection[Family], program: LoweredProgram, step: Step) -> None:
+    step.nodes = _nodes(families, program)
+    for family, after in step.nodes.items():
+        before = held.nodes.get(family, _NO_NODES)
+        name = names.nodes_set(family)
+        if not before and after:
+            step.fresh[name] = (networks_shape(family, len(after)), set(after))
+        elif not after:
+            step.dropped.add(name)
+            step.otherwise[name] = Gains(removed=set(before))
+        else:
+            _around(name, Gains(set(after - before), set(before - after)), step)
 
-    def difference(
-        self,
-        program: LoweredProgram,
-        chains: Mapping[Family, Mapping[str, Rules]],
-        content: Mapping[str, SetContent],
-        withheld: frozenset[bytes],
-        elsewhere: frozenset[str],
-        owners: Mapping[bytes, Key],
-    ) -> Step:
-        """Say what turns the kernel, as it was read, into the program.
 
-        ``withheld`` addresses get into no set of peers yet: connections of a former owner are still tracked.
-        ``elsewhere``: sets that rules of ours in the other iptables mode refer to; these rules are judged by
-        packets until they are removed, so that their sets may not change under them. ``owners``: the pods of
-        this node's addresses.
-        """
-        self.naming.switched.clear()
-        self.naming.switched_isolated.clear()
-        self.follow_uplinks(program)
-        self._nodes = {family: network_members(program.node_networks, family) for family in self.families}
-        self._isolated = set().union(*(program.isolated(Direction.INGRESS, f) for f in self.families))
-        self.set_names = {s: names.peer_set(s) for s in program.sets if self._here(s)}
-        referred = {
-            name for table in chains.values() for rules in table.values() for name in sets_in(rules)
-        } | elsewhere
-        step = Step({family: {} for family in self.families})
-        moving = self._compare_sets(program, content, referred, withheld, step)
-        trees = self._compare_isolated(program, content, referred, step)
-        wanted = self.desired.render_all(program)
-        rechained = any(
-            chain in wanted[family] and wanted[family][chain] != rules
-            for family, table in chains.items()
-            for chain, rules in table.items()
+def _switch(
+    before: SetNames,
+    desired: Desired,
+    program: LoweredProgram,
+    sets: Mapping[SetId, Gains],
+    trees: Mapping[Tree, Gains],
+    step: Step,
+) -> SetNames:
+    """Have rules look at other sets, filled with the new members, from the one restore on.
+
+    Returns the names after it.
+    """
+    after = before.switching(sets.keys(), trees.keys())
+    for set_id, gains in sets.items():
+        old, new = before.peer_set(set_id), after.peer_set(set_id)
+        members = program.sets[set_id]
+        step.fresh[new] = (shape_of(set_id, len(members)), members)
+        step.named[set_id] = new
+        step.dropped.discard(new)
+        step.dropped.add(old)
+        step.otherwise[old] = Gains(removed=gains.removed)
+    for (direction, family), gains in trees.items():
+        old, new = before.isolated_set(direction, family), after.isolated_set(direction, family)
+        addresses: set[Member] = set(program.isolated(direction, family))
+        step.fresh[new] = (addresses_shape(family, len(addresses)), addresses)
+        step.dropped.discard(new)
+        step.dropped.add(old)
+        step.otherwise[old] = Gains(gains.added)
+    step.chains = merged(step.chains, desired.render_referring(program, sets, after))
+    if trees:
+        step.chains = merged(step.chains, desired.render_tops(program, after))
+    return after
+
+
+def plan_switch_back(held: Held, desired: Desired, program: LoweredProgram) -> Step:
+    """Have rules look at sets under their usual names again."""
+    step = Step({family: {} for family in desired.families})
+    sets = {set_id: Gains() for set_id in held.names.switched}
+    trees = {tree: Gains() for tree in held.names.switched_isolated}
+    step.names = _switch(held.names, desired, program, sets, trees, step)
+    return step
+
+
+def plan_sync(held: Held, desired: Desired, program: LoweredProgram, found: Found) -> Step:
+    """Say what turns the kernel, as it was read, into the program."""
+    families, content = desired.families, found.content
+    chains = held.chains.held
+    set_names = held.names.usual()
+    nodes = _nodes(families, program)
+    referred = {name for table in chains.values() for rules in table.values() for name in sets_in(rules)}
+    referred |= found.elsewhere
+    step = Step({family: {} for family in families}, nodes=nodes, afresh=True)
+    step.named = {s: names.peer_set(s) for s in program.sets if s.family in families}
+    moving = _compare_sets(program, found, referred, step)
+    trees = _compare_isolated(families, program, content, referred, step)
+    wanted = desired.render_all(program, set_names)
+    rechained = any(
+        chain in wanted[family] and wanted[family][chain] != rules
+        for family, table in chains.items()
+        for chain, rules in table.items()
+    )
+    step.released = _left(moving) | changed_hands(chains, found.owners)
+    _hold_alternates(families, program, content, referred, step)
+    swapped = any(
+        _is_another(name, shape, content, referred)
+        for name, shape in (
+            *((names.peer_set(s), shape_of(s, 0)) for s in moving),
+            *((names.isolated_set(*tree), addresses_shape(tree[1], 0)) for tree in trees),
         )
-        step.released = _left(moving) | changed_hands(chains, owners)
-        self._hold_alternates(program, content, referred, step)
-        swapped = any(
-            _is_another(name, shape, content, referred)
-            for name, shape in (
-                *((self.set_names[s], shape_of(s, 0)) for s in moving),
-                *((names.isolated_set(*tree), addresses_shape(tree[1], 0)) for tree in trees),
-            )
-        )
-        if ((rechained or elsewhere) and (moving or trees)) or swapped or _both_ways(moving):
-            for set_id in moving:
-                del step.live[self.naming.peer_set(set_id)]
-            step.isolated.clear()
-            self._switch(program, moving, trees, step)
-            wanted = self.desired.render_all(program)
-        for family in self.families:
-            step.chains[family] = {
-                **dict.fromkeys(chains[family].keys() - wanted[family].keys()),
-                **wanted[family],
-            }
-        kept = {*self.set_names.values(), *step.fresh, *step.isolated}
-        kept |= {names.isolated_set(d, f) for d in Direction for f in self.families} - step.dropped
-        kept |= {names.nodes_set(f) for f in self.families if self._nodes[f]}
-        step.dropped |= content.keys() - kept
-        return step
+    )
+    if ((rechained or found.elsewhere) and (moving or trees)) or swapped or _both_ways(moving):
+        for set_id in moving:
+            del step.live[set_names.peer_set(set_id)]
+        step.isolated.clear()
+        set_names = _switch(set_names, desired, program, moving, trees, step)
+        wanted = desired.render_all(program, set_names)
+    for family in families:
+        step.chains[family] = {
+            **dict.fromkeys(chains[family].keys() - wanted[family].keys()),
+            **wanted[family],
+        }
+    kept = {*filter(None, step.named.values()), *step.fresh, *step.isolated}
+    kept |= {names.isolated_set(d, f) for d in Direction for f in families} - step.dropped
+    kept |= {names.nodes_set(family) for family in families if nodes[family]}
+    step.dropped |= content.keys() - kept
+    step.names = set_names
+    return step
 
-    def _hold_alternates(
-        self, program: LoweredProgram, content: Mapping[str, SetContent], referred: set[str], step: Step
-    ) -> None:
-        """Say what must hold in sets that rules are to let go of, should these not be written now."""
-        for family, nodes in self._nodes.items():
-            name = names.nodes_set(family)
-            if not nodes and name in referred and name in content:
-                step.otherwise[name] = Gains(removed=set(content[name].members))
-        for set_id, usual in self.set_names.items():
-            name = names.alternate(usual)
+
+def _hold_alternates(
+    families: Collection[Family],
+    program: LoweredProgram,
+    content: Mapping[str, SetContent],
+    referred: set[str],
+    step: Step,
+) -> None:
+    """Say what must hold in sets that rules are to let go of, should these not be written now."""
+    for family, nodes in (step.nodes or {}).items():
+        name = names.nodes_set(family)
+        if not nodes and name in referred and name in content:
+            step.otherwise[name] = Gains(removed=set(content[name].members))
+    for set_id in step.named:
+        name = names.alternate(names.peer_set(set_id))
+        if name in referred and name in content:
+            step.otherwise[name] = Gains(removed=content[name].members - program.sets[set_id])
+    for direction in Direction:
+        for family in families:
+            name = names.alternate(names.isolated_set(direction, family))
             if name in referred and name in content:
-                step.otherwise[name] = Gains(removed=content[name].members - program.sets[set_id])
-        for direction in Direction:
-            for family in self.families:
-                name = names.alternate(names.isolated_set(direction, family))
-                if name in referred and name in content:
-                    isolated: set[Member] = set(program.isolated(direction, family))
-                    step.otherwise[name] = Gains(isolated - content[name].members)
+                isolated: set[Member] = set(program.isolated(direction, family))
+                step.otherwise[name] = Gains(isolated - content[name].members)
 
-    def _compare_sets(
-        self,
-        program: LoweredProgram,
-        content: Mapping[str, SetContent],
-        referred: set[str],
-        withheld: frozenset[bytes],
-        step: Step,
-    ) -> dict[SetId, Gains]:
-        moving: dict[SetId, Gains] = {}
-        for set_id, name in self.set_names.items():
-            members = {m for m in program.sets[set_id] if member_address(m) not in withheld}
-            shape = shape_of(set_id, len(members))
-            gains = _compared(name, shape, members, content, referred, step)
+
+def _compare_sets(
+    program: LoweredProgram, found: Found, referred: set[str], step: Step
+) -> dict[SetId, Gains]:
+    content = found.content
+    moving: dict[SetId, Gains] = {}
+    for set_id in step.named:
+        name = names.peer_set(set_id)
+        members = {m for m in program.sets[set_id] if member_address(m) not in found.withheld}
+        shape = shape_of(set_id, len(members))
+        gains = _compared(name, shape, members, content, referred, step)
+        if gains or _is_another(name, shape, content, referred):
+            moving[set_id] = gains
+            step.live[name] = gains
+    for family, nodes in (step.nodes or {}).items():
+        if nodes:
+            name = names.nodes_set(family)
+            shape = networks_shape(family, len(nodes))
+            _around(name, _compared(name, shape, set(nodes), content, referred, step), step)
+    return moving
+
+
+def _compare_isolated(
+    families: Collection[Family],
+    program: LoweredProgram,
+    content: Mapping[str, SetContent],
+    referred: set[str],
+    step: Step,
+) -> dict[Tree, Gains]:
+    trees: dict[Tree, Gains] = {}
+    for direction in Direction:
+        for family in families:
+            name = names.isolated_set(direction, family)
+            addresses: set[Member] = set(program.isolated(direction, family))
+            shape = addresses_shape(family, len(addresses))
+            gains = _compared(name, shape, addresses, content, referred, step)
             if gains or _is_another(name, shape, content, referred):
-                moving[set_id] = gains
-                step.live[name] = gains
-        for family, nodes in self._nodes.items():
-            if nodes:
-                name = names.nodes_set(family)
-                gains = _compared(name, networks_shape(family, len(nodes)), nodes, content, referred, step)
-                _around(name, gains, step)
-        return moving
-
-    def _compare_isolated(
-        self, program: LoweredProgram, content: Mapping[str, SetContent], referred: set[str], step: Step
-    ) -> dict[Tree, Gains]:
-        trees: dict[Tree, Gains] = {}
-        for direction in Direction:
-            for family in self.families:
-                name = names.isolated_set(direction, family)
-                addresses: set[Member] = set(program.isolated(direction, family))
-                shape = addresses_shape(family, len(addresses))
-                gains = _compared(name, shape, addresses, content, referred, step)
-                if gains or _is_another(name, shape, content, referred):
-                    trees[direction, family] = gains
-                    step.isolated[name] = gains
-        return trees
+                trees[direction, family] = gains
+                step.isolated[name] = gains
+    return trees
 
 
 def _around(name: str, gains: Gains, step: Step) -> None:

@@ -19,14 +19,14 @@ def remark(
     program: LoweredProgram,
     chosen: Options,
     desired: Desired,
-    writer: Executor,
+    executor: Executor,
     marks: MarkBits,
     *,
     certain: bool,
 ) -> Work[list[Fault]]:
     """Have the rules use the bits that were chosen, all of a family's from the same moment on."""
     before = desired.options
-    if before == chosen or writer.pending is not None:
+    if before == chosen or executor.pending is not None:
         # What was put off has been rendered with the bits before: the next look for drift finds it.
         return []
     _log.warning(
@@ -36,10 +36,11 @@ def remark(
         detail="another program's rules use some of the bits before",
     )
     desired.options = chosen
-    changes: Changes = {family: {**wanted} for family, wanted in desired.render_all(program).items()}
-    faults = yield from writer.carry_out(Step(changes), certain=certain, lenient=True)
-    if faults and chosen not in marks.held() and writer.pending is None:
+    wanted = desired.render_all(program, executor.held.names)
+    changes: Changes = {family: {**chains} for family, chains in wanted.items()}
+    faults = yield from executor.carry_out(Step(changes), certain=certain, lenient=True)
+    if faults and chosen not in marks.held() and executor.pending is None:
         # What changes until the next try has to fit the rules that are there.
         desired.options = before
-        desired.render_all(program)
+        desired.render_all(program, executor.held.names)
     return faults

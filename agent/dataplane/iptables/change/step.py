@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from agent.dataplane.iptables.change.desired import Changes
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.kernel.ipset_shapes import SetShape
-from agent.net import Member, NetworkMember, member_address
+from agent.net import Family, Member, NetworkMember, member_address
+from agent.policy.lower.lowered import SetId
 
 
 @dataclass
@@ -33,6 +35,10 @@ class Step:
     ``vacant``: those of them for which this can wait. ``dropped``: sets that nothing needs after the step.
     ``spent``: chains that nothing needs after the step.
 
+    What it changes in the record of what the kernel holds, as soon as it is taken over: ``names``, under
+    which rules look at sets; ``named``: sets of the program that come, each with its name, and those that go
+    (None); ``afresh``: there are no others. ``nodes``: the networks of other nodes. None: as before.
+
     ``otherwise``: for the case that a rule cannot be written. That rule then still refers to a set that the
     new rule would not refer to. These are the changes that this set must have all the same: peers are
     removed and addresses are isolated, but nothing is opened.
@@ -48,6 +54,10 @@ class Step:
     dropped: set[str] = field(default_factory=set)
     otherwise: dict[str, Gains] = field(default_factory=dict)
     spent: set[str] = field(default_factory=set)
+    names: SetNames | None = None
+    named: dict[SetId, str | None] = field(default_factory=dict)
+    afresh: bool = False
+    nodes: Mapping[Family, frozenset[Member]] | None = None
 
 
 def denies(name: str, gains: Gains) -> bool:

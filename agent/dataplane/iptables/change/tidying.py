@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.change.executor import Executor
-from agent.dataplane.iptables.change.planner import Planner
+from agent.dataplane.iptables.change.planner import plan_switch_back
+from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.turns import Work
@@ -17,20 +19,23 @@ from agent.policy.lower.lowered import LoweredProgram
 class Tidying:
     """What steps leave behind: switched sets, trees with room for nobody, garbage, vacant addresses."""
 
-    def __init__(self, planner: Planner, writer: Executor, rules: ChainWriter, sets: KernelSets) -> None:
-        self._planner = planner
-        self._writer = writer
+    def __init__(
+        self, held: Held, desired: Desired, executor: Executor, rules: ChainWriter, sets: KernelSets
+    ) -> None:
+        self._held = held
+        self._desired = desired
+        self._executor = executor
         self._rules = rules
         self._sets = sets
 
     def due(self) -> bool:
         """Whether there is anything to do."""
         return bool(
-            self._planner.switched
-            or self._planner.desired.prunable
-            or any(self._rules.chains.garbage.values())
-            or self._sets.garbage
-            or self._writer.vacant
+            self._held.names.any_switched
+            or self._desired.prunable
+            or any(self._held.chains.garbage.values())
+            or self._held.sets.garbage
+            or self._executor.connections.vacant
         )
 
     def parts(
@@ -41,19 +46,19 @@ class Tidying:
         What cannot be removed does no harm: it is told in ``left``, and left for the next time. ``certain``:
         nothing failed since the last sync.
         """
-        faults.extend(self._writer.forget(self._writer.vacant))
+        faults.extend(self._executor.connections.forget_vacant())
         if certain:
             # A sync does both of these: while one is due, what they would change is not known to be there.
-            if self._planner.switched:
+            if self._held.names.any_switched:
                 yield lambda: self._switch_back(program, faults)
-            yield lambda: _into(faults, self._rules.write(self._planner.desired.prune()))
+            yield lambda: _into(faults, self._rules.write(self._desired.prune()))
         yield lambda: _into(left, self._rules.sweep())
         left.extend(self._sets.sweep())
 
     def _switch_back(self, program: LoweredProgram, faults: list[Fault]) -> Work[None]:
         try:
-            step = self._planner.switch_back(program)
-            faults += yield from self._writer.carry_out(step, certain=True)
+            step = plan_switch_back(self._held, self._desired, program)
+            faults += yield from self._executor.carry_out(step, certain=True)
         except SetError as error:
             faults.append(error.fault())
 

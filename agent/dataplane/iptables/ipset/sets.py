@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 
+from agent.dataplane.iptables.ipset.set_table import SetTable, alike
 from agent.dataplane.iptables.rules import names
 from agent.fault import Fault
 from agent.kernel.ipset import IpSets
@@ -33,11 +34,6 @@ def networks_shape(family: Family, count: int) -> SetShape:
     return SetShape("hash:net", family, needed_maxelem(count))
 
 
-def alike(held: SetShape, wanted: SetShape) -> bool:
-    """Whether a set holds what another one would, as long as that: not how many members it has room for."""
-    return held[:2] == wanted[:2] and bool(held.timeout) is bool(wanted.timeout)
-
-
 def network_members(networks: Iterable[Network], family: Family) -> set[Member]:
     """Return the members of a set of networks in a family."""
     return {NetworkMember(network) for network in networks if network.family is family}
@@ -56,37 +52,23 @@ def isolated_in(content: Mapping[str, SetContent], families: Iterable[Family]) -
 
 
 class KernelSets:
-    """Our sets in the kernel by name, each with its shape and, kept up by every write, its size.
+    """Reads and writes our sets, and keeps the record of them true."""
 
-    ``garbage`` are sets that nothing needs any more, to be destroyed when no rule refers to them.
-    """
-
-    def __init__(self, ipsets: IpSets) -> None:
+    def __init__(self, ipsets: IpSets, table: SetTable) -> None:
         self._ipsets = ipsets
-        self.shapes: dict[str, SetShape] = {}
-        self.sizes: dict[str, int] = {}
-        self.garbage: set[str] = set()
+        self.table = table
         self.writes = 0
 
     def load(self) -> dict[str, SetContent]:
         """Read our sets, whole. Raises SetError."""
         found = {n: c for n, c in self._ipsets.read(names.SET_PREFIX).items() if names.is_our_set(n)}
-        self.shapes = {name: content.shape for name, content in found.items()}
-        self.sizes = {name: len(content.members) for name, content in found.items()}
-        self.garbage.clear()
+        self.table.take(found)
         return found
 
     def sizes_in_kernel(self) -> dict[str, int | None]:
         """Read how many members our sets have, without reading these. Raises SetError."""
         headers = self._ipsets.list_shapes(names.SET_PREFIX)
         return {name: header.size for name, header in headers.items() if names.is_our_set(name)}
-
-    def fits(self, name: str, shape: SetShape) -> bool:
-        """Whether garbage of that name can be what is wanted, given other members."""
-        held = self.shapes.get(name)
-        if name not in self.garbage or held is None:
-            return False
-        return alike(held, shape) and held.maxelem >= shape.maxelem
 
     def reuse(self, name: str, members: Iterable[Member]) -> list[Fault]:
         """Give garbage other members, in place: nothing that packets reach looks at it. Raises SetError."""
@@ -104,49 +86,44 @@ class KernelSets:
         wanted = set(members)
         self.writes += 1
         try:
-            if name in self.shapes:
+            if name in self.table.shapes:
                 try:
                     self._ipsets.destroy(name)
                 except SetError as error:
-                    if not error.referenced or not alike(self.shapes[name], shape):
+                    if not error.referenced or not alike(self.table.shapes[name], shape):
                         raise
                     return self._refill(name, wanted)
-                del self.shapes[name], self.sizes[name]
+                self.table.gone(name)
             self._ipsets.create(name, shape, wanted, hashsize=hashsize)
         except SetError as error:
             return [error.fault()]
-        self._made(name, shape, wanted)
+        self.table.made(name, shape, len(wanted))
         return []
 
     def create_all(self, wanted: Mapping[str, SetContent]) -> dict[str, list[Fault]]:
         """Make many sets at once, as :meth:`create` does; return why some could not be made, by name."""
-        new = {name: content for name, content in wanted.items() if name not in self.shapes}
+        new = {name: content for name, content in wanted.items() if name not in self.table.shapes}
         failed: dict[str, list[Fault]] = {}
         if new:
             self.writes += 1
             for error in self._ipsets.create_all(new):
                 failed.setdefault(error.name, []).append(error.fault())
             for name in new.keys() - failed.keys():
-                self._made(name, *new[name])
+                self.table.made(name, new[name].shape, len(new[name].members))
         for name in wanted.keys() - new.keys():
             if faults := self.create(name, *wanted[name]):
                 failed[name] = faults
         return failed
 
-    def _made(self, name: str, shape: SetShape, members: set[Member]) -> None:
-        self.garbage.discard(name)
-        self.shapes[name] = shape
-        self.sizes[name] = len(members)
-
     def _refill(self, name: str, wanted: set[Member]) -> list[Fault]:
         held = self._ipsets.members(name)
-        self.sizes[name] = len(held)
-        self.garbage.discard(name)
+        self.table.sizes[name] = len(held)
+        self.table.garbage.discard(name)
         return self.change({name: (wanted - held, held - wanted)})
 
     def members(self, name: str) -> set[Member]:
         """Read the members of a set; none when there is no such set. Raises SetError."""
-        return self._ipsets.members(name) if name in self.shapes else set()
+        return self._ipsets.members(name) if name in self.table.shapes else set()
 
     def change(
         self, changes: Mapping[str, tuple[Iterable[Member], Iterable[Member]]], emptied: Iterable[str] = ()
@@ -161,16 +138,16 @@ class KernelSets:
             gains, losses = set(added), set(removed)
             if not gains and not losses:
                 continue
-            if name not in self.shapes:
+            if name not in self.table.shapes:
                 faults.append(
                     Fault(f"set {name} is missing", "the agent makes it again by itself", reason="sets")
                 )
                 continue
-            size = self.sizes[name] + len(gains)
-            if size > self.shapes[name].maxelem:
+            size = self.table.sizes[name] + len(gains)
+            if size > self.table.shapes[name].maxelem:
                 faults += self._grow(name, size)
             todo.append(SetChange(name, gains, losses))
-            self.sizes[name] = size - len(losses)
+            self.table.sizes[name] = size - len(losses)
         emptied = list(emptied)
         self.writes += bool(todo)
         if todo or emptied:
@@ -179,34 +156,32 @@ class KernelSets:
 
     def measure(self, chosen: Iterable[str]) -> None:
         """Ask the kernel how many members sets have, of which that is not known for sure."""
-        for name in set(chosen) & self.shapes.keys():
+        for name in set(chosen) & self.table.shapes.keys():
             with contextlib.suppress(SetError):
                 size = self._ipsets.header(name).size
-                self.sizes[name] = self.sizes[name] if size is None else size
+                self.table.sizes[name] = self.table.sizes[name] if size is None else size
 
     def _grow(self, name: str, size: int) -> list[Fault]:
-        shape = self.shapes[name]._replace(maxelem=needed_maxelem(size))
+        shape = self.table.shapes[name]._replace(maxelem=needed_maxelem(size))
         try:
             self._ipsets.grow(name, shape)
         except SetError as error:
             return [error.fault()]
-        self.shapes[name] = shape
+        self.table.shapes[name] = shape
         return []
 
     def sweep(self) -> list[Fault]:
         """Destroy the garbage; what rules still refer to stays for another time."""
         faults = []
         # What an open verdict cache names cannot be destroyed.
-        self._ipsets.change((), sorted(filter(names.is_lookup, self.garbage)))
-        for name in sorted(self.garbage):
+        self._ipsets.change((), sorted(filter(names.is_lookup, self.table.garbage)))
+        for name in sorted(self.table.garbage):
             try:
                 self._ipsets.destroy(name)
             except SetError as error:
                 if not error.referenced:
                     faults.append(error.fault()._replace(blocking=False))
                 continue
-            self.garbage.discard(name)
-            self.shapes.pop(name, None)
-            self.sizes.pop(name, None)
+            self.table.gone(name)
             self.writes += 1
         return faults

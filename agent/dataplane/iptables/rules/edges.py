@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from agent.dataplane.iptables.change.desired import Desired
-from agent.dataplane.iptables.change.planner import Planner
+from agent.dataplane.iptables.change.step import Step
+from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.rules import guards, hooks
-from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.fault import Fault
 from agent.kernel.surroundings import Surroundings
 from agent.kernel.tunnels import FOR_STRANGERS
-from agent.net import Family
+from agent.net import Family, Network
 from agent.policy.lower.lowered import LoweredProgram
 
 _REMEDY = "let the agent use netlink sockets, with CAP_NET_ADMIN"
@@ -35,32 +35,72 @@ def moved(desired: Desired, look: Callable[[], Surroundings]) -> bool:
         return False
 
 
-def rerouted(planner: Planner, program: LoweredProgram) -> bool:
-    """Whether other nodes are reached by other interfaces than when that was last asked."""
-    try:
-        return planner.uplinks(program) != planner.desired.uplinks
-    except OSError:
-        return False
+class Uplinks:
+    """By which interfaces other nodes are reached, as the kernel's routes say."""
+
+    def __init__(self, ask: Callable[[Iterable[Network]], frozenset[str]]) -> None:
+        """``ask`` says by which interfaces networks are reached. It may raise OSError."""
+        self._ask = ask
+        self._unread: OSError | None = None
+        self.reached_by: frozenset[str] = frozenset()
+        """The interfaces by which other nodes were reached when that was last known."""
+
+    def follow(self, held: Held, desired: Desired, program: LoweredProgram) -> None:
+        """Let other nodes in by the interfaces by which only their packets come in.
+
+        Where the kernel does not say which these are, those of before hold, and :meth:`faults` tells why.
+        """
+        try:
+            self.reached_by = self._ask(program.node_networks)
+        except OSError as error:
+            self._unread = error
+            return
+        self._unread = None
+        desired.uplinks = _trusted(self.reached_by, held, desired, program)
+
+    def trust(self, held: Held, desired: Desired, program: LoweredProgram) -> Step | None:
+        """Note that the kernel holds the rules about tunnels; return what that changes, if anything."""
+        held.guarding, before = True, desired.uplinks
+        self.follow(held, desired, program)
+        return None if desired.uplinks == before else Step(desired.render_tops(program, held.names))
+
+    def rerouted(self, held: Held, desired: Desired, program: LoweredProgram) -> bool:
+        """Whether other nodes are reached by other interfaces than when that was last asked."""
+        try:
+            return _trusted(self._ask(program.node_networks), held, desired, program) != desired.uplinks
+        except OSError:
+            return False
+
+    def faults(self) -> list[Fault]:
+        """Return the fault where routes to other nodes could not be read: what was seen last holds."""
+        if self._unread is None:
+            return []
+        why = self._unread.strerror or self._unread
+        return [Fault(f"by which interfaces other nodes are reached cannot be read: {why}", _REMEDY)]
 
 
-def unrouted(error: OSError | None) -> list[Fault]:
-    """Return the fault where routes to other nodes could not be read: what was seen last holds."""
-    if error is None:
-        return []
-    what = f"by which interfaces other nodes are reached cannot be read: {error.strerror or error}"
-    return [Fault(what, _REMEDY)]
+def _trusted(
+    reached_by: frozenset[str], held: Held, desired: Desired, program: LoweredProgram
+) -> frozenset[str]:
+    around, families = desired.surroundings, desired.families
+    return frozenset(
+        name
+        for name in reached_by
+        if name not in around.carried
+        or (held.guarding and guards.trusted(name, around, program.node_networks, families))
+    )
 
 
-def guarding(chains: ChainTable, wanted: Mapping[Family, guards.Guarded], *, hooked: bool) -> bool:
+def guarding(held: Held, wanted: Mapping[Family, guards.Guarded], *, hooked: bool) -> bool:
     """Whether the kernel holds what is wanted of the rules about tunnels, in every family.
 
     ``hooked``: INPUT is known to lead to them; else the tables are looked at, as they were last read.
     """
     for family, found in wanted.items():
-        held = chains.held[family]
-        if any(held.get(chain) != rules for chain, rules in guards.tunnel_chains(family, found).items()):
+        ours = held.chains.held[family]
+        if any(ours.get(chain) != rules for chain, rules in guards.tunnel_chains(family, found).items()):
             return False
-        if found.any and not hooked and "INPUT" in hooks.misplaced(chains.table(family)):
+        if found.any and not hooked and "INPUT" in hooks.misplaced(held.chains.table(family)):
             return False
     return True
 

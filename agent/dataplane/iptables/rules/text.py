@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.dataplane.iptables.change.desired import Desired, Naming
+from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.ipset.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import hooks, names, script
+from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import BUCKETS, VerdictCache
 from agent.kernel.ipset_shapes import LIST, SetShape
@@ -64,11 +65,12 @@ def render_tables(
 ) -> Mapping[Family, str]:
     """Return each family's rules as ``iptables-restore --noflush`` takes them, hooks included."""
     families = tuple(families)
-    naming = Naming(
-        VerdictCache(_MODE, families, options.cache).wanted, {f: names.transit_set(f) for f in families}
+    set_names = SetNames(
+        VerdictCache(_MODE, families, options.cache).wanted,
+        {f: names.transit_set(f) for f in families},
+        closed={(d, f): names.closed_set(d, f) for d in Direction for f in families},
     )
-    naming.closed = {(d, f): names.closed_set(d, f) for d in Direction for f in families}
-    chains = Desired(families, options, naming).render_all(program)
+    chains = Desired(families, options).render_all(program, set_names)
     texts = {}
     for family in families:
         lines = script.lines({}, dict(sorted(chains[family].items())))

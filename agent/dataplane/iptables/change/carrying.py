@@ -1,0 +1,258 @@
+"""The order in which one step is made, which never shows a packet a wrong verdict.
+
+Why in this order: :mod:`.atomicity` says when a change may be made so, one part after the other.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+
+from agent.dataplane.iptables.change.desired import Changes
+from agent.dataplane.iptables.change.step import Gains, Step, take_losses
+from agent.dataplane.iptables.change.writers import Writers
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.rule import Rules
+from agent.dataplane.iptables.tables.tables import FEW_LINES
+from agent.dataplane.turns import PAUSE, Work
+from agent.fault import Fault
+from agent.kernel.ipset_shapes import SetContent
+from agent.net import Member, member_address
+
+MANY_SETS = 500
+"""How many sets are made at once: 10 ms."""
+
+
+class Carrying:
+    """One step while it is made. ``faults``: what went wrong so far; the rest of the step goes on."""
+
+    def __init__(
+        self, writers: Writers, step: Step, *, certain: bool, narrowed: Callable[[Changes], None]
+    ) -> None:
+        """``certain``: nothing failed since the last look at the kernel.
+
+        ``narrowed`` is told of the chains that are written in place of the step's, where these cannot be.
+        """
+        self._writers = writers
+        self._held = writers.held
+        self._step = step
+        self._certain = certain
+        self._narrowed = narrowed
+        self._reused: set[str] = set()
+        self._chains: Changes = step.chains
+        self._at_once = step.released - step.vacant
+        """The addresses whose connections cannot wait to be forgotten."""
+        self._entering = {name: Gains(gains.added) for name, gains in step.isolated.items()}
+        self.faults: list[Fault] = []
+
+    def run(self) -> Work[list[Fault]]:
+        """Make the step, in this order; return what went wrong.
+
+        1. Addresses that change hands leave the sets of peers, and their connections are forgotten.
+        2. Sets that new rules need are made, under names that nothing looks at.
+        3. Members are added that cannot change a verdict yet.
+        4. Chains are written that no packet passes yet; the tree of pods then leads to them. As soon as a
+           family's are, the addresses are isolated whose pods they are.
+        5. What could not be written: its addresses are isolated all the same.
+        6. Chains are written that packets pass now, in one transaction for each family.
+        7. Connections that an address got while its former owner's rules held are forgotten as well.
+        8. Members of sets that rules look at are added, then others removed.
+        9. Sets that rules still look at, for want of a write, lose who is to go.
+        10. Addresses are opened that are isolated no more.
+        11. What nothing needs any more becomes garbage.
+
+        Raises SetError when it cannot be told what a new set must hold; nothing has been opened then.
+        """
+        self._release()
+        yield from self._make_sets()
+        self._add_unseen()
+        yield from self._write_and_isolate()
+        self._forget_again()
+        self._change_members()
+        self._hold_lagging()
+        self._open()
+        self._discard()
+        return self.faults
+
+    # 1
+
+    def _release(self) -> None:
+        step, lagging = self._step, self._held.lagging
+        early = take_losses(step.live, step.released)
+        others = {name: names.counterpart(name) for name in early} if lagging else {}
+        early |= {old: early[name] for name, old in others.items() if old in lagging}
+        self._change(early)
+        connections = self._writers.connections
+        connections.vacant |= step.vacant
+        self.faults += connections.forget(self._at_once)
+
+    # 2
+
+    def _make_sets(self) -> Work[None]:
+        """Make new sets, some at a time; chains then do without those that could not be made."""
+        fresh, table = self._step.fresh, self._held.sets
+        if self._certain and not self._held.lagging:
+            # Only garbage refers to these: a policy that comes back before that is removed finds its sets.
+            self._reused = {name for name, (shape, _) in fresh.items() if table.fits(name, shape)}
+        taken = (fresh.keys() & table.shapes.keys()) - self._reused
+        if taken:
+            self.faults += yield from self._writers.rules.let_go_of(taken)
+        failed: set[str] = set()
+        todo = list(fresh.keys() - self._later)
+        while todo:
+            failed |= self._make(todo[:MANY_SETS])
+            del todo[:MANY_SETS]
+            if todo:
+                yield PAUSE
+        self._do_without(failed)
+
+    @functools.cached_property
+    def _later(self) -> frozenset[str]:
+        """The new sets that are made while the first family's chains are written, if these are few.
+
+        Those only of which the kernel need not be asked what they hold, so that nothing is raised then.
+        """
+        if lines(self._step.chains) > FEW_LINES:
+            return frozenset()
+        first, held = self._writers.families[0], self._held.sets.shapes
+        fresh = {name for name, (shape, _) in self._step.fresh.items() if shape.family is not first}
+        return frozenset(name for name in fresh if name not in held and not names.is_isolated_set(name))
+
+    def _make(self, chosen: Iterable[str]) -> set[str]:
+        """Make some of the new sets, or give those that can be reused members; return which failed."""
+        sets, fresh = self._writers.sets, self._step.fresh
+        failed: dict[str, list[Fault]] = {}
+        made: dict[str, SetContent] = {}
+        for name in chosen:
+            shape, members = fresh[name]
+            if names.is_isolated_set(name):
+                wanted = members | self._still_closed(name)
+            else:
+                wanted = self._without_unforgotten(members)
+            if name in self._reused:
+                failed[name] = sets.reuse(name, wanted)
+            else:
+                made[name] = SetContent(shape, wanted)
+        failed |= sets.create_all(made)
+        for found in failed.values():
+            self.faults += found
+        return {name for name, found in failed.items() if found}
+
+    def _still_closed(self, name: str) -> set[Member]:
+        """Return the addresses that a new set of isolated ones may not open yet; its counterpart has them."""
+        unforgotten = self._writers.connections.unforgotten
+        if not unforgotten:
+            return set()
+        return {m for m in self._writers.sets.members(names.counterpart(name)) if m in unforgotten}
+
+    def _do_without(self, unmade: set[str]) -> None:
+        """Have chains do without sets that could not be made."""
+        if not unmade:
+            return
+        # Sets that rules look at already stand in for some: these must hold nobody who is to go.
+        shapes = self._held.sets.shapes
+        self._change({n: gains for n, gains in self._step.otherwise.items() if n in shapes})
+        self._chains = self._held.chains.without(self._chains, unmade)
+        self._narrowed(self._chains)
+
+    # 3
+
+    def _add_unseen(self) -> None:
+        unseen = self._step.unseen.items()
+        self._change({n: Gains(self._without_unforgotten(g.added), g.removed) for n, g in unseen})
+
+    # 4, 5 and 6
+
+    def _write_and_isolate(self) -> Work[None]:
+        unreached, reached = self._staged()
+        # Where nobody is to be isolated, all is one transaction.
+        apart = any(self._entering.values()) and any(reached.values())
+        if self._later:
+            first = self._writers.families[0]
+            second = functools.cache(lambda: self._make(self._later))
+            written = unreached if apart else self._chains
+            yield from self._write({first: written[first]}, second)
+            self._do_without(second())
+            unreached, reached = self._staged()
+            written = unreached if apart else self._chains
+            yield from self._write({f: chains for f, chains in written.items() if f is not first})
+        else:
+            yield from self._write(unreached if apart else self._chains)
+        self._change(self._entering)
+        if apart:
+            self.faults += yield from self._writers.write(reached)
+
+    def _write(self, chains: Changes, meanwhile: Callable[[], object] = lambda: None) -> Work[None]:
+        self.faults += yield from self._writers.write(chains, self._entering, meanwhile)
+
+    def _staged(self) -> tuple[Changes, Changes]:
+        """Divide chains into those that no packet reaches yet, and those that packets pass now.
+
+        The tree counts among the first: where it changes, it leads to a newly isolated address.
+        """
+        held = self._held.chains
+        unreached: Changes = {}
+        reached: Changes = {}
+        for family, chains in self._chains.items():
+            later: dict[str, Rules | None] = {
+                chain: rules
+                for chain, rules in chains.items()
+                if rules is not None
+                and held.stays(family, chain)
+                and not held.holds(family, chain, rules)
+                and not chain.startswith((names.TREE_PREFIX, names.TOP_PREFIX))
+            }
+            reached[family] = later
+            unreached[family] = {c: r for c, r in chains.items() if c not in later}
+        return unreached, reached
+
+    # 7 to 11
+
+    def _forget_again(self) -> None:
+        opens = any(gains.added for gains in self._step.isolated.values()) or any(self._chains.values())
+        if self._at_once and opens:
+            self.faults += self._writers.connections.forget(self._at_once)
+
+    def _change_members(self) -> None:
+        live = self._step.live.items()
+        self._change({n: Gains(self._without_unforgotten(g.added), g.removed) for n, g in live})
+
+    def _hold_lagging(self) -> None:
+        """Take away and isolate in sets that rules look at for want of a write, too; open nothing there.
+
+        So a chain that cannot be written holds back no revocation.
+        """
+        step, held = self._step, self._held
+        if not self.faults and not held.lagging:
+            return
+        referred = held.chains.referred()
+        changes = {name: gains for name, gains in step.otherwise.items() if name in referred}
+        for name in held.lagging & referred:
+            usual = names.counterpart(name)
+            if usual in step.live:
+                changes[name] = Gains(removed=step.live[usual].removed)
+            elif usual in step.isolated:
+                changes[name] = Gains(step.isolated[usual].added)
+        held.lagging = (held.lagging | step.otherwise.keys()) & referred
+        self._change(changes)
+
+    def _open(self) -> None:
+        isolated = self._step.isolated.items()
+        self._change({n: Gains(removed=self._without_unforgotten(g.removed)) for n, g in isolated})
+
+    def _discard(self) -> None:
+        self._held.sets.garbage |= self._step.dropped & self._held.sets.shapes.keys()
+        self._held.chains.discard(self._step.spent)
+
+    def _change(self, changes: dict[str, Gains]) -> None:
+        self.faults += self._writers.change(changes)
+
+    def _without_unforgotten(self, members: Iterable[Member]) -> set[Member]:
+        """Return members without the addresses whose former owners' connections are still tracked."""
+        unforgotten, wanted = self._writers.connections.unforgotten, set(members)
+        return {m for m in wanted if member_address(m) not in unforgotten} if unforgotten else wanted
+
+
+def lines(changes: Changes) -> int:
+    """Return how many rules chains have."""
+    return sum(len(rules or ()) for chains in changes.values() for rules in chains.values())

@@ -1,0 +1,64 @@
+"""What the kernel holds, as far as the backend wrote or read it: the one record of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.dataplane.backend import KernelCounts, KernelView
+from agent.dataplane.iptables.change.step import Step
+from agent.dataplane.iptables.ipset.set_table import SetTable
+from agent.dataplane.iptables.rules.set_names import SetNames
+from agent.dataplane.iptables.tables.chain_table import ChainTable
+from agent.dataplane.iptables.variant import Mode
+from agent.net import Family, Member
+from agent.policy.lower.lowered import SetId
+
+
+@dataclass
+class Held:
+    """The record. It is changed by a read, and by the executor as it writes; whoever plans only looks at it.
+
+    ``chains`` of both families and ``sets``, as they are. ``names``: under which names rules look at sets;
+    ``of_sets``: the program's sets, by these names; ``nodes``: the networks in the sets of other nodes, by
+    family. These three are as they will be when the steps that the executor has taken over are made: the next
+    step is planned from there. ``lagging``: sets that rules still look at, though they should not, because a
+    write failed. ``guarding``: the rules about tunnels hold, by which these take from nodes alone.
+    """
+
+    chains: ChainTable
+    sets: SetTable = field(default_factory=SetTable)
+    names: SetNames = field(default_factory=SetNames)
+    of_sets: dict[SetId, str] = field(default_factory=dict)
+    nodes: Mapping[Family, frozenset[Member]] = field(default_factory=dict)
+    lagging: frozenset[str] = frozenset()
+    guarding: bool = False
+
+    @classmethod
+    def nothing(cls, mode: Mode, families: Iterable[Family]) -> Held:
+        """Return the record of a kernel that has not been read yet."""
+        return cls(ChainTable(mode, families))
+
+    def view(self, counts: KernelCounts) -> KernelView:
+        """Say what there is, and how large; ``counts`` of what was done there. Safe to call on any thread."""
+        chains = {
+            f"{chain}/{int(family)}": len(rules)
+            for family, table in self.chains.held.items()
+            for chain, rules in table.copy().items()
+        }
+        sizes, named = self.sets.sizes.copy(), self.of_sets.copy()
+        return KernelView(chains, {s: (n, sizes[n]) for s, n in named.items() if n in sizes}, counts)
+
+    def take_over(self, step: Step) -> None:
+        """Note what a step changes in names: from now on it is made, at once or after others."""
+        if step.names is not None:
+            self.names = step.names
+        if step.nodes is not None:
+            self.nodes = step.nodes
+        if step.afresh:
+            self.of_sets = {}
+        for set_id, name in step.named.items():
+            if name is None:
+                self.of_sets.pop(set_id, None)
+            else:
+                self.of_sets[set_id] = name

@@ -1,0 +1,50 @@
+"""Which of our sets are in the kernel, as far as they were read or written: shapes, sizes, garbage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.kernel.ipset_shapes import SetContent, SetShape
+
+
+def alike(held: SetShape, wanted: SetShape) -> bool:
+    """Whether a set holds what another one would, as long as that: not how many members it has room for."""
+    return held[:2] == wanted[:2] and bool(held.timeout) is bool(wanted.timeout)
+
+
+@dataclass
+class SetTable:
+    """Our sets in the kernel by name, each with its shape and, kept up by every write, its size.
+
+    ``garbage`` are sets that nothing needs any more, to be destroyed when no rule refers to them.
+    """
+
+    shapes: dict[str, SetShape] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    garbage: set[str] = field(default_factory=set)
+
+    def take(self, found: Mapping[str, SetContent]) -> None:
+        """Take what was read for what is in the kernel."""
+        self.shapes = {name: content.shape for name, content in found.items()}
+        self.sizes = {name: len(content.members) for name, content in found.items()}
+        self.garbage.clear()
+
+    def made(self, name: str, shape: SetShape, size: int) -> None:
+        """Note that a set has been made."""
+        self.garbage.discard(name)
+        self.shapes[name] = shape
+        self.sizes[name] = size
+
+    def gone(self, name: str) -> None:
+        """Note that a set has been destroyed."""
+        self.garbage.discard(name)
+        self.shapes.pop(name, None)
+        self.sizes.pop(name, None)
+
+    def fits(self, name: str, shape: SetShape) -> bool:
+        """Whether garbage can take the place of a set of a shape, as it is."""
+        held = self.shapes.get(name)
+        if name not in self.garbage or held is None:
+            return False
+        return alike(held, shape) and held.maxelem >= shape.maxelem
