@@ -21,6 +21,8 @@ from tests.lab.lab import flows
 from tests.lab.node import Layout, Mode
 from tests.lab.probe import Verdict
 
+pytestmark = pytest.mark.xdist_group("history")
+
 Json = dict[str, Any]
 
 
