@@ -54,7 +54,8 @@ def _traffic(told: Told, read: Callable[[Amount], int], *labels: str) -> Read:
     def samples(figures: Figures) -> Iterator[Sample]:
         for subject, amount in sorted(figures.traffic.totals.items(), key=lambda item: item[0][1:]):
             if subject.told is told:
-                yield Sample(tuple(getattr(subject, label) for label in labels), read(amount))
+                # An empty label is none to Prometheus, which might put another in its place.
+                yield Sample(tuple(getattr(subject, label) or "-" for label in labels), read(amount))
 
     return samples
 
@@ -148,8 +149,7 @@ METRICS: tuple[Metric, ...] = (
         GAUGE,
         ("budget",),
         "Policies that need more than the budget of a policy or of a namespace allows: they isolate their "
-        "pods "
-        "and allow nothing.",
+        "pods and allow nothing.",
         "2",
         _each(lambda f: f.over_budget),
     ),
@@ -268,8 +268,7 @@ METRICS: tuple[Metric, ...] = (
         HISTOGRAM,
         ("change",),
         "From the arrival of an object's event to the kernel, for events that changed something on this "
-        "node. "
-        "What is read at the start is not counted.",
+        "node. What is read at the start is not counted.",
         "17 for each of policy, local_pod, remote_pod, namespace, node",
         _each(lambda f: f.latency),
     ),
@@ -278,10 +277,8 @@ METRICS: tuple[Metric, ...] = (
         HISTOGRAM,
         (),
         "From a policy's creationTimestamp to the kernel, for policies that were created while the agent "
-        "ran and "
-        "select a pod of this node. The timestamp has whole seconds and the node's clock is compared with "
-        "the "
-        "API server's, so up to a second is too much.",
+        "ran and select a pod of this node. The timestamp has whole seconds and the node's clock is "
+        "compared with the API server's, so up to a second is too much.",
         "17",
         _creation,
     ),
@@ -290,8 +287,7 @@ METRICS: tuple[Metric, ...] = (
         HISTOGRAM,
         ("call",),
         "How long it took to move the kernel. apply: one change. sync: the kernel was read and compared "
-        "first. "
-        "tidy: what is no longer needed was removed.",
+        "first. tidy: what is no longer needed was removed.",
         "17 for each of apply, sync, tidy",
         _each(lambda f: f.calls),
     ),
@@ -300,8 +296,8 @@ METRICS: tuple[Metric, ...] = (
         COUNTER,
         ("call", "reason"),
         "How often that failed and was to be tried again. reason: rules, sets, conntrack, read (the kernel "
-        "could "
-        "not be read), kube-router (its firewall writes here), defect (of the agent; see its log), other.",
+        "could not be read), kube-router (its firewall writes here), defect (of the agent; see its log), "
+        "other.",
         "21",
         _failures,
     ),
@@ -373,9 +369,8 @@ METRICS: tuple[Metric, ...] = (
         "denied_packets_total",
         COUNTER,
         ("direction", "namespace"),
-        "Packets that no policy of a pod allows. The namespace is the pod's; it is empty where no pod here "
-        "has the "
-        "isolated address. From the rules' own counters, when scraped.",
+        "Packets that no policy of a pod allows. The namespace is the pod's; it is `-` where no pod here "
+        "has the isolated address. From the rules' own counters, when scraped.",
         PER_NAMESPACE,
         _traffic(Told.DENIED, lambda a: a.packets, "direction", "namespace"),
     ),
@@ -392,8 +387,7 @@ METRICS: tuple[Metric, ...] = (
         COUNTER,
         ("direction", "namespace"),
         "Packets that were judged and allowed. Packets of a known connection are not judged, nor are those "
-        "of one "
-        "that is cached (`--cache-allowed`): this counts new connections, roughly.",
+        "of one that is cached (`--cache-allowed`): this counts new connections, roughly.",
         PER_NAMESPACE,
         _traffic(Told.ALLOWED, lambda a: a.packets, "direction", "namespace"),
     ),
@@ -425,9 +419,8 @@ METRICS: tuple[Metric, ...] = (
         "wrong_link_packets_total",
         COUNTER,
         ("namespace",),
-        "Packets that were dropped because their address is not one of the pod whose interface they used: "
-        "a pod "
-        "forged a source address, or the network plugin has a fault.",
+        "Packets that were dropped because their address is not one of the pod whose interface they used: a "
+        "pod forged a source address, or the network plugin has a fault.",
         "1 for each namespace with isolated pods on this node",
         _traffic(Told.WRONG_LINK, lambda a: a.packets, "namespace"),
     ),
