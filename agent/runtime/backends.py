@@ -11,6 +11,7 @@ from agent.dataplane.backend import Backend
 from agent.dataplane.iptables import cleanup, counters, takeover
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.cleanup import is_clean
+from agent.dataplane.iptables.held_text import held_text
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules.text import render_sets, render_tables, render_text
 from agent.dataplane.iptables.tables.tables import WAIT_SECONDS, TableError
@@ -41,6 +42,7 @@ __all__ = [
     "UndecidedError",
     "choose",
     "held_families",
+    "held_text",
     "is_clean",
     "lacking",
     "make",

@@ -16,14 +16,13 @@ from agent.host.check import check_host
 from agent.kernel.node_lock import LOCK, LockedError, lock_node
 from agent.net import Family
 from agent.observe.connections import raise_limit
-from agent.observe.explain.route import explain_route
 from agent.observe.history.route import history_route
 from agent.observe.server import StatusServer
 from agent.runtime import backends
 from agent.runtime.backends import UndecidedError
-from agent.runtime.explaining import make_explainer
 from agent.runtime.host_check import chosen_families
 from agent.runtime.loop import Agent
+from agent.runtime.routes import asked_routes
 from agent.runtime.scrape import PATH, metrics_route, metrics_server
 from agent.settings import Settings
 from agent.sources.source import Source
@@ -74,7 +73,7 @@ def _run_locked(settings: Settings) -> int:
     more = {
         PATH: route,
         "/history": history_route(settings.node_name, agent.history.rows, time.time),
-        "/explain": explain_route(make_explainer(settings, agent)),
+        **asked_routes(settings, agent),
     }
     server = StatusServer(
         settings.health_address, settings.health_port, agent.health, agent.status, names, more

@@ -18,6 +18,8 @@ NOT_RUN = (
     (r"vagrant \w|cd vagrant$", "starts a virtual machine that is fetched; tests/deploy/test_vagrant.py"),
     (r"make (cluster|kind)-test\b", "wants a cluster with kubelets; tests/conformance/test_in_the_lab.py"),
     (r"(kubectl|\$KUBECTL)\b.* (logs|debug)\b", "asks a kubelet, and the lab has none that serves"),
+    (r"kubectl netpol\b", "runs kubectl exec, which asks a kubelet; tests/cluster/test_plugin.py"),
+    (r"cp deploy/kubectl-netpol\b", "changes the machine; tests/cluster/test_plugin.py puts it on a path"),
     (r"kubectl\b.* rollout undo\b", "wants the revisions that the controller of DaemonSets keeps"),
     (r"(systemctl|journalctl) ", "asks systemd, which does not run here; tests/deploy/test_systemd.py"),
     (r"apt-get install\b", "changes the machine; .ci/packages does the same for the tests"),

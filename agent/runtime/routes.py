@@ -1,0 +1,54 @@
+"""The routes by which a running agent is asked: connections, its settings, what its kernel should hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from agent.observe.explain.route import explain_route
+from agent.observe.routes import JSON, TEXT, Response, Route
+from agent.policy.lower.lowered import LoweredProgram
+from agent.runtime import backends
+from agent.runtime.explaining import make_explainer
+from agent.runtime.loop import Agent
+from agent.settings import Settings
+
+
+def asked_routes(settings: Settings, agent: Agent) -> dict[str, Route]:
+    """Return the routes by which people ask, each with its path."""
+    return {
+        "/explain": explain_route(make_explainer(settings, agent)),
+        "/settings": settings_route(settings),
+        "/rendered": rendered_route(settings, agent),
+    }
+
+
+def settings_route(settings: Settings) -> Route:
+    """Return the route of the settings, as they were read. None of them is a secret: files are named only."""
+    body = json.dumps(dataclasses.asdict(settings), indent=2, default=str).encode() + b"\n"
+    return Route(lambda _: Response(200, JSON, body), "the settings it runs with (JSON)")
+
+
+def rendered_route(settings: Settings, agent: Agent) -> Route:
+    """Return the route of the rules and sets that the kernel should hold, as text.
+
+    The loop only copies what it has of references and addresses; the text is made on the caller's thread.
+    """
+
+    def answer() -> Response:
+        program = agent.inbox.ask(lambda: copied(agent.views.engine.lowered))
+        text = backends.render(program, settings, agent.families).text
+        return Response(200, TEXT, text.encode(errors="surrogateescape"))
+
+    return Route(lambda _: answer(), "the rules and sets that the kernel should hold", large=True)
+
+
+def copied(program: LoweredProgram) -> LoweredProgram:
+    """Return a program that does not change with the engine's."""
+    return dataclasses.replace(
+        program,
+        policies=dict(program.policies),
+        pods=dict(program.pods),
+        sets={set_id: set(members) for set_id, members in program.sets.items()},
+        closed={direction: set(addresses) for direction, addresses in program.closed.items()},
+    )
