@@ -104,6 +104,12 @@ def _rules(direction: str, old: tuple[Rule, ...] | None, new: tuple[Rule, ...] |
             yield from (f"+{direction}[{first + n}] {_rule(come[n], direction)}" for n in range(c, d))
 
 
+def rule_texts(policy: NetworkPolicy, direction: Direction) -> tuple[str, ...] | None:
+    """Return each rule of a direction in a line, in the policy's order; None where it names none."""
+    rules = policy.rules(direction)
+    return None if rules is None else tuple(one_line(_rule(rule, direction.value), LINE) for rule in rules)
+
+
 def _alike(old: Sequence[Rule], new: Sequence[Rule]) -> int:
     """Return how many rules at the beginning are equal."""
     pairs = enumerate(zip(old, new, strict=False))

@@ -97,6 +97,11 @@ class RouteServer:
         if self._server is not None:
             self._server.server_close()
 
+    @property
+    def routes(self) -> Routes:
+        """What it answers."""
+        return self._routes
+
     def faults(self) -> tuple[Fault, ...]:
         """Return why it does not answer, if so. For any thread."""
         return self._fault

@@ -266,6 +266,10 @@ class Engine:
             self._enforcement.ledger.excess,
         )
 
+    def policy_of(self, key: Key) -> NetworkPolicy | None:
+        """Return a policy in force, enforced or not. Safe to call from any thread."""
+        return self._selection.policy(key)
+
     def is_known(self, pod: Key) -> bool:
         """Whether a pod is known, of whatever node. Safe to call from any thread."""
         return pod in self._inventory.records

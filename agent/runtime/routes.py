@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 
+from agent import __version__
+from agent.clock import SYSTEM
+from agent.observe.explain.live import Explainer
 from agent.observe.explain.route import explain_route
-from agent.observe.routes import JSON, TEXT, Response, Route
+from agent.observe.page.site import page_routes
+from agent.observe.page.sources import Sources
+from agent.observe.routes import JSON, TEXT, Response, Route, Routes
 from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import backends
 from agent.runtime.explaining import make_explainer
@@ -14,13 +20,33 @@ from agent.runtime.loop import Agent
 from agent.settings import Settings
 
 
-def asked_routes(settings: Settings, agent: Agent) -> dict[str, Route]:
-    """Return the routes by which people ask, each with its path."""
+def asked_routes(settings: Settings, agent: Agent, routes: Callable[[], Routes]) -> dict[str, Route]:
+    """Return the routes by which people ask, each with its path. ``routes``: all that there are."""
+    explainer = make_explainer(settings, agent)
     return {
-        "/explain": explain_route(make_explainer(settings, agent)),
+        "/explain": explain_route(explainer),
         "/settings": settings_route(settings),
         "/rendered": rendered_route(settings, agent),
+        **page_routes(_sources(settings, agent, explainer), routes),
     }
+
+
+def _sources(settings: Settings, agent: Agent, explainer: Explainer) -> Sources:
+    engine = agent.views.engine
+    return Sources(
+        node=settings.node_name,
+        version=__version__,
+        health=agent.health,
+        status=agent.status,
+        pods=engine.local_pods,
+        policy=engine.policy_of,
+        history=agent.history.rows,
+        denied=None,
+        tracer=explainer.tracer,
+        hits=explainer.hits,
+        explainer=explainer,
+        clock=SYSTEM,
+    )
 
 
 def settings_route(settings: Settings) -> Route:

@@ -73,7 +73,7 @@ def _run_locked(settings: Settings) -> int:
     more = {
         PATH: route,
         "/history": history_route(settings.node_name, agent.history.rows, time.time),
-        **asked_routes(settings, agent),
+        **asked_routes(settings, agent, lambda: server.routes),
     }
     server = StatusServer(
         settings.health_address, settings.health_port, agent.health, agent.status, names, more

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("package", ["rich", "pyroute2", "kubernetes", "iptc", "yaml", "watchfiles"])
+@pytest.mark.parametrize(
+    "package", ["rich", "pyroute2", "kubernetes", "iptc", "yaml", "watchfiles", "jinja2"]
+)
 def test_running_loads_only_what_is_used(package: str) -> None:
     code = f"import agent.runtime.start, sys; sys.exit({package!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

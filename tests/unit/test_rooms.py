@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "iptables": {"dataplane", "lower", "program", "kernel", "kube", *GROUND},
     "host": {"kernel", *GROUND},
     "observe": {
+        "history",
         *("dataplane", "history", "policy", "lower", "program", "spec", "sources", "kernel", "kube"),
         *GROUND,
     },

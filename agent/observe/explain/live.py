@@ -120,6 +120,33 @@ class Explainer:
             denied=tuple(self.denied(questions)),
         )
 
+    def verdicts(self, ends: Sequence[str], port: str) -> dict[tuple[str, str], tuple[Outcome, str]]:
+        """Return the verdict of each pair of ends, and in a line why; the kernel is not asked.
+
+        Raises QuestionError.
+        """
+        asked = {
+            (source, destination): question_of(source, destination, port)
+            for source in ends
+            for destination in ends
+            if source != destination
+        }
+        extract = self.extract(list(dict.fromkeys(end for one in asked.values() for end in one[:2])))
+        cluster = self._cluster(extract, list(asked.values()))
+        return {pair: self._in_short(one, cluster) for pair, one in asked.items()}
+
+    def _in_short(self, question: Question, cluster: Cluster) -> tuple[Outcome, str]:
+        try:
+            verdicts = [self._judged(cluster, verdict) for verdict in _evaluated(cluster, question)]
+        except CannotSayError as error:
+            return Outcome.UNKNOWN, str(error)
+        for verdict in verdicts:
+            for direction in Direction:
+                half = verdict.direction(direction)
+                if not half.allowed:
+                    return Outcome.DENIED, f"IPv{verdict.family} {direction} of {half.pod}: {half.why}"
+        return Outcome.ALLOWED, "both directions allow it"
+
     def _told(
         self,
         asked: Asked,
