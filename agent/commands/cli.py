@@ -16,13 +16,11 @@ from agent import __version__
 from agent.commands import asking, looking
 from agent.commands.options import (
     IN_RENDER,
-    IN_STATUS,
     LOG_SETTINGS,
     MIGRATE_SETTINGS,
     MORE,
     PLACES,
     RENDER_SETTINGS,
-    URL,
     Flags,
     answering,
     options_for,
@@ -238,36 +236,7 @@ def confirm_cluster(uid: str | None) -> None:
     click.echo(f"confirmed: the cluster whose namespace kube-system has the uid {confirmed}")
 
 
-@main.command(
-    short_help="Show what is enforced on this node.",
-    epilog="Example: netpol-agent status --json",
-)
-@options_for("health_address", "health_port", told=IN_STATUS)
-@URL
-@click.option("--json", "as_json", is_flag=True, help="Print the answer of the agent as it is, in JSON.")
-def status(url: str | None, as_json: bool, **flags: Any) -> None:
-    """Show what the agent on this node enforces, and why.
-
-    Exit codes: 0 ready, 1 not ready, 2 wrong options, or no agent answers.
-    """
-    from agent.observe import client
-
-    if url is None:
-        url = client.url_of(value_of("health_address", flags), value_of("health_port", flags))
-    try:
-        body, snapshot = client.fetch(url)
-    except client.UnreachableError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    if as_json:
-        with answering():
-            click.echo(body, nl=False)
-    else:
-        with answering():
-            client.show(snapshot)
-    sys.exit(0 if snapshot.ready else 1)
-
-
 main.add_command(asking.explain)
 main.add_command(asking.report)
+main.add_command(looking.status)
 main.add_command(looking.history)

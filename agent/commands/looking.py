@@ -1,16 +1,110 @@
-"""The commands that look at a node: what changed on it.
+"""The commands that look at a node: what is enforced on it, and what changed.
 
 What a command needs is imported inside it, as in :mod:`agent.commands.cli`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.commands.options import IN_HISTORY, URL, Flags, answering, options_for, value_of
+from agent.commands.options import IN_HISTORY, IN_STATUS, URL, Flags, answering, options_for, value_of
+
+if TYPE_CHECKING:
+    from agent.observe.snapshot import StatusSnapshot
+    from agent.observe.status.policy import PolicyView
+
+POLICIES = 20
+"""Policies of one pod that are shown with their rules."""
+
+
+@click.command(
+    short_help="Show what is enforced on this node.",
+    epilog="Example: netpol-agent status --policy shop/api-to-db",
+)
+@click.option("--pod", metavar="NS/NAME", help="What is enforced for this pod, and what its policies allow.")
+@click.option("--policy", metavar="NS/NAME", help="Whom this policy isolates, and what its rules counted.")
+@click.option("--all", "everything", is_flag=True, help="Every isolated pod, policy and set of this node.")
+@options_for("health_address", "health_port", told=IN_STATUS)
+@URL
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the agent as it is, in JSON.")
+def status(
+    pod: str | None, policy: str | None, everything: bool, url: str | None, as_json: bool, **flags: Any
+) -> None:
+    """Show what the agent on this node enforces, and why.
+
+    First what a person needs: whether it is ready and why not, how much is enforced, the last changes, and
+    what was denied in the last minute if that is logged. What a rule has counted are the packets that it was
+    asked about: the first of each connection, and of those cached as allowed none.
+
+    Exit codes: 0 ready, 1 not ready, 2 wrong options, no agent answers, or it knows no such policy.
+    """
+    from agent.observe import client
+    from agent.observe.status import text
+
+    if sum((pod is not None, policy is not None, everything)) > 1:
+        raise click.UsageError("give one of --pod, --policy and --all.")
+    where = url or client.url_of(value_of("health_address", flags), value_of("health_port", flags))
+    with _reaching():
+        body, snapshot = client.fetch(where)
+        views, about = [], {}
+        if policy is not None:
+            views, about = [_policy(where, policy)], {"policy": policy}
+        elif pod is not None:
+            found = next((one for one in snapshot.pods if one.pod == pod), None)
+            names = sorted({*(found.ingress or ()), *(found.egress or ())}) if found is not None else []
+            views = [view for name in names[:POLICIES] if (view := client.policy(where, name)) is not None]
+            about = {"pod": pod}
+        around = client.around(where, about) if not (as_json or everything) else text.Around()
+    with answering():
+        if as_json:
+            click.echo(_json(body, snapshot, pod, [view[0] for view in views]), nl=False)
+        elif policy is not None:
+            text.show_policy(views[0][1], around.rows, client.console())
+        elif pod is not None:
+            text.show_pod(pod, snapshot, [view[1] for view in views], around, client.console())
+        elif everything:
+            client.show(snapshot)
+        else:
+            text.show_screen(snapshot, around, client.console())
+    sys.exit(0 if snapshot.ready else 1)
+
+
+@contextlib.contextmanager
+def _reaching() -> Iterator[None]:
+    """End the command with exit code 2 where no agent answers."""
+    from agent.observe import client
+
+    try:
+        yield
+    except client.UnreachableError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+def _policy(url: str, name: str) -> tuple[bytes, PolicyView]:
+    from agent.observe import client
+
+    found = client.policy(url, name)
+    if found is None:
+        click.echo(f"Error: the agent knows no policy {name}: give it as NAMESPACE/NAME", err=True)
+        sys.exit(2)
+    return found
+
+
+def _json(body: bytes, snapshot: StatusSnapshot, pod: str | None, policies: list[bytes]) -> bytes:
+    """Return the answer in JSON: the status whole, a policy, or a pod with its policies."""
+    if pod is None:
+        return policies[0] if policies else body
+    import msgspec
+
+    isolated = next((one for one in snapshot.pods if one.pod == pod), None)
+    answer = {"pod": pod, "isolated": isolated, "policies": [msgspec.Raw(one) for one in policies]}
+    return msgspec.json.encode(answer) + b"\n"
 
 
 @click.command(

@@ -68,8 +68,8 @@ def _as(kind: type[O], found: Object | None) -> O | None:
 def _policy(old: NetworkPolicy | None, new: NetworkPolicy | None) -> Iterator[str]:
     before, after = (None if p is None else p.pod_selector for p in (old, new))
     if before != after:
-        yield from (f"-selects {_pods(selector)}" for selector in (before,) if selector is not None)
-        yield from (f"+selects {_pods(selector)}" for selector in (after,) if selector is not None)
+        yield from (f"-selects {selector_text(selector)}" for selector in (before,) if selector is not None)
+        yield from (f"+selects {selector_text(selector)}" for selector in (after,) if selector is not None)
     for direction in Direction:
         yield from _rules(
             direction.value,
@@ -100,14 +100,16 @@ def _rules(direction: str, old: tuple[Rule, ...] | None, new: tuple[Rule, ...] |
                     direction, (first + before, left[before]), (first + after, come[after])
                 )
         elif tag != "equal":
-            yield from (f"-{direction}[{first + n}] {_rule(left[n], direction)}" for n in range(a, b))
-            yield from (f"+{direction}[{first + n}] {_rule(come[n], direction)}" for n in range(c, d))
+            yield from (f"-{direction}[{first + n}] {rule_text(left[n], direction)}" for n in range(a, b))
+            yield from (f"+{direction}[{first + n}] {rule_text(come[n], direction)}" for n in range(c, d))
 
 
 def rule_texts(policy: NetworkPolicy, direction: Direction) -> tuple[str, ...] | None:
     """Return each rule of a direction in a line, in the policy's order; None where it names none."""
     rules = policy.rules(direction)
-    return None if rules is None else tuple(one_line(_rule(rule, direction.value), LINE) for rule in rules)
+    return (
+        None if rules is None else tuple(one_line(rule_text(rule, direction.value), LINE) for rule in rules)
+    )
 
 
 def _alike(old: Sequence[Rule], new: Sequence[Rule]) -> int:
@@ -129,8 +131,8 @@ def _rule_change(direction: str, old: tuple[int, Rule], new: tuple[int, Rule]) -
         yield from (f"-{direction}[{after}] port {_port(port)}" for port in left)
         yield from (f"+{direction}[{after}] port {_port(port)}" for port in joined)
     else:
-        yield f"-{direction}[{before}] {_rule(gone, direction)}"
-        yield f"+{direction}[{after}] {_rule(come, direction)}"
+        yield f"-{direction}[{before}] {rule_text(gone, direction)}"
+        yield f"+{direction}[{after}] {rule_text(come, direction)}"
 
 
 _WORDS = {"ingress": "from", "egress": "to"}
@@ -141,7 +143,8 @@ def _apart(old: Sequence[T], new: Sequence[T]) -> tuple[list[T], list[T]]:
     return [one for one in old if one not in after], [one for one in new if one not in before]
 
 
-def _rule(rule: Rule, direction: str) -> str:
+def rule_text(rule: Rule, direction: str) -> str:
+    """Return a rule in words: ``from pods[app=web] port 80/TCP``; some of its peers and ports, if many."""
     peers = _some([_peer(peer) for peer in rule.peers[: _SHOWN + 1]], len(rule.peers)) or "any"
     ports = _some([_port(port) for port in rule.ports[: _SHOWN + 1]], len(rule.ports)) or "any"
     return f"{_WORDS[direction]} {peers} port {ports}"
@@ -152,7 +155,8 @@ def _some(texts: list[str], number: int) -> str:
     return ", ".join(texts[:_SHOWN]) + more
 
 
-def _pods(selector: Selector) -> str:
+def selector_text(selector: Selector) -> str:
+    """Return which pods of one namespace a selector means, in words."""
     return f"pods[{selector}]" if selector.requirements else "all pods"
 
 
@@ -162,7 +166,7 @@ def _peer(peer: Peer) -> str:
         return f"{peer.block.cidr} except {excepts}" if excepts else str(peer.block.cidr)
     parts = []
     if peer.pod_selector is not None:
-        parts.append(_pods(peer.pod_selector))
+        parts.append(selector_text(peer.pod_selector))
     if peer.namespace_selector is not None:
         text = str(peer.namespace_selector)
         parts.append(f"namespaces[{text}]" if text else "all namespaces")

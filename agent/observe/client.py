@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import json
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
+from rich.console import Console
 
+from agent.history.change import Row
 from agent.history.query import url_query
 from agent.observe import text
 from agent.observe.explain.live import Asked, LiveAnswer
 from agent.observe.explain.text import show_live
 from agent.observe.history.route import History
+from agent.observe.history.route import decode as decode_rows
 from agent.observe.history.text import show as show_rows
 from agent.observe.snapshot import StatusSnapshot, decode
+from agent.observe.status.policy import PolicyView
+from agent.observe.status.policy import decode as decode_policy
+from agent.observe.status.text import Around, checks_of
 
 _SECONDS = 10.0
 _WIDTH_OF_A_FILE = 160
+_LAST_ROWS = 5
+"""Changes that a screen shows."""
 
 
 class UnreachableError(Exception):
@@ -54,8 +64,11 @@ def ask(url: str, asked: Asked) -> tuple[bytes, LiveAnswer]:
         raise _another(url, error) from None
 
 
-def get(url: str, path: str) -> bytes:
-    """Return what the agent serves at a path; raises :class:`UnreachableError`."""
+def get(url: str, path: str, codes: Collection[int] = ()) -> bytes:
+    """Return what the agent serves at a path; raises :class:`UnreachableError`.
+
+    ``codes``: of answers other than 200, those that are taken, too.
+    """
     if not url.startswith(("http://", "https://")):
         raise UnreachableError(f"--url is {url!r}: give it as http://ADDRESS:PORT.")
     # A proxy set for the cluster's or the world's addresses has no way to this host's loopback.
@@ -65,6 +78,8 @@ def get(url: str, path: str) -> bytes:
             body: bytes = answer.read()
             return body
     except urllib.error.HTTPError as error:
+        if error.code in codes:
+            return bytes(error.read())
         detail = error.read(500).decode(errors="replace").strip()
         raise UnreachableError(f"{url} answers {error.code}: {detail}") from None
     except OSError as error:
@@ -93,14 +108,51 @@ def history_path(asked: Mapping[str, str]) -> str:
 
 def show_history(found: History, pod: str = "") -> None:
     """Print rows on standard output, in colour on a terminal only, and of a pod since when it is isolated."""
-    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
-    console = text.plain_console(sys.stdout, width=width)
+    out = console()
     if not found.rows:
-        console.print("nothing like that is known")
-    show_rows(found.rows, console, pod if found.rows else "")
+        out.print("nothing like that is known")
+    show_rows(found.rows, out, pod if found.rows else "")
+
+
+def around(url: str, asked: Mapping[str, str]) -> Around:
+    """Return what there is to know besides the status, as far as the agent says it.
+
+    ``asked``: whose changes and denied connections, by ``pod`` or ``policy``; without, the node's.
+    """
+    checks: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    rows: tuple[Row, ...] | None = None
+    denied: tuple[dict[str, object], ...] | None = None
+    with contextlib.suppress(UnreachableError, ValueError, KeyError):
+        checks = checks_of(get(url, "/readyz?format=json", (503,)))
+    with contextlib.suppress(UnreachableError, msgspec.MsgspecError):
+        rows = decode_rows(get(url, history_path({**asked, "limit": str(_LAST_ROWS)}))).rows
+    with contextlib.suppress(UnreachableError, ValueError):
+        query = urllib.parse.urlencode({**asked, "verdict": "denied", "limit": "100"})
+        lines = get(url, f"/flows?{query}").splitlines()
+        denied = tuple(found for line in lines if isinstance(found := json.loads(line), dict))
+    return Around(*checks, rows, denied)
+
+
+def policy(url: str, name: str) -> tuple[bytes, PolicyView] | None:
+    """Return one policy, as served and decoded, None where the agent knows none of the name.
+
+    Raises UnreachableError.
+    """
+    body = get(url, f"/rules?{urllib.parse.urlencode({'policy': name})}", (404,))
+    try:
+        return body, decode_policy(body)
+    except (ValueError, msgspec.MsgspecError) as error:
+        if body.startswith(b"no policy "):
+            return None
+        raise _another(url, error) from None
+
+
+def console() -> Console:
+    """Return a console on standard output, in colour on a terminal only."""
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
+    return text.plain_console(sys.stdout, width=width)
 
 
 def show(snapshot: StatusSnapshot) -> None:
-    """Print a snapshot on standard output, in colour on a terminal only."""
-    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
-    text.show(snapshot, text.plain_console(sys.stdout, width=width))
+    """Print a snapshot, whole, on standard output."""
+    text.show(snapshot, console())

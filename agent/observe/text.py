@@ -50,7 +50,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
-def _ago(moment: Moment | None, now: Moment) -> str:
+def ago(moment: Moment | None, now: Moment) -> str:
+    """Return how long ago something was, as people say it."""
     return "never" if moment is None else f"{duration((now - moment).total_seconds())} ago"
 
 
@@ -85,8 +86,8 @@ def _sources(snapshot: StatusSnapshot, console: Console) -> None:
             source.kind,
             _source_state(source),
             str(source.objects),
-            _ago(source.last_event, snapshot.at),
-            _ago(source.last_contact, snapshot.at),
+            ago(source.last_event, snapshot.at),
+            ago(source.last_contact, snapshot.at),
         )
     _print(table, console)
     # One trouble may be every cache's: it is told once.
@@ -119,13 +120,13 @@ def _kernel(kernel: KernelStatus, now: Moment, console: Console) -> None:
         apply = kernel.last_apply
         result = "[green]ok[/]" if apply.result == "ok" else f"[red]{escape(apply.result)}[/]"
         took = f"took {duration(apply.seconds)}, {count(apply.writes, 'write')}"
-        console.print(f"  last apply {_ago(apply.at, now)}, {took}: {result}")
+        console.print(f"  last apply {ago(apply.at, now)}, {took}: {result}")
     if kernel.last_error is not None:
-        console.print(f"  last error {_ago(kernel.last_error.at, now)}: {escape(kernel.last_error.what)}")
+        console.print(f"  last error {ago(kernel.last_error.at, now)}: {escape(kernel.last_error.what)}")
     if kernel.retry_pending:
         console.print("  [yellow]a retry is pending[/]")
     console.print(
-        f"  drift checked {_ago(kernel.drift.last_check, now)}, {count(kernel.drift.repairs, 'repair')}"
+        f"  drift checked {ago(kernel.drift.last_check, now)}, {count(kernel.drift.repairs, 'repair')}"
     )
 
 

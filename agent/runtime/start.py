@@ -18,10 +18,12 @@ from agent.net import Family
 from agent.observe.connections import raise_limit
 from agent.observe.history.route import history_route
 from agent.observe.server import StatusServer
+from agent.observe.status.policy import rules_route
 from agent.runtime import backends
 from agent.runtime.backends import UndecidedError
 from agent.runtime.host_check import chosen_families
 from agent.runtime.loop import Agent
+from agent.runtime.policy_look import make_look
 from agent.runtime.routes import asked_routes
 from agent.runtime.scrape import PATH, metrics_route, metrics_server
 from agent.settings import Settings
@@ -73,6 +75,7 @@ def _run_locked(settings: Settings) -> int:
     more = {
         PATH: route,
         "/history": history_route(settings.node_name, agent.history.rows, time.time),
+        "/rules": rules_route(make_look(agent)),
         **asked_routes(settings, agent, lambda: server.routes),
     }
     server = StatusServer(

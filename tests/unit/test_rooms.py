@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("dataplane", "history", "policy", "lower", "program", "spec", "sources", "kernel", "kube"),
         *GROUND,
     },
-    "backends": {"iptables", "dataplane", "lower", *GROUND},
+    "backends": {"iptables", "dataplane", "kube", "lower", *GROUND},
     "runtime": {
         *("backends", "observe", "host", "dataplane", "history", "policy", "lower", "program"),
         *("sources", "kernel", "kube"),

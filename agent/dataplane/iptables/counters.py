@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator
 
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.variant import INSTALL, PROGRAMS, Mode, find_command
-from agent.dataplane.traffic import Amount, RuleCount, Subject, Told
+from agent.dataplane.traffic import NOTHING, Amount, RuleCount, Subject, Told
+from agent.kube.model import Key
 from agent.net import Direction, Family
+from agent.policy.program import PolicyId
 
 READ_SECONDS = 15.0
 """How long the command may take."""
@@ -23,6 +25,7 @@ _LINE = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
 _POD_DENIES = re.compile(r"no (ingress|egress) policy allows it: pod ([^/\"]*)/")
 _WRONG_LINK = re.compile(r"not an address of pod ([^/\"]*)/")
 _POLICY_RULE = re.compile(r"rule \d+ (ingress|egress) of ([^/\"]*)/([^\"]*)\"")
+_NUMBERED = re.compile(r"rule (\d+) (ingress|egress) of ")
 _DENIES = f"-g {names.DENY}"
 _ALLOWS = f"-g {names.TOP_PREFIX}ALLOW-"
 _UNUSED = "[0:0] "
@@ -68,6 +71,38 @@ def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[
             about = _POLICY_RULE.search(rule)
             if about is not None:
                 yield RuleCount(which, Subject(Told.BY_POLICY, about[1], about[2], about[3]), amount)
+
+
+def of_policy(mode: Mode, families: Iterable[Family], policy: Key) -> dict[tuple[Direction, int], Amount]:
+    """Read what each rule of a policy has counted, over the families, by direction and number.
+
+    Raises OSError where that fails.
+    """
+    found: dict[tuple[Direction, int], Amount] = {}
+    for family in families:
+        add_policy(found, policy, _lines(mode, family))
+    return found
+
+
+def add_policy(found: dict[tuple[Direction, int], Amount], policy: Key, lines: Iterable[str]) -> None:
+    """Add what ``iptables-save -c`` prints of a policy's rules; those that have counted nothing with 0."""
+    chains = {names.policy_chain(PolicyId(direction, policy)): direction for direction in Direction}
+    for line in lines:
+        rule = _LINE.match(line)
+        if rule is None or _ALLOWS not in rule[4]:
+            continue
+        about = _NUMBERED.search(rule[4])
+        if about is None:
+            continue
+        direction, number = Direction(about[2]), int(about[1])
+        # A rule of many alternatives has a chain of its own.
+        own = rule[3].startswith(names.RULE_PREFIX)
+        if own and rule[3] != names.rule_chain(PolicyId(direction, policy), number):
+            continue
+        if not own and chains.get(rule[3]) is not direction:
+            continue
+        amount = Amount(int(rule[1]), int(rule[2]))
+        found[direction, number] = found.get((direction, number), NOTHING).plus(amount)
 
 
 def _denied(chain: str, rule: str) -> Subject | None:

@@ -48,7 +48,7 @@ def since(rows: Iterable[Row], pod: str) -> Iterator[str]:
             yield f"[bold]{escape(pod)}[/] {direction}: these rows do not say"
             continue
         state, row = last
-        since_when = _time(row.kernel or row.seen)
+        since_when = time_text(row.kernel or row.seen)
         colour = "red" if state == "isolated" else "green"
         yield (
             f"[bold]{escape(pod)}[/] {direction}: [{colour}]{state}[/] since {since_when}: "
@@ -84,7 +84,7 @@ _COLOURS = {
 def _headline(row: Row) -> str:
     text = escape(headline(row))
     colour = _COLOURS.get(row.subject)
-    return f"[bold]{_time(row.seen)}[/]  " + (f"[{colour}]{text}[/]" if colour else text)
+    return f"[bold]{time_text(row.seen)}[/]  " + (f"[{colour}]{text}[/]" if colour else text)
 
 
 def _lines(row: Row) -> Iterator[str]:
@@ -148,5 +148,6 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _time(moment: Moment) -> str:
+def time_text(moment: Moment) -> str:
+    """Return a time to the millisecond, in UTC."""
     return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03}Z"

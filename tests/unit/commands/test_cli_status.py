@@ -6,14 +6,17 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from agent.dataplane.backend import KernelView
 from agent.kube.model import Kind
 from agent.observe.health import Health
+from agent.observe.routes import Routes
 from agent.observe.server import StatusServer
 from agent.observe.snapshot import Facts, StatusSnapshot, take
+from agent.observe.status.policy import PolicyView, decode, rules_route
 from agent.policy.lower.lowered import LoweredProgram
 from agent.sources.source import SyncState
 from tests.unit.commands.test_cli import netpol_agent
@@ -22,9 +25,9 @@ from tests.unit.commands.test_cli import netpol_agent
 class Served:
     """An agent's status, ready or not, over a real socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: Routes = MappingProxyType({})) -> None:
         self.ready = True
-        self.server = StatusServer("127.0.0.1", 0, self.health, self.status)
+        self.server = StatusServer("127.0.0.1", 0, self.health, self.status, (), more)
 
     def health(self) -> Health:
         now = time.time()
@@ -48,7 +51,7 @@ def served() -> Iterator[Served]:
 def test_status_of_an_agent_that_is_ready(served: Served) -> None:
     result = netpol_agent("status", "--health-port", str(served.server.port))
     assert result.exit_code == 0
-    assert result.output.startswith("worker-1  ready  netpol-agent 0.1.0, up 5 s\n")
+    assert result.output.startswith("worker-1  ready  netpol-agent 0.1.0, up 5 s")
     assert "\x1b" not in result.output
 
 
@@ -57,6 +60,36 @@ def test_status_of_one_that_is_not(served: Served) -> None:
     result = netpol_agent("status", "--url", f"http://127.0.0.1:{served.server.port}/")
     assert result.exit_code == 1
     assert "worker-1  not ready" in result.output
+
+
+def test_all_of_the_status_and_one_pod(served: Served) -> None:
+    port = str(served.server.port)
+    everything = netpol_agent("status", "--all", "--health-port", port)
+    assert (everything.exit_code, "Caches" in everything.output) == (0, True)
+    pod = netpol_agent("status", "--pod", "shop/db", "--health-port", port)
+    assert (pod.exit_code, pod.output.startswith("shop/db  no policy on this node isolates it")) == (0, True)
+    answer = json.loads(netpol_agent("status", "--pod", "shop/db", "--json", "--health-port", port).output)
+    assert answer == {"pod": "shop/db", "isolated": None, "policies": []}
+    assert netpol_agent("status", "--all", "--pod", "a/b", "--health-port", port).exit_code == 2
+
+
+def test_one_policy_and_one_that_nobody_knows() -> None:
+    view = PolicyView("shop/db", "all pods", (), None, ())
+    found = {"shop/db": view}
+    served = Served({"/rules": rules_route(lambda key: found.get(str(key)))})
+    served.server.start()
+    try:
+        port = str(served.server.port)
+        shown = netpol_agent("status", "--policy", "shop/db", "--health-port", port)
+        assert (shown.exit_code, shown.output.splitlines()[0]) == (0, "shop/db  selects all pods")
+        asked = netpol_agent("status", "--policy", "shop/db", "--json", "--health-port", port)
+        assert decode(asked.output.encode()) == view
+        none = netpol_agent("status", "--policy", "shop/other", "--health-port", port)
+        assert (none.exit_code, "knows no policy shop/other" in none.output) == (2, True)
+        served.ready = False
+        assert netpol_agent("status", "--policy", "shop/db", "--health-port", port).exit_code == 1
+    finally:
+        served.server.stop()
 
 
 def test_status_as_json(served: Served) -> None:

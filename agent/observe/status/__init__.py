@@ -1,0 +1,1 @@
+"""What ``netpol-agent status`` shows besides the whole: a first screen, one pod, one policy."""

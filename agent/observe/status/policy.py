@@ -1,0 +1,77 @@
+"""One policy as this node has it: whom it isolates, and each rule with what the kernel has counted for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from agent.kube.model import Key
+from agent.observe.routes import JSON, TEXT, Request, Response, Route
+
+
+class Peers(msgspec.Struct, frozen=True):
+    """A set that a rule looks into: what its members are, and how many there are now, over both families."""
+
+    meaning: str
+    members: int
+
+
+class RuleView(msgspec.Struct, frozen=True):
+    """One rule. ``number`` counts the policy's rules of a direction from 0.
+
+    ``packets`` and ``bytes``: what the kernel has counted for it since the rule was written last, None where
+    that cannot be read, or the rule is not in the kernel. ``peers``: the sets that it looks into. ``nobody``:
+    it can match no packet now.
+    """
+
+    direction: str
+    number: int
+    text: str
+    peers: tuple[Peers, ...] = ()
+    packets: int | None = None
+    bytes: int | None = None
+    nobody: bool = False
+
+
+class PolicyView(msgspec.Struct, frozen=True):
+    """A policy. ``selects`` is what it selects, in words.
+
+    ``ingress`` and ``egress``: the pods of this node that it isolates in a direction; None where it does not
+    name the direction. ``problems``: why it is not enforced as it is written, or that its counters could not
+    be read.
+    """
+
+    policy: str
+    selects: str
+    ingress: tuple[str, ...] | None
+    egress: tuple[str, ...] | None
+    rules: tuple[RuleView, ...]
+    problems: tuple[str, ...] = ()
+
+
+Look = Callable[[Key], PolicyView | None]
+"""Looks at a policy; None where there is none of the name. Raises TimeoutError."""
+
+
+def rules_route(look: Look) -> Route:
+    """Return the route that answers about one policy."""
+
+    def answer(request: Request) -> Response:
+        namespace, slash, name = request.one("policy").partition("/")
+        if not (namespace and slash and name):
+            return Response(400, TEXT, b"ask with ?policy=NAMESPACE/NAME\n")
+        try:
+            found = look(Key(namespace, name))
+        except TimeoutError as error:
+            return Response(503, TEXT, f"the agent is busy: {error}; ask again\n".encode())
+        if found is None:
+            return Response(404, TEXT, f"no policy {namespace}/{name} is known\n".encode(errors="replace"))
+        return Response(200, JSON, msgspec.json.encode(found) + b"\n")
+
+    return Route(answer, "one policy, its rules and what they have counted: ?policy=NS/NAME (JSON)")
+
+
+def decode(body: bytes) -> PolicyView:
+    """Return what was served; raises :class:`msgspec.MsgspecError` when it is none."""
+    return msgspec.json.decode(body, type=PolicyView)

@@ -1,0 +1,262 @@
+"""What ``netpol-agent status`` prints first, and of one pod or policy."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from agent.history.change import Row
+from agent.observe.history.text import headline
+from agent.observe.history.text import time_text as moment_text
+from agent.observe.snapshot import PodStatus, StatusSnapshot
+from agent.observe.status.policy import PolicyView, RuleView
+from agent.observe.text import ago, duration
+from agent.words import count, one_line
+
+_NAMED = 6
+_FLOWS = 5
+"""Denied connections that are shown."""
+_SECONDS = 60.0
+"""Denied connections of so long are shown."""
+
+
+class Around(NamedTuple):
+    """What there is to know besides the snapshot; what could not be asked is None.
+
+    ``failing`` and ``warnings``: the lines of ``/readyz`` that say why the agent is not ready, and what else
+    is odd. ``rows``: the last changes. ``denied``: the last denied connections, as ``/flows`` has them.
+    """
+
+    failing: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    rows: tuple[Row, ...] | None = None
+    denied: tuple[dict[str, object], ...] | None = None
+
+
+def checks_of(body: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the lines of what failed and of what is odd, of ``/readyz?format=json``. Raises ValueError."""
+    answer = json.loads(body)
+    found: dict[str, list[str]] = {"failed": [], "warning": []}
+    for check in answer["checks"]:
+        lines = found.get(check["state"])
+        if lines is not None:
+            lines.append(f"{check['name']}: {check['detail']}" if check["detail"] else check["name"])
+    # One trouble may be every cache's.
+    return tuple(dict.fromkeys(found["failed"])), tuple(dict.fromkeys(found["warning"]))
+
+
+def show_screen(snapshot: StatusSnapshot, around: Around, console: Console) -> None:
+    """Print the state of the node at a glance."""
+    for line in _screen(snapshot, around):
+        console.print(line, soft_wrap=True)
+
+
+def _screen(snapshot: StatusSnapshot, around: Around) -> Iterator[str]:
+    yield from _heading(snapshot, around)
+    yield ""
+    if snapshot.applied:
+        yield _enforced(snapshot)
+        yield from _kernel(snapshot)
+    else:
+        yield "[bold]Kernel[/] not touched yet: what was in it before this agent started is still enforced"
+    yield _known(snapshot)
+    yield from _changes(around.rows)
+    yield from _denials(snapshot, around.denied)
+    yield ""
+    yield "More: status --pod NS/NAME, --policy NS/NAME, --all; history; explain SRC DST PORT"
+
+
+def _heading(snapshot: StatusSnapshot, around: Around) -> Iterator[str]:
+    ready = "[bold green]ready[/]" if snapshot.ready else "[bold red]not ready[/]"
+    families = ", ".join(f"IPv{family}" for family in snapshot.families) or "no family yet"
+    yield (
+        f"[bold]{escape(snapshot.node)}[/]  {ready}  netpol-agent {escape(snapshot.version)}, "
+        f"up {duration(snapshot.uptime)}, iptables {escape(snapshot.iptables_mode) or 'not chosen yet'}, "
+        f"{families}"
+    )
+    for line in around.failing:
+        yield f"  [red]{escape(one_line(line, 600))}[/]"
+    for line in around.warnings:
+        yield f"  [yellow]{escape(one_line(line, 600))}[/]"
+
+
+def _enforced(snapshot: StatusSnapshot) -> str:
+    pods = snapshot.pods
+    ingress = sum(pod.ingress is not None for pod in pods)
+    egress = sum(pod.egress is not None for pod in pods)
+    policies = len({policy.policy for policy in snapshot.policies})
+    closed = f", {len(snapshot.closed)} closed after their pods went" if snapshot.closed else ""
+    over = f", [yellow]{len(snapshot.over_budget)} over budget[/]" if snapshot.over_budget else ""
+    if not pods:
+        return f"[bold]Enforced[/] no pod of this node is isolated: every packet is allowed{closed}{over}"
+    words = "policy" if policies == 1 else "policies"
+    return (
+        f"[bold]Enforced[/] {count(len(pods), 'isolated pod')} ({ingress} for ingress, {egress} for egress), "
+        f"by {policies} {words}{closed}{over}"
+    )
+
+
+def _kernel(snapshot: StatusSnapshot) -> Iterator[str]:
+    kernel, now = snapshot.kernel, snapshot.at
+    counts = ", ".join(
+        (count(kernel.chains, "chain"), count(kernel.rules, "rule"), count(kernel.sets, "set"))
+    )
+    parts = [counts]
+    if kernel.last_apply is not None:
+        result = "ok" if kernel.last_apply.result == "ok" else f"[red]{escape(kernel.last_apply.result)}[/]"
+        parts.append(f"last change {ago(kernel.last_apply.at, now)}: {result}")
+    if kernel.retry_pending:
+        parts.append("[yellow]a retry is pending[/]")
+    drift = kernel.drift
+    parts.append(f"compared {ago(drift.last_check, now)}, {count(drift.repairs, 'repair')} of drift")
+    yield f"[bold]Kernel[/] {'; '.join(parts)}"
+
+
+def _known(snapshot: StatusSnapshot) -> str:
+    parts = []
+    for source in snapshot.sources:
+        state = "" if source.synced else " [red]not synced[/]"
+        if source.synced and not source.current:
+            state = f" [yellow]may be behind, last contact {ago(source.last_contact, snapshot.at)}[/]"
+        refused = f" [yellow]{len(source.refused)} refused[/]" if source.refused else ""
+        parts.append(f"{source.objects} {source.kind}{state}{refused}")
+    return f"[bold]Known[/] {', '.join(parts) or 'nothing yet'}"
+
+
+def _changes(rows: tuple[Row, ...] | None) -> Iterator[str]:
+    if rows is None:
+        return
+    yield ""
+    yield "[bold]Last changes[/]" if rows else "[bold]Last changes[/] none is known"
+    for row in rows:
+        yield f"  {moment_text(row.seen)}  {escape(one_line(headline(row), 200))}"
+
+
+def _denials(snapshot: StatusSnapshot, denied: tuple[dict[str, object], ...] | None) -> Iterator[str]:
+    if denied is None:
+        return
+    since = snapshot.at.timestamp() - _SECONDS
+    recent = [flow for flow in denied if _seconds(flow) >= since]
+    yield ""
+    if not recent:
+        yield "[bold]Denied in the last minute[/] nothing was logged"
+        return
+    yield f"[bold]Denied in the last minute[/] {count(len(recent), 'report')}, the last of them:"
+    for flow in recent[-_FLOWS:]:
+        yield f"  {escape(flow_text(flow))}"
+
+
+def _seconds(flow: dict[str, object]) -> float:
+    try:
+        return datetime.datetime.fromisoformat(str(flow.get("last", ""))).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def flow_text(flow: dict[str, object]) -> str:
+    """Return a line about a denied connection, as ``/flows`` has it."""
+
+    def end(name: str) -> str:
+        found = flow.get(name)
+        if not isinstance(found, dict):
+            return "?"
+        who = found.get("pod") or found.get("address") or "?"
+        port = found.get("port")
+        return f"{who}:{port}" if port is not None and name == "destination" else str(who)
+
+    times = flow.get("count", 1)
+    more = f" ({times} packets)" if isinstance(times, int) and times > 1 else ""
+    return one_line(
+        f"{end('source')} to {end('destination')} {flow.get('protocol', '')}, {flow.get('direction', '')} of "
+        f"{flow.get('pod', '')}: {flow.get('why', '')}{more}"
+    )
+
+
+def show_pod(
+    pod: str, snapshot: StatusSnapshot, policies: Iterable[PolicyView], around: Around, console: Console
+) -> None:
+    """Print what is enforced for one pod, and what its policies allow."""
+    found = next((one for one in snapshot.pods if one.pod == pod), None)
+    for line in _pod(pod, found):
+        console.print(line, soft_wrap=True)
+    for policy in policies:
+        console.print()
+        show_policy(policy, None, console)
+    for line in (*_changes(around.rows), *_denials(snapshot, around.denied)):
+        console.print(line, soft_wrap=True)
+
+
+def _pod(name: str, found: PodStatus | None) -> Iterator[str]:
+    if found is None:
+        yield (
+            f"[bold]{escape(name)}[/]  no policy on this node isolates it: if it is here, every packet is "
+            "allowed"
+        )
+        return
+    yield f"[bold]{escape(name)}[/]  {', '.join(found.addresses) or 'no address yet'}"
+    for direction, policies, over in (
+        ("ingress", found.ingress, found.ingress_over_budget),
+        ("egress", found.egress, found.egress_over_budget),
+    ):
+        if policies is None:
+            yield f"  {direction}: [green]open[/]"
+        elif policies:
+            yield f"  {direction}: [red]isolated[/] by {escape(', '.join(policies))}"
+        else:
+            yield f"  {direction}: [red]closed[/], no policy in force"
+        if over:
+            yield f"  {direction}: [yellow]over budget: {escape(', '.join(over[:_NAMED]))}[/]"
+
+
+def show_policy(policy: PolicyView, rows: tuple[Row, ...] | None, console: Console) -> None:
+    """Print one policy: whom it isolates here, and each rule with what it has counted."""
+    for line in _policy(policy):
+        console.print(line, soft_wrap=True)
+    for line in _changes(rows):
+        console.print(line, soft_wrap=True)
+
+
+def _policy(policy: PolicyView) -> Iterator[str]:
+    yield f"[bold]{escape(policy.policy)}[/]  selects {escape(policy.selects)}"
+    for direction, pods in (("ingress", policy.ingress), ("egress", policy.egress)):
+        if pods is None:
+            continue
+        names = ", ".join(pods[:_NAMED]) + (f" and {len(pods) - _NAMED} more" if len(pods) > _NAMED else "")
+        yield f"  isolates for {direction}: {escape(names) or '[yellow]no pod of this node[/]'}"
+    for problem in policy.problems:
+        yield f"  [yellow]{escape(one_line(problem, 600))}[/]"
+    for rule in policy.rules:
+        yield from _rule(rule)
+    if policy.ingress is not None and not any(rule.direction == "ingress" for rule in policy.rules):
+        yield "  allows nothing for ingress"
+    if policy.egress is not None and not any(rule.direction == "egress" for rule in policy.rules):
+        yield "  allows nothing for egress"
+
+
+def _rule(rule: RuleView) -> Iterator[str]:
+    if rule.packets:
+        counted = f"[green]{count(rule.packets, 'packet')}[/], {_bytes(rule.bytes or 0)}"
+    elif rule.packets is not None:
+        counted = "unused since it was written"
+    else:
+        counted = "not in the kernel"
+    yield f"  {escape(f'{rule.direction}[{rule.number}] {rule.text}')}  ({counted})"
+    for peers in rule.peers:
+        number = f"{peers.members} members" if peers.members else "[yellow]nobody now[/]"
+        yield f"      {number}: {escape(peers.meaning)}"
+    if rule.nobody and not rule.peers:
+        yield "      [yellow]it can match no packet now[/]"
+
+
+def _bytes(number: int) -> str:
+    size = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{number} B"

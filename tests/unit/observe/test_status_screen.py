@@ -1,0 +1,148 @@
+"""The first screen of the status, and what is shown of one pod and one policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from agent.dataplane.backend import KernelView
+from agent.history.change import Row, Subject, What, moment
+from agent.observe.health import Health, as_dict, readyz
+from agent.observe.snapshot import Facts, StatusSnapshot, take
+from agent.observe.status.policy import Peers, PolicyView, RuleView
+from agent.observe.status.text import Around, checks_of, show_pod, show_policy, show_screen
+from agent.observe.text import plain_console
+from agent.policy.lower.lowered import LoweredProgram
+from tests.unit.observe.conftest import NOW
+
+ROW = Row(
+    Subject.POLICY, What.ADDED, moment(NOW - 9), "shop/db", kernel=moment(NOW - 9), who="kubectl (Apply)"
+)
+FLOW = {
+    "last": moment(NOW - 5).isoformat(),
+    "verdict": "denied",
+    "direction": "ingress",
+    "pod": "shop/db-0",
+    "protocol": "TCP",
+    "source": {"address": "10.0.0.9", "pod": "shop/web"},
+    "destination": {"address": "10.0.0.5", "port": 5432, "pod": "shop/db-0"},
+    "why": "no rule of shop/db matches the peer",
+    "count": 3,
+}
+POLICY = PolicyView(
+    "shop/db",
+    "pods[app=db]",
+    ("shop/db-0",),
+    None,
+    (
+        RuleView("ingress", 0, "from pods[app=api] port 5432/TCP", (Peers("pods app=api", 2),), 12, 1_500),
+        RuleView("ingress", 1, "from pods[app=wbe] port any", (Peers("pods app=wbe", 0),), 0, 0, nobody=True),
+        RuleView("ingress", 2, "from nobody port any", nobody=True),
+    ),
+    ("refused: spec.x: no",),
+)
+
+
+@pytest.fixture
+def file() -> io.StringIO:
+    return io.StringIO()
+
+
+def console(file: io.StringIO) -> Console:
+    return plain_console(file, width=200)
+
+
+def screen(snapshot: StatusSnapshot, around: Around) -> str:
+    file = io.StringIO()
+    show_screen(snapshot, around, console(file))
+    return file.getvalue()
+
+
+def test_the_screen_says_all_at_a_glance(snapshot: StatusSnapshot) -> None:
+    text = screen(snapshot, Around((), ("cache/NetworkPolicy: refused",), (ROW,), (FLOW,)))
+    assert text.splitlines() == [
+        "worker-1  ready  netpol-agent 0.1.0, up 2 h, iptables nft, IPv4, IPv6",
+        "  cache/NetworkPolicy: refused",
+        "",
+        "Enforced 1 isolated pod (1 for ingress, 0 for egress), by 1 policy, 1 closed after their pods went",
+        "Kernel 2 chains, 5 rules, 1 set; last change 30 s ago: ok; compared 2 s ago, 1 repair of drift",
+        "Known 2 NetworkPolicy 1 refused, 12 Pod",
+        "",
+        "Last changes",
+        "  2025-12-31 23:59:51.000Z  policy shop/db added by kubectl (Apply)",
+        "",
+        "Denied in the last minute 1 report, the last of them:",
+        "  shop/web to shop/db-0:5432 TCP, ingress of shop/db-0: no rule of shop/db matches the peer "
+        "(3 packets)",
+        "",
+        "More: status --pod NS/NAME, --policy NS/NAME, --all; history; explain SRC DST PORT",
+    ]
+
+
+def test_a_node_that_is_not_ready_says_why_first(facts: Facts) -> None:
+    snapshot = take(
+        dataclasses.replace(facts, ready=False, applied=False), LoweredProgram(), KernelView({}, {})
+    )
+    lines = screen(snapshot, Around(("cache/Pod: not synced yet",))).splitlines()
+    assert lines[0].startswith("worker-1  not ready")
+    assert lines[1] == "  cache/Pod: not synced yet"
+    assert any(line.startswith("Kernel not touched yet") for line in lines)
+
+
+def test_what_could_not_be_asked_is_left_out_and_old_denials_too(snapshot: StatusSnapshot) -> None:
+    assert "Last changes" not in screen(snapshot, Around())
+    assert "Denied" not in screen(snapshot, Around())
+    old = {**FLOW, "last": moment(NOW - 61).isoformat()}
+    assert "Denied in the last minute nothing was logged" in screen(snapshot, Around(denied=(old, {})))
+
+
+def test_the_checks_are_those_of_readyz() -> None:
+    health = Health(NOW, NOW, {}, applied=False)
+    failed, odd = checks_of(json.dumps(as_dict(readyz(health))).encode())
+    assert failed == ("cache: no source has started", "kernel: the first apply is not in the kernel yet")
+    assert odd == ()
+
+
+def test_a_policy_says_which_rules_are_used_and_which_match_nobody(file: io.StringIO) -> None:
+    show_policy(POLICY, (), console(file))
+    assert file.getvalue().splitlines() == [
+        "shop/db  selects pods[app=db]",
+        "  isolates for ingress: shop/db-0",
+        "  refused: spec.x: no",
+        "  ingress[0] from pods[app=api] port 5432/TCP  (12 packets, 1.5 kB)",
+        "      2 members: pods app=api",
+        "  ingress[1] from pods[app=wbe] port any  (unused since it was written)",
+        "      nobody now: pods app=wbe",
+        "  ingress[2] from nobody port any  (not in the kernel)",
+        "      it can match no packet now",
+        "",
+        "Last changes none is known",
+    ]
+
+
+def test_a_policy_that_selects_nothing_here_or_allows_nothing_says_so(file: io.StringIO) -> None:
+    show_policy(PolicyView("shop/deny", "all pods", (), (), ()), None, console(file))
+    assert file.getvalue().splitlines() == [
+        "shop/deny  selects all pods",
+        "  isolates for ingress: no pod of this node",
+        "  isolates for egress: no pod of this node",
+        "  allows nothing for ingress",
+        "  allows nothing for egress",
+    ]
+
+
+def test_a_pod_is_shown_with_its_policies(snapshot: StatusSnapshot, file: io.StringIO) -> None:
+    show_pod("shop/db-0", snapshot, [POLICY], Around(rows=(ROW,)), console(file))
+    lines = file.getvalue().splitlines()
+    assert lines[:3] == ["shop/db-0  10.0.0.5, fd00::5", "  ingress: isolated by shop/db", "  egress: open"]
+    assert "  ingress[0] from pods[app=api] port 5432/TCP  (12 packets, 1.5 kB)" in lines
+    assert lines[-1].endswith("policy shop/db added by kubectl (Apply)")
+
+
+def test_a_pod_that_nothing_isolates_is_said_to_be_open(snapshot: StatusSnapshot, file: io.StringIO) -> None:
+    show_pod("shop/none", snapshot, [], Around(), console(file))
+    assert file.getvalue().startswith("shop/none  no policy on this node isolates it")
