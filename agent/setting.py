@@ -11,6 +11,10 @@ from agent.setting_values import UnfitError, switch
 ENVIRONMENT_PREFIX = "NETPOL_AGENT_"
 
 
+class SettingError(ValueError):
+    """A setting has a value that cannot be used. Its text names the setting, the value and the remedy."""
+
+
 class Setting(NamedTuple):
     """One setting: the row of the table that options and documentation are made of.
 
@@ -54,6 +58,7 @@ _DEFAULTS_IN_WORDS = {
     "metrics_address": "none: /metrics is with /healthz only",
     "metrics_cert": "none: it speaks plain HTTP",
     "metrics_key": "none",
+    "flow_log": "none: the agent's log",
 }
 
 
@@ -73,3 +78,12 @@ def choice(name: str, kind: type[enum.StrEnum], default: enum.StrEnum, help_text
 def boolean(name: str, default: bool, help_text: str) -> Setting:
     """Return a setting that is on or off."""
     return Setting(name, "true" if default else "false", "", help_text, switch, switch=True)
+
+
+def check_marks(ingress: int | None, egress: int | None) -> None:
+    """Raise SettingError where both directions have one bit."""
+    if ingress is not None and ingress == egress:
+        raise SettingError(
+            f"--mark-ingress and --mark-egress are both {ingress:#x}: give each direction its own bit. "
+            "With one bit for both, what one direction allows would also pass the other."
+        )

@@ -183,6 +183,24 @@ def port_number(text: str) -> int:
     return int(text)
 
 
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise UnfitError(f"give a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def file_path(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text)
+    if path.is_dir():
+        raise UnfitError("give a file, not a directory")
+    return path
+
+
 def switch(text: str) -> bool:
     if text.lower() in {"1", "true", "yes", "on"}:
         return True

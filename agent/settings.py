@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agent.flow_settings import FLOW_SETTINGS
+from agent.kube.logging import Amount, Logging
 from agent.policy.budget.limits import (
     DEFAULT,
     Budgets,
@@ -20,7 +22,8 @@ from agent.policy.budget.limits import (
     PolicyBudget,
     budget_text,
 )
-from agent.setting import Setting, boolean, choice
+from agent.setting import Setting, boolean, check_marks, choice
+from agent.setting import SettingError as SettingError
 from agent.setting_values import (
     KUBE_PROXY_MARKS,
     AllowedPackets,
@@ -86,15 +89,25 @@ class Settings:
     metrics_per_policy: bool
     log_format: LogFormat
     log_level: LogLevel
+    log_denied: Amount
+    log_allowed: Amount
+    log_rate: int
+    log_burst: int
+    log_group: int
+    log_window: float
+    flow_log: Path | None
+    flow_log_size: int
+    events: bool
 
     @property
     def budgets(self) -> Budgets:
         """What policies may cost this node."""
         return Budgets(self.policy_budget, self.namespace_budget)
 
-
-class SettingError(ValueError):
-    """A setting has a value that cannot be used. Its text names the setting, the value and the remedy."""
+    @property
+    def logging(self) -> Logging:
+        """Which connections are logged of pods that do not say it themselves."""
+        return Logging(self.log_denied, self.log_allowed)
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -279,6 +292,7 @@ SETTINGS: tuple[Setting, ...] = (
         "How the log is written. auto: console on a terminal, json elsewhere.",
     ),
     choice("log_level", LogLevel, LogLevel.INFO, "The least severe events that are logged."),
+    *FLOW_SETTINGS,
 )
 
 
@@ -332,7 +346,7 @@ def resolve(
     if not texts["node_name"].origin:
         texts["node_name"] = _Given(hostname().lower(), "--node-name (not given: the host's name)")
     values = {setting.name: _parsed(setting, texts[setting.name]) for setting in SETTINGS}
-    _check_marks(values["mark_ingress"], values["mark_egress"])
+    check_marks(values["mark_ingress"], values["mark_egress"])
     if values["manifests"] is not None:
         _check_one_source(texts)
         values["kubeconfig"] = ""
@@ -348,14 +362,6 @@ def _parsed(setting: Setting, chosen: _Given) -> Any:
         return setting.parse(chosen.text)
     except UnfitError as unfit:
         raise SettingError(f"{chosen.origin or setting.flag} is {chosen.text!r}: {unfit}.") from None
-
-
-def _check_marks(ingress: int | None, egress: int | None) -> None:
-    if ingress is not None and ingress == egress:
-        raise SettingError(
-            f"--mark-ingress and --mark-egress are both {ingress:#x}: give each direction its own bit. "
-            "With one bit for both, what one direction allows would also pass the other."
-        )
 
 
 def _check_one_source(texts: Mapping[str, _Given]) -> None:

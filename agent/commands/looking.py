@@ -1,4 +1,4 @@
-"""The commands that look at a node: what is enforced on it, and what changed.
+"""The commands that look at a node: what is enforced on it, what changed, and what is denied.
 
 What a command needs is imported inside it, as in :mod:`agent.commands.cli`.
 """
@@ -180,4 +180,52 @@ def _read_file(flags: Flags, query: Any) -> bytes:
         return route.encode("", read(directory, query))
     except StoreError as error:
         click.echo(f"Error: the history in {directory} cannot be read: {error}", err=True)
+        sys.exit(2)
+
+
+@click.command(
+    short_help="Show denied connections as they happen.",
+    epilog="Example: netpol-agent watch --denied --pod shop/db",
+)
+@options_for("health_address", "health_port", told=IN_STATUS)
+@URL
+@click.option("--denied", is_flag=True, help="Only denied connections.")
+@click.option("--allowed", is_flag=True, help="Only allowed connections.")
+@click.option("--pod", default="", metavar="NS/NAME", help="Only connections from or to this pod.")
+@click.option("--policy", default="", metavar="NS/NAME", help="Only of pods that this policy isolates.")
+@click.option(
+    "--last",
+    type=click.IntRange(0, 1000),
+    default=10,
+    metavar="NUMBER",
+    help="Begin with so many of the last ones.  [default: 10]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print lines of JSON.")
+def watch(
+    url: str | None,
+    denied: bool,
+    allowed: bool,
+    pod: str,
+    policy: str,
+    last: int,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Show the connections that the agent on this node logs, as they happen, each with the reason.
+
+    Which connections are logged, --log-denied and --log-allowed of the agent say, and annotations of pods and
+    namespaces. End it with Ctrl-C.
+
+    Exit codes: 0 ended, 2 wrong options, or no agent answers.
+    """
+    from agent.commands import watch as watching
+    from agent.observe import client
+
+    if url is None:
+        url = client.url_of(value_of("health_address", flags), value_of("health_port", flags))
+    wanted = watching.wanted_of(denied=denied, allowed=allowed, pod=pod, policy=policy)
+    try:
+        watching.watch(url, wanted, last, as_json=as_json)
+    except client.UnreachableError as error:
+        click.echo(f"Error: {error}", err=True)
         sys.exit(2)

@@ -48,6 +48,11 @@ RENDER_SETTINGS = (
     "allow_nodes",
     "policy_budget",
     "namespace_budget",
+    "log_denied",
+    "log_allowed",
+    "log_rate",
+    "log_burst",
+    "log_group",
 )
 
 

@@ -65,7 +65,9 @@ def render(manifests: Read, settings: Settings) -> Rendered:
     Of the families ``auto`` takes both: what this host has says nothing of that node.
     """
     node = settings.node_name
-    engine = Engine(node, allow_nodes=settings.allow_nodes, budgets=settings.budgets)
+    engine = Engine(
+        node, allow_nodes=settings.allow_nodes, budgets=settings.budgets, logging=settings.logging
+    )
     engine.apply([Upsert(kind_of(found), found) for found in manifests.objects], 0.0)
     program = engine.lowered
     families = _FAMILIES.get(settings.families, tuple(Family))

@@ -30,6 +30,16 @@ class Judged(NamedTuple):
         return f"{_BEGINNING}{self.verdict}-{self.direction}"
 
 
+class LogCount(NamedTuple):
+    """How many packets the rules of one direction of a pod have denied, and how many of these they logged."""
+
+    denied: int
+    logged: int
+
+    def plus(self, other: LogCount) -> LogCount:
+        return LogCount(self.denied + other.denied, self.logged + other.logged)
+
+
 _BEGINNING = "netpol-"
 _JUDGED = {one.prefix: one for one in (Judged(v, d) for v in Decided for d in Direction)}
 

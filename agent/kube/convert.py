@@ -10,6 +10,7 @@ import msgspec
 
 from agent.kube import shapes
 from agent.kube.address import lenient_address, lenient_network
+from agent.kube.logging import ALLOWED_ANNOTATION, DENIED_ANNOTATION, UNSAID, logging_of
 from agent.kube.model import (
     ISOLATION_ANNOTATION,
     Kind,
@@ -60,6 +61,7 @@ def _labels(raw: msgspec.Raw) -> dict[str, str]:
 
 def _pod(wire: shapes.Pod) -> Pod:
     meta, spec, status = wire.metadata, wire.spec, wire.status
+    asked = meta.annotations
     return Pod(
         namespace=sys.intern(meta.namespace),
         name=meta.name,
@@ -72,6 +74,7 @@ def _pod(wire: shapes.Pod) -> Pod:
         finished=status.phase in ("Succeeded", "Failed"),
         started=time_text(status.started),
         created=time_text(meta.created),
+        logging=UNSAID if asked is None else logging_of(asked.denied, asked.allowed),
     )
 
 
@@ -125,11 +128,13 @@ def _add_ports(found: dict[tuple[str, str], NamedPort], ports: list[shapes.Conta
 
 def _namespace(wire: shapes.Namespace) -> Namespace:
     meta = wire.metadata
-    annotation = (meta.annotations or {}).get(ISOLATION_ANNOTATION, "")
+    annotations = meta.annotations or {}
+    annotation = annotations.get(ISOLATION_ANNOTATION, "")
     return Namespace(
         name=sys.intern(meta.name),
         labels=_labels(meta.labels),
         ingress_isolated=bool(annotation) and isolation_of(annotation) == "DefaultDeny",
+        logging=logging_of(annotations.get(DENIED_ANNOTATION), annotations.get(ALLOWED_ANNOTATION)),
     )
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from agent.kube.logging import UNSAID, Logging
 from agent.net import Direction, Network, Protocol
 
 
@@ -49,7 +50,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
 
     ``ports`` holds each (name, protocol) once: the first in ``containers``, then in sidecars
     (restartable init containers). ``started`` and ``created`` are RFC 3339 texts in UTC, empty when
-    unset, so that they compare as they are written.
+    unset, so that they compare as they are written. ``logging`` is what its annotations ask for.
     """
 
     namespace: str
@@ -63,6 +64,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     finished: bool = False
     started: str = ""
     created: str = ""
+    logging: Logging = UNSAID
 
     @property
     def key(self) -> Key:
@@ -75,11 +77,15 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
 
 
 class Namespace(msgspec.Struct, frozen=True, gc=False):
-    """A namespace. ``ingress_isolated`` is the Kubernetes 1.6 annotation's DefaultDeny."""
+    """A namespace. ``ingress_isolated`` is the Kubernetes 1.6 annotation's DefaultDeny.
+
+    ``logging`` is what its annotations ask for of its pods.
+    """
 
     name: str
     labels: dict[str, str] = {}
     ingress_isolated: bool = False
+    logging: Logging = UNSAID
 
     @property
     def key(self) -> Key:

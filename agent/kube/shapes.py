@@ -6,6 +6,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from agent.kube.logging import ALLOWED_ANNOTATION, DENIED_ANNOTATION
+
 
 class Meta(msgspec.Struct, frozen=True, gc=False):
     """What is read of any object's metadata."""
@@ -67,10 +69,23 @@ class PodStatus(msgspec.Struct, frozen=True, gc=False):
     started: str | None = msgspec.field(default=None, name="startTime")
 
 
+class LogAnnotations(msgspec.Struct, frozen=True, gc=False):
+    """The annotations that are read of a Pod."""
+
+    denied: str | None = msgspec.field(default=None, name=DENIED_ANNOTATION)
+    allowed: str | None = msgspec.field(default=None, name=ALLOWED_ANNOTATION)
+
+
+class PodMeta(Meta, frozen=True, gc=False):
+    """A Pod's metadata."""
+
+    annotations: LogAnnotations | None = None
+
+
 class Pod(msgspec.Struct, frozen=True, gc=False):
     """What is read of a Pod."""
 
-    metadata: Meta
+    metadata: PodMeta
     kind: str = ""
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()

@@ -7,6 +7,7 @@ from itertools import groupby, islice
 from typing import NamedTuple
 
 from agent.kube.events import Delete, Event, Invalid, Problem, Upsert
+from agent.kube.logging import UNSAID, Logging
 from agent.kube.model import (
     Key,
     Kind,
@@ -26,6 +27,7 @@ from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.enforcement import Enforcement
 from agent.policy.extract import Extract, extract
 from agent.policy.inventory import Inventory
+from agent.policy.logging import LogChoice
 from agent.policy.lower.lowered import Delta, LoweredProgram
 from agent.policy.lower.lowering import Lowering
 from agent.policy.lower.sets import Sets
@@ -78,8 +80,15 @@ class Engine:
     """
 
     def __init__(
-        self, node: str, *, linger: float = 60.0, allow_nodes: bool = False, budgets: Budgets = DEFAULT
+        self,
+        node: str,
+        *,
+        linger: float = 60.0,
+        allow_nodes: bool = False,
+        budgets: Budgets = DEFAULT,
+        logging: Logging = UNSAID,
     ) -> None:
+        """Begin with no objects. ``logging`` is for pods that do not say what of theirs is logged."""
         self._node_networks = NodeNetworks(node)
         self.program = Program(node_networks=self._node_networks.networks)
         """What holds on this node."""
@@ -122,6 +131,7 @@ class Engine:
             self._quarantine,
         )
         self._touched = Touched()
+        self._log_choice = LogChoice(logging)
 
     def adopt(self, isolated: Mapping[Direction, set[bytes]], now: float) -> None:
         """Keep addresses that the kernel already isolates closed, but for those that a pod owns.
@@ -155,6 +165,9 @@ class Engine:
                 self._synced.add((event.kind, event.here))
         touched, self._touched = self._touched, Touched()
         delta = self._stepper.step(touched, now, pods_synced=self.synced(Kind.POD), most=most)
+        delta.pods |= self._log_choice.settle(
+            self.lowered, delta.pods, touched.pods, self._inventory.records, self._namespaces
+        )
         networks = self._node_networks.networks
         if networks is not self.program.node_networks:
             # Another object may be equal: a node that came and went within the step.
@@ -284,6 +297,10 @@ class Engine:
             HeldInvalid(kind, key, problems) for (kind, key), problems in sorted(self._invalid.copy().items())
         ]
 
+    def unknown_logging(self) -> dict[tuple[Kind, Key], tuple[str, ...]]:
+        """Return annotations about logging whose value is not known. Safe to call from any thread."""
+        return self._log_choice.unknown.copy()
+
     def sizes(self) -> dict[str, int]:
         """Return the size of every index; all zero when there are no objects and nothing lingers."""
         return {
@@ -301,11 +318,13 @@ class Engine:
             **self._node_networks.sizes(),
             **self._enforcement.sizes(),
             **self._stepper.sizes(),
+            "logging": len(self.lowered.logging) + len(self._log_choice.unknown),
         }
 
     def _upsert(self, found: Object) -> None:
         if isinstance(found, Pod):
             self._inventory.set_pod(found.key, found, self._touched)
+            self._log_choice.pod_changed(found.key, found if self.is_here(found.key) else None)
         elif isinstance(found, NetworkPolicy):
             self._standins.discard(found.key)
             self._good.add(found.key)
@@ -318,6 +337,7 @@ class Engine:
     def _delete(self, kind: Kind, key: Key) -> None:
         if kind is Kind.POD:
             self._inventory.set_pod(key, None, self._touched)
+            self._log_choice.pod_changed(key, None)
         elif kind is Kind.POLICY:
             self._standins.discard(key)
             self._good.discard(key)
@@ -351,6 +371,7 @@ class Engine:
             del self._namespaces[name]
         else:
             self._namespaces[name] = namespace
+        self._log_choice.namespace_changed(name, namespace)
         links = self._selectors.set_namespace(name, namespace.labels if namespace is not None else None)
         self._sets.relink(links)
         if namespace is not None:

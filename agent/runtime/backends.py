@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from agent.dataplane.backend import Backend
-from agent.dataplane.iptables import cleanup, counters, takeover
+from agent.dataplane.iptables import cleanup, counters, log_counters, takeover
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.cleanup import is_clean
 from agent.dataplane.iptables.held_text import held_text
-from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.log_probe import log_probe
+from agent.dataplane.iptables.options import LogRules, Options
 from agent.dataplane.iptables.rules.text import render_sets, render_tables, render_text
 from agent.dataplane.iptables.tables.tables import WAIT_SECONDS, TableError
 from agent.dataplane.iptables.trace import IptablesTracer
@@ -24,6 +26,7 @@ from agent.dataplane.iptables.variant import (
     decide_mode,
     missing_commands,
 )
+from agent.dataplane.logged import LogCount
 from agent.dataplane.trace import Tracer
 from agent.dataplane.traffic import Amount, RuleCount
 from agent.dataplane.turns import PATIENCE
@@ -49,6 +52,7 @@ __all__ = [
     "make",
     "options_of",
     "read_counters",
+    "read_logged",
     "remove_all",
     "render",
     "takeover",
@@ -89,10 +93,13 @@ def make(
 
     ``beside_kube_router``: write though what kube-router's firewall left is there.
     """
+    options = options_of(settings)
+    if options.log is not None:
+        options = replace(options, log=options.log._replace(possible=log_probe(choice.mode, options.log)))
     return IptablesBackend(
         choice.mode,
         families,
-        options_of(settings),
+        options,
         beside_kube_router=beside_kube_router,
         ahead=True,
         patience=PATIENCE,
@@ -117,6 +124,14 @@ def count_policy(
 def tracer(choice: ModeChoice) -> Tracer:
     """Make what follows packets through the kernel's rules, for one question."""
     return IptablesTracer(choice.mode)
+
+
+def read_logged(choice: ModeChoice, families: Iterable[Family]) -> dict[tuple[Direction, str], LogCount]:
+    """Read how many packets of each pod were denied, and how many of these logged, on any thread.
+
+    Raises OSError.
+    """
+    return log_counters.read_logged(choice.mode, families)
 
 
 def remove_all() -> list[Fault]:
@@ -149,4 +164,5 @@ def options_of(settings: Settings) -> Options:
         accept=settings.allowed_packets is AllowedPackets.ACCEPT,
         reject=settings.denied_packets is DeniedPackets.REJECT,
         cache=math.ceil(settings.cache_allowed),
+        log=LogRules(settings.log_group, settings.log_rate, settings.log_burst),
     )

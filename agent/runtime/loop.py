@@ -19,15 +19,17 @@ from agent.history.writer import Writer
 from agent.host.check import HostState, check_host
 from agent.kube.model import Key
 from agent.net import Family
+from agent.observe.flows.hub import Flows
 from agent.observe.health import Health
 from agent.observe.metrics.figures import Figures
 from agent.observe.snapshot import StatusSnapshot
 from agent.policy.engine import Engine
 from agent.policy.extract import Extract
-from agent.runtime.backends import Mode, ModeChoice, read_counters
+from agent.runtime.backends import Mode, ModeChoice, read_counters, read_logged
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart
+from agent.runtime.flow_log import make_flow_log
 from agent.runtime.host_check import CheckHost, HostCheck, MakeBackend, backend_for, chosen_families
 from agent.runtime.inbox import Inbox
 from agent.runtime.link_watch import LinkWatch
@@ -113,6 +115,7 @@ class Agent:
             linger=settings.linger,
             allow_nodes=settings.allow_nodes,
             budgets=settings.budgets,
+            logging=settings.logging,
         )
         families = chosen_families(settings.families, host, held)
         backend = backend_for(families, host, make_backend)
@@ -167,6 +170,17 @@ class Agent:
         meter = Meter(
             lambda: read_counters(choice, self.families, policies=settings.metrics_per_policy), clock
         )
+        self.flows = Flows()
+        """Connections that were logged lately, and those to come."""
+        self._flow_log = make_flow_log(
+            settings,
+            engine,
+            self.inbox,
+            self.flows,
+            lambda: read_logged(choice, self.families),
+            clock,
+            world.start_thread,
+        )
         self.views = Views(
             settings.node_name,
             choice,
@@ -183,6 +197,7 @@ class Agent:
             self._node_name,
             meter,
             self.history,
+            self._flow_log,
             clock,
         )
         recorder.faults = self.views.faults
@@ -203,6 +218,7 @@ class Agent:
         self._source.start(self.inbox.put)
         self._linked_pods.start()
         self._link_watch.start()
+        self._flow_log.start()
 
     def turn(self) -> None:
         """Wait until something comes or is due, and do it."""
@@ -223,6 +239,7 @@ class Agent:
         self.inbox.close()
         self._source.stop()
         self._linked_pods.stop()
+        self._flow_log.stop()
         self._calls.backend.close()
         self._recorder.stopped()
         self.history.stop()

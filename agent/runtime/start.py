@@ -16,6 +16,7 @@ from agent.host.check import check_host
 from agent.kernel.node_lock import LOCK, LockedError, lock_node
 from agent.net import Family
 from agent.observe.connections import raise_limit
+from agent.observe.flows.routes import flow_routes
 from agent.observe.history.route import history_route
 from agent.observe.server import StatusServer
 from agent.observe.status.policy import rules_route
@@ -77,6 +78,7 @@ def _run_locked(settings: Settings) -> int:
         "/history": history_route(settings.node_name, agent.history.rows, time.time),
         "/rules": rules_route(make_look(agent)),
         **asked_routes(settings, agent, lambda: server.routes),
+        **flow_routes(agent.flows),
     }
     server = StatusServer(
         settings.health_address, settings.health_port, agent.health, agent.status, names, more

@@ -22,6 +22,7 @@ from agent.runtime.backends import ModeChoice
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart
+from agent.runtime.flow_log import FlowLog
 from agent.runtime.host_check import HostCheck
 from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
@@ -50,6 +51,7 @@ class Views:
     node_name: NodeName
     meter: Meter
     history: Writer
+    flow_log: FlowLog
     clock: Clock
 
     def health(self) -> Health:
@@ -149,7 +151,8 @@ class Views:
         """Return what is wrong now, policies over budget aside. For the loop's own thread."""
         node = () if self.node_name.fault is None else (self.node_name.fault,)
         host, calls = self.host_check.faults(), self.calls
-        return (*self.choice.faults, *host, *node, *calls.faults, *calls.standing, *self.history.faults())
+        beside = (*self.history.faults(), *self.flow_log.faults())
+        return (*self.choice.faults, *host, *node, *calls.faults, *calls.standing, *beside)
 
     def _faults(self) -> tuple[Fault, ...]:
         return (*self.faults(), *overbudget.faults(self.engine.over_budget()))

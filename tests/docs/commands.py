@@ -35,6 +35,7 @@ NOT_RUN = (
     ),
     (r"modprobe ", "changes the machine's kernel; where it is a module, tests/lab/node.py loads it"),
     (r"make test-newest\b", "runs every test, with other packages"),
+    (r"netpol-agent watch\b", "goes on until Ctrl-C; tests/unit/observe/flows/test_routes.py"),
     (r"make lock\b", "chooses new versions; tests/deploy/test_requirements.py checks what it has chosen"),
 )
 """What no test runs as it stands, as patterns of whole commands' beginnings, each with its reason."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.commands.variables import unknown_variables
+from agent.kube.logging import Amount
 from agent.policy.budget.limits import DEFAULT, NamespaceBudget, PolicyBudget
 from agent.setting_values import (
     AllowedPackets,
@@ -58,6 +59,15 @@ def test_defaults() -> None:
         metrics_per_policy=False,
         log_format=LogFormat.AUTO,
         log_level=LogLevel.INFO,
+        log_denied=Amount.OFF,
+        log_allowed=Amount.OFF,
+        log_rate=10,
+        log_burst=20,
+        log_group=3017,
+        log_window=30.0,
+        flow_log=None,
+        flow_log_size=10_485_760,
+        events=False,
     )
 
 
@@ -111,6 +121,15 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         "metrics_per_policy": "true",
         "log_format": "json",
         "log_level": "debug",
+        "log_denied": "Sampled",
+        "log_allowed": "all",
+        "log_rate": "7",
+        "log_burst": "8",
+        "log_group": "9",
+        "log_window": "60",
+        "flow_log": str(tmp_path / "flows"),
+        "flow_log_size": "5000",
+        "events": "on",
         "kubeconfig": "/a:/b",
         "context": "other",
     }
@@ -146,12 +165,26 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         metrics_per_policy=True,
         log_format=LogFormat.JSON,
         log_level=LogLevel.DEBUG,
+        log_denied=Amount.SAMPLED,
+        log_allowed=Amount.ALL,
+        log_rate=7,
+        log_burst=8,
+        log_group=9,
+        log_window=60.0,
+        flow_log=tmp_path / "flows",
+        flow_log_size=5000,
+        events=True,
     )
 
 
 @pytest.mark.parametrize(
     ("name", "text", "remedy"),
     [
+        ("log_denied", "some", "one of off, sampled, all"),
+        ("log_rate", "0", "a whole number from 1 to 1000"),
+        ("log_rate", "ten", "a whole number from 1 to 1000"),
+        ("log_group", "65536", "a whole number from 1 to 65535"),
+        ("flow_log", "/", "a file, not a directory"),
         ("node_name", "Worker", "lower-case"),
         ("node_name", "a_b", "lower-case"),
         ("manifests", "/nowhere/at/all", "a directory that exists"),

@@ -37,7 +37,7 @@ def read(mode: Mode, families: Iterable[Family], *, policies: bool) -> Iterator[
     ``policies``: those of the single policies' rules, too.
     """
     for family in families:
-        yield from counts(family, _lines(mode, family), policies=policies)
+        yield from counts(family, lines_of(mode, family), policies=policies)
 
 
 def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[RuleCount]:
@@ -80,7 +80,7 @@ def of_policy(mode: Mode, families: Iterable[Family], policy: Key) -> dict[tuple
     """
     found: dict[tuple[Direction, int], Amount] = {}
     for family in families:
-        add_policy(found, policy, _lines(mode, family))
+        add_policy(found, policy, lines_of(mode, family))
     return found
 
 
@@ -117,7 +117,7 @@ def _denied(chain: str, rule: str) -> Subject | None:
     return None
 
 
-def _lines(mode: Mode, family: Family) -> Iterator[str]:
+def lines_of(mode: Mode, family: Family) -> Iterator[str]:
     """Give the lines of the filter table, one at a time: of a large table, all would take much memory."""
     command = find_command(family, mode, "save")
     if command is None:

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from agent.net import Direction
+from agent.net import Direction, Family
+
+
+def _always(family: Family) -> bool:
+    del family
+    return True
+
+
+class LogRules(NamedTuple):
+    """How packets are logged: to which NFLOG group, and where they are sampled, how many.
+
+    ``rate`` is packets a second, ``burst`` packets at once. ``possible``: whether the kernel takes such rules
+    in a family.
+    """
+
+    group: int
+    rate: int = 10
+    burst: int = 20
+    possible: Callable[[Family], bool] = _always
 
 
 @dataclass(frozen=True)
@@ -18,6 +37,7 @@ class Options:
     ``chosen_marks``: the directions of which the bit given is no more than a proposal: the backend takes one
     that nobody else on the node uses.
     ``cache``: seconds for which an allowed connection is cached; 0: every packet is judged.
+    ``log``: how packets of pods are logged for which the program asks it; None: none is.
     """
 
     mark_egress: int = 0x10000
@@ -26,6 +46,7 @@ class Options:
     reject: bool = False
     cache: int = 10
     chosen_marks: frozenset[Direction] = frozenset()
+    log: LogRules | None = None
 
     def with_marks(self, bits: Mapping[Direction, int]) -> Options:
         """Return these options with other mark bits."""

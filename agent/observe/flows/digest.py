@@ -85,6 +85,10 @@ class Digest:
         """How many new sorts wait to be named."""
         return len(self._waiting)
 
+    def moment(self) -> Moment:
+        """Return the time of now."""
+        return _moment(self._wall())
+
     def due(self) -> float | None:
         """Return when :meth:`reports` has something to return without new packets, in monotonic seconds."""
         found = [at for at in (self._folding.due(), self._tell_at) if at is not None and at != float("inf")]
@@ -134,7 +138,7 @@ class Digest:
             found += self._named(waiting[start : start + AT_ONCE], now)
         if self._tell_at <= now:
             self._tell_at = float("inf")
-            at = _moment(self._wall())
+            at = self.moment()
             found += [Unlogged(at, packets, why) for why, packets in sorted(self._left_out.items())]
             self._left_out.clear()
         self._prune()
@@ -206,7 +210,7 @@ class Digest:
         text = address_text(address)
         if pod is None:
             return End(text, port, node=self._hosts.get(address, ""))
-        return End(text, port, str(pod.key), pod.namespace, pod.node)
+        return End(text, port, str(pod.key), pod.namespace, pod.node, pod.uid)
 
 
 def _port(headers: Headers) -> int | tuple[int, int] | None:

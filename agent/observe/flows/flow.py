@@ -8,6 +8,7 @@ import msgspec
 
 from agent.dataplane.logged import Decided
 from agent.net import Direction
+from agent.words import count
 
 Moment = datetime.datetime
 """A time in UTC; RFC 3339 in JSON."""
@@ -17,7 +18,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     """One end of a connection. ``pod`` is ``namespace/name``; empty where the address is no pod's.
 
     ``port`` is None where the protocol has none. ``node`` is the node of the pod, or the one whose address it
-    is.
+    is. ``uid`` is the pod's.
     """
 
     address: str
@@ -25,6 +26,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     pod: str = ""
     namespace: str = ""
     node: str = ""
+    uid: str = ""
 
     def __str__(self) -> str:
         who = f"{self.pod} ({self.address})" if self.pod else self.address
@@ -130,12 +132,12 @@ def as_text(report: Report) -> str:
     """Return a report as one line for people."""
     if isinstance(report, Unlogged):
         whose = f" of {report.direction} of {report.pod}" if report.pod else ""
-        return f"{_time(report.at)} {report.packets} packets{whose} were not logged: {report.why}"
+        return f"{_time(report.at)} not logged: {count(report.packets, 'packet')}{whose}, {report.why}"
     protocol = report.protocol
     if report.icmp is not None:
         protocol += f" type {report.icmp[0]} code {report.icmp[1]}"
     asked = f", asked for {report.service}" if report.service is not None else ""
-    times = f" ({report.count} packets since {_time(report.first)})" if report.repeated else ""
+    times = f" ({count(report.count, 'packet')} since {_time(report.first)})" if report.repeated else ""
     notes = "".join(f"; {note}" for note in report.notes)
     return (
         f"{_time(report.last)} {report.verdict} {report.direction} {protocol} {_plain(report.source)} to "

@@ -11,6 +11,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from agent.kube.logging import Logging
 from agent.net import Direction, Family, Member, Network, NetworkMember, Protocol
 from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, judged_addresses
 
@@ -95,6 +96,8 @@ class LoweredProgram:
         default_factory=lambda: {Direction.INGRESS: set(), Direction.EGRESS: set()}
     )
     node_networks: frozenset[Network] = frozenset()
+    logging: dict[PodId, Logging] = field(default_factory=dict)
+    """Of pods whose connections are logged: which. Most pods are not here."""
 
     def isolated(self, direction: Direction, family: Family) -> set[bytes]:
         """Return the addresses isolated in a direction: of pods and closed ones. Costs a scan."""

@@ -75,4 +75,4 @@ def test_the_thread_is_told_of_once_it_was_started(rig: Rig) -> None:
     assert rig.agent.health().threads == {}
     rig.start()
     assert rig.agent.health().threads == {"links": True, "pod-links": True}
-    assert rig.started == ["history", "pod-links", "links"]
+    assert rig.started == ["history", "pod-links", "links", "flows"]

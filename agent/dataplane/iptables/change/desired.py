@@ -12,6 +12,7 @@ from agent.dataplane.iptables.rules.rule import Chains, Rules
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.rules.trees import Trees
 from agent.kernel.surroundings import NONE, Surroundings
+from agent.kube.logging import UNSAID
 from agent.kube.model import Key
 from agent.net import Direction, Family, Network
 from agent.policy.lower.lowered import Delta, LoweredProgram, SetId
@@ -192,7 +193,9 @@ class Desired:
         for family in self.families:
             chains: Chains = {}
             if compiled is not None:
-                chains = render.pod_chain(pod, compiled, family, self.options, entries)
+                chains = render.pod_chain(
+                    pod, compiled, family, self.options, entries, program.logging.get(pod, UNSAID)
+                )
             changes[family].update(made)
             changes[family][name] = chains.get(name)
         for address in before:

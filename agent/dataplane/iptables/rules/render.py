@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import guards, lists, names
+from agent.dataplane.iptables.rules.logging import logging_allowed, logging_denied
 from agent.dataplane.iptables.rules.rule import (
     Chains,
     Leaf,
@@ -43,6 +44,7 @@ from agent.dataplane.iptables.rules.rule import (
     jump,
 )
 from agent.dataplane.iptables.rules.tree import ROOT, Prefix
+from agent.kube.logging import UNSAID, Logging
 from agent.kube.model import Key
 from agent.net import Direction, Family, Network, Protocol, address_text
 from agent.policy.lower.lowered import LoweredRule, SetId
@@ -228,10 +230,12 @@ def pod_chain(
     family: Family,
     options: Options,
     entries: Iterable[lists.Entry] | None = None,
+    logging: Logging = UNSAID,
 ) -> Chains:
     """Return the chain of a pod in a direction, empty when the pod has no address in the family.
 
-    ``entries``: what it asks for the pod's policies, where they are in lists.
+    ``entries``: what it asks for the pod's policies, where they are in lists. ``logging``: which of its
+    packets are logged.
     """
     address = address_in(program.addresses, family)
     if address is None:
@@ -249,7 +253,8 @@ def pod_chain(
             about=pod,
         )
     ]
-    rules += lists.rules_of(entries, direction, options)
+    rules += logging_allowed(lists.rules_of(entries, direction, options), pod, logging, family, options)
+    rules += logging_denied(pod, logging, family, options)
     denied = names.about(f"no {direction} policy allows it: pod", pod.pod)
     rules.append(goto(names.DENY, denied, about=pod))
     return {names.pod_chain(pod): tuple(rules)}

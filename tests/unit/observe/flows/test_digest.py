@@ -101,8 +101,8 @@ def test_both_ends_are_named_and_the_nearest_rule_is_told(v6: bool) -> None:
         direction=Direction.INGRESS,
         pod="shop/db",
         protocol="TCP",
-        source=End("fd00::10" if v6 else "10.244.1.10", None, "shop/web", "shop", "here"),
-        destination=End("fd00::11" if v6 else "10.244.1.11", 5432, "shop/db", "shop", "here"),
+        source=End("fd00::10" if v6 else "10.244.1.10", None, "shop/web", "shop", "here", "uid of web"),
+        destination=End("fd00::11" if v6 else "10.244.1.11", 5432, "shop/db", "shop", "here", "uid of db"),
         why="rule 1 of shop/db comes nearest: its peer matches, its port does not (TCP 5432 is not 8080)",
         policies=("shop/db", "shop/deny"),
         nearest=Nearest("shop/db", 1, peer=True, port=False, why="TCP 5432 is not 8080"),
@@ -260,7 +260,7 @@ def test_a_report_survives_json_and_is_one_line_for_people() -> None:
     )
     unlogged = Unlogged(NOON, 7, "the limit", "shop/db", Direction.INGRESS)
     assert from_json(as_json(unlogged)) == unlogged
-    assert as_text(unlogged) == "12:00:00 7 packets of ingress of shop/db were not logged: the limit"
+    assert as_text(unlogged) == "12:00:00 not logged: 7 packets of ingress of shop/db, the limit"
     assert from_json(b'{"event":"another"}') is None
 
 

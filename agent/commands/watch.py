@@ -1,0 +1,49 @@
+"""``netpol-agent watch``: denied and allowed connections, as the agent on this node reports them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable
+
+import click
+import msgspec
+
+from agent.dataplane.logged import Decided
+from agent.observe.flows.client import follow
+from agent.observe.flows.flow import as_text, from_json
+from agent.observe.flows.hub import Wanted
+
+_COLOURS = {f" {Decided.DENIED} ": "red", f" {Decided.ALLOWED} ": "green", " not logged": "yellow"}
+
+
+def wanted_of(*, denied: bool, allowed: bool, pod: str, policy: str) -> Wanted:
+    """Return what is asked for; both verdicts, where neither or both are named.
+
+    A pod or a policy without a namespace is one of the namespace default.
+    """
+    verdict = None if denied is allowed else (Decided.DENIED if denied else Decided.ALLOWED)
+    return Wanted(verdict, *(name and (name if "/" in name else f"default/{name}") for name in (pod, policy)))
+
+
+def watch(url: str, wanted: Wanted, last: int, *, as_json: bool) -> None:
+    """Print what comes until the agent ends, or Ctrl-C. Raises UnreachableError where no agent answers."""
+    with contextlib.suppress(KeyboardInterrupt):
+        show(follow(url, wanted, last), as_json=as_json)
+
+
+def show(lines: Iterable[bytes], *, as_json: bool) -> None:
+    """Print lines of JSON as they are, or for people, in colour on a terminal only."""
+    for line in lines:
+        if as_json:
+            click.echo(line.decode(errors="replace"))
+            sys.stdout.flush()
+            continue
+        try:
+            report = from_json(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+        text = as_text(report) if report is not None else "some reports came too fast and were left out"
+        colour = next((colour for word, colour in _COLOURS.items() if word in text[:30]), None)
+        click.secho(text, fg=colour)
+        sys.stdout.flush()

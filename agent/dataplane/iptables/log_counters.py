@@ -1,0 +1,45 @@
+"""How many packets rules have denied, and logged of these, as iptables-save -c prints it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from agent.dataplane.iptables.counters import lines_of
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.variant import Mode
+from agent.dataplane.logged import Decided, Judged, LogCount
+from agent.net import Direction, Family
+
+_LINE = re.compile(r"\[(\d+):\d+\] -A (\S+) (.*)")
+_DENIES = re.compile(r'"no (ingress|egress) policy allows it: pod ([^"]*)" -g')
+_LOGS = {f"--nflog-prefix {Judged(Decided.DENIED, direction).prefix}" for direction in Direction}
+
+
+def read_logged(mode: Mode, families: Iterable[Family]) -> dict[tuple[Direction, str], LogCount]:
+    """Return the counts of each pod's direction that is logged, over both families. Raises OSError."""
+    found: dict[tuple[Direction, str], LogCount] = {}
+    for family in families:
+        for which, count in logged(lines_of(mode, family)).items():
+            found[which] = found.get(which, LogCount(0, 0)).plus(count)
+    return found
+
+
+def logged(lines: Iterable[str]) -> dict[tuple[Direction, str], LogCount]:
+    """Read the counts out of what ``iptables-save -c`` prints.
+
+    In a pod's chain, the rule that logs comes before the one that denies.
+    """
+    found: dict[tuple[Direction, str], LogCount] = {}
+    here, packets = "", 0
+    for line in lines:
+        if names.POD_PREFIX not in line:
+            continue
+        read = _LINE.match(line)
+        if read is None or not read[2].startswith(names.POD_PREFIX):
+            continue
+        if any(prefix in read[3] for prefix in _LOGS):
+            here, packets = read[2], int(read[1])
+        elif read[2] == here and (denies := _DENIES.search(read[3])) is not None:
+            found[Direction(denies[1]), denies[2]] = LogCount(int(read[1]), packets)
+    return found

@@ -1,0 +1,71 @@
+"""The settings of logged connections: which are logged, how many, and where to."""
+
+from __future__ import annotations
+
+from agent.kube.logging import Amount
+from agent.setting import Setting, boolean, choice
+from agent.setting_values import file_path, seconds, whole_number
+
+FLOW_SETTINGS: tuple[Setting, ...] = (
+    choice(
+        "log_denied",
+        Amount,
+        Amount.OFF,
+        "Which denied connections of isolated pods are logged, with the reason. sampled: up to --log-rate. "
+        "Annotations of pods and namespaces (netpol-agent.io/log-denied) come before this.",
+    ),
+    choice(
+        "log_allowed",
+        Amount,
+        Amount.OFF,
+        "The same of allowed new connections (netpol-agent.io/log-allowed). A connection that is cached as "
+        "allowed is not logged again.",
+    ),
+    Setting(
+        "log_rate",
+        "10",
+        "PACKETS",
+        "How many packets of one pod and direction are logged in a second, if they are sampled.",
+        whole_number(1, 1000),
+    ),
+    Setting(
+        "log_burst",
+        "20",
+        "PACKETS",
+        "How many are logged at once before that limit holds.",
+        whole_number(1, 1000),
+    ),
+    Setting(
+        "log_group",
+        "3017",
+        "NUMBER",
+        "The NFLOG group by which packets come from the kernel. No other program may read the same.",
+        whole_number(1, 65535),
+    ),
+    Setting(
+        "log_window",
+        "30",
+        "SECONDS",
+        "Packets of one kind are logged once in so many seconds, with a count.",
+        seconds(1),
+    ),
+    Setting(
+        "flow_log",
+        "",
+        "FILE",
+        "Write logged connections to this file, as lines of JSON, not into the agent's log.",
+        file_path,
+    ),
+    Setting(
+        "flow_log_size",
+        "10485760",
+        "BYTES",
+        "The file is set aside when it is so large; the one set aside before is removed.",
+        whole_number(4096, 999_999_999),
+    ),
+    boolean(
+        "events",
+        False,
+        "Tell of denied connections by Events of the pod, in the cluster. It needs the right to create them.",
+    ),
+)

@@ -1,0 +1,264 @@
+"""The thread that reads the packets which rules log, and tells what became of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
+
+from agent import log
+from agent.clock import Clock
+from agent.dataplane.logged import Decided, LogCount, judged_by
+from agent.fault import Fault
+from agent.kernel.headers import decode
+from agent.kernel.nflog import Logged, NflogSocket
+from agent.kube.logging import Amount
+from agent.net import Direction
+from agent.observe.flows.digest import Digest, Inventory
+from agent.observe.flows.flow import Report, Unlogged
+from agent.observe.flows.hub import Flows
+from agent.observe.flows.sinks import sink_of
+from agent.policy.engine import Engine
+from agent.runtime.inbox import Inbox
+from agent.runtime.threads import StartThread
+from agent.settings import Settings
+from agent.words import count, one_line
+
+if TYPE_CHECKING:
+    from agent.observe.flows.events import EventSink
+
+_log = log.get(__name__)
+
+IDLE = 1.0
+"""Seconds between two looks whether to stop."""
+GATHER = 0.25
+"""Seconds after a packet in which more are gathered, so that the loop is asked about all of them at once."""
+RETRY = 10.0
+"""Seconds after which a group that cannot be listened to is tried again."""
+
+
+class Listening(Protocol):
+    """Where logged packets come from."""
+
+    lost: int
+    overruns: int
+
+    def read(self, seconds: float) -> list[Logged]:
+        """Return what has come, after waiting at most so many seconds for the first. Raises OSError."""
+        ...
+
+
+Counted = Mapping[tuple[Direction, str], LogCount]
+"""By direction and pod, as ``namespace/name``."""
+
+Sink = Callable[[Report], None]
+"""Takes each report; raises nothing, and waits for nobody."""
+
+
+class FlowLog:
+    """Reads, digests and tells, on a thread of its own. The loop is asked for names a few times a second.
+
+    ``listen`` opens the group, once something is ``wanted``: whether any pod's connections are logged.
+    ``count`` reads the rules' counters, and is called at the end of a window in which the limit may have left
+    packets out. Both may raise OSError.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        flows: Flows,
+        sinks: Sequence[Sink],
+        clock: Clock,
+        start_thread: StartThread,
+        listen: Callable[[], AbstractContextManager[Listening]],
+        *,
+        wanted: Callable[[], bool],
+        window: float,
+        burst: int,
+        count: Callable[[], Counted] = dict,
+        faults: Callable[[], tuple[Fault, ...]] = tuple,
+        events: EventSink | None = None,
+    ) -> None:
+        self._flows = flows
+        self._events = events
+        self._sinks = (flows.put, *sinks, *(() if events is None else (events.put,)))
+        self._clock = clock
+        self._start_thread = start_thread
+        self._listen = listen
+        self._wanted = wanted
+        self._window = window
+        self._burst = burst
+        self._count = count
+        self._more_faults = faults
+        self._digest = Digest(inventory, window, clock.time)
+        self._stopping = threading.Event()
+        self._fault: tuple[Fault, ...] = ()
+        self._came: Counter[tuple[Direction, bytes]] = Counter()
+        self._window_ends = float("inf")
+        self._counted: dict[tuple[Direction, str], LogCount] = {}
+        self._lost = 0
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._start_thread("flows", self._run)
+        if self._events is not None:
+            self._start_thread("events", self._events.run)
+
+    def stop(self) -> None:
+        """Have the thread end soon, and let go of all who follow."""
+        self._stopping.set()
+        if self._events is not None:
+            self._events.stop()
+        self._flows.close()
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Return what keeps connections from being logged as was asked. For any thread."""
+        events = () if self._events is None else self._events.faults()
+        return (*self._fault, *events, *self._more_faults())
+
+    def _run(self) -> None:
+        while not self._wanted():
+            if self._stopping.wait(IDLE):
+                return
+        while not self._stopping.is_set():
+            try:
+                with self._listen() as listening:
+                    self._fault = ()
+                    self._lost = 0
+                    while not self._stopping.is_set():
+                        self.turn(listening)
+            except OSError as error:
+                fault = Fault(
+                    f"connections are not logged: {error.strerror or error}",
+                    "another program may read the NFLOG group: choose another with --log-group, or load the "
+                    "kernel module nfnetlink_log; enforcement goes on",
+                    blocking=False,
+                )
+                if self._fault != (fault,):
+                    _log.warning("connections are not logged", fault=fault.what, remedy=fault.remedy)
+                self._fault = (fault,)
+                self._stopping.wait(RETRY)
+            except Exception:
+                _log.exception("logging connections failed")
+                self._stopping.wait(RETRY)
+
+    def turn(self, listening: Listening) -> None:
+        """Wait for packets, and tell what there is to tell. Raises OSError when the group is lost."""
+        packets = listening.read(self._rest())
+        if packets:
+            end = self._clock.monotonic() + GATHER
+            while len(packets) < _ENOUGH and (left := end - self._clock.monotonic()) > 0:
+                packets += listening.read(left)
+        now = self._clock.monotonic()
+        self._digest.take(packets, now)
+        self._digest.left_out(listening.lost - self._lost, "they came faster than they were read", now)
+        self._lost = listening.lost
+        self._note(packets, now)
+        for report in self._digest.reports(now):
+            self._tell(report)
+        if self._window_ends <= now:
+            self._tell_swallowed()
+
+    def _rest(self) -> float:
+        now = self._clock.monotonic()
+        due = self._digest.due()
+        ends = [end for end in (due, self._window_ends) if end is not None]
+        return max(0.0, min(IDLE, *(end - now for end in ends)))
+
+    def _tell(self, report: Report) -> None:
+        for sink in self._sinks:
+            sink(report)
+
+    def _note(self, packets: Sequence[Logged], now: float) -> None:
+        """Count denied packets of each pod, to see where the limit may have left some out."""
+        for packet in packets:
+            judged, headers = judged_by(packet.prefix), decode(packet.payload)
+            if judged is None or headers is None or judged.verdict is not Decided.DENIED:
+                continue
+            own = headers.destination if judged.direction is Direction.INGRESS else headers.source
+            self._came[judged.direction, own] += 1
+        if packets and self._window_ends == float("inf"):
+            self._window_ends = now + self._window
+
+    def _tell_swallowed(self) -> None:
+        """Tell how many packets the limit has left out, by the rules' own counters."""
+        many = any(number >= self._burst for number in self._came.values())
+        self._came.clear()
+        self._window_ends = float("inf")
+        if not many:
+            return
+        try:
+            counted = self._count()
+        except OSError as error:
+            _log.warning("what was not logged cannot be counted", error=str(error))
+            return
+        at = self._digest.moment()
+        for (direction, pod), found in sorted(counted.items()):
+            before = self._counted.get((direction, pod), LogCount(0, 0))
+            begun_anew = found.denied < before.denied or found.logged < before.logged
+            left = found.denied - found.logged - (0 if begun_anew else before.denied - before.logged)
+            if left > 0:
+                self._tell(Unlogged(at, left, "more than --log-rate allows", pod, direction))
+        self._counted = dict(counted)
+
+
+_ENOUGH = 4096
+"""So many packets are told before more are read."""
+
+
+def listen_to(group: int) -> Callable[[], NflogSocket]:
+    """Return what opens a group in the network namespace of the thread that calls it."""
+    return lambda: NflogSocket(group)
+
+
+def make_flow_log(
+    settings: Settings,
+    engine: Engine,
+    inbox: Inbox,
+    flows: Flows,
+    counted: Callable[[], Counted],
+    clock: Clock,
+    start_thread: StartThread,
+) -> FlowLog:
+    """Make what reads and tells logged connections as the settings say.
+
+    The inventory is asked between two steps of the loop; the engine's view of who is logged, from any thread.
+    """
+    inventory = Inventory(
+        lambda addresses: inbox.ask(lambda: engine.extract(addresses)), lambda: inbox.ask(engine.all_pods)
+    )
+    sink, faults = sink_of(settings.flow_log, settings.flow_log_size)
+    events = None
+    if settings.events and settings.manifests is None:
+        from agent.observe.flows.events import EventSink, by
+        from agent.sources.apiserver.connect import Connection
+
+        connection = Connection(settings.kubeconfig or None, settings.context or None)
+        events = EventSink(by(connection), settings.node_name, clock)
+    return FlowLog(
+        inventory,
+        flows,
+        (sink,),
+        clock,
+        start_thread,
+        listen_to(settings.log_group),
+        wanted=lambda: settings.logging.logs() or bool(engine.lowered.logging),
+        window=settings.log_window,
+        burst=settings.log_burst,
+        count=counted,
+        faults=lambda: (*faults(), *_unknown(engine)),
+        events=events,
+    )
+
+
+def _unknown(engine: Engine) -> tuple[Fault, ...]:
+    """Return what is wrong with annotations about logging."""
+    found = engine.unknown_logging()
+    if not found:
+        return ()
+    (kind, key), said = min(found.items())
+    more = f", and of {count(len(found) - 1, 'other object')}," if len(found) > 1 else ""
+    what = f"the annotation {one_line(said[0])} of {kind} {key}{more} is not known, and counts as none"
+    return (Fault(what, f"give one of {', '.join(Amount)}", blocking=False),)
