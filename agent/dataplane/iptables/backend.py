@@ -15,7 +15,6 @@ from agent.dataplane.iptables import cleanup
 from agent.dataplane.iptables.access import KERNEL, Access
 from agent.dataplane.iptables.audit import Audit
 from agent.dataplane.iptables.change.connections import Connections
-from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.change.driver import Driver
 from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.inflight import LOOK_AGAIN
@@ -86,9 +85,9 @@ class IptablesBackend:
         self._edge_faults: list[Fault] = []
         self._trusting: LoweredProgram | None = None
         """The program whose other nodes may be let in by tunnels, too, when a step has been carried out."""
-        self._held = held = Held.nothing(mode, self.families)
+        self._held = held = Held.nothing(mode, self.families, options)
         self._chains = held.chains
-        self._desired = Desired(self.families, options)
+        self._desired = held.desired
         self._uplinks = Uplinks(access.uplinks)
         self._netlink = access.netlink()
         tables = access.tables(mode, ahead=ahead)
@@ -180,7 +179,7 @@ class IptablesBackend:
             elsewhere |= cleanup.sets_of_unclear(tables, self._chains.unread, content)
             self._uplinks.follow(self._held, self._desired, program)
             withheld = frozenset(self._connections.unforgotten)
-            step = plan_sync(self._held, self._desired, program, Found(content, withheld, elsewhere, owners))
+            step = plan_sync(self._held, program, Found(content, withheld, elsewhere, owners))
             self._compared = True
             faults += self._uplinks.faults()
             # What was put off is part of it, but for the connections that are to be forgotten.
@@ -234,7 +233,7 @@ class IptablesBackend:
             self._held.guarding = edges.guarding(self._held, wanted, hooked=True)
             self._uplinks.follow(self._held, self._desired, program)
             self._trusting = program
-        step = plan_delta(self._held, self._desired, program, delta)
+        step = plan_delta(self._held, program, delta)
         if self.busy and not self._can_go_first(step):
             return self._waiting(started, writes, self._executor.put_off(step))
         return self._begin(self._applying(step), interrupted)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.backend import KernelCounts, KernelView
+from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.ipset.set_table import SetTable
+from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.variant import Mode
@@ -19,7 +21,8 @@ from agent.policy.lower.lowered import SetId
 class Held:
     """The record. It is changed by a read, and by the executor as it writes; whoever plans only looks at it.
 
-    ``chains`` of both families and ``sets``, as they are. ``names``: under which names rules look at sets;
+    ``chains`` of both families and ``sets``, as they are. ``desired``: what the last step
+    asks for. ``names``: under which names rules look at sets;
     ``of_sets``: the program's sets, by these names; ``nodes``: the networks in the sets of other nodes, by
     family. These three are as they will be when the steps that the executor has taken over are made: the next
     step is planned from there. ``lagging``: sets that rules still look at, though they should not, because a
@@ -27,6 +30,7 @@ class Held:
     """
 
     chains: ChainTable
+    desired: Desired
     sets: SetTable = field(default_factory=SetTable)
     names: SetNames = field(default_factory=SetNames)
     of_sets: dict[SetId, str] = field(default_factory=dict)
@@ -35,9 +39,9 @@ class Held:
     guarding: bool = False
 
     @classmethod
-    def nothing(cls, mode: Mode, families: Iterable[Family]) -> Held:
+    def nothing(cls, mode: Mode, families: tuple[Family, ...], options: Options) -> Held:
         """Return the record of a kernel that has not been read yet."""
-        return cls(ChainTable(mode, families))
+        return cls(ChainTable(mode, families), Desired(families, options))
 
     def view(self, counts: KernelCounts) -> KernelView:
         """Say what there is, and how large; ``counts`` of what was done there. Safe to call on any thread."""
@@ -53,6 +57,8 @@ class Held:
         """Note what a step changes in names: from now on it is made, at once or after others."""
         if step.names is not None:
             self.names = step.names
+        if step.drawn is not None:
+            self.desired.drawn = step.drawn
         if step.nodes is not None:
             self.nodes = step.nodes
         if step.afresh:

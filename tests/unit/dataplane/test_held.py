@@ -36,6 +36,7 @@ def recorded(backend: IptablesBackend) -> Mapping[str, Any]:
         "garbage": copy.deepcopy((held.chains.garbage, held.sets.garbage)),
         "sets": (dict(held.sets.shapes), dict(held.sets.sizes)),
         "lagging": held.lagging,
+        "drawn": held.desired.drawn,
     }
 
 
@@ -46,18 +47,20 @@ def test_planning_changes_nothing_in_the_record_and_carrying_out_makes_it_what_t
     engine, kernel = Engine(HERE, allow_nodes=allow_nodes), Kernel()
     backend = make_backend(kernel)
     assert not backend.sync(engine.lowered).faults
-    held, desired = backend._held, backend._desired
+    held = backend._held
     now = 0.0
     for batch in history:
         now += batch.seconds
         delta = engine.apply(batch.events, now)
         before = recorded(backend)
-        step = plan_delta(held, copy.deepcopy(desired), engine.lowered, delta)
-        plan_switch_back(held, copy.deepcopy(desired), engine.lowered)
+        step = plan_delta(held, engine.lowered, delta)
+        assert plan_delta(held, engine.lowered, delta) == step
+        plan_switch_back(held, engine.lowered)
         content = {name: SetContent(shape, set(members)) for name, (shape, members) in kernel.sets.items()}
         found = Found(content, frozenset(), frozenset(), {})
-        plan_sync(held, copy.deepcopy(desired), engine.lowered, found)
+        plan_sync(held, engine.lowered, found)
         assert recorded(backend) == before
+        assert plan_delta(held, engine.lowered, delta) == step
         assert not backend.apply(engine.lowered, delta).faults
         assert held.names == step.names
         assert held.of_sets.keys() == engine.lowered.sets.keys()

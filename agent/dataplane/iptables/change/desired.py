@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
@@ -37,45 +39,54 @@ class _Top(NamedTuple):
     untracked: str | None
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What was rendered last, as far as the next change depends on it: never changed, but replaced."""
+
+    lists: Lists
+    trees: Trees
+    policy_chains: Mapping[PolicyId, Mapping[Family, frozenset[str]]] = field(default_factory=dict)
+    addresses: Mapping[PodId, tuple[bytes, ...]] = field(default_factory=dict)
+    policies: Mapping[PodId, tuple[Key, ...]] = field(default_factory=dict)
+    tops: Mapping[Family, _Top] = field(default_factory=dict)
+    verdicts: linked.Verdicts = ()
+    linked: Mapping[Family, linked.Linked] = field(default_factory=dict)
+
+
 class Desired:
     """Renders what the program asks for in the given families.
 
     Depends on the program's current state only; what it remembers is which chains each policy and pod has,
-    to name those that a change leaves behind, and the shape of each tree, to render only what changed.
+    to name those that a change leaves behind, and the shape of each tree, to render only what changed. Who
+    plans renders with a :meth:`draft`; what that remembers is taken over with the step.
     """
 
     def __init__(self, families: Iterable[Family], options: Options) -> None:
         self.families = tuple(families)
         self.options = options
         """Whoever changes them has everything rendered anew: see :meth:`render_all`."""
-        self._policy_chains: dict[PolicyId, dict[Family, frozenset[str]]] = {}
-        self._by_pod: dict[PodId, tuple[bytes, ...]] = {}
-        self._policies: dict[PodId, tuple[Key, ...]] = {}
-        self._lists = Lists(options)
-        self._trees = Trees(self.families)
-        self._tops: dict[Family, _Top] = {}
+        self.drawn = Drawn(
+            Lists(options), Trees(self.families), linked=dict.fromkeys(self.families, linked.Linked())
+        )
         self.uplinks: frozenset[str] = frozenset()
         self.links: linked.Links = ()
-        self._verdicts: linked.Verdicts = ()
-        self._linked = dict.fromkeys(self.families, linked.Linked())
         self.surroundings: Surroundings = NONE
         self._guarded: tuple[Surroundings, frozenset[Network], dict[Family, guards.Guarded]] | None = None
 
+    def draft(self) -> Desired:
+        """Return a copy that renders as this would, and leaves this one as it is."""
+        return copy.copy(self)
+
     def render_all(self, program: LoweredProgram, set_names: SetNames) -> dict[Family, Chains]:
         """Render every chain of the program, whatever was rendered before; ``set_names``: of the sets."""
-        self._policy_chains.clear()
-        self._by_pod.clear()
-        self._policies.clear()
-        self._lists = Lists(self.options)
-        self._trees.clear()
-        self._tops.clear()
+        self.drawn = Drawn(Lists(self.options), Trees(self.families))
         self._render_links(linked.verdicts(program, self.links))
         everything = Delta(policies=set(program.policies), pods=set(program.pods))
         changes = self.update(program, everything, set_names)
         return {
             family: {
                 **{chain: rules for chain, rules in chains.items() if rules is not None},
-                **self._linked[family].chains,
+                **self.drawn.linked[family].chains,
             }
             for family, chains in changes.items()
         }
@@ -87,17 +98,9 @@ class Desired:
         still isolated while the change is being made.
         """
         changes: Changes = {family: {} for family in self.families}
-        for policy in sorted(delta.policies):
-            self._policy(program, policy, set_names, changes)
-        unused: set[str] = set()
-        for pod in sorted(delta.pods):
-            unused |= self._pod(program, pod, delta, changes)
-        for family in self.families:
-            for name in unused:
-                if not self._lists.uses(name):
-                    changes[family][name] = None
-        for family, chains in self._trees.update().items():
-            changes[family].update(chains)
+        self._render_policies(program, delta.policies, set_names, changes)
+        if delta.pods or self.drawn.trees.due:
+            self._render_pods(program, delta, changes)
         for family in self.families:
             self._top(program, family, set_names, changes)
         return changes
@@ -110,29 +113,30 @@ class Desired:
         self.links = links
         changes: Changes = {family: {} for family in self.families}
         verdicts = linked.verdicts(program, links)
-        if verdicts == self._verdicts:
+        if verdicts == self.drawn.verdicts:
             return changes
-        before = self._linked
+        before = self.drawn.linked
         self._render_links(verdicts)
         for family in self.families:
-            held, wanted = before[family].chains, self._linked[family].chains
+            held, wanted = before[family].chains, self.drawn.linked[family].chains
             changes[family].update((c, rules) for c, rules in wanted.items() if held.get(c) != rules)
             changes[family].update(dict.fromkeys(held.keys() - wanted.keys()))
             self._top(program, family, set_names, changes)
         return changes
 
     def _render_links(self, verdicts: linked.Verdicts) -> None:
-        self._verdicts = verdicts
-        self._linked = {family: linked.linked(verdicts, family, self.options) for family in self.families}
+        found = {family: linked.linked(verdicts, family, self.options) for family in self.families}
+        self.drawn = replace(self.drawn, verdicts=verdicts, linked=found)
 
     def prune(self) -> Changes:
         """Return the tree nodes that change when the trees take the shape that their addresses give them."""
-        return self._trees.prune()
+        self.drawn = replace(self.drawn, trees=self.drawn.trees.copy())
+        return self.drawn.trees.prune()
 
     @property
     def prunable(self) -> bool:
         """Whether :meth:`prune` has something to return."""
-        return self._trees.prunable
+        return self.drawn.trees.prunable
 
     def render_referring(
         self, program: LoweredProgram, sets: Iterable[SetId], set_names: SetNames
@@ -142,70 +146,84 @@ class Desired:
         changes: Changes = {family: {} for family in self.families}
         if not wanted:
             return changes
-        for policy, rules in program.policies.items():
-            if any(wanted & set(rule.sets()) for rule in (*rules.v4, *rules.v6)):
-                self._policy(program, policy, set_names, changes)
+        referring = [
+            policy
+            for policy, rules in program.policies.items()
+            if any(wanted & set(rule.sets()) for rule in (*rules.v4, *rules.v6))
+        ]
+        self._render_policies(program, referring, set_names, changes)
         return changes
 
     def addresses(self, pod: PodId) -> tuple[bytes, ...]:
         """Return the addresses of a pod that has a chain."""
-        return self._by_pod.get(pod, ())
+        return self.drawn.addresses.get(pod, ())
 
     def has_policy(self, policy: PolicyId) -> bool:
         """Whether a policy has chains."""
-        return policy in self._policy_chains
+        return policy in self.drawn.policy_chains
 
     def render_tops(self, program: LoweredProgram, set_names: SetNames) -> Changes:
         """Render the chains that depend on no one pod."""
-        self._tops.clear()
+        self.drawn = replace(self.drawn, tops={})
         changes: Changes = {family: {} for family in self.families}
         for family in self.families:
             self._top(program, family, set_names, changes)
         return changes
 
-    def _policy(
-        self, program: LoweredProgram, policy: PolicyId, set_names: SetNames, changes: Changes
+    def _render_policies(
+        self, program: LoweredProgram, policies: Collection[PolicyId], set_names: SetNames, changes: Changes
     ) -> None:
-        compiled = program.policies.get(policy)
-        before = self._policy_chains.pop(policy, {})
-        after: dict[Family, frozenset[str]] = {}
-        for family in self.families:
-            chains: Chains = {}
-            if compiled is not None:
-                chains = render.policy_chains(policy, compiled.rules(family), set_names.peer_set)
-                after[family] = frozenset(chains)
-            changes[family].update(chains)
-            changes[family].update(dict.fromkeys(before.get(family, frozenset()) - chains.keys()))
-        if after:
-            self._policy_chains[policy] = after
+        if not policies:
+            return
+        held = dict(self.drawn.policy_chains)
+        for policy in sorted(policies):
+            compiled = program.policies.get(policy)
+            before = held.pop(policy, {})
+            after: dict[Family, frozenset[str]] = {}
+            for family in self.families:
+                chains: Chains = {}
+                if compiled is not None:
+                    chains = render.policy_chains(policy, compiled.rules(family), set_names.peer_set)
+                    after[family] = frozenset(chains)
+                changes[family].update(chains)
+                changes[family].update(dict.fromkeys(before.get(family, frozenset()) - chains.keys()))
+            if after:
+                held[policy] = after
+        self.drawn = replace(self.drawn, policy_chains=held)
 
-    def _pod(self, program: LoweredProgram, pod: PodId, delta: Delta, changes: Changes) -> set[str]:
-        """Render a pod's chain, and the lists that this is the first to need; return those left unused."""
-        compiled = program.pods.get(pod)
-        before = self._by_pod.pop(pod, ())
-        after = () if compiled is None else compiled.addresses
-        policies = () if compiled is None else compiled.policies
-        entries, made = self._lists.enter(pod.direction, policies)
-        unused = self._lists.leave(pod.direction, self._policies.pop(pod, ()))
-        if policies:
-            self._policies[pod] = policies
-        name = names.pod_chain(pod)
+    def _render_pods(self, program: LoweredProgram, delta: Delta, changes: Changes) -> None:
+        """Render the chains of pods, the lists that they are the first to need, and the trees."""
+        lists, trees = self.drawn.lists.copy(), self.drawn.trees.copy()
+        addresses, policies = dict(self.drawn.addresses), dict(self.drawn.policies)
+        unused: set[str] = set()
+        for pod in sorted(delta.pods):
+            compiled = program.pods.get(pod)
+            before, after = addresses.pop(pod, ()), () if compiled is None else compiled.addresses
+            selecting = () if compiled is None else compiled.policies
+            entries, made = lists.enter(pod.direction, selecting)
+            unused |= lists.leave(pod.direction, policies.pop(pod, ()))
+            if selecting:
+                policies[pod] = selecting
+            name = names.pod_chain(pod)
+            for family in self.families:
+                chains: Chains = {}
+                if compiled is not None:
+                    log = program.logging.get(pod, UNSAID)
+                    chains = render.pod_chain(pod, compiled, family, self.options, entries, log)
+                changes[family].update(made)
+                changes[family][name] = chains.get(name)
+            for address in before:
+                kept = address in delta.opened[pod.direction]
+                trees.leave(pod.direction, address, pod.pod, kept=kept)
+            for address in after:
+                trees.enter(pod.direction, address, pod.pod)
+            if after:
+                addresses[pod] = after
         for family in self.families:
-            chains: Chains = {}
-            if compiled is not None:
-                chains = render.pod_chain(
-                    pod, compiled, family, self.options, entries, program.logging.get(pod, UNSAID)
-                )
-            changes[family].update(made)
-            changes[family][name] = chains.get(name)
-        for address in before:
-            kept = address in delta.opened[pod.direction]
-            self._trees.leave(pod.direction, address, pod.pod, kept=kept)
-        for address in after:
-            self._trees.enter(pod.direction, address, pod.pod)
-        if after:
-            self._by_pod[pod] = after
-        return unused
+            changes[family].update(dict.fromkeys(name for name in unused if not lists.uses(name)))
+        for family, rendered in trees.update().items():
+            changes[family].update(rendered)
+        self.drawn = replace(self.drawn, lists=lists, trees=trees, addresses=addresses, policies=policies)
 
     def guarded(self, program: LoweredProgram) -> Mapping[Family, guards.Guarded]:
         """Return what the rules about tunnels depend on."""
@@ -223,14 +241,14 @@ class Desired:
             set_names.caches.get(family),
             set_names.transit.get(family),
             tuple(set_names.closed.get((direction, family)) for direction in Direction),
-            self._linked[family].ways,
+            self.drawn.linked[family].ways,
             self.guarded(program)[family],
             self.surroundings.ports if family is Family.V6 else frozenset(),
             set_names.untracked.get(family),
         )
-        if depends == self._tops.get(family):
+        if depends == self.drawn.tops.get(family):
             return
-        self._tops[family] = depends
+        self.drawn = replace(self.drawn, tops={**self.drawn.tops, family: depends})
         chains = top.top_chains(
             family,
             self.options,

@@ -42,8 +42,9 @@ class Found(NamedTuple):
     owners: Mapping[bytes, Key]
 
 
-def plan_delta(held: Held, desired: Desired, program: LoweredProgram, delta: Delta) -> Step:
+def plan_delta(held: Held, program: LoweredProgram, delta: Delta) -> Step:
     """Say what a delta means for the kernel, from where the last step leaves it."""
+    desired = held.desired.draft()
     families = desired.families
     before = {pod: desired.addresses(pod) for pod in delta.pods}
     at_once = hazardous(
@@ -74,7 +75,7 @@ def plan_delta(held: Held, desired: Desired, program: LoweredProgram, delta: Del
         _change_members(set_names, program, delta, moving, step)
         _change_isolated(set_names, families, delta, step)
     step.chains = merged(step.chains, desired.update(program, delta, set_names))
-    step.names = set_names
+    step.names, step.drawn = set_names, desired.drawn
     return step
 
 
@@ -183,17 +184,20 @@ def _switch(
     return after
 
 
-def plan_switch_back(held: Held, desired: Desired, program: LoweredProgram) -> Step:
+def plan_switch_back(held: Held, program: LoweredProgram) -> Step:
     """Have rules look at sets under their usual names again."""
+    desired = held.desired.draft()
     step = Step({family: {} for family in desired.families})
     sets = {set_id: Gains() for set_id in held.names.switched}
     trees = {tree: Gains() for tree in held.names.switched_isolated}
     step.names = _switch(held.names, desired, program, sets, trees, step)
+    step.drawn = desired.drawn
     return step
 
 
-def plan_sync(held: Held, desired: Desired, program: LoweredProgram, found: Found) -> Step:
+def plan_sync(held: Held, program: LoweredProgram, found: Found) -> Step:
     """Say what turns the kernel, as it was read, into the program."""
+    desired = held.desired.draft()
     families, content = desired.families, found.content
     chains = held.chains.held
     set_names = held.names.usual()
@@ -234,7 +238,7 @@ def plan_sync(held: Held, desired: Desired, program: LoweredProgram, found: Foun
     kept |= {names.isolated_set(d, f) for d in Direction for f in families} - step.dropped
     kept |= {names.nodes_set(family) for family in families if nodes[family]}
     step.dropped |= content.keys() - kept
-    step.names = set_names
+    step.names, step.drawn = set_names, desired.drawn
     return step
 
 

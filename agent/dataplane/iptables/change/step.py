@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agent.dataplane.iptables.change.desired import Changes
+from agent.dataplane.iptables.change.desired import Changes, Drawn
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.kernel.ipset_shapes import SetShape
@@ -37,7 +37,8 @@ class Step:
 
     What it changes in the record of what the kernel holds, as soon as it is taken over: ``names``, under
     which rules look at sets; ``named``: sets of the program that come, each with its name, and those that go
-    (None); ``afresh``: there are no others. ``nodes``: the networks of other nodes. None: as before.
+    (None); ``afresh``: there are no others. ``nodes``: the networks of other nodes;
+    ``drawn``: what was rendered. None: as before.
 
     ``otherwise``: for the case that a rule cannot be written. That rule then still refers to a set that the
     new rule would not refer to. These are the changes that this set must have all the same: peers are
@@ -58,6 +59,7 @@ class Step:
     named: dict[SetId, str | None] = field(default_factory=dict)
     afresh: bool = False
     nodes: Mapping[Family, frozenset[Member]] | None = None
+    drawn: Drawn | None = field(default=None, compare=False)
 
 
 def denies(name: str, gains: Gains) -> bool:

@@ -57,7 +57,7 @@ class Tidying:
 
     def _switch_back(self, program: LoweredProgram, faults: list[Fault]) -> Work[None]:
         try:
-            step = plan_switch_back(self._held, self._desired, program)
+            step = plan_switch_back(self._held, program)
             faults += yield from self._executor.carry_out(step, certain=True)
         except SetError as error:
             faults.append(error.fault())

@@ -91,6 +91,13 @@ class Lists:
         self._pods: Counter[tuple[Direction, tuple[Key, ...]]] = Counter()
         self._uses: Counter[str] = Counter()
 
+    def copy(self) -> Lists:
+        """Return lists that change by themselves from now on."""
+        other = Lists(self._options)
+        other._known = dict(self._known)
+        other._pods, other._uses = self._pods.copy(), self._uses.copy()
+        return other
+
     def uses(self, name: str) -> bool:
         """Whether a pod needs a list."""
         return bool(self._uses[name])

@@ -28,6 +28,11 @@ class _State:
     early: dict[int, Key] = field(default_factory=dict)
     nodes: dict[Prefix, _Node] = field(default_factory=dict)
 
+    def copy(self) -> _State:
+        return _State(
+            dict(self.addresses), dict(self.kept), dict(self.placed), dict(self.early), dict(self.nodes)
+        )
+
     def wanted(self) -> dict[int, Key]:
         return {**self.kept, **self.addresses}
 
@@ -50,6 +55,13 @@ class Trees:
         """Forget everything; each tree is rendered whole the next time."""
         self._states = {(d, f): _State() for d in Direction for f in self.families}
         self._touched = set(self._states)
+
+    def copy(self) -> Trees:
+        """Return trees that change by themselves from now on."""
+        other = Trees(self.families)
+        other._states = {tree: state.copy() for tree, state in self._states.items()}
+        other._touched = set(self._touched)
+        return other
 
     def leave(self, direction: Direction, address: bytes, pod: Key, *, kept: bool) -> None:
         """Take an address from a pod, if it has it; ``kept``: it is being opened."""
@@ -94,6 +106,11 @@ class Trees:
                 state.kept = {}
                 _rebuild(tree, state, changes)
         return changes
+
+    @property
+    def due(self) -> bool:
+        """Whether :meth:`update` has something to look at."""
+        return bool(self._touched)
 
     @property
     def prunable(self) -> bool:
