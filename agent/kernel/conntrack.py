@@ -123,9 +123,9 @@ def forget(addresses: Iterable[bytes]) -> int:
 def between(source: bytes, destination: bytes, protocol: int, port: int) -> list[Tracked]:
     """Return the tracked connections that a source has opened to a destination's port.
 
-    ``destination`` is what answers: of a connection through a Service the pod. The kernel picks the source's
-    entries (since Linux 5.8; before, all are looked through). Acts in the calling thread's network namespace.
-    Raises ConntrackError.
+    ``destination`` is what answers: of a connection through a Service the pod. In IPv4 the kernel picks the
+    source's entries (since Linux 5.8). In IPv6 all are looked through: kernels are in use that pick all but
+    those that are asked for. Acts in the calling thread's network namespace. Raises ConntrackError.
     """
     try:
         return list(_between(source, destination, protocol, port))
@@ -134,7 +134,7 @@ def between(source: bytes, destination: bytes, protocol: int, port: int) -> list
 
 
 def _between(source: bytes, destination: bytes, protocol: int, port: int) -> Iterator[Tracked]:
-    request = next(_filters(source))
+    request = next(_filters(source)) if len(source) == 4 else b""
     with NetlinkSocket() as netlink:
         for body in netlink.dump(_get(_family(source), request)):
             if _addresses(body)[0] != source:

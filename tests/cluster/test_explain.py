@@ -166,19 +166,31 @@ def test_a_workloads_name_means_its_pods(scene: Scene) -> None:
     assert f"there is no pod {namespace}/cliemt; did you mean {namespace}/client?" in nobody.stdout
 
 
+def told_of(answer: Json) -> str:
+    return " ".join((*answer["reasons"], *answer["notes"]))
+
+
 @pytest.fixture
 def services_may_be_read(scene: Scene) -> Any:
     client, made = scene.cluster.client, []
 
-    def grant() -> None:
+    def grant(without: tuple[str, str] = ("", "")) -> None:
         for document in yaml.safe_load_all(COMPONENT.read_text()):
+            for one in document.get("rules", ()):
+                if without[0] in one["resources"]:
+                    one["verbs"].remove(without[1])
+            if "rules" in document:
+                document["rules"] = [one for one in document["rules"] if one["verbs"]]
             collection = f"{RBAC}/{document['kind'].lower()}s"
             client.post(f"{collection}?fieldValidation=Strict", document)
             made.append(f"{collection}/{document['metadata']['name']}")
 
-    yield grant
-    for path in reversed(made):
-        client.delete(path)
+    def revoke() -> None:
+        while made:
+            client.delete(made.pop())
+
+    yield grant, revoke
+    revoke()
 
 
 def _service(scene: Scene, namespace: str, server: Pod, **spec: Any) -> Json:
@@ -224,7 +236,17 @@ def test_a_service_means_its_pods_and_their_ports(scene: Scene, services_may_be_
     unknown = ask(scene.near, client, address, "8080")
     assert f"whether {address} is a Service's address is not known" in unknown["notes"][0]
 
-    services_may_be_read()
+    grant, revoke = services_may_be_read
+    for resource, verb, asked in (
+        ("services", "get", f"{namespace}/svc/front"),
+        ("services", "list", address),
+        ("endpointslices", "list", f"{namespace}/svc/front"),
+    ):
+        grant((resource, verb))
+        refusal = f'cannot {verb} resource "{resource}"'
+        wait_until(lambda at=asked, words=refusal: words in told_of(ask(scene.near, client, at, "8080")))  # type: ignore[misc]
+        revoke()
+    grant()
     wait_until(lambda: ask(scene.near, client, f"{namespace}/svc/front", "8080")["outcome"] == "allowed")
     for asked in (f"{namespace}/svc/front", f"{namespace}/front", address, f"front.{namespace}.svc.x.local"):
         answer = ask(scene.near, client, asked, "8080")

@@ -8,13 +8,14 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 
 from agent.kernel import conntrack
-from agent.kernel.conntrack import ConntrackError, forget
+from agent.kernel.conntrack import ConntrackError, between, forget
 from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute
 from tests.build import packed
 from tests.lab.netns import Netns
@@ -207,6 +208,33 @@ def test_no_other_connection_goes(net: Net, filtered: bool, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("echo")
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
+@pytest.mark.parametrize("side", [V4, V6], ids=["v4", "v6"])
+def test_connections_between_two_ends_are_found_behind_a_service_too(net: Net, side: Side, kind: int) -> None:
+    protocol = 6 if kind == socket.SOCK_STREAM else 17
+    source, server = packed(side.client), packed(side.server)
+    net.router.sysctl({"net.netfilter.nf_conntrack_timestamp": 1})
+    began = time.time()
+    with contextlib.ExitStack() as stack:
+        for to in (side.server, side.service, side.other):
+            stack.enter_context(flow(net, side, to, kind))
+        with net.router.entered():
+            found = between(source, server, protocol, 7)
+            assert between(source, server, protocol, 8) == []
+            assert between(source, server, 132, 7) == []
+            assert between(server, source, protocol, 7) == []
+            (masqueraded,) = between(source, packed(side.other), protocol, 7)
+    assert sorted(one.opened.destination for one in found) == sorted([server, packed(side.service)])
+    assert {one.reply.source for one in found} == {server}
+    assert {(one.opened.source, one.opened.port) for one in found} == {(source, 7)}
+    assert masqueraded.replied
+    for one in found:
+        assert one.replied
+        assert one.since is not None
+        assert began - 1 < one.since < time.time() + 1
+
+
+@pytest.mark.usefixtures("echo")
 def test_a_forgotten_connection_is_judged_again(net: Net) -> None:
     net.router.run(
         ["iptables-nft", "-A", "FORWARD", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT"]
@@ -297,7 +325,7 @@ def test_without_permission_it_says_so() -> None:
     with NetlinkSocket() as netlink:
         assert netlink.request([entry(b"\x0a\0\0\1", b"\x0a\0\0\2", 1)]) == []
     script = """
-from agent.kernel.conntrack import ConntrackError, forget
+from agent.kernel.conntrack import ConntrackError, between, forget
 from tests.build import packed
 try:
     forget([bytes([10, 0, 0, 1])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.mutation.asked import ASKED
 from tests.mutation.links import LINKS
 from tests.mutation.loop import LOOP
 from tests.mutation.model import Mutation
@@ -10,4 +11,4 @@ from tests.mutation.policy import POLICY
 from tests.mutation.rules import RULES
 from tests.mutation.steps import STEPS
 
-MUTATIONS: tuple[Mutation, ...] = (*OBJECTS, *POLICY, *RULES, *STEPS, *LINKS, *LOOP)
+MUTATIONS: tuple[Mutation, ...] = (*OBJECTS, *POLICY, *RULES, *STEPS, *LINKS, *LOOP, *ASKED)
