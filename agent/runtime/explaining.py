@@ -15,6 +15,8 @@ from agent.net import address_text
 from agent.observe.explain.ends import Inventory
 from agent.observe.explain.hits import Hits
 from agent.observe.explain.live import Connection, Explainer
+from agent.observe.flows.between import denied_between
+from agent.observe.flows.flow import as_text
 from agent.runtime import backends
 from agent.runtime.loop import Agent
 from agent.settings import Settings
@@ -53,6 +55,7 @@ def make_explainer(settings: Settings, agent: Agent) -> Explainer:
         ),
         clock=SYSTEM,
         hits=Hits(),
+        denied=lambda questions: tuple(map(as_text, denied_between(agent.flows, questions))),
     )
 
 

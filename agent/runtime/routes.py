@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from agent import __version__
 from agent.clock import SYSTEM
 from agent.observe.explain.live import Explainer
 from agent.observe.explain.route import explain_route
+from agent.observe.flows.between import denied
 from agent.observe.page.site import page_routes
 from agent.observe.page.sources import Sources
 from agent.observe.routes import JSON, TEXT, Response, Route, Routes
@@ -41,7 +43,7 @@ def _sources(settings: Settings, agent: Agent, explainer: Explainer) -> Sources:
         pods=engine.local_pods,
         policy=engine.policy_of,
         history=agent.history.rows,
-        denied=None,
+        denied=functools.partial(denied, agent.flows),
         tracer=explainer.tracer,
         hits=explainer.hits,
         explainer=explainer,

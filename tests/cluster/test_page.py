@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import re
 
+from agent.kube.logging import DENIED_ANNOTATION
 from tests.cluster.scene import Scene, Way, pods, port, rule
-from tests.lab.cluster import HEALTH_PORT
+from tests.lab.cluster import HEALTH_PORT, http_get, wait_until
 from tests.lab.node import Node
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -77,6 +79,35 @@ def test_each_page_of_a_real_agent(scene: Scene) -> None:
     assert packets(after, "ingress", 0) > packets(before, "ingress", 0)
     assert "last seen to grow just now" in after
     assert page(scene.near, f"/policy?name={namespace}/none")[0] == 404
+
+
+def test_a_denial_is_one_click_from_its_rule(scene: Scene) -> None:
+    namespace = scene.namespace("a")
+    logged = {"metadata": {"annotations": {DENIED_ANNOTATION: "all"}}}
+    scene.cluster.client.patch(f"/api/v1/namespaces/{namespace}", logged)
+    server = scene.pod(scene.near, namespace, "server", {"app": "server"})
+    stranger = scene.pod(scene.far, namespace, "stranger", {"app": "stranger"})
+    scene.are_open([Way(stranger, server)])
+    friendly = rule({"podSelector": pods(app="client")}, ports=[port(80)])
+    scene.policy(namespace, "in", pods(app="server"), ingress=[friendly])
+    link = f'href="/policy?name={namespace}/in#ingress-0"'
+
+    def told() -> bool:
+        scene.expect(denied=[Way(stranger, server)])
+        return link in page(scene.near, f"/denied?pod={server.name}")[1]
+
+    wait_until(told, 30)
+    _, text, _ = page(scene.near, "/denied")
+    assert f'href="/pod?name={stranger.name}"' in text
+    assert f"from={namespace}%2Fstranger&amp;to={namespace}%2Fserver&amp;port=80%2Ftcp" in text
+    assert link in page(scene.near, f"/policy?name={namespace}/in")[1]
+    assert link not in page(scene.near, f"/denied?pod={namespace}/nobody")[1]
+    status, body = http_get(scene.near, f"/explain?from={stranger.name}&to={server.name}&port=80")
+    assert status == 200
+    first, *_ = json.loads(body)["denied"]
+    assert f"denied ingress TCP {stranger.name}" in first
+    _, body = http_get(scene.near, f"/explain?from={server.name}&to={stranger.name}&port=80")
+    assert "denied" not in json.loads(body)
 
 
 def test_who_takes_no_html_gets_the_index(scene: Scene) -> None:

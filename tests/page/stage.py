@@ -6,8 +6,9 @@ What a real agent with a real kernel serves is in ``tests/cluster/test_page.py``
 from __future__ import annotations
 
 import datetime
+import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from agent.dataplane.backend import KernelView
 from agent.dataplane.logged import Decided
@@ -20,12 +21,14 @@ from agent.net import Direction, Family
 from agent.observe.explain.ends import Inventory
 from agent.observe.explain.hits import Hits
 from agent.observe.explain.live import Explainer
-from agent.observe.flows.flow import End, Flow, Nearest, as_json
-from agent.observe.flows.hub import Flows, Wanted
+from agent.observe.flows.between import denied, denied_between
+from agent.observe.flows.flow import End, Flow, Nearest, as_text
+from agent.observe.flows.hub import Flows
+from agent.observe.flows.routes import flow_routes
 from agent.observe.health import Health
 from agent.observe.page.site import page_routes
 from agent.observe.page.sources import Sources
-from agent.observe.routes import Request, Response, Route
+from agent.observe.routes import Route
 from agent.observe.server import StatusServer
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.policy.engine import Engine
@@ -104,6 +107,7 @@ class Stage:
             services=Inventory(lambda end: bool(self.engine.extract([end]).pods), self.engine.all_pods),
             clock=clock,
             hits=hits,
+            denied=lambda questions: tuple(map(as_text, denied_between(self.flows, questions))),
         )
         sources = Sources(
             node=HERE,
@@ -113,7 +117,7 @@ class Stage:
             pods=self.engine.local_pods,
             policy=self.engine.policy_of,
             history=self.history,
-            denied=self.denied,
+            denied=functools.partial(denied, self.flows),
             tracer=lambda: self.kernel,
             hits=hits,
             explainer=explainer,
@@ -121,7 +125,7 @@ class Stage:
         )
         routes: dict[str, Route] = {}
         routes |= {
-            "/flows": Route(self.follow),
+            **flow_routes(self.flows),
             **page_routes(sources, lambda: self.server.routes),
         }
         self.server = StatusServer("127.0.0.1", 0, self.health, self.status, (HERE,), routes)
@@ -174,24 +178,6 @@ class Stage:
                 effect=effect,
             )
         ]
-
-    def follow(self, request: Request) -> Response:
-        """Send what is denied from now on as events, as the agent does at this path."""
-        assert request.accept == "text/event-stream"
-        wanted = Wanted(Decided(request.one("verdict")), request.one("pod"), request.one("policy"))
-
-        def events() -> Iterator[bytes]:
-            with self.flows.follow(wanted) as follower:
-                yield b":\n\n"
-                while not follower.closed:
-                    told = follower.take(0.5)
-                    yield b"".join(b"data: " + as_json(one) + b"\n\n" for one in told) or b":\n\n"
-
-        return Response(200, request.accept, b"", events())
-
-    def denied(self, most: int, pod: str, policy: str) -> Sequence[Flow]:
-        wanted = Wanted(Decided.DENIED, pod, policy)
-        return [one for one in self.flows.recent(most, wanted) if isinstance(one, Flow)][::-1]
 
 
 def shop() -> list[Object]:

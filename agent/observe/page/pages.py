@@ -18,6 +18,7 @@ from agent.observe import health
 from agent.observe.explain.live import Asked
 from agent.observe.explain.route import asked_by
 from agent.observe.explain.text import connection_line, headline
+from agent.observe.flows.flow import Flow
 from agent.observe.page.grid import grid_of
 from agent.observe.page.render import page
 from agent.observe.page.sources import Sources
@@ -332,16 +333,12 @@ def _rows(sources: Sources, query: Query) -> Sequence[Row] | None:
         return None
 
 
-def _denied(
-    sources: Sources, most: int, *, pod: str = "", policy: str = ""
-) -> Sequence[dict[str, Any]] | None:
-    """Return the last denied connections, the newest first; None where they are not logged."""
-    if sources.denied is None:
-        return None
+def _denied(sources: Sources, most: int, *, pod: str = "", policy: str = "") -> Sequence[dict[str, Any]]:
+    """Return the last denied connections that were logged, the newest first."""
     return list(_flow_rows(sources.denied(most, pod, policy)))
 
 
-def _flow_rows(flows: Sequence[Any]) -> Iterator[dict[str, Any]]:
+def _flow_rows(flows: Sequence[Flow]) -> Iterator[dict[str, Any]]:
     for flow in flows:
         asked = None
         if flow.destination.port is not None and flow.protocol in ("TCP", "UDP", "SCTP"):

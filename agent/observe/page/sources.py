@@ -27,7 +27,7 @@ class Sources:
     ``status`` asks the loop (raises TimeoutError when it is busy). ``health``, ``pods`` (this node's targets)
     and ``policy`` (one in force, or None) wait for nothing. ``history`` gives rows, the newest first; raises
     StoreError. ``denied`` gives the last so many denied connections, the newest first, of a pod and a policy
-    where these are not empty; None where none are logged.
+    where these are not empty.
     """
 
     node: str
@@ -37,7 +37,7 @@ class Sources:
     pods: Callable[[], Sequence[LocalPod]]
     policy: Callable[[Key], NetworkPolicy | None]
     history: Callable[[Query], Sequence[Row]]
-    denied: Recent | None
+    denied: Recent
     tracer: Callable[[], Tracer]
     hits: Hits
     explainer: Explainer
