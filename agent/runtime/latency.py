@@ -74,7 +74,12 @@ class Latency:
         observed. The rest is outstanding until :meth:`settle`.
         """
         arrived = self._arrived(len(events))
-        if not self.begun or not events or not delta:
+        if not self.begun or not events:
+            return
+        for event in events:
+            if event.kind is Kind.POLICY:
+                self._note_policy(event, changes=bool(delta))
+        if not delta:
             return
         found: Counter[tuple[float, Change]] = Counter()
         at = iter(arrived)
@@ -86,10 +91,6 @@ class Latency:
             if isinstance(event, Synced):
                 continue
             found[when, self._change(event, here)] += 1
-            if isinstance(event, Upsert) and isinstance(event.object, NetworkPolicy):
-                self._note_creation(event.object)
-            elif isinstance(event, Delete) and event.kind is Kind.POLICY:
-                self._known.discard(event.key)
         self._outstanding += [(when, change, times) for (when, change), times in found.items()]
         if len(self._outstanding) > MOST_OUTSTANDING:
             self._fold()
@@ -129,12 +130,17 @@ class Latency:
             local = not isinstance(event, Synced) and event.key in here
         return Change.LOCAL_POD if local else Change.REMOTE_POD
 
-    def _note_creation(self, policy: NetworkPolicy) -> None:
-        created = _seconds(policy.created)
-        # The timestamp has whole seconds.
-        if created >= int(self._since) and policy.key not in self._known:
-            self._known.add(policy.key)
-            self._creations.append(created)
+    def _note_policy(self, event: Event, *, changes: bool) -> None:
+        """Note a policy. Only the first event of one is its creation, even where that changes nothing."""
+        if isinstance(event, Delete):
+            self._known.discard(event.key)
+        elif isinstance(event, Upsert) and isinstance(event.object, NetworkPolicy):
+            created, key = _seconds(event.object.created), event.object.key
+            # The timestamp has whole seconds.
+            if created >= int(self._since) and key not in self._known:
+                self._known.add(key)
+                if changes:
+                    self._creations.append(created)
 
     def _fold(self) -> None:
         """Let what is outstanding be fewer: the youngest count as having arrived together, with the first."""

@@ -133,6 +133,7 @@ def main(
     events    processor time per remote pod event, and when idle
     rate      the greatest sustained rate of remote pod events
     memory    resident memory, and after an hour's worth of events
+    scrapes   what it costs to be scraped by Prometheus
     tenant    while one tenant applies its worst, another's revocations
     stages    the rooms one by one, without an API server
     packets   what the rules cost packets between two pods of the node

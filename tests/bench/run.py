@@ -15,6 +15,7 @@ from tests.bench.cold import cold
 from tests.bench.growth import growth
 from tests.bench.latency import latency
 from tests.bench.result import Result, Size
+from tests.bench.scrapes import scrapes
 from tests.bench.settings import Settings
 from tests.bench.stages import stages
 from tests.bench.steady import events, memory, rate
@@ -26,6 +27,7 @@ ON_A_CLUSTER: dict[str, Callable[[Arena], Iterator[Result]]] = {
     "events": events,
     "rate": rate,
     "memory": memory,
+    "scrapes": scrapes,
     "tenant": tenant,
 }
 """Measured at each size, all on one API server and node."""

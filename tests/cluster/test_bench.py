@@ -13,7 +13,7 @@ import pytest
 from tests.lab.cluster import ROOT
 from tests.lab.kube_build import kube_apiserver
 
-SECTIONS = ("cold", "latency", "events", "rate", "memory", "stages")
+SECTIONS = ("cold", "latency", "events", "rate", "memory", "scrapes", "stages")
 
 
 def test_every_section_measures(tmp_path: Path) -> None:
@@ -43,10 +43,11 @@ def test_every_section_measures(tmp_path: Path) -> None:
         "remote pod deleted, quiet",
         "CPU per remote pod event that concerns this node",
         "resident memory, after churn",
+        "time of a scrape",
         "restore: policy added",
     } <= names
     # On a busy machine no rate may be held, and a stream too short for the clock's ticks may cost nothing.
-    may_be_none = {"greatest rate with lag under 100 ms", "CPU when idle"}
+    may_be_none = {"greatest rate with lag under 100 ms", "CPU when idle", "resident memory gained"}
     assert all(
         result["median"] > 0 and result["count"] > 0
         for result in results

@@ -135,3 +135,35 @@ def test_what_is_outstanding_is_bounded_and_nothing_is_lost() -> None:
         assert len(latency._outstanding) <= MOST_OUTSTANDING
     latency.settle()
     assert sum(sum(seconds.read().counts) for seconds in latency.seconds.values()) == 3 * MOST_OUTSTANDING
+
+
+def test_a_policy_that_selected_nothing_when_it_was_created_is_not_created_when_it_changes(rig: Rig) -> None:
+    enforcing(rig)
+    rig.clock.now += 60.0
+    event = created(rig.clock, "early")
+    rig.source.sink([event])
+    rig.turn()
+    rig.clock.now += 600.0
+    assert isinstance(event, Upsert)
+    assert isinstance(event.object, NetworkPolicy)
+    changed = NetworkPolicy("default", "early", egress=(), created=event.object.created)
+    rig.source.sink([pod(1), Upsert(Kind.POLICY, changed)])
+    rig.turn()
+    creation = rig.agent.figures().creation
+    assert creation is not None
+    assert count(creation) == 0
+
+
+def test_a_policy_that_is_deleted_and_created_again_is_created_again(rig: Rig) -> None:
+    enforcing(rig)
+    rig.clock.now += 60.0
+    rig.source.sink([pod(1), created(rig.clock, "twice")])
+    rig.turn()
+    rig.source.sink([Delete(Kind.POLICY, Key("default", "twice"))])
+    rig.turn()
+    rig.clock.now += 60.0
+    rig.source.sink([created(rig.clock, "twice")])
+    rig.turn()
+    creation = rig.agent.figures().creation
+    assert creation is not None
+    assert count(creation) == 2
