@@ -17,7 +17,7 @@ from agent.kernel.nflog import Logged, NflogSocket
 from agent.kube.logging import Amount
 from agent.net import Direction
 from agent.observe.flows.digest import Digest, Inventory
-from agent.observe.flows.flow import Report, Unlogged
+from agent.observe.flows.flow import REASONS, Report, Unlogged
 from agent.observe.flows.hub import Flows
 from agent.observe.flows.sinks import sink_of
 from agent.policy.engine import Engine
@@ -99,6 +99,8 @@ class FlowLog:
         self._window_ends = float("inf")
         self._counted: dict[tuple[Direction, str], LogCount] = {}
         self._lost = 0
+        self.unlogged: Counter[str] = Counter()
+        """How many packets were not logged since the start, by the word for why. For any thread."""
 
     def start(self) -> None:
         """Begin to listen."""
@@ -168,6 +170,8 @@ class FlowLog:
         return max(0.0, min(IDLE, *(end - now for end in ends)))
 
     def _tell(self, report: Report) -> None:
+        if isinstance(report, Unlogged):
+            self.unlogged[REASONS.get(report.why, "other")] += report.packets
         for sink in self._sinks:
             sink(report)
 

@@ -84,6 +84,15 @@ class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.first != self.last or self.count > 1
 
 
+REASONS = {
+    "more than --log-rate allows": "limit",
+    "they came faster than they were read": "not_read",
+    "they cannot be read": "unreadable",
+    "there are too many different ones": "too_many",
+}
+"""Why packets were not logged, as :class:`Unlogged` says it, and the word for it in metrics."""
+
+
 class Unlogged(msgspec.Struct, frozen=True, omit_defaults=True):
     """Packets that were not logged: how many, of which pod's direction (empty: of any), and why."""
 

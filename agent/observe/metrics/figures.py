@@ -48,4 +48,5 @@ class Figures:
     sysctl_repairs: int = 0
     connections_deleted: int = 0
     cache_flushes: int = 0
+    unlogged: Mapping[str, int] = field(default_factory=dict)
     traffic: Traffic = NO_TRAFFIC

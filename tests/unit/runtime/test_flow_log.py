@@ -133,6 +133,7 @@ def test_what_the_kernel_could_not_hand_over_is_told() -> None:
     rig.pass_window()
     (told,) = [report for report in rig.told if isinstance(report, Unlogged)]
     assert (told.packets, told.why) == (9, "they came faster than they were read")
+    assert rig.log.unlogged == {"not_read": 9}
 
 
 def test_what_the_limit_left_out_is_told_by_the_rules_counters() -> None:
@@ -144,6 +145,7 @@ def test_what_the_limit_left_out_is_told_by_the_rules_counters() -> None:
     assert [(told.packets, told.pod, told.direction) for told in unlogged] == [
         (980, "shop/db", Direction.INGRESS)
     ]
+    assert rig.log.unlogged == {"limit": 980}
     # Next time what is new of it; a count that begins anew is all new.
     for counted, expected in ((LogCount(1100, 30), 90), (LogCount(50, 10), 40), (LogCount(60, 20), 0)):
         rig.told.clear()

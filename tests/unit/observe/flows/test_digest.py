@@ -17,7 +17,17 @@ from agent.kube.events import Event, Invalid
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Object, Peer, Pod, Port, Rule, Selector
 from agent.net import Direction, address_text
 from agent.observe.flows.digest import AT_ONCE, BURST, Digest, Inventory
-from agent.observe.flows.flow import End, Flow, Nearest, Report, Unlogged, as_json, as_text, from_json
+from agent.observe.flows.flow import (
+    REASONS,
+    End,
+    Flow,
+    Nearest,
+    Report,
+    Unlogged,
+    as_json,
+    as_text,
+    from_json,
+)
 from agent.policy.budget.limits import DEFAULT, Budgets, PolicyBudget
 from agent.policy.engine import Engine
 from agent.policy.extract import Extract
@@ -218,6 +228,7 @@ def test_what_is_too_much_is_counted_and_told() -> None:
     node.now = WINDOW
     told = [report for report in node.report() if isinstance(report, Unlogged)]
     assert [(report.packets, report.why) for report in told] == [(BURST, "there are too many different ones")]
+    assert REASONS[told[0].why] == "too_many"
     node.now = 2 * WINDOW
     assert node.report() == []
 
@@ -236,6 +247,7 @@ def test_a_foreign_prefix_and_garbage_are_counted() -> None:
     (told,) = node.report()
     assert isinstance(told, Unlogged)
     assert (told.packets, told.why) == (2, "they cannot be read")
+    assert REASONS[told.why] == "unreadable"
 
 
 @given(st.lists(st.binary(max_size=80), max_size=20))
