@@ -8,11 +8,20 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from agent.commands.options import IN_HISTORY, IN_STATUS, URL, Flags, answering, options_for, value_of
+from agent.commands.options import (
+    IN_CLUSTER,
+    IN_HISTORY,
+    IN_STATUS,
+    URL,
+    Flags,
+    answering,
+    options_for,
+    value_of,
+)
 
 if TYPE_CHECKING:
     from agent.observe.snapshot import StatusSnapshot
@@ -29,11 +38,25 @@ POLICIES = 20
 @click.option("--pod", metavar="NS/NAME", help="What is enforced for this pod, and what its policies allow.")
 @click.option("--policy", metavar="NS/NAME", help="Whom this policy isolates, and what its rules counted.")
 @click.option("--all", "everything", is_flag=True, help="Every isolated pod, policy and set of this node.")
-@options_for("health_address", "health_port", told=IN_STATUS)
+@click.option("--cluster", "cluster", is_flag=True, help="Every node in a line, by way of the API server.")
+@click.option(
+    "--agents",
+    metavar="NAMESPACE",
+    default="kube-system",
+    help="With --cluster: the namespace of the agents' pods.  [default: kube-system]",
+)
+@options_for("kubeconfig", "context", "health_address", "health_port", told=IN_CLUSTER)
 @URL
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of the agent as it is, in JSON.")
 def status(
-    pod: str | None, policy: str | None, everything: bool, url: str | None, as_json: bool, **flags: Any
+    pod: str | None,
+    policy: str | None,
+    everything: bool,
+    cluster: bool,
+    agents: str,
+    url: str | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Show what the agent on this node enforces, and why.
 
@@ -41,13 +64,20 @@ def status(
     what was denied in the last minute if that is logged. What a rule has counted are the packets that it was
     asked about: the first of each connection, and of those cached as allowed none.
 
-    Exit codes: 0 ready, 1 not ready, 2 wrong options, no agent answers, or it knows no such policy.
+    With --cluster all agents are asked through the API server's proxy to their pods. That needs the rights to
+    list pods and get pods/proxy in their namespace, and to list nodes; and --health-address must be one that
+    the API server reaches.
+
+    Exit codes: 0 ready (with --cluster: every node), 1 not ready, 2 wrong options, no agent answers, or it
+    knows no such policy.
     """
     from agent.observe import client
     from agent.observe.status import text
 
-    if sum((pod is not None, policy is not None, everything)) > 1:
-        raise click.UsageError("give one of --pod, --policy and --all.")
+    if sum((pod is not None, policy is not None, everything, cluster)) > 1:
+        raise click.UsageError("give one of --pod, --policy, --all and --cluster.")
+    if cluster:
+        _cluster(agents, flags, as_json=as_json)
     where = url or client.url_of(value_of("health_address", flags), value_of("health_port", flags))
     with _reaching():
         body, snapshot = client.fetch(where)
@@ -72,6 +102,27 @@ def status(
         else:
             text.show_screen(snapshot, around, client.console())
     sys.exit(0 if snapshot.ready else 1)
+
+
+def _cluster(namespace: str, flags: Flags, *, as_json: bool) -> NoReturn:
+    """Ask every agent, print a line for each node, and end the command."""
+    from agent.commands import cluster
+    from agent.observe import client
+    from agent.observe.status.cluster import encode, show
+    from agent.sources.apiserver.agents import AgentsError
+
+    config = value_of("kubeconfig", flags) or None, value_of("context", flags) or None
+    try:
+        found = cluster.ask(*config, namespace, value_of("health_port", flags))
+    except AgentsError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    with answering():
+        if as_json:
+            click.echo(encode(*found), nl=False)
+        else:
+            show(*found, client.console())
+    sys.exit(0 if found.ready else 1)
 
 
 @contextlib.contextmanager

@@ -88,6 +88,13 @@ IN_STATUS = {
 }
 
 
+IN_CLUSTER = {
+    **IN_STATUS,
+    "kubeconfig": _Told("With --cluster: the file that says how to reach the API server."),
+    "context": _Told("With --cluster: the context of the kubeconfig."),
+}
+
+
 IN_HISTORY = {
     **IN_STATUS,
     "state_dir": _Told("Read the file of the history in this directory, and ask no agent.", ""),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import sys
 import urllib.error
 import urllib.parse
@@ -19,6 +18,7 @@ from agent.history.query import url_query
 from agent.observe import text
 from agent.observe.explain.live import Asked, LiveAnswer
 from agent.observe.explain.text import show_live
+from agent.observe.flows.flow import Report, from_json
 from agent.observe.history.route import History
 from agent.observe.history.route import decode as decode_rows
 from agent.observe.history.text import show as show_rows
@@ -121,15 +121,15 @@ def around(url: str, asked: Mapping[str, str]) -> Around:
     """
     checks: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     rows: tuple[Row, ...] | None = None
-    denied: tuple[dict[str, object], ...] | None = None
+    denied: tuple[Report, ...] | None = None
     with contextlib.suppress(UnreachableError, ValueError, KeyError):
         checks = checks_of(get(url, "/readyz?format=json", (503,)))
     with contextlib.suppress(UnreachableError, msgspec.MsgspecError):
         rows = decode_rows(get(url, history_path({**asked, "limit": str(_LAST_ROWS)}))).rows
-    with contextlib.suppress(UnreachableError, ValueError):
+    with contextlib.suppress(UnreachableError, msgspec.MsgspecError):
         query = urllib.parse.urlencode({**asked, "verdict": "denied", "limit": "100"})
         lines = get(url, f"/flows?{query}").splitlines()
-        denied = tuple(found for line in lines if isinstance(found := json.loads(line), dict))
+        denied = tuple(report for line in lines if (report := from_json(line)) is not None)
     return Around(*checks, rows, denied)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -11,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from agent.history.change import Row
+from agent.observe.flows.flow import Flow, Report, as_text
 from agent.observe.history.text import headline
 from agent.observe.history.text import time_text as moment_text
-from agent.observe.snapshot import PodStatus, StatusSnapshot
+from agent.observe.snapshot import Moment, PodStatus, StatusSnapshot
 from agent.observe.status.policy import PolicyView, RuleView
 from agent.observe.text import ago, duration
 from agent.words import count, one_line
@@ -35,7 +35,7 @@ class Around(NamedTuple):
     failing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     rows: tuple[Row, ...] | None = None
-    denied: tuple[dict[str, object], ...] | None = None
+    denied: tuple[Report, ...] | None = None
 
 
 def checks_of(body: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -137,44 +137,21 @@ def _changes(rows: tuple[Row, ...] | None) -> Iterator[str]:
         yield f"  {moment_text(row.seen)}  {escape(one_line(headline(row), 200))}"
 
 
-def _denials(snapshot: StatusSnapshot, denied: tuple[dict[str, object], ...] | None) -> Iterator[str]:
+def _denials(snapshot: StatusSnapshot, denied: tuple[Report, ...] | None) -> Iterator[str]:
     if denied is None:
         return
-    since = snapshot.at.timestamp() - _SECONDS
-    recent = [flow for flow in denied if _seconds(flow) >= since]
+    recent = [report for report in denied if (snapshot.at - _at(report)).total_seconds() <= _SECONDS]
     yield ""
     if not recent:
         yield "[bold]Denied in the last minute[/] nothing was logged"
         return
     yield f"[bold]Denied in the last minute[/] {count(len(recent), 'report')}, the last of them:"
-    for flow in recent[-_FLOWS:]:
-        yield f"  {escape(flow_text(flow))}"
+    for report in recent[-_FLOWS:]:
+        yield f"  {escape(one_line(as_text(report)))}"
 
 
-def _seconds(flow: dict[str, object]) -> float:
-    try:
-        return datetime.datetime.fromisoformat(str(flow.get("last", ""))).timestamp()
-    except ValueError:
-        return 0.0
-
-
-def flow_text(flow: dict[str, object]) -> str:
-    """Return a line about a denied connection, as ``/flows`` has it."""
-
-    def end(name: str) -> str:
-        found = flow.get(name)
-        if not isinstance(found, dict):
-            return "?"
-        who = found.get("pod") or found.get("address") or "?"
-        port = found.get("port")
-        return f"{who}:{port}" if port is not None and name == "destination" else str(who)
-
-    times = flow.get("count", 1)
-    more = f" ({times} packets)" if isinstance(times, int) and times > 1 else ""
-    return one_line(
-        f"{end('source')} to {end('destination')} {flow.get('protocol', '')}, {flow.get('direction', '')} of "
-        f"{flow.get('pod', '')}: {flow.get('why', '')}{more}"
-    )
+def _at(report: Report) -> Moment:
+    return report.last if isinstance(report, Flow) else report.at
 
 
 def show_pod(

@@ -6,11 +6,15 @@ import dataclasses
 import io
 import json
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from agent.dataplane.backend import KernelView
+from agent.dataplane.logged import Decided
 from agent.history.change import Row, Subject, What, moment
+from agent.net import Direction
+from agent.observe.flows.flow import End, Flow, Unlogged, as_text
 from agent.observe.health import Health, as_dict, readyz
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.observe.status.policy import Peers, PolicyView, RuleView
@@ -22,17 +26,18 @@ from tests.unit.observe.conftest import NOW
 ROW = Row(
     Subject.POLICY, What.ADDED, moment(NOW - 9), "shop/db", kernel=moment(NOW - 9), who="kubectl (Apply)"
 )
-FLOW = {
-    "last": moment(NOW - 5).isoformat(),
-    "verdict": "denied",
-    "direction": "ingress",
-    "pod": "shop/db-0",
-    "protocol": "TCP",
-    "source": {"address": "10.0.0.9", "pod": "shop/web"},
-    "destination": {"address": "10.0.0.5", "port": 5432, "pod": "shop/db-0"},
-    "why": "no rule of shop/db matches the peer",
-    "count": 3,
-}
+FLOW = Flow(
+    1,
+    moment(NOW - 5),
+    moment(NOW - 5),
+    Decided.DENIED,
+    Direction.INGRESS,
+    "shop/db-0",
+    "TCP",
+    End("10.0.0.9", 40_000, "shop/web"),
+    End("10.0.0.5", 5432, "shop/db-0"),
+    "no rule of shop/db matches the peer",
+)
 POLICY = PolicyView(
     "shop/db",
     "pods[app=db]",
@@ -76,8 +81,7 @@ def test_the_screen_says_all_at_a_glance(snapshot: StatusSnapshot) -> None:
         "  2025-12-31 23:59:51.000Z  policy shop/db added by kubectl (Apply)",
         "",
         "Denied in the last minute 1 report, the last of them:",
-        "  shop/web to shop/db-0:5432 TCP, ingress of shop/db-0: no rule of shop/db matches the peer "
-        "(3 packets)",
+        f"  {as_text(FLOW)}",
         "",
         "More: status --pod NS/NAME, --policy NS/NAME, --all; history; explain SRC DST PORT",
     ]
@@ -96,8 +100,10 @@ def test_a_node_that_is_not_ready_says_why_first(facts: Facts) -> None:
 def test_what_could_not_be_asked_is_left_out_and_old_denials_too(snapshot: StatusSnapshot) -> None:
     assert "Last changes" not in screen(snapshot, Around())
     assert "Denied" not in screen(snapshot, Around())
-    old = {**FLOW, "last": moment(NOW - 61).isoformat()}
-    assert "Denied in the last minute nothing was logged" in screen(snapshot, Around(denied=(old, {})))
+    old = msgspec.structs.replace(FLOW, last=moment(NOW - 61))
+    assert "Denied in the last minute nothing was logged" in screen(snapshot, Around(denied=(old,)))
+    unlogged = Unlogged(moment(NOW - 3), 1_000, "the limit was reached", "shop/db-0", Direction.INGRESS)
+    assert "not logged: 1000 packets" in screen(snapshot, Around(denied=(old, unlogged)))
 
 
 def test_the_checks_are_those_of_readyz() -> None:
