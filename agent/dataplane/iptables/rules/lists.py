@@ -30,18 +30,18 @@ _MOST = 64
 
 
 class Entry(NamedTuple):
-    """A chain that is jumped to, and, where it is a policy's, the policy."""
+    """A chain that is jumped to; where it is a policy's, the policy, and the comment on what it allowed."""
 
     chain: str
     policy: PolicyId | None = None
+    about: str = ""
 
 
 def rules_of(entries: Iterable[Entry], direction: Direction, options: Options) -> list[Rule]:
     """Return rules that ask each chain in turn, and return as soon as one has allowed the packet."""
     bit = f"{options.mark(direction):#x}"
     found = []
-    for chain, policy in entries:
-        about = "" if policy is None else names.about(f"allowed by {direction} policy", policy.policy)
+    for chain, policy, about in entries:
         found.append(jump(chain, about=policy))
         found.append(jump("RETURN", f"-m mark --mark {bit}/{bit}", about, about=policy))
     return found
@@ -52,7 +52,10 @@ def entries_of(
 ) -> tuple[list[Entry], dict[str, Rules]]:
     """Return what a pod's chain asks for these policies, and the lists that this needs."""
     found = (PolicyId(direction, policy) for policy in policies)
-    entries = [Entry(names.policy_chain(policy), policy) for policy in found]
+    entries = [
+        Entry(names.policy_chain(each), each, names.about(f"allowed by {direction} policy", each.policy))
+        for each in found
+    ]
     chains: dict[str, Rules] = {}
     if len(entries) <= FEW:
         return entries, chains
