@@ -91,7 +91,7 @@ class NflogSocket:
         self._expected: int | None = None
         self._netlink = NetlinkSocket()
         try:
-            self._netlink.set_option(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
+            self.set_buffer(BUFFER)
             self._configure(group, _CFG_CMD, bytes([_CMD_BIND]))
             self._configure(group, _CFG_MODE, struct.pack("!IBx", copied, _COPY_PACKET))
             self._configure(group, _CFG_QTHRESH, _WORD.pack(together))
@@ -112,6 +112,10 @@ class NflogSocket:
 
     def close(self) -> None:
         self._netlink.close()
+
+    def set_buffer(self, size: int) -> None:
+        """Let so many bytes wait in the kernel. Raises OSError."""
+        self._netlink.set_option(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
 
     def fileno(self) -> int:
         return self._netlink.fileno()

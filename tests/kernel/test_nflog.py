@@ -175,7 +175,7 @@ def test_what_is_lost_is_counted(net: Net) -> None:
     """Nobody reads while more comes than may wait."""
     sent = 3000
     with net.router.entered(), NflogSocket(GROUP, together=1) as log:
-        log._netlink.set_option(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        log.set_buffer(1 << 16)
         net.send(packets.udp(*V4[:2], 7, b"first"))
         found = read(log, 1)
         for _ in range(sent):

@@ -14,6 +14,7 @@ from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.disagreement import DisagreementError, investigated
 from tests.kernel.exact.enforcer import Enforcer, Hears, as_it_is
 from tests.kernel.exact.plan import Expected, plan
+from tests.kernel.exact.reasons import Reasons
 from tests.kernel.exact.samples import samples
 from tests.lab.backends import BACKENDS, USUAL, BackendKind
 from tests.lab.probe import Verdict
@@ -38,6 +39,8 @@ class Tally:
     """Clusters programmed through the legacy tables."""
     compared: int = 0
     """Times that the whole kernel state was compared with a fresh start's."""
+    reasons: int = 0
+    """Logged packets whose reason is that of the specification."""
     seconds: float = 0.0
     programming: float = 0.0
     planning: float = 0.0
@@ -50,7 +53,8 @@ class Tally:
         """Return the tally for people; ``seconds`` are those of all arenas together."""
         return (
             f"{self.clusters} clusters ({self.legacy} through legacy tables), {self.probes} probes, of which "
-            f"{self.passed} pass; {self.compared} states compared, {self.lost} packets lost; "
+            f"{self.passed} pass; {self.compared} states compared, {self.reasons} reasons "
+            f"logged, {self.lost} packets lost; "
             f"{self.clusters / seconds:.1f} clusters/s, {self.probes / seconds:.0f} probes/s"
         )
 
@@ -73,18 +77,24 @@ def contest(
     start: int = 0,
     stretch: int = STRETCH,
     hears: Hears = as_it_is,
+    logs: bool | None = None,
     progress: Callable[[Tally], None] = lambda _: None,
 ) -> Tally:
-    """Try so many clusters; raise DisagreementError or WrongStateError at the first thing wrong."""
+    """Try so many clusters; raise at the first thing wrong.
+
+    ``logs``: with rules that log, whose reasons are compared; None: with and without in turn. Raises
+    DisagreementError, WrongReasonError or WrongStateError.
+    """
     tally = Tally()
     random = Random(start)
     begin = time.perf_counter()
     worlds = itertools.islice(samples(start), clusters)
-    for kind in kinds(backend):
+    for number, kind in enumerate(kinds(backend)):
         some = list(itertools.islice(worlds, stretch))
         if not some:
             break
-        _run_stretch(arena, Enforcer(arena, kind, hears), some, random, tally)
+        enforcer = Enforcer(arena, kind, hears, logs=number % 2 == 0 if logs is None else logs)
+        _run_stretch(arena, enforcer, some, random, tally)
         tally.legacy += len(some) * (kind.name == "legacy")
         tally.seconds = time.perf_counter() - begin
         progress(tally)
@@ -94,6 +104,7 @@ def contest(
 def _run_stretch(
     arena: Arena, enforcer: Enforcer, stretch: Sequence[tuple[Object, ...]], random: Random, tally: Tally
 ) -> None:
+    reasons = Reasons(arena) if enforcer.logs else None
     try:
         for index, objects in enumerate(stretch):
             before = enforcer.objects
@@ -104,16 +115,23 @@ def _run_stretch(
                     enforcer.move(objects, random)
             with _timed(tally, "planning"):
                 expected = plan(arena, objects, random)
+            if reasons is not None:
+                reasons.forget()
             with _timed(tally, "probing"):
                 wrong = _ask(arena, expected, tally)
             if wrong:
                 raise DisagreementError(investigated(arena, enforcer, before, objects, wrong))
+            if reasons is not None:
+                reasons.check(enforcer.engine, objects, expected)
             tally.clusters += 1
         enforcer.compare()
         enforcer.empty()
         tally.compared += 1
     finally:
         enforcer.close()
+        if reasons is not None:
+            tally.reasons += reasons.checked
+            reasons.close()
 
 
 def _ask(arena: Arena, expected: Sequence[Expected], tally: Tally) -> list[Packet]:

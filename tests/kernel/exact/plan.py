@@ -34,7 +34,7 @@ class Expected(NamedTuple):
 def expect(cluster: Cluster, packet: Packet) -> Expected:
     """Ask the evaluator about a packet; a direction counts where the policed node has the pod."""
     verdict = judge(cluster, packet)
-    local = [d for d in Direction if _is_local(cluster, verdict, d)]
+    local = [d for d in Direction if is_local(cluster, verdict, d)]
     grounds = tuple(
         (
             direction,
@@ -51,7 +51,8 @@ def expect(cluster: Cluster, packet: Packet) -> Expected:
     return Expected(packet, passes, (len(packet.source), passes, grounds))
 
 
-def _is_local(cluster: Cluster, verdict: Verdict, direction: Direction) -> bool:
+def is_local(cluster: Cluster, verdict: Verdict, direction: Direction) -> bool:
+    """Whether the pod that is judged in a direction is on the policed node."""
     pod = verdict.direction(direction).pod
     return pod is not None and cluster.pods[pod].node == HERE
 

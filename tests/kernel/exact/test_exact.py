@@ -33,6 +33,8 @@ def test_the_kernel_treats_every_packet_as_the_specification_says(arena: Arena, 
     # Both verdicts are common, and an allowed packet that fails to arrive is not.
     assert 0.1 < tally.passed / tally.probes < 0.9
     assert tally.lost <= tally.probes // 1000
+    # Half of the clusters log, and each reason was that of the specification.
+    assert tally.reasons >= 10 * CLUSTERS
 
 
 @pytest.mark.xdist_group("exact-bridge")

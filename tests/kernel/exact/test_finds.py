@@ -12,6 +12,7 @@ from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.contest import contest
 from tests.kernel.exact.disagreement import DisagreementError
 from tests.kernel.exact.enforcer import Hears
+from tests.kernel.exact.reasons import WrongReasonError
 from tests.lab.backends import BackendKind
 from tests.lab.node import Layout
 from tests.lab.reading import read_manifests
@@ -71,7 +72,7 @@ def test_a_wrong_agent_is_found_out_by_a_small_cluster(
     arena: Arena, backend: BackendKind, hears: Hears, tmp_path: Path
 ) -> None:
     with pytest.raises(DisagreementError) as caught:
-        contest(arena, 300, backend=backend.name, start=3, hears=hears)
+        contest(arena, 300, backend=backend.name, start=3, hears=hears, logs=False)
     text = str(caught.value)
     print(text)
     manifests = text[text.index("# ") : text.index("On node here")]
@@ -81,3 +82,15 @@ def test_a_wrong_agent_is_found_out_by_a_small_cluster(
     assert len([found for found in objects if isinstance(found, NetworkPolicy)]) == 1
     assert len([found for found in objects if isinstance(found, Pod)]) <= 2
     assert "Explained:" in text
+
+
+def test_a_wrong_reason_is_found_out(arena: Arena) -> None:
+    """The verdicts are right, and the policies are called otherwise."""
+
+    def renamed(found: Object) -> Object:
+        if not isinstance(found, NetworkPolicy):
+            return found
+        return msgspec.structs.replace(found, name=f"{found.name}-of-others")
+
+    with pytest.raises(WrongReasonError, match="-of-others"):
+        contest(arena, 20, start=3, hears=renamed, logs=True)
