@@ -1,4 +1,4 @@
-"""What a running agent needs to answer questions about connections: engine, kernel, API server."""
+"""What a running agent answers questions with: its engine, its kernel, the API server, what it has told."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from agent import __version__
 from agent.clock import SYSTEM
 from agent.dataplane.trace import Tracer
 from agent.kernel import conntrack
@@ -15,8 +16,9 @@ from agent.net import address_text
 from agent.observe.explain.ends import Inventory
 from agent.observe.explain.hits import Hits
 from agent.observe.explain.live import Connection, Explainer
-from agent.observe.flows.between import denied_between
+from agent.observe.flows.between import denied, denied_between
 from agent.observe.flows.flow import as_text
+from agent.observe.page.sources import Sources
 from agent.runtime import backends
 from agent.runtime.loop import Agent
 from agent.settings import Settings
@@ -56,6 +58,25 @@ def make_explainer(settings: Settings, agent: Agent) -> Explainer:
         clock=SYSTEM,
         hits=Hits(),
         denied=lambda questions: tuple(map(as_text, denied_between(agent.flows, questions))),
+    )
+
+
+def page_sources(settings: Settings, agent: Agent, explainer: Explainer) -> Sources:
+    """Return what the page is made of."""
+    engine = agent.views.engine
+    return Sources(
+        node=settings.node_name,
+        version=__version__,
+        health=agent.health,
+        status=agent.status,
+        pods=engine.local_pods,
+        policy=engine.policy_of,
+        history=agent.history.rows,
+        denied=functools.partial(denied, agent.flows),
+        tracer=explainer.tracer,
+        hits=explainer.hits,
+        explainer=explainer,
+        clock=SYSTEM,
     )
 
 

@@ -6,49 +6,49 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from agent import __version__
-from agent.clock import SYSTEM
-from agent.observe.explain.live import Explainer
-from agent.observe.explain.route import explain_route
-from agent.observe.flows.between import denied
 from agent.observe.page.site import page_routes
-from agent.observe.page.sources import Sources
-from agent.observe.routes import JSON, TEXT, Response, Route, Routes
+from agent.observe.routes import JSON, TEXT, Request, Response, Route, Routes
 from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import backends
-from agent.runtime.explaining import make_explainer
 from agent.runtime.loop import Agent
 from agent.settings import Settings
 
+if TYPE_CHECKING:
+    from agent.observe.explain.live import Explainer
+    from agent.observe.page.sources import Sources
+
 
 def asked_routes(settings: Settings, agent: Agent, routes: Callable[[], Routes]) -> dict[str, Route]:
-    """Return the routes by which people ask, each with its path. ``routes``: all that there are."""
-    explainer = make_explainer(settings, agent)
+    """Return the routes by which people ask, each with its path. ``routes``: all that there are.
+
+    What answers is loaded with the first question: it takes memory on every node, and most are never asked.
+    """
+
+    @functools.cache
+    def explainer() -> Explainer:
+        from agent.runtime.explaining import make_explainer
+
+        return make_explainer(settings, agent)
+
+    def explain(request: Request) -> Response:
+        from agent.observe.explain import route
+
+        return route.explain(explainer(), request)
+
+    def sources() -> Sources:
+        from agent.runtime.explaining import page_sources
+
+        return page_sources(settings, agent, explainer())
+
+    told = "whether a connection is allowed, and why: ?from=…&to=…&port=… (JSON)"
     return {
-        "/explain": explain_route(explainer),
+        "/explain": Route(explain, told, large=True),
         "/settings": settings_route(settings),
         "/rendered": rendered_route(settings, agent),
-        **page_routes(_sources(settings, agent, explainer), routes),
+        **page_routes(sources, routes),
     }
-
-
-def _sources(settings: Settings, agent: Agent, explainer: Explainer) -> Sources:
-    engine = agent.views.engine
-    return Sources(
-        node=settings.node_name,
-        version=__version__,
-        health=agent.health,
-        status=agent.status,
-        pods=engine.local_pods,
-        policy=engine.policy_of,
-        history=agent.history.rows,
-        denied=functools.partial(denied, agent.flows),
-        tracer=explainer.tracer,
-        hits=explainer.hits,
-        explainer=explainer,
-        clock=SYSTEM,
-    )
 
 
 def settings_route(settings: Settings) -> Route:

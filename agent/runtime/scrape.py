@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from agent import log
-from agent.observe.authorize import Authorizer
 from agent.observe.metrics.exposition import Exposition
 from agent.observe.metrics.figures import Figures
 from agent.observe.routes import Route
 from agent.observe.server import RouteServer
 from agent.observe.tls import Certificate
 from agent.settings import Settings
+
+if TYPE_CHECKING:
+    from agent.observe.authorize import Authorizer
 
 _log = log.get(__name__)
 
@@ -50,6 +53,8 @@ def metrics_server(settings: Settings, route: Route, names: Iterable[str]) -> Ro
 
 
 def _authorizer(settings: Settings) -> Authorizer:
+    # What reads kubeconfigs is loaded by nothing else where an agent reads manifests.
+    from agent.observe.authorize import Authorizer
     from agent.sources.apiserver.connect import Connection
     from agent.sources.apiserver.review import review
 

@@ -126,7 +126,7 @@ class Stage:
         routes: dict[str, Route] = {}
         routes |= {
             **flow_routes(self.flows),
-            **page_routes(sources, lambda: self.server.routes),
+            **page_routes(lambda: sources, lambda: self.server.routes),
         }
         self.server = StatusServer("127.0.0.1", 0, self.health, self.status, (HERE,), routes)
         self.server.start()

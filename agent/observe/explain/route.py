@@ -5,28 +5,24 @@ from __future__ import annotations
 import msgspec
 
 from agent.observe.explain.live import Asked, Explainer
-from agent.observe.routes import JSON, TEXT, Request, Response, Route
+from agent.observe.routes import JSON, TEXT, Request, Response
 from agent.spec.question import QuestionError
 
 USAGE = "ask as /explain?from=NAMESPACE/POD&to=NAMESPACE/POD&port=PORT[/PROTO]\n"
 
 
-def explain_route(explainer: Explainer) -> Route:
-    """Return the route that answers questions. A verdict is 200, whatever it is."""
-
-    def answer(request: Request) -> Response:
-        asked = asked_by(request)
-        if not all(asked):
-            return Response(400, TEXT, USAGE.encode())
-        try:
-            found = explainer.answer(asked)
-        except QuestionError as error:
-            return Response(400, TEXT, f"{error}\n".encode(errors="replace"))
-        except TimeoutError as error:
-            return Response(503, TEXT, f"the agent is busy: {error}; ask again\n".encode())
-        return Response(200, JSON, msgspec.json.encode(found) + b"\n")
-
-    return Route(answer, "whether a connection is allowed, and why: ?from=…&to=…&port=… (JSON)", large=True)
+def explain(explainer: Explainer, request: Request) -> Response:
+    """Answer a question. A verdict is 200, whatever it is."""
+    asked = asked_by(request)
+    if not all(asked):
+        return Response(400, TEXT, USAGE.encode())
+    try:
+        found = explainer.answer(asked)
+    except QuestionError as error:
+        return Response(400, TEXT, f"{error}\n".encode(errors="replace"))
+    except TimeoutError as error:
+        return Response(503, TEXT, f"the agent is busy: {error}; ask again\n".encode())
+    return Response(200, JSON, msgspec.json.encode(found) + b"\n")
 
 
 def asked_by(request: Request) -> Asked:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from agent.observe.page.sources import Sources
 from agent.observe.routes import Request, Response, Route, Routes, index
 
-Page = Callable[[Sources, Request], Response]
+if TYPE_CHECKING:
+    from agent.observe.page.sources import Sources
+
+Page = Callable[["Sources", Request], Response]
 
 
-def page_routes(sources: Sources, others: Callable[[], Routes]) -> dict[str, Route]:
+def page_routes(sources: Callable[[], Sources], others: Callable[[], Routes]) -> dict[str, Route]:
     """Return the page's routes. ``others``: all routes, for clients that take no HTML at ``/``.
 
     What makes pages is loaded with the first that is asked for.
@@ -22,15 +25,16 @@ def page_routes(sources: Sources, others: Callable[[], Routes]) -> dict[str, Rou
             from agent.observe.page.render import page
 
             made: Page = getattr(pages, name)
+            told = sources()
             try:
-                return made(sources, request)
+                return made(told, request)
             except TimeoutError as error:
                 return page(
                     "busy.html",
                     503,
                     why=str(error),
-                    node=sources.node,
-                    version=sources.version,
+                    node=told.node,
+                    version=told.version,
                     ready=False,
                     warned=False,
                     here="",
