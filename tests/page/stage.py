@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import socket
 import time
 from collections.abc import Iterable, Sequence
 
@@ -137,6 +138,13 @@ class Stage:
 
     def close(self) -> None:
         self.server.stop()
+
+    def follow(self) -> socket.socket:
+        """Follow denied connections, as a client that never ends."""
+        connection = socket.create_connection(("127.0.0.1", self.server.port), timeout=5)
+        connection.sendall(b"GET /flows?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(20).startswith(b"HTTP/1.1 200")
+        return connection
 
     def health(self) -> Health:
         now = time.time()

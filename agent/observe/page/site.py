@@ -50,4 +50,7 @@ def page_routes(sources: Callable[[], Sources], others: Callable[[], Routes]) ->
     overview = route("overview")
     named = {"/ask": "ask", "/changes": "changes", "/denied": "denied", "/grid": "grid", "/health": "checks"}
     plain = {f"/{name}": name for name in ("pods", "pod", "policies", "policy")}
-    return {"/": Route(front), **{path: route(name) for path, name in {**plain, **named}.items()}}
+    return {
+        "/": Route(front, "a page, in a browser"),
+        **{path: route(name) for path, name in {**plain, **named}.items()},
+    }
