@@ -138,6 +138,7 @@ def main(
     stages    the rooms one by one, without an API server
     packets   what the rules cost packets between two pods of the node
     growth    the same node in clusters of 1,000 to 100,000 pods
+    flood     what logging costs others while one pod is flooded
 
     The clusters are written straight into the API server's etcd, and so are the streams of events, so that
     making them leaves the machine to what is measured. What is timed is an API call. Figures mean something

@@ -12,6 +12,7 @@ import click
 from tests.bench import throughput
 from tests.bench.arena import Arena
 from tests.bench.cold import cold
+from tests.bench.flood import flood
 from tests.bench.growth import growth
 from tests.bench.latency import latency
 from tests.bench.result import Result, Size
@@ -36,6 +37,7 @@ ON_A_SIZE: dict[str, Callable[[Size, Settings], Iterator[Result]]] = {"stages": 
 ON_THEIR_OWN: dict[str, Callable[[Settings], Iterator[Result]]] = {
     "packets": lambda settings: packets(settings),
     "growth": lambda settings: growth(settings, say),
+    "flood": lambda settings: flood(settings, say),
 }
 """Measured once, on what they make themselves."""
 

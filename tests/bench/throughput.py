@@ -111,7 +111,7 @@ def measure(
             _program(Options(cache=0) if anew else Options(), mode, texts, node.cidr4)
             addresses = [ipaddress.IPv4Address(v4).packed for v4, _ in texts]
             yield from _rules_met(size, where, node, mode, addresses)
-            with _serving(lab, server):
+            with serving(lab, server):
                 yield from _ratios(size, where, mode, client, server, pairs, progress)
 
 
@@ -167,7 +167,7 @@ def _rules_met(
 
 
 @contextlib.contextmanager
-def _serving(lab: Lab, server: Pod) -> Iterator[None]:
+def serving(lab: Lab, server: Pod) -> Iterator[None]:
     """Have the pod answer HTTP on the port of the policies, and iperf3 on the first of their range."""
     configuration = lab.directory / "nginx.conf"
     configuration.write_text(_NGINX.format(directory=lab.directory, port=crowd.PORT))
@@ -190,7 +190,7 @@ def _on(cpu: int, command: Sequence[str]) -> list[str]:
     return ["taskset", "-c", str(cpu), *command]
 
 
-def _connections(client: Pod, server: Pod) -> float:
+def connections(client: Pod, server: Pod) -> float:
     """Return new HTTP connections per second."""
     url = f"http://{server.v4}:{crowd.PORT}/"
     command = ["ab", "-q", "-c", "16", "-n", str(CONNECTIONS), url]
@@ -217,7 +217,7 @@ def _ratios(
     pairs: int,
     progress: Callable[[str], None],
 ) -> Iterator[Result]:
-    loads = {"new HTTP connections per second": _connections, "bulk throughput": _bulk}
+    loads = {"new HTTP connections per second": connections, "bulk throughput": _bulk}
     ratios: dict[str, list[float]] = {name: [] for name in loads}
     without: dict[str, list[float]] = {name: [] for name in loads}
     _wait_until_served(client, server)
@@ -250,7 +250,7 @@ def _wait_until_served(client: Pod, server: Pod) -> None:
     end = time.monotonic() + 10
     while True:
         try:
-            _connections(client, server)
+            connections(client, server)
             _bulk(client, server)
         except (CommandError, RuntimeError):
             if time.monotonic() > end:
