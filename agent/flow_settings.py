@@ -1,12 +1,19 @@
-"""The settings of logged connections: which are logged, how many, and where to."""
+"""The settings of the log, and of logged connections: which are logged, how many, and where to."""
 
 from __future__ import annotations
 
 from agent.kube.logging import Amount
 from agent.setting import Setting, boolean, choice
-from agent.setting_values import file_path, seconds, whole_number
+from agent.setting_values import LogFormat, LogLevel, file_path, seconds, whole_number
 
 FLOW_SETTINGS: tuple[Setting, ...] = (
+    choice(
+        "log_format",
+        LogFormat,
+        LogFormat.AUTO,
+        "How the log is written. auto: console on a terminal, json elsewhere.",
+    ),
+    choice("log_level", LogLevel, LogLevel.INFO, "The least severe events that are logged."),
     choice(
         "log_denied",
         Amount,

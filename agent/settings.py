@@ -285,13 +285,6 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         "Give /metrics the packets and bytes that each policy allowed: two more series for each policy.",
     ),
-    choice(
-        "log_format",
-        LogFormat,
-        LogFormat.AUTO,
-        "How the log is written. auto: console on a terminal, json elsewhere.",
-    ),
-    choice("log_level", LogLevel, LogLevel.INFO, "The least severe events that are logged."),
     *FLOW_SETTINGS,
 )
 

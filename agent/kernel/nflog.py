@@ -6,6 +6,7 @@ packet next to nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -91,7 +92,9 @@ class NflogSocket:
         self._expected: int | None = None
         self._netlink = NetlinkSocket()
         try:
-            self.set_buffer(BUFFER)
+            # In a user namespace of its own it may not, and goes on with the usual buffer.
+            with contextlib.suppress(PermissionError):
+                self.set_buffer(BUFFER)
             self._configure(group, _CFG_CMD, bytes([_CMD_BIND]))
             self._configure(group, _CFG_MODE, struct.pack("!IBx", copied, _COPY_PACKET))
             self._configure(group, _CFG_QTHRESH, _WORD.pack(together))

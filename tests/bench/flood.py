@@ -76,6 +76,7 @@ def _rounds(
     pid = agent.process.pid
     ratios, quiet, rates, processor = list[float](), list[float](), list[float](), list[float]()
     before, untold = _memory(pid), list[float]()
+    costs: dict[str, list[float]] = {_OFF: [], _ON: []}
     for number in range(rounds):
         progress(f"flood: round {number + 1} of {rounds}")
         quiet.append(connections(pods["client"], pods["server"]))
@@ -83,13 +84,15 @@ def _rounds(
         for logging in random.sample((_OFF, _ON), 2):
             _write(manifests, pods, logging)
             wait_until(lambda wanted=logging == _ON: _logs(node) is wanted, 20)  # type: ignore[misc]
-            with _flooding(pods["attacker"], pods["victim"]) as sent:
+            with _flooding(pods["attacker"], pods["victim"]) as (sent, flooder):
                 # The reader may sleep until the first pod is logged.
                 time.sleep(1.5)
                 began, used, packets = time.monotonic(), _processor(pid), sent()
+                spent = _processor(flooder)
                 made[logging] = [connections(pods["client"], pods["server"]) for _ in range(4)]
                 took = time.monotonic() - began
                 rates.append((sent() - packets) / took)
+                costs[logging].append(1e6 * (_processor(flooder) - spent) / (sent() - packets))
                 if logging == _ON:
                     processor.append(100 * (_processor(pid) - used) / took)
             if logging == _ON:
@@ -101,6 +104,8 @@ def _rounds(
     yield summary(SECTION, "denied packets sent", "packets/s", rates, more_is_better=True)
     yield summary(SECTION, "new HTTP connections of others, no flood", "per s", quiet, more_is_better=True)
     yield summary(SECTION, "the same in the flood, logged / not", "ratio", ratios, more_is_better=True)
+    yield summary(SECTION, "processor time of a denied packet, not logged", "µs", costs[_OFF])
+    yield summary(SECTION, "processor time of a denied packet, logged", "µs", costs[_ON])
     yield summary(SECTION, "processor of the agent, logging", "% of one", processor)
     yield summary(SECTION, "resident memory that it took", "MB", [_memory(pid) - before])
     # What was left out since the last window is forgotten with the rule, when logging is turned off.
@@ -147,8 +152,11 @@ def _logs(node: Node) -> bool:
 
 
 @contextlib.contextmanager
-def _flooding(source: Pod, destination: Pod) -> Iterator[Callable[[], int]]:
-    """Flood a pod until the end; gives how many packets have been sent."""
+def _flooding(source: Pod, destination: Pod) -> Iterator[tuple[Callable[[], int], int]]:
+    """Flood a pod until the end; gives how many packets have been sent, and which process sends.
+
+    A packet between pods of a node is judged in the time of the process that sends it.
+    """
     memory = os.memfd_create("flood")
     os.ftruncate(memory, 8)
     with contextlib.ExitStack() as stack:
@@ -161,7 +169,7 @@ def _flooding(source: Pod, destination: Pod) -> Iterator[Callable[[], int]]:
             )
         stack.callback(flooder.wait)
         stack.callback(flooder.kill)
-        yield lambda: int(struct.unpack_from("q", shared)[0])
+        yield lambda: int(struct.unpack_from("q", shared)[0]), flooder.pid
 
 
 def _warm_up(client: Pod, server: Pod) -> None:

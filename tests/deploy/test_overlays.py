@@ -178,3 +178,17 @@ def test_nodes_are_let_in_by_a_component(deployed: DeployedCluster, tmp_path: Pa
     data = of_kind(built(tmp_path), "ConfigMap")["data"]
     assert data["NETPOL_AGENT_ALLOW_NODES"] == "true"
     assert data.keys() > of_kind(built(DEPLOY), "ConfigMap")["data"].keys()
+
+
+def test_denied_connections_become_events_by_a_component(tmp_path: Path) -> None:
+    component, base = (os.path.relpath(DEPLOY / part, tmp_path) for part in ("components/events", "base"))
+    (tmp_path / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": [base], "components": [component]})
+    )
+    objects = built(tmp_path)
+    data = of_kind(objects, "ConfigMap")["data"]
+    assert (data["NETPOL_AGENT_EVENTS"], data["NETPOL_AGENT_LOG_DENIED"]) == ("true", "sampled")
+    (role,) = [one for one in objects if one["metadata"]["name"] == "netpol-agent-events" and "rules" in one]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]
+    (binding,) = [one for one in objects if one.get("roleRef", {}).get("name") == "netpol-agent-events"]
+    assert binding["subjects"][0]["name"] == "netpol-agent"
