@@ -85,6 +85,18 @@ def test_paths_named_exist(document: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_the_architecture_names_files_that_are_there() -> None:
+    """A room's front door is in its folder; a file named without one is somewhere in the agent."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    rooms = re.findall(r"^\| `(agent/[\w/.]+)` \| ((?:`\w+\.py`(?:, )?)+) \|", text, re.MULTILINE)
+    assert len(rooms) > 20
+    for room, doors in rooms:
+        folder = ROOT / room if (ROOT / room).is_dir() else (ROOT / room).parent
+        assert [door for door in re.findall(r"\w+\.py", doors) if not (folder / door).exists()] == [], room
+    known = {path.name for path in (ROOT / "agent").rglob("*.*")}
+    assert set(re.findall(r"`(\w+\.(?:py|html))`", text)) <= known
+
+
 def test_every_command_is_documented_with_its_exit_codes() -> None:
     text = OPERATIONS.read_text()
     for name, command in main.commands.items():
