@@ -5,10 +5,11 @@ from __future__ import annotations
 from tests.mutation.asked import ASKED
 from tests.mutation.links import LINKS
 from tests.mutation.loop import LOOP
+from tests.mutation.metrics import METRICS
 from tests.mutation.model import Mutation
 from tests.mutation.objects import OBJECTS
 from tests.mutation.policy import POLICY
 from tests.mutation.rules import RULES
 from tests.mutation.steps import STEPS
 
-MUTATIONS: tuple[Mutation, ...] = (*OBJECTS, *POLICY, *RULES, *STEPS, *LINKS, *LOOP, *ASKED)
+MUTATIONS: tuple[Mutation, ...] = (*OBJECTS, *POLICY, *RULES, *STEPS, *LINKS, *LOOP, *ASKED, *METRICS)

@@ -85,6 +85,16 @@ class Selection(enum.StrEnum):
     """When what nothing needs is removed."""
     HOST_CHECK = "tests/unit/runtime/test_host_check.py"
     """What the loop makes of changes of the host."""
+    AUTHORIZE = "tests/unit/observe/test_authorize.py"
+    """Who may read metrics."""
+    TLS = "tests/unit/observe/test_tls.py"
+    """The metrics port with TLS."""
+    TRAFFIC = "tests/unit/dataplane/test_traffic.py"
+    """Readings of counters, added up."""
+    LATENCY = "tests/unit/runtime/test_latency.py"
+    """How long changes take."""
+    METRICS = "tests/unit/observe/test_metrics.py"
+    """What is scraped."""
 
 
 class Mutation(NamedTuple):
