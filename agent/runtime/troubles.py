@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from agent.sources.source import SyncState
 
 MOST = 50
 """Faults that are told of at a time: a policy that is wrong in a hundred ways is one trouble."""
+
+
+_NUMBERS = re.compile(r"\d+(\.\d+)?")
 
 
 class Trouble(NamedTuple):
@@ -45,16 +49,17 @@ class Troubles:
             elif not behind and kind.value in self._outage and state.synced:
                 seconds = max(0.0, now - self._outage.pop(kind.value))
                 yield Trouble(Subject.OUTAGE, What.ENDED, kind.value, (f"after {seconds:.0f} s",))
-        present = {fault.what: fault for fault in faults[:MOST]}
+        # A number that changes in the text (of pods, of seconds) makes no other fault of it.
+        present = {_NUMBERS.sub("#", fault.what): fault for fault in faults[:MOST]}
         if present.keys() == self._faults.keys():
             return
-        for what in self._faults:
-            if what not in present:
-                yield Trouble(Subject.FAULT, What.ENDED, what)
-        for what, fault in present.items():
-            if what not in self._faults:
-                yield Trouble(Subject.FAULT, What.BEGUN, what, _told(fault))
-        self._faults = present
+        for key, fault in self._faults.items():
+            if key not in present:
+                yield Trouble(Subject.FAULT, What.ENDED, fault.what)
+        for key, fault in present.items():
+            if key not in self._faults:
+                yield Trouble(Subject.FAULT, What.BEGUN, fault.what, _told(fault))
+        self._faults = {key: self._faults.get(key, fault) for key, fault in present.items()}
 
 
 def _told(fault: Fault) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def test_it_starts_with_what_the_manifest_gives_and_has_that_only(alone: Alone) 
 
 
 def test_every_privilege_has_a_test() -> None:
-    assert MISSED.keys() == {*NEEDED, *MOUNTS, "token"}
+    assert {*MISSED.keys(), STATE} == {*NEEDED, *MOUNTS, "token"}
     assert LISTENING in CAPABILITIES
 
 

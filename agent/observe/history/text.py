@@ -127,17 +127,10 @@ def effect_lines(effect: Effect) -> Iterator[str]:
         yield f"isolated before and after: {_some(others)}"
     if effect.policies:
         yield f"isolated by: {_some(effect.policies)}"
-    members = (
-        (f"+{effect.members_added}", effect.members_added),
-        (f"-{effect.members_removed}", effect.members_removed),
-    )
-    sets = (
-        (f"+{count(effect.sets_added, 'set')}", effect.sets_added),
-        (f"-{count(effect.sets_removed, 'set')}", effect.sets_removed),
-    )
-    parts = [text for text, number in sets if number]
-    if any(number for _, number in members):
-        parts.append(f"{' '.join(text for text, number in members if number)} members of sets")
+    sets = (("+", effect.sets_added), ("-", effect.sets_removed))
+    members = (("+", effect.members_added), ("-", effect.members_removed))
+    parts = [f"{sign}{count(number, 'set')}" for sign, number in sets if number]
+    parts += [f"{sign}{count(number, 'member')} of sets" for sign, number in members if number]
     if parts:
         more = f" (with {count(effect.together - 1, 'other change')})" if effect.together > 1 else ""
         yield ", ".join(parts) + more

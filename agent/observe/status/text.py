@@ -224,7 +224,7 @@ def _rule(rule: RuleView) -> Iterator[str]:
         counted = "not in the kernel"
     yield f"  {escape(f'{rule.direction}[{rule.number}] {rule.text}')}  ({counted})"
     for peers in rule.peers:
-        number = f"{peers.members} members" if peers.members else "[yellow]nobody now[/]"
+        number = count(peers.members, "member") if peers.members else "[yellow]nobody now[/]"
         yield f"      {number}: {escape(peers.meaning)}"
     if rule.nobody and not rule.peers:
         yield "      [yellow]it can match no packet now[/]"

@@ -100,7 +100,7 @@ def test_of_many_pods_some_are_named() -> None:
     )
     assert shown(row)[2:] == [
         "    isolated for egress: a/p0, a/p1, a/p2, a/p3, a/p4, a/p5 and 3 more",
-        "    -1 members of sets (with 2 other changes)",
+        "    -1 member of sets (with 2 other changes)",
     ]
 
 
