@@ -85,6 +85,8 @@ def test_a_policy_that_is_applied_edited_and_deleted(behind: Behind) -> None:
         pods(app="server"),
         ingress=[rule({"podSelector": pods(app="client")}, ports=[port(80)])],
     )
+    # Two changes that come together are one.
+    new(behind, before, 2, "policy")
     behind.workspace.delete_policy(behind.namespace, "applied")
     edited, deleted = new(behind, before, 3, "policy")[1:]
     assert edited.diff == ("+ingress[0] from pods[app=client] port 80/TCP",)
