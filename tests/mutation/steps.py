@@ -38,6 +38,20 @@ STEPS = (
         (Selection.MOVES,),
     ),
     Mutation(
+        "a command that was killed is taken for one that did nothing",
+        "agent.dataplane.iptables.tables.chain_writer:ChainWriter._restore",
+        "error.unknown",
+        "False",
+        (Selection.FAILURES,),
+    ),
+    Mutation(
+        "chains that were declared for a refused write are not in the record",
+        "agent.dataplane.iptables.tables.chain_writer:ChainWriter._write_by_halves",
+        "self.chains.held[family].update(dict.fromkeys(missing, ()))",
+        "",
+        (Selection.FAILURES,),
+    ),
+    Mutation(
         "the verdict cache stays open when a peer is none any more",
         "agent.dataplane.iptables.change.step:denies",
         "bool(gains.removed) or any((isinstance(m, NetworkMember) and m.nomatch for m in gains.added))",
@@ -147,7 +161,7 @@ STEPS = (
         "agent.dataplane.iptables.rules.lists:entries_of",
         "part,",
         "part[:-1],",
-        (Selection.STEPS,),
+        (Selection.LISTS,),
     ),
     # --- Beside other programs ------------------------------------------------------------------------------
     Mutation(

@@ -49,6 +49,8 @@ class Kernel:
         """The same, before writes of rules and the making of sets only: members of sets are written."""
         self.slow: Callable[[], bool] = lambda: False
         """Asked before every write of rules whether its command takes longer still."""
+        self.killed: Callable[[], bool] = lambda: False
+        """Asked before every write of rules whether its command is killed, when it is done or before."""
         self.writes = 0
         self.established = self.bridged = False
         """What packets are asked for besides what they hold."""

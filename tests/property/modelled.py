@@ -69,15 +69,21 @@ class ModelTables:
         for family, family_lines in lines.items():
             while self.kernel.slow():
                 yield Waits((), 1.0)
+            killed = self.kernel.killed()
             try:
                 if family_lines and (self.kernel.fails() or self.kernel.unwritten()):
                     raise ValueError("out of luck")
                 self.kernel.tables[family] = _restored(self.kernel, family, family_lines)
             except ValueError as error:
-                failed[family] = TableError("iptables-restore", str(error))
+                failed[family] = TableError(
+                    "iptables-restore", str(error), refused=not killed, unknown=killed
+                )
                 continue
             self.kernel.changed()
-            done(family)
+            if killed:
+                failed[family] = TableError("iptables-restore", "killed", refused=False, unknown=True)
+            else:
+                done(family)
         return failed
 
 
@@ -90,8 +96,8 @@ def _restored(kernel: Kernel, family: Family, lines: Iterable[str]) -> Table:
             continue
         _, chain, *tail = rest.split(" ", 2)
         if command == "-X":
-            if chains.pop(chain):
-                raise ValueError(f"chain {chain} is not empty")
+            if chains.pop(chain, None) != []:
+                raise ValueError(f"chain {chain} is not empty, or not there")
             continue
         if chain not in chains:
             raise ValueError(f"no chain {chain}")
@@ -100,6 +106,8 @@ def _restored(kernel: Kernel, family: Family, lines: Iterable[str]) -> Table:
             number, rule = rule.split(" ", 1)
             chains[chain].insert(int(number) - 1, rule)
         elif command == "-D":
+            if rule not in chains[chain]:
+                raise ValueError(f"no such rule in {chain}: {rule}")
             chains[chain].remove(rule)
         else:
             assert command == "-A", line
