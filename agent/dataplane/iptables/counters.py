@@ -1,7 +1,7 @@
 """What the agent's rules have counted, as iptables-save -c prints it.
 
 It is read by a command of its own, on the thread that asks: the loop and its record of the rules have no part
-in it. Who counts is told by the comments that the agent writes (:mod:`.rules.render`, :mod:`.rules.linked`).
+in it. Who counts is told by the comments that the agent writes (:mod:`.rules.comments`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 
-from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules import comments, names
 from agent.dataplane.iptables.variant import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.traffic import NOTHING, Amount, RuleCount, Subject, Told
 from agent.kube.model import Key
@@ -22,10 +22,6 @@ READ_SECONDS = 15.0
 """How long the command may take."""
 
 _LINE = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
-_POD_DENIES = re.compile(r"no (ingress|egress) policy allows it: pod ([^/\"]*)/")
-_WRONG_LINK = re.compile(r"not an address of pod ([^/\"]*)/")
-_POLICY_RULE = re.compile(r"rule \d+ (ingress|egress) of ([^/\"]*)/([^\"]*)\"")
-_NUMBERED = re.compile(r"rule (\d+) (ingress|egress) of ")
 _DENIES = f"-g {names.DENY}"
 _ALLOWS = f"-g {names.TOP_PREFIX}ALLOW-"
 _UNUSED = "[0:0] "
@@ -48,7 +44,7 @@ def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[
     """
     chain, allowed = "", list[tuple[int, Amount]]()
     for line in lines:
-        if not policies and line.startswith(_UNUSED) and "allows it" not in line:
+        if not policies and line.startswith(_UNUSED) and comments.DENIES not in line:
             continue
         found = _LINE.match(line)
         if found is None or not names.is_ours(found[3]):
@@ -68,9 +64,10 @@ def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[
             if rule.endswith("-j RETURN") or _ALLOWS in rule:
                 allowed.append((which, amount))
         elif policies and chain.startswith((names.POLICY_PREFIX, names.RULE_PREFIX)) and _ALLOWS in rule:
-            about = _POLICY_RULE.search(rule)
+            about = comments.read_of_rule(rule)
             if about is not None:
-                yield RuleCount(which, Subject(Told.BY_POLICY, about[1], about[2], about[3]), amount)
+                subject = Subject(Told.BY_POLICY, about.direction, about.namespace, about.name)
+                yield RuleCount(which, subject, amount)
 
 
 def of_policy(mode: Mode, families: Iterable[Family], policy: Key) -> dict[tuple[Direction, int], Amount]:
@@ -91,10 +88,10 @@ def add_policy(found: dict[tuple[Direction, int], Amount], policy: Key, lines: I
         rule = _LINE.match(line)
         if rule is None or _ALLOWS not in rule[4]:
             continue
-        about = _NUMBERED.search(rule[4])
+        about = comments.read_of_rule(rule[4])
         if about is None:
             continue
-        direction, number = Direction(about[2]), int(about[1])
+        direction, number = about.direction, about.number
         # A rule of many alternatives has a chain of its own.
         own = rule[3].startswith(names.RULE_PREFIX)
         if own and rule[3] != names.rule_chain(PolicyId(direction, policy), number):
@@ -106,10 +103,10 @@ def add_policy(found: dict[tuple[Direction, int], Amount], policy: Key, lines: I
 
 
 def _denied(chain: str, rule: str) -> Subject | None:
-    if (about := _POD_DENIES.search(rule)) is not None:
-        return Subject(Told.DENIED, about[1], about[2])
-    if (about := _WRONG_LINK.search(rule)) is not None:
-        return Subject(Told.WRONG_LINK, "", about[1])
+    if (denied := comments.read_denies(rule)) is not None:
+        return Subject(Told.DENIED, denied.direction, denied.namespace)
+    if (namespace := comments.read_wrong_link(rule)) is not None:
+        return Subject(Told.WRONG_LINK, "", namespace)
     for direction in Direction:
         # Isolated, and no pod here has the address; or closed, since rules could not be written.
         if chain == names.judge(direction):

@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable
 
 from agent.dataplane.iptables.counters import lines_of
-from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules import comments, names
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.logged import Decided, Judged, LogCount
 from agent.net import Direction, Family
 
 _LINE = re.compile(r"\[(\d+):\d+\] -A (\S+) (.*)")
-_DENIES = re.compile(r'"no (ingress|egress) policy allows it: pod ([^"]*)" -g')
 _LOGS = {f"--nflog-prefix {Judged(Decided.DENIED, direction).prefix}" for direction in Direction}
 
 
@@ -40,6 +39,6 @@ def logged(lines: Iterable[str]) -> dict[tuple[Direction, str], LogCount]:
             continue
         if any(prefix in read[3] for prefix in _LOGS):
             here, packets = read[2], int(read[1])
-        elif read[2] == here and (denies := _DENIES.search(read[3])) is not None:
-            found[Direction(denies[1]), denies[2]] = LogCount(int(read[1]), packets)
+        elif read[2] == here and (denied := comments.read_denies(read[3])) is not None:
+            found[denied.direction, f"{denied.namespace}/{denied.pod}"] = LogCount(int(read[1]), packets)
     return found

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules import comments, names
 from agent.dataplane.iptables.variant import PROGRAMS, Mode, find_command
 from agent.dataplane.trace import CountedRule, Fate, Packet, Trace
 from agent.kernel.ipset import IpSets
@@ -27,7 +27,6 @@ _SECONDS = 15
 _WAIT = "--wait=5"
 _COUNTS = re.compile(r"(?:^| )-c (\d+) (\d+)(?= |$)")
 _JUMPED = re.compile(r" -[jg] (KUBE-NW(?:PLCY|LIST|RULE)-\S+)$")
-_RULE = re.compile(r'--comment "rule (\d+) (?:in|e)gress of ')
 _DEPTH = 8
 """Chains that lead to one another, at most: a pod's, three of lists, a policy's, a rule's."""
 
@@ -153,8 +152,8 @@ def _jump(text: str) -> re.Match[str] | None:
 
 def _numbered(chains: Chains, chain: str) -> Iterable[tuple[int, CountedRule]]:
     for rule in chains.get(chain, ()):
-        number = _RULE.search(rule.text)
-        yield (int(number.group(1)) if number else -1, rule)
+        about = comments.read_of_rule(rule.text)
+        yield (about.number if about is not None else -1, rule)
         if (led := _jump(rule.text)) and led.group(1) in chains and led.group(1) != chain:
             yield from _numbered(chains, led.group(1))
 

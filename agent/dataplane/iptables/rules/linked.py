@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import names, render
+from agent.dataplane.iptables.rules import comments, names, render
 from agent.dataplane.iptables.rules.rule import Chains, Guard, Rule, Rules, goto, jump
 from agent.dataplane.iptables.rules.tree import ROOT, Prefix, build
 from agent.dataplane.podlinks import PodLink
@@ -120,7 +120,7 @@ def _common(first: str, last: str) -> int:
 def _strange(link: PodLink) -> str:
     if link.pod is None:
         return names.comment("not an address of a pod that may have this link")
-    return names.about("not an address of pod", link.pod)
+    return comments.wrong_link(link.pod)
 
 
 class _Leads(NamedTuple):
@@ -251,8 +251,7 @@ class _OneWay:
         yield jump("MARK", options=self._clear)
         for policy in (PolicyId(self.direction, key) for key in policies):
             yield jump(names.policy_chain(policy), about=policy)
-        denied = names.about(f"no {self.direction} policy allows it: pod", whose.pod)
-        yield goto(names.DENY, self._unmarked, denied, about=whose)
+        yield goto(names.DENY, self._unmarked, comments.denies(whose), about=whose)
         yield jump("MARK", options=self._clear)
 
     def _into_bridges(self, links: list[PodLink], closed: Mapping[PodLink, tuple[Key, ...] | None]) -> Chains:

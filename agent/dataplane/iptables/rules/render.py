@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import guards, lists, names
+from agent.dataplane.iptables.rules import comments, guards, lists, names
 from agent.dataplane.iptables.rules.logging import logging_allowed, logging_denied
 from agent.dataplane.iptables.rules.rule import (
     Chains,
@@ -120,7 +120,7 @@ class _Writer(NamedTuple):
     set_name: SetNamer
 
     def about(self, rule: LoweredRule) -> str:
-        return names.about(f"rule {rule.number} {self.policy.direction} of", self.policy.policy)
+        return comments.of_rule(self.policy, rule.number)
 
     def allow(self, rule: LoweredRule, *matches: Match) -> Rule:
         about = PolicyRule(self.policy, rule.number)
@@ -255,8 +255,7 @@ def pod_chain(
     ]
     rules += logging_allowed(lists.rules_of(entries, direction, options), pod, logging, family, options)
     rules += logging_denied(pod, logging, family, options)
-    denied = names.about(f"no {direction} policy allows it: pod", pod.pod)
-    rules.append(goto(names.DENY, denied, about=pod))
+    rules.append(goto(names.DENY, comments.denies(pod), about=pod))
     return {names.pod_chain(pod): tuple(rules)}
 
 
