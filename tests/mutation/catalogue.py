@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutation.asked import ASKED
+from tests.mutation.flows import FLOWS
 from tests.mutation.links import LINKS
 from tests.mutation.loop import LOOP
 from tests.mutation.metrics import METRICS
@@ -12,4 +13,14 @@ from tests.mutation.policy import POLICY
 from tests.mutation.rules import RULES
 from tests.mutation.steps import STEPS
 
-MUTATIONS: tuple[Mutation, ...] = (*OBJECTS, *POLICY, *RULES, *STEPS, *LINKS, *LOOP, *ASKED, *METRICS)
+MUTATIONS: tuple[Mutation, ...] = (
+    *OBJECTS,
+    *POLICY,
+    *RULES,
+    *STEPS,
+    *LINKS,
+    *LOOP,
+    *ASKED,
+    *METRICS,
+    *FLOWS,
+)
