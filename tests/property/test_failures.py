@@ -6,6 +6,7 @@ are not written; connections are not forgotten.
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 import pytest
@@ -16,11 +17,13 @@ from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.tables import chain_writer
 from agent.policy.engine import Engine
+from tests.property import histories
+from tests.property.choices import Seeded
 from tests.property.histories import Batch
 from tests.property.kernel_model import Kernel
 from tests.property.modelled import make_backend
 from tests.property.test_steps import HISTORIES, few_in_a_chain, packets, patch, verdict
-from tests.property.words import HERE
+from tests.property.words import FEW, HERE
 
 __all__ = ["patch"]
 
@@ -121,3 +124,24 @@ def test_what_is_taken_away_is_gone_whatever_becomes_of_commands(
         if not backend.busy and random.random() < 0.5:
             random.choice((backend.sync, backend.tidy))(engine.lowered)
             look()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_change_that_meets_tidying_is_made_after_it_and_on_the_same_trees(seed: int) -> None:
+    choices = Seeded(Random(seed))
+    engine, kernel = Engine(HERE), Kernel()
+    backend = make_backend(kernel, patience=1.0)
+    engine.apply(choices.several(partial(histories.upsert, words=FEW), 6, 16), 0.0)
+    assert not backend.sync(engine.lowered).faults
+    for now, batch in enumerate(choices.several(partial(histories.batch, words=FEW), 8, 14), start=1):
+        delta = engine.apply(batch.events, float(now))
+        assert not backend.apply(engine.lowered, delta).faults
+        if (put_off := backend._executor.pending) is not None:
+            # The record knows of it, and may be changed by what is being made.
+            assert (put_off.names, put_off.named, put_off.nodes, put_off.drawn) == (None, {}, None, None)
+        kernel.slow = lambda: False
+        while backend.busy:
+            assert not backend.resume(engine.lowered).faults
+        assert backend.audit(engine.lowered) == []
+        kernel.slow = lambda: True
+        backend.tidy(engine.lowered)

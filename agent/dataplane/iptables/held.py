@@ -19,13 +19,14 @@ from agent.policy.lower.lowered import SetId
 
 @dataclass
 class Held:
-    """The record. It is changed by a read, and by the executor as it writes; whoever plans only looks at it.
+    """The record. It is changed by a read, and by the executor as it takes over a step and writes it.
 
-    ``chains`` of both families and ``sets``, as they are. ``desired``: what the last step
-    asks for. ``names``: under which names rules look at sets;
-    ``of_sets``: the program's sets, by these names; ``nodes``: the networks in the sets of other nodes, by
-    family. These three are as they will be when the steps that the executor has taken over are made: the next
-    step is planned from there. ``lagging``: sets that rules still look at, though they should not, because a
+    ``chains`` of both families and ``sets``, as they are. ``desired``: what is asked for, with what was
+    rendered last; ``names``: under which names rules look at sets; ``of_sets``: the program's sets, by these
+    names; ``nodes``: the networks in the sets of other nodes, by family. These four are as they will be when
+    the steps that the executor has taken over are made: the next step is planned from there, and planning
+    changes none of them. Links, bits of marks and what is tidied up are rendered by ``desired`` itself, just
+    before they are written. ``lagging``: sets that rules still look at, though they should not, because a
     write failed. ``guarding``: the rules about tunnels hold, by which these take from nodes alone.
     """
 

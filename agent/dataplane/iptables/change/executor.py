@@ -10,7 +10,7 @@ from collections.abc import Callable
 from agent.dataplane.iptables.change.carrying import Carrying, lines
 from agent.dataplane.iptables.change.desired import Changes, merged
 from agent.dataplane.iptables.change.pending import both, isolations, losses, yield_to
-from agent.dataplane.iptables.change.step import Gains, Step
+from agent.dataplane.iptables.change.step import Gains, Step, taken_over
 from agent.dataplane.iptables.change.writers import Writers
 from agent.dataplane.iptables.ipset.closed import Closed
 from agent.dataplane.iptables.tables.chain_writer import PART
@@ -72,7 +72,7 @@ class Executor:
         # What is taken away now is no more in the step: those before it have to know of it first.
         faults = self.narrow(step)
         if self.pending is None:
-            self.pending = step
+            self.pending = taken_over(step)
         else:
             self.pending = both(self.pending, step, self._chains.stays)
         return faults + self.close_unwritten()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.dataplane.iptables.change.desired import Changes, Drawn
 from agent.dataplane.iptables.rules import names
@@ -60,6 +60,14 @@ class Step:
     afresh: bool = False
     nodes: Mapping[Family, frozenset[Member]] | None = None
     drawn: Drawn | None = field(default=None, compare=False)
+
+
+def taken_over(step: Step) -> Step:
+    """Return a step without what it changes in the record, which knows of that already.
+
+    What comes before it is made may change the record once more.
+    """
+    return replace(step, names=None, named={}, afresh=False, nodes=None, drawn=None)
 
 
 def denies(name: str, gains: Gains) -> bool:

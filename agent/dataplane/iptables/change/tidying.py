@@ -51,9 +51,14 @@ class Tidying:
             # A sync does both of these: while one is due, what they would change is not known to be there.
             if self._held.names.any_switched:
                 yield lambda: self._switch_back(program, faults)
-            yield lambda: _into(faults, self._rules.write(self._desired.prune()))
+            yield lambda: self._prune(faults)
         yield lambda: _into(left, self._rules.sweep())
         left.extend(self._sets.sweep())
+
+    def _prune(self, faults: list[Fault]) -> Work[None]:
+        # A step that was put off meanwhile goes by the trees as they are, and its chains are not there yet.
+        if self._executor.pending is None:
+            faults += yield from self._rules.write(self._desired.prune())
 
     def _switch_back(self, program: LoweredProgram, faults: list[Fault]) -> Work[None]:
         try:
