@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import TypeVar
@@ -28,6 +29,8 @@ _SHOWN = 12
 """Peers or ports of one rule that are shown; the rest are counted."""
 _COMPARED = 500
 """Rules of a direction that are compared one by one; of more, only the number is told."""
+_PAIRS = 4 * _COMPARED
+"""Pairs of equal rules among them; of more, which only a rule that is there many times makes, the same."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -90,7 +93,7 @@ def _rules(direction: str, old: tuple[Rule, ...] | None, new: tuple[Rule, ...] |
     first = _alike(old, new)
     last = _alike(old[first:][::-1], new[first:][::-1])
     left, come = old[first : len(old) - last], new[first : len(new) - last]
-    if max(len(left), len(come)) > _COMPARED and left and come:
+    if left and come and (max(len(left), len(come)) > _COMPARED or _pairs(left, come) > _PAIRS):
         yield f"{direction}: {count(len(old), 'rule')} before, {len(new)} now"
         return
     for tag, a, b, c, d in SequenceMatcher(None, left, come, autojunk=False).get_opcodes():
@@ -102,6 +105,12 @@ def _rules(direction: str, old: tuple[Rule, ...] | None, new: tuple[Rule, ...] |
         elif tag != "equal":
             yield from (f"-{direction}[{first + n}] {rule_text(left[n], direction)}" for n in range(a, b))
             yield from (f"+{direction}[{first + n}] {rule_text(come[n], direction)}" for n in range(c, d))
+
+
+def _pairs(old: Sequence[Rule], new: Sequence[Rule]) -> int:
+    """Return how many pairs of equal rules there are: finding what is alike takes so long, many times."""
+    seen = Counter(old)
+    return sum(seen[rule] for rule in new)
 
 
 def rule_texts(policy: NetworkPolicy, direction: Direction) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,12 @@ _TENTH = 10
 """When the file is full, the oldest tenth of the rows goes."""
 _REMOTE_SHARE = 4
 """Rows about pods of other nodes go first while they are more than one in so many."""
+
+_NAMESPACE_SHARE = 4
+"""Then those of the namespace that has most, while these are more than one in so many: whoever may change
+objects there may make as many rows as they like, and others' are not to go for them."""
+ANSWER_BYTES = 4 << 20
+"""Of what rows hold besides names and times, in one answer; what is older is left out."""
 
 _SCHEMA = f"""
 CREATE TABLE rows (
@@ -151,18 +157,28 @@ class Store:
         with _errors():
             removed = self._delete("seen < ?", now - self._age)
             while self._bytes() > self._size and (rows := self._count("1")):
-                remote = self._count("subject = ?", Subject.REMOTE_PODS)
-                whose = ""
-                if remote * _REMOTE_SHARE > rows:
-                    whose, rows = f"subject = '{Subject.REMOTE_PODS}' AND ", remote
+                whose, values, rows = self._first_to_go(rows)
                 last = self._connection.execute(
-                    f"SELECT id FROM rows WHERE {whose} 1 ORDER BY id LIMIT 1 OFFSET ?",  # noqa: S608
-                    (rows // _TENTH,),
+                    f"SELECT id FROM rows WHERE {whose} ORDER BY id LIMIT 1 OFFSET ?",  # noqa: S608
+                    (*values, rows // _TENTH),
                 ).fetchone()
-                removed += self._delete(f"{whose} id <= ?", last[0])
+                removed += self._delete(f"{whose} AND id <= ?", *values, last[0])
             if removed:
                 self._connection.execute("PRAGMA incremental_vacuum").fetchall()
             return removed
+
+    def _first_to_go(self, rows: int) -> tuple[str, tuple[str, ...], int]:
+        """Return the condition of the rows that go first, its values, and how many of ``rows`` these are."""
+        remote = self._count("subject = ?", Subject.REMOTE_PODS)
+        if remote * _REMOTE_SHARE > rows:
+            return "subject = ?", (Subject.REMOTE_PODS.value,), remote
+        most = self._connection.execute(
+            "SELECT namespace, count(*) FROM rows WHERE namespace != ''"
+            " GROUP BY namespace ORDER BY count(*) DESC LIMIT 1"
+        ).fetchone()
+        if most is not None and most[1] * _NAMESPACE_SHARE > rows:
+            return "namespace = ?", (most[0],), most[1]
+        return "1", (), rows
 
     def _insert(self, entry: Entry) -> int:
         row = entry.row
@@ -212,7 +228,8 @@ class Store:
 def read(directory: Path, query: Query) -> list[Row]:
     """Return the newest rows that a query asks for, oldest first. For any thread and any process.
 
-    Raises StoreError; where nothing has been written yet, there are none.
+    They are fewer where they hold more than :data:`ANSWER_BYTES`. Raises StoreError; where nothing has been
+    written yet, there are none.
     """
     path = directory / NAME
     if not path.exists():
@@ -222,12 +239,23 @@ def read(directory: Path, query: Query) -> list[Row]:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, _BUSY_SECONDS, uri=True)) as connection:
             connection.execute("PRAGMA cache_size = -256")
-            found = connection.execute(
+            rows = connection.execute(
                 "SELECT subject, what, namespace, name, seen, api, kernel, body FROM rows"  # noqa: S608
                 f" WHERE {where} ORDER BY seen DESC, id DESC LIMIT ?",
                 (*values, query.limit),
-            ).fetchall()
+            )
+            found = list(_not_too_many(rows))
     return [_row(*columns) for columns in reversed(found)]
+
+
+def _not_too_many(rows: Iterable[Any]) -> Iterator[Any]:
+    """Yield rows, one at least, until they hold more than one answer may."""
+    size = 0
+    for columns in rows:
+        size += len(columns[-1])
+        if size > ANSWER_BYTES and size > len(columns[-1]):
+            return
+        yield columns
 
 
 def set_aside(directory: Path) -> Path:

@@ -28,6 +28,7 @@ from agent.history.change import (
 )
 from agent.history.query import Query
 from agent.history.store import DAMAGED, NAME, DamagedError, Entry, Store, StoreError, read, set_aside
+from agent.words import one_line
 
 _log = log.get(__name__)
 
@@ -53,6 +54,8 @@ TRIM_SECONDS = 60.0
 GATHER_SECONDS = 0.05
 _LATE = 1_000
 """Rows whose time in the kernel is still to come, that are remembered."""
+_DETAIL = 1_000
+"""Characters of one line of detail."""
 _TOLD = frozenset({Subject.POLICY, Subject.POD, Subject.NAMESPACE, Subject.REMOTE_PODS})
 """What the log does not tell anyway."""
 
@@ -153,9 +156,7 @@ class Writer:
             _log.warning("changes are missing in the history", changes=missing, reason="too many at once")
             changes.append(_lost(missing, "too many at once", self._clock.time()))
         for change in changes:
-            entry = _entry(change)
-            _tell(entry.row)
-            self._unwritten.append((change.number, entry))
+            self._unwritten.append((change.number, self._told(change)))
         self._unwritten = deque(
             (number, _settled(entry, settled.pop(number)) if number in settled else entry)
             for number, entry in self._unwritten
@@ -167,6 +168,17 @@ class Writer:
         while len(self._unwritten) > UNWRITTEN:
             self._unwritten.popleft()
             self._lost += 1
+
+    def _told(self, change: Change) -> Entry:
+        """Return the row of a change, which is logged; of one that cannot be told, one that says so."""
+        try:
+            entry = _entry(change)
+            _tell(entry.row)
+        except Exception as error:
+            # What tenants write is in it: one of them must not cost the others their rows.
+            _log.exception("a change cannot be told")
+            return _entry(_lost(1, f"it cannot be told: {type(error).__name__}", self._clock.time()))
+        return entry
 
     def _run(self) -> None:
         self._running = True
@@ -184,6 +196,9 @@ class Writer:
             except Exception as error:
                 # The history is never a reason to end: what is enforced does not depend on it.
                 _log.exception("the history failed")
+                # What fails so would fail again with all that comes after it.
+                self._lost += len(self._unwritten)
+                self._unwritten.clear()
                 self._failed(StoreError(f"{type(error).__name__}: {error}"))
             if not self._stopping:
                 # Rows that come together are written together.
@@ -265,20 +280,22 @@ def _lost(number: int, why: str, now: float) -> Change:
 
 
 def _entry(change: Change) -> Entry:
+    """Return the row of a change. What others wrote is one line each, fit for a terminal and a log."""
+    namespace, name = one_line(change.namespace), one_line(change.name)
     row = Row(
         change.subject,
         change.what,
         moment(change.seen),
-        object_text(change.namespace, change.name),
+        object_text(namespace, name),
         None if change.api is None else moment(change.api),
         None if change.kernel is None else moment(change.kernel),
-        change.who,
+        one_line(change.who),
         diff.lines(change.old, change.new),
-        change.detail,
+        tuple(one_line(line, _DETAIL) for line in change.detail),
         change.effect,
         change.stands_for,
     )
-    return Entry(row, change.namespace, change.name, change.seen, change.api, change.kernel)
+    return Entry(row, namespace, name, change.seen, change.api, change.kernel)
 
 
 def _settled(entry: Entry, at: float) -> Entry:

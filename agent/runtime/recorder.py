@@ -34,6 +34,8 @@ _OPEN = 2_000
 """Changes that may wait for the kernel; of more the oldest are told without a time."""
 _SKEW = 2.0
 """Seconds by which the API server's clock may be ahead of this node's."""
+_DAY = 86_400.0
+"""Seconds after which a time in the future is taken for none."""
 
 _SUBJECTS = {
     Kind.POLICY: Subject.POLICY,
@@ -361,7 +363,8 @@ def _api_time(event: Upsert | Delete | Invalid, old: Object | None, seen: float)
         at = datetime.datetime.fromisoformat(text).timestamp()
     except ValueError:
         return None
-    return None if isinstance(event, Delete) and at > seen + _SKEW else at
+    # An object may say any time of itself, of the year 9999 too.
+    return None if at > seen + (_SKEW if isinstance(event, Delete) else _DAY) or at < 0 else at
 
 
 def _created(found: Object) -> str:

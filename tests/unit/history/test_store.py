@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.history import store as storing
 from agent.history.change import Effect, Row, Subject, What, moment, object_text
 from agent.history.query import Query
 from agent.history.store import DAMAGED, NAME, DamagedError, Entry, Store, StoreError, read, set_aside
@@ -177,3 +178,27 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 def test_where_nothing_was_written_there_are_no_rows(tmp_path: Path) -> None:
     assert read(tmp_path, Query()) == []
+
+
+def test_a_namespace_that_changes_all_the_time_takes_no_rows_of_others(tmp_path: Path) -> None:
+    store = Store(tmp_path, 256 << 10, YEAR)
+    store.append([entry(NOW + number, namespace="quiet", name=f"q{number}") for number in range(20)])
+    store.append([entry(NOW, Subject.AGENT, "", "")])
+    for start in range(0, 6_000, 200):
+        store.append([entry(NOW + 100 + start + n, namespace="loud", name=f"p{n}") for n in range(200)])
+        store.trim(NOW)
+    assert len(read(tmp_path, Query(namespace="quiet", limit=1000))) == 20
+    assert [row.subject for row in read(tmp_path, Query(until=NOW, limit=1000))] == [
+        Subject.POLICY,
+        Subject.AGENT,
+    ]
+    assert read(tmp_path, Query(namespace="loud"))[-1].seen == moment(NOW + 100 + 5_999)
+
+
+def test_an_answer_holds_no_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, BIG, YEAR)
+    store.append([entry(NOW + number, detail=("x" * 900,)) for number in range(10)])
+    monkeypatch.setattr(storing, "ANSWER_BYTES", 3_000)
+    assert seen(read(tmp_path, Query())) == [7, 8, 9]
+    monkeypatch.setattr(storing, "ANSWER_BYTES", 100)
+    assert seen(read(tmp_path, Query())) == [9]

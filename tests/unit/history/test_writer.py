@@ -192,3 +192,21 @@ def test_the_thread_writes_what_waits_before_it_ends(tmp_path: Path) -> None:
     assert not (tmp_path / (NAME + "-wal")).exists()
     assert len(names(writer)) == 100
     assert sqlite3.connect(tmp_path / NAME).execute("SELECT count(*) FROM rows").fetchone() == (100,)
+
+
+def test_what_others_wrote_is_kept_in_lines_that_a_terminal_may_have(writer: Writer) -> None:
+    writer.put(change(1)._replace(name="p\ud800", who="kubectl\x1b[2J", detail=("spec: '\x1b]0;t\x07\n'",)))
+    writer.work()
+    (row,) = writer.rows(Query())
+    assert (row.object, row.who, row.detail) == ("prod/p", "kubectl [2J", ("spec: ' ]0;t '",))
+
+
+def test_a_change_that_cannot_be_told_costs_no_other_its_row(writer: Writer) -> None:
+    writer.put(change(1))
+    writer.put(change(2)._replace(api=300_000_000_000.0))
+    writer.put(change(3))
+    writer.work()
+    assert sorted(names(writer)) == ["", "prod/p1", "prod/p3"]
+    (lost,) = (row for row in writer.rows(Query()) if row.subject is Subject.HISTORY)
+    assert (lost.what, lost.count, lost.detail) == (What.LOST, 1, ("it cannot be told: ValueError",))
+    assert writer.faults() == ()
