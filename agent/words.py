@@ -21,6 +21,12 @@ def one_line(text: str, most: int = 300) -> str:
     return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """Return a text with a space for each character that a terminal would not print, but for line breaks."""
+    plain = text.replace("\n", "")
+    return text if plain.isprintable() else "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def some(names: Collection[str]) -> str:
     """Return the first of some names, in their order; dots stand for the rest: ``a, b, c, d, e, ...``."""
     return ", ".join(sorted(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

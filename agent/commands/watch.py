@@ -13,6 +13,7 @@ from agent.dataplane.logged import Decided
 from agent.observe.flows.client import follow
 from agent.observe.flows.flow import as_text, from_json
 from agent.observe.flows.hub import Wanted
+from agent.words import printable
 
 _COLOURS = {f" {Decided.DENIED} ": "red", f" {Decided.ALLOWED} ": "green", " not logged": "yellow"}
 
@@ -45,5 +46,5 @@ def show(lines: Iterable[bytes], *, as_json: bool) -> None:
             continue
         text = as_text(report) if report is not None else "some reports came too fast and were left out"
         colour = next((colour for word, colour in _COLOURS.items() if word in text[:30]), None)
-        click.secho(text, fg=colour)
+        click.secho(printable(text), fg=colour)
         sys.stdout.flush()

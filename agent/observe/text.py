@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from agent.observe.snapshot import KernelStatus, Moment, SourceStatus, StatusSnapshot
-from agent.words import count
+from agent.words import count, printable
 
 _MANY_SETS = 20
 """Sets shown; the rest are counted, and all are in ``--json``."""
@@ -23,7 +24,14 @@ def plain_console(file: IO[str], *, width: int | None = None, force_terminal: bo
 
     ``fd00::100:1`` holds one. Colour is used on a terminal only.
     """
-    return Console(file=file, width=width, force_terminal=force_terminal, highlight=False, emoji=False)
+    return _Console(file=file, width=width, force_terminal=force_terminal, highlight=False, emoji=False)
+
+
+class _Console(Console):
+    """Prints no control character of what objects hold: ESC begins an order to a terminal (ECMA-48)."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
 
 
 def show(snapshot: StatusSnapshot, console: Console) -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from agent.words import count, one_line, some
+from agent.words import count, one_line, printable, some
 from tests.docs import ROOT
 
 
@@ -44,3 +44,8 @@ def test_no_message_writes_a_number_before_a_plural_by_itself() -> None:
 )
 def test_what_others_said_is_one_line_without_control_characters(said: str, shown: str) -> None:
     assert one_line(said) == shown
+
+
+def test_what_a_terminal_would_obey_is_not_printed() -> None:
+    assert printable("a\x1b[2J\x9b31m\u202eb\nc") == "a [2J 31m b\nc"
+    assert printable("pods[app=web] – żółw\n") == "pods[app=web] – żółw\n"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 
 import pytest
+from rich.markup import escape
+from rich.table import Table
 
 from agent.dataplane.backend import KernelView
 from agent.fault import Fault
@@ -134,3 +137,18 @@ def test_text_from_objects_is_never_markup(facts: Facts, program: LoweredProgram
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nothing_that_objects_hold_reaches_the_terminal_as_an_order(terminal: bool) -> None:
+    written = io.StringIO()
+    console = plain_console(written, width=80, force_terminal=terminal)
+    evil = "evil\x1b]0;title\x07\x1b[2J\x9b31m"
+    table = Table("name", title=evil)
+    table.add_row(escape(evil))
+    console.print(f"[bold]{escape(evil)}[/]", soft_wrap=True)
+    console.print(table)
+    text = written.getvalue()
+    assert text.count("evil") == 3
+    # What the console itself orders is the colour of its own text.
+    assert re.findall(r"\x1b(?!\[[0-9;]*m)|\x9b|\x07", text) == []
