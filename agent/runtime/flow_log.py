@@ -153,6 +153,8 @@ class FlowLog:
             end = self._clock.monotonic() + GATHER
             while len(packets) < _ENOUGH and (left := end - self._clock.monotonic()) > 0:
                 packets += listening.read(left)
+            if len(packets) >= _ENOUGH:
+                self._clock.sleep(max(0.0, end - self._clock.monotonic()))
         now = self._clock.monotonic()
         self._digest.take(packets, now)
         self._digest.left_out(listening.lost - self._lost, "they came faster than they were read", now)
@@ -182,13 +184,15 @@ class FlowLog:
             if judged is None or headers is None or judged.verdict is not Decided.DENIED:
                 continue
             own = headers.destination if judged.direction is Direction.INGRESS else headers.source
-            self._came[judged.direction, own] += 1
+            which = judged.direction, own
+            if which in self._came or len(self._came) < _COUNTED:
+                self._came[which] += 1
         if packets and self._window_ends == float("inf"):
             self._window_ends = now + self._window
 
     def _tell_swallowed(self) -> None:
         """Tell how many packets the limit has left out, by the rules' own counters."""
-        many = any(number >= self._burst for number in self._came.values())
+        many = len(self._came) >= _COUNTED or any(number >= self._burst for number in self._came.values())
         self._came.clear()
         self._window_ends = float("inf")
         if not many:
@@ -208,8 +212,13 @@ class FlowLog:
         self._counted = dict(counted)
 
 
-_ENOUGH = 4096
-"""So many packets are told before more are read."""
+_ENOUGH = 1024
+"""So many packets are read in :data:`GATHER` seconds at most. With ``all`` a pod may have more logged than can
+be read, and who reads takes the processor from the loop: what is more is lost in the kernel, and counted."""
+
+_COUNTED = 256
+"""Addresses of which denied packets are counted in a window. More are not one node's pods: a pod forges
+them."""
 
 
 def listen_to(group: int) -> Callable[[], NflogSocket]:

@@ -163,6 +163,29 @@ def test_counters_are_not_read_where_the_limit_cannot_have_held() -> None:
     assert rig.counts == 0
 
 
+def test_addresses_that_a_pod_forges_take_no_memory_and_their_packets_are_counted() -> None:
+    prefix = Judged(Decided.DENIED, Direction.EGRESS).prefix
+    forged = [
+        Logged(2, 2, prefix, packets.tcp_syn(f"10.{n >> 8}.{n & 255}.9", "10.244.1.11", 80))
+        for n in range(900)
+    ]
+    rig = Rig(forged)
+    rig.counted = {(Direction.EGRESS, "shop/web"): LogCount(5000, 900)}
+    rig.log.turn(rig.group)
+    assert len(rig.log._came) <= 256
+    rig.pass_window()
+    assert rig.log.unlogged["limit"] == 4100
+
+
+def test_a_flood_is_read_at_a_pace_that_leaves_the_processor_to_the_loop() -> None:
+    rig = Rig(*([syn(80)] * 8 for _ in range(2000)))
+    began = rig.clock.now
+    for _ in range(4):
+        rig.log.turn(rig.group)
+    read = 8 * (2000 - len(rig.group.lots))
+    assert read / (rig.clock.now - began) == pytest.approx(4096, rel=0.01)
+
+
 def test_a_group_that_cannot_be_had_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig([syn(80)])
     rig.refusals = [PermissionError(1, "Operation not permitted")]
