@@ -43,11 +43,7 @@ class Authorizer:
 
     def guard(self, route: Route) -> Route:
         """Return a route that answers those who may read, and tells the others why not."""
-
-        def answer(request: Request) -> Response:
-            return self._refusal(request) or route.answer(request)
-
-        return route._replace(answer=answer)
+        return route._replace(refuse=self._refusal)
 
     def _refusal(self, request: Request) -> Response | None:
         scheme, _, token = request.authorization.partition(" ")
@@ -87,8 +83,13 @@ class Authorizer:
             self._decided[key] = _Decision(access, now)
             self._decided.move_to_end(key)
             while len(self._decided) > REMEMBERED:
-                self._decided.popitem(last=False)
+                del self._decided[self._first_to_go()]
             return access
+
+    def _first_to_go(self) -> bytes:
+        """Return the oldest decision: of those who were not let in, for anybody can send any token."""
+        refused = (key for key, one in self._decided.items() if one.access is not Access.ALLOWED)
+        return next(refused, None) or next(iter(self._decided))
 
     def _tell(self, fault: str) -> None:
         """Log a trouble when it begins or changes."""

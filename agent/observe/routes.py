@@ -52,12 +52,14 @@ class Response(NamedTuple):
 class Route(NamedTuple):
     """One path: who answers, what the index says of it, and whether few are sent at the same time.
 
-    ``large``: the answer takes memory until the client has read it.
+    ``large``: the answer takes memory until the client has read it. ``refuse`` is asked first, and what it
+    returns is the answer: who is not let in takes no place from those who are.
     """
 
     answer: Callable[[Request], Response]
     about: str = ""
     large: bool = False
+    refuse: Callable[[Request], Response | None] | None = None
 
 
 Routes = Mapping[str, Route]

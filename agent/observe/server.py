@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from types import MappingProxyType
-from typing import cast
+from typing import TypeVar, cast
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from agent import log
@@ -28,6 +28,8 @@ from agent.observe.routes import TEXT, Request, Response, Routes, index, own_rou
 from agent.observe.tls import Certificate
 
 _log = log.get(__name__)
+
+T = TypeVar("T")
 
 _BIND_SECONDS = 2.0
 _TURN_SECONDS = 0.2
@@ -119,7 +121,8 @@ class RouteServer:
     def _bind(self) -> None:
         try:
             wrap = _plain if self._certificate is None else self._certificate().wrap
-            self._server = _Server(self._address, self.port, self._respond, self._large(), self._names, wrap)
+            asked = self._refuse, self._respond
+            self._server = _Server(self._address, self.port, *asked, self._large(), self._names, wrap)
         except OSError as error:
             fault = Fault(
                 f"{self._what} cannot be served on {self._address} port {self.port}: "
@@ -141,20 +144,29 @@ class RouteServer:
         # A family that is turned off has no address at all.
         return self._remedies[error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)]
 
+    def _refuse(self, request: Request) -> Response | None:
+        """Return what a client is told who is not let in; None who is."""
+        route = self._routes.get(request.path)
+        return None if route is None or route.refuse is None else _safely(route.refuse, request)
+
     def _respond(self, request: Request) -> Response:
         route = self._routes.get(request.path)
-        try:
-            if route is not None:
-                return route.answer(request)
-        except Exception as error:
-            _log.exception("status request failed", path=request.path)
-            return Response(500, TEXT, f"{type(error).__name__}: {error}\n".encode())
+        if route is not None:
+            return _safely(route.answer, request)
         if request.path == "/":
             return index(self._routes)
         return Response(404, TEXT, f"no such page: {request.path}; / lists what there is\n".encode())
 
     def _large(self) -> frozenset[str]:
         return frozenset(path for path, route in self._routes.items() if route.large)
+
+
+def _safely(ask: Callable[[Request], T], request: Request) -> T | Response:
+    try:
+        return ask(request)
+    except Exception as error:
+        _log.exception("status request failed", path=request.path)
+        return Response(500, TEXT, f"{type(error).__name__}: {error}\n".encode())
 
 
 def _path(url: SplitResult) -> str:
@@ -194,12 +206,14 @@ class _Server(http.server.ThreadingHTTPServer):
         self,
         address: str,
         port: int,
+        refuse: Callable[[Request], Response | None],
         respond: Callable[[Request], Response],
         large: frozenset[str],
         names: frozenset[str],
         wrap: Callable[[socket.socket], socket.socket],
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.refuse = refuse
         self.respond = respond
         self.large = large
         self.names = names
@@ -313,6 +327,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         accept, authorization = self.headers.get("Accept", ""), self.headers.get("Authorization", "")
         request = Request(_path(self._url), parse_qs(self._url.query), accept, authorization)
+        if (refused := self.server.refuse(request)) is not None:
+            self._send(refused)
+            return
         if request.path not in self.server.large:
             self._send(self.server.respond(request))
             return
@@ -323,9 +340,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             )
             return
         try:
-            self._send(self.server.respond(request))
+            response = self.server.respond(request)
+            if response.stream is None:
+                self._send(response)
+                return
         finally:
             self.server.sending_large.release()
+        # A stream has a bound of its own, and goes on for as long as its client likes.
+        self._send(response)
 
     def do_HEAD(self) -> None:
         self.do_GET()

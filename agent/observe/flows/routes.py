@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from agent.dataplane.logged import Decided
@@ -18,18 +19,21 @@ from agent.observe.routes import TEXT, Request, Response, Route
 LINES = "application/jsonl"
 EVENTS = "text/event-stream"
 
+_NUMBER = re.compile(r"[0-9]{0,9}")
+
 _BEAT = 2.0
 """Seconds of silence after which an empty line shows that the agent is there."""
 
 
 def flow_routes(flows: Flows) -> dict[str, Route]:
     """Return the route of reports."""
-    return {"/flows": Route(lambda request: _answer(flows, request), "denied connections and why (JSON)")}
+    about = "denied connections and why (JSON)"
+    return {"/flows": Route(lambda request: _answer(flows, request), about, large=True)}
 
 
 def _answer(flows: Flows, request: Request) -> Response:
     verdict, limit = request.one("verdict"), request.one("limit")
-    if (verdict and verdict not in tuple(Decided)) or not (limit or "0").isdecimal():
+    if (verdict and verdict not in tuple(Decided)) or not _NUMBER.fullmatch(limit):
         return Response(400, TEXT, b"verdict is denied or allowed, limit is a number\n")
     wanted = Wanted(Decided(verdict) if verdict else None, request.one("pod"), request.one("policy"))
     if not request.one("follow"):

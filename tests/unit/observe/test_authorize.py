@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import threading
+
 import pytest
 
 from agent.observe.authorize import AWAY_SECONDS, REMEMBERED, REMEMBERED_SECONDS, Authorizer
 from agent.observe.routes import TEXT, Request, Response, Route
+from agent.observe.server import STATUS_AT_ONCE, RouteServer
 from agent.sources.apiserver.review import Access, ReviewError
 
 
@@ -26,7 +31,9 @@ class Server:
         return self.says
 
     def get(self, authorization: str = "Bearer abc") -> Response:
-        return self.route.answer(Request("/metrics", {}, "", authorization))
+        request = Request("/metrics", {}, "", authorization)
+        assert self.route.refuse is not None
+        return self.route.refuse(request) or self.route.answer(request)
 
 
 @pytest.fixture
@@ -90,3 +97,52 @@ def test_what_is_remembered_is_bounded(server: Server) -> None:
     assert len(server.asked) == asked
     server.get("Bearer 0")
     assert len(server.asked) == asked + 1
+
+
+def test_tokens_that_anybody_sends_push_out_nobody_who_was_let_in(server: Server) -> None:
+    server.get("Bearer prometheus")
+    server.says = Access.UNKNOWN
+    for number in range(2 * REMEMBERED):
+        server.get(f"Bearer {number}")
+    asked = len(server.asked)
+    assert server.get("Bearer prometheus").code == 200
+    assert len(server.asked) == asked
+
+
+def test_who_is_not_let_in_takes_no_place_from_those_who_are() -> None:
+    asking, block = threading.Semaphore(0), threading.Event()
+
+    def review(token: str) -> Access:
+        if token.isalpha():
+            return Access.ALLOWED
+        asking.release()
+        block.wait(10)
+        return Access.UNKNOWN
+
+    route = Authorizer(review).guard(Route(lambda _: Response(200, TEXT, b"figures"), large=True))
+    server = RouteServer("127.0.0.1", 0, {"/metrics": route})
+    server.start()
+
+    def get(token: str) -> int:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as client:
+            client.request("GET", "/metrics", headers={"Authorization": f"Bearer {token}"})
+            return client.getresponse().status
+
+    codes: list[int] = []
+    try:
+        assert get("prometheus") == 200
+        others = [
+            threading.Thread(target=lambda n=n: codes.append(get(str(n)))) for n in range(2 * STATUS_AT_ONCE)
+        ]
+        for other in others:
+            other.start()
+        assert asking.acquire(timeout=10)
+        threading.Event().wait(0.3)
+        assert get("prometheus") == 200
+        block.set()
+        for other in others:
+            other.join()
+        assert codes == [401] * len(others)
+    finally:
+        block.set()
+        server.stop()

@@ -138,3 +138,28 @@ def test_streams_are_few(serve: Serve) -> None:
     again, received = follow(port)
     assert b" 200 " in received.splitlines()[0]
     again.close()
+
+
+def test_a_stream_takes_no_place_from_large_answers(serve: Serve) -> None:
+    ends = threading.Event()
+
+    def stream() -> Iterator[bytes]:
+        yield b"first\n"
+        ends.wait(10)
+
+    def answer(request: Request) -> Response:
+        return Response(200, TEXT, b"", stream() if request.query else None)
+
+    asked = serve({"/flows": Route(answer, large=True)})
+    clients = [socket.create_connection(("127.0.0.1", asked.port), 5) for _ in range(STREAMS_AT_ONCE)]
+    try:
+        for client in clients:
+            client.sendall(b"GET /flows?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while b"first" not in client.recv(4096):
+                pass
+        assert get(asked, "/flows")[0].status == 200
+        assert get(asked, "/status")[0].status == 200
+    finally:
+        ends.set()
+        for client in clients:
+            client.close()
