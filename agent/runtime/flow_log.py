@@ -213,8 +213,8 @@ class FlowLog:
 
 
 _ENOUGH = 1024
-"""So many packets are read in :data:`GATHER` seconds at most. With ``all`` a pod may have more logged than can
-be read, and who reads takes the processor from the loop: what is more is lost in the kernel, and counted."""
+"""So many packets are read in :data:`GATHER` seconds at most. With ``all`` a pod may have more logged than
+can be read, and reading takes the processor from the loop: the rest is lost in the kernel, and counted."""
 
 _COUNTED = 256
 """Addresses of which denied packets are counted in a window. More are not one node's pods: a pod forges
