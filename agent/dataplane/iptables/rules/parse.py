@@ -1,4 +1,4 @@
-"""The one place where the text of a rule is taken apart: what is read from the kernel is no more than text.
+"""The one place where a rule's text becomes a value: what is read from the kernel is no more than text.
 
 Rules of ours that another run of the agent wrote, or that the agent finds changed, become the values that
 :mod:`.rule` describes. Rules of other programs are asked where they lead.

@@ -46,13 +46,8 @@ class Trees:
     """
 
     def __init__(self, families: Iterable[Family]) -> None:
+        """Make empty trees; each is rendered whole the first time."""
         self.families = tuple(families)
-        self._states: dict[Tree, _State] = {}
-        self._touched: set[Tree] = set()
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything; each tree is rendered whole the next time."""
         self._states = {(d, f): _State() for d in Direction for f in self.families}
         self._touched = set(self._states)
 
