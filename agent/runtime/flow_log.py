@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,9 @@ from agent.kernel.headers import decode
 from agent.kernel.nflog import Logged, NflogSocket
 from agent.kube.logging import Amount
 from agent.net import Direction
-from agent.observe.flows.digest import Digest, Inventory
 from agent.observe.flows.flow import REASONS, Report, Unlogged
 from agent.observe.flows.hub import Flows
+from agent.observe.flows.inventory import Inventory
 from agent.observe.flows.sinks import sink_of
 from agent.policy.engine import Engine
 from agent.runtime.inbox import Inbox
@@ -27,6 +28,7 @@ from agent.settings import Settings
 from agent.words import count, one_line
 
 if TYPE_CHECKING:
+    from agent.observe.flows.digest import Digest
     from agent.observe.flows.events import EventSink
 
 _log = log.get(__name__)
@@ -92,7 +94,7 @@ class FlowLog:
         self._burst = burst
         self._count = count
         self._more_faults = faults
-        self._digest = Digest(inventory, window, clock.time)
+        self._inventory = inventory
         self._stopping = threading.Event()
         self._fault: tuple[Fault, ...] = ()
         self._came: Counter[tuple[Direction, bytes]] = Counter()
@@ -101,6 +103,13 @@ class FlowLog:
         self._lost = 0
         self.unlogged: Counter[str] = Counter()
         """How many packets were not logged since the start, by the word for why. For any thread."""
+
+    @functools.cached_property
+    def _digest(self) -> Digest:
+        # Most nodes log nothing: the specification, which says why, is not loaded there.
+        from agent.observe.flows.digest import Digest
+
+        return Digest(self._inventory, self._window, self._clock.time)
 
     def start(self) -> None:
         """Begin to listen."""

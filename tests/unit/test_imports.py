@@ -8,10 +8,11 @@ import sys
 import pytest
 
 PACKAGES = ("rich", "pyroute2", "kubernetes", "iptc", "yaml", "watchfiles", "jinja2")
-WHO_ASKS = ("agent.observe.explain.live", "agent.observe.page.pages")
+WITH_THE_FIRST_QUESTION = ("netaddr", "prometheus_client")
+WHO_ASKS = ("agent.observe.explain.live", "agent.observe.page.pages", "agent.spec")
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, *WHO_ASKS])
+@pytest.mark.parametrize("package", [*PACKAGES, *WITH_THE_FIRST_QUESTION, *WHO_ASKS])
 def test_running_loads_only_what_is_used(package: str) -> None:
     code = f"import agent.runtime.start, sys; sys.exit({package!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

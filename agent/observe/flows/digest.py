@@ -19,12 +19,11 @@ from agent.dataplane.logged import judged_by
 from agent.kernel.conntrack import Tuple
 from agent.kernel.headers import ICMP, ICMPV6, Headers, decode
 from agent.kernel.nflog import Logged
-from agent.kube.model import Pod
 from agent.net import Direction, Protocol, address_text
 from agent.observe.flows.flow import End, Flow, Moment, Report, Unlogged
 from agent.observe.flows.fold import Folding, Repeats, Sort
+from agent.observe.flows.inventory import Inventory
 from agent.observe.flows.why import Reason, cluster_in, reason
-from agent.policy.extract import Extract
 from agent.spec.cluster import Cluster, owner
 from agent.spec.evaluator import judge_direction
 from agent.spec.verdict import Packet
@@ -43,13 +42,6 @@ HOSTS_KEPT = 30.0
 _NAMES = {protocol.value: protocol.name for protocol in Protocol} | {ICMP: "ICMP", ICMPV6: "ICMPv6"}
 _MIDDLE = "it is not the first packet of a connection, and connection tracking does not know the connection"
 _FRAGMENT = "it is a later fragment of a packet, without ports"
-
-
-class Inventory(NamedTuple):
-    """How the inventory is asked, from another thread than the loop's. Both may raise TimeoutError."""
-
-    extract: Callable[[Sequence[bytes]], Extract]
-    pods: Callable[[], Iterable[Pod]]
 
 
 class _New(NamedTuple):

@@ -11,8 +11,9 @@ from agent.kernel.nflog import Logged, NflogSocket
 from agent.kube.logging import Amount, Logging
 from agent.kube.model import Object
 from agent.net import Direction
-from agent.observe.flows.digest import AT_ONCE, Digest, Inventory
+from agent.observe.flows.digest import AT_ONCE, Digest
 from agent.observe.flows.flow import Flow
+from agent.observe.flows.inventory import Inventory
 from agent.observe.flows.why import reason
 from agent.policy.engine import Engine
 from agent.spec.cluster import Cluster, cluster_of

@@ -15,8 +15,9 @@ from agent.dataplane.logged import Decided
 from agent.kernel.nflog import NflogSocket
 from agent.kube.logging import Amount, Logging
 from agent.net import Direction, Family
-from agent.observe.flows.digest import Digest, Inventory
+from agent.observe.flows.digest import Digest
 from agent.observe.flows.flow import Flow
+from agent.observe.flows.inventory import Inventory
 from tests.kernel.semantics.stage import Stage, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
 from tests.lab import packets

@@ -11,9 +11,9 @@ from agent.dataplane.logged import Decided, Judged, LogCount
 from agent.kernel.nflog import Logged
 from agent.kube.logging import logging_of
 from agent.net import Direction
-from agent.observe.flows.digest import Inventory
 from agent.observe.flows.flow import Flow, Report, Unlogged
 from agent.observe.flows.hub import Flows
+from agent.observe.flows.inventory import Inventory
 from agent.policy.engine import Engine
 from agent.runtime.flow_log import GATHER, IDLE, RETRY, Counted, FlowLog, make_flow_log
 from agent.runtime.inbox import Inbox

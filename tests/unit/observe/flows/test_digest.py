@@ -16,7 +16,7 @@ from agent.kernel.nflog import Logged
 from agent.kube.events import Event, Invalid
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Object, Peer, Pod, Port, Rule, Selector
 from agent.net import Direction, address_text
-from agent.observe.flows.digest import AT_ONCE, BURST, Digest, Inventory
+from agent.observe.flows.digest import AT_ONCE, BURST, Digest
 from agent.observe.flows.flow import (
     REASONS,
     End,
@@ -28,6 +28,7 @@ from agent.observe.flows.flow import (
     as_text,
     from_json,
 )
+from agent.observe.flows.inventory import Inventory
 from agent.policy.budget.limits import DEFAULT, Budgets, PolicyBudget
 from agent.policy.engine import Engine
 from agent.policy.extract import Extract
