@@ -17,6 +17,10 @@ from agent.policy.program import PodId
 _SCALE = 10_000
 """XT_LIMIT_SCALE: so many parts of a second the kernel counts in."""
 
+_ALL = 1_000
+"""Packets a second, and at once, where all are to be logged. A tenant's annotation may ask for that: a flood
+of one pod must not take the room in which others' packets wait for their reader."""
+
 _USUAL_BURST = 5
 """The burst that iptables does not print."""
 
@@ -32,11 +36,9 @@ def log_rule(
     """Return the rule that logs a packet, or none where none is to be logged."""
     if options.log is None or amount in (None, Amount.OFF):
         return []
-    limit = ""
-    if amount is Amount.SAMPLED:
-        burst = options.log.burst
-        limit = f"-m limit --limit {nearest_rate(options.log.rate)}/sec"
-        limit += f" --limit-burst {burst}" if burst != _USUAL_BURST else ""
+    rate, burst = (options.log.rate, options.log.burst) if amount is Amount.SAMPLED else (_ALL, _ALL)
+    limit = f"-m limit --limit {nearest_rate(rate)}/sec"
+    limit += f" --limit-burst {burst}" if burst != _USUAL_BURST else ""
     target = f"--nflog-prefix {judged.prefix} --nflog-group {options.log.group}"
     return [jump("NFLOG", *matches, limit, options=target, about=about)]
 
