@@ -54,6 +54,10 @@ TRIM_SECONDS = 60.0
 GATHER_SECONDS = 0.05
 _LATE = 1_000
 """Rows whose time in the kernel is still to come, that are remembered."""
+_SET_BY = 3_600.0
+"""A clock that was set by more seconds is doubted: rows go by their age, and all of them would."""
+_DOUBTED = 3_600.0
+"""For how many seconds."""
 _DETAIL = 1_000
 """Characters of one line of detail."""
 _TOLD = frozenset({Subject.POLICY, Subject.POD, Subject.NAMESPACE, Subject.REMOTE_PODS})
@@ -89,6 +93,8 @@ class Writer:
         self._late: dict[int, int] = {}
         """The row in the file, for a change's number."""
         self._retry_at = AT_ONCE
+        self._offset = clock.time() - clock.monotonic()
+        self._trusted_at = AT_ONCE
         self._trouble = ""
         self._aside = (directory / DAMAGED).exists()
 
@@ -229,7 +235,7 @@ class Writer:
                 store.settle(self._late.pop(number), settled[number])
             while len(self._late) > _LATE:
                 del self._late[next(iter(self._late))]
-            store.trim(self._clock.time())
+            store.trim(self._age_from())
         except StoreError as error:
             self._failed(error)
             return
@@ -237,6 +243,16 @@ class Writer:
         if self._trouble:
             _log.info("the history is written again", file=str(self._directory / NAME))
             self._trouble = ""
+
+    def _age_from(self) -> float:
+        """Return the time that ages are counted from, in ``time.time()`` seconds.
+
+        After the clock has been set by much, no row is too old for a while: it may be set right again.
+        """
+        now, offset = self._clock.monotonic(), self._clock.time() - self._clock.monotonic()
+        if abs(offset - self._offset) > _SET_BY:
+            self._offset, self._trusted_at = offset, now + _DOUBTED
+        return self._clock.time() if now >= self._trusted_at else AT_ONCE
 
     def _open(self) -> Store:
         try:

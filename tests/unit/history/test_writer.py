@@ -210,3 +210,24 @@ def test_a_change_that_cannot_be_told_costs_no_other_its_row(writer: Writer) -> 
     (lost,) = (row for row in writer.rows(Query()) if row.subject is Subject.HISTORY)
     assert (lost.what, lost.count, lost.detail) == (What.LOST, 1, ("it cannot be told: ValueError",))
     assert writer.faults() == ()
+
+
+def test_a_clock_that_jumps_and_is_set_right_again_takes_no_rows(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(tmp_path, BIG, 30 * 86_400.0, clock)
+    began = clock.time()
+    jump = 0.0
+    monkeypatch.setattr(clock, "time", lambda: began + clock.now + jump)
+    clock.now = 0.0
+    writer.put(change(1)._replace(seen=began))
+    writer.work()
+    assert names(writer) == ["prod/p1"]
+    for jump in (YEAR, 0.0, YEAR):  # noqa: B007 - what the clock adds
+        clock.now += 60
+        writer.work()
+        assert names(writer) == ["prod/p1"]
+    # A clock that stays is right.
+    clock.now += 3_601
+    writer.work()
+    assert names(writer) == []
