@@ -21,7 +21,8 @@ _UNITS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400
 class Query(NamedTuple):
     """Which rows: all that fit every part that is given, the newest ``limit`` of them.
 
-    ``pod``: rows about the pod, and those that isolated it, opened it or changed a policy that selects it.
+    ``pod``: rows about the pod, and those that isolated it, opened it or changed a policy that selects it;
+    also what others changed in the kernel, which may have opened or closed any pod.
     ``namespace``: of the object, or its own name. ``since`` and ``until`` are ``time.time()`` seconds.
     """
 

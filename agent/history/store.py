@@ -282,8 +282,9 @@ def _condition(query: Query) -> tuple[str, list[object]]:
     if query.pod is not None:
         pod = query.pod
         add(
-            "(subject = ? AND namespace = ? AND name = ? OR id IN (SELECT row FROM pods WHERE pod = ?))",
-            *(Subject.POD.value, pod.namespace, pod.name, str(pod)),
+            "(subject = ? AND namespace = ? AND name = ? OR id IN (SELECT row FROM pods WHERE pod = ?)"
+            " OR subject = ?)",
+            *(Subject.POD.value, pod.namespace, pod.name, str(pod), Subject.REPAIR.value),
         )
     if query.policy is not None:
         add(

@@ -261,7 +261,8 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     """A NetworkPolicy with ``policyTypes`` resolved.
 
     A direction that is None is not named by the policy; an empty tuple isolates and allows nothing.
-    ``created`` is RFC 3339 text in UTC, empty when unset.
+    ``created`` is RFC 3339 text in UTC, empty when unset. ``ignored`` are the directions that it has
+    rules for and does not name: these rules have no effect, and people are told so.
     """
 
     namespace: str
@@ -270,6 +271,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     ingress: tuple[Rule, ...] | None = None
     egress: tuple[Rule, ...] | None = None
     created: str = ""
+    ignored: tuple[Direction, ...] = ()
 
     @property
     def key(self) -> Key:

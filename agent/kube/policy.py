@@ -21,7 +21,7 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
-from agent.net import Network, Protocol
+from agent.net import Direction, Network, Protocol
 
 PROTOCOLS = {p.name: p for p in Protocol}
 
@@ -77,6 +77,7 @@ def read_policy(key: Key, spec: object, *, strict: bool) -> PolicyReading:
                 pod_selector=selector,
                 ingress=rules["ingress"] if "Ingress" in types else None,
                 egress=rules["egress"] if "Egress" in types else None,
+                ignored=tuple(d for d in Direction if rules[d.value] and d.value.capitalize() not in types),
             )
         )
     if not selector_readable:

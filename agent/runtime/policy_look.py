@@ -63,11 +63,16 @@ def _known(engine: Engine, key: Key) -> _Known | None:
             for rule in lowered.rules(family) if lowered is not None else ():
                 rules.setdefault((direction, rule.number), []).append(rule)
                 sizes.update((set_id, len(program.sets[set_id])) for set_id in rule.sets())
-    return _Known(policy, frozenset(engine.selected_by(key)), rules, sizes, tuple(_problems(engine, key)))
+    problems = tuple(_problems(engine, key, policy))
+    return _Known(policy, frozenset(engine.selected_by(key)), rules, sizes, problems)
 
 
-def _problems(engine: Engine, key: Key) -> list[str]:
-    found = []
+def _problems(engine: Engine, key: Key, policy: NetworkPolicy) -> list[str]:
+    found = [
+        f"its rules for {direction} have no effect: its policyTypes do not name {kind}; add {kind} there"
+        for direction in policy.ignored
+        for kind in (direction.value.capitalize(),)
+    ]
     if (excess := engine.over_budget().get(key)) is not None:
         found.append(f"it is over budget, so it isolates its pods and allows nothing: {excess}")
     for kind, invalid, problems in engine.invalid():

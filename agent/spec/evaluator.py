@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 
-from agent.kube.model import IPBlock, Key, NetworkPolicy, Peer, Pod, Port, Rule
+from agent.kube.model import IPBlock, Key, NetworkPolicy, Peer, Pod, Port, Rule, Selector
 from agent.net import Direction, Family, Protocol, address_text, family_of
 from agent.spec.cluster import (
     Cluster,
@@ -23,6 +23,7 @@ from agent.spec.cluster import (
     owner,
     stranger_text,
 )
+from agent.spec.hints import labels_text, not_selecting, without_dns, without_effect
 from agent.spec.verdict import (
     Answer,
     DirectionVerdict,
@@ -155,7 +156,13 @@ def _if_not_isolated(cluster: Cluster, direction: Direction, packet: Packet) -> 
     pod = _pod(cluster, direction, packet)
     if isolating(cluster, direction, pod):
         return None
-    return DirectionVerdict(direction, True, pod.key, (), f"no policy isolates {pod.key} on {direction}")
+    why = f"no policy isolates {pod.key} on {direction}"
+    policies = _policies(cluster, pod)
+    hints = (
+        *without_effect(policies, direction, pod),
+        *not_selecting(policies, direction, pod),
+    )
+    return DirectionVerdict(direction, True, pod.key, (), why, hints)
 
 
 def _by_policies(cluster: Cluster, direction: Direction, packet: Packet) -> DirectionVerdict:
@@ -179,7 +186,12 @@ def _by_policies(cluster: Cluster, direction: Direction, packet: Packet) -> Dire
     )
     allowed = any(rule.allows for finding in findings for rule in finding.rules)
     why = "a rule allows it" if allowed else "no rule of the policies that isolate it allows it"
-    return DirectionVerdict(direction, allowed, pod.key, findings, why)
+    policies = isolating(cluster, direction, pod)
+    hints = (
+        *without_effect(_policies(cluster, pod), direction, pod),
+        *(without_dns(policies, pod) if direction is Direction.EGRESS else ()),
+    )
+    return DirectionVerdict(direction, allowed, pod.key, findings, why, hints)
 
 
 def isolating(cluster: Cluster, direction: Direction, pod: Pod) -> list[NetworkPolicy]:
@@ -188,14 +200,16 @@ def isolating(cluster: Cluster, direction: Direction, pod: Pod) -> list[NetworkP
     They are of the pod's namespace, name the direction in policyTypes and select the pod. A namespace's
     DefaultDeny annotation counts as one that selects every pod, names Ingress, and has no rule.
     """
-    return sorted(
-        (
-            policy
-            for policy in in_force(cluster, pod.namespace)
-            if policy.rules(direction) is not None and policy.pod_selector.matches(pod.labels)
-        ),
-        key=lambda policy: policy.key,
-    )
+    return [
+        policy
+        for policy in _policies(cluster, pod)
+        if policy.rules(direction) is not None and policy.pod_selector.matches(pod.labels)
+    ]
+
+
+def _policies(cluster: Cluster, pod: Pod) -> list[NetworkPolicy]:
+    """Return the policies of a pod's namespace, sorted by key."""
+    return sorted(in_force(cluster, pod.namespace), key=lambda policy: policy.key)
 
 
 # --- One rule ---------------------------------------------------------------------------------------------
@@ -236,10 +250,14 @@ def _peer(cluster: Cluster, namespace: str, peer: Peer, address: bytes) -> Answe
         if known is None:
             return Answer(False, f"namespace {pod.namespace} is not known")
         if not peer.namespace_selector.matches(known.labels):
-            return Answer(False, f"namespace {pod.namespace} does not match {peer.namespace_selector}")
+            return _unlike(f"namespace {pod.namespace}", peer.namespace_selector, known.labels)
     if peer.pod_selector is not None and not peer.pod_selector.matches(pod.labels):
-        return Answer(False, f"{pod.key} does not match {peer.pod_selector}")
+        return _unlike(str(pod.key), peer.pod_selector, pod.labels)
     return Answer(True, f"{pod.key} matches {_selected_text(namespace, peer)}")
+
+
+def _unlike(what: str, selector: Selector, labels: dict[str, str]) -> Answer:
+    return Answer(False, f"{what} does not match {selector}: it has {labels_text(selector, labels)}")
 
 
 def _block(block: IPBlock, address: bytes) -> Answer:

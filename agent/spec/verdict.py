@@ -60,6 +60,7 @@ class DirectionVerdict(NamedTuple):
 
     ``pod`` is the pod judged, None when the address is no pod's. ``policies`` are those that isolate it in
     this direction, sorted by key; without any it is not isolated, or was not asked about, as ``why`` says.
+    ``hints``: what decides nothing and may be a mistake (:mod:`agent.spec.hints`).
     """
 
     direction: Direction
@@ -67,6 +68,7 @@ class DirectionVerdict(NamedTuple):
     pod: Key | None
     policies: tuple[PolicyFinding, ...]
     why: str
+    hints: tuple[str, ...] = ()
 
     @property
     def isolated(self) -> bool:

@@ -70,7 +70,9 @@ def test_each_node_says_its_half_and_what_its_kernel_counts(scene: Scene) -> Non
     assert [family["family"] for family in families] == [4, 6]
     for part in directions(denied, "ingress"):
         assert (part["here"], part["node"], part["allowed"]) == (True, scene.near.name, False)
-        assert part["policies"][0]["rules"][0]["peer"]["why"].endswith("does not match app=friend")
+        assert part["policies"][0]["rules"][0]["peer"]["why"].endswith(
+            "does not match app=friend: it has app=stranger"
+        )
         assert part["kernel"]["holds"] == "yes"
         (decides,) = part["kernel"]["rules"]
         assert decides["about"] == f"no ingress policy allows it: pod {server.name}"

@@ -96,7 +96,7 @@ def test_who_is_denied_is_told_where_the_annotation_says_so(scene: Scene) -> Non
         assert flow.policies == (f"{namespace}/in",)
         assert flow.nearest is not None
         assert (flow.nearest.rule, flow.nearest.peer, flow.nearest.port) == (0, False, True)
-        assert flow.nearest.why == f"{stranger.name} does not match app=friend"
+        assert flow.nearest.why == f"{stranger.name} does not match app=friend: it has app=stranger"
     scene.expect(allowed=ways[:1])
     wait_until(lambda: bool(told(scene.near, pod=friend.name, verdict="allowed")), 20)
     (allowed, *_) = told(scene.near, pod=friend.name, verdict="allowed")

@@ -88,6 +88,18 @@ def test_each_agent_that_is_reached_says_how_it_is_and_of_others_their_kubelet(a
     assert f"2 of {len(found)} nodes ready" in shown.stdout
 
 
+def test_an_agent_that_is_down_is_told_from_one_that_answers_on_loopback_only(asked: Asked) -> None:
+    client, pod = asked.cluster.client, "netpol-agent-local"
+    client.set_pod_status(NAMESPACE, pod, {"conditions": [{"type": "Ready", "status": "False"}]})
+    try:
+        error = asked.nodes("admin")["local"]["error"]
+    finally:
+        client.set_pod_status(NAMESPACE, pod, {"conditions": [{"type": "Ready", "status": "True"}]})
+    assert "its kubelet says that it is not ready" in error
+    assert f"kubectl -n {NAMESPACE} logs {pod} --previous" in error
+    assert "--health-address" not in error
+
+
 def test_the_right_that_is_lacking_is_named(asked: Asked) -> None:
     """The agent's own account may list pods, and neither ask their proxy nor list nodes."""
     found = asked.nodes("agent")

@@ -224,7 +224,7 @@ def test_a_question_is_in_the_address(browser: webdriver.Chrome, play: Play) -> 
     assert browser.current_url.endswith("/ask?from=shop%2Fweb&to=shop%2Fdb&port=5432")
     text = main_text(browser)
     assert "shop/web to shop/db, 5432: denied" in text
-    assert "not by rule 0 of shop/api-to-db: peer (shop/web does not match app=api)" in text
+    assert "not by rule 0 of shop/api-to-db: peer (shop/web does not match app=api: it has app=web)" in text
     assert "in the kernel" in text
     assert browser.find_element(By.ID, "to").get_attribute("value") == "shop/db"
     click(browser, "rule 0 of shop/api-to-db")

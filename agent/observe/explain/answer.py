@@ -88,7 +88,7 @@ class DirectionAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """One direction's verdict: of the source's egress, or of the destination's ingress.
 
     From a running agent also: ``node``, on which it is enforced; ``here``, whether that is the agent's own;
-    and, if so, whether its kernel holds it.
+    and, if so, whether its kernel holds it. ``hints``: what decides nothing and may be a mistake.
     """
 
     pod: str | None
@@ -99,6 +99,7 @@ class DirectionAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str = ""
     here: bool | None = None
     kernel: KernelAnswer | None = None
+    hints: tuple[str, ...] = ()
 
 
 class ConnectionAnswer(msgspec.Struct, frozen=True):
@@ -208,6 +209,7 @@ def _direction(verdict: DirectionVerdict) -> DirectionAnswer:
         isolated=verdict.isolated,
         why=verdict.why,
         policies=tuple(map(_policy, verdict.policies)),
+        hints=verdict.hints,
     )
 
 

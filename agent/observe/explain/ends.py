@@ -195,7 +195,9 @@ def _behind(service: FoundService, asked: Service, found: Resolved) -> Iterator[
     if not numbers:
         raise Unresolved(f"Service {service.key}: no endpoint has its port {asked.port}")
     told = ", ".join(map(str, sorted(set(numbers.values()))))
-    found.notes.append(_about(service, f"port {asked.port} there is {protocol} {told} on {_pods(numbers)}"))
+    judged = f"; policies judge {told}, the port of the pod" if set(numbers.values()) != {asked.port} else ""
+    on = f"{protocol} {told} on {_pods(numbers)}{judged}"
+    found.notes.append(_about(service, f"port {asked.port} there is {on}"))
     if len(ready) < len(service.backends):
         found.notes.append(f"{len(service.backends) - len(ready)} of its endpoints are not ready: left out")
     yield from ((one, Service(asked.protocol, number)) for one, number in numbers.items())

@@ -148,6 +148,12 @@ def _family_lines(family: FamilyAnswer) -> Iterator[str]:
 
 def _direction_lines(direction: Direction, verdict: DirectionAnswer, side: str) -> Iterator[str]:
     """Give the lines about one direction: of what allows it the rules that do, of a denial all of them."""
+    yield from _decided_lines(direction, verdict, side)
+    for hint in verdict.hints:
+        yield f"  [yellow]note:[/] {escape(hint)}"
+
+
+def _decided_lines(direction: Direction, verdict: DirectionAnswer, side: str) -> Iterator[str]:
     whose = f"{direction} of {verdict.pod if verdict.pod is not None else f'the {side}'}"
     if not verdict.isolated:
         yield f"{escape(whose)}: {coloured(outcome_of(verdict.allowed))}, {escape(verdict.why)}"

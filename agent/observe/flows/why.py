@@ -51,7 +51,10 @@ def reason(verdict: DirectionVerdict, decided: Decided, standins: frozenset[str]
 
 def _changed(verdict: DirectionVerdict) -> str:
     now = "allowed" if verdict.allowed else "denied"
-    return f"the policies have changed since, or were not written yet: by those of now it is {now}"
+    return (
+        f"by the policies of now it is {now}: they have changed since, or were not written yet, or somebody "
+        "changed the kernel's rules (netpol-agent history says which)"
+    )
 
 
 def _nearest(policies: tuple[PolicyFinding, ...]) -> Nearest | None:

@@ -65,6 +65,8 @@ def _screen(snapshot: StatusSnapshot, around: Around) -> Iterator[str]:
     else:
         yield "[bold]Kernel[/] not touched yet: what was in it before this agent started is still enforced"
     yield _known(snapshot)
+    if snapshot.applied and any(source.synced and not source.current for source in snapshot.sources):
+        yield "[yellow]Changes made since the last contact are not enforced yet; all known before still is[/]"
     yield from _changes(around.rows)
     yield from _denials(snapshot, around.denied)
     yield ""

@@ -115,11 +115,22 @@ def _ask(connection: Connection, namespace: str, pod: AgentPod, port: int) -> To
             right = f"the right to get pods/proxy in namespace {namespace} is lacking"
             return Told(pod, error=f"{right}: {said}")
         if error.code in (500, 502, 503, 504):
-            remedy = f"its port {port} answers on --health-address only: set that to an address of the node"
-            return Told(pod, error=f"cannot be reached through the API server ({remedy}): {said}")
+            return Told(pod, error=_unreached(namespace, pod, port, said))
         return Told(pod, error=said)
     except (urllib3.exceptions.HTTPError, OSError, UnprovenError, ExpiredError) as error:
         return Told(pod, error=failure(error, connection.address))
+
+
+def _unreached(namespace: str, pod: AgentPod, port: int, said: str) -> str:
+    """Say what to do where the API server does not reach an agent: its kubelet knows whether it runs."""
+    if pod.ready:
+        remedy = f"its port {port} answers on --health-address only: set that to an address of the node"
+        return f"cannot be reached through the API server ({remedy}): {said}"
+    log = f"kubectl -n {namespace} logs {pod.name} --previous"
+    return (
+        f"the agent does not answer, and its kubelet says that it is not ready; the rules that it wrote last "
+        f"stay in force, and changes do not reach this node; look at: {log}: {said}"
+    )
 
 
 def _list(connection: Connection, path: str, query: dict[str, str], what: str) -> list[_Object]:

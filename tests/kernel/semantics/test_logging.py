@@ -97,7 +97,10 @@ def test_a_denied_connection_is_told_at_the_pod_that_denies_it(stage: Stage) -> 
     assert (by_port.nearest.policy, by_port.nearest.rule, by_port.nearest.peer) == ("x/web", 0, True)
     assert by_port.nearest.why == "TCP 81 is not 80"
     assert by_peer.nearest is not None
-    assert (by_peer.nearest.port, by_peer.nearest.why) == (True, "x/b does not match pod=a")
+    assert (by_peer.nearest.port, by_peer.nearest.why) == (
+        True,
+        "x/b does not match pod=a: it has pod=b",
+    )
     assert egress.why == "isolated by x/isolate-t-egress, without any egress rule"
 
 

@@ -215,7 +215,7 @@ def test_json() -> None:
                 {
                     "rule": 0,
                     "allows": False,
-                    "peer": {"matches": False, "why": "shop/web does not match app=api"},
+                    "peer": {"matches": False, "why": "shop/web does not match app=api: it has app=web"},
                     "port": {"matches": True, "why": "TCP 5432"},
                 }
             ],

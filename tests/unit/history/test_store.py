@@ -75,14 +75,15 @@ def test_rows_are_found_by_what_they_are_about(store: Store, tmp_path: Path) -> 
             entry(NOW + 3, Subject.NAMESPACE, name=""),
             entry(NOW + 4, Subject.BUDGET, name="p"),
             entry(NOW + 5, Subject.POD, "test", "db"),
+            entry(NOW + 6, Subject.REPAIR, "", ""),
         ]
     )
-    assert seen(read(tmp_path, Query(pod=Key("prod", "db")))) == [0, 2]
-    assert seen(read(tmp_path, Query(pod=Key("prod", "web")))) == [1]
+    assert seen(read(tmp_path, Query(pod=Key("prod", "db")))) == [0, 2, 6], "a repair may be any pod's"
+    assert seen(read(tmp_path, Query(pod=Key("prod", "web")))) == [1, 6]
     assert seen(read(tmp_path, Query(policy=Key("prod", "p")))) == [0, 4]
     assert seen(read(tmp_path, Query(namespace="prod"))) == [0, 1, 2, 3, 4]
     assert seen(read(tmp_path, Query(since=NOW + 2, until=NOW + 4))) == [2, 3, 4]
-    assert seen(read(tmp_path, Query(pod=Key("prod", "db"), since=NOW + 1))) == [2]
+    assert seen(read(tmp_path, Query(pod=Key("prod", "db"), since=NOW + 1))) == [2, 6]
 
 
 def test_a_row_whose_time_in_the_kernel_comes_later_gets_it(store: Store, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from agent.kube.model import (
     Selector,
 )
 from agent.kube.wire import Bookmark, Decoded, Status, Unreadable, decode_page
-from agent.net import Protocol, address_text
+from agent.net import Direction, Protocol, address_text
 from tests.lab.reading import decode_watch_line
 
 
@@ -187,6 +187,7 @@ def test_policy_types_are_resolved(spec: Any, ingress: Any, egress: Any) -> None
     found = policy(spec)
     assert found.ingress == ingress
     assert (len(found.egress) if found.egress else found.egress) == egress
+    assert found.ignored == tuple(d for d in Direction if spec.get(d.value) and found.rules(d) is None)
 
 
 def test_a_selector_is_in_normal_form() -> None:

@@ -87,6 +87,14 @@ def test_the_screen_says_all_at_a_glance(snapshot: StatusSnapshot) -> None:
     ]
 
 
+def test_while_the_api_server_is_away_it_says_what_is_enforced(snapshot: StatusSnapshot) -> None:
+    first, *others = snapshot.sources
+    behind = msgspec.structs.replace(first, synced=True, current=False)
+    told = "Changes made since the last contact are not enforced yet; all known before still is"
+    assert told in screen(msgspec.structs.replace(snapshot, sources=(behind, *others)), Around())
+    assert told not in screen(snapshot, Around())
+
+
 def test_a_node_that_is_not_ready_says_why_first(facts: Facts) -> None:
     snapshot = take(
         dataclasses.replace(facts, ready=False, applied=False), LoweredProgram(), KernelView({}, {})

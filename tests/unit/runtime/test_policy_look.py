@@ -93,3 +93,14 @@ def test_the_route_answers_with_the_policy_or_says_what_is_wrong() -> None:
     assert (code, decode(body)) == (200, view)
     assert answer("a")[0] == 400
     assert answer("a/b", None) == (404, b"no policy a/b is known\n")
+
+
+def test_rules_of_a_direction_that_it_does_not_name_are_a_problem(enforcing: Rig) -> None:
+    policy = NetworkPolicy(*KEY, ingress=(), ignored=(Direction.EGRESS,))
+    enforcing.source.sink([Upsert(Kind.POLICY, policy)])
+    enforcing.rest(1.0)
+    found = look(enforcing)
+    assert found is not None
+    assert found.problems == (
+        "its rules for egress have no effect: its policyTypes do not name Egress; add Egress there",
+    )

@@ -123,7 +123,9 @@ def test_both_ends_are_named_and_the_nearest_rule_is_told(v6: bool) -> None:
 def test_a_rule_whose_port_alone_matches_is_nearest_if_no_peer_does() -> None:
     api = pod("other", "10.244.1.12", app="other")
     found = Node(api, DB, SHOP, TO_DB).one(denied(syn(api, DB, 5432)))
-    assert found.nearest == Nearest("shop/db", 0, False, True, "shop/other does not match app=api")
+    assert found.nearest == Nearest(
+        "shop/db", 0, False, True, "shop/other does not match app=api: it has app=other"
+    )
 
 
 def test_egress_is_judged_at_its_source() -> None:
@@ -155,7 +157,8 @@ def test_a_policy_that_cannot_be_used_is_named() -> None:
 def test_what_the_policies_of_now_would_not_deny_is_not_explained_by_them() -> None:
     found = Node(WEB, DB, SHOP, TO_DB).one(denied(syn(WEB, DB, 8080)))
     assert found.why == (
-        "the policies have changed since, or were not written yet: by those of now it is allowed"
+        "by the policies of now it is allowed: they have changed since, or were not written yet, or somebody "
+        "changed the kernel's rules (netpol-agent history says which)"
     )
 
 
