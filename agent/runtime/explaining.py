@@ -14,10 +14,10 @@ from agent.kernel.conntrack import ConntrackError
 from agent.kube.model import Key
 from agent.net import address_text
 from agent.observe.explain.ends import Inventory
-from agent.observe.explain.hits import Hits
 from agent.observe.explain.live import Connection, Explainer
 from agent.observe.flows.between import denied, denied_between
 from agent.observe.flows.flow import as_text
+from agent.observe.hits import Hits
 from agent.observe.page.sources import Sources
 from agent.runtime import backends
 from agent.runtime.loop import Agent

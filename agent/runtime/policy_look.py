@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from agent.clock import SYSTEM
 from agent.dataplane.traffic import NOTHING, Amount
 from agent.history.diff import rule_text, selector_text
 from agent.kube.model import Key, Kind, NetworkPolicy
 from agent.net import Direction, Family
+from agent.observe.hits import Hits
 from agent.observe.status.policy import Look, Peers, PolicyView, RuleView
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredRule, SetId
@@ -32,7 +34,7 @@ class _Known(NamedTuple):
 
 def make_look(agent: Agent) -> Look:
     """Return what looks at a policy, for any thread but the loop's own."""
-    views = agent.views
+    views, hits = agent.views, Hits()
 
     def look(key: Key) -> PolicyView | None:
         known = agent.inbox.ask(lambda: _known(views.engine, key))
@@ -45,7 +47,11 @@ def make_look(agent: Agent) -> Look:
                 counts = backends.count_policy(views.choice, agent.families, key)
             except OSError as error:
                 problems = (*problems, f"what its rules have counted cannot be read: {error}")
-        return view(key, known, counts, problems)
+        now = SYSTEM.time()
+        last = {
+            which: hits.saw((key, *which), amount.packets, now) for which, amount in (counts or {}).items()
+        }
+        return view(key, known, counts, problems, last)
 
     return look
 
@@ -83,8 +89,14 @@ def _problems(engine: Engine, key: Key, policy: NetworkPolicy) -> list[str]:
     return found
 
 
-def view(key: Key, known: _Known, counts: Counts | None, problems: tuple[str, ...]) -> PolicyView:
-    """Return a policy as it is shown."""
+def view(
+    key: Key,
+    known: _Known,
+    counts: Counts | None,
+    problems: tuple[str, ...],
+    last: Mapping[tuple[Direction, int], float | None],
+) -> PolicyView:
+    """Return a policy as it is shown; ``last``: when rules were last seen to count, in ``time.time()``."""
     policy, pods = known.policy, known.pods
 
     def isolated(direction: Direction) -> tuple[str, ...] | None:
@@ -93,7 +105,9 @@ def view(key: Key, known: _Known, counts: Counts | None, problems: tuple[str, ..
         return tuple(sorted(str(pod_id.pod) for pod_id in pods if pod_id.direction is direction))
 
     rules = [
-        _rule(direction, number, rule_text(rule, direction.value), known, counts)
+        _rule(
+            direction, number, rule_text(rule, direction.value), known, counts, last.get((direction, number))
+        )
         for direction in Direction
         for number, rule in enumerate(policy.rules(direction) or ())
     ]
@@ -107,7 +121,14 @@ def view(key: Key, known: _Known, counts: Counts | None, problems: tuple[str, ..
     )
 
 
-def _rule(direction: Direction, number: int, text: str, known: _Known, counts: Counts | None) -> RuleView:
+def _rule(
+    direction: Direction,
+    number: int,
+    text: str,
+    known: _Known,
+    counts: Counts | None,
+    last_hit: float | None,
+) -> RuleView:
     here = known.pods and any(pod_id.direction is direction for pod_id in known.pods)
     lowered = known.rules.get((direction, number), [])
     members: dict[str, int] = {}
@@ -124,6 +145,7 @@ def _rule(direction: Direction, number: int, text: str, known: _Known, counts: C
         None if amount is None else amount.packets,
         None if amount is None else amount.bytes,
         bool(here) and not open_to_some,
+        last_hit,
     )
 
 

@@ -20,13 +20,13 @@ from agent.history.query import Query
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Object, Peer, Port, Rule
 from agent.net import Direction, Family
 from agent.observe.explain.ends import Inventory
-from agent.observe.explain.hits import Hits
 from agent.observe.explain.live import Explainer
 from agent.observe.flows.between import denied, denied_between
 from agent.observe.flows.flow import End, Flow, Nearest, as_text
 from agent.observe.flows.hub import Flows
 from agent.observe.flows.routes import flow_routes
 from agent.observe.health import Health
+from agent.observe.hits import Hits
 from agent.observe.page.site import page_routes
 from agent.observe.page.sources import Sources
 from agent.observe.routes import Route

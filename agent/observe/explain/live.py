@@ -29,7 +29,7 @@ from agent.observe.explain.answer import (
     answer_of,
 )
 from agent.observe.explain.ends import Inventory, Unresolved, resolve
-from agent.observe.explain.hits import Hits
+from agent.observe.hits import Hits
 from agent.policy.engine import HeldInvalid
 from agent.policy.extract import Extract
 from agent.spec import unjudged
@@ -289,7 +289,7 @@ class Explainer:
 
     def _rule(self, family: int, rule: CountedRule) -> KernelRule:
         now = self.clock.time()
-        hit = self.hits.saw(family, rule, now)
+        hit = self.hits.saw((family, rule.chain, rule.text), rule.packets, now)
         comment = _COMMENT.search(rule.text)
         return KernelRule(
             about=comment.group(1) if comment else "",

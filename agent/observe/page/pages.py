@@ -203,7 +203,11 @@ def _half(sources: Sources, key: Key, direction: Direction, rules: Sequence[str]
     tracer, now = sources.tracer(), sources.clock.time()
     lines = [
         KernelLine(
-            int(family), number, rule, _COMMENT.sub("", rule.text), sources.hits.saw(int(family), rule, now)
+            int(family),
+            number,
+            rule,
+            _COMMENT.sub("", rule.text),
+            sources.hits.saw((int(family), rule.chain, rule.text), rule.packets, now),
         )
         for family in Family
         for number, rule in tracer.rules_of(direction, key, family)

@@ -10,10 +10,10 @@ from agent.dataplane.trace import Tracer
 from agent.history.change import Row
 from agent.history.query import Query
 from agent.kube.model import Key, NetworkPolicy
-from agent.observe.explain.hits import Hits
 from agent.observe.explain.live import Explainer
 from agent.observe.flows.flow import Flow
 from agent.observe.health import Health
+from agent.observe.hits import Hits
 from agent.observe.snapshot import StatusSnapshot
 from agent.policy.engine import LocalPod
 

@@ -22,7 +22,8 @@ class RuleView(msgspec.Struct, frozen=True):
 
     ``packets`` and ``bytes``: what the kernel has counted for it since the rule was written last, None where
     that cannot be read, or the rule is not in the kernel. ``peers``: the sets that it looks into. ``nobody``:
-    it can match no packet now.
+    it can match no packet now. ``last_hit``: when a look first saw the number of packets that it has now, in
+    ``time.time()`` seconds; None where no look has seen it grow.
     """
 
     direction: str
@@ -32,6 +33,7 @@ class RuleView(msgspec.Struct, frozen=True):
     packets: int | None = None
     bytes: int | None = None
     nobody: bool = False
+    last_hit: float | None = None
 
 
 class PolicyView(msgspec.Struct, frozen=True):

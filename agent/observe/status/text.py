@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from agent.history.change import Row
+from agent.history.change import Row, moment
 from agent.observe.flows.flow import Flow, Report, as_text
 from agent.observe.history.text import headline
 from agent.observe.history.text import time_text as moment_text
@@ -220,6 +220,8 @@ def _policy(policy: PolicyView) -> Iterator[str]:
 def _rule(rule: RuleView) -> Iterator[str]:
     if rule.packets:
         counted = f"[green]{count(rule.packets, 'packet')}[/], {_bytes(rule.bytes or 0)}"
+        if rule.last_hit is not None:
+            counted += f", last seen to grow at {moment_text(moment(rule.last_hit))}"
     elif rule.packets is not None:
         counted = "unused since it was written"
     else:

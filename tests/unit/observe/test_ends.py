@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from agent.dataplane.trace import CountedRule
 from agent.kube.model import Key, Pod
 from agent.observe.explain.ends import Inventory, Unresolved, resolve
-from agent.observe.explain.hits import MOST, Hits
+from agent.observe.hits import MOST, Hits
 from agent.sources.services import Backend, FoundService, ServicePort, ServicesError
 from agent.spec.evaluator import Endpoint
 from agent.spec.question import question_of
@@ -154,7 +153,7 @@ def test_a_rules_last_hit_is_when_a_look_saw_it_grow() -> None:
     hits = Hits()
 
     def look(packets: int, now: float) -> float | None:
-        return hits.saw(4, CountedRule("KUBE-X", "-j RETURN", packets, 0), now)
+        return hits.saw("one", packets, now)
 
     assert [look(5, 1.0), look(5, 2.0), look(6, 3.0), look(6, 4.0), look(0, 5.0), look(1, 6.0)] == [
         None,
@@ -165,5 +164,5 @@ def test_a_rules_last_hit_is_when_a_look_saw_it_grow() -> None:
         6.0,
     ]
     for number in range(MOST):
-        hits.saw(6, CountedRule("KUBE-Y", str(number), 0, 0), 7.0)
+        hits.saw(number, 0, 7.0)
     assert look(1, 8.0) is None

@@ -16,6 +16,7 @@ from agent.history.change import Row, Subject, What, moment
 from agent.net import Direction
 from agent.observe.flows.flow import End, Flow, Unlogged, as_text
 from agent.observe.health import Health, as_dict, readyz
+from agent.observe.history.text import time_text
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.observe.status.policy import Peers, PolicyView, RuleView
 from agent.observe.status.text import Around, checks_of, show_pod, show_policy, show_screen
@@ -136,6 +137,16 @@ def test_a_policy_says_which_rules_are_used_and_which_match_nobody(file: io.Stri
         "",
         "Last changes none is known",
     ]
+
+
+def test_a_rule_that_was_seen_to_grow_says_when(file: io.StringIO) -> None:
+    used = RuleView("ingress", 0, "from all pods", packets=2, bytes=120, last_hit=NOW)
+    show_policy(PolicyView("shop/db", "all pods", (), None, (used,)), None, console(file))
+    assert (
+        file.getvalue()
+        .splitlines()[-1]
+        .endswith(f"(2 packets, 120 B, last seen to grow at {time_text(moment(NOW))})")
+    )
 
 
 def test_a_policy_that_selects_nothing_here_or_allows_nothing_says_so(file: io.StringIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +13,7 @@ from agent.kube.events import Invalid, Problem, Upsert
 from agent.kube.model import Key, Kind, NetworkPolicy, Operator, Peer, Port, Requirement, Rule, Selector
 from agent.net import Direction, Protocol
 from agent.observe.routes import Request
-from agent.observe.status.policy import PolicyView, decode, rules_route
+from agent.observe.status.policy import Look, PolicyView, decode, rules_route
 from agent.runtime import backends
 from agent.runtime.policy_look import make_look
 from tests.unit.runtime.events import far, pod
@@ -23,11 +24,11 @@ NOBODY = Selector((Requirement("app", Operator.IN, ("nobody",)),))
 HTTP = Port(Protocol.TCP, 80)
 
 
-def look(rig: Rig, key: Key = KEY) -> PolicyView | None:
+def look(rig: Rig, key: Key = KEY, ask: Look | None = None) -> PolicyView | None:
     """Ask as another thread does; no time passes."""
     rig.clock.limit = rig.clock.now
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(make_look(rig.agent), key)
+        asked = pool.submit(ask or make_look(rig.agent), key)
         while not asked.done():
             rig.turn()
     rig.clock.limit = NEVER
@@ -55,6 +56,22 @@ def test_a_policy_is_shown_with_its_pods_and_what_its_rules_counted(enforcing: R
     assert (used.text, used.packets, used.bytes, used.nobody) == ("from all pods port 80/TCP", 7, 420, False)
     assert [peers.members for peers in used.peers] == [3]
     assert (unused.text, unused.packets, unused.nobody) == ("from pods[app=nobody] port any", 0, True)
+
+
+def test_a_rule_that_grew_between_two_looks_says_when(
+    enforcing: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = make_look(enforcing.agent)
+    first = look(enforcing, ask=ask)
+    before = time.time()
+    monkeypatch.setattr(backends, "count_policy", lambda *_: {(Direction.INGRESS, 0): Amount(8, 480)})
+    second = look(enforcing, ask=ask)
+    assert first is not None
+    assert second is not None
+    assert [rule.last_hit for rule in (*first.rules, second.rules[1])] == [None, None, None]
+    grown = second.rules[0].last_hit
+    assert grown is not None
+    assert before <= grown <= time.time()
 
 
 def test_a_policy_nobody_knows_is_none(enforcing: Rig) -> None:

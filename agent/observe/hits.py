@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-
-from agent.dataplane.trace import CountedRule
+from collections.abc import Hashable
 
 MOST = 8_000
 """Rules that are remembered: those looked at last. Nothing is, until somebody looks."""
@@ -16,20 +15,21 @@ class Hits:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen: OrderedDict[tuple[int, str, str], tuple[int, float | None]] = OrderedDict()
+        self._seen: OrderedDict[Hashable, tuple[int, float | None]] = OrderedDict()
 
-    def saw(self, family: int, rule: CountedRule, now: float) -> float | None:
+    def saw(self, rule: Hashable, packets: int, now: float) -> float | None:
         """Take note of what a rule has counted; return when a look first saw that, in the time of ``now``.
+
+        ``rule`` names it: the same from look to look, also where more than one rule of the kernel is meant.
 
         None where it has not grown since it was first looked at.
         """
-        key = (family, rule.chain, rule.text)
         with self._lock:
-            before = self._seen.pop(key, None)
+            before = self._seen.pop(rule, None)
             at = None if before is None else before[1]
-            if before is not None and rule.packets > before[0]:
+            if before is not None and packets > before[0]:
                 at = now
-            self._seen[key] = (rule.packets, at)
+            self._seen[rule] = (packets, at)
             if len(self._seen) > MOST:
                 self._seen.popitem(last=False)
             return at
