@@ -98,8 +98,8 @@ def test_additions_changes_and_removals_are_told_as_they_happen(heard: Heard, cl
     assert told.object == NetworkPolicy("few", "deny", egress=(), created=told.object.created)
     client.delete_pod("few", "web")
     client.delete_policies("few")
-    wait(lambda: Delete(Kind.POD, Key("few", "web")) in heard.events)
-    wait(lambda: Delete(Kind.POLICY, Key("few", "deny")) in heard.events)
+    wait(lambda: heard.deleted(Kind.POD, Key("few", "web")))
+    wait(lambda: heard.deleted(Kind.POLICY, Key("few", "deny")))
 
 
 def test_an_object_that_is_nested_deeply_is_told_and_keeps_no_other_from_being_told(
@@ -225,7 +225,7 @@ def test_a_lost_path_is_noticed_within_a_minute_and_missed_events_are_told(
     finally:
         drop(server, on=False)
     back = wait(lambda: heard.of(Kind.POD, "during"), 45)
-    wait(lambda: Delete(Kind.POD, Key("few", "before")) in heard.events)
+    wait(lambda: heard.deleted(Kind.POD, Key("few", "before")))
     wait(lambda: heard.faults() == [], 45)
     print(f"lost path noticed after {noticed:.1f} s, told {back:.1f} s after it was back")
     assert {_name(e)[1] for e in heard.events[told:]} == {"before", "during"}
@@ -287,7 +287,7 @@ def test_an_expired_resource_version_is_listed_anew_and_only_differences_told(
         server.restart()
     finally:
         drop(server, on=False)
-    wait(lambda: Delete(Kind.POD, Key("few", "gone")) in heard.events, 60)
+    wait(lambda: heard.deleted(Kind.POD, Key("few", "gone")), 60)
     pods = [e for e in heard.events[told:] if e.kind is Kind.POD]
     assert sorted(_name(e)[1] for e in pods) == ["added", "changed", "gone"]
     assert isinstance(pods[-1], Delete)

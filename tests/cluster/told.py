@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from agent.kube.events import Event, Synced, Upsert
-from agent.kube.model import Kind
+from agent.kube.events import Delete, Event, Synced, Upsert
+from agent.kube.model import Key, Kind
 from agent.sources.apiserver.source import ApiSource
 from tests.lab.apiserver import PORT, ApiServer
 
@@ -39,6 +39,10 @@ class Heard:
 
     def of(self, kind: Kind, name: str) -> list[Event]:
         return [e for e in self.events if _name(e) == (kind, name)]
+
+    def deleted(self, kind: Kind, key: Key) -> bool:
+        """Whether an object was told to be gone, whatever the server said of when."""
+        return any(isinstance(e, Delete) and (e.kind, e.key) == (kind, key) for e in self.events)
 
     def synced(self) -> bool:
         return all(state.synced for state in self.source.states().values())
