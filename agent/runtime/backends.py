@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -28,10 +28,9 @@ from agent.dataplane.iptables.variant import (
 )
 from agent.dataplane.logged import LogCount
 from agent.dataplane.trace import Tracer
-from agent.dataplane.traffic import Amount, RuleCount
+from agent.dataplane.traffic import RuleCount
 from agent.dataplane.turns import PATIENCE
 from agent.fault import Fault
-from agent.kube.model import Key
 from agent.net import Direction, Family
 from agent.policy.lower.lowered import LoweredProgram
 from agent.setting_values import AllowedPackets, DeniedPackets
@@ -112,13 +111,6 @@ def read_counters(choice: ModeChoice, families: Iterable[Family], *, policies: b
     ``policies``: of single policies' rules, too.
     """
     return counters.read(choice.mode, families, policies=policies)
-
-
-def count_policy(
-    choice: ModeChoice, families: Iterable[Family], policy: Key
-) -> Mapping[tuple[Direction, int], Amount]:
-    """Read what each rule of a policy has counted, by direction and number, on any thread. Raises OSError."""
-    return counters.of_policy(choice.mode, families, policy)
 
 
 def tracer(choice: ModeChoice) -> Tracer:

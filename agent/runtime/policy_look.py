@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from agent.clock import SYSTEM
+from agent.dataplane.trace import Tracer
 from agent.dataplane.traffic import NOTHING, Amount
 from agent.history.diff import rule_text, selector_text
 from agent.kube.model import Key, Kind, NetworkPolicy
@@ -44,7 +46,7 @@ def make_look(agent: Agent) -> Look:
         problems = known.problems
         if views.calls.phase.begun:
             try:
-                counts = backends.count_policy(views.choice, agent.families, key)
+                counts = _counts(backends.tracer(views.choice), agent.families, key)
             except OSError as error:
                 problems = (*problems, f"what its rules have counted cannot be read: {error}")
         now = SYSTEM.time()
@@ -54,6 +56,17 @@ def make_look(agent: Agent) -> Look:
         return view(key, known, counts, problems, last)
 
     return look
+
+
+def _counts(tracer: Tracer, families: Iterable[Family], key: Key) -> Counts:
+    """Read what each rule of a policy has counted, over the families. Raises OSError."""
+    found: dict[tuple[Direction, int], Amount] = {}
+    for direction, family in itertools.product(Direction, families):
+        for number, rule in tracer.rules_of(direction, key, family):
+            if number >= 0:
+                amount = Amount(rule.packets, rule.bytes)
+                found[direction, number] = found.get((direction, number), NOTHING).plus(amount)
+    return found
 
 
 def _known(engine: Engine, key: Key) -> _Known | None:

@@ -11,19 +11,16 @@ import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 
-from agent.dataplane.iptables.rules import comments, names
+from agent.dataplane.iptables.rules import comments, names, parse
 from agent.dataplane.iptables.variant import INSTALL, PROGRAMS, Mode, find_command
-from agent.dataplane.traffic import NOTHING, Amount, RuleCount, Subject, Told
-from agent.kube.model import Key
+from agent.dataplane.traffic import Amount, RuleCount, Subject, Told
 from agent.net import Direction, Family
-from agent.policy.program import PolicyId
 
 READ_SECONDS = 15.0
 """How long the command may take."""
 
 _LINE = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
 _DENIES = f"-g {names.DENY}"
-_ALLOWS = f"-g {names.TOP_PREFIX}ALLOW-"
 _UNUSED = "[0:0] "
 
 
@@ -61,45 +58,13 @@ def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[
                 mine = subject._replace(told=Told.ALLOWED)
                 yield from (RuleCount(one, mine, counted) for one, counted in allowed)
         elif chain.startswith(names.POD_PREFIX):
-            if rule.endswith("-j RETURN") or _ALLOWS in rule:
+            if rule.endswith("-j RETURN") or parse.allows(rule):
                 allowed.append((which, amount))
-        elif policies and chain.startswith((names.POLICY_PREFIX, names.RULE_PREFIX)) and _ALLOWS in rule:
+        elif policies and chain.startswith((names.POLICY_PREFIX, names.RULE_PREFIX)) and parse.allows(rule):
             about = comments.read_of_rule(rule)
             if about is not None:
                 subject = Subject(Told.BY_POLICY, about.direction, about.namespace, about.name)
                 yield RuleCount(which, subject, amount)
-
-
-def of_policy(mode: Mode, families: Iterable[Family], policy: Key) -> dict[tuple[Direction, int], Amount]:
-    """Read what each rule of a policy has counted, over the families, by direction and number.
-
-    Raises OSError where that fails.
-    """
-    found: dict[tuple[Direction, int], Amount] = {}
-    for family in families:
-        add_policy(found, policy, lines_of(mode, family))
-    return found
-
-
-def add_policy(found: dict[tuple[Direction, int], Amount], policy: Key, lines: Iterable[str]) -> None:
-    """Add what ``iptables-save -c`` prints of a policy's rules; those that have counted nothing with 0."""
-    chains = {names.policy_chain(PolicyId(direction, policy)): direction for direction in Direction}
-    for line in lines:
-        rule = _LINE.match(line)
-        if rule is None or _ALLOWS not in rule[4]:
-            continue
-        about = comments.read_of_rule(rule[4])
-        if about is None:
-            continue
-        direction, number = about.direction, about.number
-        # A rule of many alternatives has a chain of its own.
-        own = rule[3].startswith(names.RULE_PREFIX)
-        if own and rule[3] != names.rule_chain(PolicyId(direction, policy), number):
-            continue
-        if not own and chains.get(rule[3]) is not direction:
-            continue
-        amount = Amount(int(rule[1]), int(rule[2]))
-        found[direction, number] = found.get((direction, number), NOTHING).plus(amount)
 
 
 def _denied(chain: str, rule: str) -> Subject | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent.dataplane.iptables.rules import comments, names
+from agent.dataplane.iptables.rules.parse import allows
 from agent.dataplane.iptables.variant import PROGRAMS, Mode, find_command
 from agent.dataplane.trace import CountedRule, Fate, Packet, Trace
 from agent.kernel.ipset import IpSets
@@ -152,7 +153,8 @@ def _jump(text: str) -> re.Match[str] | None:
 
 def _numbered(chains: Chains, chain: str) -> Iterable[tuple[int, CountedRule]]:
     for rule in chains.get(chain, ()):
-        about = comments.read_of_rule(rule.text)
+        # What a block excepts returns by a line that names the rule, too, and allows nothing.
+        about = comments.read_of_rule(rule.text) if allows(rule.text) else None
         yield (about.number if about is not None else -1, rule)
         if (led := _jump(rule.text)) and led.group(1) in chains and led.group(1) != chain:
             yield from _numbered(chains, led.group(1))

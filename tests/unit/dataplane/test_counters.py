@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from agent.dataplane.iptables.counters import add_policy, counts
+from agent.dataplane.iptables.counters import counts
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.lists import FEW
 from agent.dataplane.iptables.rules.render import pod_chain, policy_chains
-from agent.dataplane.traffic import Amount, Subject, Told
+from agent.dataplane.traffic import Subject, Told
 from agent.kube.model import Key
 from agent.net import Direction, Family, Network, NetworkMember
 from agent.policy.lower.lowered import LoweredRule
@@ -73,21 +73,6 @@ def test_a_policys_rules_are_counted_together_where_that_is_wanted() -> None:
     chains = policy_chains(policy, rules, str)
     assert total(chains) == {}
     assert total(chains, policies=True) == {Subject(Told.BY_POLICY, "egress", "shop", "to-bank"): 1 + 2 + 3}
-
-
-def test_the_rules_of_one_policy_are_told_apart_by_direction_and_number() -> None:
-    mine, other = (PolicyId(Direction.EGRESS, Key("shop", name)) for name in ("to-bank", "to-bank-2"))
-    some = (NetworkMember(Network(b"\n\1\0\0", 16)), NetworkMember(Network(b"\n\2\0\0", 16)))
-    rules = (LoweredRule(0, blocks=some, ports=None, peers=()), LoweredRule(1, peers=None, ports=None))
-    chains = {**policy_chains(mine, rules, str), **policy_chains(other, rules, str)}
-    found: dict[tuple[Direction, int], Amount] = {}
-    add_policy(found, mine.policy, lines(chains))
-    assert found == {
-        (Direction.EGRESS, 0): Amount(1 + 2, 60 * (1 + 2)),
-        (Direction.EGRESS, 1): Amount(3, 60 * 3),
-    }
-    add_policy(found, Key("shop", "none"), lines(chains))
-    assert len(found) == 2
 
 
 def test_what_is_denied_because_of_its_address_has_no_namespace() -> None:

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from agent.dataplane.iptables.trace import _Walk, is_in, parse, read_rule
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.render import policy_chains
+from agent.dataplane.iptables.trace import _numbered, _Walk, is_in, parse, read_rule
 from agent.dataplane.trace import Fate, Packet, Trace
-from agent.net import AddressPort, Member, Network, NetworkMember, Protocol
+from agent.dataplane.traffic import NOTHING, Amount
+from agent.kube.model import Key
+from agent.net import AddressPort, Direction, Member, Network, NetworkMember, Protocol
+from agent.policy.lower.lowered import LoweredRule
+from agent.policy.program import PolicyId
 
 ALLOW = "KUBE-NETPOL-ALLOW-INGRESS"
 HERE, THERE, OTHER = b"\n\0\0\1", b"\n\0\0\2", b"\n\0\0\3"
@@ -100,3 +106,39 @@ def test_of_networks_the_longest_prefix_decides() -> None:
     packet = Packet(HERE, THERE, Protocol.TCP, 80)
     held = {a: is_in(networks, a, packet, with_port=False) for a in (HERE, OTHER, b"\n\1\0\0", b"\x0b\0\0\1")}
     assert list(held.values()) == [False, True, True, False]
+
+
+TO_BANK = PolicyId(Direction.EGRESS, Key("shop", "to-bank"))
+
+
+def counted(chains: Mapping[str, tuple[str, ...]], policy: PolicyId) -> dict[int, Amount]:
+    """List chains, each rule with its own count: 1, 2, 3 …; return what each rule of a policy has counted."""
+    rules = [(chain, rule) for chain, rules in chains.items() for rule in rules]
+    lines = [f"-N {chain}" for chain in chains]
+    lines += [f"-A {chain} {rule} -c {n} {60 * n}" for n, (chain, rule) in enumerate(rules, 1)]
+    found: dict[int, Amount] = {}
+    for number, rule in _numbered(parse("\n".join(lines)), names.policy_chain(policy)):
+        if number >= 0:
+            found[number] = found.get(number, NOTHING).plus(Amount(rule.packets, rule.bytes))
+    return found
+
+
+def test_the_rules_of_one_policy_are_told_apart_by_direction_and_number() -> None:
+    other = PolicyId(Direction.EGRESS, Key("shop", "to-bank-2"))
+    some = (NetworkMember(Network(b"\n\1\0\0", 16)), NetworkMember(Network(b"\n\2\0\0", 16)))
+    rules = (LoweredRule(0, blocks=some, ports=None, peers=()), LoweredRule(1, peers=None, ports=None))
+    chains = {**policy_chains(TO_BANK, rules, str), **policy_chains(other, rules, str)}
+    assert counted(chains, TO_BANK) == {0: Amount(1 + 2, 60 * (1 + 2)), 1: Amount(3, 60 * 3)}
+    assert counted(chains, TO_BANK._replace(direction=Direction.INGRESS)) == {}
+    assert counted(chains, PolicyId(Direction.EGRESS, Key("shop", "none"))) == {}
+
+
+def test_what_a_block_excepts_is_not_counted_as_allowed() -> None:
+    block = NetworkMember(Network(b"\n\1\0\0", 16))
+    excepted = NetworkMember(Network(b"\n\1\2\0", 24), nomatch=True)
+    rule = LoweredRule(0, blocks=(block, excepted), ports=None, peers=())
+    chains = policy_chains(TO_BANK, (rule,), str)
+    (lines,) = chains.values()
+    allowing = [n for n, line in enumerate(lines, 1) if line.goto]
+    assert sum('"rule 0 egress of' in line for line in lines) > len(allowing)
+    assert counted(chains, TO_BANK) == {0: Amount(sum(allowing), 60 * sum(allowing))}

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agent.clock import NEVER
-from agent.dataplane.traffic import Amount
+from agent.dataplane.trace import CountedRule
 from agent.kube.events import Invalid, Problem, Upsert
 from agent.kube.model import Key, Kind, NetworkPolicy, Operator, Peer, Port, Requirement, Rule, Selector
-from agent.net import Direction, Protocol
+from agent.net import Direction, Family, Protocol
 from agent.observe.routes import Request
 from agent.observe.status.policy import Look, PolicyView, decode, rules_route
 from agent.runtime import backends
@@ -22,6 +22,23 @@ from tests.unit.runtime.rig import Rig
 KEY = Key("default", "db")
 NOBODY = Selector((Requirement("app", Operator.IN, ("nobody",)),))
 HTTP = Port(Protocol.TCP, 80)
+
+
+class Kernel:
+    """Holds the policy's first rule, in IPv4, which has counted, and a line that allows nothing."""
+
+    def __init__(self, packets: int) -> None:
+        self.packets = packets
+
+    def rules_of(
+        self, direction: Direction, policy: Key, family: Family
+    ) -> tuple[tuple[int, CountedRule], ...]:
+        if (direction, policy, family) != (Direction.INGRESS, KEY, Family.V4):
+            return ()
+        counted = CountedRule(
+            "KUBE-NWPLCY-x", "-g KUBE-NETPOL-ALLOW-INGRESS", self.packets, 60 * self.packets
+        )
+        return ((-1, CountedRule("KUBE-NWPLCY-x", "-j RETURN", 5, 300)), (0, counted))
 
 
 def look(rig: Rig, key: Key = KEY, ask: Look | None = None) -> PolicyView | None:
@@ -38,8 +55,7 @@ def look(rig: Rig, key: Key = KEY, ask: Look | None = None) -> PolicyView | None
 @pytest.fixture
 def enforcing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """A rig with two pods here, one elsewhere, and a policy of two rules of which one has counted."""
-    counts = {(Direction.INGRESS, 0): Amount(7, 420)}
-    monkeypatch.setattr(backends, "count_policy", lambda *_: counts)
+    monkeypatch.setattr(backends, "tracer", lambda _: Kernel(7))
     rig.synced()
     rules = (Rule((Peer(Selector()),), (HTTP,)), Rule((Peer(NOBODY),)))
     rig.source.sink([pod(1), pod(2), far(3), Upsert(Kind.POLICY, NetworkPolicy(*KEY, ingress=rules))])
@@ -64,7 +80,7 @@ def test_a_rule_that_grew_between_two_looks_says_when(
     ask = make_look(enforcing.agent)
     first = look(enforcing, ask=ask)
     before = time.time()
-    monkeypatch.setattr(backends, "count_policy", lambda *_: {(Direction.INGRESS, 0): Amount(8, 480)})
+    monkeypatch.setattr(backends, "tracer", lambda _: Kernel(8))
     second = look(enforcing, ask=ask)
     assert first is not None
     assert second is not None
@@ -92,7 +108,7 @@ def test_counters_that_cannot_be_read_are_a_problem_of_the_answer(
     def fail(*_: object) -> None:
         raise OSError("iptables-nft-save failed with code 1")
 
-    monkeypatch.setattr(backends, "count_policy", fail)
+    monkeypatch.setattr(Kernel, "rules_of", fail)
     found = look(enforcing)
     assert found is not None
     assert "iptables-nft-save failed with code 1" in found.problems[0]

@@ -24,6 +24,7 @@ _LEAF = re.compile(rf'-([sd]) (\S+)/(?:32|128) (?:.*--comment "pod ([^"]*)" )?-g
 """A rule of the tree that leads from an address to its pod's chain."""
 _BITS = re.compile(r"(mark) 0x[1-9a-f][0-9a-f]*/0x[0-9a-f]+|(mark) 0x0/0x[0-9a-f]+")
 _SETS_BIT = re.compile(r"-j MARK --set-xmark (0x[0-9a-f]+)/\1$")
+_ALLOWS = f"-g {names.TOP_PREFIX}ALLOW-"
 _DIRECTIONS = {"s": Direction.EGRESS, "d": Direction.INGRESS}
 
 
@@ -53,6 +54,11 @@ def known(texts: Mapping[str, tuple[str, ...]], held: Mapping[str, Rules]) -> di
         before = held.get(chain)
         found[chain] = before if before is not None and before == rules else tuple(map(ours, rules))
     return found
+
+
+def allows(rule: str) -> bool:
+    """Return whether a rule leads to where packets are marked as allowed."""
+    return _ALLOWS in rule
 
 
 def unmarked(rule: str) -> str:
