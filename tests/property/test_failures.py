@@ -6,8 +6,10 @@ are not written; connections are not forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -44,10 +46,17 @@ def record_is_true(backend: IptablesBackend, kernel: Kernel) -> None:
     assert sets.garbage <= in_kernel.keys()
 
 
-@given(HISTORIES, st.booleans(), st.sampled_from((0.1, 0.4)), st.integers(0, 1 << 32))
-def test_the_record_says_what_the_kernel_holds_whatever_failed(
-    patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
-) -> None:
+class Scene(NamedTuple):
+    """An agent that has written the program of an empty cluster, and the random choices of one example."""
+
+    random: Random
+    engine: Engine
+    kernel: Kernel
+    backend: IptablesBackend
+    interrupted: Callable[[], bool]
+
+
+def synced(patch: pytest.MonkeyPatch, allow_nodes: bool, seed: int) -> Scene:
     random = Random(seed)
     few_in_a_chain(patch, random)
     patch.setattr(chain_writer, "PART", random.choice((3, 1000)))
@@ -55,11 +64,16 @@ def test_the_record_says_what_the_kernel_holds_whatever_failed(
     kernel = Kernel()
     backend = make_backend(kernel, patience=1.0)
     assert not backend.sync(engine.lowered).faults
+    return Scene(random, engine, kernel, backend, lambda: random.random() < 0.5)
+
+
+@given(HISTORIES, st.booleans(), st.sampled_from((0.1, 0.4)), st.integers(0, 1 << 32))
+def test_the_record_says_what_the_kernel_holds_whatever_failed(
+    patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
+) -> None:
+    random, engine, kernel, backend, interrupted = synced(patch, allow_nodes, seed)
     found = packets(random)
     now = 0.0
-
-    def interrupted() -> bool:
-        return random.random() < 0.5
 
     for batch in history:
         now += batch.seconds
@@ -93,18 +107,9 @@ def test_the_record_says_what_the_kernel_holds_whatever_failed(
 def test_what_is_taken_away_is_gone_whatever_becomes_of_commands(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
 ) -> None:
-    random = Random(seed)
-    few_in_a_chain(patch, random)
-    patch.setattr(chain_writer, "PART", random.choice((3, 1000)))
-    engine = Engine(HERE, allow_nodes=allow_nodes)
-    kernel = Kernel()
-    backend = make_backend(kernel, patience=1.0)
-    assert not backend.sync(engine.lowered).faults
+    random, engine, kernel, backend, interrupted = synced(patch, allow_nodes, seed)
     found = packets(random)
     now = 0.0
-
-    def interrupted() -> bool:
-        return random.random() < 0.5
 
     def look() -> None:
         for packet in found:
