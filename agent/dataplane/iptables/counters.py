@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from agent.dataplane.iptables.rules import comments, names, parse
 from agent.dataplane.iptables.variant import INSTALL, PROGRAMS, Mode, find_command
+from agent.dataplane.trace import CountedRule
 from agent.dataplane.traffic import Amount, RuleCount, Subject, Told
 from agent.net import Direction, Family
 
@@ -43,12 +44,12 @@ def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[
     for line in lines:
         if not policies and line.startswith(_UNUSED) and comments.DENIES not in line:
             continue
-        found = _LINE.match(line)
-        if found is None or not names.is_ours(found[3]):
+        found = counted(line)
+        if found is None or not names.is_ours(found.chain):
             continue
-        amount, rule = Amount(int(found[1]), int(found[2])), found[4]
-        if found[3] != chain:
-            chain, allowed = found[3], []
+        amount, rule = Amount(found.packets, found.bytes), found.text
+        if found.chain != chain:
+            chain, allowed = found.chain, []
         which = hash((family, chain, rule))
         if rule.endswith(_DENIES):
             subject = _denied(chain, rule)
@@ -56,7 +57,7 @@ def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[
                 yield RuleCount(which, subject, amount)
             if subject is not None and subject.told is Told.DENIED:
                 mine = subject._replace(told=Told.ALLOWED)
-                yield from (RuleCount(one, mine, counted) for one, counted in allowed)
+                yield from (RuleCount(one, mine, passed) for one, passed in allowed)
         elif chain.startswith(names.POD_PREFIX):
             if rule.endswith("-j RETURN") or parse.allows(rule):
                 allowed.append((which, amount))
@@ -65,6 +66,12 @@ def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[
             if about is not None:
                 subject = Subject(Told.BY_POLICY, about.direction, about.namespace, about.name)
                 yield RuleCount(which, subject, amount)
+
+
+def counted(line: str) -> CountedRule | None:
+    """Return the rule of a line that ``iptables-save -c`` prints; None where it is of something else."""
+    found = _LINE.match(line)
+    return None if found is None else CountedRule(found[3], found[4], int(found[1]), int(found[2]))
 
 
 def _denied(chain: str, rule: str) -> Subject | None:

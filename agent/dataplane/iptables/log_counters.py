@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-from agent.dataplane.iptables.counters import lines_of
+from agent.dataplane.iptables.counters import counted, lines_of
 from agent.dataplane.iptables.rules import comments, names
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.logged import Decided, Judged, LogCount
 from agent.net import Direction, Family
 
-_LINE = re.compile(r"\[(\d+):\d+\] -A (\S+) (.*)")
 _LOGS = {f"--nflog-prefix {Judged(Decided.DENIED, direction).prefix}" for direction in Direction}
 
 
@@ -34,11 +32,11 @@ def logged(lines: Iterable[str]) -> dict[tuple[Direction, str], LogCount]:
     for line in lines:
         if names.POD_PREFIX not in line:
             continue
-        read = _LINE.match(line)
-        if read is None or not read[2].startswith(names.POD_PREFIX):
+        read = counted(line)
+        if read is None or not read.chain.startswith(names.POD_PREFIX):
             continue
-        if any(prefix in read[3] for prefix in _LOGS):
-            here, packets = read[2], int(read[1])
-        elif read[2] == here and (denied := comments.read_denies(read[3])) is not None:
-            found[denied.direction, f"{denied.namespace}/{denied.pod}"] = LogCount(int(read[1]), packets)
+        if any(prefix in read.text for prefix in _LOGS):
+            here, packets = read.chain, read.packets
+        elif read.chain == here and (denied := comments.read_denies(read.text)) is not None:
+            found[denied.direction, f"{denied.namespace}/{denied.pod}"] = LogCount(read.packets, packets)
     return found
