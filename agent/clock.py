@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import select
 import time
@@ -12,6 +13,15 @@ NEVER = math.inf
 """When something is due that is not due at all."""
 AT_ONCE = -math.inf
 """When something is due that must not wait."""
+
+
+Moment = datetime.datetime
+"""A time in UTC; RFC 3339 in JSON."""
+
+
+def moment(seconds: float) -> Moment:
+    """Return ``time.time()`` seconds as a time."""
+    return Moment.fromtimestamp(seconds, datetime.UTC)
 
 
 class Clock(Protocol):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import enum
 from typing import NamedTuple
 
 import msgspec
 
+from agent.clock import Moment
 from agent.kube.model import Object
-
-Moment = datetime.datetime
-"""A time in UTC; RFC 3339 in JSON."""
 
 
 class Subject(enum.StrEnum):
@@ -149,11 +146,6 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: tuple[str, ...] = ()
     effect: Effect = NO_EFFECT
     count: int = 1
-
-
-def moment(seconds: float) -> Moment:
-    """Return ``time.time()`` seconds as a time."""
-    return Moment.fromtimestamp(seconds, datetime.UTC)
 
 
 def object_text(namespace: str, name: str) -> str:

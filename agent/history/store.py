@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from agent.history.change import Effect, Row, Subject, What, moment, object_text
+from agent.clock import moment
+from agent.history.change import Effect, Row, Subject, What, object_text
 from agent.history.query import Query
 
 NAME = "history.db"

@@ -12,20 +12,10 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from agent import log
-from agent.clock import AT_ONCE, Clock
+from agent.clock import AT_ONCE, Clock, Moment, moment
 from agent.fault import Fault
 from agent.history import diff
-from agent.history.change import (
-    Change,
-    Moment,
-    Row,
-    Subject,
-    What,
-    counts_of,
-    moment,
-    object_text,
-    pods_of,
-)
+from agent.history.change import Change, Row, Subject, What, counts_of, object_text, pods_of
 from agent.history.query import Query
 from agent.history.store import DAMAGED, NAME, DamagedError, Entry, Store, StoreError, read, set_aside
 from agent.words import one_line

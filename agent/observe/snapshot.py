@@ -6,13 +6,13 @@ asks, never per event, and by whoever may read the program then: the program is 
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
+from agent.clock import Moment, moment
 from agent.dataplane.backend import KernelView
 from agent.fault import Fault
 from agent.kube.model import Key, Kind
@@ -21,9 +21,6 @@ from agent.observe.links import NO_LINKS, LinkCounts
 from agent.policy.lower.lowered import LoweredProgram
 from agent.policy.program import PodId, PolicyId
 from agent.sources.source import SyncState
-
-Moment = datetime.datetime
-"""A time in UTC; RFC 3339 in JSON."""
 
 
 class SourceStatus(msgspec.Struct, frozen=True):
@@ -207,8 +204,8 @@ def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnaps
     return StatusSnapshot(
         node=facts.node,
         version=facts.version,
-        at=_required_moment(facts.now),
-        started=_required_moment(facts.started),
+        at=moment(facts.now),
+        started=moment(facts.started),
         ready=facts.ready,
         applied=facts.applied,
         iptables_mode=facts.iptables_mode,
@@ -237,11 +234,7 @@ def decode(body: bytes) -> StatusSnapshot:
 
 
 def _moment(seconds: float) -> Moment | None:
-    return _required_moment(seconds) if seconds else None
-
-
-def _required_moment(seconds: float) -> Moment:
-    return Moment.fromtimestamp(seconds, datetime.UTC)
+    return moment(seconds) if seconds else None
 
 
 def _source(kind: Kind, state: SyncState) -> SourceStatus:

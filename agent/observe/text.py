@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from agent.observe.snapshot import KernelStatus, Moment, SourceStatus, StatusSnapshot
+from agent.clock import Moment
+from agent.observe.snapshot import KernelStatus, SourceStatus, StatusSnapshot
 from agent.words import count, printable
 
 _MANY_SETS = 20

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.clock import Clock
+from agent.clock import Clock, moment
 from agent.dataplane.trace import CountedRule, Fate, Packet, Trace, Tracer
 from agent.kube.model import Key, Kind, Pod
 from agent.net import Direction
@@ -161,7 +161,7 @@ class Explainer:
         worst = next((one for one in (Outcome.DENIED, Outcome.UNKNOWN) if one in outcomes), Outcome.ALLOWED)
         return LiveAnswer(
             node=self.node,
-            at=self._moment(self.clock.time()),
+            at=moment(self.clock.time()),
             source=asked.source,
             destination=asked.destination,
             port=asked.port,
@@ -172,9 +172,6 @@ class Explainer:
             more=more,
             denied=denied,
         )
-
-    def _moment(self, seconds: float) -> datetime.datetime:
-        return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
     def _cluster(self, extract: Extract, questions: Sequence[Question]) -> Cluster:
         """Return the part of the cluster that matters, with what policies cost on this node."""
@@ -297,7 +294,7 @@ class Explainer:
             text=rule.text,
             packets=rule.packets,
             bytes=rule.bytes,
-            last_hit=self._moment(hit).isoformat(timespec="seconds") if hit is not None else None,
+            last_hit=moment(hit).isoformat(timespec="seconds") if hit is not None else None,
         )
 
     def _connections(self, verdict: Verdict) -> tuple[ConnectionAnswer, ...]:

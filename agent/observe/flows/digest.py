@@ -10,17 +10,17 @@ What comes is bounded at each step, and what is left out is counted and told.
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from agent.clock import Moment, moment
 from agent.dataplane.logged import judged_by
 from agent.kernel.conntrack import Tuple
 from agent.kernel.headers import ICMP, ICMPV6, Headers, decode
 from agent.kernel.nflog import Logged
 from agent.net import Direction, Protocol, address_text
-from agent.observe.flows.flow import End, Flow, Moment, Report, Unlogged
+from agent.observe.flows.flow import End, Flow, Report, Unlogged
 from agent.observe.flows.fold import Folding, Repeats, Sort
 from agent.observe.flows.inventory import Inventory
 from agent.observe.flows.why import Reason, cluster_in, reason
@@ -79,7 +79,7 @@ class Digest:
 
     def moment(self) -> Moment:
         """Return the time of now."""
-        return _moment(self._wall())
+        return moment(self._wall())
 
     def due(self) -> float | None:
         """Return when :meth:`reports` has something to return without new packets, in monotonic seconds."""
@@ -179,8 +179,8 @@ class Digest:
             notes.append(_FRAGMENT)
         return Flow(
             number=new.number,
-            first=_moment(new.at),
-            last=_moment(repeats.last if repeats else new.at),
+            first=moment(new.at),
+            last=moment(repeats.last if repeats else new.at),
             verdict=judged.verdict,
             direction=judged.direction,
             pod=own.pod,
@@ -220,7 +220,3 @@ def _service(new: _New) -> End | None:
         return None
     # A reply, or what an error is about, has its connection's first packet the other way round.
     return End(address_text(original.destination), asked) if original.source == new.sort.source else None
-
-
-def _moment(seconds: float) -> Moment:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)

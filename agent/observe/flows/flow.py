@@ -6,12 +6,10 @@ import datetime
 
 import msgspec
 
+from agent.clock import Moment
 from agent.dataplane.logged import Decided
 from agent.net import Direction
 from agent.words import count
-
-Moment = datetime.datetime
-"""A time in UTC; RFC 3339 in JSON."""
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True):

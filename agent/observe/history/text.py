@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.markup import escape
 
-from agent.history.change import Effect, Moment, Row, Subject, What
+from agent.clock import Moment
+from agent.history.change import Effect, Row, Subject, What
 from agent.words import count
 
 _NAMED = 6

@@ -9,11 +9,12 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from agent.history.change import Row, moment
+from agent.clock import Moment, moment
+from agent.history.change import Row
 from agent.observe.flows.flow import Flow, Report, as_text
 from agent.observe.history.text import headline
 from agent.observe.history.text import time_text as moment_text
-from agent.observe.snapshot import Moment, PodStatus, StatusSnapshot
+from agent.observe.snapshot import PodStatus, StatusSnapshot
 from agent.observe.status.policy import PolicyView, RuleView
 from agent.observe.text import ago, duration
 from agent.words import count, one_line

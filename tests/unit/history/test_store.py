@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.clock import moment
 from agent.history import store as storing
-from agent.history.change import Effect, Row, Subject, What, moment, object_text
+from agent.history.change import Effect, Row, Subject, What, object_text
 from agent.history.query import Query
 from agent.history.store import DAMAGED, NAME, DamagedError, Entry, Store, StoreError, read, set_aside
 from agent.kube.model import Key

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from agent.history.change import Effect, Row, Subject, What, moment
+from agent.clock import moment
+from agent.history.change import Effect, Row, Subject, What
 from agent.history.query import Query
 from agent.history.store import StoreError
 from agent.observe.history.route import decode, encode, history_route

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from agent.clock import moment
 from agent.dataplane.backend import KernelView
 from agent.dataplane.logged import Decided
-from agent.history.change import Row, Subject, What, moment
+from agent.history.change import Row, Subject, What
 from agent.net import Direction
 from agent.observe.flows.flow import End, Flow, Unlogged, as_text
 from agent.observe.health import Health, as_dict, readyz
