@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import select
 import socket
 import ssl
-import time
+import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,8 +35,14 @@ class ApiError(Exception):
         self.status = status
 
 
-IDLE_SECONDS = 30.0
-"""After so long without a request the connection is made anew: the server closes one that idles for 90."""
+IDEMPOTENT = ("GET", "PUT", "PATCH", "DELETE")
+"""What may be sent again (RFC 9110 section 9.2.2); of patches there are only merge patches here."""
+
+
+def _closed(connection: http.client.HTTPSConnection) -> bool:
+    """Whether a connection has ended: between two answers a server sends nothing else unasked."""
+    sock: socket.socket | None = connection.sock
+    return sock is None or bool(select.select([sock], [], [], 0)[0])
 
 
 class Client:
@@ -47,7 +54,7 @@ class Client:
         self._certificate = certificate
         self._token = token
         self._connection: http.client.HTTPSConnection | None = None
-        self._used = 0.0
+        self._busy = threading.Lock()
         self.written: dict[str, int] = {}
         """The newest resourceVersion that was written through this client, by kind."""
 
@@ -79,30 +86,51 @@ class Client:
         return self._connection
 
     def text(self, method: str, path: str, body: object = None, content: str = "application/json") -> str:
-        """Send one request; return the answer's body. Raises ApiError, or OSError when there is no server."""
+        """Send one request; return the answer's body.
+
+        Raises ApiError; OSError when there is no server; RuntimeError while another thread sends one.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("two threads use one client at a time: take another()")
         data = None if body is None else (body if isinstance(body, Raw) else json.dumps(body)).encode()
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content}
         try:
-            if time.monotonic() - self._used > IDLE_SECONDS:
-                self.close()
-            connection = self._connect()
-            connection.request(method, path, data, headers)
-            response = connection.getresponse()
+            response = self._answered(method, path, data, headers)
             answer = response.read().decode()
-            self._used = time.monotonic()
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise error if isinstance(error, OSError) else OSError(str(error)) from error
+        finally:
+            self._busy.release()
         if response.status >= 400:
             raise ApiError(response.status, answer)
         return answer
 
+    def _answered(
+        self, method: str, path: str, data: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> http.client.HTTPResponse:
+        """Return the beginning of the answer to a request.
+
+        The server may have closed a connection that was kept, as when it was started again. The request is
+        then sent on another one (RFC 9112 section 9.3.1).
+        """
+        if self._connection is not None and _closed(self._connection):
+            self.close()
+        kept = self._connection is not None
+        try:
+            connection = self._connect()
+            connection.request(method, path, data, headers or {})
+            return connection.getresponse()
+        except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            self.close()
+            if not kept or method not in IDEMPOTENT:
+                raise
+        return self._answered(method, path, data, headers)
+
     def encoded(self, path: str, accept: str) -> bytes:
         """Send a GET; return the answer in another encoding than JSON, as it is. Raises ApiError."""
-        connection = self._connect()
         headers = {"Authorization": f"Bearer {self._token}", "Accept": accept}
-        connection.request("GET", path, headers=headers)
-        response = connection.getresponse()
+        response = self._answered("GET", path, headers=headers)
         body = response.read()
         if response.status >= 400:
             raise ApiError(response.status, body.decode(errors="replace"))
@@ -113,9 +141,7 @@ class Client:
 
         Raises ApiError when it is refused. The connection is of no other use meanwhile.
         """
-        connection = self._connect()
-        connection.request("GET", path, headers={"Authorization": f"Bearer {self._token}"})
-        response = connection.getresponse()
+        response = self._answered("GET", path, headers={"Authorization": f"Bearer {self._token}"})
         if response.status >= 400:
             raise ApiError(response.status, response.read().decode())
         while line := response.readline():

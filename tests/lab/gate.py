@@ -52,6 +52,7 @@ class Gate:
         self._holds = holds
         self._tls = ssl.create_default_context(cafile=str(api.certificate))
         self._to = api
+        self._token = ""
         self._open: set[socket.socket] = set()
         self._port = 0
         self._start()
@@ -107,6 +108,7 @@ class Gate:
     def lead_to(self, api: ApiServer) -> None:
         """Lead to another API server from now on, which takes whoever comes for its own agent."""
         self._to = api
+        self._token = "" if api is self._api else api.agent_token()
         self._tls = ssl.create_default_context(cafile=str(api.certificate))
         self.cut()
 
@@ -131,7 +133,7 @@ class Gate:
         if reply is not None:
             _send(request, reply)
             return
-        to, other = self._to, self._to is not self._api
+        to, token = self._to, self._token
         server = http.client.HTTPSConnection(to.address, PORT, context=self._tls)
         with to.netns.entered():
             server.connect()
@@ -142,8 +144,8 @@ class Gate:
                 asked = {name: request.headers[name] for name in ("Authorization", "Accept")}
                 if self.expired and self.expired in (asked["Authorization"] or ""):
                     asked["Authorization"] = "Bearer expired"
-                if other:
-                    asked["Authorization"] = f"Bearer {to.agent_token()}"
+                if token:
+                    asked["Authorization"] = f"Bearer {token}"
                 server.request("GET", request.path, headers=asked)
                 _copy(server.getresponse(), request)
             finally:
