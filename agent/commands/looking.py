@@ -76,6 +76,9 @@ def status(
 
     if sum((pod is not None, policy is not None, everything, cluster)) > 1:
         raise click.UsageError("give one of --pod, --policy, --all and --cluster.")
+    for option, name in (("--pod", pod), ("--policy", policy)):
+        if name is not None:
+            _named(option, name)
     if cluster:
         _cluster(agents, flags, as_json=as_json)
     where = url or client.url_of(value_of("health_address", flags), value_of("health_port", flags))
@@ -102,6 +105,16 @@ def status(
         else:
             text.show_screen(snapshot, around, client.console())
     sys.exit(0 if snapshot.ready else 1)
+
+
+def _named(option: str, text: str) -> None:
+    """End the command where an option does not name an object."""
+    from agent.history.query import key_of
+
+    try:
+        key_of(option, text)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
 
 
 def _cluster(namespace: str, flags: Flags, *, as_json: bool) -> NoReturn:
@@ -142,7 +155,7 @@ def _policy(url: str, name: str) -> tuple[bytes, PolicyView]:
 
     found = client.policy(url, name)
     if found is None:
-        click.echo(f"Error: the agent knows no policy {name}: give it as NAMESPACE/NAME", err=True)
+        click.echo(f"Error: the agent knows no policy {name}", err=True)
         sys.exit(2)
     return found
 

@@ -60,6 +60,14 @@ def parse_url(query: Mapping[str, Sequence[str]], now: float) -> Query:
     return parse({name: values[-1] for name, values in query.items()}, now)
 
 
+def key_of(part: str, text: str) -> Key:
+    """Read a part of a question that names an object. Raises ValueError that names the part."""
+    try:
+        return Key.of(text)
+    except ValueError as error:
+        raise ValueError(f"{part} is {error}") from None
+
+
 def url_query(texts: Mapping[str, str]) -> str:
     """Return the texts of a query as a URL has them."""
     return urlencode({name: text for name, text in texts.items() if text})
@@ -67,12 +75,7 @@ def url_query(texts: Mapping[str, str]) -> str:
 
 def _key(texts: Mapping[str, str], part: str) -> Key | None:
     text = texts.get(part, "")
-    if not text:
-        return None
-    namespace, slash, name = text.partition("/")
-    if not slash or not namespace or not name or "/" in name:
-        raise ValueError(f"{part} is {text!r}: give it as NAMESPACE/NAME")
-    return Key(namespace, name)
+    return key_of(part, text) if text else None
 
 
 def _limit(text: str) -> int:

@@ -33,6 +33,14 @@ class Key(NamedTuple):
     namespace: str
     name: str
 
+    @classmethod
+    def of(cls, text: str) -> Key:
+        """Return the namespaced object that ``NAMESPACE/NAME`` names. Raises ValueError that says so."""
+        namespace, slash, name = text.partition("/")
+        if not (slash and namespace and name) or "/" in name:
+            raise ValueError(f"{text!r}: give it as NAMESPACE/NAME")
+        return cls(namespace, name)
+
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 

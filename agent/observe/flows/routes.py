@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from agent.dataplane.logged import Decided
+from agent.history.query import key_of
 from agent.observe.flows.flow import Report, as_json
 from agent.observe.flows.hub import KEPT, Flows, Wanted
 from agent.observe.routes import TEXT, Request, Response, Route
@@ -35,7 +36,12 @@ def _answer(flows: Flows, request: Request) -> Response:
     verdict, limit = request.one("verdict"), request.one("limit")
     if (verdict and verdict not in tuple(Decided)) or not _NUMBER.fullmatch(limit):
         return Response(400, TEXT, b"verdict is denied or allowed, limit is a number\n")
-    wanted = Wanted(Decided(verdict) if verdict else None, request.one("pod"), request.one("policy"))
+    asked = {part: text for part in ("pod", "policy") if (text := request.one(part))}
+    try:
+        names = {part: str(key_of(part, text)) for part, text in asked.items()}
+    except ValueError as error:
+        return Response(400, TEXT, f"{error}\n".encode(errors="replace"))
+    wanted = Wanted(Decided(verdict) if verdict else None, **names)
     if not request.one("follow"):
         found = flows.recent(int(limit or KEPT), wanted)
         return Response(200, LINES, b"".join(as_json(report) + b"\n" for report in found))

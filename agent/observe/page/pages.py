@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from agent.dataplane.trace import CountedRule
 from agent.history import diff
 from agent.history.change import Row
-from agent.history.query import PARTS, Query
+from agent.history.query import PARTS, Query, key_of
 from agent.history.query import parse as parse_query
 from agent.history.store import StoreError
 from agent.kube.model import Key
@@ -108,15 +108,16 @@ def pods(sources: Sources, request: Request) -> Response:
 def pod(sources: Sources, request: Request) -> Response:
     """Show one pod of this node."""
     name = request.one("name")
-    key = key_of(name)
+    key, trouble = _asked(request, "name")
     found = next((one for one in _pod_rows(sources) if one.key == key), None)
     return _page(
         sources,
         "pod.html",
         "/pods",
-        code=200 if found else 404,
+        code=200 if found else 400 if trouble else 404,
         name=name,
         pod=found,
+        wrong=trouble,
         rows=_rows(sources, Query(pod=key, limit=_FEW)) if key else (),
         denied=_denied(sources, _FEW, pod=name),
     )
@@ -166,7 +167,7 @@ class Half(NamedTuple):
 def policy(sources: Sources, request: Request) -> Response:
     """Show one policy, each of its rules in order, with what it has counted."""
     name = request.one("name")
-    key = key_of(name)
+    key, wrong = _asked(request, "name")
     found = sources.policy(key) if key else None
     halves: list[Half] = []
     trouble = ""
@@ -185,9 +186,10 @@ def policy(sources: Sources, request: Request) -> Response:
         sources,
         "policy.html",
         "/policies",
-        code=200 if found else 404,
+        code=200 if found else 400 if wrong else 404,
         name=name,
         policy=found,
+        wrong=wrong,
         selects=str(found.pod_selector) if found else "",
         halves=halves,
         trouble=trouble,
@@ -225,8 +227,18 @@ def _half(sources: Sources, key: Key, direction: Direction, rules: Sequence[str]
 def denied(sources: Sources, request: Request) -> Response:
     """Show denied connections, as they come."""
     name, by = request.one("pod"), request.one("policy")
-    found = _denied(sources, _MANY, pod=name, policy=by)
-    return _page(sources, "denied.html", "/denied", denied=found, pod=name, policy=by)
+    wrong = [text for part in ("pod", "policy") if request.one(part) and (text := _asked(request, part)[1])]
+    found = () if wrong else _denied(sources, _MANY, pod=name, policy=by)
+    return _page(
+        sources,
+        "denied.html",
+        "/denied",
+        code=400 if wrong else 200,
+        denied=found,
+        pod=name,
+        policy=by,
+        wrong="; ".join(wrong),
+    )
 
 
 def changes(sources: Sources, request: Request) -> Response:
@@ -316,10 +328,12 @@ def checks(sources: Sources, request: Request) -> Response:
     )
 
 
-def key_of(text: str) -> Key | None:
-    """Return the object that ``namespace/name`` names; None where it is not so written."""
-    namespace, slash, name = text.partition("/")
-    return Key(namespace, name) if slash and namespace and name and "/" not in name else None
+def _asked(request: Request, part: str) -> tuple[Key | None, str]:
+    """Return the object that a part of the question names, and what is wrong with how it is written."""
+    try:
+        return key_of(part, request.one(part).strip()), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def question_url(asked: Asked) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from agent.history.query import key_of
 from agent.kube.model import Key
 from agent.observe.routes import JSON, TEXT, Request, Response, Route
 
@@ -60,15 +61,16 @@ def rules_route(look: Look) -> Route:
     """Return the route that answers about one policy."""
 
     def answer(request: Request) -> Response:
-        namespace, slash, name = request.one("policy").partition("/")
-        if not (namespace and slash and name):
-            return Response(400, TEXT, b"ask with ?policy=NAMESPACE/NAME\n")
         try:
-            found = look(Key(namespace, name))
+            key = key_of("policy", request.one("policy"))
+        except ValueError as error:
+            return Response(400, TEXT, f"{error}\n".encode(errors="replace"))
+        try:
+            found = look(key)
         except TimeoutError as error:
             return Response(503, TEXT, f"the agent is busy: {error}; ask again\n".encode())
         if found is None:
-            return Response(404, TEXT, f"no policy {namespace}/{name} is known\n".encode(errors="replace"))
+            return Response(404, TEXT, f"no policy {key} is known\n".encode(errors="replace"))
         return Response(200, JSON, msgspec.json.encode(found) + b"\n")
 
     return Route(answer, "one policy, its rules and what they have counted: ?policy=NS/NAME (JSON)")

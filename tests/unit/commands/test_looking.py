@@ -101,3 +101,10 @@ def test_wrong_options_are_named(arguments: tuple[str, ...], wrong: str) -> None
     shown = netpol_agent("history", *arguments)
     assert shown.exit_code == 2
     assert wrong in shown.stderr
+
+
+@pytest.mark.parametrize("option", ["--pod", "--policy"])
+def test_status_takes_a_name_with_its_namespace(option: str) -> None:
+    shown = netpol_agent("status", option, "a/b/c")
+    assert shown.exit_code == 2
+    assert f"{option} is 'a/b/c': give it as NAMESPACE/NAME." in shown.stderr

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from agent.fault import Fault
-from agent.kube.model import Key, Namespace, NetworkPolicy, Pod, Rule
+from agent.kube.model import Namespace, NetworkPolicy, Pod, Rule
 from agent.observe.page.accept import wants_html
-from agent.observe.page.pages import A_PAGE, key_of, part_of
+from agent.observe.page.pages import A_PAGE, part_of
 from agent.observe.routes import Request
 from tests.build import packed
 from tests.page.stage import HOSTILE, Stage, flow
@@ -56,9 +56,12 @@ def test_parts_of_a_long_table(
     assert next(iter(found.rows), None) == first
 
 
-def test_keys_are_read_or_not() -> None:
-    assert key_of("shop/db") == Key("shop", "db")
-    assert [key_of(text) for text in ("", "db", "/db", "shop/", "a/b/c")] == [None] * 5
+@pytest.mark.parametrize(
+    "path", ["/pod?name=db", "/pod", "/policy?name=a/b/c", "/denied?pod=db", "/denied?policy=shop/"]
+)
+def test_a_name_without_a_namespace_is_not_understood(hostile: Stage, path: str) -> None:
+    code, text = get(hostile, path)
+    assert (code, "give it as NAMESPACE/NAME" in text) == (400, True)
 
 
 @pytest.fixture

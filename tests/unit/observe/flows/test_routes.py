@@ -56,7 +56,7 @@ def test_the_last_reports_are_lines_of_json(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["?verdict=maybe", "?limit=-1", "?limit=x", f"?limit={'9' * 5000}", "?limit=%C2%B2"]
+    "query", ["?verdict=maybe", "?limit=-1", "?limit=x", f"?limit={'9' * 5000}", "?limit=%C2%B2", "?pod=db"]
 )
 def test_a_question_that_cannot_be_read_is_refused(serving: Serving, query: str) -> None:
     with pytest.raises(urllib.error.HTTPError, match="400"):
