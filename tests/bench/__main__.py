@@ -135,6 +135,7 @@ def main(
     memory    resident memory, and after an hour's worth of events
     scrapes   what it costs to be scraped by Prometheus
     tenant    while one tenant applies its worst, another's revocations
+    flooded   changes while a pod is flooded with denied packets
     stages    the rooms one by one, without an API server
     packets   what the rules cost packets between two pods of the node
     growth    the same node in clusters of 1,000 to 100,000 pods

@@ -84,7 +84,7 @@ def _rounds(
         for logging in random.sample((_OFF, _ON), 2):
             _write(manifests, pods, logging)
             wait_until(lambda wanted=logging == _ON: _logs(node) is wanted, 20)  # type: ignore[misc]
-            with _flooding(pods["attacker"], pods["victim"]) as (sent, flooder):
+            with flooding(pods["attacker"], pods["victim"]) as (sent, flooder):
                 # The reader may sleep until the first pod is logged.
                 time.sleep(1.5)
                 began, used, packets = time.monotonic(), _processor(pid), sent()
@@ -152,8 +152,8 @@ def _logs(node: Node) -> bool:
 
 
 @contextlib.contextmanager
-def _flooding(source: Pod, destination: Pod) -> Iterator[tuple[Callable[[], int], int]]:
-    """Flood a pod until the end; gives how many packets have been sent, and which process sends.
+def flooding(source: Pod, destination: Pod) -> Iterator[tuple[Callable[[], int], int]]:
+    """Flood a pod with denied packets until the end; gives how many were sent, and which process sends.
 
     A packet between pods of a node is judged in the time of the process that sends it.
     """
@@ -163,7 +163,7 @@ def _flooding(source: Pod, destination: Pod) -> Iterator[tuple[Callable[[], int]
         stack.callback(os.close, memory)
         shared = stack.enter_context(mmap.mmap(memory, 8))
         with source.netns.entered():
-            arguments = ("4", destination.v4, str(_PORT), str(RATE), str(memory))
+            arguments = (destination.v4, str(_PORT), str(RATE), str(memory))
             flooder = subprocess.Popen(
                 dies_with_us([sys.executable, "-S", "-E", str(_FLOODER), *arguments]), pass_fds=[memory]
             )

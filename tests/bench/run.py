@@ -13,6 +13,7 @@ from tests.bench import throughput
 from tests.bench.arena import Arena
 from tests.bench.cold import cold
 from tests.bench.flood import flood
+from tests.bench.flooded import flooded
 from tests.bench.growth import growth
 from tests.bench.latency import latency
 from tests.bench.result import Result, Size
@@ -30,6 +31,7 @@ ON_A_CLUSTER: dict[str, Callable[[Arena], Iterator[Result]]] = {
     "memory": memory,
     "scrapes": scrapes,
     "tenant": tenant,
+    "flooded": flooded,
 }
 """Measured at each size, all on one API server and node."""
 ON_A_SIZE: dict[str, Callable[[Size, Settings], Iterator[Result]]] = {"stages": stages}
