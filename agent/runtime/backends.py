@@ -15,8 +15,8 @@ from agent.dataplane.iptables.cleanup import is_clean
 from agent.dataplane.iptables.held_text import held_text
 from agent.dataplane.iptables.log_probe import log_probe
 from agent.dataplane.iptables.options import LogRules, Options
-from agent.dataplane.iptables.rules.text import render_sets, render_tables, render_text
 from agent.dataplane.iptables.tables.tables import WAIT_SECONDS, TableError
+from agent.dataplane.iptables.text import render_sets, render_tables, render_text
 from agent.dataplane.iptables.trace import IptablesTracer
 from agent.dataplane.iptables.variant import (
     MODES,

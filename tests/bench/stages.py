@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules.text import render_text
+from agent.dataplane.iptables.text import render_text
 from agent.kube.events import Delete, Event, Synced, Upsert
 from agent.kube.model import Key, Kind
 from agent.kube.wire import Page, decode_page, object_from

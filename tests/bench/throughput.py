@@ -26,7 +26,8 @@ import click
 import msgspec
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import hooks, names
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import hooks
 from agent.dataplane.iptables.tables.tables import Tables
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.kernel.ipset import IpSets

@@ -14,8 +14,9 @@ import pytest
 from agent.dataplane.iptables.access import KERNEL, Access
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import hooks, names, render
+from agent.dataplane.iptables.rules import names, render
 from agent.dataplane.iptables.rules.rule import Chains, jump
+from agent.dataplane.iptables.tables import hooks
 from agent.dataplane.iptables.tables.tables import Table, Tables
 from agent.dataplane.iptables.variant import Mode
 from agent.fault import Fault

@@ -17,7 +17,8 @@ from agent.dataplane.backend import Backend
 from agent.dataplane.iptables.access import KERNEL, Access
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import hooks, names
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import hooks
 from agent.dataplane.iptables.tables.tables import Table, Tables
 from agent.dataplane.iptables.variant import MODES
 from agent.kernel.ipset import IpSets

@@ -180,7 +180,7 @@ STEPS = (
     ),
     Mutation(
         "a rule of which it is not known what it does may stay in front",
-        "agent.dataplane.iptables.rules.hooks:_can_pass",
+        "agent.dataplane.iptables.tables.hooks:_can_pass",
         "if foreign.is_unclear(rule):\n    return True",
         "",
         (Selection.FOREIGN,),

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.held import Revision
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.tables import chain_writer
 from agent.policy.engine import Engine
@@ -143,7 +144,8 @@ def test_a_change_that_meets_tidying_is_made_after_it_and_on_the_same_trees(seed
         assert not backend.apply(engine.lowered, delta).faults
         if (put_off := backend._executor.pending) is not None:
             # The record knows of it, and may be changed by what is being made.
-            assert (put_off.names, put_off.named, put_off.nodes, put_off.drawn) == (None, {}, None, None)
+            assert put_off.revision == Revision()
+            assert put_off.revision.drawn is None
         kernel.slow = lambda: False
         while backend.busy:
             assert not backend.resume(engine.lowered).faults

@@ -104,6 +104,23 @@ def test_the_rule_is_as_the_architecture_draws_it() -> None:
         assert [other for other in others if line[other] <= line.get(name, -1)] == [], name
 
 
+def test_the_iptables_backend_is_in_the_order_that_the_architecture_draws() -> None:
+    """Nothing there may import from a line above its own; what is not drawn stands above all lines."""
+    text = (ROOT.parent / "docs/architecture.md").read_text()
+    drawn = text.partition("Inside `agent/dataplane/iptables`")[2].split("```")[1].removeprefix("text\n")
+    line = {name: number for number, line in enumerate(drawn.splitlines()) for name in line.split()}
+    folder = ROOT / "dataplane/iptables"
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} <= line.keys()
+    assert all((folder / name).is_dir() or (folder / f"{name}.py").is_file() for name in line)
+    wrong = []
+    for module, imported in _imports():
+        if room(module) == room(imported) == "iptables":
+            place, used = module.split(".")[3], (*imported.split("."), "")[3]
+            if place != used and line.get(used, -1) <= line.get(place, -2):
+                wrong.append(f"{module} imports {imported}")
+    assert wrong == []
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     needs: dict[str, set[str]] = {}
     for module, imported in _imports():

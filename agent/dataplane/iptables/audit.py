@@ -7,22 +7,23 @@ from collections.abc import Callable, Iterable, Set
 
 from agent.dataplane.backend import Reading
 from agent.dataplane.differences import Difference, What
+from agent.dataplane.iptables import edges
 from agent.dataplane.iptables.access import Access
-from agent.dataplane.iptables.change.desired import Desired
+from agent.dataplane.iptables.edges import Uplinks
 from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.ipset.members import SpotCheck
 from agent.dataplane.iptables.ipset.sets import KernelSets, network_members
+from agent.dataplane.iptables.ipset.transit import Transit
 from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
-from agent.dataplane.iptables.rules import edges, names
-from agent.dataplane.iptables.rules.edges import Uplinks
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.desired import Desired
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.readback import TablesReading
-from agent.dataplane.iptables.transit import Transit
 from agent.kernel.ipset import IpSets
 from agent.net import Direction, Member
 from agent.policy.lower.lowered import LoweredProgram

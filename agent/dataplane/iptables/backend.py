@@ -11,34 +11,33 @@ from types import MappingProxyType
 
 from agent.dataplane.backend import Call, KernelCounts, KernelView, Reading, Report
 from agent.dataplane.differences import Difference
-from agent.dataplane.iptables import cleanup
+from agent.dataplane.iptables import cleanup, edges
 from agent.dataplane.iptables.access import KERNEL, Access
 from agent.dataplane.iptables.audit import Audit
 from agent.dataplane.iptables.change.connections import Connections
 from agent.dataplane.iptables.change.driver import Driver
 from agent.dataplane.iptables.change.executor import Executor
-from agent.dataplane.iptables.change.inflight import LOOK_AGAIN
 from agent.dataplane.iptables.change.pending import independent, touched
 from agent.dataplane.iptables.change.planner import Found, plan_delta, plan_sync
 from agent.dataplane.iptables.change.remark import remark
 from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.change.tidying import Tidying
 from agent.dataplane.iptables.change.writers import Writers
+from agent.dataplane.iptables.edges import Uplinks
 from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.ipset.sets import KernelSets, isolated_in
+from agent.dataplane.iptables.ipset.transit import Transit
 from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
-from agent.dataplane.iptables.rules import edges
-from agent.dataplane.iptables.rules.edges import Uplinks
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.generation import Generation
+from agent.dataplane.iptables.tables.inflight import LOOK_AGAIN
 from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import TableError
-from agent.dataplane.iptables.transit import Transit
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.podlinks import PodLink

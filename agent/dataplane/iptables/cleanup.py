@@ -6,9 +6,9 @@ import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from agent.dataplane.iptables.rules import hooks, names, parse, script
+from agent.dataplane.iptables.rules import names, parse, script
 from agent.dataplane.iptables.rules.rule import sets_in
-from agent.dataplane.iptables.tables import foreign, nft
+from agent.dataplane.iptables.tables import foreign, hooks, nft
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.variant import INSTALL, MODES, Mode, find_command
 from agent.fault import Fault

@@ -6,15 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.backend import KernelCounts, KernelView
-from agent.dataplane.iptables.change.desired import Desired
-from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.ipset.set_table import SetTable
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.rules.desired import Desired, Drawn
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.variant import Mode
 from agent.net import Family, Member
 from agent.policy.lower.lowered import SetId
+
+
+@dataclass
+class Revision:
+    """What a step changes in the record as soon as it is taken over; None: as before.
+
+    ``names``: under which rules look at sets; ``named``: sets of the program that come, each with its name,
+    and those that go (None); ``afresh``: there are no others. ``nodes``: the networks of other nodes;
+    ``drawn``: what was rendered.
+    """
+
+    names: SetNames | None = None
+    named: dict[SetId, str | None] = field(default_factory=dict)
+    afresh: bool = False
+    nodes: Mapping[Family, frozenset[Member]] | None = None
+    drawn: Drawn | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -54,17 +69,17 @@ class Held:
         sizes, named = self.sets.sizes.copy(), self.of_sets.copy()
         return KernelView(chains, {s: (n, sizes[n]) for s, n in named.items() if n in sizes}, counts)
 
-    def take_over(self, step: Step) -> None:
-        """Note what a step changes in names: from now on it is made, at once or after others."""
-        if step.names is not None:
-            self.names = step.names
-        if step.drawn is not None:
-            self.desired.drawn = step.drawn
-        if step.nodes is not None:
-            self.nodes = step.nodes
-        if step.afresh:
+    def take_over(self, revision: Revision) -> None:
+        """Note what a step changes: from now on it is made, at once or after others."""
+        if revision.names is not None:
+            self.names = revision.names
+        if revision.drawn is not None:
+            self.desired.drawn = revision.drawn
+        if revision.nodes is not None:
+            self.nodes = revision.nodes
+        if revision.afresh:
             self.of_sets = {}
-        for set_id, name in step.named.items():
+        for set_id, name in revision.named.items():
             if name is None:
                 self.of_sets.pop(set_id, None)
             else:

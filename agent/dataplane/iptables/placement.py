@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 
 from agent import log
 from agent.dataplane.contention import REMOVING, STOP_REMOVING, Contention
-from agent.dataplane.iptables.rules import hooks
-from agent.dataplane.iptables.tables import builtin
+from agent.dataplane.iptables.tables import builtin, hooks
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.tables import Table
 from agent.dataplane.turns import Work

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.dataplane.iptables import cleanup
-from agent.dataplane.iptables.rules import hooks, script
-from agent.dataplane.iptables.tables import nft
+from agent.dataplane.iptables.rules import script
+from agent.dataplane.iptables.tables import hooks, nft
 from agent.dataplane.iptables.tables.tables import Table, Tables
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.dataplane.kube_router import (

@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
-from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.cleanup import held_families, remove, remove_sets
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.desired import Desired
 from agent.dataplane.iptables.rules.rule import Chains
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.variant import MODES, Mode

@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from agent.dataplane.iptables.cleanup import remove
-from agent.dataplane.iptables.rules import hooks, names
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import hooks
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.variant import MODES, PROGRAMS
 from agent.kube.events import Event

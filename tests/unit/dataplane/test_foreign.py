@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.dataplane.iptables.rules import hooks
-from agent.dataplane.iptables.tables import foreign
+from agent.dataplane.iptables.tables import foreign, hooks
 from agent.dataplane.iptables.tables.foreign import Listing
 
 HELD = {

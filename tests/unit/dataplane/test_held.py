@@ -61,7 +61,7 @@ def test_planning_changes_nothing_in_the_record_and_carrying_out_makes_it_what_t
         assert recorded(backend) == before
         assert plan_delta(held, engine.lowered, delta) == step
         assert not backend.apply(engine.lowered, delta).faults
-        assert held.names == step.names
+        assert held.names == step.revision.names
         assert held.of_sets.keys() == engine.lowered.sets.keys()
         assert all(held.of_sets[s] == held.names.peer_set(s) for s in held.of_sets)
         ours = {c: r for f in Family for c, r in kernel.tables[f].items() if names.is_ours(c)}

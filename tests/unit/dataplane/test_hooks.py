@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agent.dataplane.iptables.rules import hooks, names
-from agent.dataplane.iptables.rules.hooks import hook_rule, misplaced, needed, place, remove, unneeded
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import hooks
+from agent.dataplane.iptables.tables.hooks import hook_rule, misplaced, needed, place, remove, unneeded
 
 OURS = hook_rule("FORWARD")
 OUTPUT = (hook_rule("OUTPUT"),)

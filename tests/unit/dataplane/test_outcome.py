@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from agent.dataplane.iptables.change.prestart import outcome, start
+from agent.dataplane.iptables.tables.prestart import outcome, start
 
 
 @pytest.fixture(params=[True, False], ids=["pidfd", "without"], autouse=True)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, render, top
 from agent.dataplane.iptables.rules.rule import Chains
-from agent.dataplane.iptables.rules.text import member_text, render_text
 from agent.dataplane.iptables.tables.chain_writer import _by_policy
+from agent.dataplane.iptables.text import member_text, render_text
 from agent.kube.model import Key
 from agent.net import AddressPort, Direction, Family, Network, NetworkMember, Protocol
 from agent.policy.engine import Engine

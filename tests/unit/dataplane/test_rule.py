@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, parse
+from agent.dataplane.iptables.rules.desired import Desired
 from agent.dataplane.iptables.rules.rule import (
     Chains,
     Guard,

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dataplane.iptables.rules import names, render, script
+from agent.dataplane.iptables.rules.rule import Changes
 from agent.dataplane.iptables.rules.tree import LEAF, ROOT
-from agent.dataplane.iptables.rules.trees import Rendered, Trees
+from agent.dataplane.iptables.rules.trees import Trees
 from agent.kube.model import Key
 from agent.net import Direction, Family
 from agent.policy.program import PodId
@@ -33,7 +34,7 @@ class Held:
         self.chains: dict[str, tuple[str, ...]] = {}
         self.removed = False
 
-    def take(self, changes: Rendered) -> None:
+    def take(self, changes: Changes) -> None:
         written = {c: r for c, r in changes[V4].items() if r is not None}
         old = {c: self.chains[c] for c in written if c in self.chains}
         self.removed = any(script.insertions(old[c], written[c]) is None for c in old)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 
-from agent.dataplane.iptables.change.desired import Changes
 from agent.dataplane.iptables.change.step import Gains, Step, take_losses
 from agent.dataplane.iptables.change.writers import Writers
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.rules.rule import Rules
+from agent.dataplane.iptables.rules.rule import Changes, Rules
 from agent.dataplane.iptables.tables.tables import FEW_LINES
 from agent.dataplane.turns import PAUSE, Work
 from agent.fault import Fault

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agent.dataplane.iptables.change.carrying import Carrying, lines
-from agent.dataplane.iptables.change.desired import Changes, merged
 from agent.dataplane.iptables.change.pending import both, isolations, losses, yield_to
 from agent.dataplane.iptables.change.step import Gains, Step, taken_over
 from agent.dataplane.iptables.change.writers import Writers
 from agent.dataplane.iptables.ipset.closed import Closed
+from agent.dataplane.iptables.rules.rule import Changes, merged
 from agent.dataplane.iptables.tables.chain_writer import PART
 from agent.dataplane.turns import Work
 from agent.fault import Fault
@@ -43,7 +43,7 @@ class Executor:
         happened while nobody looked, so that no pod is closed because a command takes its time. Raises
         SetError when it cannot be told what a new set must hold; nothing has been opened then.
         """
-        self.held.take_over(step)
+        self.held.take_over(step.revision)
         self.carrying.append(step)
         if lenient:
             self._lenient = step
@@ -64,7 +64,7 @@ class Executor:
 
     def put_off(self, step: Step) -> list[Fault]:
         """Have a step made after those that are being made; what it takes away is taken away at once."""
-        self.held.take_over(step)
+        self.held.take_over(step.revision)
         self._chains.ask(step.chains)
         for each in (*self.carrying, self.pending):
             if each is not None:

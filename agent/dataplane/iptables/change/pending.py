@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from agent.dataplane.iptables.change.desired import merged
 from agent.dataplane.iptables.change.step import Gains, Step
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.rules.rule import sets_in
+from agent.dataplane.iptables.rules.rule import merged, sets_in
 from agent.net import Family, Member
 
 

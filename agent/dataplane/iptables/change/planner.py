@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from agent.dataplane.iptables.change.atomicity import hazardous
-from agent.dataplane.iptables.change.desired import Desired, merged
 from agent.dataplane.iptables.change.step import Gains, Step
-from agent.dataplane.iptables.held import Held
+from agent.dataplane.iptables.held import Held, Revision
 from agent.dataplane.iptables.ipset.set_table import alike
 from agent.dataplane.iptables.ipset.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.rules.rule import sets_in
+from agent.dataplane.iptables.rules.desired import Desired
+from agent.dataplane.iptables.rules.rule import merged, sets_in
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.rules.trees import Tree, changed_hands
 from agent.kernel.ipset_shapes import SetContent, SetShape
@@ -75,7 +75,7 @@ def plan_delta(held: Held, program: LoweredProgram, delta: Delta) -> Step:
         _change_members(set_names, program, delta, moving, step)
         _change_isolated(set_names, families, delta, step)
     step.chains = merged(step.chains, desired.update(program, delta, set_names))
-    step.names, step.drawn = set_names, desired.drawn
+    step.revision.names, step.revision.drawn = set_names, desired.drawn
     return step
 
 
@@ -122,14 +122,14 @@ def _come_and_go(families: Collection[Family], program: LoweredProgram, delta: D
         if set_id.family in families:
             canonical = names.peer_set(set_id)
             step.dropped |= {canonical, names.alternate(canonical)}
-            step.named[set_id] = None
+            step.revision.named[set_id] = None
     for set_id in delta.sets_added:
         if set_id.family in families:
             name = names.peer_set(set_id)
             members = program.sets[set_id]
             step.fresh[name] = (shape_of(set_id, len(members)), members)
             step.dropped.discard(name)
-            step.named[set_id] = name
+            step.revision.named[set_id] = name
 
 
 def _nodes(families: Collection[Family], program: LoweredProgram) -> dict[Family, frozenset[Member]]:
@@ -137,8 +137,8 @@ def _nodes(families: Collection[Family], program: LoweredProgram) -> dict[Family
 
 
 def _change_nodes(held: Held, families: Collection[Family], program: LoweredProgram, step: Step) -> None:
-    step.nodes = _nodes(families, program)
-    for family, after in step.nodes.items():
+    step.revision.nodes = _nodes(families, program)
+    for family, after in step.revision.nodes.items():
         before = held.nodes.get(family, _NO_NODES)
         name = names.nodes_set(family)
         if not before and after:
@@ -167,7 +167,7 @@ def _switch(
         old, new = before.peer_set(set_id), after.peer_set(set_id)
         members = program.sets[set_id]
         step.fresh[new] = (shape_of(set_id, len(members)), members)
-        step.named[set_id] = new
+        step.revision.named[set_id] = new
         step.dropped.discard(new)
         step.dropped.add(old)
         step.otherwise[old] = Gains(removed=gains.removed)
@@ -190,8 +190,8 @@ def plan_switch_back(held: Held, program: LoweredProgram) -> Step:
     step = Step({family: {} for family in desired.families})
     sets = {set_id: Gains() for set_id in held.names.switched}
     trees = {tree: Gains() for tree in held.names.switched_isolated}
-    step.names = _switch(held.names, desired, program, sets, trees, step)
-    step.drawn = desired.drawn
+    step.revision.names = _switch(held.names, desired, program, sets, trees, step)
+    step.revision.drawn = desired.drawn
     return step
 
 
@@ -204,8 +204,9 @@ def plan_sync(held: Held, program: LoweredProgram, found: Found) -> Step:
     nodes = _nodes(families, program)
     referred = {name for table in chains.values() for rules in table.values() for name in sets_in(rules)}
     referred |= found.elsewhere
-    step = Step({family: {} for family in families}, nodes=nodes, afresh=True)
-    step.named = {s: names.peer_set(s) for s in program.sets if s.family in families}
+    revision = Revision(nodes=nodes, afresh=True)
+    step = Step({family: {} for family in families}, revision=revision)
+    step.revision.named = {s: names.peer_set(s) for s in program.sets if s.family in families}
     moving = _compare_sets(program, found, referred, step)
     trees = _compare_isolated(families, program, content, referred, step)
     wanted = desired.render_all(program, set_names)
@@ -234,11 +235,11 @@ def plan_sync(held: Held, program: LoweredProgram, found: Found) -> Step:
             **dict.fromkeys(chains[family].keys() - wanted[family].keys()),
             **wanted[family],
         }
-    kept = {*filter(None, step.named.values()), *step.fresh, *step.isolated}
+    kept = {*filter(None, step.revision.named.values()), *step.fresh, *step.isolated}
     kept |= {names.isolated_set(d, f) for d in Direction for f in families} - step.dropped
     kept |= {names.nodes_set(family) for family in families if nodes[family]}
     step.dropped |= content.keys() - kept
-    step.names, step.drawn = set_names, desired.drawn
+    step.revision.names, step.revision.drawn = set_names, desired.drawn
     return step
 
 
@@ -250,11 +251,11 @@ def _hold_alternates(
     step: Step,
 ) -> None:
     """Say what must hold in sets that rules are to let go of, should these not be written now."""
-    for family, nodes in (step.nodes or {}).items():
+    for family, nodes in (step.revision.nodes or {}).items():
         name = names.nodes_set(family)
         if not nodes and name in referred and name in content:
             step.otherwise[name] = Gains(removed=set(content[name].members))
-    for set_id in step.named:
+    for set_id in step.revision.named:
         name = names.alternate(names.peer_set(set_id))
         if name in referred and name in content:
             step.otherwise[name] = Gains(removed=content[name].members - program.sets[set_id])
@@ -271,7 +272,7 @@ def _compare_sets(
 ) -> dict[SetId, Gains]:
     content = found.content
     moving: dict[SetId, Gains] = {}
-    for set_id in step.named:
+    for set_id in step.revision.named:
         name = names.peer_set(set_id)
         members = {m for m in program.sets[set_id] if member_address(m) not in found.withheld}
         shape = shape_of(set_id, len(members))
@@ -279,7 +280,7 @@ def _compare_sets(
         if gains or _is_another(name, shape, content, referred):
             moving[set_id] = gains
             step.live[name] = gains
-    for family, nodes in (step.nodes or {}).items():
+    for family, nodes in (step.revision.nodes or {}).items():
         if nodes:
             name = names.nodes_set(family)
             shape = networks_shape(family, len(nodes))

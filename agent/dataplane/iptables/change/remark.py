@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from agent import log
-from agent.dataplane.iptables.change.desired import Changes, Desired
 from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.rules.desired import Desired
+from agent.dataplane.iptables.rules.rule import Changes
 from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.turns import Work
 from agent.fault import Fault

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.dataplane.iptables.change.desired import Changes, Drawn
+from agent.dataplane.iptables.held import Revision
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.rules.set_names import SetNames
+from agent.dataplane.iptables.rules.rule import Changes
 from agent.kernel.ipset_shapes import SetShape
-from agent.net import Family, Member, NetworkMember, member_address
-from agent.policy.lower.lowered import SetId
+from agent.net import Member, NetworkMember, member_address
 
 
 @dataclass
@@ -35,10 +34,7 @@ class Step:
     ``vacant``: those of them for which this can wait. ``dropped``: sets that nothing needs after the step.
     ``spent``: chains that nothing needs after the step.
 
-    What it changes in the record of what the kernel holds, as soon as it is taken over: ``names``, under
-    which rules look at sets; ``named``: sets of the program that come, each with its name, and those that go
-    (None); ``afresh``: there are no others. ``nodes``: the networks of other nodes;
-    ``drawn``: what was rendered. None: as before.
+    ``revision``: what it changes in the record of what the kernel holds, as soon as it is taken over.
 
     ``otherwise``: for the case that a rule cannot be written. That rule then still refers to a set that the
     new rule would not refer to. These are the changes that this set must have all the same: peers are
@@ -55,11 +51,7 @@ class Step:
     dropped: set[str] = field(default_factory=set)
     otherwise: dict[str, Gains] = field(default_factory=dict)
     spent: set[str] = field(default_factory=set)
-    names: SetNames | None = None
-    named: dict[SetId, str | None] = field(default_factory=dict)
-    afresh: bool = False
-    nodes: Mapping[Family, frozenset[Member]] | None = None
-    drawn: Drawn | None = field(default=None, compare=False)
+    revision: Revision = field(default_factory=Revision)
 
 
 def taken_over(step: Step) -> Step:
@@ -67,7 +59,7 @@ def taken_over(step: Step) -> Step:
 
     What comes before it is made may change the record once more.
     """
-    return replace(step, names=None, named={}, afresh=False, nodes=None, drawn=None)
+    return replace(step, revision=Revision())
 
 
 def denies(name: str, gains: Gains) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.planner import plan_switch_back
 from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.ipset.sets import KernelSets
+from agent.dataplane.iptables.rules.desired import Desired
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.turns import Work
 from agent.fault import Fault

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent.dataplane.iptables.change.connections import Connections
-from agent.dataplane.iptables.change.desired import Changes
 from agent.dataplane.iptables.change.step import Gains, denies
 from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.ipset.sets import KernelSets
+from agent.dataplane.iptables.rules.rule import Changes
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.turns import Work

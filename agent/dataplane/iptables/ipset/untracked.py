@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from agent.dataplane.iptables.ipset.sets import KernelSets
+from agent.dataplane.iptables.ipset.transit import has_members
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.guards import UNTRACKED_SECONDS
-from agent.dataplane.iptables.transit import has_members
 from agent.dataplane.iptables.variant import Mode
 from agent.fault import Fault
 from agent.kernel.ipset import IpSets

@@ -8,9 +8,11 @@ was read from the kernel.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
+from agent.net import Family
 from agent.policy.program import PodId, PolicyId
 
 
@@ -115,6 +117,9 @@ Rules = tuple[Rule, ...]
 
 Chains = dict[str, Rules]
 
+Changes = dict[Family, dict[str, Rules | None]]
+"""For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
+
 Match = str | tuple[InSet, ...]
 """A match as iptables-save prints it; one on a set as a value. An empty one matches every packet."""
 
@@ -169,3 +174,8 @@ def described(rules: Rules) -> str:
 def sets_in(rules: Rules) -> set[str]:
     """Return the names of the sets that rules look into."""
     return {match.name for rule in rules for match in rule.in_sets}
+
+
+def merged(first: Changes, second: Mapping[Family, Mapping[str, Rules | None]]) -> Changes:
+    """Return both changes; where they meet, the second holds."""
+    return {family: {**first[family], **second.get(family, {})} for family in first}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.iptables.rules import names, render
-from agent.dataplane.iptables.rules.rule import Chains, Leaf, Rules
+from agent.dataplane.iptables.rules.rule import Chains, Changes, Leaf, Rules
 from agent.dataplane.iptables.rules.tree import LEAF, ROOT, Prefix, build
 from agent.kube.model import Key
 from agent.net import Direction, Family, family_of
@@ -14,8 +14,6 @@ from agent.policy.program import PodId
 
 Tree = tuple[Direction, Family]
 _Node = tuple[tuple[Prefix, Key | None], ...]
-Rendered = dict[Family, dict[str, Rules | None]]
-"""For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
 
 
 @dataclass
@@ -75,9 +73,9 @@ class Trees:
             state.addresses[number] = pod
             state.kept.pop(number, None)
 
-    def update(self) -> Rendered:
+    def update(self) -> Changes:
         """Return the chains that changed since the last call."""
-        changes: Rendered = {family: {} for family in self.families}
+        changes: Changes = {family: {} for family in self.families}
         for tree in sorted(self._touched):
             state = self._states[tree]
             wanted = state.wanted()
@@ -93,9 +91,9 @@ class Trees:
         self._touched.clear()
         return changes
 
-    def prune(self) -> Rendered:
+    def prune(self) -> Changes:
         """Return the chains that change when each tree takes the shape that its addresses alone give it."""
-        changes: Rendered = {family: {} for family in self.families}
+        changes: Changes = {family: {} for family in self.families}
         for tree, state in self._states.items():
             if state.kept or state.early:
                 state.kept = {}
@@ -120,7 +118,7 @@ class Trees:
         return state
 
 
-def _rebuild(tree: Tree, state: _State, changes: Rendered) -> None:
+def _rebuild(tree: Tree, state: _State, changes: Changes) -> None:
     _, family = tree
     before = {**state.nodes, ROOT: _root(state, family)} if state.nodes else {}
     state.placed, state.early = state.wanted(), {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 
-from agent.dataplane.iptables.rules import hooks, names
-from agent.dataplane.iptables.tables import foreign, nft
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import foreign, hooks, nft
 from agent.dataplane.iptables.tables.tables import Table
 from agent.dataplane.iptables.variant import Mode
 from agent.fault import Fault

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 
 from agent.dataplane.differences import Difference, What
-from agent.dataplane.iptables.change.desired import Changes
 from agent.dataplane.iptables.ipset.closed import concerned
 from agent.dataplane.iptables.ipset.unmade import narrowed
 from agent.dataplane.iptables.rules import names, parse, script
-from agent.dataplane.iptables.rules.rule import Chains, Rules, sets_in
+from agent.dataplane.iptables.rules.rule import Chains, Changes, Rules, sets_in
 from agent.dataplane.iptables.tables.tables import Table, TableError
 from agent.dataplane.iptables.variant import Mode
 from agent.net import Direction, Family

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Set
 
-from agent.dataplane.iptables.change.desired import Changes
 from agent.dataplane.iptables.rules import names, script, top
-from agent.dataplane.iptables.rules.rule import Chains, Rules, described, sets_in
+from agent.dataplane.iptables.rules.rule import Chains, Changes, Rules, described, sets_in
 from agent.dataplane.iptables.tables import foreign
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.generation import Generation

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.dataplane.iptables.rules import hooks
-from agent.dataplane.iptables.tables import builtin
+from agent.dataplane.iptables.tables import builtin, hooks
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.tables import Table
 from agent.dataplane.kube_router import kube_router_fault

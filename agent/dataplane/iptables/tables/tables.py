@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO
 
-from agent.dataplane.iptables.change.inflight import LOCKED, Command, outcomes
-from agent.dataplane.iptables.change.prestart import BYTES, Waiter, Waiting, give, start
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.tables import foreign
+from agent.dataplane.iptables.tables.inflight import LOCKED, Command, outcomes
+from agent.dataplane.iptables.tables.prestart import BYTES, Waiter, Waiting, give, start
 from agent.dataplane.iptables.tables.table import Table as Table
 from agent.dataplane.iptables.tables.table import TableError as TableError
 from agent.dataplane.iptables.variant import INSTALL, PROGRAMS, Mode, find_command

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 
-from agent.dataplane.iptables.change.prestart import Running, Waiter
+from agent.dataplane.iptables.tables.prestart import Running, Waiter
 from agent.dataplane.iptables.tables.table import TableError
 from agent.dataplane.turns import Waits, Work
 from agent.net import Family

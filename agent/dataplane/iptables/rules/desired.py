@@ -10,7 +10,7 @@ from typing import NamedTuple
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import guards, linked, names, render, top
 from agent.dataplane.iptables.rules.lists import Lists
-from agent.dataplane.iptables.rules.rule import Chains, Rules
+from agent.dataplane.iptables.rules.rule import Chains, Changes
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.rules.trees import Trees
 from agent.kernel.surroundings import NONE, Surroundings
@@ -19,9 +19,6 @@ from agent.kube.model import Key
 from agent.net import Direction, Family, Network
 from agent.policy.lower.lowered import Delta, LoweredProgram, SetId
 from agent.policy.program import PodId, PolicyId
-
-Changes = dict[Family, dict[str, Rules | None]]
-"""For each family the chains whose rules are to be as given; None: nothing needs the chain any more."""
 
 
 class _Top(NamedTuple):
@@ -269,8 +266,3 @@ class Desired:
 def has_family(program: LoweredProgram, family: Family) -> bool:
     """Whether networks that may reach every pod exist in a family."""
     return any(network.family is family for network in program.node_networks)
-
-
-def merged(first: Changes, second: Mapping[Family, Mapping[str, Rules | None]]) -> Changes:
-    """Return both changes; where they meet, the second holds."""
-    return {family: {**first[family], **second.get(family, {})} for family in first}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.ipset.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import hooks, names, script
+from agent.dataplane.iptables.rules import names, script
+from agent.dataplane.iptables.rules.desired import Desired
 from agent.dataplane.iptables.rules.set_names import SetNames
+from agent.dataplane.iptables.tables import hooks
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import BUCKETS, VerdictCache
 from agent.kernel.ipset_shapes import LIST, SetShape

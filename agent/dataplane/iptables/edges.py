@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from agent.dataplane.iptables.change.desired import Desired
 from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.held import Held
-from agent.dataplane.iptables.rules import guards, hooks
+from agent.dataplane.iptables.rules import guards
+from agent.dataplane.iptables.rules.desired import Desired
+from agent.dataplane.iptables.tables import hooks
 from agent.fault import Fault
 from agent.kernel.surroundings import Surroundings
 from agent.kernel.tunnels import FOR_STRANGERS
