@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -33,6 +33,8 @@ class Thread(Protocol):
 
 StartThread = Callable[[str, Callable[[], None]], Thread]
 
+TOO_MANY, NOT_WRITTEN, DEFECT = "too_many", "not_written", "defect"
+"""Why a change is not in the history."""
 WAITING = 2_000
 """Changes that may wait to be written; more are counted and not kept."""
 UNWRITTEN = 500
@@ -76,6 +78,7 @@ class Writer:
         self._settled: deque[tuple[int, float]] = deque()
         self._dropped = 0
         self._dropped_told = 0
+        self._given_up: Counter[str] = Counter({TOO_MANY: 0, NOT_WRITTEN: 0, DEFECT: 0})
         self._store: Store | None = None
         self._unwritten: deque[tuple[int, Entry]] = deque()
         self._lost = 0
@@ -136,6 +139,10 @@ class Writer:
             )
         return tuple(found)
 
+    def missing(self) -> Mapping[str, int]:
+        """Return how many changes are not in the history since the start, by the word for why."""
+        return {**self._given_up, TOO_MANY: self._dropped}
+
     def rows(self, query: Query) -> list[Row]:
         """Return the rows that a query asks for. Raises StoreError."""
         if not self._size:
@@ -163,7 +170,12 @@ class Writer:
             self._write(settled)
         while len(self._unwritten) > UNWRITTEN:
             self._unwritten.popleft()
-            self._lost += 1
+            self._give_up(1, NOT_WRITTEN)
+
+    def _give_up(self, rows: int, why: str) -> None:
+        """Count rows that are lost: the file will say so, the metrics do."""
+        self._lost += rows
+        self._given_up[why] += rows
 
     def _told(self, change: Change) -> Entry:
         """Return the row of a change, which is logged; of one that cannot be told, one that says so."""
@@ -173,6 +185,7 @@ class Writer:
         except Exception as error:
             # What tenants write is in it: one of them must not cost the others their rows.
             _log.exception("a change cannot be told")
+            self._given_up[DEFECT] += 1
             return _entry(_lost(1, f"it cannot be told: {type(error).__name__}", self._clock.time()))
         return entry
 
@@ -193,7 +206,7 @@ class Writer:
                 # The history is never a reason to end: what is enforced does not depend on it.
                 _log.exception("the history failed")
                 # What fails so would fail again with all that comes after it.
-                self._lost += len(self._unwritten)
+                self._give_up(len(self._unwritten), DEFECT)
                 self._unwritten.clear()
                 self._failed(StoreError(f"{type(error).__name__}: {error}"))
             if not self._stopping:

@@ -143,6 +143,7 @@ class Views:
             sysctl_repairs=self.host_check.sysctls.repairs,
             connections_deleted=view.counts.connections_deleted,
             cache_flushes=view.counts.cache_flushes,
+            history_missing=self.history.missing(),
             unlogged=self.flow_log.unlogged.copy(),
             # Reading the tables of legacy mode makes them: not before this agent has.
             traffic=self.meter.take() if calls.phase.begun else NO_TRAFFIC,

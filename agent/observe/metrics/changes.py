@@ -115,6 +115,15 @@ CHANGES: tuple[Metric, ...] = (
         one(lambda f: f.connections_deleted),
     ),
     Metric(
+        "history_rows_dropped_total",
+        COUNTER,
+        ("reason",),
+        "Changes that are not in the history. too_many: too many came at once. not_written: the file could "
+        "not be written for too long. defect: the agent could not tell them; see its log.",
+        "3",
+        each(lambda f: f.history_missing),
+    ),
+    Metric(
         "verdict_cache_flushes_total",
         COUNTER,
         (),

@@ -48,5 +48,6 @@ class Figures:
     sysctl_repairs: int = 0
     connections_deleted: int = 0
     cache_flushes: int = 0
+    history_missing: Mapping[str, int] = field(default_factory=dict)
     unlogged: Mapping[str, int] = field(default_factory=dict)
     traffic: Traffic = NO_TRAFFIC

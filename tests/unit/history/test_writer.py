@@ -75,6 +75,7 @@ def test_what_is_too_much_at_once_is_counted_and_told(
     # The clock of this test tells another time than its changes.
     lost = next(row for row in (lost, *kept) if row.subject is Subject.HISTORY)
     assert (lost.what, lost.count, lost.detail) == (What.LOST, 2, ("too many at once",))
+    assert writer.missing() == {"too_many": 2, "not_written": 0, "defect": 0}
 
 
 def test_a_damaged_file_is_set_aside_and_named_until_somebody_has_seen_to_it(
@@ -170,6 +171,7 @@ def test_of_what_a_file_cannot_take_for_long_the_newest_is_kept_and_the_rest_cou
     writer.work()
     (lost,) = (row for row in writer.rows(Query()) if row.subject is Subject.HISTORY)
     assert lost.count == 15
+    assert writer.missing() == {"too_many": 0, "not_written": 15, "defect": 0}
     assert set(names(writer)) - {""} == {f"prod/p{number}" for number in range(16, 26)}
 
 

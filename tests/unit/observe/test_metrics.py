@@ -54,6 +54,7 @@ def figures() -> Figures:
         writes=77,
         applied_at=1_767_225_599.0,
         drift={"set_gone": 6},
+        history_missing={"too_many": 3},
         unlogged={"limit": 9},
         traffic=Traffic(
             {
@@ -100,6 +101,7 @@ def test_each_kind_of_figure_is_told(figures: Figures) -> None:
         'allowed_packets_total{direction="ingress",namespace="shop"}': 6.0,
         'policy_allowed_bytes_total{direction="egress",namespace="shop",policy="db"}': 420.0,
         'wrong_link_packets_total{namespace="shop"}': 8.0,
+        'history_rows_dropped_total{reason="too_many"}': 3.0,
         'log_packets_lost_total{reason="limit"}': 9.0,
         "counters_read_failures_total": 1.0,
     }
