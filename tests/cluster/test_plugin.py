@@ -67,6 +67,11 @@ class Plugin:
         return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def set_ready(scene: Scene, agent: str, ready: str) -> None:
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}
+    scene.cluster.client.set_pod_status("kube-system", agent, status)
+
+
 @pytest.fixture
 def plugin(scene: Scene, tmp_path: Path) -> Iterator[Plugin]:
     client = scene.cluster.client
@@ -76,6 +81,7 @@ def plugin(scene: Scene, tmp_path: Path) -> Iterator[Plugin]:
         client.create_pod(
             "kube-system", name, node=node.name, addresses=[node.v4], labels=labels, hostNetwork=True
         )
+        set_ready(scene, name, "True")
     yield Plugin(scene, tmp_path)
     for name in agents:
         client.delete_pod("kube-system", name)
@@ -96,6 +102,21 @@ def test_explain_runs_where_the_destination_is_enforced(scene: Scene, plugin: Pl
     assert "pod/netpol-agent-near -c" in plugin("explain", far.name, near.name, "80").out
     assert "ran: exec" in plugin("explain", "192.0.2.1", f"{namespace}/deployment/web", "80").out
     assert plugin("explain", near.name, far.name, "80", EXIT_CODE="1").code == 1
+
+
+def test_explain_says_when_the_agent_of_the_other_half_is_not_there(scene: Scene, plugin: Plugin) -> None:
+    namespace = scene.namespace("a")
+    near = scene.pod(scene.near, namespace, "near")
+    far = scene.pod(scene.far, namespace, "far")
+    set_ready(scene, "netpol-agent-near", "False")
+    half = f"which enforces the half of {near.name}: that half is said from the objects"
+    ran = plugin("explain", near.name, far.name, "80")
+    assert (ran.code, "pod/netpol-agent-far -c" in ran.out) == (0, True)
+    assert f"the agent on node {scene.near.name} is not ready, {half}" in ran.err
+    scene.cluster.client.set_pod_status("kube-system", "netpol-agent-near", {"phase": "Failed"})
+    assert (
+        f"no agent runs on node {scene.near.name}, {half}" in plugin("explain", near.name, far.name, "80").err
+    )
 
 
 def test_other_commands_run_on_the_node_of_a_pod_or_one_that_is_named(scene: Scene, plugin: Plugin) -> None:

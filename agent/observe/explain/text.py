@@ -80,7 +80,10 @@ def _node_lines(direction: Direction, part: DirectionAnswer, node: str) -> Itera
     if part.here:
         yield f"{direction} of {part.pod} is enforced on this node, {node}"
     elif part.node:
-        yield f"{direction} of {part.pod} is enforced on node {part.node}: ask the agent there"
+        yield (
+            f"{direction} of {part.pod} is enforced on node {part.node}: said from the objects, not from the "
+            "kernel there; ask the agent there"
+        )
     elif part.pod is not None:
         yield f"{direction} of {part.pod} is enforced nowhere yet: it is on no node"
 
