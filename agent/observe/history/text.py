@@ -91,11 +91,22 @@ def _headline(row: Row) -> str:
 def _lines(row: Row) -> Iterator[str]:
     if times := _times(row):
         yield times
+    if unnamed(row):
+        yield f"[dim]{_UNNAMED}[/]"
     for line in row.diff:
         colour = {"+": "green", "-": "red"}.get(line[:1])
         yield f"[{colour}]{escape(line)}[/]" if colour else escape(line)
     yield from map(escape, row.detail)
     yield from map(escape, effect_lines(row.effect))
+
+
+_UNNAMED = "who deleted it is not known: API servers do not say it in the object; their audit log may"
+
+
+def unnamed(row: Row) -> bool:
+    """Whether a row is of an object that was deleted, and nobody says by whom."""
+    deletable = (Subject.POLICY, Subject.POD, Subject.NAMESPACE)
+    return row.what is What.DELETED and row.subject in deletable and not row.who
 
 
 def _times(row: Row) -> str:

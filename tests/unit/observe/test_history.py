@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from agent.clock import moment
@@ -113,6 +114,13 @@ def test_of_a_pod_it_says_since_when_and_by_what_it_is_isolated() -> None:
     assert shown(ADDED, DELETED, pod="shop/db")[-2] == (
         "shop/db ingress: open since 2026-01-01 00:01:00.002Z: policy shop/deny deleted"
     )
+
+
+def test_that_nobody_says_who_deleted_an_object_is_told() -> None:
+    words = "    who deleted it is not known: API servers do not say it in the object; their audit log may"
+    assert words in shown(DELETED)
+    assert words not in shown(ADDED)
+    assert words not in shown(msgspec.structs.replace(DELETED, who="here/deny.yaml:1"))
 
 
 def test_what_tenants_name_is_no_markup() -> None:
