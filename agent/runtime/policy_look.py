@@ -10,10 +10,10 @@ from agent.clock import SYSTEM
 from agent.dataplane.trace import Tracer
 from agent.dataplane.traffic import NOTHING, Amount
 from agent.history.diff import rule_text, selector_text
-from agent.kube.model import Key, Kind, NetworkPolicy
+from agent.kube.model import Key, Kind, NetworkPolicy, Rule
 from agent.net import Direction, Family
 from agent.observe.hits import Hits
-from agent.observe.status.policy import Look, Peers, PolicyView, RuleView
+from agent.observe.status.policy import Look, Peers, PolicyView, RuleView, allows_dns
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredRule, SetId
 from agent.policy.program import PodId, PolicyId
@@ -118,9 +118,7 @@ def view(
         return tuple(sorted(str(pod_id.pod) for pod_id in pods if pod_id.direction is direction))
 
     rules = [
-        _rule(
-            direction, number, rule_text(rule, direction.value), known, counts, last.get((direction, number))
-        )
+        _rule(direction, number, rule, known, counts, last.get((direction, number)))
         for direction in Direction
         for number, rule in enumerate(policy.rules(direction) or ())
     ]
@@ -137,7 +135,7 @@ def view(
 def _rule(
     direction: Direction,
     number: int,
-    text: str,
+    said: Rule,
     known: _Known,
     counts: Counts | None,
     last_hit: float | None,
@@ -153,12 +151,13 @@ def _rule(
     return RuleView(
         direction.value,
         number,
-        text,
+        rule_text(said, direction.value),
         tuple(Peers(meaning, size) for meaning, size in members.items()),
         None if amount is None else amount.packets,
         None if amount is None else amount.bytes,
         bool(here) and not open_to_some,
         last_hit,
+        allows_dns(direction, said),
     )
 
 

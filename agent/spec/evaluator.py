@@ -189,7 +189,7 @@ def _by_policies(cluster: Cluster, direction: Direction, packet: Packet) -> Dire
     policies = isolating(cluster, direction, pod)
     hints = (
         *without_effect(_policies(cluster, pod), direction, pod),
-        *(without_dns(policies, pod) if direction is Direction.EGRESS else ()),
+        *(without_dns(policies, pod.key) if direction is Direction.EGRESS else ()),
     )
     return DirectionVerdict(direction, allowed, pod.key, findings, why, hints)
 

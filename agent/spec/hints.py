@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from agent.kube.model import NetworkPolicy, Pod, Port, Selector
+from agent.kube.model import Key, NetworkPolicy, Pod, Port, Rule, Selector
 from agent.net import Direction, Protocol
 
 _NAMED = 3
@@ -55,13 +55,15 @@ def not_selecting(policies: Iterable[NetworkPolicy], direction: Direction, pod: 
         yield f"policies of its namespace that are not for it either: {len(others) - _NAMED} more"
 
 
-def without_dns(policies: Iterable[NetworkPolicy], pod: Pod) -> Iterator[str]:
+def without_dns(policies: Iterable[NetworkPolicy], pod: Key) -> Iterator[str]:
     """Say that a pod can look up no name: no egress rule that applies to it allows UDP port 53 to anybody."""
-    rules = [rule for policy in policies for rule in policy.egress or ()]
-    if not any(not rule.ports or any(map(_may_be_dns, rule.ports)) for rule in rules):
-        yield (
-            f"DNS is not allowed: no egress rule for {pod.key} has UDP port {DNS}, so it cannot look up names"
-        )
+    if not any(is_for_dns(rule) for policy in policies for rule in policy.egress or ()):
+        yield f"DNS is not allowed: no egress rule for {pod} has UDP port {DNS}, so it cannot look up names"
+
+
+def is_for_dns(rule: Rule) -> bool:
+    """Whether a rule's ports take in that of DNS."""
+    return not rule.ports or any(map(_may_be_dns, rule.ports))
 
 
 def _may_be_dns(port: Port) -> bool:

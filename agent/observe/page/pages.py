@@ -23,6 +23,7 @@ from agent.observe.page.grid import grid_of
 from agent.observe.page.render import page
 from agent.observe.page.sources import Sources
 from agent.observe.routes import Request, Response
+from agent.spec.hints import without_dns
 from agent.spec.question import QuestionError
 
 A_PAGE = 50
@@ -110,6 +111,8 @@ def pod(sources: Sources, request: Request) -> Response:
     name = request.one("name")
     key, trouble = _asked(request, "name")
     found = next((one for one in _pod_rows(sources) if one.key == key), None)
+    isolating = [sources.policy(name) for name in found.egress] if found and found.egress_isolated else []
+    known = [one for one in isolating if one is not None]
     return _page(
         sources,
         "pod.html",
@@ -117,6 +120,7 @@ def pod(sources: Sources, request: Request) -> Response:
         code=200 if found else 400 if trouble else 404,
         name=name,
         pod=found,
+        notes=list(without_dns(known, found.key)) if found and known and len(known) == len(isolating) else (),
         wrong=trouble,
         rows=_rows(sources, Query(pod=key, limit=_FEW)) if key else (),
         denied=_denied(sources, _FEW, pod=name),

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from agent.history.query import key_of
-from agent.kube.model import Key
+from agent.kube.model import Key, Rule
+from agent.net import Direction
 from agent.observe.routes import JSON, TEXT, Request, Response, Route
 
 
@@ -24,7 +25,8 @@ class RuleView(msgspec.Struct, frozen=True):
     ``packets`` and ``bytes``: what the kernel has counted for it since the rule was written last, None where
     that cannot be read, or the rule is not in the kernel. ``peers``: the sets that it looks into. ``nobody``:
     it can match no packet now. ``last_hit``: when a look first saw the number of packets that it has now, in
-    ``time.time()`` seconds; None where no look has seen it grow.
+    ``time.time()`` seconds; None where no look has seen it grow. ``dns``: its ports take in DNS, UDP port 53,
+    and it is for egress.
     """
 
     direction: str
@@ -35,6 +37,7 @@ class RuleView(msgspec.Struct, frozen=True):
     bytes: int | None = None
     nobody: bool = False
     last_hit: float | None = None
+    dns: bool = False
 
 
 class PolicyView(msgspec.Struct, frozen=True):
@@ -51,6 +54,14 @@ class PolicyView(msgspec.Struct, frozen=True):
     egress: tuple[str, ...] | None
     rules: tuple[RuleView, ...]
     problems: tuple[str, ...] = ()
+
+
+def allows_dns(direction: Direction, rule: Rule) -> bool:
+    """Whether a rule's peers may be asked for names."""
+    # The specification is loaded where somebody asks: on most nodes nobody does.
+    from agent.spec.hints import is_for_dns
+
+    return direction is Direction.EGRESS and is_for_dns(rule)
 
 
 Look = Callable[[Key], PolicyView | None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from rich.console import Console
@@ -164,11 +164,30 @@ def show_pod(
     found = next((one for one in snapshot.pods if one.pod == pod), None)
     for line in _pod(pod, found):
         console.print(line, soft_wrap=True)
+    policies = tuple(policies)
+    if found is not None and found.egress is not None:
+        for line in _without_dns(found.egress, policies):
+            console.print(line, soft_wrap=True)
     for policy in policies:
         console.print()
         show_policy(policy, None, console)
     for line in (*_changes(around.rows), *_denials(snapshot, around.denied)):
         console.print(line, soft_wrap=True)
+
+
+def _without_dns(isolating: Collection[str], policies: Iterable[PolicyView]) -> Iterator[str]:
+    """Say that a pod can look up no name, where that is known: all the policies that isolate it are."""
+    known = {policy.policy: policy for policy in policies}
+    if not all(name in known for name in isolating):
+        return
+    rules = [rule for name in isolating for rule in known[name].rules if rule.dns]
+    if not rules:
+        yield "  [yellow]note:[/] no egress rule allows DNS (UDP port 53): it cannot look up names"
+    elif all(rule.nobody for rule in rules):
+        yield (
+            "  [yellow]note:[/] what its egress rules allow for DNS (UDP port 53) is nobody now: it cannot "
+            "look up names"
+        )
 
 
 def _pod(name: str, found: PodStatus | None) -> Iterator[str]:

@@ -18,7 +18,7 @@ from agent.net import Direction
 from agent.observe.flows.flow import End, Flow, Unlogged, as_text
 from agent.observe.health import Health, as_dict, readyz
 from agent.observe.history.text import time_text
-from agent.observe.snapshot import Facts, StatusSnapshot, take
+from agent.observe.snapshot import Facts, PodStatus, StatusSnapshot, take
 from agent.observe.status.policy import Peers, PolicyView, RuleView
 from agent.observe.status.text import Around, checks_of, show_pod, show_policy, show_screen
 from agent.observe.text import plain_console
@@ -167,6 +167,30 @@ def test_a_pod_is_shown_with_its_policies(snapshot: StatusSnapshot, file: io.Str
     assert lines[:3] == ["shop/db-0  10.0.0.5, fd00::5", "  ingress: isolated by shop/db", "  egress: open"]
     assert "  ingress[0] from pods[app=api] port 5432/TCP  (12 packets, 1.5 kB)" in lines
     assert lines[-1].endswith("policy shop/db added by kubectl (Apply)")
+
+
+@pytest.mark.parametrize(
+    ("rules", "note"),
+    [
+        ((), "no egress rule allows DNS (UDP port 53)"),
+        ((RuleView("egress", 0, "to all pods port 53/TCP"),), "no egress rule allows DNS (UDP port 53)"),
+        ((RuleView("egress", 0, "to pods", nobody=True, dns=True),), "for DNS (UDP port 53) is nobody now"),
+        ((RuleView("egress", 0, "to pods", dns=True),), ""),
+    ],
+)
+def test_a_pod_that_can_look_up_no_name_has_a_note(
+    snapshot: StatusSnapshot, file: io.StringIO, rules: tuple[RuleView, ...], note: str
+) -> None:
+    pod = PodStatus("shop/db-0", ("10.0.0.5",), None, ("shop/out",))
+    policy = PolicyView("shop/out", "all pods", None, ("shop/db-0",), rules)
+    found = msgspec.structs.replace(snapshot, pods=(pod,))
+    show_pod("shop/db-0", found, [policy], Around(), console(file))
+    notes = [line for line in file.getvalue().splitlines() if "note:" in line]
+    assert (len(notes), note in "".join(notes)) == (bool(note), True)
+    # Where not all of its policies were asked about, nothing is said.
+    quiet = io.StringIO()
+    show_pod("shop/db-0", found, [], Around(), console(quiet))
+    assert "note:" not in quiet.getvalue()
 
 
 def test_a_pod_that_nothing_isolates_is_said_to_be_open(snapshot: StatusSnapshot, file: io.StringIO) -> None:
