@@ -122,3 +122,24 @@ def test_a_chain_is_described_by_the_first_rule_that_serves_something() -> None:
         (None, "no pod or policy in particular"),
     ):
         assert described((jump("RETURN"), jump("DROP", about=about))) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("-s 10.0.0.0/8 -j DOCKER-USER", ("DOCKER-USER", False)),
+        ("-g cali-FORWARD", ("cali-FORWARD", True)),
+        ('-m comment --comment "-j DROP" -j ACCEPT', ("ACCEPT", False)),
+        ('-m string --string "-j" --algo bm --to 65535 -j DROP', ("DROP", False)),
+        ('-j LOG --log-prefix "-g"', ("LOG", False)),
+        ('-m string --string "-j" --algo bm --to 65535', (None, False)),
+        ("-i eth0", (None, False)),
+        ("-j", (None, False)),
+        ('-m string --string "\' -j ACCEPT', ("ACCEPT", False)),
+    ],
+)
+def test_a_rule_of_others_leads_where_it_says_whatever_it_looks_for(
+    text: str, target: tuple[str | None, bool]
+) -> None:
+    read = parse.foreign(text)
+    assert (read.target, read.goto) == target

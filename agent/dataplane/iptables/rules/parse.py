@@ -7,6 +7,7 @@ Rules of ours that another run of the agent wrote, or that the agent finds chang
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 import shlex
 from collections.abc import Mapping
@@ -85,11 +86,12 @@ class Foreign(NamedTuple):
 
 
 def foreign(text: str) -> Foreign:
-    """Return where a rule leads; its comment may say anything."""
+    """Return where a rule leads; its comment may say anything, and so may a text that it looks for."""
     words = _words(text)
-    for flag in ("-j", "-g"):
-        if flag in words:
-            return Foreign(words[words.index(flag) + 1], "-g" in words, _only_loopback(words))
+    for flag, target in itertools.pairwise(words):
+        # No chain and no target has such a name: this is a value, such as that of --string.
+        if flag in ("-j", "-g") and not target.startswith("-"):
+            return Foreign(target, flag == "-g", _only_loopback(words))
     return Foreign(None, False, _only_loopback(words))
 
 
