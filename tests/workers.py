@@ -22,6 +22,7 @@ LONGEST_FIRST = (
     "conformance",
     "api-source",
     "lies-",
+    "upgrade",
     "cluster-",
     "large-",
     "tests/cluster",

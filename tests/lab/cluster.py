@@ -38,10 +38,18 @@ def http_get(node: Node, path: str, port: int = HEALTH_PORT) -> tuple[int, str]:
         return response.status, response.read().decode()
 
 
-class AgentProcess:
-    """An agent running on a node. Its log is ``agent.log`` in the node's directory, kept over restarts."""
+def python_of(code: Path) -> dict[str, str]:
+    """Return the environment in which Python imports the agent from a checkout, from any directory."""
+    return {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
 
-    def __init__(self, node: Node, *arguments: str) -> None:
+
+class AgentProcess:
+    """An agent running on a node. Its log is ``agent.log`` in the node's directory, kept over restarts.
+
+    ``code`` is the checkout whose agent it is.
+    """
+
+    def __init__(self, node: Node, *arguments: str, code: Path = ROOT) -> None:
         self.node = node
         self.log = node.directory / "agent.log"
         state = node.directory / "state"
@@ -53,7 +61,7 @@ class AgentProcess:
         ]
         with self.log.open("ab") as log:
             self.process: subprocess.Popen[bytes] = node.popen(
-                command, output=log, environment={"PYTHONPATH": str(ROOT)}
+                command, output=log, environment=python_of(code)
             )
 
     def wait_ready(self, timeout: float = 60.0) -> None:
