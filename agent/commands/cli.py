@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from agent import __version__
-from agent.commands import asking, looking
+from agent.commands import asking, changing, looking
 from agent.commands.options import (
     IN_RENDER,
     LOG_SETTINGS,
@@ -241,3 +241,4 @@ main.add_command(asking.report)
 main.add_command(looking.status)
 main.add_command(looking.history)
 main.add_command(looking.watch)
+main.add_command(changing.convert)

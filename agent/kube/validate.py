@@ -140,7 +140,7 @@ def _metadata(check: Check, kind: Kind, key: Key, value: object) -> dict[str, An
         "resourceVersion": check.text(meta.get("resourceVersion"), "metadata.resourceVersion"),
         "creationTimestamp": _time(check, meta.get("creationTimestamp"), "metadata.creationTimestamp"),
         "labels": dict(sorted(labels.items())),
-        "annotations": annotations if kind in (Kind.NAMESPACE, Kind.POD) else {},
+        "annotations": annotations if kind is not Kind.NODE else {},
     }
 
 

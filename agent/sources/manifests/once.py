@@ -16,7 +16,7 @@ from agent.kube.documents import NOT_APPLIED, is_kustomization
 from agent.kube.events import Problem
 from agent.kube.facts import Fact, is_fact
 from agent.kube.kinds import is_policy
-from agent.kube.manifest import Reading, read_text
+from agent.kube.manifest import Manifest, Reading, read_text
 from agent.kube.model import Kind, Object
 from agent.kube.text import UnreadableError
 from agent.sources.manifests.desired import DesiredObjects, Held, combine, values
@@ -39,12 +39,16 @@ class Unread(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What was read. ``notes`` are lines about what was not refused; ``facts`` are what other objects say."""
+    """What was read. ``notes`` are lines about what was not refused; ``facts`` are what other objects say.
+
+    ``manifests`` are all objects as they are written, by the name of their file.
+    """
 
     desired: DesiredObjects
     unread: tuple[Unread, ...]
     notes: tuple[str, ...] = ()
     facts: tuple[Fact, ...] = ()
+    manifests: tuple[tuple[str, Manifest], ...] = ()
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -91,7 +95,8 @@ def read_given(name: str, text: bytes) -> Read:
 def _combined(readings: dict[str, Reading], unread: Sequence[Unread], notes: Sequence[str]) -> Read:
     desired = combine({name: Held(reading.manifests, {}) for name, reading in readings.items()})
     facts = tuple(fact for name in sorted(readings) for fact in readings[name].facts)
-    return Read(desired, tuple(unread), (*notes, *_notes(readings)), facts)
+    manifests = tuple((name, one) for name in sorted(readings) for one in readings[name].manifests)
+    return Read(desired, tuple(unread), (*notes, *_notes(readings)), facts, manifests)
 
 
 def _files(place: Path, alone: bool, unread: list[Unread], notes: list[str]) -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,1 @@
+"""Lines of a few words for policies: read into NetworkPolicies, and written from them."""
