@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -12,9 +12,10 @@ from agent.kube import kinds, wire
 from agent.kube.documents import documents, is_a_template, tool_of
 from agent.kube.events import Invalid, Problem, Upsert
 from agent.kube.facts import Fact, facts_of
-from agent.kube.model import Key, Kind, NetworkPolicy, Object
+from agent.kube.model import Key, Kind, NetworkPolicy, Object, Pod
 from agent.kube.text import UnreadableError
 from agent.kube.validate import key_of, validate
+from agent.kube.workloads import Workload, workload_of
 
 _WRONG = 5
 """So many entries of a text for which it cannot be read are named; the rest are counted."""
@@ -44,12 +45,14 @@ class Manifest(NamedTuple):
 class Reading(NamedTuple):
     """What a text holds. ``ignored`` names the kinds in it that are not read here, and whose file it is.
 
-    ``facts`` is filled from a dump only.
+    ``facts`` and ``workloads`` are filled from a dump only. The kinds of workloads are among those ignored,
+    too: no policy is enforced for a template.
     """
 
     manifests: tuple[Manifest, ...]
     ignored: tuple[str, ...] = ()
     facts: tuple[Fact, ...] = ()
+    workloads: tuple[Workload, ...] = ()
 
 
 def read_text(text: bytes, *, is_json: bool = False, name: str = "", dump: bool = False) -> Reading:
@@ -63,6 +66,7 @@ def read_text(text: bytes, *, is_json: bool = False, name: str = "", dump: bool 
     manifests: list[Manifest] = []
     ignored: list[str] = []
     facts: list[Fact] = []
+    workloads: list[Workload] = []
     wrong: list[str] = []
     found = documents(text, is_json=is_json, name=name)
     if not found and (tool := tool_of(name)):
@@ -80,12 +84,14 @@ def read_text(text: bytes, *, is_json: bool = False, name: str = "", dump: bool 
                     wrong.append(str(error))
                 if dump:
                     facts += facts_of(kind, entry)
+                    made = workload_of(line, version, kind, entry, _read_pod)
+                    workloads += [made] if made is not None else []
         except UnreadableError as error:
             wrong.append(str(error))
     if wrong:
         more = f"; and {len(wrong) - _WRONG} more" if len(wrong) > _WRONG else ""
         raise UnreadableError("; ".join(wrong[:_WRONG]) + more)
-    return Reading(tuple(manifests), tuple(dict.fromkeys(ignored)), tuple(facts))
+    return Reading(tuple(manifests), tuple(dict.fromkeys(ignored)), tuple(facts), tuple(workloads))
 
 
 def read_data(kind: Kind, data: object) -> Manifest | None:
@@ -208,6 +214,15 @@ def _manifest(line: int, kind: Kind, data: dict[str, Any], *, dump: bool = False
         problem = Problem("", f"{error}; write plain strings, numbers, lists and mappings")
         return Manifest(kind, key, line, read, None, (problem,))
     return Manifest(kind, key, line, read, value)
+
+
+def _read_pod(data: Mapping[str, Any]) -> tuple[Pod | None, tuple[Problem, ...]]:
+    """Read the pod of a workload's template as a manifest's pod is read."""
+    try:
+        found = _manifest(0, Kind.POD, dict(data), dump=True)
+    except UnreadableError as error:
+        return None, (Problem("metadata.name", str(error)),)
+    return (found.value if isinstance(found.value, Pod) else None), found.problems
 
 
 def _is_stored(data: dict[str, Any]) -> bool:

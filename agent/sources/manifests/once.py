@@ -19,6 +19,7 @@ from agent.kube.kinds import is_policy
 from agent.kube.manifest import Manifest, Reading, read_text
 from agent.kube.model import Kind, Object
 from agent.kube.text import UnreadableError
+from agent.kube.workloads import Workload, is_workload
 from agent.sources.manifests.desired import DesiredObjects, Held, combine, values
 from agent.sources.manifests.directory import SUFFIXES, read_file, scan, shown
 
@@ -41,7 +42,8 @@ class Unread(NamedTuple):
 class Read(NamedTuple):
     """What was read. ``notes`` are lines about what was not refused; ``facts`` are what other objects say.
 
-    ``manifests`` are all objects as they are written, by the name of their file.
+    ``manifests`` are all objects as they are written, by the name of their file, and ``workloads`` all
+    workloads: an agent enforces nothing for a template.
     """
 
     desired: DesiredObjects
@@ -49,6 +51,7 @@ class Read(NamedTuple):
     notes: tuple[str, ...] = ()
     facts: tuple[Fact, ...] = ()
     manifests: tuple[tuple[str, Manifest], ...] = ()
+    workloads: tuple[tuple[str, Workload], ...] = ()
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -65,8 +68,11 @@ class Read(NamedTuple):
         return (*map(str, self.unread), *self.desired.lines)
 
 
-def read_once(places: Sequence[Path]) -> Read:
-    """Read directories and files, or standard input for ``-``. Never raises for what is in them."""
+def read_once(places: Sequence[Path], *, workloads: bool = False) -> Read:
+    """Read directories and files, or standard input for ``-``. Never raises for what is in them.
+
+    ``workloads``: the reader looks at workloads, too, so no note says that they are passed over.
+    """
     unread: list[Unread] = []
     notes: list[str] = []
     readings: dict[str, Reading] = {}
@@ -81,22 +87,26 @@ def read_once(places: Sequence[Path]) -> Read:
                 readings[name] = _read(path, named=path == place)
             except UnreadableError as error:
                 unread.append(Unread(name, str(error)))
-    return _combined(readings, unread, notes)
+    return _combined(readings, unread, notes, workloads=workloads)
 
 
-def read_given(name: str, text: bytes) -> Read:
-    """Read one text, called so in messages. Never raises for what is in it."""
+def read_given(name: str, text: bytes, *, workloads: bool = False) -> Read:
+    """Read one text, called so in messages, as :func:`read_once` does."""
     try:
-        return _combined({name: read_text(text, dump=True)}, [], [])
+        return _combined({name: read_text(text, dump=True)}, [], [], workloads=workloads)
     except UnreadableError as error:
-        return _combined({}, [Unread(name, str(error))], [])
+        return _combined({}, [Unread(name, str(error))], [], workloads=workloads)
 
 
-def _combined(readings: dict[str, Reading], unread: Sequence[Unread], notes: Sequence[str]) -> Read:
+def _combined(
+    readings: dict[str, Reading], unread: Sequence[Unread], notes: Sequence[str], *, workloads: bool
+) -> Read:
     desired = combine({name: Held(reading.manifests, {}) for name, reading in readings.items()})
     facts = tuple(fact for name in sorted(readings) for fact in readings[name].facts)
     manifests = tuple((name, one) for name in sorted(readings) for one in readings[name].manifests)
-    return Read(desired, tuple(unread), (*notes, *_notes(readings)), facts, manifests)
+    made = tuple((name, one) for name in sorted(readings) for one in readings[name].workloads)
+    told = (*notes, *_notes(readings, workloads=workloads))
+    return Read(desired, tuple(unread), told, facts, manifests, made)
 
 
 def _files(place: Path, alone: bool, unread: list[Unread], notes: list[str]) -> Iterator[tuple[str, Path]]:
@@ -143,9 +153,11 @@ def _read(path: Path, *, named: bool) -> Reading:
     return read_text(text, dump=True)
 
 
-def _notes(readings: dict[str, Reading]) -> Iterator[str]:
+def _notes(readings: dict[str, Reading], *, workloads: bool) -> Iterator[str]:
     """Say what was passed over, and which policies a server has that a create would refuse."""
     ignored = {text for reading in readings.values() for text in reading.ignored}
+    if workloads:
+        ignored = {text for text in ignored if not is_workload(text)}
     policies = sorted(filter(is_policy, ignored))
     kustomize = sorted(filter(is_kustomization, ignored))
     others = sorted(text for text in ignored.difference(policies, kustomize) if not is_fact(text))
