@@ -135,7 +135,7 @@ def test_a_chain_is_described_by_the_first_rule_that_serves_something() -> None:
         ('-m string --string "-j" --algo bm --to 65535', (None, False)),
         ("-i eth0", (None, False)),
         ("-j", (None, False)),
-        ('-m string --string "\' -j ACCEPT', ("ACCEPT", False)),
+        ("-m string --string \"' -j ACCEPT", ("ACCEPT", False)),
     ],
 )
 def test_a_rule_of_others_leads_where_it_says_whatever_it_looks_for(
