@@ -236,7 +236,7 @@ RULES = (
     Mutation(
         "a pod that goes keeps its place in the tree",
         "agent.dataplane.iptables.rules.trees:Trees.leave",
-        "state is not None and state.addresses.get(number) == pod",
+        "draft is not None and draft.addresses.get(number) == pod",
         "False",
         (Selection.CROWD,),
     ),

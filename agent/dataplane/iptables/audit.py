@@ -18,7 +18,6 @@ from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.rules.desired import Desired
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.marks import MarkBits
@@ -46,7 +45,6 @@ class Audit:
         foreign: ForeignRules,
         marks: MarkBits,
         held: Held,
-        desired: Desired,
         uplinks: Uplinks,
         sets: KernelSets,
         ipsets: IpSets,
@@ -61,7 +59,6 @@ class Audit:
         self._foreign = foreign
         self._marks = marks
         self._held = held
-        self._desired = desired
         self._uplinks = uplinks
         self._sets = sets
         self._ipsets = ipsets
@@ -136,9 +133,7 @@ class Audit:
         differences += self._sizes(in_kernel)
         if certain:
             differences += self._exchanged(program, in_kernel.keys())
-        if edges.moved(self._desired, self._look) or self._uplinks.rerouted(
-            self._held, self._desired, program
-        ):
+        if edges.moved(self._held.node, self._look) or self._uplinks.rerouted(self._held.node, program):
             differences.append(Difference(What.INTERFACES))
         return differences
 
@@ -163,7 +158,7 @@ class Audit:
     def _marks_changed(self, uses: list[Use] | None) -> list[Difference]:
         if uses is None:
             return []
-        now = self._desired.options
+        now = self._held.node.options
         if self._marks.rechosen(uses, now):
             return [Difference(What.MARKS_USED, detail=f"{now.both_marks:#x}")]
         changed = sorted(fault.what for fault in self._marks.changed(uses, now))

@@ -19,12 +19,13 @@ from agent.dataplane.iptables.change.driver import Driver
 from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.pending import independent, touched
 from agent.dataplane.iptables.change.planner import Found, plan_delta, plan_sync
+from agent.dataplane.iptables.change.refit import plan_relink
 from agent.dataplane.iptables.change.remark import remark
 from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.change.tidying import Tidying
 from agent.dataplane.iptables.change.writers import Writers
 from agent.dataplane.iptables.edges import Uplinks
-from agent.dataplane.iptables.held import Held
+from agent.dataplane.iptables.held import Held, Revision
 from agent.dataplane.iptables.ipset.sets import KernelSets, isolated_in
 from agent.dataplane.iptables.ipset.transit import Transit
 from agent.dataplane.iptables.ipset.untracked import Untracked
@@ -38,6 +39,7 @@ from agent.dataplane.iptables.tables.inflight import LOOK_AGAIN
 from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import TableError
+from agent.dataplane.iptables.trust import Trust
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.podlinks import PodLink
@@ -82,12 +84,8 @@ class IptablesBackend:
         self._transit = Transit(mode, self.families)
         self._untracked = Untracked(mode, self.families)
         self._edge_faults: list[Fault] = []
-        self._trusting: LoweredProgram | None = None
-        """The program whose other nodes may be let in by tunnels, too, when a step has been carried out."""
         self._held = held = Held.nothing(mode, self.families, options)
         self._chains = held.chains
-        self._desired = held.desired
-        self._uplinks = Uplinks(access.uplinks)
         self._netlink = access.netlink()
         tables = access.tables(mode, ahead=ahead)
         watch = Generation(mode, self.families, self._netlink)
@@ -99,6 +97,7 @@ class IptablesBackend:
         self._connections = Connections(access.forget)
         writers = Writers(held, self._rules, self._sets, self._cache, self._connections)
         self._executor = Executor(writers)
+        self._trust = Trust(self._executor, Uplinks(access.uplinks, self.families))
         self._placement = Placement(self._rules, self._netlink, now)
         self._foreign = ForeignRules(self._chains, self._netlink, beside_kube_router=beside_kube_router)
         self._other_mode = OtherMode(mode, self.families, access, now)
@@ -111,14 +110,13 @@ class IptablesBackend:
             self._foreign,
             self._marks,
             held,
-            self._desired,
-            self._uplinks,
+            self._trust.uplinks,
             self._sets,
             self._ipsets,
             self._transit,
             self._untracked,
         )
-        self._tidying = Tidying(held, self._desired, self._executor, self._rules, self._sets)
+        self._tidying = Tidying(held, self._executor, self._rules, self._sets)
         self._refused = False
         self._failed = False
         """Whether something failed since the last sync that went through."""
@@ -171,28 +169,27 @@ class IptablesBackend:
             )
             self._held.lagging = frozenset()
             faults += self._connections.forget(frozenset())
-            faults += edges.look_around(self._desired, self._access.look)
-            self._held.guarding = edges.guarding(self._held, self._desired.guarded(program), hooked=False)
-            chosen, self._desired.options = self._marks.choose(reading.marks or [])
+            chosen, ours = self._marks.choose(reading.marks or [])
+            node, unseen = edges.look_around(replace(self._held.node, options=ours), self._access.look)
+            faults += unseen
+            node = self._trust.follow(node, program, hooked=False)
             elsewhere = self._other_mode.referred(reading, content)
             elsewhere |= cleanup.sets_of_unclear(tables, self._chains.unread, content)
-            self._uplinks.follow(self._held, self._desired, program)
             withheld = frozenset(self._connections.unforgotten)
-            step = plan_sync(self._held, program, Found(content, withheld, elsewhere, owners))
+            step = plan_sync(self._held, program, Found(content, withheld, elsewhere, owners, node))
             self._compared = True
-            faults += self._uplinks.faults()
+            faults += self._trust.uplinks.faults()
             # What was put off is part of it, but for the connections that are to be forgotten.
             if (put_off := self._executor.take_pending()) is not None:
                 step.released |= put_off.released
                 step.vacant = step.vacant - put_off.released | put_off.vacant
             faults += yield from self._executor.carry_out(step, certain=not self._failed, lenient=True)
-            faults += yield from remark(
-                program, chosen, self._desired, self._executor, self._marks, certain=not self._failed
-            )
+            certain = not self._failed
+            faults += yield from remark(program, chosen, self._executor, self._marks, certain=certain)
             faults += yield from self._placement.put_back()
             faults += self._foreign.unseeing()
-            if not faults:
-                faults += yield from self._trust(program)
+            if not faults and self._trust.ready:
+                faults += yield from self._trust.settle(certain=not self._failed)
             self._rules.prime()
             if not faults:
                 self._other_mode.remove()
@@ -227,24 +224,21 @@ class IptablesBackend:
             # The first sync makes it with all else; only connections are nothing that it could see.
             self._connections.unforgotten |= delta.released
             return self._before_sync(started)
+        node = None
         if delta.node_networks:
-            wanted = self._desired.guarded(program)
-            self._held.guarding = edges.guarding(self._held, wanted, hooked=True)
-            self._uplinks.follow(self._held, self._desired, program)
-            self._trusting = program
-        step = plan_delta(self._held, program, delta)
+            node = self._trust.follow(self._held.node, program, hooked=True)
+        step = plan_delta(self._held, program, delta, node)
         if self.busy and not self._can_go_first(step):
             return self._waiting(started, writes, self._executor.put_off(step))
-        return self._begin(self._applying(step), interrupted)
+        return self._begin(self._applying(program, step), interrupted)
 
-    def _applying(self, step: Step, *, put_off: bool = False) -> Work[Report]:
+    def _applying(self, program: LoweredProgram, step: Step, *, put_off: bool = False) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
         try:
             faults = yield from self._executor.carry_out(step, certain=not self._failed)
-            if self._trusting is not None and not faults:
-                program, self._trusting = self._trusting, None
-                faults = yield from self._trust(program)
+            if not faults and self._trust.ready:
+                faults = yield from self._trust.settle(certain=not self._failed)
                 self._tell_edges(program)
         except SetError as error:
             faults = [error.fault()]
@@ -254,14 +248,14 @@ class IptablesBackend:
         return self._report(started, writes, faults)
 
     def expect(self, links: tuple[PodLink, ...]) -> None:
-        self._desired.links = links
+        self._held.take_over(Revision(node=replace(self._held.node, links=links)))
 
     def relink(self, program: LoweredProgram, links: tuple[PodLink, ...]) -> Report:
         if not self._compared:
             self.expect(links)
             return self._before_sync(time.perf_counter())
-        step = Step(self._desired.relink(program, links, self._held.names))
-        return self._begin(self._applying(step), lambda: False)
+        step = plan_relink(self._held, program, links)
+        return self._begin(self._applying(program, step), lambda: False)
 
     def _before_sync(self, started: float) -> Report:
         """Report that nothing was written, since what is there could not be compared with the program yet."""
@@ -282,14 +276,13 @@ class IptablesBackend:
         return self._driver.waits
 
     def resume(self, program: LoweredProgram, interrupted: Callable[[], bool] = lambda: False) -> Report:
-        del program
         started = time.perf_counter()
         writes = self._writes()
         if not self._driver.busy:
             step = self._executor.take_pending()
             if step is None:
                 return self._report(started, writes, [])
-            return self._begin(self._applying(step, put_off=True), interrupted)
+            return self._begin(self._applying(program, step, put_off=True), interrupted)
         report = self._driver.resume(interrupted)
         return self._waiting(started, writes, self._hold()) if report is None else report
 
@@ -306,19 +299,12 @@ class IptablesBackend:
         """Report that work goes on, and what went wrong in what could not wait for it."""
         return self._report(started, writes, faults)._replace(waiting=True)
 
-    def _trust(self, program: LoweredProgram) -> Work[list[Fault]]:
-        """Let other nodes in by tunnels, too, once these are known to take from nodes alone."""
-        if not edges.guarding(self._held, self._desired.guarded(program), hooked=True):
-            return []
-        step = self._uplinks.trust(self._held, self._desired, program)
-        return [] if step is None else (yield from self._executor.carry_out(step, certain=not self._failed))
-
     def _tell_edges(self, program: LoweredProgram) -> None:
         untracked = self._untracked.faults(program.pods)
-        self._edge_faults = [*untracked, *edges.faults(self._desired, self._uplinks.reached_by, program)]
+        self._edge_faults = [*untracked, *self._trust.faults(program)]
 
     def moved(self) -> bool:
-        return edges.moved(self._desired, self._access.look)
+        return edges.moved(self._held.node, self._access.look)
 
     def untidy(self) -> bool:
         return self._tidying.due()

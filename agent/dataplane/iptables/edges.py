@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.rules import guards
-from agent.dataplane.iptables.rules.desired import Desired
+from agent.dataplane.iptables.rules.draft import Draft
+from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.tables import hooks
 from agent.fault import Fault
 from agent.kernel.surroundings import Surroundings
@@ -18,20 +19,19 @@ from agent.policy.lower.lowered import LoweredProgram
 _REMEDY = "let the agent use netlink sockets, with CAP_NET_ADMIN"
 
 
-def look_around(desired: Desired, look: Callable[[], Surroundings]) -> list[Fault]:
+def look_around(node: NodeFacts, look: Callable[[], Surroundings]) -> tuple[NodeFacts, list[Fault]]:
     """Look at the node's interfaces; where that fails, what was seen last holds, and the rest goes on."""
     try:
-        desired.surroundings = look()
+        return replace(node, surroundings=look()), []
     except OSError as error:
         what = f"the node's interfaces and tunnels cannot be read: {error.strerror}"
-        return [Fault(what, _REMEDY)]
-    return []
+        return node, [Fault(what, _REMEDY)]
 
 
-def moved(desired: Desired, look: Callable[[], Surroundings]) -> bool:
+def moved(node: NodeFacts, look: Callable[[], Surroundings]) -> bool:
     """Whether the node's interfaces are others than when they were last looked at."""
     try:
-        return look() != desired.surroundings
+        return look() != node.surroundings
     except OSError:
         return False
 
@@ -39,14 +39,17 @@ def moved(desired: Desired, look: Callable[[], Surroundings]) -> bool:
 class Uplinks:
     """By which interfaces other nodes are reached, as the kernel's routes say."""
 
-    def __init__(self, ask: Callable[[Iterable[Network]], frozenset[str]]) -> None:
+    def __init__(
+        self, ask: Callable[[Iterable[Network]], frozenset[str]], families: Iterable[Family]
+    ) -> None:
         """``ask`` says by which interfaces networks are reached. It may raise OSError."""
         self._ask = ask
+        self._families = tuple(families)
         self._unread: OSError | None = None
         self.reached_by: frozenset[str] = frozenset()
         """The interfaces by which other nodes were reached when that was last known."""
 
-    def follow(self, held: Held, desired: Desired, program: LoweredProgram) -> None:
+    def follow(self, node: NodeFacts, program: LoweredProgram) -> NodeFacts:
         """Let other nodes in by the interfaces by which only their packets come in.
 
         Where the kernel does not say which these are, those of before hold, and :meth:`faults` tells why.
@@ -55,22 +58,27 @@ class Uplinks:
             self.reached_by = self._ask(program.node_networks)
         except OSError as error:
             self._unread = error
-            return
+            return node
         self._unread = None
-        desired.uplinks = _trusted(self.reached_by, held, desired, program)
+        return replace(node, uplinks=self._trusted(self.reached_by, node, program))
 
-    def trust(self, held: Held, desired: Desired, program: LoweredProgram) -> Step | None:
-        """Note that the kernel holds the rules about tunnels; return what that changes, if anything."""
-        held.guarding, before = True, desired.uplinks
-        self.follow(held, desired, program)
-        return None if desired.uplinks == before else Step(desired.render_tops(program, held.names))
-
-    def rerouted(self, held: Held, desired: Desired, program: LoweredProgram) -> bool:
+    def rerouted(self, node: NodeFacts, program: LoweredProgram) -> bool:
         """Whether other nodes are reached by other interfaces than when that was last asked."""
         try:
-            return _trusted(self._ask(program.node_networks), held, desired, program) != desired.uplinks
+            return self._trusted(self._ask(program.node_networks), node, program) != node.uplinks
         except OSError:
             return False
+
+    def _trusted(
+        self, reached_by: frozenset[str], node: NodeFacts, program: LoweredProgram
+    ) -> frozenset[str]:
+        around, networks = node.surroundings, program.node_networks
+        return frozenset(
+            name
+            for name in reached_by
+            if name not in around.carried
+            or (node.guarding and guards.trusted(name, around, networks, self._families))
+        )
 
     def faults(self) -> list[Fault]:
         """Return the fault where routes to other nodes could not be read: what was seen last holds."""
@@ -80,24 +88,12 @@ class Uplinks:
         return [Fault(f"by which interfaces other nodes are reached cannot be read: {why}", _REMEDY)]
 
 
-def _trusted(
-    reached_by: frozenset[str], held: Held, desired: Desired, program: LoweredProgram
-) -> frozenset[str]:
-    around, families = desired.surroundings, desired.families
-    return frozenset(
-        name
-        for name in reached_by
-        if name not in around.carried
-        or (held.guarding and guards.trusted(name, around, program.node_networks, families))
-    )
-
-
-def guarding(held: Held, wanted: Mapping[Family, guards.Guarded], *, hooked: bool) -> bool:
+def guarding(held: Held, node: NodeFacts, program: LoweredProgram, *, hooked: bool) -> bool:
     """Whether the kernel holds what is wanted of the rules about tunnels, in every family.
 
     ``hooked``: INPUT is known to lead to them; else the tables are looked at, as they were last read.
     """
-    for family, found in wanted.items():
+    for family, found in held.draft(node).guarded(program).items():
         ours = held.chains.held[family]
         if any(ours.get(chain) != rules for chain, rules in guards.tunnel_chains(family, found).items()):
             return False
@@ -106,16 +102,16 @@ def guarding(held: Held, wanted: Mapping[Family, guards.Guarded], *, hooked: boo
     return True
 
 
-def faults(desired: Desired, reached_by: Iterable[str], program: LoweredProgram) -> list[Fault]:
+def faults(draft: Draft, reached_by: Iterable[str], program: LoweredProgram) -> list[Fault]:
     """Return the warnings about interfaces; ``reached_by``: those by which other nodes are reached."""
-    surroundings, families = desired.surroundings, desired.families
+    surroundings, families = draft.node.surroundings, draft.families
     left_out = [
         name
         for name in sorted(reached_by)
         if not guards.trusted(name, surroundings, program.node_networks, families)
     ]
     found = [_not_let_in(name, surroundings, families) for name in left_out]
-    if surroundings.lost and any(listening.any for listening in desired.guarded(program).values()):
+    if surroundings.lost and any(listening.any for listening in draft.guarded(program).values()):
         names = ", ".join(sorted(surroundings.lost))
         found.append(
             Fault(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from agent.dataplane.backend import KernelCounts, KernelView
 from agent.dataplane.iptables.ipset.set_table import SetTable
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules.desired import Desired, Drawn
+from agent.dataplane.iptables.rules.draft import Draft, Drawn, Redrawn
+from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.variant import Mode
@@ -22,42 +23,46 @@ class Revision:
 
     ``names``: under which rules look at sets; ``named``: sets of the program that come, each with its name,
     and those that go (None); ``afresh``: there are no others. ``nodes``: the networks of other nodes;
-    ``drawn``: what was rendered.
+    ``node``: what is known of the node, if that is news; ``drawn``: what was rendered.
     """
 
     names: SetNames | None = None
     named: dict[SetId, str | None] = field(default_factory=dict)
     afresh: bool = False
     nodes: Mapping[Family, frozenset[Member]] | None = None
-    drawn: Drawn | None = field(default=None, compare=False)
+    node: NodeFacts | None = None
+    drawn: Redrawn | None = field(default=None, compare=False)
 
 
 @dataclass
 class Held:
     """The record. It is changed by a read, and by the executor as it takes over a step and writes it.
 
-    ``chains`` of both families and ``sets``, as they are. ``desired``: what is asked for, with what was
-    rendered last; ``names``: under which names rules look at sets; ``of_sets``: the program's sets, by these
-    names; ``nodes``: the networks in the sets of other nodes, by family. These four are as they will be when
-    the steps that the executor has taken over are made: the next step is planned from there, and planning
-    changes none of them. Links, bits of marks and what is tidied up are rendered by ``desired`` itself, just
-    before they are written. ``lagging``: sets that rules still look at, though they should not, because a
-    write failed. ``guarding``: the rules about tunnels hold, by which these take from nodes alone.
+    ``chains`` of both families and ``sets``, as they are. ``node``: what is known of the node; ``drawn``:
+    what was rendered last; ``names``: under which names rules look at sets; ``of_sets``: the program's sets,
+    by these names; ``nodes``: the networks in the sets of other nodes, by family. These five are as they will
+    be when the steps that the executor has taken over are made: the next step is planned from there, and
+    planning changes none of them. ``lagging``: sets that rules still look at, though they should not, because
+    a write failed.
     """
 
     chains: ChainTable
-    desired: Desired
+    node: NodeFacts
+    drawn: Drawn
     sets: SetTable = field(default_factory=SetTable)
     names: SetNames = field(default_factory=SetNames)
     of_sets: dict[SetId, str] = field(default_factory=dict)
     nodes: Mapping[Family, frozenset[Member]] = field(default_factory=dict)
     lagging: frozenset[str] = frozenset()
-    guarding: bool = False
 
     @classmethod
     def nothing(cls, mode: Mode, families: tuple[Family, ...], options: Options) -> Held:
         """Return the record of a kernel that has not been read yet."""
-        return cls(ChainTable(mode, families), Desired(families, options))
+        return cls(ChainTable(mode, families), NodeFacts(options), Drawn.nothing(families))
+
+    def draft(self, node: NodeFacts | None = None) -> Draft:
+        """Return what renders the next step, which changes nothing here; ``node``: what is known by then."""
+        return Draft(self.chains.families, self.node if node is None else node, self.drawn)
 
     def view(self, counts: KernelCounts) -> KernelView:
         """Say what there is, and how large; ``counts`` of what was done there. Safe to call on any thread."""
@@ -73,8 +78,10 @@ class Held:
         """Note what a step changes: from now on it is made, at once or after others."""
         if revision.names is not None:
             self.names = revision.names
+        if revision.node is not None:
+            self.node = revision.node
         if revision.drawn is not None:
-            self.desired.drawn = revision.drawn
+            self.drawn = revision.drawn.make()
         if revision.nodes is not None:
             self.nodes = revision.nodes
         if revision.afresh:

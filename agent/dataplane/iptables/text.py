@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from agent.dataplane.iptables.ipset.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, script
-from agent.dataplane.iptables.rules.desired import Desired
+from agent.dataplane.iptables.rules.draft import Draft
+from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.tables import hooks
 from agent.dataplane.iptables.variant import Mode
@@ -71,7 +72,7 @@ def render_tables(
         {f: names.transit_set(f) for f in families},
         closed={(d, f): names.closed_set(d, f) for d in Direction for f in families},
     )
-    chains = Desired(families, options).render_all(program, set_names)
+    chains = Draft(families, NodeFacts(options)).render_all(program, set_names)
     texts = {}
     for family in families:
         lines = script.lines({}, dict(sorted(chains[family].items())))

@@ -10,7 +10,8 @@ import pytest
 from agent.dataplane.iptables.cleanup import held_families, remove, remove_sets
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.rules.desired import Desired
+from agent.dataplane.iptables.rules.draft import Draft
+from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.rules.rule import Chains
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.variant import MODES, Mode
@@ -61,7 +62,7 @@ def rendered(program: LoweredProgram, mode: Mode, options: Options) -> dict[Fami
         untracked={family: names.untracked_set(mode, family) for family in FAMILIES},
         closed={(d, f): names.closed_set(d, f) for d in Direction for f in FAMILIES},
     )
-    return Desired(FAMILIES, options).render_all(program, set_names)
+    return Draft(FAMILIES, NodeFacts(options)).render_all(program, set_names)
 
 
 @EACH_MODE

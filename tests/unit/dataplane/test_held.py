@@ -36,7 +36,8 @@ def recorded(backend: IptablesBackend) -> Mapping[str, Any]:
         "garbage": copy.deepcopy((held.chains.garbage, held.sets.garbage)),
         "sets": (dict(held.sets.shapes), dict(held.sets.sizes)),
         "lagging": held.lagging,
-        "drawn": held.desired.drawn,
+        "node": held.node,
+        "drawn": copy.deepcopy(held.drawn),
     }
 
 

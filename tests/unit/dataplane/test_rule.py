@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, parse
-from agent.dataplane.iptables.rules.desired import Desired
+from agent.dataplane.iptables.rules.draft import Draft
+from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.rules.rule import (
     Chains,
     Guard,
@@ -42,7 +43,7 @@ def rendered(cluster: RandomCluster, options: Options) -> tuple[Engine, dict[Fam
         {family: names.untracked_set("nft", family) for family in Family},
         {(d, f): names.closed_set(d, f) for d in Direction for f in Family},
     )
-    return engine, Desired(Family, options).render_all(engine.lowered, set_names)
+    return engine, Draft(Family, NodeFacts(options)).render_all(engine.lowered, set_names)
 
 
 @given(clusters(), st.sampled_from(OPTIONS))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from agent.dataplane.iptables.rules import names, render, script
 from agent.dataplane.iptables.rules.rule import Changes
 from agent.dataplane.iptables.rules.tree import LEAF, ROOT
-from agent.dataplane.iptables.rules.trees import Trees
+from agent.dataplane.iptables.rules.trees import Trees, empty
 from agent.kube.model import Key
 from agent.net import Direction, Family
 from agent.policy.program import PodId
@@ -72,7 +72,8 @@ def move(trees: Trees, before: dict[int, int], after: dict[int, int]) -> None:
 def test_every_address_leads_to_its_pod_after_each_step_and_pruned_trees_know_no_history(
     steps: list[dict[int, int]], data: st.DataObject
 ) -> None:
-    trees, held = Trees([V4]), Held()
+    states = empty([V4])
+    trees, held = Trees(states), Held()
     now: dict[int, int] = {}
     held.take(trees.update())
     for step in steps:
@@ -86,28 +87,32 @@ def test_every_address_leads_to_its_pod_after_each_step_and_pruned_trees_know_no
         if data.draw(st.booleans()):
             held.take(trees.prune())
     held.take(trees.prune())
-    assert not trees.prunable
-    fresh, new = Trees([V4]), Held()
+    trees.make()
+    assert not any(tree.prunable for tree in states.values())
+    fresh, new = Trees(empty([V4])), Held()
     move(fresh, {}, now)
     new.take(fresh.update())
     assert held.chains == new.chains
 
 
 def test_a_few_addresses_that_come_remove_nothing_though_a_node_will_split() -> None:
-    trees, held = Trees([V4]), Held()
+    states = empty([V4])
+    trees, held = Trees(states), Held()
     now = dict.fromkeys(range(1, LEAF + 1), 0)
     move(trees, {}, now)
     held.take(trees.update())
     move(trees, now, {**now, 1 << 16: 0})
     held.take(trees.update())
     assert not held.removed
-    assert trees.prunable
+    trees.make()
+    assert any(tree.prunable for tree in states.values())
     held.take(trees.prune())
     assert held.removed
 
 
 def test_an_address_that_is_opened_keeps_its_place_until_the_tree_is_pruned() -> None:
-    trees, held = Trees([V4]), Held()
+    states = empty([V4])
+    trees, held = Trees(states), Held()
     move(trees, {}, {1: 0, 2: 0})
     held.take(trees.update())
     trees.leave(IN, numbered(1), owner_key(1, 0), kept=True)

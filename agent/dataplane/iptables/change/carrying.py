@@ -182,7 +182,8 @@ class Carrying:
             self.faults += yield from self._writers.write(reached)
 
     def _write(self, chains: Changes, meanwhile: Callable[[], object] = lambda: None) -> Work[None]:
-        self.faults += yield from self._writers.write(chains, self._entering, meanwhile)
+        writers, entering = self._writers, self._entering
+        self.faults += yield from writers.write(chains, entering, meanwhile, harmless=self._step.reshapes)
 
     def _staged(self) -> tuple[Changes, Changes]:
         """Divide chains into those that no packet reaches yet, and those that packets pass now.

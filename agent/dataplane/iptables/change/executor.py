@@ -47,7 +47,7 @@ class Executor:
         self.carrying.append(step)
         if lenient:
             self._lenient = step
-        else:
+        elif not step.reshapes:
             self._ask(step.chains)
         try:
             carrying = Carrying(self._writers, step, certain=certain, narrowed=self._ask_of(step))

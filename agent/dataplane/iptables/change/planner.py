@@ -15,7 +15,8 @@ from agent.dataplane.iptables.held import Held, Revision
 from agent.dataplane.iptables.ipset.set_table import alike
 from agent.dataplane.iptables.ipset.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.rules.desired import Desired
+from agent.dataplane.iptables.rules.draft import Draft
+from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.rules.rule import merged, sets_in
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.rules.trees import Tree, changed_hands
@@ -33,27 +34,32 @@ class Found(NamedTuple):
     ``content``: our sets. ``withheld`` addresses get into no set of peers yet: connections of a former owner
     are still tracked. ``elsewhere``: sets that rules of ours in the other iptables mode look at; these rules
     are judged by packets until they are removed, so that their sets may not change under them.
-    ``owners``: the pods of this node's addresses.
+    ``owners``: the pods of this node's addresses. ``node``: what is known of the node, if that is news.
     """
 
     content: Mapping[str, SetContent]
     withheld: frozenset[bytes]
     elsewhere: frozenset[str]
     owners: Mapping[bytes, Key]
+    node: NodeFacts | None = None
 
 
-def plan_delta(held: Held, program: LoweredProgram, delta: Delta) -> Step:
-    """Say what a delta means for the kernel, from where the last step leaves it."""
-    desired = held.desired.draft()
-    families = desired.families
-    before = {pod: desired.addresses(pod) for pod in delta.pods}
+def plan_delta(held: Held, program: LoweredProgram, delta: Delta, node: NodeFacts | None = None) -> Step:
+    """Say what a delta means for the kernel, from where the last step leaves it.
+
+    ``node``: what is known of the node, if that is news.
+    """
+    draft = held.draft(node)
+    families = draft.families
+    before = {pod: draft.addresses(pod) for pod in delta.pods}
     at_once = hazardous(
         delta,
         {pod: addresses for pod, addresses in before.items() if addresses},
         {pod: program.pods[pod].addresses for pod in delta.pods if pod in program.pods},
-        [p for p in delta.policies if p in program.policies and desired.has_policy(p)],
+        [p for p in delta.policies if p in program.policies and draft.has_policy(p)],
     )
     step = Step({family: {} for family in families}, released=delta.released, vacant=delta.vacant)
+    step.revision.node = node
     set_names = held.names
     _come_and_go(families, program, delta, step)
     set_names = set_names.forgetting(delta.sets_removed)
@@ -70,12 +76,12 @@ def plan_delta(held: Held, program: LoweredProgram, delta: Delta) -> Step:
             for address in delta.opened[direction]:
                 trees.setdefault((direction, family_of(address)), Gains()).removed.add(address)
         here = {tree: gains for tree, gains in trees.items() if tree[1] in families}
-        set_names = _switch(set_names, desired, program, moving, here, step)
+        set_names = _switch(set_names, draft, program, moving, here, step)
     else:
         _change_members(set_names, program, delta, moving, step)
         _change_isolated(set_names, families, delta, step)
-    step.chains = merged(step.chains, desired.update(program, delta, set_names))
-    step.revision.names, step.revision.drawn = set_names, desired.drawn
+    step.chains = merged(step.chains, draft.update(program, delta, set_names))
+    step.revision.names, step.revision.drawn = set_names, draft.redrawn()
     return step
 
 
@@ -152,7 +158,7 @@ def _change_nodes(held: Held, families: Collection[Family], program: LoweredProg
 
 def _switch(
     before: SetNames,
-    desired: Desired,
+    draft: Draft,
     program: LoweredProgram,
     sets: Mapping[SetId, Gains],
     trees: Mapping[Tree, Gains],
@@ -178,38 +184,38 @@ def _switch(
         step.dropped.discard(new)
         step.dropped.add(old)
         step.otherwise[old] = Gains(gains.added)
-    step.chains = merged(step.chains, desired.render_referring(program, sets, after))
+    step.chains = merged(step.chains, draft.render_referring(program, sets, after))
     if trees:
-        step.chains = merged(step.chains, desired.render_tops(program, after))
+        step.chains = merged(step.chains, draft.render_tops(program, after))
     return after
 
 
 def plan_switch_back(held: Held, program: LoweredProgram) -> Step:
     """Have rules look at sets under their usual names again."""
-    desired = held.desired.draft()
-    step = Step({family: {} for family in desired.families})
+    draft = held.draft()
+    step = Step({family: {} for family in draft.families})
     sets = {set_id: Gains() for set_id in held.names.switched}
     trees = {tree: Gains() for tree in held.names.switched_isolated}
-    step.revision.names = _switch(held.names, desired, program, sets, trees, step)
-    step.revision.drawn = desired.drawn
+    step.revision.names = _switch(held.names, draft, program, sets, trees, step)
+    step.revision.drawn = draft.redrawn()
     return step
 
 
 def plan_sync(held: Held, program: LoweredProgram, found: Found) -> Step:
     """Say what turns the kernel, as it was read, into the program."""
-    desired = held.desired.draft()
-    families, content = desired.families, found.content
+    draft = held.draft(found.node)
+    families, content = draft.families, found.content
     chains = held.chains.held
     set_names = held.names.usual()
     nodes = _nodes(families, program)
     referred = {name for table in chains.values() for rules in table.values() for name in sets_in(rules)}
     referred |= found.elsewhere
-    revision = Revision(nodes=nodes, afresh=True)
+    revision = Revision(nodes=nodes, node=found.node, afresh=True)
     step = Step({family: {} for family in families}, revision=revision)
     step.revision.named = {s: names.peer_set(s) for s in program.sets if s.family in families}
     moving = _compare_sets(program, found, referred, step)
     trees = _compare_isolated(families, program, content, referred, step)
-    wanted = desired.render_all(program, set_names)
+    wanted = draft.render_all(program, set_names)
     rechained = any(
         chain in wanted[family] and wanted[family][chain] != rules
         for family, table in chains.items()
@@ -228,8 +234,8 @@ def plan_sync(held: Held, program: LoweredProgram, found: Found) -> Step:
         for set_id in moving:
             del step.live[set_names.peer_set(set_id)]
         step.isolated.clear()
-        set_names = _switch(set_names, desired, program, moving, trees, step)
-        wanted = desired.render_all(program, set_names)
+        set_names = _switch(set_names, draft, program, moving, trees, step)
+        wanted = draft.render_all(program, set_names)
     for family in families:
         step.chains[family] = {
             **dict.fromkeys(chains[family].keys() - wanted[family].keys()),
@@ -239,7 +245,7 @@ def plan_sync(held: Held, program: LoweredProgram, found: Found) -> Step:
     kept |= {names.isolated_set(d, f) for d in Direction for f in families} - step.dropped
     kept |= {names.nodes_set(family) for family in families if nodes[family]}
     step.dropped |= content.keys() - kept
-    step.revision.names, step.revision.drawn = set_names, desired.drawn
+    step.revision.names, step.revision.drawn = set_names, draft.redrawn()
     return step
 
 

@@ -32,7 +32,8 @@ class Step:
     verdicts. ``isolated``: addresses to add to, or to remove from, the sets of isolated addresses.
     ``released``: addresses whose connections must be forgotten before they are added to any set again;
     ``vacant``: those of them for which this can wait. ``dropped``: sets that nothing needs after the step.
-    ``spent``: chains that nothing needs after the step.
+    ``spent``: chains that nothing needs after the step. ``reshapes``: its chains say the same as before in
+    another shape, so that no verdict changes.
 
     ``revision``: what it changes in the record of what the kernel holds, as soon as it is taken over.
 
@@ -51,6 +52,7 @@ class Step:
     dropped: set[str] = field(default_factory=set)
     otherwise: dict[str, Gains] = field(default_factory=dict)
     spent: set[str] = field(default_factory=set)
+    reshapes: bool = False
     revision: Revision = field(default_factory=Revision)
 
 

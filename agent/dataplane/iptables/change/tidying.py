@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 from agent.dataplane.iptables.change.executor import Executor
 from agent.dataplane.iptables.change.planner import plan_switch_back
+from agent.dataplane.iptables.change.refit import plan_prune
 from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.ipset.sets import KernelSets
-from agent.dataplane.iptables.rules.desired import Desired
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.turns import Work
 from agent.fault import Fault
@@ -19,11 +19,8 @@ from agent.policy.lower.lowered import LoweredProgram
 class Tidying:
     """What steps leave behind: switched sets, trees with room for nobody, garbage, vacant addresses."""
 
-    def __init__(
-        self, held: Held, desired: Desired, executor: Executor, rules: ChainWriter, sets: KernelSets
-    ) -> None:
+    def __init__(self, held: Held, executor: Executor, rules: ChainWriter, sets: KernelSets) -> None:
         self._held = held
-        self._desired = desired
         self._executor = executor
         self._rules = rules
         self._sets = sets
@@ -32,7 +29,7 @@ class Tidying:
         """Whether there is anything to do."""
         return bool(
             self._held.names.any_switched
-            or self._desired.prunable
+            or self._held.drawn.prunable
             or any(self._held.chains.garbage.values())
             or self._held.sets.garbage
             or self._executor.connections.vacant
@@ -58,7 +55,8 @@ class Tidying:
     def _prune(self, faults: list[Fault]) -> Work[None]:
         # A step that was put off meanwhile goes by the trees as they are, and its chains are not there yet.
         if self._executor.pending is None:
-            faults += yield from self._rules.write(self._desired.prune())
+            step = plan_prune(self._held)
+            faults += yield from self._executor.carry_out(step, certain=True)
 
     def _switch_back(self, program: LoweredProgram, faults: list[Fault]) -> Work[None]:
         try:

@@ -44,12 +44,14 @@ class Writers:
         chains: Changes,
         entering: dict[str, Gains] | None = None,
         meanwhile: Callable[[], object] = lambda: None,
+        *,
+        harmless: bool = False,
     ) -> Work[list[Fault]]:
         """Write chains; isolate a family's addresses as soon as its chains are written.
 
         ``entering``: the addresses to isolate, by set. Those that are done are taken out of it; the caller
         does the rest. ``meanwhile`` is called while there is something to wait for. The verdict cache is
-        closed while a chain changes that packets pass.
+        closed while a chain changes that packets pass, unless that is ``harmless``.
         """
         entering = {} if entering is None else entering
         faults: list[Fault] = []
@@ -59,7 +61,7 @@ class Writers:
             now = {name: entering.pop(name) for name in sets & entering.keys()}
             faults.extend(self.change(now))
 
-        if not self.held.chains.rewrites(chains):
+        if harmless or not self.held.chains.rewrites(chains):
             failed = yield from self.rules.write(chains, written, meanwhile)
             return [*failed, *faults]
         with self.cache.closed() as lookups:

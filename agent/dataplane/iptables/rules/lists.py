@@ -8,12 +8,13 @@ ends is told by the policy's own hash, so that others stay as they are.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.overlay import Overlay
 from agent.dataplane.iptables.rules.rule import Rule, Rules, jump
 from agent.kube.model import Key
 from agent.net import Direction
@@ -85,37 +86,56 @@ class _List(NamedTuple):
     chains: dict[str, Rules]
 
 
+Which = tuple[Direction, tuple[Key, ...]]
+"""The policies of a pod in one direction."""
+
+
+@dataclass
+class Known:
+    """The lists in use: of which policies, how many pods need each, and how often each chain is used."""
+
+    lists: dict[Which, _List] = field(default_factory=dict)
+    pods: dict[Which, int] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
+
+
 class Lists:
-    """The lists in use. Handles: a pod whose policies change, one that comes, and one that goes."""
+    """Lists as they are to be. Handles: a pod whose policies change, one that comes, and one that goes."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, known: Known | None = None) -> None:
+        """``known`` changes by :meth:`make` only."""
+        known = known or Known()
         self._options = options
-        self._known: dict[tuple[Direction, tuple[Key, ...]], _List] = {}
-        self._pods: Counter[tuple[Direction, tuple[Key, ...]]] = Counter()
-        self._uses: Counter[str] = Counter()
+        self._lists = Overlay(known.lists)
+        self._pods = Overlay(known.pods)
+        self._uses = Overlay(known.uses)
 
-    def copy(self) -> Lists:
-        """Return lists that change by themselves from now on."""
-        other = Lists(self._options)
-        other._known = dict(self._known)
-        other._pods, other._uses = self._pods.copy(), self._uses.copy()
-        return other
+    def make(self) -> None:
+        """Have the lists be known as they are here."""
+        for overlay in (self._lists, self._pods, self._uses):
+            overlay.make()
 
     def uses(self, name: str) -> bool:
         """Whether a pod needs a list."""
-        return bool(self._uses[name])
+        return bool(self._uses.get(name))
 
     def enter(self, direction: Direction, policies: tuple[Key, ...]) -> tuple[list[Entry], dict[str, Rules]]:
         """Take note of a pod of these policies; return what its chain asks, and the lists that are new."""
         if len(policies) <= FEW:
             return entries_of(direction, policies, self._options)
         which = (direction, policies)
-        self._pods[which] += 1
-        if self._pods[which] > 1:
-            return self._known[which].entries, {}
-        found = self._known[which] = _List(*entries_of(direction, policies, self._options))
-        new = {name: rules for name, rules in found.chains.items() if not self._uses[name]}
-        self._uses.update(found.chains.keys())
+        pods, found = self._pods.get(which) or 0, self._lists.get(which)
+        self._pods.put(which, pods + 1)
+        if found is not None:
+            return found.entries, {}
+        found = _List(*entries_of(direction, policies, self._options))
+        self._lists.put(which, found)
+        new = {}
+        for name, rules in found.chains.items():
+            uses = self._uses.get(name) or 0
+            if not uses:
+                new[name] = rules
+            self._uses.put(name, uses + 1)
         return found.entries, new
 
     def leave(self, direction: Direction, policies: tuple[Key, ...]) -> set[str]:
@@ -123,13 +143,17 @@ class Lists:
         which = (direction, policies)
         if len(policies) <= FEW:
             return set()
-        self._pods[which] -= 1
-        if self._pods[which]:
+        pods = self._pods.get(which) or 0
+        if pods > 1:
+            self._pods.put(which, pods - 1)
             return set()
-        del self._pods[which]
-        chains = self._known.pop(which).chains
-        self._uses.subtract(chains.keys())
-        gone = {name for name in chains if not self._uses[name]}
-        for name in gone:
-            del self._uses[name]
+        self._pods.pop(which)
+        left = self._lists.pop(which)
+        gone = set()
+        for name in () if left is None else left.chains:
+            uses = self._uses.pop(name) or 0
+            if uses > 1:
+                self._uses.put(name, uses - 1)
+            else:
+                gone.add(name)
         return gone

@@ -1,19 +1,19 @@
-"""The chains that the program asks for, kept up to date by its deltas."""
+"""The chains that the program asks for on a node, and what was drawn of them when a change is planned."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import guards, linked, names, render, top
-from agent.dataplane.iptables.rules.lists import Lists
+from agent.dataplane.iptables.rules.lists import Known, Lists
+from agent.dataplane.iptables.rules.node import NodeFacts
+from agent.dataplane.iptables.rules.overlay import Overlay
 from agent.dataplane.iptables.rules.rule import Chains, Changes
 from agent.dataplane.iptables.rules.set_names import SetNames
-from agent.dataplane.iptables.rules.trees import Trees
-from agent.kernel.surroundings import NONE, Surroundings
+from agent.dataplane.iptables.rules.trees import State, Tree, Trees, empty
+from agent.kernel.surroundings import Surroundings
 from agent.kube.logging import UNSAID
 from agent.kube.model import Key
 from agent.net import Direction, Family, Network
@@ -36,54 +36,99 @@ class _Top(NamedTuple):
     untracked: str | None
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What was rendered last, as far as the next change depends on it: never changed, but replaced."""
+class _Nodes(NamedTuple):
+    """What follows from the node's surroundings and the other nodes, as long as both are the same values."""
 
-    lists: Lists
-    trees: Trees
-    policy_chains: Mapping[PolicyId, Mapping[Family, frozenset[str]]] = field(default_factory=dict)
-    addresses: Mapping[PodId, tuple[bytes, ...]] = field(default_factory=dict)
-    policies: Mapping[PodId, tuple[Key, ...]] = field(default_factory=dict)
-    tops: Mapping[Family, _Top] = field(default_factory=dict)
+    surroundings: Surroundings
+    networks: Set[Network]
+    guarded: Mapping[Family, guards.Guarded]
+    families: frozenset[Family]
+    """Those in which networks exist that may reach every pod."""
+
+
+@dataclass
+class Drawn:
+    """What was rendered last, as far as the next change depends on it; :meth:`Redrawn.make` changes it."""
+
+    lists: Known
+    trees: Mapping[Tree, State]
+    policy_chains: dict[PolicyId, Mapping[Family, frozenset[str]]] = field(default_factory=dict)
+    addresses: dict[PodId, tuple[bytes, ...]] = field(default_factory=dict)
+    policies: dict[PodId, tuple[Key, ...]] = field(default_factory=dict)
+    tops: dict[Family, _Top] = field(default_factory=dict)
     verdicts: linked.Verdicts = ()
     linked: Mapping[Family, linked.Linked] = field(default_factory=dict)
+    nodes: _Nodes | None = None
+
+    @classmethod
+    def nothing(cls, families: Iterable[Family]) -> Drawn:
+        """Return what was rendered at first."""
+        families = tuple(families)
+        return cls(Known(), empty(families), linked=dict.fromkeys(families, linked.Linked()))
+
+    @property
+    def prunable(self) -> bool:
+        """Whether :meth:`Draft.prune` has something to return."""
+        return any(tree.prunable for tree in self.trees.values())
 
 
-class Desired:
-    """Renders what the program asks for in the given families.
+@dataclass
+class Redrawn:
+    """What a draft makes of what was drawn: no more than what changes of it. Not changed any more."""
 
-    Depends on the program's current state only; what it remembers is which chains each policy and pod has,
-    to name those that a change leaves behind, and the shape of each tree, to render only what changed. Who
-    plans renders with a :meth:`draft`; what that remembers is taken over with the step.
+    base: Drawn
+    overlays: tuple[Lists | Trees | Overlay[Any, Any], ...]
+    verdicts: linked.Verdicts
+    linked: Mapping[Family, linked.Linked]
+    nodes: _Nodes | None
+
+    def make(self) -> Drawn:
+        """Return what is drawn from now on."""
+        for overlay in self.overlays:
+            overlay.make()
+        self.base.verdicts, self.base.linked, self.base.nodes = self.verdicts, self.linked, self.nodes
+        return self.base
+
+
+class Draft:
+    """Renders what the program asks for on a node, in the given families.
+
+    Depends on the program's current state and on ``node`` only; what was drawn before says which chains each
+    policy and pod has, to name those that a change leaves behind, and the shape of each tree, to render only
+    what changed. That stays as it is: what a draft makes of it is :meth:`redrawn`, and taken over with a
+    step.
     """
 
-    def __init__(self, families: Iterable[Family], options: Options) -> None:
+    def __init__(self, families: Iterable[Family], node: NodeFacts, drawn: Drawn | None = None) -> None:
         self.families = tuple(families)
-        self.options = options
-        """Whoever changes them has everything rendered anew: see :meth:`render_all`."""
-        self.drawn = Drawn(
-            Lists(options), Trees(self.families), linked=dict.fromkeys(self.families, linked.Linked())
-        )
-        self.uplinks: frozenset[str] = frozenset()
-        self.links: linked.Links = ()
-        self.surroundings: Surroundings = NONE
-        self._guarded: tuple[Surroundings, frozenset[Network], dict[Family, guards.Guarded]] | None = None
+        self.node = node
+        self._begin(drawn or Drawn.nothing(self.families))
 
-    def draft(self) -> Desired:
-        """Return a copy that renders as this would, and leaves this one as it is."""
-        return copy.copy(self)
+    def _begin(self, drawn: Drawn) -> None:
+        self._drawn = drawn
+        self._lists, self._trees = Lists(self.node.options, drawn.lists), Trees(drawn.trees)
+        self._policy_chains = Overlay(drawn.policy_chains)
+        self._addresses, self._policies = Overlay(drawn.addresses), Overlay(drawn.policies)
+        self._tops = Overlay(drawn.tops)
+        self._verdicts, self._linked, self._nodes = drawn.verdicts, drawn.linked, drawn.nodes
+
+    def redrawn(self) -> Redrawn:
+        """Return what is drawn when all is made that was rendered here."""
+        pods = (self._lists, self._trees, self._addresses, self._policies)
+        return Redrawn(
+            self._drawn, (*pods, self._policy_chains, self._tops), self._verdicts, self._linked, self._nodes
+        )
 
     def render_all(self, program: LoweredProgram, set_names: SetNames) -> dict[Family, Chains]:
         """Render every chain of the program, whatever was rendered before; ``set_names``: of the sets."""
-        self.drawn = Drawn(Lists(self.options), Trees(self.families))
-        self._render_links(linked.verdicts(program, self.links))
+        self._begin(Drawn.nothing(self.families))
+        self._render_links(linked.verdicts(program, self.node.links))
         everything = Delta(policies=set(program.policies), pods=set(program.pods))
         changes = self.update(program, everything, set_names)
         return {
             family: {
                 **{chain: rules for chain, rules in chains.items() if rules is not None},
-                **self.drawn.linked[family].chains,
+                **self._linked[family].chains,
             }
             for family, chains in changes.items()
         }
@@ -96,44 +141,39 @@ class Desired:
         """
         changes: Changes = {family: {} for family in self.families}
         self._render_policies(program, delta.policies, set_names, changes)
-        if delta.pods or self.drawn.trees.due:
+        if delta.pods or self._trees.due:
             self._render_pods(program, delta, changes)
         for family in self.families:
             self._top(program, family, set_names, changes)
         return changes
 
-    def relink(self, program: LoweredProgram, links: linked.Links, set_names: SetNames) -> Changes:
-        """Return the chains that change when pods have these links, or when those have another pod.
+    def relink(self, program: LoweredProgram, set_names: SetNames) -> Changes:
+        """Return the chains that change when the node's links do, or when those have another pod.
 
         A delta changes none of them: what only adds to its judgement never holds up an address's.
         """
-        self.links = links
         changes: Changes = {family: {} for family in self.families}
-        verdicts = linked.verdicts(program, links)
-        if verdicts == self.drawn.verdicts:
+        verdicts = linked.verdicts(program, self.node.links)
+        if verdicts == self._verdicts:
             return changes
-        before = self.drawn.linked
+        before = self._linked
         self._render_links(verdicts)
         for family in self.families:
-            held, wanted = before[family].chains, self.drawn.linked[family].chains
+            held, wanted = before[family].chains, self._linked[family].chains
             changes[family].update((c, rules) for c, rules in wanted.items() if held.get(c) != rules)
             changes[family].update(dict.fromkeys(held.keys() - wanted.keys()))
             self._top(program, family, set_names, changes)
         return changes
 
     def _render_links(self, verdicts: linked.Verdicts) -> None:
-        found = {family: linked.linked(verdicts, family, self.options) for family in self.families}
-        self.drawn = replace(self.drawn, verdicts=verdicts, linked=found)
+        self._verdicts = verdicts
+        self._linked = {
+            family: linked.linked(verdicts, family, self.node.options) for family in self.families
+        }
 
     def prune(self) -> Changes:
         """Return the tree nodes that change when the trees take the shape that their addresses give them."""
-        self.drawn = replace(self.drawn, trees=self.drawn.trees.copy())
-        return self.drawn.trees.prune()
-
-    @property
-    def prunable(self) -> bool:
-        """Whether :meth:`prune` has something to return."""
-        return self.drawn.trees.prunable
+        return self._trees.prune()
 
     def render_referring(
         self, program: LoweredProgram, sets: Iterable[SetId], set_names: SetNames
@@ -153,15 +193,16 @@ class Desired:
 
     def addresses(self, pod: PodId) -> tuple[bytes, ...]:
         """Return the addresses of a pod that has a chain."""
-        return self.drawn.addresses.get(pod, ())
+        return self._addresses.get(pod) or ()
 
     def has_policy(self, policy: PolicyId) -> bool:
         """Whether a policy has chains."""
-        return policy in self.drawn.policy_chains
+        return self._policy_chains.get(policy) is not None
 
     def render_tops(self, program: LoweredProgram, set_names: SetNames) -> Changes:
         """Render the chains that depend on no one pod."""
-        self.drawn = replace(self.drawn, tops={})
+        for family in self.families:
+            self._tops.pop(family)
         changes: Changes = {family: {} for family in self.families}
         for family in self.families:
             self._top(program, family, set_names, changes)
@@ -170,12 +211,9 @@ class Desired:
     def _render_policies(
         self, program: LoweredProgram, policies: Collection[PolicyId], set_names: SetNames, changes: Changes
     ) -> None:
-        if not policies:
-            return
-        held = dict(self.drawn.policy_chains)
         for policy in sorted(policies):
             compiled = program.policies.get(policy)
-            before = held.pop(policy, {})
+            before = self._policy_chains.pop(policy) or {}
             after: dict[Family, frozenset[str]] = {}
             for family in self.families:
                 chains: Chains = {}
@@ -185,28 +223,26 @@ class Desired:
                 changes[family].update(chains)
                 changes[family].update(dict.fromkeys(before.get(family, frozenset()) - chains.keys()))
             if after:
-                held[policy] = after
-        self.drawn = replace(self.drawn, policy_chains=held)
+                self._policy_chains.put(policy, after)
 
     def _render_pods(self, program: LoweredProgram, delta: Delta, changes: Changes) -> None:
         """Render the chains of pods, the lists that they are the first to need, and the trees."""
-        lists, trees = self.drawn.lists.copy(), self.drawn.trees.copy()
-        addresses, policies = dict(self.drawn.addresses), dict(self.drawn.policies)
+        lists, trees = self._lists, self._trees
         unused: set[str] = set()
         for pod in sorted(delta.pods):
             compiled = program.pods.get(pod)
-            before, after = addresses.pop(pod, ()), () if compiled is None else compiled.addresses
+            before, after = self._addresses.pop(pod) or (), () if compiled is None else compiled.addresses
             selecting = () if compiled is None else compiled.policies
             entries, made = lists.enter(pod.direction, selecting)
-            unused |= lists.leave(pod.direction, policies.pop(pod, ()))
+            unused |= lists.leave(pod.direction, self._policies.pop(pod) or ())
             if selecting:
-                policies[pod] = selecting
+                self._policies.put(pod, selecting)
             name = names.pod_chain(pod)
             for family in self.families:
                 chains: Chains = {}
                 if compiled is not None:
                     log = program.logging.get(pod, UNSAID)
-                    chains = render.pod_chain(pod, compiled, family, self.options, entries, log)
+                    chains = render.pod_chain(pod, compiled, family, self.node.options, entries, log)
                 changes[family].update(made)
                 changes[family][name] = chains.get(name)
             for address in before:
@@ -215,40 +251,44 @@ class Desired:
             for address in after:
                 trees.enter(pod.direction, address, pod.pod)
             if after:
-                addresses[pod] = after
+                self._addresses.put(pod, after)
         for family in self.families:
             changes[family].update(dict.fromkeys(name for name in unused if not lists.uses(name)))
         for family, rendered in trees.update().items():
             changes[family].update(rendered)
-        self.drawn = replace(self.drawn, lists=lists, trees=trees, addresses=addresses, policies=policies)
 
     def guarded(self, program: LoweredProgram) -> Mapping[Family, guards.Guarded]:
         """Return what the rules about tunnels depend on."""
-        known = self._guarded
-        if known is None or known[0] is not self.surroundings or known[1] is not program.node_networks:
-            found = {f: guards.guarded(self.surroundings, f, program.node_networks) for f in self.families}
-            self._guarded = known = self.surroundings, program.node_networks, found
-        return known[2]
+        return self._of_nodes(program).guarded
+
+    def _of_nodes(self, program: LoweredProgram) -> _Nodes:
+        known, around, networks = self._nodes, self.node.surroundings, program.node_networks
+        if known is None or known.surroundings is not around or known.networks is not networks:
+            found = {family: guards.guarded(around, family, networks) for family in self.families}
+            families = frozenset(network.family for network in networks)
+            self._nodes = known = _Nodes(around, networks, found, families)
+        return known
 
     def _top(self, program: LoweredProgram, family: Family, set_names: SetNames, changes: Changes) -> None:
+        nodes = self._of_nodes(program)
         depends = _Top(
             bool(program.pods) or any(program.closed.values()),
-            self.uplinks if has_family(program, family) else frozenset(),
+            self.node.uplinks if family in nodes.families else frozenset(),
             frozenset(direction for direction, switched in set_names.switched_isolated if switched is family),
             set_names.caches.get(family),
             set_names.transit.get(family),
             tuple(set_names.closed.get((direction, family)) for direction in Direction),
-            self.drawn.linked[family].ways,
-            self.guarded(program)[family],
-            self.surroundings.ports if family is Family.V6 else frozenset(),
+            self._linked[family].ways,
+            nodes.guarded[family],
+            self.node.surroundings.ports if family is Family.V6 else frozenset(),
             set_names.untracked.get(family),
         )
-        if depends == self.drawn.tops.get(family):
+        if depends == self._tops.get(family):
             return
-        self.drawn = replace(self.drawn, tops={**self.drawn.tops, family: depends})
+        self._tops.put(family, depends)
         chains = top.top_chains(
             family,
-            self.options,
+            self.node.options,
             set_names.isolated_set,
             guarded=depends.guarded,
             uplinks=depends.uplinks,
@@ -261,8 +301,3 @@ class Desired:
             untracked=depends.untracked,
         )
         changes[family].update(chains)
-
-
-def has_family(program: LoweredProgram, family: Family) -> bool:
-    """Whether networks that may reach every pod exist in a family."""
-    return any(network.family is family for network in program.node_networks)
