@@ -13,6 +13,8 @@ class Decided(enum.StrEnum):
 
     DENIED = "denied"
     ALLOWED = "allowed"
+    WOULD_DENY = "would-deny"
+    """It passes. It would be denied, if the audited policies were enforced."""
 
 
 class Judged(NamedTuple):
@@ -31,7 +33,10 @@ class Judged(NamedTuple):
 
 
 class LogCount(NamedTuple):
-    """How many packets the rules of one direction of a pod have denied, and how many of these they logged."""
+    """How many packets the rules of one direction of a pod have denied, and how many of these they logged.
+
+    Of an audited pod: how many would be denied.
+    """
 
     denied: int
     logged: int

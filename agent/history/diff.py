@@ -69,6 +69,7 @@ def _as(kind: type[O], found: Object | None) -> O | None:
 
 
 def _policy(old: NetworkPolicy | None, new: NetworkPolicy | None) -> Iterator[str]:
+    yield from _mode(old, new)
     before, after = (None if p is None else p.pod_selector for p in (old, new))
     if before != after:
         yield from (f"-selects {selector_text(selector)}" for selector in (before,) if selector is not None)
@@ -79,6 +80,13 @@ def _policy(old: NetworkPolicy | None, new: NetworkPolicy | None) -> Iterator[st
             old.rules(direction) if old is not None else None,
             new.rules(direction) if new is not None else None,
         )
+
+
+def _mode(old: NetworkPolicy | Namespace | None, new: NetworkPolicy | Namespace | None) -> Iterator[str]:
+    yield from _came_and_went(
+        () if old is None or old.staging.mode is None else (f"mode {old.staging.mode}",),
+        () if new is None or new.staging.mode is None else (f"mode {new.staging.mode}",),
+    )
 
 
 def _rules(direction: str, old: tuple[Rule, ...] | None, new: tuple[Rule, ...] | None) -> Iterator[str]:
@@ -207,6 +215,7 @@ def _pod(old: Pod | None, new: Pod | None) -> Iterator[str]:
 
 def _namespace(old: Namespace | None, new: Namespace | None) -> Iterator[str]:
     yield from _labels({} if old is None else old.labels, {} if new is None else new.labels)
+    yield from _mode(old, new)
     before, after = (found is not None and found.ingress_isolated for found in (old, new))
     if before is not after:
         yield "+isolates ingress" if after else "-isolates ingress"

@@ -11,6 +11,7 @@ import msgspec
 from agent.kube import shapes
 from agent.kube.address import lenient_address, lenient_network
 from agent.kube.logging import ALLOWED_ANNOTATION, DENIED_ANNOTATION, UNSAID, logging_of
+from agent.kube.mode import MODE_ANNOTATION, mode_of
 from agent.kube.model import (
     ISOLATION_ANNOTATION,
     Kind,
@@ -135,6 +136,7 @@ def _namespace(wire: shapes.Namespace) -> Namespace:
         labels=_labels(meta.labels),
         ingress_isolated=bool(annotation) and isolation_of(annotation) == "DefaultDeny",
         logging=logging_of(annotations.get(DENIED_ANNOTATION), annotations.get(ALLOWED_ANNOTATION)),
+        staging=mode_of(annotations.get(MODE_ANNOTATION)),
     )
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from agent.kube.logging import UNSAID, Logging
+from agent.kube.mode import NO_MODE, Mode, ModeSaid
 from agent.net import Direction, Network, Protocol
 
 
@@ -87,13 +88,15 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
 class Namespace(msgspec.Struct, frozen=True, gc=False):
     """A namespace. ``ingress_isolated`` is the Kubernetes 1.6 annotation's DefaultDeny.
 
-    ``logging`` is what its annotations ask for of its pods.
+    ``logging`` is what its annotations ask for of its pods. ``staging`` says what is done with those of its
+    policies that do not say so themselves.
     """
 
     name: str
     labels: dict[str, str] = {}
     ingress_isolated: bool = False
     logging: Logging = UNSAID
+    staging: ModeSaid = NO_MODE
 
     @property
     def key(self) -> Key:
@@ -270,7 +273,8 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
 
     A direction that is None is not named by the policy; an empty tuple isolates and allows nothing.
     ``created`` is RFC 3339 text in UTC, empty when unset. ``ignored`` are the directions that it has
-    rules for and does not name: these rules have no effect, and people are told so.
+    rules for and does not name: these rules have no effect, and people are told so. ``staging`` is what its
+    own annotation says is done with it.
     """
 
     namespace: str
@@ -280,6 +284,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     egress: tuple[Rule, ...] | None = None
     created: str = ""
     ignored: tuple[Direction, ...] = ()
+    staging: ModeSaid = NO_MODE
 
     @property
     def key(self) -> Key:
@@ -288,6 +293,10 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     def rules(self, direction: Direction) -> tuple[Rule, ...] | None:
         """Return the rules of a direction, or None when the policy does not name it."""
         return self.ingress if direction is Direction.INGRESS else self.egress
+
+    def mode(self, namespace: ModeSaid = NO_MODE) -> Mode:
+        """Return what is done with it: its own annotation says so, else its namespace's."""
+        return self.staging.mode or namespace.mode or Mode.ENFORCE
 
 
 Object = Pod | Namespace | NetworkPolicy | Node

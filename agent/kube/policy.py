@@ -10,6 +10,7 @@ from agent.kube import names
 from agent.kube.address import covers, lenient_network, strict_network
 from agent.kube.check import Check
 from agent.kube.events import Problem
+from agent.kube.mode import NO_MODE, ModeSaid
 from agent.kube.model import (
     IPBlock,
     Key,
@@ -92,6 +93,17 @@ def read_policy(key: Key, spec: object, *, strict: bool) -> PolicyReading:
         egress=() if "Egress" in types else None,
     )
     return PolicyReading(None, tuple(check.problems), closed)
+
+
+def staged(reading: PolicyReading, said: ModeSaid) -> PolicyReading:
+    """Return a reading of which the policy's annotation says this: one that is not valid is audited, too."""
+    if said == NO_MODE:
+        return reading
+    policy, closed = (
+        None if one is None else msgspec.structs.replace(one, staging=said)
+        for one in (reading.policy, reading.closed)
+    )
+    return reading._replace(policy=policy, closed=closed)
 
 
 def closing(policy: NetworkPolicy) -> NetworkPolicy:

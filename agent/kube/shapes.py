@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from agent.kube.logging import ALLOWED_ANNOTATION, DENIED_ANNOTATION
+from agent.kube.mode import MODE_ANNOTATION
 
 
 class Meta(msgspec.Struct, frozen=True, gc=False):
@@ -138,10 +139,22 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     status: NodeStatus = NodeStatus()
 
 
+class ModeAnnotation(msgspec.Struct, frozen=True, gc=False):
+    """The annotation that is read of a NetworkPolicy."""
+
+    mode: str | None = msgspec.field(default=None, name=MODE_ANNOTATION)
+
+
+class PolicyMeta(Meta, frozen=True, gc=False):
+    """A NetworkPolicy's metadata."""
+
+    annotations: ModeAnnotation | None = None
+
+
 class Policy(msgspec.Struct, frozen=True, gc=False):
     """A NetworkPolicy, its spec as plain data."""
 
-    metadata: Meta
+    metadata: PolicyMeta
     kind: str = ""
     spec: Any = None
 
@@ -187,6 +200,18 @@ class Spec(msgspec.Struct, frozen=True, gc=False):
     """A policy of which only its spec is read."""
 
     spec: Any = None
+
+
+class AnnotatedMeta(msgspec.Struct, frozen=True, gc=False):
+    """Metadata of which only the mode is read."""
+
+    annotations: ModeAnnotation | None = None
+
+
+class Annotated(msgspec.Struct, frozen=True, gc=False):
+    """A policy of which only its mode is read, whatever else is wrong with it."""
+
+    metadata: AnnotatedMeta
 
 
 class SelectorOnly(msgspec.Struct, frozen=True, gc=False):

@@ -18,8 +18,9 @@ from agent.kube.address import strict_address, strict_network
 from agent.kube.check import Check, unknown_field
 from agent.kube.convert import isolation_of
 from agent.kube.events import Problem
+from agent.kube.mode import MODE_ANNOTATION, mode_of
 from agent.kube.model import ISOLATION_ANNOTATION, Key, Kind, NetworkPolicy, default_deny
-from agent.kube.policy import closing, read_policy, read_port_number, read_protocol
+from agent.kube.policy import closing, read_policy, read_port_number, read_protocol, staged
 
 METADATA_NAME = "kubernetes.io/metadata.name"
 """The label that every namespace has, its name the value."""
@@ -83,7 +84,8 @@ def validate(kind: Kind, key: Key, data: Mapping[str, object]) -> Validated:
     check.mapping(data, "", _TOP)
     meta = _metadata(check, kind, key, data.get("metadata"))
     if kind is Kind.POLICY:
-        reading = read_policy(key, data.get("spec"), strict=True)
+        said = mode_of(meta["annotations"].get(MODE_ANNOTATION))
+        reading = staged(read_policy(key, data.get("spec"), strict=True), said)
         return _policy(data, meta, key, check.problems, reading.problems, reading.closed)
     if kind is Kind.NAMESPACE:
         check.mapping(data.get("spec"), "spec", ("finalizers",))
@@ -103,7 +105,8 @@ def _policy(
     problems = (*outer, *inner)
     if problems and not inner:
         # The spec is fine, so what it isolates is known; only its metadata is not.
-        policy = read_policy(key, data.get("spec"), strict=True).policy
+        said = mode_of(meta["annotations"].get(MODE_ANNOTATION))
+        policy = staged(read_policy(key, data.get("spec"), strict=True), said).policy
         if policy is not None:
             closed = closing(policy)
     return Validated({"metadata": meta, "spec": data.get("spec")}, problems, closed)

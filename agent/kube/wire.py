@@ -15,6 +15,7 @@ import msgspec
 from agent.kube import shapes
 from agent.kube.convert import CONVERSIONS, UNDECODABLE, time_text
 from agent.kube.events import UNKNOWN, Delete, Invalid, Problem, Upsert
+from agent.kube.mode import NO_MODE, ModeSaid, mode_of
 from agent.kube.model import (
     Key,
     Kind,
@@ -22,7 +23,7 @@ from agent.kube.model import (
     Object,
 )
 from agent.kube.origin import deletion, origin_of
-from agent.kube.policy import closing, read_policy
+from agent.kube.policy import closing, read_policy, staged
 from agent.kube.shallow import shallow
 
 
@@ -92,6 +93,7 @@ _BARE = msgspec.json.Decoder(shapes.Bare)
 _NAMED = msgspec.json.Decoder(shapes.Named)
 _IDENTITY = msgspec.json.Decoder(shapes.Identity)
 _ENVELOPE = msgspec.json.Decoder(shapes.Envelope)
+_ANNOTATED = msgspec.json.Decoder(shapes.Annotated)
 _SPEC = msgspec.json.Decoder(shapes.Spec)
 _SELECTING = msgspec.json.Decoder(shapes.Selecting)
 _STATUS = msgspec.json.Decoder(Status)
@@ -282,7 +284,17 @@ def _closed(key: Key, raw: bytes | msgspec.Raw) -> NetworkPolicy | None:
         reading = read_policy(
             key, {"podSelector": selector, "policyTypes": ["Ingress", "Egress"]}, strict=False
         )
+    reading = staged(reading, _mode(raw))
     return reading.closed if reading.policy is None else closing(reading.policy)
+
+
+def _mode(raw: bytes | msgspec.Raw) -> ModeSaid:
+    """Return what an unreadable policy's annotation says, nothing where that cannot be read either."""
+    try:
+        annotations = _ANNOTATED.decode(raw).metadata.annotations
+    except UNDECODABLE:
+        return NO_MODE
+    return NO_MODE if annotations is None else mode_of(annotations.mode)
 
 
 def _decoded(kind: Kind, wire: shapes.Wire, *, told: bool = True) -> Decoded:
@@ -291,7 +303,8 @@ def _decoded(kind: Kind, wire: shapes.Wire, *, told: bool = True) -> Decoded:
     origin = origin_of(meta.managed) if told else UNKNOWN
     if isinstance(wire, shapes.Policy):
         key = _key(kind, meta)
-        reading = read_policy(key, wire.spec, strict=False)
+        said = wire.metadata.annotations
+        reading = staged(read_policy(key, wire.spec, strict=False), mode_of(said.mode if said else None))
         if reading.policy is not None:
             policy = msgspec.structs.replace(reading.policy, created=time_text(meta.created))
             return Decoded(key, meta.resource_version, Upsert(kind, policy, origin))

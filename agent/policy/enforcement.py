@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Direction, Family, Member
 from agent.policy.budget.census import Census
@@ -71,7 +73,11 @@ class Enforcement:
             if policy is None or not selection.reach(key) or key in self.ledger.excess:
                 self.turns.discard(key)
                 self._enforce(key, None, delta)
-            elif selection.enforced(key) != policy:
+            elif (held := selection.enforced(key)) is not None and _says_alike(held, policy):
+                # Audited or not: that changes which pods ask it, not what it says.
+                if held != policy:
+                    selection.set_enforced(key, policy)
+            elif held != policy:
                 self.turns.put(key, _work(self.ledger, key))
         if families != self._families:
             self._families = families
@@ -126,6 +132,11 @@ def _work(ledger: Ledger, key: Key) -> int:
     """Return how long a policy takes, from its text to the kernel, in rules."""
     one = ledger.cost(key)
     return work_of(one.cost, one.rules, ledger.members(key))
+
+
+def _says_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:
+    """Whether two versions of a policy are the same but for their modes."""
+    return msgspec.structs.replace(one, staging=other.staging) == other
 
 
 def _selects_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from agent.kube.events import Delete, Event, Invalid, Problem, Upsert
 from agent.kube.logging import UNSAID, Logging
+from agent.kube.mode import NO_MODE, Mode
 from agent.kube.model import (
     Key,
     Kind,
@@ -35,6 +36,7 @@ from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
 from agent.policy.peers.selection import Selection
 from agent.policy.program import PodId, Program
+from agent.policy.staging import Staging
 from agent.policy.step import Stepper
 from agent.policy.touched import Touched
 
@@ -72,9 +74,9 @@ class Engine:
 
         events ─► pods ──────► Identities ─► Ownership ─► Sets (members)
                   namespaces ► ActiveSelectors ───────────────────┘
-                  policies ──► Selection
+                  policies ──► Staging (modes) ─► Selection
         step ───► Ledger (budgets) ─► Turns ─► Program.policies ─► Lowering ─► Sets (come and go)
-                  Selection ─► Program.pods
+                  Selection ─► Program.pods, Program.audited
 
     Not thread-safe, but for the views :meth:`local_pods` and :meth:`invalid`.
     """
@@ -93,7 +95,10 @@ class Engine:
         self.program = Program(node_networks=self._node_networks.networks)
         """What holds on this node."""
         self.lowered = LoweredProgram(
-            pods=self.program.pods, closed=self.program.closed, node_networks=self.program.node_networks
+            pods=self.program.pods,
+            audited=self.program.audited,
+            closed=self.program.closed,
+            node_networks=self.program.node_networks,
         )
         """The same in the form of sets, which a backend takes. What judges pods needs no other form."""
         self._allow_nodes = allow_nodes
@@ -110,6 +115,7 @@ class Engine:
         self._sets = Sets(self.lowered.sets, self._selectors, self._ownership)
         self._inventory = Inventory(node, self._identities, self._selectors, self._ownership, self._sets)
         self._selection = Selection()
+        self._staging = Staging(self._selection.set_policy)
         self._quarantine = Quarantine(self.program.closed, linger)
         self._lowering = Lowering(self.lowered, self._sets)
         self._enforcement = Enforcement(
@@ -165,9 +171,15 @@ class Engine:
                 self._synced.add((event.kind, event.here))
         touched, self._touched = self._touched, Touched()
         delta = self._stepper.step(touched, now, pods_synced=self.synced(Kind.POD), most=most)
-        delta.pods |= self._log_choice.settle(
-            self.lowered, delta.pods, touched.pods, self._inventory.records, self._namespaces
+        logging = self._log_choice.settle(
+            self.lowered,
+            delta.pods | delta.audited,
+            touched.pods,
+            self._inventory.records,
+            self._namespaces,
         )
+        delta.pods |= logging & self.lowered.pods.keys()
+        delta.audited |= logging & self.lowered.audited.keys()
         networks = self._node_networks.networks
         if networks is not self.program.node_networks:
             # Another object may be equal: a node that came and went within the step.
@@ -226,13 +238,16 @@ class Engine:
         return record is not None and record.local
 
     def known(self, kind: Kind, key: Key) -> Object | None:
-        """Return the version of a pod, namespace or policy that is in force; a stand-in is one, too."""
+        """Return the version of a pod, namespace or policy that counts; a stand-in is one, too.
+
+        Of a policy, whatever its mode: one that is disabled as well.
+        """
         if kind is Kind.POD:
             record = self._inventory.records.get(key)
             return record.pod if record is not None else None
         if kind is Kind.NAMESPACE:
             return self._namespaces.get(key.name)
-        return self._selection.policy(key) if kind is Kind.POLICY else None
+        return self._staging.written(key) if kind is Kind.POLICY else None
 
     def selected_by(self, policy: Key) -> set[PodId]:
         """Return the targets that a policy in force selects, in each direction that it names."""
@@ -274,14 +289,26 @@ class Engine:
             self._inventory.records,
             self._ownership,
             self._namespaces,
-            self._selection,
+            self._staging,
             self._standins,
             self._enforcement.ledger.excess,
         )
 
     def policy_of(self, key: Key) -> NetworkPolicy | None:
-        """Return a policy in force, enforced or not. Safe to call from any thread."""
-        return self._selection.policy(key)
+        """Return a policy as it is written, whatever its mode. Safe to call from any thread."""
+        return self._staging.written(key)
+
+    def mode_of(self, policy: NetworkPolicy) -> Mode:
+        """Return the mode that holds for a policy. Safe to call from any thread."""
+        return self._staging.mode(policy)
+
+    def staged(self) -> dict[Key, Mode]:
+        """Return the policies that are not enforced, of all namespaces. Safe to call from any thread."""
+        return self._staging.staged()
+
+    def unknown_modes(self) -> dict[tuple[Kind, Key], str]:
+        """Return the values of annotations of modes that are not known. Safe to call from any thread."""
+        return self._staging.unknown.copy()
 
     def is_known(self, pod: Key) -> bool:
         """Whether a pod is known, of whatever node. Safe to call from any thread."""
@@ -315,6 +342,8 @@ class Engine:
             **self._sets.sizes(),
             **self._lowering.sizes(),
             **self._selection.sizes(),
+            **self._staging.sizes(),
+            "audited": len(self.program.audited),
             **self._node_networks.sizes(),
             **self._enforcement.sizes(),
             **self._stepper.sizes(),
@@ -360,7 +389,7 @@ class Engine:
         self._enforce(event.key, event.closed)
 
     def _enforce(self, key: Key, policy: NetworkPolicy | None) -> None:
-        self._selection.set_policy(key, policy)
+        self._staging.set_policy(key, policy)
 
     def _set_namespace(self, name: str, namespace: Namespace | None) -> None:
         if namespace is None:
@@ -372,6 +401,7 @@ class Engine:
         else:
             self._namespaces[name] = namespace
         self._log_choice.namespace_changed(name, namespace)
+        self._staging.set_namespace(name, NO_MODE if namespace is None else namespace.staging)
         links = self._selectors.set_namespace(name, namespace.labels if namespace is not None else None)
         self._sets.relink(links)
         if namespace is not None:

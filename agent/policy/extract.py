@@ -9,7 +9,7 @@ from typing import NamedTuple
 from agent.kube.model import ISOLATION_ANNOTATION, Key, Namespace, NetworkPolicy, Pod
 from agent.policy.addresses.ownership import Ownership
 from agent.policy.graph import PodRecord
-from agent.policy.peers.selection import Selection
+from agent.policy.staging import Staging
 
 
 class Extract(NamedTuple):
@@ -33,7 +33,7 @@ def extract(
     records: Mapping[Key, PodRecord],
     ownership: Ownership,
     known: Mapping[str, Namespace],
-    selection: Selection,
+    staging: Staging,
     standins: Iterable[Key],
     over_budget: Mapping[Key, object] = MappingProxyType({}),
 ) -> Extract:
@@ -51,7 +51,7 @@ def extract(
         if not isinstance(end, Key):
             pods |= {one.pod.key: one.pod for one in ownership.claimants(end)}
     namespaces = dict.fromkeys(key.namespace for key in pods)
-    policies = [policy for name in namespaces for policy in selection.policies_of(name)]
+    policies = [policy for name in namespaces for policy in staging.written_in(name)]
     return Extract(
         tuple(pods.values()),
         tuple(known[name] for name in namespaces if name in known),

@@ -1,4 +1,4 @@
-"""Which isolated pods of this node have their connections logged."""
+"""Which isolated and audited pods of this node have their connections logged."""
 
 from __future__ import annotations
 
@@ -55,11 +55,13 @@ class LogChoice:
         some = set(changed)
         some.update(PodId(direction, key) for key in touched for direction in Direction)
         if self._touched:
-            some.update(pod_id for pod_id in program.pods if pod_id.pod.namespace in self._touched)
+            judged = (*program.pods, *program.audited)
+            some.update(pod_id for pod_id in judged if pod_id.pod.namespace in self._touched)
             self._touched.clear()
         found = set()
         for pod_id in some:
-            wanted = self._of(pods.get(pod_id.pod), namespaces) if pod_id in program.pods else UNSAID
+            is_asked = pod_id in program.pods or pod_id in program.audited
+            wanted = self._of(pods.get(pod_id.pod), namespaces) if is_asked else UNSAID
             before = program.logging.get(pod_id, UNSAID)
             if wanted == before:
                 continue

@@ -15,6 +15,9 @@ address of a packet is its destination for ingress and its source for egress. It
 
 "Is judged" and "is denied unless allowed" are two things. The first means that the pod is in ``pods``, the
 second that its ``default`` is DENY.
+
+Whoever is not judged in a direction may be *audited* in it: only audited policies select such a pod. They are
+asked as in 1, 3 and 5. A packet that is allowed otherwise and that they would deny passes, but it is noted.
 """
 
 from __future__ import annotations
@@ -119,7 +122,7 @@ class PodProgram(NamedTuple):
     """A local pod that is judged in one direction: the addresses that it owns, and what judges them.
 
     ``default`` is the verdict when no rule of any tier matches. It is DENY for a pod that a NetworkPolicy
-    selects: the API calls such a pod isolated.
+    selects: the API calls such a pod isolated. It is ALLOW for one that only audited policies select.
     """
 
     addresses: tuple[bytes, ...]
@@ -158,13 +161,16 @@ def judged_addresses(
 class Program:
     """What holds on this node. Only the engine writes to it.
 
-    ``policies``: those that the tiers of ``pods`` name. ``closed``: addresses that stay judged though no pod
-    has them, for each direction; disjoint from the addresses of ``pods`` in that direction.
+    ``policies``: those that select a pod here, and all that the tiers of ``pods`` and ``audited`` name.
+    ``audited``: pods that policies select, but in this direction only audited ones. ``closed``: addresses
+    that stay judged though no pod has them, for each direction; disjoint from the addresses of ``pods`` in
+    that direction.
     ``node_networks``: networks of other nodes, which may reach every pod when the setting says so; else none.
     """
 
     policies: dict[PolicyId, PolicyProgram] = field(default_factory=dict)
     pods: dict[PodId, PodProgram] = field(default_factory=dict)
+    audited: dict[PodId, PodProgram] = field(default_factory=dict)
     closed: dict[Direction, set[bytes]] = field(
         default_factory=lambda: {Direction.INGRESS: set(), Direction.EGRESS: set()}
     )

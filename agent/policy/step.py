@@ -14,7 +14,7 @@ from agent.policy.graph import PodIdentity, PodRecord
 from agent.policy.lower.lowered import Delta
 from agent.policy.lower.sets import Sets
 from agent.policy.peers.selection import Selection
-from agent.policy.program import PodId, PodProgram, Program
+from agent.policy.program import PodId, PodProgram, Program, Verdict
 from agent.policy.touched import Touched
 
 _DIRECTIONS = tuple(Direction)
@@ -63,6 +63,7 @@ class Stepper:
         for key in self._selection.take_dirty():
             for direction in _DIRECTIONS:
                 self._update_pod(PodId(direction, key), delta)
+                self._update_audited(PodId(direction, key), delta)
         delta.members = self._sets.take_changes()
         if touched.departed:
             self._release(touched, delta, dropped, now)
@@ -116,6 +117,20 @@ class Stepper:
             del self._program.pods[pod_id]
         if old is not None:
             delta.opened[direction].update(old.addresses)
+
+    def _update_audited(self, pod_id: PodId, delta: Delta) -> None:
+        direction, key = pod_id
+        audited = self._program.audited
+        record = self._selection.targets.get(key)
+        tiers = self._selection.auditing(record, direction) if record is not None else None
+        if record is None or tiers is None:
+            if audited.pop(pod_id, None) is not None:
+                delta.audited.add(pod_id)
+            return
+        new = PodProgram(self._ownership.owned(record), tiers, Verdict.ALLOW)
+        if audited.get(pod_id) != new:
+            audited[pod_id] = new
+            delta.audited.add(pod_id)
 
     def _release(self, touched: Touched, delta: Delta, dropped: list[set[Member]], now: float) -> None:
         owners = self._ownership.owners

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
+from agent.kube.mode import NO_MODE, Mode, ModeSaid
 from agent.kube.model import Key, Namespace, NetworkPolicy, Node, Object, Pod, default_deny
 from agent.net import Family, Network, Protocol, address_text, family_of
 
@@ -55,11 +58,37 @@ def cluster_of(objects: Iterable[Object], limit: Limit | None = None) -> Cluster
     return Cluster(pods, namespaces, policies, nodes, limit)
 
 
+def mode_in(cluster: Cluster, policy: NetworkPolicy) -> Mode:
+    """Return the mode of a policy: its own annotation says so, else its namespace's, else it is enforced."""
+    known = cluster.namespaces.get(policy.namespace)
+    return policy.mode(NO_MODE if known is None else known.staging)
+
+
+def enforcing(cluster: Cluster) -> Cluster:
+    """Return the cluster as it would be if all that is audited were enforced."""
+    policies = {
+        key: replace(policy, staging=ModeSaid(Mode.ENFORCE))
+        if mode_in(cluster, policy) is Mode.AUDIT
+        else policy
+        for key, policy in cluster.policies.items()
+    }
+    namespaces = {
+        name: replace(one, staging=ModeSaid(Mode.ENFORCE)) if one.staging.mode is Mode.AUDIT else one
+        for name, one in cluster.namespaces.items()
+    }
+    return dataclasses.replace(cluster, policies=policies, namespaces=namespaces)
+
+
 def in_force(cluster: Cluster, namespace: str) -> list[NetworkPolicy]:
-    """Return the policies of a namespace.
+    """Return the policies of a namespace that are enforced or audited.
 
     Its DefaultDeny annotation counts as one that selects every pod, names Ingress, and has no rule.
     """
+    return [p for p in written_in(cluster, namespace) if mode_in(cluster, p) is not Mode.DISABLED]
+
+
+def written_in(cluster: Cluster, namespace: str) -> list[NetworkPolicy]:
+    """Return the policies of a namespace, whatever their mode."""
     found = [policy for policy in cluster.policies.values() if policy.namespace == namespace]
     known = cluster.namespaces.get(namespace)
     if known is not None and known.ingress_isolated:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 
+from agent.kube.mode import Mode
 from agent.kube.model import IPBlock, Key, NetworkPolicy, Peer, Pod, Port, Rule, Selector
 from agent.net import Direction, Family, Protocol, address_text, family_of
 from agent.spec.cluster import (
@@ -17,13 +18,15 @@ from agent.spec.cluster import (
     closed_by_budget,
     in_force,
     ip_of,
+    mode_in,
     named_port,
     network_of,
     own_node,
     owner,
     stranger_text,
+    written_in,
 )
-from agent.spec.hints import labels_text, not_selecting, without_dns, without_effect
+from agent.spec.hints import disabled, labels_text, not_selecting, without_dns, without_effect
 from agent.spec.verdict import (
     Answer,
     DirectionVerdict,
@@ -161,8 +164,10 @@ def _if_not_isolated(cluster: Cluster, direction: Direction, packet: Packet) -> 
     hints = (
         *without_effect(policies, direction, pod),
         *not_selecting(policies, direction, pod),
+        *disabled(_disabled(cluster, pod), direction, pod),
     )
-    return DirectionVerdict(direction, True, pod.key, (), why, hints)
+    audited = _findings(cluster, auditing(cluster, direction, pod), direction, packet)
+    return DirectionVerdict(direction, True, pod.key, (), why, hints, audited)
 
 
 def _by_policies(cluster: Cluster, direction: Direction, packet: Packet) -> DirectionVerdict:
@@ -171,8 +176,26 @@ def _by_policies(cluster: Cluster, direction: Direction, packet: Packet) -> Dire
     A policy for which there is no budget on the pod's node allows nothing.
     """
     pod = _pod(cluster, direction, packet)
-    over = closed_by_budget(cluster, pod.namespace, pod.node)
-    findings = tuple(
+    policies = isolating(cluster, direction, pod)
+    findings = _findings(cluster, policies, direction, packet)
+    allowed = any(rule.allows for finding in findings for rule in finding.rules)
+    why = "a rule allows it" if allowed else "no rule of the policies that isolate it allows it"
+    hints = (
+        *without_effect(_policies(cluster, pod), direction, pod),
+        *disabled(_disabled(cluster, pod), direction, pod),
+        *(without_dns(policies, pod.key) if direction is Direction.EGRESS else ()),
+    )
+    audited = _findings(cluster, auditing(cluster, direction, pod), direction, packet)
+    return DirectionVerdict(direction, allowed, pod.key, findings, why, hints, audited)
+
+
+def _findings(
+    cluster: Cluster, policies: list[NetworkPolicy], direction: Direction, packet: Packet
+) -> tuple[PolicyFinding, ...]:
+    """Hold a packet against each rule of policies of one namespace, which select one pod."""
+    pod = _pod(cluster, direction, packet)
+    over = closed_by_budget(cluster, pod.namespace, pod.node) if policies else {}
+    return tuple(
         PolicyFinding(policy.key, (), str(over[policy.key]))
         if policy.key in over
         else PolicyFinding(
@@ -182,34 +205,43 @@ def _by_policies(cluster: Cluster, direction: Direction, packet: Packet) -> Dire
                 for number, rule in enumerate(policy.rules(direction) or ())
             ),
         )
-        for policy in isolating(cluster, direction, pod)
+        for policy in policies
     )
-    allowed = any(rule.allows for finding in findings for rule in finding.rules)
-    why = "a rule allows it" if allowed else "no rule of the policies that isolate it allows it"
-    policies = isolating(cluster, direction, pod)
-    hints = (
-        *without_effect(_policies(cluster, pod), direction, pod),
-        *(without_dns(policies, pod.key) if direction is Direction.EGRESS else ()),
-    )
-    return DirectionVerdict(direction, allowed, pod.key, findings, why, hints)
 
 
 def isolating(cluster: Cluster, direction: Direction, pod: Pod) -> list[NetworkPolicy]:
     """Return the policies that isolate a pod in a direction, sorted by key.
 
-    They are of the pod's namespace, name the direction in policyTypes and select the pod. A namespace's
-    DefaultDeny annotation counts as one that selects every pod, names Ingress, and has no rule.
+    They are of the pod's namespace, name the direction in policyTypes, select the pod, and are enforced. A
+    namespace's DefaultDeny annotation counts as one that selects every pod, names Ingress, and has no rule.
     """
+    return _selecting(cluster, direction, pod, Mode.ENFORCE)
+
+
+def auditing(cluster: Cluster, direction: Direction, pod: Pod) -> list[NetworkPolicy]:
+    """Return the policies that would isolate a pod in a direction, and are audited, sorted by key."""
+    return _selecting(cluster, direction, pod, Mode.AUDIT)
+
+
+def _selecting(cluster: Cluster, direction: Direction, pod: Pod, mode: Mode) -> list[NetworkPolicy]:
     return [
         policy
         for policy in _policies(cluster, pod)
-        if policy.rules(direction) is not None and policy.pod_selector.matches(pod.labels)
+        if policy.rules(direction) is not None
+        and policy.pod_selector.matches(pod.labels)
+        and mode_in(cluster, policy) is mode
     ]
 
 
 def _policies(cluster: Cluster, pod: Pod) -> list[NetworkPolicy]:
-    """Return the policies of a pod's namespace, sorted by key."""
+    """Return the policies of a pod's namespace that are not disabled, sorted by key."""
     return sorted(in_force(cluster, pod.namespace), key=lambda policy: policy.key)
+
+
+def _disabled(cluster: Cluster, pod: Pod) -> list[NetworkPolicy]:
+    """Return those that are disabled, sorted by key."""
+    written = written_in(cluster, pod.namespace)
+    return sorted((p for p in written if mode_in(cluster, p) is Mode.DISABLED), key=lambda p: p.key)
 
 
 # --- One rule ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from agent.kube.mode import MODE_ANNOTATION
 from agent.kube.model import Key, NetworkPolicy, Pod, Port, Rule, Selector
 from agent.net import Direction, Protocol
 
@@ -53,6 +54,13 @@ def not_selecting(policies: Iterable[NetworkPolicy], direction: Direction, pod: 
         yield f"{policy.key} is not for {pod.key}: its podSelector is {selector}, the pod has {has}"
     if len(others) > _NAMED:
         yield f"policies of its namespace that are not for it either: {len(others) - _NAMED} more"
+
+
+def disabled(policies: Iterable[NetworkPolicy], direction: Direction, pod: Pod) -> Iterator[str]:
+    """Name the disabled policies that would isolate a pod in a direction; ``policies`` are all disabled."""
+    for policy in policies:
+        if policy.rules(direction) is not None and policy.pod_selector.matches(pod.labels):
+            yield f"{policy.key} is disabled ({MODE_ANNOTATION}): it neither isolates {pod.key} nor allows"
 
 
 def without_dns(policies: Iterable[NetworkPolicy], pod: Key) -> Iterator[str]:

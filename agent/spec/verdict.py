@@ -60,7 +60,8 @@ class DirectionVerdict(NamedTuple):
 
     ``pod`` is the pod judged, None when the address is no pod's. ``policies`` are those that isolate it in
     this direction, sorted by key; without any it is not isolated, or was not asked about, as ``why`` says.
-    ``hints``: what decides nothing and may be a mistake (:mod:`agent.spec.hints`).
+    ``hints``: what decides nothing and may be a mistake (:mod:`agent.spec.hints`). ``audited``: what the
+    audited policies say that select the pod and name the direction; they decide nothing.
     """
 
     direction: Direction
@@ -69,6 +70,25 @@ class DirectionVerdict(NamedTuple):
     policies: tuple[PolicyFinding, ...]
     why: str
     hints: tuple[str, ...] = ()
+    audited: tuple[PolicyFinding, ...] = ()
+
+    @property
+    def would_deny(self) -> bool:
+        """Whether it would deny what it allows now, if the audited policies were enforced.
+
+        Policies are additive. So beside one that is enforced they could only allow more, and deny nothing.
+        """
+        return self.allowed and not self.policies and bool(self.audited) and not self.would_allow_by
+
+    @property
+    def would_allow(self) -> bool:
+        """Whether it would allow what it denies now, if the audited policies were enforced."""
+        return not self.allowed and bool(self.would_allow_by)
+
+    @property
+    def would_allow_by(self) -> tuple[tuple[Key, int], ...]:
+        """Every audited policy and rule that would allow the packet."""
+        return tuple((found.policy, number) for found in self.audited for number in found.allowing)
 
     @property
     def isolated(self) -> bool:
@@ -96,6 +116,11 @@ class Verdict(NamedTuple):
     def allowed(self) -> bool:
         """Whether both directions allow it."""
         return self.egress.allowed and self.ingress.allowed
+
+    @property
+    def would_deny(self) -> bool:
+        """Whether it is allowed, and would not be if the audited policies were enforced."""
+        return self.allowed and (self.egress.would_deny or self.ingress.would_deny)
 
     @property
     def family(self) -> Family:

@@ -158,7 +158,8 @@ def cluster(choices: Choices, words: Words = CORNERS) -> RandomCluster:
         if ingress is None and egress is None and (words.strict or not rarely(choices)):
             # The server names Ingress where a policy names nothing.
             ingress = ()
-        policies.append(NetworkPolicy(key.namespace, key.name, selector, ingress, egress))
+        mode = pieces.staging(choices)
+        policies.append(NetworkPolicy(key.namespace, key.name, selector, ingress, egress, staging=mode))
     used = sorted({pod.namespace for pod in pods} | {policy.namespace for policy in policies})
     unknown = "" if words.strict or not rarely(choices) else choices.one_of(used)
     namespaces = [pieces.namespace(choices, words, name) for name in used if name != unknown]

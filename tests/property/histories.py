@@ -74,7 +74,14 @@ def _invalid(choices: Choices, words: Words) -> Invalid:
     closed = None
     if choices.one_of((False, True)):
         egress = choices.one_of(((), None))
-        closed = NetworkPolicy(key.namespace, key.name, pieces.selector(choices, words), (), egress)
+        closed = NetworkPolicy(
+            key.namespace,
+            key.name,
+            pieces.selector(choices, words),
+            (),
+            egress,
+            staging=pieces.staging(choices),
+        )
     return Invalid(Kind.POLICY, key, (Problem("spec", "wrong"),), closed)
 
 

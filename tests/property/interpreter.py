@@ -29,6 +29,25 @@ def program_allows(program: LoweredProgram, direction: Direction, probe: Packet)
     )
 
 
+def program_would_deny(program: LoweredProgram, direction: Direction, probe: Packet) -> bool:
+    """Whether a packet of an audited pod passes in one direction, and its policies would deny it."""
+    if direction is Direction.INGRESS:
+        address, peer = probe.destination, probe.source
+    else:
+        address, peer = probe.source, probe.destination
+    family = family_of(address)
+    asked = [p for (d, _), p in program.audited.items() if d is direction and address in p.addresses]
+    if address == peer or not asked:
+        return False
+    if direction is Direction.INGRESS and any(lies_in(peer, n) for n in program.node_networks):
+        return False
+    return not any(
+        _rule_allows(program, rule, peer, probe)
+        for policy in asked[0].policies
+        for rule in program.policies[PolicyId(direction, policy)].rules(family)
+    )
+
+
 def _rule_allows(program: LoweredProgram, rule: LoweredRule, peer: bytes, probe: Packet) -> bool:
     if any(_has_port(program, set_id, probe) for set_id in rule.folded):
         return True

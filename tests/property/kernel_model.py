@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
+from agent.dataplane.iptables.rules import comments
 from agent.dataplane.iptables.tables.tables import Table
 from agent.kernel.ipset_shapes import SetShape
 from agent.net import AddressPort, Family, Member, Network, NetworkMember, Protocol, family_of
@@ -31,6 +32,8 @@ class _Rule(NamedTuple):
     goto: bool
     set_mark: tuple[int, int] | None
     added_to: str
+    notes: bool
+    """Whether it counts what audited policies would deny."""
 
 
 class Kernel:
@@ -54,6 +57,8 @@ class Kernel:
         self.writes = 0
         self.established = self.bridged = False
         """What packets are asked for besides what they hold."""
+        self.noted = False
+        """Whether a rule has counted the last packet as one that audited policies would deny."""
         self.met = 0
         """How many rules the last packet met: those that it was compared with, matching or not."""
         self.cached: dict[str, set[Packet]] = {}
@@ -75,6 +80,7 @@ class Kernel:
         stack: list[tuple[str, int]] = []
         chain, at = "FORWARD", 0
         self.met = 0
+        self.noted = False
         while True:
             rules = chains[chain]
             if at == len(rules):
@@ -89,6 +95,7 @@ class Kernel:
                 if not match(self, packet, mark):
                     break
             else:
+                self.noted = self.noted or rule.notes
                 if rule.set_mark is not None:
                     value, mask = rule.set_mark
                     mark = mark & ~mask ^ value
@@ -158,7 +165,7 @@ def compiled(text: str) -> _Rule:
         negated = False
     if set_mark is None and not target:
         raise ValueError(f"a rule without a target: {text}")
-    return _Rule(tuple(matches), target, goto, set_mark, added_to)
+    return _Rule(tuple(matches), target, goto, set_mark, added_to, comments.WOULD_DENY in text)
 
 
 def _not(match: Match) -> Match:

@@ -6,7 +6,7 @@ It knows no set. Which pods a predicate means, and which pod has a named port, i
 from __future__ import annotations
 
 from agent.net import Direction
-from agent.policy.program import PolicyId, Predicate, Program, Rule, Verdict
+from agent.policy.program import PodProgram, PolicyId, Predicate, Program, Rule, Verdict
 from agent.spec.verdict import Packet
 from tests.property.networks import lies_in
 from tests.property.oracle import World, block_holds, matches
@@ -30,6 +30,31 @@ def verdict(program: Program, world: World, direction: Direction, probe: Packet)
         assert not judging
         return Verdict.DENY
     (pod,) = judging
+    return _asked(program, pod, world, direction, probe)
+
+
+def would_deny(program: Program, world: World, direction: Direction, probe: Packet) -> bool:
+    """Return whether a packet passes in one direction, and audited policies would deny it."""
+    ingress = direction is Direction.INGRESS
+    local, peer = (probe.destination, probe.source) if ingress else (probe.source, probe.destination)
+    audited = [
+        pod
+        for pod_id, pod in program.audited.items()
+        if pod_id.direction is direction and local in pod.addresses
+    ]
+    if local == peer or not audited:
+        return False
+    if ingress and any(lies_in(peer, network) for network in program.node_networks):
+        return False
+    (pod,) = audited
+    assert pod.default is Verdict.ALLOW
+    denying = pod._replace(default=Verdict.DENY)
+    return _asked(program, denying, world, direction, probe) is Verdict.DENY
+
+
+def _asked(program: Program, pod: PodProgram, world: World, direction: Direction, probe: Packet) -> Verdict:
+    """Return what the tiers of a pod say, in order."""
+    peer = probe.source if direction is Direction.INGRESS else probe.destination
     for tier in pod.tiers:
         for policy in tier.policies:
             for rule in program.policies[PolicyId(direction, policy)].rules:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 
 from agent.kube.events import Delete, Event, Invalid, Upsert
+from agent.kube.mode import Mode
 from agent.kube.model import (
     IPBlock,
     Key,
@@ -108,11 +109,20 @@ class World:
         ]
         return found
 
-    def isolating(self, pod: Pod, direction: Direction) -> list[NetworkPolicy]:
+    def mode(self, policy: NetworkPolicy) -> Mode:
+        """Return a policy's mode: its own, else its namespace's, else it is enforced."""
+        namespace = self.namespaces.get(policy.namespace)
+        for said in (policy.staging.mode, None if namespace is None else namespace.staging.mode):
+            if said is not None:
+                return said
+        return Mode.ENFORCE
+
+    def isolating(self, pod: Pod, direction: Direction, mode: Mode = Mode.ENFORCE) -> list[NetworkPolicy]:
         return [
             policy
             for policy in self.in_force()
-            if policy.namespace == pod.namespace
+            if self.mode(policy) is mode
+            and policy.namespace == pod.namespace
             and matches(policy.pod_selector, pod.labels)
             and policy.rules(direction) is not None
         ]
@@ -142,6 +152,25 @@ class World:
         policies = self.isolating(pod, direction)
         if not policies or (nodes and direction is Direction.INGRESS and self.bypasses(peer)):
             return True
+        return self._any_allows(policies, direction, peer, probe)
+
+    def would_deny(self, direction: Direction, probe: Packet, *, nodes: bool = False) -> bool:
+        """Whether a packet passes in one direction, and would not if audited policies were enforced."""
+        if direction is Direction.INGRESS:
+            address, peer = probe.destination, probe.source
+        else:
+            address, peer = probe.source, probe.destination
+        pod = self.owner(address)
+        if address == peer or pod is None or pod.node != HERE or self.isolating(pod, direction):
+            return False
+        if nodes and direction is Direction.INGRESS and self.bypasses(peer):
+            return False
+        audited = self.isolating(pod, direction, Mode.AUDIT)
+        return bool(audited) and not self._any_allows(audited, direction, peer, probe)
+
+    def _any_allows(
+        self, policies: list[NetworkPolicy], direction: Direction, peer: bytes, probe: Packet
+    ) -> bool:
         return any(
             self._rule_allows(policy.namespace, rule, peer, probe)
             for policy in policies

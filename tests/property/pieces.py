@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from agent.kube.mode import NO_MODE, Mode, ModeSaid
 from agent.kube.model import (
     IPBlock,
     Key,
@@ -227,6 +228,29 @@ def side(choices: Choices, rule: Maker[Rule]) -> Side:
     )
 
 
+# --- Modes --------------------------------------------------------------------------------------------------
+
+
+def staging(choices: Choices, one_in: int = 1) -> ModeSaid:
+    """Return what a policy or a namespace says of modes: half of those that say something, that it audits."""
+    if one_in > 1 and not rarely(choices, one_in):
+        return NO_MODE
+    audit = ModeSaid(Mode.AUDIT)
+    return choices.one_of(
+        (
+            NO_MODE,
+            NO_MODE,
+            NO_MODE,
+            ModeSaid(Mode.ENFORCE),
+            ModeSaid(Mode.ENFORCE, "enforced"),
+            audit,
+            audit,
+            audit,
+            ModeSaid(Mode.DISABLED),
+        )
+    )
+
+
 # --- Objects ------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +270,12 @@ def policy(choices: Choices, words: Words, key: Key | None = None) -> NetworkPol
     namespace, name = key or policy_key(choices, words)
     any_rule = partial(rule, words=words)
     return NetworkPolicy(
-        namespace, name, selector(choices, words), side(choices, any_rule), side(choices, any_rule)
+        namespace,
+        name,
+        selector(choices, words),
+        side(choices, any_rule),
+        side(choices, any_rule),
+        staging=staging(choices),
     )
 
 
@@ -297,7 +326,8 @@ def namespace(choices: Choices, words: Words, name: str | None = None) -> Namesp
     name = name or choices.one_of(words.namespaces)
     # Servers before 1.21 do not give it.
     own = {METADATA_NAME: name} if words.strict or not rarely(choices, 4) else {}
-    return Namespace(name, {**labels(choices, words), **own}, rarely(choices, 9))
+    isolated = rarely(choices, 9)
+    return Namespace(name, {**labels(choices, words), **own}, isolated, staging=staging(choices, 4))
 
 
 def node(choices: Choices, words: Words) -> Node:

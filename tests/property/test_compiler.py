@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.events import Event, Upsert
+from agent.kube.mode import Mode
 from agent.kube.model import IPBlock, Key, Kind, NetworkPolicy, Pod, Rule
 from agent.net import AddressPort, Direction, Family, Member
 from agent.policy.addresses.former_owners import LOCAL_SECONDS
@@ -22,8 +23,8 @@ from agent.policy.program import PodId, PolicyId, Program, Verdict
 from agent.spec.verdict import Packet
 from tests.property import strategies
 from tests.property.histories import Batch
-from tests.property.interpreter import program_allows
-from tests.property.meaning import verdict
+from tests.property.interpreter import program_allows, program_would_deny
+from tests.property.meaning import verdict, would_deny
 from tests.property.networks import edges, in_networks
 from tests.property.oracle import World, block_holds
 from tests.property.words import CORNERS, HERE
@@ -38,6 +39,7 @@ def snapshot(program: LoweredProgram) -> LoweredProgram:
         {set_id: set(members) for set_id, members in program.sets.items()},
         {direction: set(addresses) for direction, addresses in program.closed.items()},
         program.node_networks,
+        audited=dict(program.audited),
     )
 
 
@@ -79,6 +81,7 @@ def difference(
             i for i in before.policies | after.policies if before.policies.get(i) != after.policies.get(i)
         },
         pods={i for i in before.pods | after.pods if before.pods.get(i) != after.pods.get(i)},
+        audited={i for i in before.audited | after.audited if before.audited.get(i) != after.audited.get(i)},
         sets_added=after.sets.keys() - both,
         sets_removed=before.sets.keys() - both,
         members=members,
@@ -144,15 +147,24 @@ class Follower:
         expected.vacant = vacant
         assert delta == expected
         assert bool(delta) == bool(expected.released or snapshot(after) != before)
-        active = {PolicyId(d, key) for (d, _), pod in after.pods.items() for key in pod.policies}
-        assert after.policies.keys() == active
+        asked = [*after.pods.items(), *after.audited.items()]
+        active = {PolicyId(d, key) for (d, _), pod in asked for key in pod.policies}
         program = self.engine.program
-        assert program.policies.keys() == active
+        assert after.policies.keys() == program.policies.keys()
+        assert after.policies.keys() >= active
+        assert all(self.is_audited(one.policy) for one in after.policies.keys() - active)
+        assert after.pods.keys().isdisjoint(after.audited)
         assert program.pods is after.pods
+        assert program.audited is after.audited
         assert program.closed is after.closed
         assert program.node_networks == after.node_networks
         self.check_closed(closing, ended)
         return delta
+
+    def is_audited(self, key: Key) -> bool:
+        """Whether a policy is audited: beside one that is enforced it is compiled, and nobody asks it."""
+        policy = self.engine.policy_of(key)
+        return policy is not None and self.engine.mode_of(policy) is Mode.AUDIT
 
     def note_end(
         self,
@@ -208,7 +220,13 @@ def is_live(pod: Pod) -> bool:
 
 
 def without_closed(program: LoweredProgram) -> LoweredProgram:
-    return LoweredProgram(program.policies, program.pods, program.sets, node_networks=program.node_networks)
+    return LoweredProgram(
+        program.policies,
+        program.pods,
+        program.sets,
+        node_networks=program.node_networks,
+        audited=program.audited,
+    )
 
 
 @given(
@@ -286,6 +304,9 @@ def test_a_program_judges_packets_as_the_objects_do(
             said = verdict(engine.program, world, direction, probe)
             assert (said is Verdict.ALLOW) == allowed, (direction, probe)
             assert program_allows(engine.lowered, direction, probe) == allowed, (direction, probe)
+            denied = world.would_deny(direction, probe, nodes=nodes)
+            assert would_deny(engine.program, world, direction, probe) == denied, (direction, probe)
+            assert program_would_deny(engine.lowered, direction, probe) == denied, (direction, probe)
 
 
 @given(st.lists(strategies.blocks, max_size=4), st.sampled_from(list(Family)))

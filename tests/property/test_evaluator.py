@@ -22,7 +22,7 @@ from agent.policy.budget.census import over_budget_in
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
 from agent.policy.program import Verdict
-from agent.spec.cluster import Cluster, closed_by_budget, cluster_of, owner
+from agent.spec.cluster import Cluster, closed_by_budget, cluster_of, enforcing, owner
 from agent.spec.evaluator import judge
 from agent.spec.unjudged import never_judged, not_only_judged
 from agent.spec.verdict import Packet
@@ -30,7 +30,7 @@ from tests.build import upsert
 from tests.lab.reading import read_manifests
 from tests.property import meaning
 from tests.property.clusters import RandomCluster, clusters, protocol_name
-from tests.property.interpreter import program_allows
+from tests.property.interpreter import program_allows, program_would_deny
 from tests.property.oracle import World
 from tests.property.strategies import budgets, member_budgets
 from tests.property.words import HERE, THERE
@@ -67,10 +67,21 @@ def judged(
 ) -> dict[Direction, bool]:
     """Hold each node's program, in both forms, against the specification; return what that says."""
     verdict = judge(cluster, packet)
+    enforced = judge(enforcing(cluster), packet)
+    assert verdict.would_deny == (verdict.allowed and not enforced.allowed), random.disagreement(
+        packet, f"audited: it would be denied says {verdict.would_deny}, enforcing {not enforced.allowed}"
+    )
     said = {direction: verdict.direction(direction).allowed for direction in Direction}
     for direction, expected in said.items():
         enforcer = node_of(cluster, direction, packet)
+        one = verdict.direction(direction)
+        denied = enforced.direction(direction).allowed
+        assert one.would_allow == (not expected and denied)
         for node, engine in engines.items():
+            noted = program_would_deny(engine.lowered, direction, packet)
+            assert noted == (one.would_deny and node == enforcer), random.disagreement(
+                packet, f"{direction}: would be denied: {one.would_deny}, node {node} by its sets {noted}"
+            )
             said_exactly = meaning.verdict(engine.program, world, direction, packet) is Verdict.ALLOW
             by_sets = program_allows(engine.lowered, direction, packet)
             # A node judges its own pods' packets, and no others.
@@ -95,6 +106,9 @@ def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) 
                 enforcer = node_of(cluster, direction, packet)
                 # A second reading of the specification, by another hand.
                 second = world.allows(direction, packet)
+                assert world.would_deny(direction, packet) == (
+                    enforcer == HERE and judge(cluster, packet).direction(direction).would_deny
+                )
                 assert second == (expected or enforcer != HERE), random.disagreement(
                     packet, f"{direction}: one reading says {expected}, the other {second}"
                 )

@@ -35,8 +35,10 @@ def findings(verdict: DirectionVerdict) -> Findings:
         verdict.pod,
         [
             (policy.policy, bool(policy.not_enforced), [(r.peer.yes, r.port.yes) for r in policy.rules])
-            for policy in verdict.policies
+            for policy in (*verdict.policies, *verdict.audited)
         ],
+        verdict.would_deny,
+        verdict.would_allow,
     )
 
 

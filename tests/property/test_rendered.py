@@ -68,11 +68,15 @@ def test_chains_judge_every_packet_as_the_specification_does(
         verdict = judge(cluster, packet)
         judged = [d for d in Direction if _judged_here(random.objects, d, packet)]
         expected = all(verdict.direction(direction).allowed for direction in judged)
+        noted = expected and any(verdict.direction(direction).would_deny for direction in judged)
         # The second time its like may be cached.
         for _ in range(2):
             passed, after = kernel.judge(packet, before)
             assert passed == expected, random.disagreement(
                 packet, f"the specification says {expected}, the chains {passed}"
+            )
+            assert kernel.noted == noted, random.disagreement(
+                packet, f"the specification says that enforcing denies it: {noted}, the chains {kernel.noted}"
             )
             assert after | options.both_marks == before | options.both_marks
             if passed and any(verdict.direction(d).isolated for d in judged) and not accept:

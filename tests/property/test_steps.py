@@ -25,7 +25,7 @@ from agent.policy.lower.lowered import LoweredProgram
 from agent.spec.verdict import Packet
 from tests.property import strategies
 from tests.property.histories import Batch
-from tests.property.interpreter import program_allows
+from tests.property.interpreter import program_allows, program_would_deny
 from tests.property.kernel_model import Kernel
 from tests.property.modelled import make_backend
 from tests.property.test_compiler import snapshot
@@ -53,6 +53,12 @@ def packets(random: Random) -> list[Packet]:
 
 def verdict(program: LoweredProgram, packet: Packet) -> bool:
     return all(program_allows(program, direction, packet) for direction in Direction)
+
+
+def noted(program: LoweredProgram, packet: Packet) -> bool:
+    """Whether a packet passes, and would be denied if all that is audited were enforced."""
+    would = any(program_would_deny(program, direction, packet) for direction in Direction)
+    return would and verdict(program, packet)
 
 
 def as_in_a_cluster(history: list[Batch]) -> list[Batch]:
@@ -97,6 +103,7 @@ class Watch:
     ) -> None:
         self.kernel = kernel
         self.verdicts = {p: (verdict(before, p), verdict(after, p)) for p in found}
+        self.noted = {p for p in found if noted(after, p)}
         self.released = released
         self.log: list[tuple[Packet, bool, bool, int]] = []
         """Packets of released addresses that passed, what they may in the end, and when."""
@@ -118,6 +125,7 @@ class Watch:
         self.kernel.seen = lambda: None
         for packet, (_, new) in self.verdicts.items():
             assert self.kernel.passes(packet) == new, packet
+            assert self.kernel.noted == (packet in self.noted), packet
         last = len(self.kernel.forgotten)
         for packet, passes, new, when in self.log:
             # A flow let in after the last forgetting would stay when its address is another pod's.
@@ -225,6 +233,7 @@ def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
         assert not report.faults, report.faults
         for packet in found:
             assert kernel.passes(packet) == verdict(engine.lowered, packet), packet
+            assert kernel.noted == noted(engine.lowered, packet), packet
     backend.tidy(engine.lowered)
     assert not backend.untidy()
     assert backend.audit(engine.lowered) == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from agent.kube.mode import MODE_ANNOTATION, ModeSaid
 from agent.kube.model import (
     ISOLATION_ANNOTATION,
     IPBlock,
@@ -107,12 +108,11 @@ def _pod(pod: Pod) -> Data:
 def _namespace(namespace: Namespace) -> Data:
     labels = {key: text for key, text in namespace.labels.items() if key != METADATA_NAME}
     isolation = {ISOLATION_ANNOTATION: '{"ingress":{"isolation":"DefaultDeny"}}'}
+    annotations = (isolation if namespace.ingress_isolated else {}) | _mode(namespace.staging)
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": _filled(
-            name=namespace.name, labels=labels, annotations=isolation if namespace.ingress_isolated else {}
-        ),
+        "metadata": _filled(name=namespace.name, labels=labels, annotations=annotations),
     }
 
 
@@ -127,9 +127,13 @@ def _policy(policy: NetworkPolicy) -> Data:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": policy.name, "namespace": policy.namespace},
+        "metadata": _filled(name=policy.name, namespace=policy.namespace, annotations=_mode(policy.staging)),
         "spec": spec,
     }
+
+
+def _mode(said: ModeSaid) -> dict[str, str]:
+    return {} if said.mode is None else {MODE_ANNOTATION: said.unknown or said.mode.value}
 
 
 def _rule(rule: Rule, peers: str) -> Data:

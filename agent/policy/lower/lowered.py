@@ -85,8 +85,8 @@ class LoweredPolicy(NamedTuple):
 class LoweredProgram:
     """What this node's kernel should hold. Only the engine writes to it.
 
-    ``pods``, ``closed`` and ``node_networks`` are the program's own: they need no other form. Isolated is
-    what the program calls judged, with DENY by default.
+    ``pods``, ``audited``, ``closed`` and ``node_networks`` are the program's own: they need no other form.
+    Isolated is what the program calls judged, with DENY by default.
     """
 
     policies: dict[PolicyId, LoweredPolicy] = field(default_factory=dict)
@@ -98,6 +98,7 @@ class LoweredProgram:
     node_networks: frozenset[Network] = frozenset()
     logging: dict[PodId, Logging] = field(default_factory=dict)
     """Of pods whose connections are logged: which. Most pods are not here."""
+    audited: dict[PodId, PodProgram] = field(default_factory=dict)
 
     def isolated(self, direction: Direction, family: Family) -> set[bytes]:
         """Return the addresses isolated in a direction: of pods and closed ones. Costs a scan."""
@@ -116,18 +117,19 @@ class Delta:
     """What one step changed in the program; the program itself already holds the new state.
 
     ``policies`` and ``pods`` hold the ids that were added, changed or removed (look them up in the program;
-    absent means removed); ``sets_added`` and ``sets_removed`` the ids of sets that came and went,
-    ``members`` how sets that stayed changed; ``isolated`` and ``opened`` the addresses that became, or
-    ceased to be, isolated in a direction (pods' and closed ones together). ``released`` are addresses whose
-    owner went or changed and which concern this node (local, or in a set here before or after):
-    connection tracking must forget them before they are opened or put in any set. ``vacant`` are those
-    released that were remote and that nobody has now: they are released again when somebody takes them,
-    so that forgetting them can wait. ``local`` are the addresses of local pods, after this step and
-    before it, among the members that changed. ``node_networks``: whether those changed.
+    absent means removed), ``audited`` those of audited pods; ``sets_added`` and ``sets_removed`` the ids of
+    sets that came and went, ``members`` how sets that stayed changed; ``isolated`` and ``opened`` the
+    addresses that became, or ceased to be, isolated in a direction (pods' and closed ones together).
+    ``released`` are addresses whose owner went or changed and which concern this node (local, or in a set
+    here before or after): connection tracking must forget them before they are opened or put in any set.
+    ``vacant`` are those released that were remote and that nobody has now: they are released again when
+    somebody takes them, so that forgetting them can wait. ``local`` are the addresses of local pods, after
+    this step and before it, among the members that changed. ``node_networks``: whether those changed.
     """
 
     policies: set[PolicyId] = field(default_factory=set)
     pods: set[PodId] = field(default_factory=set)
+    audited: set[PodId] = field(default_factory=set)
     sets_added: set[SetId] = field(default_factory=set)
     sets_removed: set[SetId] = field(default_factory=set)
     members: dict[SetId, Membership] = field(default_factory=dict)
@@ -147,6 +149,7 @@ class Delta:
         return bool(
             self.policies
             or self.pods
+            or self.audited
             or self.sets_added
             or self.sets_removed
             or self.members

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from agent.kube.mode import Mode
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Direction, Family, family_of
 from agent.policy.graph import Identity, PodRecord
@@ -16,26 +17,29 @@ _DIRECTIONS = tuple(Direction)
 class _LocalGroup:
     """The targets in one group, and what the policies of their namespace mean for them.
 
-    ``isolating``: how many policies that select them name each direction. ``enforced``: those that select
-    them and are enforced. Of the others nothing is kept here, however many there are.
+    ``isolating``: how many policies that select them name each direction, ``auditing``: how many of those
+    that are audited. ``enforced``: those that select them and are compiled. Of the others nothing is kept
+    here, however many there are.
     """
 
-    __slots__ = ("enforced", "isolating", "pods", "tiers")
+    __slots__ = ("auditing", "enforced", "isolating", "pods", "tiers")
 
     def __init__(self) -> None:
         self.pods: set[Key] = set()
         self.isolating = dict.fromkeys(_DIRECTIONS, 0)
+        self.auditing = dict.fromkeys(_DIRECTIONS, 0)
         self.enforced: dict[Key, NetworkPolicy] = {}
         self.tiers: dict[Direction, tuple[Tier, ...]] = {}
-        """The enforced policies that name a direction, sorted, once somebody asked."""
+        """The policies that judge in a direction, or are audited in it, sorted, once somebody asked."""
 
     def count(self, policy: NetworkPolicy, by: int) -> bool:
-        """Count a policy that selects the targets; return whether that isolates them, or ends it."""
+        """Count a policy that selects the targets; return whether one of its kind begins to, or ends."""
         turned = False
+        counts = self.auditing if policy.mode() is Mode.AUDIT else self.isolating
         for direction in _DIRECTIONS:
             if policy.rules(direction) is not None:
-                before = self.isolating[direction]
-                self.isolating[direction] = before + by
+                before = counts[direction]
+                counts[direction] = before + by
                 turned = turned or (before == 0) is not (before + by == 0)
         return turned
 
@@ -43,8 +47,9 @@ class _LocalGroup:
 class Selection:
     """Keeps, for each target (a local live pod that owns an address), the policies that select it.
 
-    Handles: a policy added, changed and deleted, enforced and not enforced, a target added, changed and
-    deleted, in any order. A policy is matched once for each group of targets in its own namespace.
+    Handles: a policy added, changed and deleted, compiled and not compiled, a target added, changed and
+    deleted, in any order. A policy is matched once for each group of targets in its own namespace. Whether
+    it is audited its ``mode`` says, without the namespace (:class:`agent.policy.staging.Staging`).
     """
 
     def __init__(self) -> None:
@@ -133,10 +138,6 @@ class Selection:
         """Return a policy in force."""
         return self._policies.get(key.namespace, {}).get(key)
 
-    def policies_of(self, namespace: str) -> tuple[NetworkPolicy, ...]:
-        """Return the policies in force in a namespace."""
-        return tuple(self._policies.get(namespace, {}).values())
-
     def enforced(self, key: Key) -> NetworkPolicy | None:
         """Return the version of a policy that is enforced."""
         return self._enforced.get(key)
@@ -150,18 +151,37 @@ class Selection:
         return self._reach[key]
 
     def judging(self, target: PodRecord, direction: Direction) -> tuple[Tier, ...] | None:
-        """Return the tiers of enforced policies that select a target and name a direction.
+        """Return the tiers of compiled policies that isolate a target in a direction.
 
-        None when no policy, enforced or not, selects it and names the direction: then it is not judged.
+        None when no policy, compiled or not, isolates it there: then it is not judged.
         """
-        group = target.group
-        local = self._identities.get(group.namespace, {}).get(group) if group is not None else None
+        local = self._local(target)
         if local is None or not local.isolating[direction]:
             return None
+        return self._tiers(local, direction, Mode.ENFORCE)
+
+    def auditing(self, target: PodRecord, direction: Direction) -> tuple[Tier, ...] | None:
+        """Return the tiers of compiled policies that are audited for a target in a direction.
+
+        None when there is no such policy, or when others isolate the target there: beside these, audited
+        ones can only allow more, so they would deny nothing.
+        """
+        local = self._local(target)
+        if local is None or local.isolating[direction] or not local.auditing[direction]:
+            return None
+        return self._tiers(local, direction, Mode.AUDIT)
+
+    def _local(self, target: PodRecord) -> _LocalGroup | None:
+        group = target.group
+        return self._identities.get(group.namespace, {}).get(group) if group is not None else None
+
+    def _tiers(self, local: _LocalGroup, direction: Direction, mode: Mode) -> tuple[Tier, ...]:
+        """Return the tiers of a direction: a group has those of one mode at a time."""
         found = local.tiers.get(direction)
         if found is None:
             named = (k for k, p in local.enforced.items() if p.rules(direction) is not None)
-            found = local.tiers[direction] = network_policies(tuple(sorted(named)))
+            chosen = (key for key in named if (p := self.policy(key)) is not None and p.mode() is mode)
+            found = local.tiers[direction] = network_policies(tuple(sorted(chosen)))
         return found
 
     def targets_of(self, keys: Iterable[Key]) -> dict[PodId, list[Key]]:

@@ -16,8 +16,11 @@ from agent.policy.program import PodId, PolicyId
 
 _OF_RULE = re.compile(r'"rule (\d+) (ingress|egress) of ([^/"]*)/([^"]*)"')
 _DENIES = re.compile(r'"no (ingress|egress) policy allows it: pod ([^/"]*)/([^"]*)"')
+_WOULD_DENY = re.compile(r'"audited: no (ingress|egress) policy would allow it: pod ([^/"]*)/([^"]*)"')
 _WRONG_LINK = re.compile(r'"not an address of pod ([^/"]*)/[^"]*"')
 
+WOULD_DENY = " policy would allow it: pod "
+"""The same of each rule that counts for a pod what audited policies would deny."""
 DENIES = " policy allows it: pod "
 """Part of the comment of each rule that denies for a pod: whether a line has it is quickly told."""
 
@@ -61,6 +64,17 @@ def denies(pod: PodId) -> str:
 def read_denies(text: str) -> Denies | None:
     """Return what :func:`denies` says in the text of a rule; None where it says nothing of the kind."""
     found = _DENIES.search(text)
+    return None if found is None else Denies(Direction(found[1]), found[2], found[3])
+
+
+def would_deny(pod: PodId) -> str:
+    """Return the comment of the rule that counts what none of a pod's audited policies would allow."""
+    return names.about(f"audited: no {pod.direction}{WOULD_DENY}".rstrip(), pod.pod)
+
+
+def read_would_deny(text: str) -> Denies | None:
+    """Return what :func:`would_deny` says in a rule's text; None where it says nothing of the kind."""
+    found = _WOULD_DENY.search(text)
     return None if found is None else Denies(Direction(found[1]), found[2], found[3])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from agent.dataplane.iptables.rules import guards, linked, names, render, top
+from agent.dataplane.iptables.rules import audits, guards, linked, names, render, top
 from agent.dataplane.iptables.rules.lists import Known, Lists
 from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.rules.overlay import Overlay
@@ -34,6 +34,7 @@ class _Top(NamedTuple):
     tunnels: guards.Guarded
     ports: frozenset[str]
     untracked: str | None
+    audited: frozenset[Direction]
 
 
 class _Nodes(NamedTuple):
@@ -56,6 +57,7 @@ class Drawn:
     addresses: dict[PodId, tuple[bytes, ...]] = field(default_factory=dict)
     policies: dict[PodId, tuple[Key, ...]] = field(default_factory=dict)
     tops: dict[Family, _Top] = field(default_factory=dict)
+    audits: dict[Family, Chains] = field(default_factory=dict)
     verdicts: linked.Verdicts = ()
     linked: Mapping[Family, linked.Linked] = field(default_factory=dict)
     nodes: _Nodes | None = None
@@ -109,21 +111,22 @@ class Draft:
         self._lists, self._trees = Lists(self.node.options, drawn.lists), Trees(drawn.trees)
         self._policy_chains = Overlay(drawn.policy_chains)
         self._addresses, self._policies = Overlay(drawn.addresses), Overlay(drawn.policies)
-        self._tops = Overlay(drawn.tops)
+        self._tops, self._audits = Overlay(drawn.tops), Overlay(drawn.audits)
         self._verdicts, self._linked, self._nodes = drawn.verdicts, drawn.linked, drawn.nodes
 
     def redrawn(self) -> Redrawn:
         """Return what is drawn when all is made that was rendered here."""
         pods = (self._lists, self._trees, self._addresses, self._policies)
-        return Redrawn(
-            self._drawn, (*pods, self._policy_chains, self._tops), self._verdicts, self._linked, self._nodes
-        )
+        overlays = (*pods, self._policy_chains, self._tops, self._audits)
+        return Redrawn(self._drawn, overlays, self._verdicts, self._linked, self._nodes)
 
     def render_all(self, program: LoweredProgram, set_names: SetNames) -> dict[Family, Chains]:
         """Render every chain of the program, whatever was rendered before; ``set_names``: of the sets."""
         self._begin(Drawn.nothing(self.families))
         self._render_links(linked.verdicts(program, self.node.links))
-        everything = Delta(policies=set(program.policies), pods=set(program.pods))
+        everything = Delta(
+            policies=set(program.policies), pods=set(program.pods), audited=set(program.audited)
+        )
         changes = self.update(program, everything, set_names)
         return {
             family: {
@@ -143,6 +146,8 @@ class Draft:
         self._render_policies(program, delta.policies, set_names, changes)
         if delta.pods or self._trees.due:
             self._render_pods(program, delta, changes)
+        if delta.audited:
+            self._render_audits(program, changes)
         for family in self.families:
             self._top(program, family, set_names, changes)
         return changes
@@ -201,11 +206,9 @@ class Draft:
 
     def render_tops(self, program: LoweredProgram, set_names: SetNames) -> Changes:
         """Render the chains that depend on no one pod."""
-        for family in self.families:
-            self._tops.pop(family)
         changes: Changes = {family: {} for family in self.families}
         for family in self.families:
-            self._top(program, family, set_names, changes)
+            self._top(program, family, set_names, changes, afresh=True)
         return changes
 
     def _render_policies(
@@ -257,6 +260,16 @@ class Draft:
         for family, rendered in trees.update().items():
             changes[family].update(rendered)
 
+    def _render_audits(self, program: LoweredProgram, changes: Changes) -> None:
+        """Render what asks audited policies, after the chains of pods: lists of theirs may be the same."""
+        for family in self.families:
+            held = self._audits.get(family) or {}
+            wanted = audits.audit_chains(program.audited, program.logging, family, self.node.options)
+            gone = (chain for chain in held.keys() - wanted.keys() if not self._lists.uses(chain))
+            changes[family].update(dict.fromkeys(gone))
+            changes[family].update((c, rules) for c, rules in wanted.items() if held.get(c) != rules)
+            self._audits.put(family, wanted)
+
     def guarded(self, program: LoweredProgram) -> Mapping[Family, guards.Guarded]:
         """Return what the rules about tunnels depend on."""
         return self._of_nodes(program).guarded
@@ -269,7 +282,15 @@ class Draft:
             self._nodes = known = _Nodes(around, networks, found, families)
         return known
 
-    def _top(self, program: LoweredProgram, family: Family, set_names: SetNames, changes: Changes) -> None:
+    def _top(
+        self,
+        program: LoweredProgram,
+        family: Family,
+        set_names: SetNames,
+        changes: Changes,
+        *,
+        afresh: bool = False,
+    ) -> None:
         nodes = self._of_nodes(program)
         depends = _Top(
             bool(program.pods) or any(program.closed.values()),
@@ -282,8 +303,10 @@ class Draft:
             nodes.guarded[family],
             self.node.surroundings.ports if family is Family.V6 else frozenset(),
             set_names.untracked.get(family),
+            audits.asked(self._audits.get(family) or {}, family),
         )
-        if depends == self._tops.get(family):
+        before = self._tops.get(family)
+        if depends == before and not afresh:
             return
         self._tops.put(family, depends)
         chains = top.top_chains(
@@ -299,5 +322,8 @@ class Draft:
             tunnels=depends.tunnels,
             ports=depends.ports,
             untracked=depends.untracked,
+            audited=depends.audited,
         )
+        if before is not None and before.audited != depends.audited:
+            changes[family].update(dict.fromkeys({names.AUDIT, names.AUDIT_IN} - chains.keys()))
         changes[family].update(chains)

@@ -68,6 +68,18 @@ def logging_denied(pod: PodId, logging: Logging, family: Family, options: Option
     return log_rule(Judged(Decided.DENIED, pod.direction), logging.denied, options, about=pod)
 
 
+def logging_would_deny(pod: PodId, logging: Logging, family: Family, options: Options) -> list[Rule]:
+    """Return the rule that logs what no audited policy of a pod would allow.
+
+    It is logged where denied packets are not, too: a policy is audited to be told of them. Whoever asks for
+    all denied packets gets all of these.
+    """
+    if options.log is None or not options.log.possible(family):
+        return []
+    amount = Amount.ALL if logging.denied is Amount.ALL else Amount.SAMPLED
+    return log_rule(Judged(Decided.WOULD_DENY, pod.direction), amount, options, about=pod)
+
+
 def can_log(logging: Logging, family: Family, options: Options) -> bool:
     """Whether there is something to log, and the kernel can: that is asked only then."""
     return logging.logs() and options.log is not None and options.log.possible(family)

@@ -26,6 +26,8 @@ POLICY_PREFIX = "KUBE-NWPLCY-"
 RULE_PREFIX = "KUBE-NWRULE-"
 LIST_PREFIX = "KUBE-NWLIST-"
 POD_PREFIX = "KUBE-POD-FW-"
+AUDIT_POD_PREFIX = "KUBE-AUDIT-"
+AUDIT_TREE_PREFIX = "KUBE-AUDITS-"
 JUMPED_TO = (LIST_PREFIX, POLICY_PREFIX, RULE_PREFIX)
 """Chains that allow a packet or let it return: one more of them takes nothing away."""
 FORWARD = TOP_PREFIX + "FORWARD"
@@ -33,6 +35,8 @@ OUTPUT = TOP_PREFIX + "OUTPUT"
 BRIDGED = TOP_PREFIX + "BRIDGED"
 DENY = TOP_PREFIX + "DENY"
 CACHE = TOP_PREFIX + "CACHE"
+AUDIT = TOP_PREFIX + "AUDIT"
+AUDIT_IN = TOP_PREFIX + "AUDIT-IN"
 TRANSIT = TOP_PREFIX + "OTHERS"
 INPUT = TOP_PREFIX + "INPUT"
 TUNNEL_IN = TOP_PREFIX + "TUNNEL-IN"
@@ -51,7 +55,7 @@ _LOOKUP_SET = "KUBE-LOOKUP-"
 _TRANSIT_SET = "KUBE-OTHERS-"
 _UNTRACKED_SET = "KUBE-UNTRACKED-"
 
-_OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWLIST|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
+_OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWLIST|NWPLCY|NWRULE|PODS|AUDITS?)-[a-z2-7]{16})")
 _OUR_SET = re.compile(
     r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|(?:ISOLATED|CLOSED)-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
     r"|KUBE-(?:CACHE|LOOKUP|UNTRACKED)-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
@@ -105,6 +109,16 @@ def rule_chain(policy: PolicyId, number: int) -> str:
 
 def pod_chain(pod: PodId) -> str:
     return POD_PREFIX + digest("pod", pod.direction, *pod.pod)
+
+
+def audit_pod_chain(pod: PodId) -> str:
+    """Name the chain in which audited policies are asked about a pod's packets."""
+    return AUDIT_POD_PREFIX + digest("pod", pod.direction, *pod.pod)
+
+
+def audit_tree_chain(direction: Direction, family: Family, prefix: str) -> str:
+    """Name a node of the tree that leads from an address to its audited pod's chain."""
+    return AUDIT_TREE_PREFIX + digest("tree", direction, str(int(family)), prefix)
 
 
 def tree_chain(direction: Direction, family: Family, prefix: str) -> str:

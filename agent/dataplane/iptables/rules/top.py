@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import guards, names
+from agent.dataplane.iptables.rules import audits, guards, names
 from agent.dataplane.iptables.rules.guards import UNGUARDED, Guarded
 from agent.dataplane.iptables.rules.render import NO_WAYS, PROTOCOLS, IsolatedNamer, Ways, node_name
 from agent.dataplane.iptables.rules.rule import Chains, Guard, Rule, Rules, goto, in_set, jump
@@ -45,6 +45,7 @@ def top_chains(
     tunnels: Guarded = UNGUARDED,
     ports: Iterable[str] = (),
     untracked: str | None = None,
+    audited: frozenset[Direction] = frozenset(),
 ) -> Chains:
     """Return the chains that do not depend on any one pod.
 
@@ -57,6 +58,7 @@ def top_chains(
     those by which pods are judged by their links.
     ``tunnels``: what the rules about tunnels depend on; ``ports``: those of bridges that lead to the network
     outside, where routers are. ``untracked``: the set in which denied packets that are not tracked leave one.
+    ``audited``: the directions in which pods here are audited.
     """
     chains = guards.tunnel_chains(family, tunnels) | guards.untracked_chains(untracked)
     uplinks = sorted(uplinks)
@@ -79,7 +81,9 @@ def top_chains(
         *links.late,
         *(jump(names.judge(d), check) for d, check in checks.items()),
     ]
-    if done:
+    if audited:
+        common.append(goto(names.AUDIT))
+    elif done:
         common += [done(check) for check in checks.values()]
     # Each way to the trees is one along which the kernel checks them whole whenever a rule is added. In IPv6
     # some bridged packets are not to be judged at all, so that the others do not come back from the guard.
@@ -101,8 +105,12 @@ def top_chains(
         output += [goto(names.TRANSIT, check, remote) for check in checks.values()]
     else:
         output += [jump(names.judge(d), check, remote) for d, check in checks.items()]
-        if done:
+        if done and not audited:
             output += [done(check, remote) for check in checks.values()]
+    if audited:
+        output.append(goto(names.AUDIT, remote))
+        cached = cache is not None and guarded
+        chains |= audits.asking_chains(audited, family, options, isolated_name, uplinks, cached=cached)
     chains[names.OUTPUT] = tuple(output)
     chains[names.TRANSIT] = () if transit is None else _tracing(transit)
     for direction in Direction:
