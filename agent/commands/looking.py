@@ -255,6 +255,7 @@ def _read_file(flags: Flags, query: Any) -> bytes:
 @URL
 @click.option("--denied", is_flag=True, help="Only denied connections.")
 @click.option("--allowed", is_flag=True, help="Only allowed connections.")
+@click.option("--audited", is_flag=True, help="Only those that audited policies would deny.")
 @click.option("--pod", default="", metavar="NS/NAME", help="Only connections from or to this pod.")
 @click.option("--policy", default="", metavar="NS/NAME", help="Only of pods that this policy isolates.")
 @click.option(
@@ -269,6 +270,7 @@ def watch(
     url: str | None,
     denied: bool,
     allowed: bool,
+    audited: bool,
     pod: str,
     policy: str,
     last: int,
@@ -278,7 +280,7 @@ def watch(
     """Show the connections that the agent on this node logs, as they happen, each with the reason.
 
     Which connections are logged, --log-denied and --log-allowed of the agent say, and annotations of pods and
-    namespaces. End it with Ctrl-C.
+    namespaces. What audited policies would deny is always logged. End it with Ctrl-C.
 
     Exit codes: 0 ended, 2 wrong options, or no agent answers.
     """
@@ -287,7 +289,7 @@ def watch(
 
     if url is None:
         url = client.url_of(value_of("health_address", flags), value_of("health_port", flags))
-    wanted = watching.wanted_of(denied=denied, allowed=allowed, pod=pod, policy=policy)
+    wanted = watching.wanted_of(denied=denied, allowed=allowed, audited=audited, pod=pod, policy=policy)
     try:
         watching.watch(url, wanted, last, as_json=as_json)
     except client.UnreachableError as error:

@@ -15,15 +15,22 @@ from agent.observe.flows.flow import as_text, from_json
 from agent.observe.flows.hub import Wanted
 from agent.words import printable
 
-_COLOURS = {f" {Decided.DENIED} ": "red", f" {Decided.ALLOWED} ": "green", " not logged": "yellow"}
+_COLOURS = {
+    f" {Decided.DENIED} ": "red",
+    f" {Decided.WOULD_DENY} ": "magenta",
+    f" {Decided.ALLOWED} ": "green",
+    " not logged": "yellow",
+}
 
 
-def wanted_of(*, denied: bool, allowed: bool, pod: str, policy: str) -> Wanted:
-    """Return what is asked for; both verdicts, where neither or both are named.
+def wanted_of(*, denied: bool, allowed: bool, audited: bool, pod: str, policy: str) -> Wanted:
+    """Return what is asked for; every verdict, where none or several are named.
 
     A pod or a policy without a namespace is one of the namespace default.
     """
-    verdict = None if denied is allowed else (Decided.DENIED if denied else Decided.ALLOWED)
+    named = {Decided.DENIED: denied, Decided.ALLOWED: allowed, Decided.WOULD_DENY: audited}
+    chosen = [verdict for verdict, is_named in named.items() if is_named]
+    verdict = chosen[0] if len(chosen) == 1 else None
     return Wanted(verdict, *(name and (name if "/" in name else f"default/{name}") for name in (pod, policy)))
 
 

@@ -31,6 +31,8 @@ class Told(enum.Enum):
     """A policy of a pod allows it, or it is from the pod to itself."""
     BY_POLICY = enum.auto()
     """A rule of one policy allows it, for whatever pod."""
+    WOULD_DENY = enum.auto()
+    """It passes, and no audited policy of a pod would allow it."""
     WRONG_LINK = enum.auto()
     """Its address is not one of the pod whose link it came by, or was to leave by."""
 

@@ -15,6 +15,7 @@ import msgspec
 from agent.clock import Moment, moment
 from agent.dataplane.backend import KernelView
 from agent.fault import Fault
+from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, address_text
 from agent.observe.links import NO_LINKS, LinkCounts
@@ -56,8 +57,30 @@ class PodStatus(msgspec.Struct, frozen=True):
     egress_over_budget: tuple[str, ...] = ()
 
 
+class AuditedStatus(msgspec.Struct, frozen=True):
+    """A pod of this node that audited policies alone select, in one direction: it is open there.
+
+    ``policies`` are those whose rules are asked: one that is over budget or not compiled yet is not among
+    them.
+    """
+
+    pod: str
+    direction: str
+    policies: tuple[str, ...]
+
+
+class StagedStatus(msgspec.Struct, frozen=True):
+    """A policy of the cluster that is not enforced: ``mode`` is ``audit`` or ``disabled``."""
+
+    policy: str
+    mode: str
+
+
 class PolicyStatus(msgspec.Struct, frozen=True):
-    """One direction of a policy that selects a pod of this node: how much there is of it."""
+    """One direction of a policy that selects a pod of this node: how much there is of it.
+
+    ``pods`` are those that it isolates, or if it is audited, would isolate.
+    """
 
     policy: str
     direction: str
@@ -159,6 +182,8 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     closed: tuple[ClosedStatus, ...]
     links: LinkCounts = NO_LINKS
     over_budget: tuple[OverBudgetStatus, ...] = ()
+    audited: tuple[AuditedStatus, ...] = ()
+    staged: tuple[StagedStatus, ...] = ()
 
     @property
     def uptime(self) -> float:
@@ -197,6 +222,7 @@ class Facts:
     links: LinkCounts = NO_LINKS
     over_budget: Mapping[Key, str] = field(default_factory=dict)
     closed_by_budget: Mapping[PodId, Sequence[Key]] = field(default_factory=dict)
+    staged: Mapping[Key, Mode] = field(default_factory=dict)
 
 
 def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnapshot:
@@ -220,6 +246,11 @@ def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnaps
         closed=_closed(program),
         links=facts.links,
         over_budget=tuple(OverBudgetStatus(str(k), why) for k, why in sorted(facts.over_budget.items())),
+        audited=tuple(
+            AuditedStatus(str(pod_id.pod), pod_id.direction.value, tuple(map(str, pod.policies)))
+            for pod_id, pod in sorted(program.audited.items())
+        ),
+        staged=tuple(StagedStatus(str(key), mode.value) for key, mode in sorted(facts.staged.items())),
     )
 
 
@@ -272,7 +303,10 @@ def _pods(program: LoweredProgram, over: Mapping[PodId, Sequence[Key]]) -> tuple
 
 def _policies(program: LoweredProgram) -> tuple[PolicyStatus, ...]:
     pods = Counter(
-        PolicyId(pod_id.direction, policy) for pod_id, pod in program.pods.items() for policy in pod.policies
+        PolicyId(pod_id.direction, policy)
+        for pods_of in (program.pods, program.audited)
+        for pod_id, pod in pods_of.items()
+        for policy in pod.policies
     )
     return tuple(
         PolicyStatus(

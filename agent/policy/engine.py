@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from agent.kube.events import Delete, Event, Invalid, Problem, Upsert
 from agent.kube.logging import UNSAID, Logging
-from agent.kube.mode import NO_MODE, Mode
+from agent.kube.mode import NO_MODE
 from agent.kube.model import (
     Key,
     Kind,
@@ -94,11 +94,12 @@ class Engine:
         self._node_networks = NodeNetworks(node)
         self.program = Program(node_networks=self._node_networks.networks)
         """What holds on this node."""
+        program = self.program
         self.lowered = LoweredProgram(
-            pods=self.program.pods,
-            audited=self.program.audited,
-            closed=self.program.closed,
-            node_networks=self.program.node_networks,
+            pods=program.pods,
+            audited=program.audited,
+            closed=program.closed,
+            node_networks=program.node_networks,
         )
         """The same in the form of sets, which a backend takes. What judges pods needs no other form."""
         self._allow_nodes = allow_nodes
@@ -115,7 +116,8 @@ class Engine:
         self._sets = Sets(self.lowered.sets, self._selectors, self._ownership)
         self._inventory = Inventory(node, self._identities, self._selectors, self._ownership, self._sets)
         self._selection = Selection()
-        self._staging = Staging(self._selection.set_policy)
+        self.staging = Staging(self._selection.set_policy)
+        """The policies as they are written, and their modes."""
         self._quarantine = Quarantine(self.program.closed, linger)
         self._lowering = Lowering(self.lowered, self._sets)
         self._enforcement = Enforcement(
@@ -171,12 +173,9 @@ class Engine:
                 self._synced.add((event.kind, event.here))
         touched, self._touched = self._touched, Touched()
         delta = self._stepper.step(touched, now, pods_synced=self.synced(Kind.POD), most=most)
+        changed = delta.pods | delta.audited
         logging = self._log_choice.settle(
-            self.lowered,
-            delta.pods | delta.audited,
-            touched.pods,
-            self._inventory.records,
-            self._namespaces,
+            self.lowered, changed, touched.pods, self._inventory.records, self._namespaces
         )
         delta.pods |= logging & self.lowered.pods.keys()
         delta.audited |= logging & self.lowered.audited.keys()
@@ -247,11 +246,12 @@ class Engine:
             return record.pod if record is not None else None
         if kind is Kind.NAMESPACE:
             return self._namespaces.get(key.name)
-        return self._staging.written(key) if kind is Kind.POLICY else None
+        return self.staging.written(key) if kind is Kind.POLICY else None
 
     def selected_by(self, policy: Key) -> set[PodId]:
-        """Return the targets that a policy in force selects, in each direction that it names."""
-        return set(self._selection.targets_of([policy]))
+        """Return the targets that a policy selects, whatever its mode, in each direction that it names."""
+        written = self.staging.written(policy)
+        return set() if written is None else self._selection.selected_by(written)
 
     def is_waiting(self, policy: Key) -> bool:
         """Whether a policy waits for a step with time to compile it."""
@@ -289,26 +289,14 @@ class Engine:
             self._inventory.records,
             self._ownership,
             self._namespaces,
-            self._staging,
+            self.staging,
             self._standins,
             self._enforcement.ledger.excess,
         )
 
     def policy_of(self, key: Key) -> NetworkPolicy | None:
         """Return a policy as it is written, whatever its mode. Safe to call from any thread."""
-        return self._staging.written(key)
-
-    def mode_of(self, policy: NetworkPolicy) -> Mode:
-        """Return the mode that holds for a policy. Safe to call from any thread."""
-        return self._staging.mode(policy)
-
-    def staged(self) -> dict[Key, Mode]:
-        """Return the policies that are not enforced, of all namespaces. Safe to call from any thread."""
-        return self._staging.staged()
-
-    def unknown_modes(self) -> dict[tuple[Kind, Key], str]:
-        """Return the values of annotations of modes that are not known. Safe to call from any thread."""
-        return self._staging.unknown.copy()
+        return self.staging.written(key)
 
     def is_known(self, pod: Key) -> bool:
         """Whether a pod is known, of whatever node. Safe to call from any thread."""
@@ -342,7 +330,7 @@ class Engine:
             **self._sets.sizes(),
             **self._lowering.sizes(),
             **self._selection.sizes(),
-            **self._staging.sizes(),
+            **self.staging.sizes(),
             "audited": len(self.program.audited),
             **self._node_networks.sizes(),
             **self._enforcement.sizes(),
@@ -357,7 +345,7 @@ class Engine:
         elif isinstance(found, NetworkPolicy):
             self._standins.discard(found.key)
             self._good.add(found.key)
-            self._enforce(found.key, found)
+            self.staging.set_policy(found.key, found)
         elif isinstance(found, Namespace):
             self._set_namespace(found.name, found)
         elif self._allow_nodes:
@@ -370,7 +358,7 @@ class Engine:
         elif kind is Kind.POLICY:
             self._standins.discard(key)
             self._good.discard(key)
-            self._enforce(key, None)
+            self.staging.set_policy(key, None)
         elif kind is Kind.NAMESPACE:
             self._set_namespace(key.name, None)
         elif self._allow_nodes:
@@ -386,10 +374,7 @@ class Engine:
             self._standins.add(event.key)
         else:
             self._standins.discard(event.key)
-        self._enforce(event.key, event.closed)
-
-    def _enforce(self, key: Key, policy: NetworkPolicy | None) -> None:
-        self._staging.set_policy(key, policy)
+        self.staging.set_policy(event.key, event.closed)
 
     def _set_namespace(self, name: str, namespace: Namespace | None) -> None:
         if namespace is None:
@@ -401,7 +386,7 @@ class Engine:
         else:
             self._namespaces[name] = namespace
         self._log_choice.namespace_changed(name, namespace)
-        self._staging.set_namespace(name, NO_MODE if namespace is None else namespace.staging)
+        self.staging.set_namespace(name, NO_MODE if namespace is None else namespace.staging)
         links = self._selectors.set_namespace(name, namespace.labels if namespace is not None else None)
         self._sets.relink(links)
         if namespace is not None:
@@ -409,7 +394,7 @@ class Engine:
 
     def _isolate_namespace(self, name: str, *, isolated: bool) -> None:
         policy = default_deny(name)
-        self._enforce(policy.key, policy if isolated else None)
+        self.staging.set_policy(policy.key, policy if isolated else None)
 
     def _set_node(self, name: str, node: Node | None) -> None:
         self._node_networks.set_node(name, node)

@@ -187,10 +187,10 @@ class FlowLog:
             sink(report)
 
     def _note(self, packets: Sequence[Logged], now: float) -> None:
-        """Count denied packets of each pod, to see where the limit may have left some out."""
+        """Count what was, or would be, denied of each pod, to see where the limit may have left some out."""
         for packet in packets:
             judged, headers = judged_by(packet.prefix), decode(packet.payload)
-            if judged is None or headers is None or judged.verdict is not Decided.DENIED:
+            if judged is None or headers is None or judged.verdict is Decided.ALLOWED:
                 continue
             own = headers.destination if judged.direction is Direction.INGRESS else headers.source
             which = judged.direction, own
@@ -266,7 +266,7 @@ def make_flow_log(
         clock,
         start_thread,
         listen_to(settings.log_group),
-        wanted=lambda: settings.logging.logs() or bool(engine.lowered.logging),
+        wanted=lambda: settings.logging.logs() or bool(engine.lowered.logging or engine.lowered.audited),
         window=settings.log_window,
         burst=settings.log_burst,
         count=counted,

@@ -10,6 +10,7 @@ from agent.clock import SYSTEM
 from agent.dataplane.trace import Tracer
 from agent.dataplane.traffic import NOTHING, Amount
 from agent.history.diff import rule_text, selector_text
+from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind, NetworkPolicy, Rule
 from agent.net import Direction, Family
 from agent.observe.hits import Hits
@@ -32,6 +33,7 @@ class _Known(NamedTuple):
     rules: dict[tuple[Direction, int], list[LoweredRule]]
     sizes: dict[SetId, int]
     problems: tuple[str, ...]
+    mode: Mode = Mode.ENFORCE
 
 
 def make_look(agent: Agent) -> Look:
@@ -83,7 +85,8 @@ def _known(engine: Engine, key: Key) -> _Known | None:
                 rules.setdefault((direction, rule.number), []).append(rule)
                 sizes.update((set_id, len(program.sets[set_id])) for set_id in rule.sets())
     problems = tuple(_problems(engine, key, policy))
-    return _Known(policy, frozenset(engine.selected_by(key)), rules, sizes, problems)
+    pods = frozenset(engine.selected_by(key))
+    return _Known(policy, pods, rules, sizes, problems, engine.staging.mode(policy))
 
 
 def _problems(engine: Engine, key: Key, policy: NetworkPolicy) -> list[str]:
@@ -129,6 +132,7 @@ def view(
         isolated(Direction.EGRESS),
         tuple(rules),
         problems,
+        known.mode.value,
     )
 
 

@@ -12,6 +12,7 @@ from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Report
 from agent.history.change import NO_EFFECT, Change, Effect, Subject, What
 from agent.kube.events import Delete, Event, Invalid, Origin, Upsert
+from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind, NetworkPolicy, Object, Pod
 from agent.net import Direction
 from agent.policy.budget.excess import Excess
@@ -43,6 +44,9 @@ _SUBJECTS = {
     Kind.NAMESPACE: Subject.NAMESPACE,
     Kind.NODE: Subject.NODE,
 }
+
+
+_STAGED = {Mode.ENFORCE: What.ENABLED, Mode.AUDIT: What.AUDITED, Mode.DISABLED: What.DISABLED}
 
 
 class Journal(Protocol):
@@ -145,6 +149,9 @@ class Recorder:
         if effect is None:
             return
         what = _what(event, old)
+        if what is What.CHANGED and isinstance(old, NetworkPolicy) and isinstance(new, NetworkPolicy):
+            was, now = self._engine.staging.mode(old), self._engine.staging.mode(new)
+            what = what if was is now else _STAGED[now]
         # A cluster-scoped object is found by its own name as a namespace.
         namespace, name = (key.name, "") if kind is Kind.NAMESPACE else key
         self._add(

@@ -11,13 +11,14 @@ from agent.clock import Clock
 from agent.dataplane.traffic import NO_TRAFFIC, Meter
 from agent.fault import Fault
 from agent.history.writer import Writer
+from agent.kube.mode import Mode
 from agent.net import Direction, Family, family_of
 from agent.observe.health import Health, readyz
 from agent.observe.metrics.figures import Figures
 from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredProgram
-from agent.runtime import overbudget
+from agent.runtime import overbudget, staging
 from agent.runtime.backends import ModeChoice
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
@@ -93,6 +94,7 @@ class Views:
             over_budget={key: str(excess) for key, excess in self.engine.over_budget().items()},
             closed_by_budget=self.engine.closed_by_budget(),
             links=self.linked_pods.counts,
+            staged=self.engine.staging.staged(),
         )
         return take(facts, self.engine.lowered, self.calls.backend.view())
 
@@ -114,6 +116,7 @@ class Views:
         over = Counter(
             "namespace" if excess.whole else "policy" for excess in self.engine.over_budget().values()
         )
+        modes = Counter(self.engine.staging.staged().values())
         return Figures(
             version=__version__,
             iptables_mode=self.choice.mode,
@@ -124,6 +127,8 @@ class Views:
             faults=Counter(fault.blocking for fault in health.faults),
             isolated={(d.value, int(f)): n for (d, f), n in isolated(program).items()},
             policies={d.value: sum(p.direction is d for p in program.policies.copy()) for d in Direction},
+            audited={d.value: sum(p.direction is d for p in program.audited.copy()) for d in Direction},
+            staged={mode.value: modes[mode] for mode in (Mode.AUDIT, Mode.DISABLED)},
             closed={d.value: len(program.closed[d]) for d in Direction},
             over_budget={budget: over[budget] for budget in ("policy", "namespace")},
             chains=_of_both(chains),
@@ -153,7 +158,8 @@ class Views:
         """Return what is wrong now, policies over budget aside. For the loop's own thread."""
         node = () if self.node_name.fault is None else (self.node_name.fault,)
         host, calls = self.host_check.faults(), self.calls
-        beside = (*self.history.faults(), *self.flow_log.faults())
+        unknown = staging.faults(self.engine.staging.unknown.copy())
+        beside = (*self.history.faults(), *self.flow_log.faults(), *unknown)
         return (*self.choice.faults, *host, *node, *calls.faults, *calls.standing, *beside)
 
     def _faults(self) -> tuple[Fault, ...]:

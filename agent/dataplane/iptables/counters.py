@@ -23,6 +23,7 @@ READ_SECONDS = 15.0
 _LINE = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
 _DENIES = f"-g {names.DENY}"
 _UNUSED = "[0:0] "
+_TELLING = (comments.DENIES, comments.WOULD_DENY)
 
 
 def read(mode: Mode, families: Iterable[Family], *, policies: bool) -> Iterator[RuleCount]:
@@ -42,7 +43,7 @@ def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[
     """
     chain, allowed = "", list[tuple[int, Amount]]()
     for line in lines:
-        if not policies and line.startswith(_UNUSED) and comments.DENIES not in line:
+        if not policies and line.startswith(_UNUSED) and not any(part in line for part in _TELLING):
             continue
         found = counted(line)
         if found is None or not names.is_ours(found.chain):
@@ -61,6 +62,10 @@ def counts(family: Family, lines: Iterable[str], *, policies: bool) -> Iterator[
         elif chain.startswith(names.POD_PREFIX):
             if rule.endswith("-j RETURN") or parse.allows(rule):
                 allowed.append((which, amount))
+        elif chain.startswith(names.AUDIT_POD_PREFIX):
+            if (audited := comments.read_would_deny(rule)) is not None:
+                told = Subject(Told.WOULD_DENY, audited.direction, audited.namespace)
+                yield RuleCount(which, told, amount)
         elif policies and chain.startswith((names.POLICY_PREFIX, names.RULE_PREFIX)) and parse.allows(rule):
             about = comments.read_of_rule(rule)
             if about is not None:

@@ -84,11 +84,13 @@ class KernelAnswer(msgspec.Struct, frozen=True):
     rules: tuple[KernelRule, ...] = ()
 
 
-class DirectionAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+class DirectionAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One direction's verdict: of the source's egress, or of the destination's ingress.
 
     From a running agent also: ``node``, on which it is enforced; ``here``, whether that is the agent's own;
     and, if so, whether its kernel holds it. ``hints``: what decides nothing and may be a mistake.
+    ``audited``: what the audited policies say that select the pod; ``would_deny``: they would deny it;
+    ``would_allow``: they would allow what is denied now.
     """
 
     pod: str | None
@@ -100,6 +102,9 @@ class DirectionAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     here: bool | None = None
     kernel: KernelAnswer | None = None
     hints: tuple[str, ...] = ()
+    audited: tuple[PolicyAnswer, ...] = ()
+    would_deny: bool = False
+    would_allow: bool = False
 
 
 class ConnectionAnswer(msgspec.Struct, frozen=True):
@@ -210,6 +215,9 @@ def _direction(verdict: DirectionVerdict) -> DirectionAnswer:
         why=verdict.why,
         policies=tuple(map(_policy, verdict.policies)),
         hints=verdict.hints,
+        audited=tuple(map(_policy, verdict.audited)),
+        would_deny=verdict.would_deny,
+        would_allow=verdict.would_allow,
     )
 
 

@@ -152,8 +152,31 @@ def _family_lines(family: FamilyAnswer) -> Iterator[str]:
 def _direction_lines(direction: Direction, verdict: DirectionAnswer, side: str) -> Iterator[str]:
     """Give the lines about one direction: of what allows it the rules that do, of a denial all of them."""
     yield from _decided_lines(direction, verdict, side)
+    yield from _audited_lines(direction, verdict)
     for hint in verdict.hints:
         yield f"  [yellow]note:[/] {escape(hint)}"
+
+
+def _audited_lines(direction: Direction, verdict: DirectionAnswer) -> Iterator[str]:
+    """Give what the audited policies would do, and by which of their rules, or for want of which."""
+    if not verdict.audited:
+        return
+    names = escape(", ".join(found.policy for found in verdict.audited))
+    if verdict.would_deny:
+        yield f"  [magenta]audited[/] by {names}: [bold magenta]enforced, it would be denied[/]"
+    elif verdict.would_allow:
+        yield f"  [magenta]audited[/] by {names}: enforced, it would be allowed"
+    else:
+        yield f"  [magenta]audited[/] by {names}: enforced, nothing would change"
+    for found in verdict.audited:
+        for rule in found.rules:
+            if rule.allows:
+                yield escape(f"  would be allowed by rule {rule.rule} of {found.policy}: {rule.why}")
+            elif verdict.would_deny:
+                yield escape(f"  not by rule {rule.rule} of {found.policy}: {rule.why}")
+        if not found.rules and verdict.would_deny:
+            lacks = found.not_enforced or f"it has no {direction} rule"
+            yield escape(f"  not by {found.policy}: {lacks}")
 
 
 def _decided_lines(direction: Direction, verdict: DirectionAnswer, side: str) -> Iterator[str]:

@@ -102,6 +102,8 @@ class Flows:
         self._followers: tuple[Follower, ...] = ()
         self.denied = 0
         """Packets that were reported as denied since the start."""
+        self.would_deny = 0
+        """The same of those that audited policies would deny."""
         self.allowed = 0
         """The same of allowed ones."""
         self.unlogged = 0
@@ -115,6 +117,8 @@ class Flows:
                 self.unlogged += report.packets
             elif report.verdict is Decided.DENIED:
                 self.denied += report.count
+            elif report.verdict is Decided.WOULD_DENY:
+                self.would_deny += report.count
             else:
                 self.allowed += report.count
             followers = self._followers

@@ -35,7 +35,7 @@ def flow_routes(flows: Flows) -> dict[str, Route]:
 def _answer(flows: Flows, request: Request) -> Response:
     verdict, limit = request.one("verdict"), request.one("limit")
     if (verdict and verdict not in tuple(Decided)) or not _NUMBER.fullmatch(limit):
-        return Response(400, TEXT, b"verdict is denied or allowed, limit is a number\n")
+        return Response(400, TEXT, b"verdict is denied, would-deny or allowed, limit is a number\n")
     asked = {part: text for part in ("pod", "policy") if (text := request.one(part))}
     try:
         names = {part: str(key_of(part, text)) for part, text in asked.items()}

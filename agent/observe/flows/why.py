@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from agent.dataplane.logged import Decided
 from agent.kube.model import Object
+from agent.net import Direction
 from agent.observe.flows.flow import Nearest
 from agent.policy.extract import Extract
 from agent.spec.cluster import Cluster, cluster_of
@@ -39,14 +40,40 @@ def reason(verdict: DirectionVerdict, decided: Decided, standins: frozenset[str]
         if allowing:
             return Reason(f"allowed by {some(allowing)}", policies, allowing)
         return Reason(_changed(verdict), policies)
+    if decided is Decided.WOULD_DENY:
+        return _would_deny(verdict, standins)
     if verdict.pod is None:
         return Reason(f"{verdict.why.partition(':')[0]}; it stays closed after a pod that was isolated")
     if verdict.allowed:
         return Reason(_changed(verdict), policies, allowing)
     nearest = _nearest(verdict.policies)
+    beside = _beside(verdict)
     if nearest is not None:
-        return Reason(_nearest_text(nearest), policies, nearest=nearest)
-    return Reason(_no_rule(verdict, standins), policies)
+        return Reason(f"{_nearest_text(nearest)}{beside}", policies, nearest=nearest)
+    return Reason(f"{_no_rule(verdict.policies, verdict.direction, standins)}{beside}", policies)
+
+
+def _would_deny(verdict: DirectionVerdict, standins: frozenset[str]) -> Reason:
+    """Say what the audited policies lack to allow a packet."""
+    policies = tuple(str(found.policy) for found in verdict.audited)
+    if not verdict.would_deny:
+        return Reason(
+            "by the policies of now it would not be: they have changed since, or are not audited any more "
+            "(netpol-agent history says which)",
+            policies,
+        )
+    nearest = _nearest(verdict.audited)
+    if nearest is not None:
+        return Reason(f"audited: {_nearest_text(nearest)}", policies, nearest=nearest)
+    return Reason(f"audited: {_no_rule(verdict.audited, verdict.direction, standins, 'would be')}", policies)
+
+
+def _beside(verdict: DirectionVerdict) -> str:
+    """Say which audited rule would allow what is denied, if one would."""
+    if not verdict.would_allow:
+        return ""
+    policy, number = verdict.would_allow_by[0]
+    return f"; rule {number} of {policy}, which is audited, would allow it"
 
 
 def _changed(verdict: DirectionVerdict) -> str:
@@ -85,15 +112,18 @@ def _nearest_text(nearest: Nearest) -> str:
     )
 
 
-def _no_rule(verdict: DirectionVerdict, standins: frozenset[str]) -> str:
-    over = [found for found in verdict.policies if found.not_enforced]
+def _no_rule(
+    findings: tuple[PolicyFinding, ...], direction: Direction, standins: frozenset[str], be: str = ""
+) -> str:
+    over = [found for found in findings if found.not_enforced]
     if over:
         return f"{over[0].policy} is over budget and allows nothing: {over[0].not_enforced}"
-    invalid = [str(found.policy) for found in verdict.policies if str(found.policy) in standins]
+    invalid = [str(found.policy) for found in findings if str(found.policy) in standins]
     if invalid:
         return f"{some(invalid)} cannot be used as written, and allows nothing until it is corrected"
-    rules = sum(len(found.rules) for found in verdict.policies)
-    names = some([str(found.policy) for found in verdict.policies])
+    rules = sum(len(found.rules) for found in findings)
+    names = some([str(found.policy) for found in findings])
+    be = f"{be} " if be else ""
     if not rules:
-        return f"isolated by {names}, without any {verdict.direction} rule"
-    return f"isolated by {names}: of {count(rules, 'rule')}, none has its peer or its port"
+        return f"{be}isolated by {names}, without any {direction} rule"
+    return f"{be}isolated by {names}: of {count(rules, 'rule')}, none has its peer or its port"

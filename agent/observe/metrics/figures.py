@@ -17,6 +17,7 @@ class Figures:
 
     ``source`` is ``apiserver`` or ``manifests``. ``isolated`` counts pods by direction and family; ``faults``
     by whether they keep the agent from being ready; ``over_budget`` policies by whose budget it is;
+    ``audited`` pods by direction, ``staged`` policies that are not enforced by their mode;
     ``failures`` calls of the backend by what was called and the reason.
     """
 
@@ -30,6 +31,8 @@ class Figures:
     isolated: Mapping[tuple[str, int], int] = field(default_factory=dict)
     policies: Mapping[str, int] = field(default_factory=dict)
     closed: Mapping[str, int] = field(default_factory=dict)
+    audited: Mapping[str, int] = field(default_factory=dict)
+    staged: Mapping[str, int] = field(default_factory=dict)
     over_budget: Mapping[str, int] = field(default_factory=dict)
     chains: Mapping[int, int] = field(default_factory=dict)
     rules: Mapping[int, int] = field(default_factory=dict)

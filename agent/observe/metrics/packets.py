@@ -34,6 +34,23 @@ PACKETS: tuple[Metric, ...] = (
         of_traffic(Told.DENIED, lambda a: a.bytes, "direction", "namespace"),
     ),
     Metric(
+        "would_deny_packets_total",
+        COUNTER,
+        ("direction", "namespace"),
+        "Packets that pass, and that audited policies would deny if they were enforced: the first of each "
+        "connection. The namespace is the pod's.",
+        "2 for each namespace with audited pods on this node",
+        of_traffic(Told.WOULD_DENY, lambda a: a.packets, "direction", "namespace"),
+    ),
+    Metric(
+        "would_deny_bytes_total",
+        COUNTER,
+        ("direction", "namespace"),
+        "The bytes in these packets.",
+        "2 for each namespace with audited pods on this node",
+        of_traffic(Told.WOULD_DENY, lambda a: a.bytes, "direction", "namespace"),
+    ),
+    Metric(
         "allowed_packets_total",
         COUNTER,
         ("direction", "namespace"),

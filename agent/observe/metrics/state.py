@@ -67,6 +67,22 @@ STATE: tuple[Metric, ...] = (
         _isolated,
     ),
     Metric(
+        "audited_pods",
+        GAUGE,
+        ("direction",),
+        "Pods of this node that only audited policies select in a direction.",
+        PER_DIRECTION,
+        each(lambda f: f.audited),
+    ),
+    Metric(
+        "staged_policies",
+        GAUGE,
+        ("mode",),
+        "Policies of the cluster that are not enforced: audited, or disabled (`netpol-agent.io/mode`).",
+        "2",
+        each(lambda f: f.staged),
+    ),
+    Metric(
         "policies",
         GAUGE,
         ("direction",),

@@ -23,6 +23,7 @@ from agent.observe.page.grid import grid_of
 from agent.observe.page.render import page
 from agent.observe.page.sources import Sources
 from agent.observe.routes import Request, Response
+from agent.observe.snapshot import AuditedStatus
 from agent.spec.hints import without_dns
 from agent.spec.question import QuestionError
 
@@ -79,21 +80,27 @@ class PodRow(NamedTuple):
     ingress: Sequence[Key]
     egress_isolated: bool
     egress: Sequence[Key]
+    audited: Sequence[AuditedStatus] = ()
 
 
 def _pod_rows(sources: Sources) -> list[PodRow]:
-    isolated = {one.pod: one for one in sources.status().pods}
+    status = sources.status()
+    isolated = {one.pod: one for one in status.pods}
+    audited: dict[str, list[AuditedStatus]] = {}
+    for one in status.audited:
+        audited.setdefault(one.pod, []).append(one)
     rows = []
-    for one in sources.pods():
-        known = isolated.get(str(one.key))
+    for pod in sources.pods():
+        known = isolated.get(str(pod.key))
         rows.append(
             PodRow(
-                one.key,
-                tuple(map(address_text, one.addresses)),
+                pod.key,
+                tuple(map(address_text, pod.addresses)),
                 known is not None and known.ingress is not None,
-                one.ingress,
+                pod.ingress,
                 known is not None and known.egress is not None,
-                one.egress,
+                pod.egress,
+                audited.get(str(pod.key), ()),
             )
         )
     return rows
@@ -134,10 +141,10 @@ def policies(sources: Sources, request: Request) -> Response:
     for one in status.policies:
         found.setdefault(one.policy, {})[one.direction] = one
     over = {one.policy: one.why for one in status.over_budget}
-    rows = [(name, found.get(name, {}), over.get(name, "")) for name in sorted({*found, *over})]
-    return _page(
-        sources, "policies.html", "/policies", part=part_of(rows, [name for name, *_ in rows], request)
-    )
+    modes = {one.policy: one.mode for one in status.staged}
+    names = sorted({*found, *over, *modes})
+    rows = [(name, found.get(name, {}), over.get(name, ""), modes.get(name, "")) for name in names]
+    return _page(sources, "policies.html", "/policies", part=part_of(rows, names, request))
 
 
 class KernelLine(NamedTuple):
@@ -198,6 +205,8 @@ def policy(sources: Sources, request: Request) -> Response:
         halves=halves,
         trouble=trouble,
         over=over,
+        mode=next((one.mode for one in status.staged if one.policy == name), ""),
+        audited=sorted({one.pod for one in status.audited if name in one.policies}),
         pods=[one for one in status.pods if name in (*(one.ingress or ()), *(one.egress or ()))],
         rows=_rows(sources, Query(policy=key, limit=_FEW)) if key else (),
         denied=_denied(sources, _FEW, policy=name),

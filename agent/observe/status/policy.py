@@ -44,8 +44,8 @@ class PolicyView(msgspec.Struct, frozen=True):
     """A policy. ``selects`` is what it selects, in words.
 
     ``ingress`` and ``egress``: the pods of this node that it isolates in a direction; None where it does not
-    name the direction. ``problems``: why it is not enforced as it is written, or that its counters could not
-    be read.
+    name the direction. ``mode``: ``enforce``, ``audit`` or ``disabled``. ``problems``: why it is not
+    enforced as it is written, or that its counters could not be read.
     """
 
     policy: str
@@ -54,6 +54,7 @@ class PolicyView(msgspec.Struct, frozen=True):
     egress: tuple[str, ...] | None
     rules: tuple[RuleView, ...]
     problems: tuple[str, ...] = ()
+    mode: str = "enforce"
 
 
 def allows_dns(direction: Direction, rule: Rule) -> bool:

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from agent.clock import Moment, moment
 from agent.history.change import Row
+from agent.kube.mode import MODE_ANNOTATION, Mode
 from agent.observe.flows.flow import Flow, Report, as_text
 from agent.observe.history.text import headline
 from agent.observe.history.text import time_text as moment_text
@@ -20,6 +21,10 @@ from agent.observe.text import ago, duration
 from agent.words import count, one_line
 
 _NAMED = 6
+_MODES = {
+    Mode.AUDIT: "audited: it denies nothing, and what it would deny is logged and counted",
+    Mode.DISABLED: "disabled: it isolates nothing and allows nothing",
+}
 _FLOWS = 5
 """Denied connections that are shown."""
 _SECONDS = 60.0
@@ -62,6 +67,7 @@ def _screen(snapshot: StatusSnapshot, around: Around) -> Iterator[str]:
     yield ""
     if snapshot.applied:
         yield _enforced(snapshot)
+        yield from _staged(snapshot)
         yield from _kernel(snapshot)
     else:
         yield "[bold]Kernel[/] not touched yet: what was in it before this agent started is still enforced"
@@ -102,6 +108,21 @@ def _enforced(snapshot: StatusSnapshot) -> str:
         f"[bold]Enforced[/] {count(len(pods), 'isolated pod')} ({ingress} for ingress, {egress} for egress), "
         f"by {policies} {words}{closed}{over}"
     )
+
+
+def _staged(snapshot: StatusSnapshot) -> Iterator[str]:
+    """Say which policies are not enforced, and how many pods here are open for that."""
+    parts = []
+    for mode, word in (("audit", "audited"), ("disabled", "disabled")):
+        names = [one.policy for one in snapshot.staged if one.mode == mode]
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            parts.append(f"[magenta]{len(names)} {word}[/]: {escape(', '.join(names[:_NAMED]))}{more}")
+    if not parts:
+        return
+    pods = len({one.pod for one in snapshot.audited})
+    here = f"; {count(pods, 'pod')} of this node audited" if pods else ""
+    yield f"[bold]Not enforced[/] {'; '.join(parts)}{here}"
 
 
 def _kernel(snapshot: StatusSnapshot) -> Iterator[str]:
@@ -162,7 +183,7 @@ def show_pod(
 ) -> None:
     """Print what is enforced for one pod, and what its policies allow."""
     found = next((one for one in snapshot.pods if one.pod == pod), None)
-    for line in _pod(pod, found):
+    for line in (*_pod(pod, found), *_audited(pod, snapshot)):
         console.print(line, soft_wrap=True)
     policies = tuple(policies)
     if found is not None and found.egress is not None:
@@ -212,6 +233,13 @@ def _pod(name: str, found: PodStatus | None) -> Iterator[str]:
             yield f"  {direction}: [yellow]over budget: {escape(', '.join(over[:_NAMED]))}[/]"
 
 
+def _audited(pod: str, snapshot: StatusSnapshot) -> Iterator[str]:
+    for one in snapshot.audited:
+        if one.pod == pod:
+            names = ", ".join(one.policies) or "policies that allow nothing"
+            yield f"  {one.direction}: [magenta]audited[/] by {escape(names)}: what none allows is logged"
+
+
 def show_policy(policy: PolicyView, rows: tuple[Row, ...] | None, console: Console) -> None:
     """Print one policy: whom it isolates here, and each rule with what it has counted."""
     for line in _policy(policy):
@@ -222,11 +250,14 @@ def show_policy(policy: PolicyView, rows: tuple[Row, ...] | None, console: Conso
 
 def _policy(policy: PolicyView) -> Iterator[str]:
     yield f"[bold]{escape(policy.policy)}[/]  selects {escape(policy.selects)}"
+    if policy.mode != Mode.ENFORCE:
+        yield f"  [magenta]{_MODES[Mode(policy.mode)]}[/] (annotation {MODE_ANNOTATION})"
+    isolates = "isolates" if policy.mode == Mode.ENFORCE else "would isolate"
     for direction, pods in (("ingress", policy.ingress), ("egress", policy.egress)):
         if pods is None:
             continue
         names = ", ".join(pods[:_NAMED]) + (f" and {len(pods) - _NAMED} more" if len(pods) > _NAMED else "")
-        yield f"  isolates for {direction}: {escape(names) or '[yellow]no pod of this node[/]'}"
+        yield f"  {isolates} for {direction}: {escape(names) or '[yellow]no pod of this node[/]'}"
     for problem in policy.problems:
         yield f"  [yellow]{escape(one_line(problem, 600))}[/]"
     for rule in policy.rules:

@@ -198,6 +198,17 @@ class Selection:
                         found.setdefault(PodId(direction, pod), []).append(key)
         return found
 
+    def selected_by(self, policy: NetworkPolicy) -> set[PodId]:
+        """Return the targets that a policy selects, in force or not, in each direction that it names."""
+        named = [direction for direction in _DIRECTIONS if policy.rules(direction) is not None]
+        return {
+            PodId(direction, pod)
+            for group, local in self._identities.get(policy.namespace, {}).items()
+            if policy.pod_selector.matches(group.labels)
+            for pod in local.pods
+            for direction in named
+        }
+
     def take_dirty(self) -> set[Key]:
         """Return the targets, present or past, whose record or policies changed since the last call."""
         dirty, self._dirty = self._dirty, set()

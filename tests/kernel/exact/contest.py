@@ -41,6 +41,8 @@ class Tally:
     """Times that the whole kernel state was compared with a fresh start's."""
     reasons: int = 0
     """Logged packets whose reason is that of the specification."""
+    noted: int = 0
+    """Packets that were logged as ones that audited policies would deny."""
     seconds: float = 0.0
     programming: float = 0.0
     planning: float = 0.0
@@ -54,7 +56,7 @@ class Tally:
         return (
             f"{self.clusters} clusters ({self.legacy} through legacy tables), {self.probes} probes, of which "
             f"{self.passed} pass; {self.compared} states compared, {self.reasons} reasons "
-            f"logged, {self.lost} packets lost; "
+            f"logged, {self.noted} packets that would be denied, {self.lost} packets lost; "
             f"{self.clusters / seconds:.1f} clusters/s, {self.probes / seconds:.0f} probes/s"
         )
 
@@ -131,6 +133,7 @@ def _run_stretch(
         enforcer.close()
         if reasons is not None:
             tally.reasons += reasons.checked
+            tally.noted += reasons.noted
             reasons.close()
 
 

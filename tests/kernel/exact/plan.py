@@ -10,7 +10,7 @@ from typing import NamedTuple
 from agent.kube.model import NamedPort, Object, Rule
 from agent.net import Direction, Protocol
 from agent.spec.cluster import Cluster, cluster_of, owner
-from agent.spec.evaluator import isolating, judge
+from agent.spec.evaluator import auditing, isolating, judge
 from agent.spec.verdict import Packet, Verdict
 from tests.kernel.exact.arena import PORTS, Arena
 from tests.property.networks import edges
@@ -40,12 +40,12 @@ def expect(cluster: Cluster, packet: Packet) -> Expected:
             direction,
             tuple(
                 (found.policy, rule.number, rule.peer.yes, rule.port.yes and rule.port.why)
-                for found in verdict.direction(direction).policies
+                for found in (*verdict.direction(direction).policies, *verdict.direction(direction).audited)
                 for rule in found.rules
             ),
         )
         for direction in local
-        if verdict.direction(direction).isolated
+        if verdict.direction(direction).isolated or verdict.direction(direction).audited
     )
     passes = all(verdict.direction(direction).allowed for direction in local)
     return Expected(packet, passes, (len(packet.source), passes, grounds))
@@ -69,7 +69,7 @@ def plan(arena: Arena, objects: tuple[Object, ...], random: Random) -> list[Expe
 
 
 class _Target(NamedTuple):
-    """An address on the policed node, and the rules of the policies that isolate it in a direction."""
+    """An address on the policed node, and the rules of the policies that isolate it, or are audited."""
 
     direction: Direction
     address: bytes
@@ -107,7 +107,7 @@ def _targets(cluster: Cluster, near: Sequence[bytes]) -> list[_Target]:
         if pod is None or pod.node != HERE:
             continue
         for direction in Direction:
-            policies = isolating(cluster, direction, pod)
+            policies = isolating(cluster, direction, pod) or auditing(cluster, direction, pod)
             rules = tuple(rule for policy in policies for rule in policy.rules(direction) or ())
             found += [_Target(direction, address, rules)] * bool(policies)
     return found

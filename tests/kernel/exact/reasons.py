@@ -16,7 +16,7 @@ from agent.observe.flows.flow import Flow
 from agent.observe.flows.inventory import Inventory
 from agent.observe.flows.why import reason
 from agent.policy.engine import Engine
-from agent.spec.cluster import Cluster, cluster_of
+from agent.spec.cluster import Cluster, cluster_of, enforcing
 from agent.spec.evaluator import judge
 from agent.spec.verdict import Packet
 from tests.kernel.exact.arena import Arena
@@ -42,6 +42,8 @@ class Reasons:
             self._log = NflogSocket(GROUP, together=1)
         self._log.set_buffer(64 << 20)
         self.checked = 0
+        self.noted = 0
+        """Packets that were logged as ones that audited policies would deny."""
 
     def close(self) -> None:
         self._log.close()
@@ -60,6 +62,14 @@ class Reasons:
         if found != wanted:
             missing, more = sorted(wanted - found), sorted(found - wanted)
             raise WrongReasonError(f"not logged: {missing[:3]}; logged and not denied: {more[:3]}")
+        would = set(filter(None, (would_be_denied(cluster, one.packet) for one in expected)))
+        noted = {one for one in seen if one[0].verdict is Decided.WOULD_DENY}
+        if noted != would:
+            missing, more = sorted(would - noted), sorted(noted - would)
+            raise WrongReasonError(
+                f"would be denied, and not logged so: {missing[:3]}; logged, and would not be: {more[:3]}"
+            )
+        self.noted += len(noted)
         allowed = {one for one in seen if one[0].verdict is Decided.ALLOWED}
         for judged, packet in allowed:
             if not judge(cluster, packet).direction(judged.direction).allowed:
@@ -97,6 +107,14 @@ def denied(cluster: Cluster, packet: Packet) -> tuple[Judged, Packet] | None:
         if is_local(cluster, verdict, direction) and not verdict.direction(direction).allowed:
             return Judged(Decided.DENIED, direction), packet
     return None
+
+
+def would_be_denied(cluster: Cluster, packet: Packet) -> tuple[Judged, Packet] | None:
+    """Return which direction denies a packet that passes now, if all that is audited is enforced."""
+    if denied(cluster, packet) is not None:
+        return None
+    found = denied(enforcing(cluster), packet)
+    return None if found is None else (Judged(Decided.WOULD_DENY, found[0].direction), packet)
 
 
 def _same(cluster: Cluster, judged: Judged, packet: Packet, flow: Flow) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import comments, lists, names
+from agent.dataplane.iptables.rules import comments, guards, lists, names
 from agent.dataplane.iptables.rules.logging import logging_would_deny
 from agent.dataplane.iptables.rules.render import IsolatedNamer, address_in, prefix_text
 from agent.dataplane.iptables.rules.rule import Chains, Guard, Match, Rule, Rules, goto, in_set, jump
@@ -123,7 +123,9 @@ def asking_chains(
         in_set(isolated_name(d, family), "src" if d is Direction.EGRESS else "dst")
         for d in (Direction.EGRESS, Direction.INGRESS)
     ]
-    rules = [jump("MARK", marked, options=clear)]
+    # Where no pod is isolated, no guard of a bridge has let these leave before.
+    rules = guards.discovery_rules("RETURN") if family is Family.V6 else []
+    rules.append(jump("MARK", marked, options=clear))
     if Direction.EGRESS in directions:
         rules += [jump(_node(Direction.EGRESS, family, ROOT)), jump("MARK", passing, options=clear)]
     chains: Chains = {}

@@ -22,15 +22,6 @@ LINK_LOCAL = {Family.V4: "169.254.0.0/16", Family.V6: "fe80::/10"}
 """RFC 3927 and RFC 4291, 2.5.6: on a bridge these name no pod."""
 
 
-DISCOVERY = (133, 135, 136)
-"""ICMPv6 router and neighbour discovery that pods take part in (RFC 4861, section 4); its hop limit, 255,
-never crosses a router."""
-
-
-LISTENER = (130, 131, 132, 143)
-"""ICMPv6 multicast listener discovery (RFC 2710, RFC 3810): always to a group, with hop limit 1."""
-
-
 def top_chains(
     family: Family,
     options: Options,
@@ -236,10 +227,8 @@ def _unnamed_addresses(family: Family, options: Options, ports: Iterable[str]) -
         unnamed = [f"{flag} {r}" for r in ranges for flag in ("-s", "-d")]
         unnamed.append("-m addrtype --dst-type BROADCAST")
         return [jump("DROP", match, about=Guard.ADDRESSES) for match in unnamed]
-    icmp = "-p ipv6-icmp -m icmp6 --icmpv6-type"
     return [
-        *(jump(options.leave, f"{icmp} {kind} -m hl --hl-eq 255") for kind in DISCOVERY),
-        *(jump(options.leave, f"-d ff00::/8 {icmp} {kind} -m hl --hl-eq 1") for kind in LISTENER),
+        *guards.discovery_rules(options.leave),
         *guards.advertisement_rules(ports, options.leave),
         *(
             jump("DROP", f"{flag} {r}", about=Guard.ADDRESSES)

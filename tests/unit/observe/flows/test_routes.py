@@ -109,9 +109,12 @@ def test_no_agent_is_said_and_a_wrong_url(serving: Serving) -> None:
 
 
 def test_what_is_watched_is_chosen_by_options() -> None:
-    assert wanted_of(denied=True, allowed=False, pod="db", policy="") == Wanted(Decided.DENIED, "default/db")
-    assert wanted_of(denied=True, allowed=True, pod="", policy="a/b") == Wanted(policy="a/b")
-    assert wanted_of(denied=False, allowed=True, pod="", policy="").verdict is Decided.ALLOWED
+    one = {"denied": False, "allowed": False, "audited": False}
+    assert wanted_of(**one | {"denied": True}, pod="db", policy="") == Wanted(Decided.DENIED, "default/db")
+    two = one | {"denied": True, "allowed": True}
+    assert wanted_of(**two, pod="", policy="a/b") == Wanted(policy="a/b")
+    assert wanted_of(**one | {"allowed": True}, pod="", policy="").verdict is Decided.ALLOWED
+    assert wanted_of(**one | {"audited": True}, pod="", policy="").verdict is Decided.WOULD_DENY
 
 
 def test_lines_are_printed_for_people_or_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
