@@ -29,7 +29,7 @@ INSTALL = $(1) -m pip install $(PIP) --require-hashes -r deploy/requirements-bui
 LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command 'make lock'
 
-.PHONY: help demo test test-newest bench install image cluster-test kind-test lint fmt lock clean root python
+.PHONY: help demo test test-newest bench install image release cluster-test kind-test lint fmt lock clean root python
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target what; do \
@@ -68,6 +68,9 @@ image: ## Build the container image with docker, podman or buildah (IMAGE=... na
 		! command -v $$builder >/dev/null || DOCKER_BUILDKIT=1 exec $$builder build -f deploy/Dockerfile \
 			-t "$(IMAGE)" $(if $(BASE),--build-arg "BASE=$(BASE)") $(ARGS) .; done; \
 	echo "None of docker, podman and buildah is here: apt-get install buildah" >&2; exit 1
+
+release: $(STAMP) ## Make all files of a release into dist/, with buildah and kubectl (NAME=REGISTRY/netpol-agent, BASE=...)
+	@$(BIN)/python -m release $(if $(NAME),--name "$(NAME)") $(if $(BASE),--base "$(BASE)") $(ARGS)
 
 cluster-test: $(STAMP) ## Run the tests of every feature on a cluster that runs the agent (KUBECTL="kubectl --context=NAME")
 	@[ -n "$(KUBECTL)" ] || { echo 'Say which cluster: make cluster-test KUBECTL="kubectl --context=NAME"' >&2; exit 2; }

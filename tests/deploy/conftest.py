@@ -1,4 +1,4 @@
-"""One cluster on which deploy/ is installed."""
+"""One cluster on which deploy/ is installed, and the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deploy.stage import DeployedCluster
+from tests.lab.image import Image, image
 from tests.lab.kube_build import kube_apiserver, kubectl
+
+ON_IMAGE = [pytest.param(None, marks=pytest.mark.xdist_group("image"), id="image")]
+
+
+@pytest.fixture(scope="session", params=ON_IMAGE)
+def built(request: pytest.FixtureRequest) -> Image:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it builds an image")
+    # Minutes the first time: who waits should see that.
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        return image()
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+import release.image
 from agent import __version__
 from agent.net import Family
 from tests.cluster.scene import Scene
@@ -20,11 +22,10 @@ from tests.deploy.stage import DeployedCluster, PodAgent, reach_api_server
 from tests.lab import container, runtime
 from tests.lab.client import Json
 from tests.lab.cluster import AgentProcess
-from tests.lab.image import Image, image
+from tests.lab.image import EPOCH, Image
 from tests.lab.node import Layout, Mode, Node
 
 LIMIT = 120_000_000
-ON_IMAGE = [pytest.param(None, marks=pytest.mark.xdist_group("image"), id="image")]
 
 
 class ImageAgent(PodAgent):
@@ -51,15 +52,6 @@ class ImageCluster(DeployedCluster):
         reach_api_server(node, self.api.address)
         agent = self.agents[node.name] = ImageAgent(node, self.pod, self.kubelet)
         return agent
-
-
-@pytest.fixture(scope="session", params=ON_IMAGE)
-def built(request: pytest.FixtureRequest) -> Image:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: it builds an image")
-    # Minutes the first time: who waits should see that.
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        return image()
 
 
 def inside(image: Image, *command: str) -> str:
@@ -131,6 +123,16 @@ def test_every_module_is_compiled_and_not_compared_with_its_source(built: Image)
     for source in sources:
         compiled = source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc"
         assert compiled.read_bytes()[4:8] == b"\1\0\0\0", source
+
+
+def test_it_has_no_time_but_the_one_it_was_given(built: Image) -> None:
+    """Nor the name of a temporary directory, in what is compiled: so that two builds are alike."""
+    layout = release.image.layout(built.layout)
+    with tarfile.open(layout.layer) as files:
+        assert {member.mtime for member in files} == {EPOCH}
+    assert layout.config["created"] == f"{datetime.fromtimestamp(EPOCH, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    for library in built.files.glob("opt/**/*.so"):
+        assert b"/tmp/" not in library.read_bytes(), library
 
 
 def test_it_tells_nothing_of_where_it_was_built(built: Image) -> None:

@@ -15,6 +15,7 @@ NOT_RUN = (
         r"docker (build|push)\b|make image\b",
         "fetches and pushes images; tests/deploy/test_image.py builds it",
     ),
+    (r"make release\b", "builds the image, for minutes; tests/deploy/test_release.py makes one"),
     (r"vagrant \w|cd vagrant$", "starts a virtual machine that is fetched; tests/deploy/test_vagrant.py"),
     (r"make (cluster|kind)-test\b", "wants a cluster with kubelets; tests/conformance/test_in_the_lab.py"),
     (r"(kubectl|\$KUBECTL)\b.* (logs|debug)\b", "asks a kubelet, and the lab has none that serves"),

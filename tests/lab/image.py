@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from release.error import ReleaseError
+from release.image import Layout, build
 from tests.lab.client import Json
 from tests.lab.debian import base_command, build_secrets, run
 from tests.lab.kube_build import cache_directory
@@ -29,7 +31,12 @@ from tests.lab.place import LabError
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy/Dockerfile"
-_MADE_FROM = (".dockerignore", "LICENSE", "README.md", "pyproject.toml", "deploy/Dockerfile")
+EPOCH = 1_000_000_000
+"""The time of everything in the image, in seconds since 1970; a release has that of its commit."""
+
+_MADE_FROM = (
+    *(".dockerignore", "LICENSE", "README.md", "pyproject.toml", "deploy/Dockerfile", "release/image.py"),
+)
 _LAYERS_KEPT = 40
 _SECONDS_KEPT = 86_400
 
@@ -38,10 +45,11 @@ class Image(NamedTuple):
     """An image that has been built: its files, its configuration (OCI image specification, ``config``).
 
     ``names`` are its files' paths, as containers add places for their mounts. ``unpacked`` is the size of its
-    layers in bytes, ``packed`` what is pulled of them.
+    layers in bytes, ``packed`` what is pulled of them. ``layout`` is what a release is made of.
     """
 
     files: Path
+    layout: Path
     config: Json
     names: list[str]
     unpacked: int
@@ -74,7 +82,7 @@ def image() -> Image:
             if time.time() - old.stat().st_mtime > _SECONDS_KEPT:
                 shutil.rmtree(old, ignore_errors=True)
     about = json.loads((target / "about.json").read_text())
-    return Image(target / "files", **about)
+    return Image(target / "files", target / "oci", **about)
 
 
 def debian() -> Path:
@@ -106,23 +114,26 @@ def _build(cache: Path, target: Path) -> None:
     buildah += ["--storage-driver", driver]
     with tempfile.TemporaryDirectory(dir=cache) as place:
         workplace = Path(place)
+        (workplace / "unpacked").mkdir()
         try:
-            run(
-                [
-                    *(*buildah, "build", "--isolation", "chroot", "--network", "host", "--pull-never"),
-                    # Without overlays each layer is a copy of everything.
-                    f"--layers={'true' if driver == 'overlay' else 'false'}",
-                    *("--build-arg", f"BASE={_imported(buildah, base)}", *build_secrets(workplace)),
-                    *("--file", str(DOCKERFILE), "--tag", "netpol-agent", str(ROOT)),
-                ]
+            # Without overlays each layer is a copy of everything.
+            layers = f"--layers={'true' if driver == 'overlay' else 'false'}"
+            made = build(
+                ROOT,
+                workplace / "unpacked" / "oci",
+                epoch=EPOCH,
+                base=_imported(buildah, base),
+                buildah=buildah,
+                options=["--pull-never", layers, *build_secrets(workplace)],
             )
-            run([*buildah, "push", "--quiet", "netpol-agent", f"oci:{workplace / 'oci'}:built"])
+        except ReleaseError as error:
+            raise LabError(str(error)) from None
         finally:
             # The step that failed is left, and mounted, to be looked at.
             run([*buildah, "rm", "--all"])
             if driver != "overlay" or len(list((store / "root/overlay").glob("*"))) > _LAYERS_KEPT:
                 shutil.rmtree(store, ignore_errors=True)
-        _unpack(workplace / "oci", workplace / "unpacked")
+        _unpack(made, workplace / "unpacked")
         (workplace / "unpacked").rename(target)
 
 
@@ -164,25 +175,16 @@ def _storage_driver(cache: Path) -> str:
     return "vfs" if done.returncode else "overlay"
 
 
-def _unpack(oci: Path, target: Path) -> None:
-    """Unpack an OCI image layout, and write down what its manifest says."""
-
-    def blob(digest: str) -> Path:
-        return oci / "blobs" / digest.replace(":", "/")
-
-    (only,) = json.loads((oci / "index.json").read_text())["manifests"]
-    manifest = json.loads(blob(only["digest"]).read_text())
-    # Its last stage starts from nothing, so there is no layer whose files another takes away.
-    (layer,) = manifest["layers"]
-    packed = blob(layer["digest"])
-    with gzip.open(packed) as unpacked:
+def _unpack(made: Layout, target: Path) -> None:
+    """Unpack an image into ``files`` of a directory, and write down what its manifest says."""
+    with gzip.open(made.layer) as unpacked:
         size = sum(map(len, iter(lambda: unpacked.read(1 << 20), b"")))
     files = target / "files"
-    files.mkdir(parents=True)
-    run(["tar", "--extract", "--gzip", "--same-owner", "--file", str(packed), "--directory", str(files)])
-    config = json.loads(blob(manifest["config"]["digest"]).read_text())["config"]
+    files.mkdir()
+    run(["tar", "--extract", "--gzip", "--same-owner", "--file", str(made.layer), "--directory", str(files)])
     names = sorted(str(path.relative_to(files)) for path in files.rglob("*"))
-    about = {"config": config, "names": names, "packed": layer["size"], "unpacked": size}
+    packed = made.layer.stat().st_size
+    about = {"config": made.config["config"], "names": names, "packed": packed, "unpacked": size}
     (target / "about.json").write_text(json.dumps(about))
 
 

@@ -30,6 +30,7 @@ from tests.docs import (
     with_part,
 )
 from tests.docs.wrap import too_long, wrapped
+from tests.lab.kube_build import VERSION
 
 DOCUMENTS = documents()
 OPERATIONS = ROOT / "docs/operations.md"
@@ -47,6 +48,17 @@ def test_metrics_page_is_up_to_date() -> None:
 def test_a_missing_part_is_an_error() -> None:
     with pytest.raises(ValueError, match="no part settings"):
         with_part("nothing", "settings", "table")
+
+
+def test_tests_that_compatibility_goes_by_are_there() -> None:
+    text = (ROOT / "docs/compatibility.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+(?:\.py)?)`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert f"kube-apiserver {VERSION}" in text
+    for line in text.splitlines():
+        if re.match(r"\|.*\| tested \|", line):
+            assert re.search(r"`tests/|every test|the same tests", line), line
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
