@@ -130,10 +130,11 @@ def owner(cluster: Cluster, address: bytes) -> Pod | None:
     the host's network and finished pods own no address.
     """
     claimants = [pod for pod in cluster.pods.values() if address in pod.addresses and pod.judged]
-    return max(claimants, key=_age, default=None)
+    return max(claimants, key=age, default=None)
 
 
-def _age(pod: Pod) -> tuple[str, str, str, str, str]:
+def age(pod: Pod) -> tuple[str, str, str, str, str]:
+    """Return what says which of two pods has an address: the greater one."""
     # Objects from files may have none of the first three; the rest only makes the order total.
     return (pod.started, pod.created, pod.uid, pod.namespace, pod.name)
 

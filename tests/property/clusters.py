@@ -71,7 +71,7 @@ class RandomCluster:
         between_pods: list[tuple[bytes, bytes]] = []
         to_and_fro: list[tuple[bytes, bytes]] = []
         open_to_all: list[tuple[bytes, bytes]] = []
-        for pool in _by_family(self._addresses()):
+        for pool in _by_family(self.addresses()):
             for pair in product(pool, pool):
                 source, destination = pair
                 if self._pod_addresses.isdisjoint(pair):
@@ -82,7 +82,7 @@ class RandomCluster:
                     between_pods.append(pair)
                 else:
                     to_and_fro.append(pair)
-        services = self._services()
+        services = self.services()
         for pairs, share in ((between_pods, 2), (to_and_fro, 3), (open_to_all, 6)):
             count, total = at_most // share, len(pairs) * len(services)
             for index in range(total) if total <= count else Random(0).sample(range(total), count):
@@ -107,12 +107,14 @@ class RandomCluster:
     def _rules(self) -> set[Rule]:
         return {rule for p in self.policies for rule in (*(p.ingress or ()), *(p.egress or ()))}
 
-    def _addresses(self) -> list[bytes]:
+    def addresses(self) -> list[bytes]:
+        """Return its pods' addresses, and those at the edges of the blocks that its policies name."""
         blocks = {peer.block for rule in self._rules() for peer in rule.peers if peer.block is not None}
         found = {edge for b in blocks for network in (b.cidr, *b.excepts) for edge in edges(network)}
         return sorted(self._pod_addresses | found)
 
-    def _services(self) -> list[tuple[int, int]]:
+    def services(self) -> list[tuple[int, int]]:
+        """Return protocols and ports: where any rule's begin and end, those beside, and those with names."""
         named = {(int(port.protocol), port.port) for pod in self.pods for port in pod.ports}
         found = {(ICMP, 0), (int(Protocol.TCP), 9), (int(Protocol.UDP), 9), *named}
         found |= {(int(protocol), number) for _, number in named for protocol in Protocol}
