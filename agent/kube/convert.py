@@ -39,6 +39,9 @@ _NO_LABELS: dict[str, str] = {}
 _label_sets: dict[bytes, dict[str, str]] = {}
 
 
+_OWNERS = msgspec.json.Decoder(list[shapes.OwnerReference] | None)
+
+
 _times: dict[str, str] = {}
 
 
@@ -75,8 +78,31 @@ def _pod(wire: shapes.Pod) -> Pod:
         finished=status.phase in ("Succeeded", "Failed"),
         started=time_text(status.started),
         created=time_text(meta.created),
+        workload=_workload(meta.owners, meta.labels),
         logging=UNSAID if asked is None else logging_of(asked.denied, asked.allowed),
     )
+
+
+def _workload(owners: msgspec.Raw, labels: msgspec.Raw) -> str:
+    """Return what controls a pod, as ``Kind/name``; of a Deployment's pod the Deployment, not its ReplicaSet.
+
+    A Deployment calls its ReplicaSets by its own name and the hash that their pods have as a label. What
+    cannot be read is no reason to refuse a pod: it only names it.
+    """
+    if not len(owners):
+        return ""
+    try:
+        references = _OWNERS.decode(owners) or ()
+    except UNDECODABLE:
+        return ""
+    found = next(((one.kind, one.name) for one in references if one.controller), None)
+    if found is None:
+        return ""
+    kind, name = found
+    template = _labels(labels).get("pod-template-hash") if kind == "ReplicaSet" else None
+    if template and name.endswith(f"-{template}"):
+        kind, name = "Deployment", name.removesuffix(f"-{template}")
+    return sys.intern(f"{kind}/{name}")
 
 
 def time_text(text: str | None) -> str:

@@ -59,7 +59,8 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
 
     ``ports`` holds each (name, protocol) once: the first in ``containers``, then in sidecars
     (restartable init containers). ``started`` and ``created`` are RFC 3339 texts in UTC, empty when
-    unset, so that they compare as they are written. ``logging`` is what its annotations ask for.
+    unset, so that they compare as they are written. ``workload`` is what controls it, as ``Kind/name``,
+    empty where nothing does. ``logging`` is what its annotations ask for.
     """
 
     namespace: str
@@ -73,6 +74,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     finished: bool = False
     started: str = ""
     created: str = ""
+    workload: str = ""
     logging: Logging = UNSAID
 
     @property

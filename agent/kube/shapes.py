@@ -81,6 +81,15 @@ class PodMeta(Meta, frozen=True, gc=False):
     """A Pod's metadata."""
 
     annotations: LogAnnotations | None = None
+    owners: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="ownerReferences")
+
+
+class OwnerReference(msgspec.Struct, frozen=True, gc=False):
+    """An entry of ``ownerReferences``."""
+
+    kind: str = ""
+    name: str = ""
+    controller: bool | None = None
 
 
 class Pod(msgspec.Struct, frozen=True, gc=False):

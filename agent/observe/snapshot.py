@@ -7,7 +7,7 @@ asks, never per event, and by whoever may read the program then: the program is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -45,7 +45,8 @@ class PodStatus(msgspec.Struct, frozen=True):
     """A pod of this node that is isolated, and by which policies.
 
     A direction that is None is open. One with no policy is closed by an object that is not valid, or by
-    policies that are over budget or not compiled yet. ``..._over_budget`` names the policies over budget that
+    policies that are over budget or not compiled yet. ``workload`` is what controls it, as ``Kind/name``.
+    ``..._over_budget`` names the policies over budget that
     isolate the pod, of each namespace up to a hundred.
     """
 
@@ -55,6 +56,7 @@ class PodStatus(msgspec.Struct, frozen=True):
     egress: tuple[str, ...] | None
     ingress_over_budget: tuple[str, ...] = ()
     egress_over_budget: tuple[str, ...] = ()
+    workload: str = ""
 
 
 class AuditedStatus(msgspec.Struct, frozen=True):
@@ -196,7 +198,7 @@ class Facts:
     """What the daemon knows besides the program and the kernel. Times are ``time.time()`` seconds, 0.0 never.
 
     ``apply_result`` and ``last_error`` are one line each; ``repairs`` counts how often drift was found
-    and undone.
+    and undone. ``workload`` gives what controls a pod of this node, as ``Kind/name``.
     """
 
     node: str
@@ -223,6 +225,7 @@ class Facts:
     over_budget: Mapping[Key, str] = field(default_factory=dict)
     closed_by_budget: Mapping[PodId, Sequence[Key]] = field(default_factory=dict)
     staged: Mapping[Key, Mode] = field(default_factory=dict)
+    workload: Callable[[Key], str] = lambda _: ""
 
 
 def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnapshot:
@@ -238,7 +241,7 @@ def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnaps
         iptables_mode_reason=facts.iptables_mode_reason,
         families=facts.families,
         sources=tuple(_source(kind, state) for kind, state in sorted(facts.states.items())),
-        pods=_pods(program, facts.closed_by_budget),
+        pods=_pods(program, facts),
         policies=_policies(program),
         sets=_sets(program, view),
         kernel=_kernel(facts, view),
@@ -282,8 +285,8 @@ def _source(kind: Kind, state: SyncState) -> SourceStatus:
     )
 
 
-def _pods(program: LoweredProgram, over: Mapping[PodId, Sequence[Key]]) -> tuple[PodStatus, ...]:
-    found = []
+def _pods(program: LoweredProgram, facts: Facts) -> tuple[PodStatus, ...]:
+    found, over = [], facts.closed_by_budget
     for pod in sorted({pod_id.pod for pod_id in program.pods}):
         ingress = program.pods.get(PodId(Direction.INGRESS, pod))
         egress = program.pods.get(PodId(Direction.EGRESS, pod))
@@ -296,6 +299,7 @@ def _pods(program: LoweredProgram, over: Mapping[PodId, Sequence[Key]]) -> tuple
                 egress=None if egress is None else tuple(map(str, egress.policies)),
                 ingress_over_budget=tuple(map(str, over.get(PodId(Direction.INGRESS, pod), ()))),
                 egress_over_budget=tuple(map(str, over.get(PodId(Direction.EGRESS, pod), ()))),
+                workload=facts.workload(pod),
             )
         )
     return tuple(found)

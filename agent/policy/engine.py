@@ -45,13 +45,14 @@ class LocalPod(NamedTuple):
     """A pod of this node that can be a target, for people to read.
 
     ``addresses`` are those it owns; ``ingress`` and ``egress`` the policies that isolate it in a direction,
-    empty when it is not isolated.
+    empty when it is not isolated; ``workload`` what controls it, as ``Kind/name``.
     """
 
     key: Key
     addresses: tuple[bytes, ...]
     ingress: tuple[Key, ...]
     egress: tuple[Key, ...]
+    workload: str = ""
 
 
 class HeldInvalid(NamedTuple):
@@ -278,6 +279,7 @@ class Engine:
                     self._ownership.owned(record),
                     ingress.policies if ingress is not None else (),
                     egress.policies if egress is not None else (),
+                    record.pod.workload,
                 )
             )
         return found
@@ -301,6 +303,11 @@ class Engine:
     def is_known(self, pod: Key) -> bool:
         """Whether a pod is known, of whatever node. Safe to call from any thread."""
         return pod in self._inventory.records
+
+    def workload_of(self, pod: Key) -> str:
+        """Return what controls a pod, as ``Kind/name``. Safe to call from any thread."""
+        record = self._inventory.records.get(pod)
+        return "" if record is None else record.pod.workload
 
     def all_pods(self) -> list[Pod]:
         """Return every pod that is known. Safe to call from any thread."""

@@ -28,8 +28,10 @@ from agent.settings import Settings
 from agent.words import count, one_line
 
 if TYPE_CHECKING:
+    from agent.observe.flows.asked import Ask
     from agent.observe.flows.digest import Digest
     from agent.observe.flows.events import EventSink
+    from agent.sources.apiserver.services import Services
 
 _log = log.get(__name__)
 
@@ -64,7 +66,7 @@ class FlowLog:
 
     ``listen`` opens the group, once something is ``wanted``: whether any pod's connections are logged.
     ``count`` reads the rules' counters, and is called at the end of a window in which the limit may have left
-    packets out. Both may raise OSError.
+    packets out. Both may raise OSError. ``services`` says which Service has an address.
     """
 
     def __init__(
@@ -82,9 +84,11 @@ class FlowLog:
         count: Callable[[], Counted] = dict,
         faults: Callable[[], tuple[Fault, ...]] = tuple,
         events: EventSink | None = None,
+        services: Ask | None = None,
     ) -> None:
         self._flows = flows
         self._events = events
+        self._services = services
         self._sinks = (flows.put, *sinks, *(() if events is None else (events.put,)))
         self._clock = clock
         self._start_thread = start_thread
@@ -109,7 +113,12 @@ class FlowLog:
         # Most nodes log nothing: the specification, which says why, is not loaded there.
         from agent.observe.flows.digest import Digest
 
-        return Digest(self._inventory, self._window, self._clock.time)
+        if self._services is None:
+            return Digest(self._inventory, self._window, self._clock.time)
+        from agent.observe.flows.asked import ServiceNames
+
+        named = ServiceNames(self._services, self._clock)
+        return Digest(self._inventory, self._window, self._clock.time, named.name)
 
     def start(self) -> None:
         """Begin to listen."""
@@ -230,6 +239,10 @@ _COUNTED = 256
 them."""
 
 
+_SERVICE_SECONDS = 1.0
+"""An answer about a Service may take so long: meanwhile logged packets wait for their reader."""
+
+
 def listen_to(group: int) -> Callable[[], NflogSocket]:
     """Return what opens a group in the network namespace of the thread that calls it."""
     return lambda: NflogSocket(group)
@@ -272,7 +285,22 @@ def make_flow_log(
         count=counted,
         faults=lambda: (*faults(), *_unknown(engine)),
         events=events,
+        services=_services(settings) if settings.manifests is None else None,
     )
+
+
+def _services(settings: Settings) -> Ask:
+    """Return what asks the API server which Service has an address; it connects when first asked."""
+
+    @functools.cache
+    def services() -> Services:
+        from agent.sources.apiserver.connect import Connection
+        from agent.sources.apiserver.services import Services
+
+        connection = Connection(settings.kubeconfig or None, settings.context or None)
+        return Services(connection, seconds=_SERVICE_SECONDS)
+
+    return lambda address: services().name_at(address)
 
 
 def _unknown(engine: Engine) -> tuple[Fault, ...]:

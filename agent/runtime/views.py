@@ -95,6 +95,7 @@ class Views:
             closed_by_budget=self.engine.closed_by_budget(),
             links=self.linked_pods.counts,
             staged=self.engine.staging.staged(),
+            workload=self.engine.workload_of,
         )
         return take(facts, self.engine.lowered, self.calls.backend.view())
 

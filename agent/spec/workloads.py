@@ -1,7 +1,7 @@
-"""Which workload a pod is of, as far as its name and labels tell.
+"""Which workload a pod is of: its controller, and those above it, as far as name and labels tell.
 
-The agent keeps no owner references: they would cost memory for each pod of the cluster. The controllers of
-Kubernetes give their pods labels by which they are known: "Well-Known Labels, Annotations and Taints" in the
+Of what a controller is itself controlled by, the agent knows nothing. The controllers of Kubernetes give
+their pods names and labels by which they are known: "Well-Known Labels, Annotations and Taints" in the
 reference of Kubernetes.
 """
 
@@ -14,6 +14,11 @@ from agent.kube.model import Key, Pod
 
 def workloads_of(pod: Pod) -> Iterator[tuple[str, str]]:
     """Give the kind and name of each workload that a pod is of: of a Deployment's pod the ReplicaSet, too."""
+    kind, slash, name = pod.workload.partition("/")
+    yield from dict.fromkeys((*([(kind, name)] if slash else ()), *_by_labels(pod)))
+
+
+def _by_labels(pod: Pod) -> Iterator[tuple[str, str]]:
     labels, name = pod.labels, pod.name
     if template := labels.get("pod-template-hash"):
         # NAME-HASH-xxxxx; a ReplicaSet calls itself by its Deployment's name and the hash.

@@ -11,7 +11,11 @@ import yaml
 from click.testing import CliRunner, Result
 
 from agent.commands.cli import main
+from agent.kube.model import Key
 from agent.net import Family
+from agent.sources.apiserver.connect import Connection
+from agent.sources.apiserver.services import Services
+from tests.build import packed
 from tests.cluster.scene import Scene, Way, pods, port, rule
 from tests.lab.client import Json
 from tests.lab.cluster import HEALTH_PORT, ROOT, http_get, wait_until
@@ -258,6 +262,10 @@ def test_a_service_means_its_pods_and_their_ports(scene: Scene, services_may_be_
         assert f"Service {namespace}/front ({address}): port 8080 there is TCP 80" in answer["notes"][0]
         assert "1 of its endpoints are not ready: left out" in answer["notes"]
     assert ask(scene.near, client, f"{namespace}/front", "http")["outcome"] == "allowed"
+    with scene.cluster.api.netns.entered():
+        reader = Services(Connection(str(scene.cluster.api.kubeconfig("agent"))))
+        assert reader.name_at(packed(address)) == Key(namespace, "front")
+        assert reader.name_at(packed("192.0.2.77")) is None
     other = ask(scene.near, client, f"{namespace}/front", "81")
     assert other["reasons"] == [
         f"Service {namespace}/front has no port 81 for TCP; its ports: 8080/tcp (http)"

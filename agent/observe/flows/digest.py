@@ -55,10 +55,18 @@ class _New(NamedTuple):
 class Digest:
     """Takes packets and the time; returns what is to be told. One thread uses it.
 
-    ``wall`` gives ``time.time()`` seconds for packets that bear no time.
+    ``wall`` gives ``time.time()`` seconds for packets that bear no time. ``service_name`` names the
+    Service that has an address, as far as it is known.
     """
 
-    def __init__(self, inventory: Inventory, window: float, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        inventory: Inventory,
+        window: float,
+        wall: Callable[[], float],
+        service_name: Callable[[bytes], str] = lambda _: "",
+    ) -> None:
+        self._service_name = service_name
         self._inventory = inventory
         self._wall = wall
         self._folding = Folding(window)
@@ -192,25 +200,33 @@ class Digest:
             policies=why.policies,
             rules=why.rules,
             nearest=why.nearest,
-            service=_service(new),
+            service=self._service(new),
             icmp=icmp,
             notes=tuple(notes),
         )
+
+    def _service(self, new: _New) -> End | None:
+        """Return what was asked for, where translation has made something else of it."""
+        asked = _asked(new)
+        if asked is None:
+            return None
+        address, port = asked
+        return End(address_text(address), port, service=self._service_name(address))
 
     def _end(self, cluster: Cluster | None, address: bytes, port: int | None = None) -> End:
         pod = owner(cluster, address) if cluster is not None else None
         text = address_text(address)
         if pod is None:
             return End(text, port, node=self._hosts.get(address, ""))
-        return End(text, port, str(pod.key), pod.namespace, pod.node, pod.uid)
+        return End(text, port, str(pod.key), pod.namespace, pod.node, pod.uid, pod.workload)
 
 
 def _port(headers: Headers) -> int | tuple[int, int] | None:
     return headers.icmp if headers.icmp is not None else headers.port
 
 
-def _service(new: _New) -> End | None:
-    """Return what was asked for, where translation has made something else of it."""
+def _asked(new: _New) -> tuple[bytes, int | None] | None:
+    """Return the address and port that were asked for, where translation has made others of them."""
     original = new.original
     if original is None or original.protocol != new.sort.protocol:
         return None
@@ -219,4 +235,4 @@ def _service(new: _New) -> End | None:
     if (original.destination, asked) == (new.sort.destination, port):
         return None
     # A reply, or what an error is about, has its connection's first packet the other way round.
-    return End(address_text(original.destination), asked) if original.source == new.sort.source else None
+    return (original.destination, asked) if original.source == new.sort.source else None

@@ -16,7 +16,8 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     """One end of a connection. ``pod`` is ``namespace/name``; empty where the address is no pod's.
 
     ``port`` is None where the protocol has none. ``node`` is the node of the pod, or the one whose address it
-    is. ``uid`` is the pod's.
+    is. ``service``, ``namespace/name``, has the address as its ClusterIP, as far as it is known. ``uid`` is
+    the pod's. ``workload`` is what controls the pod, as ``Kind/name``.
     """
 
     address: str
@@ -25,11 +26,15 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     namespace: str = ""
     node: str = ""
     uid: str = ""
+    workload: str = ""
+    service: str = ""
 
     def __str__(self) -> str:
-        who = f"{self.pod} ({self.address})" if self.pod else self.address
-        if not self.pod and self.node:
-            who = f"node {self.node} ({self.address})"
+        of = f"{self.workload}, " if self.workload else ""
+        who = f"{self.pod} ({of}{self.address})" if self.pod else self.address
+        if not self.pod and (self.node or self.service):
+            who = f"Service {self.service}" if self.service else f"node {self.node}"
+            who += f" ({self.address})"
         return who if self.port is None else f"{who} port {self.port}"
 
 

@@ -81,6 +81,7 @@ class PodRow(NamedTuple):
     egress_isolated: bool
     egress: Sequence[Key]
     audited: Sequence[AuditedStatus] = ()
+    workload: str = ""
 
 
 def _pod_rows(sources: Sources) -> list[PodRow]:
@@ -101,6 +102,7 @@ def _pod_rows(sources: Sources) -> list[PodRow]:
                 known is not None and known.egress is not None,
                 pod.egress,
                 audited.get(str(pod.key), ()),
+                pod.workload,
             )
         )
     return rows

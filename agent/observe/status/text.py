@@ -218,7 +218,8 @@ def _pod(name: str, found: PodStatus | None) -> Iterator[str]:
             "allowed"
         )
         return
-    yield f"[bold]{escape(name)}[/]  {', '.join(found.addresses) or 'no address yet'}"
+    of = f" ({escape(found.workload)})" if found.workload else ""
+    yield f"[bold]{escape(name)}[/]{of}  {', '.join(found.addresses) or 'no address yet'}"
     for direction, policies, over in (
         ("ingress", found.ingress, found.ingress_over_budget),
         ("egress", found.egress, found.egress_over_budget),

@@ -30,10 +30,11 @@ T = TypeVar("T")
 
 
 class Services:
-    """Asks an API server. For any thread."""
+    """Asks an API server, for any thread. ``seconds`` limits each wait for it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, seconds: float = _READ_SECONDS) -> None:
         self._connection = connection
+        self._seconds = seconds
 
     def named(self, key: Key) -> FoundService | None:
         """Return a Service by its name; None where there is none. Raises ServicesError."""
@@ -45,17 +46,26 @@ class Services:
 
     def at(self, address: bytes) -> FoundService | None:
         """Return the Service that has a ClusterIP; None where none has. Raises ServicesError."""
+        service = self._at(address)
+        return None if service is None else self._found(service)
+
+    def name_at(self, address: bytes) -> Key | None:
+        """Return which Service has a ClusterIP; None where none has. Raises ServicesError."""
+        service = self._at(address)
+        return None if service is None else Key(service.metadata.namespace, service.metadata.name)
+
+    def _at(self, address: bytes) -> _Service | None:
         text = address_text(address)
         selected = self._get(_SERVICES, {"fieldSelector": f"spec.clusterIP={text}"}, _ServiceList)
         for one in selected.items:
-            return self._found(one)
+            return one
         # The second address of a Service with two families is in no field that can be selected by.
         query = {"limit": str(_PAGE)}
         for _ in range(_PAGES):
             page = self._get(_SERVICES, query, _ServiceList)
             for one in page.items:
                 if address in _addresses(one):
-                    return self._found(one)
+                    return one
             if not page.metadata.continuation:
                 break
             query["continue"] = page.metadata.continuation
@@ -73,7 +83,7 @@ class Services:
 
     def _get(self, path: str, query: Mapping[str, str], kind: type[T]) -> T:
         try:
-            response = self._connection.get(path, query, _READ_SECONDS, connect_seconds=_READ_SECONDS)
+            response = self._connection.get(path, query, self._seconds, connect_seconds=self._seconds)
             try:
                 if response.status == 404:
                     raise _NotFoundError

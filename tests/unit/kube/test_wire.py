@@ -88,6 +88,29 @@ def test_a_pod_whole() -> None:
     )
 
 
+def owner(kind: str, name: str, *, controller: bool | None = True) -> Any:
+    return {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u", "controller": controller}
+
+
+@pytest.mark.parametrize(
+    ("owners", "workload"),
+    [
+        ([owner("ReplicaSet", "web-5d4f")], "Deployment/web"),
+        ([owner("ReplicaSet", "web-other")], "ReplicaSet/web-other"),
+        ([owner("Node", "n", controller=None), owner("StatefulSet", "db")], "StatefulSet/db"),
+        ([owner("Node", "n", controller=False)], ""),
+        ([], ""),
+        (None, ""),
+        ("x", ""),
+        ([{"kind": 5, "controller": True}], ""),
+    ],
+)
+def test_a_pod_knows_what_controls_it_and_junk_there_refuses_no_pod(owners: Any, workload: str) -> None:
+    labels = {"pod-template-hash": "5d4f"}
+    found = decoded(metadata={"name": "p", "namespace": "x", "labels": labels, "ownerReferences": owners})
+    assert found.workload == workload
+
+
 def test_a_pod_has_one_address_per_family_and_the_first_holds() -> None:
     ips = ["fd00::1", "10.0.0.1", "10.0.0.2", "fd00::2", "junk"]
     found = decoded(status={"podIP": "9.9.9.9", "podIPs": [{"ip": ip} for ip in ips]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from agent.kube.model import Key, Pod
@@ -82,6 +83,13 @@ def names(ends: Sequence[tuple[Endpoint, int | str]]) -> list[str]:
 )
 def test_a_pods_workload_is_told_by_its_labels(number: int, workloads: list[tuple[str, str]]) -> None:
     assert list(workloads_of(PODS[number])) == workloads
+
+
+def test_a_controller_of_any_kind_is_a_workload_and_none_is_named_twice() -> None:
+    own = Pod("shop", "a", workload="Rollout/web")
+    assert list(workloads_of(own)) == [("Rollout", "web")]
+    told = msgspec.structs.replace(PODS[0], workload="Deployment/web")
+    assert list(workloads_of(told)) == list(workloads_of(PODS[0]))
 
 
 def test_the_pods_of_a_workload() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import struct
 from collections.abc import Sequence
+from typing import ClassVar
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +59,8 @@ TO_DB = NetworkPolicy(
 class Node:
     """An engine as the digest asks it, and the time."""
 
+    services: ClassVar = {packed("10.96.0.9"): "shop/front"}
+
     def __init__(self, *objects: Object, budgets: Budgets = DEFAULT) -> None:
         self.engine = Engine("here", budgets=budgets)
         self.tell(upsert(*objects))
@@ -64,7 +68,13 @@ class Node:
         self.scans = 0
         self.busy = False
         self.now = 0.0
-        self.digest = Digest(Inventory(self.extract, self.pods), WINDOW, lambda: NOON.timestamp() + self.now)
+        inventory = Inventory(self.extract, self.pods)
+        self.digest = Digest(
+            inventory,
+            WINDOW,
+            lambda: NOON.timestamp() + self.now,
+            lambda address: self.services.get(address, ""),
+        )
 
     def tell(self, events: list[Event]) -> None:
         self.engine.apply(events, 0.0)
@@ -98,6 +108,13 @@ def denied(
 def syn(source: Pod | str, destination: Pod | str, port: int, *, v6: bool = False) -> bytes:
     ends = [address_text(end.addresses[v6]) if isinstance(end, Pod) else end for end in (source, destination)]
     return packets.tcp_syn(ends[0], ends[1], port)
+
+
+def test_the_workload_of_an_end_is_named() -> None:
+    web = msgspec.structs.replace(WEB, workload="Deployment/web")
+    found = Node(web, DB, SHOP, TO_DB).one(denied(syn(web, DB, 5432)))
+    assert (found.source.workload, found.destination.workload) == ("Deployment/web", "")
+    assert "shop/web (Deployment/web, 10.244.1.10) to shop/db (10.244.1.11) port 5432" in as_text(found)
 
 
 @pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
@@ -179,7 +196,8 @@ def test_the_address_of_a_node_is_named_and_looked_for_seldom() -> None:
 def test_what_was_asked_for_before_translation_is_told() -> None:
     original = Tuple(WEB.addresses[0], packed("10.96.0.9"), 6, 9999, 80)
     found = Node(WEB, DB, SHOP, TO_DB).one(denied(syn(WEB, DB, 5432), original=original))
-    assert found.service == End("10.96.0.9", 80)
+    assert found.service == End("10.96.0.9", 80, service="shop/front")
+    assert ", asked for Service shop/front (10.96.0.9) port 80:" in as_text(found)
     same = Tuple(WEB.addresses[0], DB.addresses[0], 6, 9999, 5433)
     assert Node(WEB, DB, SHOP, TO_DB).one(denied(syn(WEB, DB, 5433), original=same)).service is None
 
