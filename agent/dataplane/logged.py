@@ -17,19 +17,32 @@ class Decided(enum.StrEnum):
     """It passes. It would be denied, if the audited policies were enforced."""
 
 
+class Cause(enum.StrEnum):
+    """What a packet was denied by, where not by the policies of the pod that has its address."""
+
+    LINK = "link"
+    """It came by the link of a pod, or was to leave by one, that does not have the address."""
+    FURTHER = "further"
+    """By the policies of the pod behind whose link the address is, though the API does not know it."""
+
+
 class Judged(NamedTuple):
     """A verdict of one direction.
 
-    The pod that was judged has the packet's destination address on ingress, and its source address on egress.
+    The pod that was judged has the packet's destination address on ingress, and its source address on egress;
+    where there is a ``cause``, it is the one whose ``link`` is named.
     """
 
     verdict: Decided
     direction: Direction
+    cause: Cause | None = None
+    link: str = ""
 
     @property
     def prefix(self) -> str:
         """What the rule writes before the packet: at most 63 bytes, without a space, so never quoted."""
-        return f"{_BEGINNING}{self.verdict}-{self.direction}"
+        by = f"-{self.cause}-{self.link}" if self.cause is not None else ""
+        return f"{_BEGINNING}{self.verdict}-{self.direction}{by}"
 
 
 class LogCount(NamedTuple):
@@ -51,4 +64,12 @@ _JUDGED = {one.prefix: one for one in (Judged(v, d) for v in Decided for d in Di
 
 def judged_by(prefix: str) -> Judged | None:
     """Return what a prefix says; None where it is not one of this agent's."""
-    return _JUDGED.get(prefix)
+    found = _JUDGED.get(prefix)
+    if found is not None or not prefix.startswith(_BEGINNING):
+        return found
+    for known, judged in _JUDGED.items():
+        for cause in Cause:
+            before = f"{known}-{cause}-"
+            if prefix.startswith(before) and judged.verdict is Decided.DENIED:
+                return judged._replace(cause=cause, link=prefix.removeprefix(before))
+    return None

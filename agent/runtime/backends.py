@@ -156,5 +156,7 @@ def options_of(settings: Settings) -> Options:
         accept=settings.allowed_packets is AllowedPackets.ACCEPT,
         reject=settings.denied_packets is DeniedPackets.REJECT,
         cache=math.ceil(settings.cache_allowed),
-        log=LogRules(settings.log_group, settings.log_rate, settings.log_burst),
+        log=LogRules(
+            settings.log_group, settings.log_rate, settings.log_burst, default=settings.logging.denied
+        ),
     )

@@ -16,6 +16,7 @@ from agent.fault import Fault
 from agent.kernel.headers import decode
 from agent.kernel.nflog import Logged, NflogSocket
 from agent.kube.logging import Amount
+from agent.kube.model import Key
 from agent.net import Direction
 from agent.observe.flows.flow import REASONS, Report, Unlogged
 from agent.observe.flows.hub import Flows
@@ -201,6 +202,8 @@ class FlowLog:
             judged, headers = judged_by(packet.prefix), decode(packet.payload)
             if judged is None or headers is None or judged.verdict is Decided.ALLOWED:
                 continue
+            if judged.cause is not None:
+                continue
             own = headers.destination if judged.direction is Direction.INGRESS else headers.source
             which = judged.direction, own
             if which in self._came or len(self._came) < _COUNTED:
@@ -254,6 +257,7 @@ def make_flow_log(
     inbox: Inbox,
     flows: Flows,
     counted: Callable[[], Counted],
+    links: Callable[[], Mapping[str, Key]],
     clock: Clock,
     start_thread: StartThread,
 ) -> FlowLog:
@@ -262,7 +266,9 @@ def make_flow_log(
     The inventory is asked between two steps of the loop; the engine's view of who is logged, from any thread.
     """
     inventory = Inventory(
-        lambda addresses: inbox.ask(lambda: engine.extract(addresses)), lambda: inbox.ask(engine.all_pods)
+        lambda addresses: inbox.ask(lambda: engine.extract(addresses)),
+        lambda: inbox.ask(engine.all_pods),
+        links,
     )
     sink, faults = sink_of(settings.flow_log, settings.flow_log_size)
     events = None

@@ -117,6 +117,10 @@ class LinkedPods:
         """Return the links that were found last."""
         return without_others_addresses(self._engine, self._links)
 
+    def pods_by_link(self) -> dict[str, Key]:
+        """Return whose each link is, by the interface's name. For any thread."""
+        return {link.name: link.pod for link in self._links if link.pod is not None}
+
     def due(self, quiet_at: float) -> float:
         """Return when to :meth:`take`; ``quiet_at``: when it will have been quiet long enough."""
         due = self._at if self._owners_due else NEVER

@@ -178,6 +178,7 @@ class Agent:
             self.inbox,
             self.flows,
             lambda: read_logged(choice, self.families),
+            self._linked_pods.pods_by_link,
             clock,
             world.start_thread,
         )

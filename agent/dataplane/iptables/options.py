@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from agent.kube.logging import Amount
 from agent.net import Direction, Family
 
 
@@ -18,13 +19,15 @@ class LogRules(NamedTuple):
     """How packets are logged: to which NFLOG group, and where they are sampled, how many.
 
     ``rate`` is packets a second, ``burst`` packets at once. ``possible``: whether the kernel takes such rules
-    in a family.
+    in a family. ``default``: how many denied packets are logged of addresses that no pod has any more, of
+    which no annotation says it.
     """
 
     group: int
     rate: int = 10
     burst: int = 20
     possible: Callable[[Family], bool] = _always
+    default: Amount | None = None
 
 
 @dataclass(frozen=True)

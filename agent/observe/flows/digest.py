@@ -23,7 +23,7 @@ from agent.net import Direction, Protocol, address_text
 from agent.observe.flows.flow import End, Flow, Report, Unlogged
 from agent.observe.flows.fold import Folding, Repeats, Sort
 from agent.observe.flows.inventory import Inventory
-from agent.observe.flows.why import Reason, cluster_in, reason
+from agent.observe.flows.why import Reason, by_link, cluster_in, reason
 from agent.spec.cluster import Cluster, owner
 from agent.spec.evaluator import judge_direction
 from agent.spec.verdict import Packet
@@ -178,10 +178,15 @@ class Digest:
         port = sort.port if isinstance(sort.port, int) else None
         source, destination = self._end(cluster, sort.source), self._end(cluster, sort.destination, port)
         why = Reason("the agent was too busy to say why")
-        if cluster is not None:
+        own = destination if judged.direction is Direction.INGRESS else source
+        pod = own.pod
+        if judged.cause is not None:
+            key = self._inventory.links().get(judged.link)
+            pod = "" if key is None else str(key)
+            why = Reason(by_link(judged, own.address, own.pod, pod))
+        elif cluster is not None:
             packet = Packet(sort.source, sort.destination, sort.protocol, port or 0)
             why = reason(judge_direction(cluster, judged.direction, packet), judged.verdict, standins)
-        own = destination if judged.direction is Direction.INGRESS else source
         notes = [] if sort.opens else [_MIDDLE]
         if sort.fragment:
             notes.append(_FRAGMENT)
@@ -191,7 +196,7 @@ class Digest:
             last=moment(repeats.last if repeats else new.at),
             verdict=judged.verdict,
             direction=judged.direction,
-            pod=own.pod,
+            pod=pod,
             protocol=_NAMES.get(sort.protocol, f"protocol {sort.protocol}"),
             source=source,
             destination=destination,

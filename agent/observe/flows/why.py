@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agent.dataplane.logged import Decided
+from agent.dataplane.logged import Cause, Decided, Judged
 from agent.kube.model import Object
 from agent.net import Direction
 from agent.observe.flows.flow import Nearest
@@ -74,6 +74,22 @@ def _beside(verdict: DirectionVerdict) -> str:
         return ""
     policy, number = verdict.would_allow_by[0]
     return f"; rule {number} of {policy}, which is audited, would allow it"
+
+
+def by_link(judged: Judged, address: str, owner: str, pod: str) -> str:
+    """Say why a packet was denied by the link that it used.
+
+    ``owner``: the pod that has the address which was judged, if any; ``pod``: whose the link is, if known.
+    """
+    link = f"the link of {pod} ({judged.link})" if pod else f"the link {judged.link}"
+    if judged.cause is Cause.FURTHER:
+        return (
+            f"{address} is a further address behind {link}, which the API does not know: none of the "
+            f"{judged.direction} policies of that pod allows it"
+        )
+    whose = f"is the address of {owner}" if owner else "is no pod's address"
+    way = "came by" if judged.direction is Direction.EGRESS else "was to leave by"
+    return f"{address} {whose}, but the packet {way} {link}: dropped, whatever the policies allow"
 
 
 def _changed(verdict: DirectionVerdict) -> str:

@@ -12,13 +12,16 @@ from agent.dataplane.iptables.log_counters import read_logged
 from agent.dataplane.iptables.log_probe import log_probe
 from agent.dataplane.iptables.options import LogRules, Options
 from agent.dataplane.logged import Decided
+from agent.dataplane.podlinks import LinkFinder
 from agent.kernel.nflog import NflogSocket
 from agent.kube.logging import Amount, Logging
+from agent.kube.model import Key
 from agent.net import Direction, Family
 from agent.observe.flows.digest import Digest
 from agent.observe.flows.flow import Flow
 from agent.observe.flows.inventory import Inventory
-from tests.kernel.semantics.stage import Stage, serial
+from tests.kernel.semantics.attached import NOBODYS, connects, raw, with_address
+from tests.kernel.semantics.stage import Stage, gone, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
 from tests.lab import packets
 
@@ -36,6 +39,10 @@ class Reader:
         self.stage, self.log = stage, log
         # The engine of now: a test may give another cluster.
         inventory = Inventory(lambda ends: stage.engine.extract(ends), lambda: stage.engine.all_pods())
+        self.digest = Digest(inventory, 1000.0, time.time)
+
+    def name_links(self, links: dict[str, Key]) -> None:
+        inventory = Inventory(self.stage.engine.extract, self.stage.engine.all_pods, lambda: links)
         self.digest = Digest(inventory, 1000.0, time.time)
 
     def packets(self, least: int, seconds: float = 5.0) -> list[Flow]:
@@ -169,6 +176,57 @@ def test_the_limit_holds_and_what_it_leaves_out_is_counted(stage: Stage) -> None
     denied, logged = (now - then for now, then in zip(counts[which], before, strict=True))
     assert denied == sent
     assert 3 <= logged <= 3 + took + 1
+
+
+def test_what_a_pods_link_denies_is_told_with_the_pod_that_sent_it(
+    stage: Stage, finder: LinkFinder, family: Family
+) -> None:
+    """A forged source, and one that is behind the link but that the API does not know."""
+    stage.given(stage.pod("t", logging=DENIED), isolated("t", types=["Egress"]), options=LOG)
+    assert "link" not in "".join(logging_rules(stage))
+    stage.link(finder)
+    t, b, c = (stage.pods[name] for name in "tbc")
+    extra = NOBODYS[family]
+    with reading(stage) as reader:
+        links = {t.veth: Key("x", "t")}
+        reader.name_links(links)
+        stage.none_arrive(c, raw(stage, t, b.address(family), c))
+        (forged,) = {(one.pod, one.direction, one.why) for one in reader.packets(1)}
+        assert forged == (
+            "x/t",
+            Direction.EGRESS,
+            f"{b.address(family)} is the address of x/b, but the packet came by the link of x/t ({t.veth}): "
+            "dropped, whatever the policies allow",
+        )
+        with with_address(stage, t, extra):
+            stage.link(finder)
+            assert not connects(t, c.address(family), bound=extra)
+            (further,) = {(one.pod, one.why) for one in reader.packets(1)}
+            stage.then(stage.pod("t", logging=Logging(Amount.OFF)))
+            stage.link(finder)
+            assert logging_rules(stage) == []
+    assert further == (
+        "x/t",
+        f"{extra} is a further address behind the link of x/t ({t.veth}), which the API does not know: none "
+        "of the egress policies of that pod allows it",
+    )
+
+
+def test_a_closed_address_is_told_where_the_node_logs_by_default(stage: Stage) -> None:
+    options = Options(log=LogRules(GROUP, default=Amount.SAMPLED))
+    stage.given(isolated("s"), options=options, linger=60)
+    assert len(logging_rules(stage)) == 4
+    address = stage.pods["s"].v4
+    with reading(stage) as reader:
+        stage.then(gone(stage.pod("s")))
+        stage.lab.settle()
+        assert not connects(stage.pods["a"], address)
+        (told,) = {(one.pod, one.destination.address, one.why) for one in reader.packets(1)}
+    assert told == (
+        "",
+        address,
+        f"{address} is no pod's address; it stays closed after a pod that was isolated",
+    )
 
 
 def test_the_kernel_is_tried_before_and_nothing_of_that_stays(stage: Stage) -> None:

@@ -231,7 +231,7 @@ def test_an_annotation_that_is_not_known_is_a_warning() -> None:
     engine = Engine("here")
     wrong = logging_of("yes", None)
     engine.apply(upsert(*(msgspec.structs.replace(pod(name), logging=wrong) for name in ("a", "b"))), 0.0)
-    made = make_flow_log(settings, engine, Inbox(), Flows(), dict, FakeClock(), lambda *_: Thread())
+    made = make_flow_log(settings, engine, Inbox(), Flows(), dict, dict, FakeClock(), lambda *_: Thread())
     (fault,) = made.faults()
     assert fault.what == (
         "the annotation netpol-agent.io/log-denied=yes of Pod shop/a, and of 1 other object, is not known, "

@@ -23,9 +23,12 @@ from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import comments, names, render
+from agent.dataplane.iptables.rules.logging import logging_strange
 from agent.dataplane.iptables.rules.rule import Chains, Guard, Rule, Rules, goto, jump
 from agent.dataplane.iptables.rules.tree import ROOT, Prefix, build
+from agent.dataplane.logged import Cause, Decided, Judged
 from agent.dataplane.podlinks import PodLink
+from agent.kube.logging import UNSAID, Logging
 from agent.kube.model import Key
 from agent.net import Direction, Family, family_of
 from agent.policy.lower.lowered import LoweredProgram
@@ -41,8 +44,17 @@ _GUARD = 3
 """Characters by which interfaces of pods are told from others: ``cal``, ``vet``, ``lxc``."""
 
 Links = tuple[PodLink, ...]
-Verdicts = tuple[tuple[PodLink, tuple[tuple[Key, ...] | None, ...]], ...]
-"""Each link with the policies of its pod for each direction; None: it is open in that direction."""
+
+
+class Judging(NamedTuple):
+    """How a link is judged in one direction: by which policies, and which denied packets are logged."""
+
+    policies: tuple[Key, ...]
+    logging: Logging = UNSAID
+
+
+Verdicts = tuple[tuple[PodLink, tuple[Judging | None, ...]], ...]
+"""Each link with how it is judged in each direction; None: it is open in that direction."""
 
 
 class Linked(NamedTuple):
@@ -60,16 +72,17 @@ def verdicts(program: LoweredProgram, links: Links) -> Verdicts:
     """
     if not program.pods and not any(program.closed.values()):
         return ()
-    return tuple((link, tuple(_policies(program, link, d) for d in Direction)) for link in links)
+    return tuple((link, tuple(_judging(program, link, d) for d in Direction)) for link in links)
 
 
-def _policies(program: LoweredProgram, link: PodLink, direction: Direction) -> tuple[Key, ...] | None:
+def _judging(program: LoweredProgram, link: PodLink, direction: Direction) -> Judging | None:
     if link.pod is None:
-        return ()
-    compiled = program.pods.get(PodId(direction, link.pod))
+        return Judging(())
+    which = PodId(direction, link.pod)
+    compiled = program.pods.get(which)
     if compiled is not None:
-        return compiled.policies
-    return () if not program.closed[direction].isdisjoint(link.addresses) else None
+        return Judging(compiled.policies, program.logging.get(which, UNSAID))
+    return Judging(()) if not program.closed[direction].isdisjoint(link.addresses) else None
 
 
 def linked(known: Verdicts, family: Family, options: Options) -> Linked:
@@ -78,7 +91,7 @@ def linked(known: Verdicts, family: Family, options: Options) -> Linked:
     early: list[str] = []
     late: list[Rule] = []
     for number, direction in enumerate(Direction):
-        closed = {link: found[number] for link, found in known if found[number] is not None}
+        closed = {link: judging for link, found in known if (judging := found[number]) is not None}
         if not closed:
             continue
         one = _OneWay(direction, family, options)
@@ -159,7 +172,7 @@ class _OneWay:
     def _here(self, addresses: Iterable[bytes]) -> list[bytes]:
         return [address for address in addresses if family_of(address) is self.family]
 
-    def chains(self, links: list[PodLink], closed: Mapping[PodLink, tuple[Key, ...] | None]) -> Chains:
+    def chains(self, links: list[PodLink], closed: Mapping[PodLink, Judging]) -> Chains:
         honest: dict[int, list[PodLink]] = {}
         for link in links:
             for address in self._here(link.addresses):
@@ -186,9 +199,9 @@ class _OneWay:
         )
         for link in closed:
             if others := self._here(link.others):
-                found[self._name("one", link.name)] = tuple(self._own(link, others, closed[link] or ()))
+                found[self._name("one", link.name)] = tuple(self._own(link, others, closed[link]))
         for group in filter(None, kinds):
-            found |= dict(self._by_name(group, f"{bool(group[0].bridge)}"))
+            found |= dict(self._by_name(group, f"{bool(group[0].bridge)}", closed))
         if self.direction is Direction.INGRESS:
             found |= self._into_bridges(links, closed)
         return found
@@ -210,16 +223,18 @@ class _OneWay:
     def _node(self, kind: str, node: Prefix) -> str:
         return self._name(kind, "" if node == ROOT else render.prefix_text(node, self.family))
 
-    def _by_name(self, group: list[PodLink], kind: str) -> Iterator[tuple[str, Rules]]:
+    def _by_name(
+        self, group: list[PodLink], kind: str, closed: Mapping[PodLink, Judging]
+    ) -> Iterator[tuple[str, Rules]]:
         """Yield the chains that lead by interface to what becomes of an isolated pod's strange packets."""
-        by_name = {link.name: link for link in group}
-        pending = [(kind, sorted(by_name))]
+        rules_at = {link.name: self._at_link(link, closed[link]) for link in group}
+        pending = [(kind, sorted(rules_at))]
         while pending:
             node, members = pending.pop()
             if len(members) <= MANY_NAMES:
                 yield (
                     self._name("name", node),
-                    tuple(rule for name in members for rule in self._at_link(by_name[name])),
+                    tuple(rule for name in members for rule in rules_at[name]),
                 )
                 continue
             # One of them may be how all begin: it has no next character.
@@ -230,31 +245,41 @@ class _OneWay:
             rules: list[Rule] = []
             for start, some in groups.items():
                 if len(some) == 1:
-                    rules += self._at_link(by_name[some[0]])
+                    rules += rules_at[some[0]]
                 else:
                     below = f"{kind} {start}"
                     rules.append(goto(self._name("name", below), self._by(group[0], f"{start}+")))
                     pending.append((below, some))
             yield self._name("name", node), tuple(rules)
 
-    def _at_link(self, link: PodLink) -> list[Rule]:
+    def _at_link(self, link: PodLink, judging: Judging) -> list[Rule]:
         if self._here(link.others):
             return [goto(self._name("one", link.name), self._by(link))]
-        return [goto(names.DENY, self._by(link), _strange(link), about=Guard.LINKS)]
+        by = self._by(link)
+        return [
+            *self._logging(Cause.LINK, link, by, judging),
+            goto(names.DENY, by, _strange(link), about=Guard.LINKS),
+        ]
 
-    def _own(self, link: PodLink, others: list[bytes], policies: tuple[Key, ...]) -> Iterator[Rule]:
+    def _logging(self, cause: Cause, link: PodLink, match: str, judging: Judging) -> list[Rule]:
+        judged = Judged(Decided.DENIED, self.direction, cause, link.name)
+        return logging_strange(judged, match, judging.logging, self.family, self.options)
+
+    def _own(self, link: PodLink, others: list[bytes], judging: Judging) -> Iterator[Rule]:
         """Yield the rules that judge a pod's further addresses by its policies, and drop the rest."""
         for address in others:
             yield jump(names.allow(self.direction), f"{self._side} {self._host(address)}")
         whose = PodId(self.direction, link.pod or Key("", ""))
+        yield from self._logging(Cause.LINK, link, self._unmarked, judging)
         yield goto(names.DENY, self._unmarked, _strange(link), about=Guard.LINKS)
         yield jump("MARK", options=self._clear)
-        for policy in (PolicyId(self.direction, key) for key in policies):
+        for policy in (PolicyId(self.direction, key) for key in judging.policies):
             yield jump(names.policy_chain(policy), about=policy)
+        yield from self._logging(Cause.FURTHER, link, self._unmarked, judging)
         yield goto(names.DENY, self._unmarked, comments.denies(whose), about=whose)
         yield jump("MARK", options=self._clear)
 
-    def _into_bridges(self, links: list[PodLink], closed: Mapping[PodLink, tuple[Key, ...] | None]) -> Chains:
+    def _into_bridges(self, links: list[PodLink], closed: Mapping[PodLink, Judging]) -> Chains:
         """Return the chains for what is routed into a bridge: by which port it leaves is not known yet.
 
         An address counts there that is behind links of isolated pods only: each judges, so that what one says

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules.rule import Rule, jump
+from agent.dataplane.iptables.rules.rule import About, Guard, Rule, jump
 from agent.dataplane.logged import Decided, Judged
 from agent.kube.logging import Amount, Logging
-from agent.net import Family
+from agent.net import Direction, Family
 from agent.policy.program import PodId
 
 _SCALE = 10_000
@@ -31,7 +31,7 @@ def nearest_rate(rate: int) -> int:
 
 
 def log_rule(
-    judged: Judged, amount: Amount | None, options: Options, *matches: str, about: PodId
+    judged: Judged, amount: Amount | None, options: Options, *matches: str, about: About
 ) -> list[Rule]:
     """Return the rule that logs a packet, or none where none is to be logged."""
     if options.log is None or amount in (None, Amount.OFF):
@@ -78,6 +78,23 @@ def logging_would_deny(pod: PodId, logging: Logging, family: Family, options: Op
         return []
     amount = Amount.ALL if logging.denied is Amount.ALL else Amount.SAMPLED
     return log_rule(Judged(Decided.WOULD_DENY, pod.direction), amount, options, about=pod)
+
+
+def logging_strange(
+    judged: Judged, match: str, logging: Logging, family: Family, options: Options
+) -> list[Rule]:
+    """Return the rule that logs what is denied by a pod's link, if the pod's denied packets are logged."""
+    if not can_log(logging, family, options):
+        return []
+    return log_rule(judged, logging.denied, options, match, about=Guard.LINKS)
+
+
+def logging_nobodys(direction: Direction, match: str, family: Family, options: Options) -> list[Rule]:
+    """Return the rule that logs what is denied of isolated addresses that no pod has any more."""
+    if options.log is None or not can_log(Logging(options.log.default), family, options):
+        return []
+    judged = Judged(Decided.DENIED, direction)
+    return log_rule(judged, options.log.default, options, match, about=Guard.NO_POD)
 
 
 def can_log(logging: Logging, family: Family, options: Options) -> bool:

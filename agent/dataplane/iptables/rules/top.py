@@ -9,6 +9,7 @@ from types import MappingProxyType
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import audits, guards, names
 from agent.dataplane.iptables.rules.guards import UNGUARDED, Guarded
+from agent.dataplane.iptables.rules.logging import logging_nobodys
 from agent.dataplane.iptables.rules.render import NO_WAYS, PROTOCOLS, IsolatedNamer, Ways, node_name
 from agent.dataplane.iptables.rules.rule import Chains, Guard, Rule, Rules, goto, in_set, jump
 from agent.dataplane.iptables.rules.tree import ROOT
@@ -182,6 +183,7 @@ def _judging_chains(
     side = "src" if direction is Direction.EGRESS else "dst"
     unwritten = names.comment("closed: rules that take something from it could not be written yet")
     shut = () if closed is None else (goto(names.DENY, in_set(closed, side), unwritten, about=Guard.CLOSED),)
+    nobodys = f"-m mark ! --mark {bit}/{bit}"
     fell = names.comment(f"isolated for {direction} and no pod here has the address")
     return {
         names.allow(direction): (jump("MARK", options=f"--set-xmark {bit}/{bit}"),),
@@ -191,7 +193,8 @@ def _judging_chains(
             *from_nodes,
             *shut,
             jump(root),
-            goto(names.DENY, f"-m mark ! --mark {bit}/{bit}", fell, about=Guard.NO_POD),
+            *logging_nobodys(direction, nobodys, family, options),
+            goto(names.DENY, nobodys, fell, about=Guard.NO_POD),
             jump("MARK", options=clear),
         ),
     }

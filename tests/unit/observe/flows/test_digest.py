@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dataplane.logged import Decided, Judged, judged_by
+from agent.dataplane.logged import Cause, Decided, Judged, judged_by
 from agent.kernel.conntrack import Tuple
 from agent.kernel.nflog import Logged
 from agent.kube.events import Event, Invalid
@@ -68,7 +68,7 @@ class Node:
         self.scans = 0
         self.busy = False
         self.now = 0.0
-        inventory = Inventory(self.extract, self.pods)
+        inventory = Inventory(self.extract, self.pods, lambda: {"veth1": Key("shop", "evil")})
         self.digest = Digest(
             inventory,
             WINDOW,
@@ -202,6 +202,39 @@ def test_what_was_asked_for_before_translation_is_told() -> None:
     assert Node(WEB, DB, SHOP, TO_DB).one(denied(syn(WEB, DB, 5433), original=same)).service is None
 
 
+@pytest.mark.parametrize(
+    ("judged", "source", "pod_of_link", "why"),
+    [
+        (
+            Judged(Decided.DENIED, Direction.EGRESS, Cause.LINK, "veth1"),
+            "10.244.1.10",
+            "shop/evil",
+            "10.244.1.10 is the address of shop/web, but the packet came by the link of shop/evil (veth1): "
+            "dropped, whatever the policies allow",
+        ),
+        (
+            Judged(Decided.DENIED, Direction.INGRESS, Cause.LINK, "veth9"),
+            "10.9.9.9",
+            "",
+            "10.244.1.11 is the address of shop/db, but the packet was to leave by the link veth9: dropped, "
+            "whatever the policies allow",
+        ),
+        (
+            Judged(Decided.DENIED, Direction.EGRESS, Cause.FURTHER, "veth1"),
+            "10.9.9.9",
+            "shop/evil",
+            "10.9.9.9 is a further address behind the link of shop/evil (veth1), which the API does not "
+            "know: none of the egress policies of that pod allows it",
+        ),
+    ],
+)
+def test_what_a_link_denies_is_told_of_the_pod_that_has_the_link(
+    judged: Judged, source: str, pod_of_link: str, why: str
+) -> None:
+    found = Node(WEB, DB, SHOP, TO_DB).one(Logged(2, 2, judged.prefix, syn(source, DB, 80)))
+    assert (found.pod, found.why, found.policies) == (pod_of_link, why, ())
+
+
 def test_allowed_connections_name_the_rules_that_allow_them() -> None:
     prefix = Judged(Decided.ALLOWED, Direction.INGRESS).prefix
     found = Node(WEB, DB, SHOP, DENY, TO_DB).one(Logged(2, 2, prefix, syn(WEB, DB, 8080)))
@@ -300,6 +333,12 @@ def test_a_report_survives_json_and_is_one_line_for_people() -> None:
 
 def test_prefixes_are_told_apart_and_fit() -> None:
     every = [Judged(verdict, direction) for verdict in Decided for direction in Direction]
+    every += [
+        Judged(Decided.DENIED, direction, cause, "eth0.link-further")
+        for direction in Direction
+        for cause in Cause
+    ]
     assert [judged_by(one.prefix) for one in every] == every
     assert all(len(one.prefix) < 64 and " " not in one.prefix for one in every)
+    assert judged_by("netpol-allowed-egress-link-eth0") is None
     assert judged_by("netpol-") is None
