@@ -12,6 +12,7 @@ from tests.mutation.objects import OBJECTS
 from tests.mutation.policy import POLICY
 from tests.mutation.rules import RULES
 from tests.mutation.steps import STEPS
+from tests.mutation.told import TOLD
 
 MUTATIONS: tuple[Mutation, ...] = (
     *OBJECTS,
@@ -23,4 +24,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *ASKED,
     *METRICS,
     *FLOWS,
+    *TOLD,
 )

@@ -21,8 +21,8 @@ LINKS = (
     ),
     Mutation(
         "a link that is nobody's for certain left open",
-        "agent.dataplane.iptables.rules.linked:_policies",
-        "return ()",
+        "agent.dataplane.iptables.rules.linked:_judging",
+        "return Judging(())",
         "return None",
         (Selection.LINKED,),
     ),

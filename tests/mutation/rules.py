@@ -186,7 +186,7 @@ RULES = (
     Mutation(
         "mark not checked: an isolated address that no pod has is open",
         "agent.dataplane.iptables.rules.render:_judging_chains",
-        "goto(names.DENY, f'-m mark ! --mark {bit}/{bit}', fell, about=Guard.NO_POD),",
+        "goto(names.DENY, nobodys, fell, about=Guard.NO_POD),",
         "",
         (Selection.STEPS,),
     ),

@@ -21,7 +21,7 @@ from agent.observe.flows.digest import Digest
 from agent.observe.flows.flow import Flow
 from agent.observe.flows.inventory import Inventory
 from tests.kernel.semantics.attached import NOBODYS, connects, raw, with_address
-from tests.kernel.semantics.stage import Stage, gone, serial
+from tests.kernel.semantics.stage import TIMES, Stage, gone, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
 from tests.lab import packets
 
@@ -191,7 +191,7 @@ def test_what_a_pods_link_denies_is_told_with_the_pod_that_sent_it(
         links = {t.veth: Key("x", "t")}
         reader.name_links(links)
         stage.none_arrive(c, raw(stage, t, b.address(family), c))
-        (forged,) = {(one.pod, one.direction, one.why) for one in reader.packets(1)}
+        (forged,) = {(one.pod, one.direction, one.why) for one in reader.packets(TIMES)}
         assert forged == (
             "x/t",
             Direction.EGRESS,
