@@ -90,6 +90,7 @@ class Writer:
         self._trusted_at = AT_ONCE
         self._trouble = ""
         self._aside = (directory / DAMAGED).exists()
+        self._suspect = False
 
     def start(self, start_thread: StartThread) -> None:
         """Begin to write, on a thread that is started so: called with its name and what it runs."""
@@ -144,10 +145,18 @@ class Writer:
         return {**self._given_up, TOO_MANY: self._dropped}
 
     def rows(self, query: Query) -> list[Row]:
-        """Return the rows that a query asks for. Raises StoreError."""
+        """Return the rows that a query asks for. Raises StoreError.
+
+        A file that is damaged while it is written to is noticed here first: it is opened anew and checked.
+        """
         if not self._size:
             raise StoreError("no history is kept: --history-size is 0")
-        return read(self._directory, query)
+        try:
+            return read(self._directory, query)
+        except DamagedError:
+            self._suspect = True
+            self._wake.set()
+            raise
 
     def work(self) -> None:
         """Write what waits. For the thread; a test calls it instead."""
@@ -218,6 +227,11 @@ class Writer:
             self._store.close()
 
     def _write(self, settled: dict[int, float]) -> None:
+        if self._suspect and self._store is not None:
+            self._store.close()
+            self._store = None
+            self._late.clear()
+        self._suspect = False
         try:
             store = self._store
             if store is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -155,6 +156,25 @@ def test_a_file_system_that_is_full_by_what_sqlite_says_of_it(tmp_path: Path) ->
     writer.work()
     (fault,) = writer.faults()
     assert "database or disk is full" in fault.what
+
+
+def test_a_file_that_is_damaged_under_the_writer_is_set_aside_when_somebody_has_read_it(
+    writer: Writer, tmp_path: Path
+) -> None:
+    writer.put(change(1))
+    writer.work()
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (tmp_path / NAME).open("r+b") as file:
+        file.write(b"damaged" * 4096)
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / f"{NAME}{suffix}").unlink(missing_ok=True)
+    with pytest.raises(DamagedError):
+        writer.rows(Query())
+    writer.put(change(2))
+    writer.work()
+    assert names(writer) == ["prod/p2"]
+    assert "was damaged, and a new one was begun" in writer.faults()[0].what
 
 
 def test_of_what_a_file_cannot_take_for_long_the_newest_is_kept_and_the_rest_counted(
