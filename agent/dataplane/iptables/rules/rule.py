@@ -97,6 +97,10 @@ class Rule(str):
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a rule is frozen: {name}")
 
+    def __deepcopy__(self, memo: object) -> Rule:
+        """Return the rule itself: it is frozen, and so is what it holds."""
+        return self
+
     def without(self, match: InSet, other: InSet | None = None) -> Rule:
         """Return the rule without one of its matches on sets, or with another one in its place."""
         left = tuple(each for each in self.in_sets if each != match)
