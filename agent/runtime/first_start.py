@@ -10,6 +10,7 @@ from agent.clock import AT_ONCE, NEVER, Clock
 from agent.kube.model import Kind
 from agent.net import Direction
 from agent.policy.engine import Engine
+from agent.runtime import heap
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
 from agent.runtime.linked_pods import LinkedPods
@@ -155,3 +156,4 @@ class FirstStart:
         # What has been read until now lives as long as the agent: no collection need look at it again.
         gc.collect()
         gc.freeze()
+        heap.give_back()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import signal
 import socket
 import time
@@ -20,7 +18,7 @@ from agent.observe.flows.routes import flow_routes
 from agent.observe.history.route import history_route
 from agent.observe.server import StatusServer
 from agent.observe.status.policy import rules_route
-from agent.runtime import backends
+from agent.runtime import backends, heap
 from agent.runtime.backends import UndecidedError
 from agent.runtime.host_check import chosen_families
 from agent.runtime.loop import Agent
@@ -34,9 +32,6 @@ _log = log.get(__name__)
 
 STOPPED, CANNOT_GO_ON = 0, 1
 
-_M_ARENA_MAX = -8
-"""mallopt(3)"""
-
 
 class StartError(Exception):
     """The agent cannot start on this node; ``remedy`` says what a person can do."""
@@ -48,7 +43,7 @@ class StartError(Exception):
 
 def run(settings: Settings) -> int:
     """Enforce until a signal; return the exit code."""
-    _share_one_heap()
+    heap.keep_little()
     raise_limit()
     try:
         with lock_node():
@@ -60,12 +55,6 @@ def run(settings: Settings) -> int:
     except StartError as error:
         _log.error("the agent cannot start", detail=str(error), remedy=error.remedy)
     return CANNOT_GO_ON
-
-
-def _share_one_heap() -> None:
-    """Have all threads allocate from one heap: each would keep in its own what pages of a list once took."""
-    with contextlib.suppress(AttributeError):  # a C library without it
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _run_locked(settings: Settings) -> int:

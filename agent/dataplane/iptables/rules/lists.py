@@ -109,6 +109,8 @@ class Lists:
         self._lists = Overlay(known.lists)
         self._pods = Overlay(known.pods)
         self._uses = Overlay(known.uses)
+        self._few: dict[Which, list[Entry]] = {}
+        """What pods ask that are in no list: many that change at once have the same policies."""
 
     def make(self) -> None:
         """Have the lists be known as they are here."""
@@ -121,9 +123,11 @@ class Lists:
 
     def enter(self, direction: Direction, policies: tuple[Key, ...]) -> tuple[list[Entry], dict[str, Rules]]:
         """Take note of a pod of these policies; return what its chain asks, and the lists that are new."""
-        if len(policies) <= FEW:
-            return entries_of(direction, policies, self._options)
         which = (direction, policies)
+        if len(policies) <= FEW:
+            if which not in self._few:
+                self._few[which], _ = entries_of(direction, policies, self._options)
+            return self._few[which], {}
         pods, found = self._pods.get(which) or 0, self._lists.get(which)
         self._pods.put(which, pods + 1)
         if found is not None:
