@@ -154,7 +154,7 @@ def test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change(
         watch = Watch(kernel, before, engine.lowered, found, delta.released)
         report = backend.apply(engine.lowered, delta)
         assert not report.faults, report.faults
-        watch.done(backend._connections.vacant)
+        watch.done(backend._held.tracked.vacant)
         if random.random() < 0.4:
             watch = Watch(kernel, engine.lowered, engine.lowered, found, set())
             report = backend.tidy(engine.lowered)

@@ -70,7 +70,7 @@ class Audit:
 
     def disturbed(self) -> bool:
         """Whether somebody else wrote rules since they were last read, or a packet left a trace."""
-        met = self._transit.seen(self._ipsets) or self._untracked.changed(self._ipsets)
+        met = self._transit.seen(self._ipsets) or self._untracked.changed(self._ipsets, self._held.untracked)
         return self._rules.watch.changed() or met
 
     def begin(self, *, afresh: bool = False) -> TablesReading:
@@ -127,7 +127,7 @@ class Audit:
             self._foreign_seen = True
         if self._transit.seen(self._ipsets):
             differences.append(Difference(What.TRANSIT))
-        if self._untracked.changed(self._ipsets):
+        if self._untracked.changed(self._ipsets, self._held.untracked):
             differences.append(Difference(What.UNTRACKED))
         in_kernel = self._sets.sizes_in_kernel()
         differences += self._sizes(in_kernel)

@@ -94,7 +94,7 @@ class IptablesBackend:
         self._driver: Driver[Report] = Driver(patient=patience == math.inf)
         self._ipsets = access.ipsets()
         self._sets = KernelSets(self._ipsets, held.sets)
-        self._connections = Connections(access.forget)
+        self._connections = Connections(access.forget, held.tracked)
         writers = Writers(held, self._rules, self._sets, self._cache, self._connections)
         self._executor = Executor(writers)
         self._trust = Trust(self._executor, Uplinks(access.uplinks, self.families))
@@ -160,12 +160,13 @@ class IptablesBackend:
             self._foreign.take(tables)
             faults = self._rules.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
-            self._held.names = replace(
-                self._held.names,
-                caches=self._cache.make(self._sets, content),
-                transit=self._transit.make(self._sets, content),
-                closed=self._executor.closed.make(self._sets, content),
-                untracked=self._untracked.make(self._sets, content),
+            held = self._held
+            caches = self._cache.make(self._sets, content)
+            transit = self._transit.make(self._sets, content)
+            closed, held.closed = self._executor.closed.make(self._sets, content)
+            untracked, held.untracked = self._untracked.make(self._sets, content)
+            held.names = replace(
+                held.names, caches=caches, transit=transit, closed=closed, untracked=untracked
             )
             self._held.lagging = frozenset()
             faults += self._connections.forget(frozenset())
@@ -175,7 +176,7 @@ class IptablesBackend:
             node = self._trust.follow(node, program, hooked=False)
             elsewhere = self._other_mode.referred(reading, content)
             elsewhere |= cleanup.sets_of_unclear(tables, self._chains.unread, content)
-            withheld = frozenset(self._connections.unforgotten)
+            withheld = frozenset(self._held.tracked.unforgotten)
             step = plan_sync(self._held, program, Found(content, withheld, elsewhere, owners, node))
             self._compared = True
             faults += self._trust.uplinks.faults()
@@ -222,7 +223,7 @@ class IptablesBackend:
         writes = self._writes()
         if not self._compared:
             # The first sync makes it with all else; only connections are nothing that it could see.
-            self._connections.unforgotten |= delta.released
+            self._held.tracked.unforgotten |= delta.released
             return self._before_sync(started)
         node = None
         if delta.node_networks:
@@ -300,7 +301,7 @@ class IptablesBackend:
         return self._report(started, writes, faults)._replace(waiting=True)
 
     def _tell_edges(self, program: LoweredProgram) -> None:
-        untracked = self._untracked.faults(program.pods)
+        untracked = self._untracked.faults(program.pods, self._held.untracked)
         self._edge_faults = [*untracked, *self._trust.faults(program)]
 
     def moved(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.backend import KernelCounts, KernelView
+from agent.dataplane.iptables.ipset.closed import Place
 from agent.dataplane.iptables.ipset.set_table import SetTable
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules.draft import Draft, Drawn, Redrawn
@@ -15,6 +16,18 @@ from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.variant import Mode
 from agent.net import Family, Member
 from agent.policy.lower.lowered import SetId
+
+
+@dataclass
+class Tracked:
+    """Addresses of which the kernel may still track connections of a former owner.
+
+    ``unforgotten``: those that it could not forget, which get into no set and are not opened. ``vacant``:
+    those that nobody has, whose connections are forgotten together when it is quiet.
+    """
+
+    unforgotten: set[bytes] = field(default_factory=set)
+    vacant: set[bytes] = field(default_factory=set)
 
 
 @dataclass
@@ -43,7 +56,11 @@ class Held:
     by these names; ``nodes``: the networks in the sets of other nodes, by family. These five are as they will
     be when the steps that the executor has taken over are made: the next step is planned from there, and
     planning changes none of them. ``lagging``: sets that rules still look at, though they should not, because
-    a write failed.
+    a write failed. ``closed``: who is in each set of closed addresses; ``untracked``: whom packets that are
+    not tracked had left in its sets at the last read; ``tracked``: of whom there may be old connections.
+
+    Whether OUTPUT judges packets of others is no part of it: that is a decision, which holds until the agent
+    ends (:class:`.ipset.transit.Transit`). The kernel's part of it, a set with a trace, is read at each sync.
     """
 
     chains: ChainTable
@@ -54,6 +71,9 @@ class Held:
     of_sets: dict[SetId, str] = field(default_factory=dict)
     nodes: Mapping[Family, frozenset[Member]] = field(default_factory=dict)
     lagging: frozenset[str] = frozenset()
+    closed: dict[Place, frozenset[bytes]] = field(default_factory=dict)
+    untracked: frozenset[Member] = frozenset()
+    tracked: Tracked = field(default_factory=Tracked)
 
     @classmethod
     def nothing(cls, mode: Mode, families: tuple[Family, ...], options: Options) -> Held:

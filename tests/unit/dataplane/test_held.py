@@ -36,6 +36,9 @@ def recorded(backend: IptablesBackend) -> Mapping[str, Any]:
         "garbage": copy.deepcopy((held.chains.garbage, held.sets.garbage)),
         "sets": (dict(held.sets.shapes), dict(held.sets.sizes)),
         "lagging": held.lagging,
+        "closed": held.closed,
+        "untracked": held.untracked,
+        "tracked": copy.deepcopy(held.tracked),
         "node": held.node,
         "drawn": copy.deepcopy(held.drawn),
     }

@@ -81,9 +81,8 @@ class Carrying:
         others = {name: names.counterpart(name) for name in early} if lagging else {}
         early |= {old: early[name] for name, old in others.items() if old in lagging}
         self._change(early)
-        connections = self._writers.connections
-        connections.vacant |= step.vacant
-        self.faults += connections.forget(self._at_once)
+        self._held.tracked.vacant |= step.vacant
+        self.faults += self._writers.connections.forget(self._at_once)
 
     # 2
 
@@ -139,7 +138,7 @@ class Carrying:
 
     def _still_closed(self, name: str) -> set[Member]:
         """Return the addresses that a new set of isolated ones may not open yet; its counterpart has them."""
-        unforgotten = self._writers.connections.unforgotten
+        unforgotten = self._held.tracked.unforgotten
         if not unforgotten:
             return set()
         return {m for m in self._writers.sets.members(names.counterpart(name)) if m in unforgotten}
@@ -249,7 +248,7 @@ class Carrying:
 
     def _without_unforgotten(self, members: Iterable[Member]) -> set[Member]:
         """Return members without the addresses whose former owners' connections are still tracked."""
-        unforgotten, wanted = self._writers.connections.unforgotten, set(members)
+        unforgotten, wanted = self._held.tracked.unforgotten, set(members)
         return {m for m in wanted if member_address(m) not in unforgotten} if unforgotten else wanted
 
 

@@ -80,7 +80,7 @@ class Executor:
     def drop_pending(self) -> None:
         """Drop what was put off, since the next sync makes it; keep which connections are to be forgotten."""
         if (step := self.take_pending()) is not None:
-            self.connections.unforgotten |= step.released
+            self.held.tracked.unforgotten |= step.released
 
     def take_pending(self) -> Step | None:
         """Return what was put off, which is the caller's to make."""
@@ -123,7 +123,7 @@ class Executor:
 
     def close_unwritten(self) -> list[Fault]:
         """Close the addresses whose rules take something away and are unwritten; open the others."""
-        if not self.closed and not any(self._chains.wanted.values()):
+        if not any(self.held.closed.values()) and not any(self._chains.wanted.values()):
             return []
         writing: Changes = {}
         families = self._writers.families
@@ -134,9 +134,9 @@ class Executor:
             self._chains.settle()
         # It is not known whom rules that were never read let pass.
         staying = set(self._chains.unread if self._lenient is None else families)
-        before = dict(self.closed.members)
-        changes = self.closed.changes(self._chains.closed(writing), staying=staying)
+        before = self.held.closed
+        self.held.closed, changes = self.closed.changes(before, self._chains.closed(writing), staying=staying)
         faults = self._writers.change({name: Gains(*moved) for name, moved in changes.items()})
         if faults:
-            self.closed.members = before
+            self.held.closed = before
         return faults

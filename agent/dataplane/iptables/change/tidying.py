@@ -32,7 +32,7 @@ class Tidying:
             or self._held.drawn.prunable
             or any(self._held.chains.garbage.values())
             or self._held.sets.garbage
-            or self._executor.connections.vacant
+            or self._held.tracked.vacant
         )
 
     def parts(

@@ -24,6 +24,7 @@ from agent.net import Direction, Family, Member
 
 Table = Mapping[str, Rules]
 Place = tuple[Direction, Family]
+_NOBODY: frozenset[bytes] = frozenset()
 
 SHOWN = 5
 """How many pods a fault names."""
@@ -133,24 +134,28 @@ def _pod(leaf: Rule) -> str:
 
 @dataclass
 class Closed:
-    """The sets of closed addresses, one for each direction and family, and who is in them.
+    """The sets of closed addresses, one for each direction and family, and why somebody is in them.
 
-    ``pods`` names who is closed, for people. A set that cannot be made closes nobody: ``unmade`` says so.
+    Who is in them stands in the record of the kernel. ``known`` and ``pods`` name them, for people. A set
+    that cannot be made closes nobody: ``unmade`` says so.
     """
 
     families: tuple[Family, ...]
     usable: dict[Place, str] = field(default_factory=dict)
-    members: dict[Place, set[bytes]] = field(default_factory=dict)
     known: dict[Place, dict[bytes, str]] = field(default_factory=dict)
     pods: dict[Place, tuple[str, ...]] = field(default_factory=dict)
     unmade: list[Fault] = field(default_factory=list)
 
-    def make(self, sets: KernelSets, content: dict[str, SetContent]) -> dict[Place, str]:
+    def make(
+        self, sets: KernelSets, content: dict[str, SetContent]
+    ) -> tuple[dict[Place, str], dict[Place, frozenset[bytes]]]:
         """Make the sets that are missing and take all out of ``content``; return those that can be used.
 
-        Who is in one stays there until :meth:`changes` says otherwise: an earlier run may have closed them.
+        Also who is in them: each stays there until :meth:`changes` says otherwise, since an earlier run may
+        have closed it.
         """
-        self.usable, self.unmade, self.members = {}, [], {}
+        self.usable, self.unmade = {}, []
+        members = {}
         for place in ((d, f) for d in Direction for f in self.families):
             name, shape = names.closed_set(*place), addresses_shape(place[1], 0)
             held = content.pop(name, None)
@@ -167,19 +172,25 @@ class Closed:
                 ]
                 continue
             self.usable[place] = name
-            self.members[place] = {m for m in held.members if isinstance(m, bytes)} if held else set()
-        return self.usable
+            members[place] = frozenset(m for m in held.members if isinstance(m, bytes)) if held else _NOBODY
+        return self.usable, members
 
     def changes(
-        self, wanted: Mapping[Place, Mapping[bytes, str]], *, staying: Set[Family]
-    ) -> dict[str, tuple[set[Member], set[Member]]]:
-        """Return by name which addresses its set is to gain and to lose, and take note of them.
+        self,
+        closed: Mapping[Place, frozenset[bytes]],
+        wanted: Mapping[Place, Mapping[bytes, str]],
+        *,
+        staying: Set[Family],
+    ) -> tuple[dict[Place, frozenset[bytes]], dict[str, tuple[set[Member], set[Member]]]]:
+        """Return who is closed then, and by name which addresses each set is to gain and to lose for that.
 
-        ``staying``: the families in which it is not known of everybody whether they can be opened: nobody is.
+        ``closed``: who is now. ``staying``: the families in which it is not known of everybody whether they
+        can be opened: nobody is.
         """
         found: dict[str, tuple[set[Member], set[Member]]] = {}
+        then = dict(closed)
         for place, name in self.usable.items():
-            before, after = self.members.get(place, set()), dict(wanted.get(place, {}))
+            before, after = closed.get(place, _NOBODY), dict(wanted.get(place, {}))
             if place[1] in staying:
                 known = self.known.get(place, {})
                 after = {address: known.get(address, "") for address in before} | after
@@ -187,12 +198,8 @@ class Closed:
             self.pods[place] = tuple(sorted(filter(None, set(after.values()))))
             if before != after.keys():
                 found[name] = (set(after.keys() - before), set(before - after.keys()))
-                self.members[place] = set(after)
-        return found
-
-    def __bool__(self) -> bool:
-        """Whether anybody is closed."""
-        return any(self.members.values())
+                then[place] = frozenset(after)
+        return then, found
 
     def faults(self, why: Mapping[Family, str]) -> Iterator[Fault]:
         """Yield which pods are closed; ``why``: what keeps a family's rules from being written, if known."""

@@ -24,7 +24,11 @@ _log = log.get(__name__)
 
 
 class Transit:
-    """The sets in which packets of others leave their sources, until these are judged."""
+    """The sets in which packets of others leave their sources, until these are judged.
+
+    ``judged`` is what the agent has decided, not what the kernel holds: it may be asked for without a trace,
+    and holds until the agent ends. So it is no part of the record of the kernel.
+    """
 
     def __init__(self, mode: Mode, families: Iterable[Family]) -> None:
         """In legacy mode they are judged from the start: there the kernel checks all of a table anyway."""

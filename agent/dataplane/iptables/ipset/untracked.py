@@ -8,7 +8,7 @@ a policy allows it by itself, and a set remembers its addresses for some minutes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.ipset.transit import has_members
@@ -29,10 +29,14 @@ class Untracked:
 
     def __init__(self, mode: Mode, families: Iterable[Family]) -> None:
         self._names = {family: names.untracked_set(mode, family) for family in families}
-        self._members: frozenset[Member] = frozenset()
 
-    def make(self, sets: KernelSets, content: dict[str, SetContent]) -> dict[Family, str]:
-        """Make the sets that are missing, and take all out of ``content``; return those that are there."""
+    def make(
+        self, sets: KernelSets, content: dict[str, SetContent]
+    ) -> tuple[dict[Family, str], frozenset[Member]]:
+        """Make the sets that are missing, and take all out of ``content``.
+
+        Return those that are there, and who is in them.
+        """
         made, members = {}, set[Member]()
         for family, name in self._names.items():
             held, shape = content.pop(name, None), shape_of(family)
@@ -41,16 +45,16 @@ class Untracked:
             elif sets.create(name, shape):
                 continue
             made[family] = name
-        self._members = frozenset(members)
-        return made
+        return made, frozenset(members)
 
-    def changed(self, ipsets: IpSets) -> bool:
-        """Whether there are any now, where there were none at the last :meth:`make`, or the other way."""
-        return bool(self._members) is not any(has_members(ipsets, name) for name in self._names.values())
+    def changed(self, ipsets: IpSets, before: Set[Member]) -> bool:
+        """Whether there are any now, where there were none ``before``, or the other way."""
+        return bool(before) is not any(has_members(ipsets, name) for name in self._names.values())
 
-    def faults(self, pods: Mapping[PodId, PodProgram]) -> list[Fault]:
+    @staticmethod
+    def faults(pods: Mapping[PodId, PodProgram], members: Set[Member]) -> list[Fault]:
         """Return the warning, if there is reason for one; ``pods`` are the isolated ones."""
-        found = sorted({str(pod.pod) for pod, own in pods.items() if self._members & {*own.addresses}})
+        found = sorted({str(pod.pod) for pod, own in pods.items() if members & {*own.addresses}})
         if not found:
             return []
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if found[_SHOWN:] else "")
