@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from agent import __version__
-from agent.commands import asking, changing, looking
+from agent.commands import asking, changing, looking, reaching
 from agent.commands.options import (
     IN_RENDER,
     LOG_SETTINGS,
@@ -242,3 +242,6 @@ main.add_command(looking.status)
 main.add_command(looking.history)
 main.add_command(looking.watch)
 main.add_command(changing.convert)
+main.add_command(reaching.matrix)
+main.add_command(reaching.list_)
+main.add_command(reaching.diff)

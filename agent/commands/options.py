@@ -56,7 +56,7 @@ RENDER_SETTINGS = (
 )
 
 
-class _Told(NamedTuple):
+class Told(NamedTuple):
     """What a command says of a setting where it means something else there; None: what the table says."""
 
     help: str | None = None
@@ -64,16 +64,16 @@ class _Told(NamedTuple):
 
 
 IN_RENDER = {
-    "node_name": _Told("The node whose rules to print.", "the only node that has pods"),
-    "families": _Told("The address families to print. auto: both."),
+    "node_name": Told("The node whose rules to print.", "the only node that has pods"),
+    "families": Told("The address families to print. auto: both."),
 }
 
 
 IN_EXPLAIN = {
-    "kubeconfig": _Told("Ask the API server of this kubeconfig for the objects, and no agent.", ""),
-    "context": _Told("The context of the kubeconfig.", ""),
-    "health_address": _Told("The IP address where the agent answers."),
-    "health_port": _Told("The TCP port where the agent answers."),
+    "kubeconfig": Told("Ask the API server of this kubeconfig for the objects, and no agent.", ""),
+    "context": Told("The context of the kubeconfig.", ""),
+    "health_address": Told("The IP address where the agent answers."),
+    "health_port": Told("The TCP port where the agent answers."),
 }
 
 
@@ -83,25 +83,25 @@ URL = click.option(
 
 
 IN_STATUS = {
-    "health_address": _Told("The IP address where the agent answers."),
-    "health_port": _Told("The TCP port where the agent answers."),
+    "health_address": Told("The IP address where the agent answers."),
+    "health_port": Told("The TCP port where the agent answers."),
 }
 
 
 IN_CLUSTER = {
     **IN_STATUS,
-    "kubeconfig": _Told("With --cluster: the file that says how to reach the API server."),
-    "context": _Told("With --cluster: the context of the kubeconfig."),
+    "kubeconfig": Told("With --cluster: the file that says how to reach the API server."),
+    "context": Told("With --cluster: the context of the kubeconfig."),
 }
 
 
 IN_HISTORY = {
     **IN_STATUS,
-    "state_dir": _Told("Read the file of the history in this directory, and ask no agent.", ""),
+    "state_dir": Told("Read the file of the history in this directory, and ask no agent.", ""),
 }
 
 
-def _option(setting: Setting, told: _Told) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _option(setting: Setting, told: Told) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     variables = ", ".join(setting.environment)
     in_words = setting.default_text if told.default is None else told.default
     # Without a space it would be broken within a word, where a line ends.
@@ -116,14 +116,14 @@ def _option(setting: Setting, told: _Told) -> Callable[[Callable[..., Any]], Cal
 
 
 def options_for(
-    *names: str, told: Mapping[str, _Told] = MappingProxyType({})
+    *names: str, told: Mapping[str, Told] = MappingProxyType({})
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the options of these settings, in the table's order; of all without names."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for setting in reversed(SETTINGS):
             if not names or setting.name in names:
-                command = _option(setting, told.get(setting.name, _Told()))(command)
+                command = _option(setting, told.get(setting.name, Told()))(command)
         return command
 
     return decorate

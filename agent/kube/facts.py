@@ -44,7 +44,14 @@ class Owner(NamedTuple):
     name: str
 
 
-Fact = Service | ServiceRange | Owner
+class Ingress(NamedTuple):
+    """An Ingress: the names of the Services of its namespace that it sends requests to."""
+
+    key: Key
+    services: tuple[str, ...]
+
+
+Fact = Service | ServiceRange | Owner | Ingress
 
 _FLAG = re.compile(r"--service-cluster-ip-range[= ](\S+)")
 _KUBEADM = re.compile(r"^\s*serviceSubnet:\s*[\"']?([^\s\"']+)", re.MULTILINE)
@@ -52,7 +59,7 @@ _KUBEADM = re.compile(r"^\s*serviceSubnet:\s*[\"']?([^\s\"']+)", re.MULTILINE)
 
 def is_fact(type_text: str) -> bool:
     """Whether objects of a type, written as ``v1 Service``, are looked at here and nowhere else."""
-    return type_text.rpartition(" ")[2] in ("Service", "ServiceCIDR")
+    return type_text.rpartition(" ")[2] in ("Service", "ServiceCIDR", "Ingress")
 
 
 def facts_of(kind: str, data: Mapping[str, Any]) -> Iterator[Fact]:
@@ -67,6 +74,8 @@ def facts_of(kind: str, data: Mapping[str, Any]) -> Iterator[Fact]:
         yield Service(
             key, tuple(addresses), selector, frozenset(_outside(data, spec)), frozenset(_ports(spec))
         )
+    elif kind == "Ingress":
+        yield Ingress(key, tuple(dict.fromkeys(_backends(spec))))
     elif kind == "ServiceCIDR":
         yield from _ranges(_texts(spec.get("cidrs")), f"ServiceCIDR {key.name}")
     elif kind == "ConfigMap" and key.name == "kubeadm-config":
@@ -75,6 +84,18 @@ def facts_of(kind: str, data: Mapping[str, Any]) -> Iterator[Fact]:
                 yield from _ranges(found.split(","), f"ConfigMap {key}")
     elif kind == "Pod":
         yield from _of_pod(key, meta, spec)
+
+
+def _backends(spec: Mapping[str, Any]) -> Iterator[str]:
+    """Give the Services of an Ingress (``IngressBackend``, networking.k8s.io/v1 and its betas)."""
+    backends = [spec.get("defaultBackend"), spec.get("backend")]
+    for rule in map(_mapping, _list(spec.get("rules"))):
+        paths = _list(_mapping(rule.get("http")).get("paths"))
+        backends += [_mapping(path).get("backend") for path in paths]
+    for backend in map(_mapping, backends):
+        name = _mapping(backend.get("service")).get("name") or backend.get("serviceName")
+        if isinstance(name, str):
+            yield name
 
 
 def _outside(data: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.kube.facts import Fact, Owner
-from agent.kube.model import Key, Pod
+from agent.kube.model import IPBlock, Key, Pod
 from agent.net import Direction, Family
 from agent.reach import addresses, intervals
 from agent.reach.admits import Rules
@@ -134,7 +134,8 @@ def outside(all_rules: Sequence[Rules], apart: int = 0) -> list[dict[End, Place]
     for family, blocks in sorted(whole):
         said = (mine.get((family, blocks)) for mine in behaviours)
         groups[(family, blocks & apart, *said)].append((family, blocks))
-    names = _names(list(groups.values()), whole, apart)
+    texts = {addresses.of_block(block): block_text(block) for block in all_rules[0].known.blocks}
+    names = _names(list(groups.values()), whole, apart, texts)
     found = []
     for rules in all_rules:
         numbers = {part: number for number, part in enumerate(rules.known.parts)}
@@ -166,7 +167,10 @@ def _behaviours(rules: Rules) -> dict[tuple[Family, int], tuple[tuple[int, Ports
 
 
 def _names(
-    groups: Sequence[Sequence[tuple[Family, int]]], whole: Mapping[tuple[Family, int], Intervals], apart: int
+    groups: Sequence[Sequence[tuple[Family, int]]],
+    whole: Mapping[tuple[Family, int], Intervals],
+    apart: int,
+    texts: Mapping[Intervals, str],
 ) -> list[tuple[str, Sequence[tuple[Family, int]]]]:
     stretches = [intervals.canonical(pair for place in group for pair in whole[place]) for group in groups]
     largest = {}
@@ -176,8 +180,21 @@ def _names(
             largest[max(of_family, key=lambda i: (addresses.size(stretches[i]), -stretches[i][0][0]))] = (
                 family
             )
-    return sorted(
-        ((INTERNET if i in largest else networks_text(stretches[i])), group) for i, group in enumerate(groups)
+    found = []
+    for number, group in enumerate(groups):
+        stretch = stretches[number]
+        name = INTERNET if number in largest else texts.get(stretch) or networks_text(stretch)
+        found.append((name, group))
+    return sorted(found)
+
+
+def block_text(block: IPBlock) -> str:
+    """Return a block as ``10.0.0.0/8 except 10.1.0.0/16``; many excepts are counted."""
+    if not block.excepts:
+        return str(block.cidr)
+    few = len(block.excepts) <= _NETWORKS
+    return f"{block.cidr} except " + (
+        ", ".join(map(str, block.excepts)) if few else f"{len(block.excepts)} networks"
     )
 
 

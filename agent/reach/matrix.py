@@ -53,6 +53,12 @@ class Cell(NamedTuple):
         """What may be opened between every pair, in every family that there is."""
         return functools.reduce(Ports.__and__, (one.every for one in self.families), ALL if self else NONE)
 
+    @property
+    def said(self) -> tuple[object, ...]:
+        """What tells it from others: the families, where they differ; else what holds in all of them."""
+        alike = {one[1:] for one in self.families}
+        return tuple(alike) if len(alike) == 1 else self.families
+
     def __bool__(self) -> bool:
         return bool(self.families)
 

@@ -123,6 +123,19 @@ def text(given: Ports) -> str:
     )
 
 
+def words(given: Ports) -> list[str]:
+    """Return a set as words that :func:`read` reads: ``["tcp/80", "udp/8000-8100", "sctp", "other"]``."""
+    found = []
+    for protocol, first, last in given.ranges():
+        if protocol is None:
+            found.append("other")
+            continue
+        name = protocol.name.lower()
+        whole = (first, last) in ((0, _SPAN - 1), (1, _SPAN - 1))
+        found.append(name if whole else f"{name}/{first}" + (f"-{last}" if last > first else ""))
+    return found
+
+
 def read(written: str) -> Ports:
     """Read ``tcp/80``, ``80/tcp``, ``80``, ``udp/8000-8100``, ``sctp`` or ``other``.
 

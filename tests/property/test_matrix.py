@@ -11,12 +11,16 @@ from collections.abc import Iterable, Iterator
 
 from hypothesis import given, settings
 
-from agent.kube.model import Key
-from agent.net import family_of
+from agent.commands.matrix import Asked, difference_of, exposure_of
+from agent.kube.model import Key, Namespace, Pod
+from agent.net import Direction, family_of
 from agent.reach import intervals
 from agent.reach.addresses import number_of
 from agent.reach.admits import Rules
+from agent.reach.difference import Change
 from agent.reach.ends import By, End, Owners, Place, outside, pods_at
+from agent.reach.exposure import ANY_POD, ANYBODY
+from agent.reach.given import given as given_of
 from agent.reach.known import know
 from agent.reach.matrix import Matrix, matrix
 from agent.spec.cluster import Cluster, cluster_of, owner
@@ -77,3 +81,41 @@ def _strangers(random: RandomCluster, rules: Rules, ends: dict[End, Place]) -> d
 
 def _pairs(sources: Iterable[bytes], destinations: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return ((a, b) for a in sources for b in destinations if len(a) == len(b))
+
+
+@settings(max_examples=60)
+@given(clusters(), clusters())
+def test_a_difference_is_its_mirror_backwards_and_nothing_to_itself(
+    one: RandomCluster, other: RandomCluster
+) -> None:
+    before, after = (given_of(random.objects, (), ()) for random in (one, other))
+    there, back = difference_of(before, after, Asked()), difference_of(after, before, Asked())
+    mirrored = {
+        Change(change.source, change.destination, change.after, change.before) for change in back.changes
+    }
+    assert set(there.changes) == mirrored
+    assert (there.same, there.new, there.gone) == (back.same, back.gone, back.new)
+    none = difference_of(before, before, Asked())
+    assert (none.changes, none.new, none.gone) == ((), (), ())
+
+
+_NEW = Pod("new", "new", labels={"of": "none"}, addresses=(bytes([203, 0, 113, 9]),), node="new")
+
+
+@settings(max_examples=60)
+@given(clusters())
+def test_what_is_open_to_the_entire_cluster_is_open_to_a_new_pod(random: RandomCluster) -> None:
+    before = given_of(random.objects, (), ())
+    cluster = cluster_of((*random.objects, _NEW, Namespace("new", {"of": "none"})))
+    for one in exposure_of(before, Asked(by=By.POD)):
+        pod = cluster.pods[Key(one.end.namespace, one.end.name)]
+        own = [a for a in pod.addresses if len(a) == 4 and owner(cluster, a) is pod]
+        if one.who not in (ANYBODY, ANY_POD) or not own:
+            continue
+        ends = (
+            (_NEW.addresses[0], own[0]) if one.direction is Direction.INGRESS else (own[0], _NEW.addresses[0])
+        )
+        for protocol, port in random.services():
+            if one.ports.has(protocol, port):
+                verdict = judge(cluster, Packet(*ends, protocol, port)).direction(one.direction)
+                assert verdict.allowed, random.disagreement(Packet(*ends, protocol, port), str(one))

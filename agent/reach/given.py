@@ -1,0 +1,91 @@
+"""A cluster for the matrix: what was read, with a pod for each workload that has none there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from agent.kube.facts import Fact
+from agent.kube.model import Key, Namespace, Object, Pod
+from agent.kube.validate import METADATA_NAME
+from agent.kube.workloads import Workload
+from agent.reach.ends import Owners, owners_of
+from agent.spec.cluster import Cluster, cluster_of
+
+
+class Given(NamedTuple):
+    """A cluster, which workload each pod is of, and what other objects say.
+
+    ``refused`` has a line for each workload whose template is not valid.
+    """
+
+    cluster: Cluster
+    owners: Owners
+    facts: tuple[Fact, ...]
+    notes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+def given(
+    objects: Iterable[Object], facts: Sequence[Fact], workloads: Iterable[tuple[str, Workload]]
+) -> Given:
+    """Return the cluster that objects make; ``workloads`` are told with the names of their files.
+
+    The pods of a workload stand for it where they are there. Else one pod without an address does, by the
+    name ``KIND/NAME``, which no pod can have. A workload that another one made is not counted beside it.
+    """
+    objects = list(objects)
+    pods = [found for found in objects if isinstance(found, Pod)]
+    real = owners_of(pods, facts, {})
+    taken = {(pod.namespace, *real.workload(pod)) for pod in pods}
+    known: dict[tuple[str, str, str], tuple[str, Workload]] = {}
+    for place, one in workloads:
+        known.setdefault((one.key.namespace, one.kind, one.key.name), (place, one))
+    refused: list[str] = []
+    made: dict[Key, tuple[str, str]] = {}
+    for (namespace, kind, name), (place, one) in known.items():
+        if one.owner is not None and (one.idle or (namespace, *one.owner) in known.keys() | taken):
+            continue
+        if one.pod is None:
+            refused += [
+                f"{place} line {one.line}: {kind} {one.key}: {p.field}: {p.message}" for p in one.problems
+            ]
+        elif (namespace, kind, name) not in taken:
+            key = Key(namespace, f"{kind.lower()}/{name}")
+            objects.append(msgspec.structs.replace(one.pod, name=key.name))
+            made[key] = one.owner or (kind, name)
+    there = {found.name for found in objects if isinstance(found, Namespace)}
+    for name in sorted({key.namespace for key in made} - there):
+        objects.append(Namespace(name, {METADATA_NAME: name}))
+    notes = list(_left_out(pods))
+    owners = Owners({**real.of, **made}, frozenset(made))
+    return Given(cluster_of(objects), owners, tuple(facts), tuple(notes), tuple(refused))
+
+
+def _left_out(pods: Iterable[Pod]) -> Iterable[str]:
+    on_host = sorted(str(pod.key) for pod in pods if pod.host_network and not pod.finished)
+    if on_host:
+        more = f" and {len(on_host) - 3} more" if len(on_host) > 3 else ""
+        yield (f"on the host's network, so their addresses are no pod's: {', '.join(on_host[:3])}{more}")
+
+
+def overlaid(before: Iterable[Object], change: Iterable[Object]) -> list[Object]:
+    """Return objects as they are when a change is applied: those of the change hold.
+
+    A namespace that the change only uses stays as it is.
+    """
+    before = list(before)
+    known = {found.name for found in before if isinstance(found, Namespace)}
+    kept: list[Object] = [
+        found
+        for found in change
+        if not (isinstance(found, Namespace) and found.name in known and _is_implied(found))
+    ]
+    changed: Mapping[tuple[type, Key], Object] = {(type(found), found.key): found for found in kept}
+    return [found for found in before if (type(found), found.key) not in changed] + kept
+
+
+def _is_implied(namespace: Namespace) -> bool:
+    return namespace == Namespace(namespace.name, {METADATA_NAME: namespace.name})
