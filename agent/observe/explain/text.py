@@ -17,7 +17,10 @@ from agent.observe.explain.answer import (
     Outcome,
 )
 from agent.observe.explain.live import LiveAnswer
+from agent.words import count
 
+_CONNECTIONS = 3
+"""Connections of each family that are shown."""
 _COLOURS = {Outcome.ALLOWED: "green", Outcome.DENIED: "red", Outcome.UNKNOWN: "yellow"}
 
 
@@ -72,8 +75,10 @@ def live_lines(answer: Answer, node: str) -> Iterator[str]:
         for direction in Direction:
             if (kernel := family.direction(direction).kernel) is not None:
                 yield from _kernel_lines(f"IPv{family.family} {direction}", kernel)
-        for one in family.connections:
+        for one in family.connections[:_CONNECTIONS]:
             yield escape(connection_line(family, one))
+        if (more := len(family.connections) - _CONNECTIONS) > 0:
+            yield f"IPv{family.family}: and {count(more, 'more connection')} between them (--json has all)"
 
 
 def _node_lines(direction: Direction, part: DirectionAnswer, node: str) -> Iterator[str]:
