@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from agent.dataplane.iptables.options import LogRules, Options
 from agent.dataplane.logged import Decided, Judged, judged_by
@@ -56,7 +56,7 @@ class Reasons:
     def check(self, engine: Engine, objects: Iterable[Object], expected: Sequence[Expected]) -> None:
         """Hold what was logged against what was expected. Raises WrongReasonError."""
         cluster = cluster_of(objects)
-        seen = self._seen({one.packet for one in expected})
+        seen = self.seen({one.packet for one in expected})
         wanted = set(filter(None, (denied(cluster, one.packet) for one in expected)))
         found = {one for one in seen if one[0].verdict is Decided.DENIED}
         if found != wanted:
@@ -84,9 +84,10 @@ class Reasons:
                 _same(cluster, judged, packet, flow)
                 self.checked += 1
 
-    def _seen(self, probes: set[Packet]) -> Seen:
+    def seen(self, probes: Collection[Packet]) -> Seen:
         """Return what was logged of these packets; answers, and what their senders tried again, are not."""
         seen: Seen = {}
+        probes = set(probes)
         while logged := self._log.read(0.0):
             for one in logged:
                 judged, headers = judged_by(one.prefix), decode(one.payload)
