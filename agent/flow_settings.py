@@ -1,12 +1,21 @@
-"""The settings of the log, and of logged connections: which are logged, how many, and where to."""
+"""The settings of what is told: by the history, by the log, and of which connections, how many, where to."""
 
 from __future__ import annotations
 
 from agent.kube.logging import Amount
 from agent.setting import Setting, boolean, choice
-from agent.setting_values import LogFormat, LogLevel, file_path, seconds, whole_number
+from agent.setting_values import LogFormat, LogLevel, age, file_path, name_list, seconds, whole_number
 
 FLOW_SETTINGS: tuple[Setting, ...] = (
+    Setting("history_age", "30d", "TIME", "After how long a row of the history goes.", age),
+    Setting(
+        "own_managers",
+        "",
+        "NAMES",
+        "The programs that write one's own policies, as managedFields name them, such as argocd-controller; "
+        "commas between them. Policies that another wrote last are shown until `netpol-agent confirm`.",
+        name_list,
+    ),
     choice(
         "log_format",
         LogFormat,

@@ -55,6 +55,7 @@ _DEFAULTS_IN_WORDS = {
     "kubeconfig": "the pod's service account, else ~/.kube/config",
     "context": "the current one",
     "manifests": "none: an API server is read",
+    "own_managers": "none: no policy has to be confirmed",
     "metrics_address": "none: /metrics is with /healthz only",
     "metrics_cert": "none: it speaks plain HTTP",
     "metrics_key": "none",

@@ -81,6 +81,10 @@ def node_name(text: str) -> str:
     return text
 
 
+def name_list(text: str) -> frozenset[str]:
+    return frozenset(filter(None, map(str.strip, text.split(","))))
+
+
 def some_text(text: str) -> str:
     return text
 

@@ -35,7 +35,6 @@ from agent.setting_values import (
     LogLevel,
     UnfitError,
     address,
-    age,
     budget,
     directory,
     endpoint,
@@ -78,7 +77,6 @@ class Settings:
     drift_interval: float
     confirm_empty: float
     history_size: int
-    history_age: float
     fix_host: bool
     health_address: str
     health_port: int
@@ -87,6 +85,8 @@ class Settings:
     metrics_key: Path | None
     metrics_authorize: bool
     metrics_per_policy: bool
+    history_age: float
+    own_managers: frozenset[str]
     log_format: LogFormat
     log_level: LogLevel
     log_denied: Amount
@@ -240,7 +240,6 @@ SETTINGS: tuple[Setting, ...] = (
         "history is kept.",
         size(256 << 10),
     ),
-    Setting("history_age", "30d", "TIME", "After how long a row of the history goes.", age),
     boolean(
         "fix_host",
         True,

@@ -295,3 +295,39 @@ def watch(
     except client.UnreachableError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+
+
+@click.command(
+    short_help="Acknowledge a policy of others.",
+    epilog="Example: netpol-agent confirm shop/quick-fix",
+)
+@click.argument("policy", metavar="NS/NAME")
+@options_for("state_dir", "health_address", "health_port", told=IN_STATUS)
+@URL
+def confirm(policy: str, url: str | None, **flags: Any) -> None:
+    """Acknowledge a policy that was found in the cluster and was not written by one's own pipeline.
+
+    With --own-managers the agent lists policies that another program wrote last, in status and on its page.
+    One that is confirmed is listed no more, until yet another program writes it. The confirmation is kept in
+    the state directory, beside the history, which shows it. It needs root, and is for this node.
+
+    Exit codes: 0 confirmed, 1 there is no such policy to confirm, or the file cannot be written, 2 wrong
+    options, or no agent answers.
+    """
+    from agent.commands import confirm as confirming
+    from agent.history.query import key_of
+    from agent.history.store import StoreError
+    from agent.observe import client
+
+    try:
+        key = key_of("policy", policy)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+    where = url or client.url_of(value_of("health_address", flags), value_of("health_port", flags))
+    with _reaching():
+        try:
+            manager = confirming.confirm(where, value_of("state_dir", flags), str(key))
+        except (confirming.NotUnconfirmedError, StoreError) as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+    click.echo(f"confirmed: {key}, last written by {manager or 'nobody known'}")

@@ -39,6 +39,8 @@ class What(enum.StrEnum):
     AUDITED = "audited"
     """A policy is audited from now on."""
     DISABLED = "disabled"
+    CONFIRMED = "confirmed"
+    """A person has said that a policy of others is meant to be there."""
     REFUSED = "refused"
     STARTED = "started"
     ENFORCING = "enforcing"

@@ -78,6 +78,16 @@ class StagedStatus(msgspec.Struct, frozen=True):
     mode: str
 
 
+class UnconfirmedStatus(msgspec.Struct, frozen=True):
+    """A policy that none of one's own managers wrote last, and that nobody confirmed.
+
+    ``manager`` wrote it last, as ``managedFields`` says; empty where they say nothing.
+    """
+
+    policy: str
+    manager: str
+
+
 class PolicyStatus(msgspec.Struct, frozen=True):
     """One direction of a policy that selects a pod of this node: how much there is of it.
 
@@ -186,6 +196,7 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     over_budget: tuple[OverBudgetStatus, ...] = ()
     audited: tuple[AuditedStatus, ...] = ()
     staged: tuple[StagedStatus, ...] = ()
+    unconfirmed: tuple[UnconfirmedStatus, ...] = ()
 
     @property
     def uptime(self) -> float:
@@ -226,6 +237,7 @@ class Facts:
     closed_by_budget: Mapping[PodId, Sequence[Key]] = field(default_factory=dict)
     staged: Mapping[Key, Mode] = field(default_factory=dict)
     workload: Callable[[Key], str] = lambda _: ""
+    unconfirmed: Mapping[Key, str] = field(default_factory=dict)
 
 
 def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnapshot:
@@ -254,6 +266,7 @@ def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnaps
             for pod_id, pod in sorted(program.audited.items())
         ),
         staged=tuple(StagedStatus(str(key), mode.value) for key, mode in sorted(facts.staged.items())),
+        unconfirmed=tuple(UnconfirmedStatus(str(k), who) for k, who in sorted(facts.unconfirmed.items())),
     )
 
 

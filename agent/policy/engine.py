@@ -95,12 +95,9 @@ class Engine:
         self._node_networks = NodeNetworks(node)
         self.program = Program(node_networks=self._node_networks.networks)
         """What holds on this node."""
-        program = self.program
+        whole = self.program
         self.lowered = LoweredProgram(
-            pods=program.pods,
-            audited=program.audited,
-            closed=program.closed,
-            node_networks=program.node_networks,
+            pods=whole.pods, audited=whole.audited, closed=whole.closed, node_networks=whole.node_networks
         )
         """The same in the form of sets, which a backend takes. What judges pods needs no other form."""
         self._allow_nodes = allow_nodes
@@ -295,10 +292,6 @@ class Engine:
             self._standins,
             self._enforcement.ledger.excess,
         )
-
-    def policy_of(self, key: Key) -> NetworkPolicy | None:
-        """Return a policy as it is written, whatever its mode. Safe to call from any thread."""
-        return self.staging.written(key)
 
     def is_known(self, pod: Key) -> bool:
         """Whether a pod is known, of whatever node. Safe to call from any thread."""

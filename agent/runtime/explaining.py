@@ -70,7 +70,7 @@ def page_sources(settings: Settings, agent: Agent, explainer: Explainer) -> Sour
         health=agent.health,
         status=agent.status,
         pods=engine.local_pods,
-        policy=engine.policy_of,
+        policy=engine.staging.written,
         history=agent.history.rows,
         denied=functools.partial(denied, agent.flows),
         tracer=explainer.tracer,

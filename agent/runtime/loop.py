@@ -40,6 +40,7 @@ from agent.runtime.recorder import Recorder
 from agent.runtime.relink import Relink
 from agent.runtime.threads import StartThread, start_thread
 from agent.runtime.tidy import Tidy
+from agent.runtime.unconfirmed import Unconfirmed
 from agent.runtime.views import Views
 from agent.settings import Settings
 from agent.sources.source import Source
@@ -153,6 +154,10 @@ class Agent:
 
         calls.written, calls.ended = tidy.written, recorder.ended
         self._reconcile.synced_with = self.drift.synced_with
+        # Files are one's own.
+        own = settings.own_managers if settings.manifests is None else frozenset[str]()
+        unconfirmed = Unconfirmed(own, settings.state_dir)
+        self._reconcile.noted, recorder.confirmed = unconfirmed.take, unconfirmed.news
         self.drift.repairing = recorder.repair
         first_start.adopted = recorder.adopted
         self._takes = {Call.SYNC: self._reconcile.synced, Call.APPLY: calls.note, Call.TIDY: tidy.tidied}
@@ -199,6 +204,7 @@ class Agent:
             meter,
             self.history,
             self._flow_log,
+            unconfirmed,
             clock,
         )
         recorder.faults = self.views.faults

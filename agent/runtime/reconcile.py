@@ -60,6 +60,8 @@ class Reconcile:
         self._inbox = inbox
         self._recorder = recorder
         self._clock = clock
+        self.noted: Callable[[list[Event]], None] = lambda _: None
+        """Called with events before they are compiled."""
 
     def take(self, events: list[Event], now: float, arrivals: Sequence[Arrival] = ()) -> None:
         """Compile events and bring what they change into the kernel. Called in each turn, events or not.
@@ -67,6 +69,7 @@ class Reconcile:
         ``arrivals``: when the events arrived.
         """
         self.latency.take(arrivals)
+        self.noted(events)
         if events and self._calls.phase is not Phase.ENFORCING and not self.told_everything():
             # A collection would look at the whole cluster again and again while it is read.
             gc.freeze()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from agent import __version__
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Report
 from agent.history.change import NO_EFFECT, Change, Effect, Subject, What
+from agent.history.confirmed import Confirmation
 from agent.kube.events import Delete, Event, Invalid, Origin, Upsert
 from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind, NetworkPolicy, Object, Pod
@@ -88,6 +89,8 @@ class Recorder:
         self, node: str, engine: Engine, calls: Calls, source: Source, journal: Journal, clock: Clock
     ) -> None:
         self.faults: Faults = lambda: ()
+        self.confirmed: Callable[[], Mapping[str, Confirmation]] = dict
+        """Asked each second which policies have been confirmed since."""
         self._node = node
         self._engine = engine
         self._calls = calls
@@ -244,6 +247,10 @@ class Recorder:
             self._add(Subject.AGENT, What.ENFORCING, self._clock.time(), effect=effect)
             self._held = {}
         time = self._clock.time()
+        for policy, found in self.confirmed().items():
+            namespace, _, name = policy.partition("/")
+            by = (f"last written by {found.manager or 'nobody known'}",)
+            self._add(Subject.POLICY, What.CONFIRMED, time, namespace, name, who=found.who, detail=by)
         for trouble in self._troubles.look(self._source.states(), self.faults(), time):
             subject, what, name, detail = trouble
             self._add(subject, what, time, name=name, detail=detail)

@@ -29,6 +29,7 @@ from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.node_name import NodeName
 from agent.runtime.reconcile import Reconcile
+from agent.runtime.unconfirmed import Unconfirmed
 from agent.sources.source import Source
 
 
@@ -53,6 +54,7 @@ class Views:
     meter: Meter
     history: Writer
     flow_log: FlowLog
+    unconfirmed: Unconfirmed
     clock: Clock
 
     def health(self) -> Health:
@@ -96,6 +98,7 @@ class Views:
             links=self.linked_pods.counts,
             staged=self.engine.staging.staged(),
             workload=self.engine.workload_of,
+            unconfirmed=self.unconfirmed.policies(),
         )
         return take(facts, self.engine.lowered, self.calls.backend.view())
 

@@ -116,7 +116,7 @@ class Stage:
             health=self.health,
             status=self.status,
             pods=self.engine.local_pods,
-            policy=self.engine.policy_of,
+            policy=self.engine.staging.written,
             history=self.history,
             denied=functools.partial(denied, self.flows),
             tracer=lambda: self.kernel,

@@ -163,7 +163,7 @@ class Follower:
 
     def is_audited(self, key: Key) -> bool:
         """Whether a policy is audited: beside one that is enforced it is compiled, and nobody asks it."""
-        policy = self.engine.policy_of(key)
+        policy = self.engine.staging.written(key)
         return policy is not None and self.engine.staging.mode(policy) is Mode.AUDIT
 
     def note_end(

@@ -68,6 +68,7 @@ def _screen(snapshot: StatusSnapshot, around: Around) -> Iterator[str]:
     if snapshot.applied:
         yield _enforced(snapshot)
         yield from _staged(snapshot)
+        yield from _unconfirmed(snapshot)
         yield from _kernel(snapshot)
     else:
         yield "[bold]Kernel[/] not touched yet: what was in it before this agent started is still enforced"
@@ -123,6 +124,15 @@ def _staged(snapshot: StatusSnapshot) -> Iterator[str]:
     pods = len({one.pod for one in snapshot.audited})
     here = f"; {count(pods, 'pod')} of this node audited" if pods else ""
     yield f"[bold]Not enforced[/] {'; '.join(parts)}{here}"
+
+
+def _unconfirmed(snapshot: StatusSnapshot) -> Iterator[str]:
+    """Say which policies others than one's own managers have written."""
+    found = snapshot.unconfirmed
+    if found:
+        names = ", ".join(f"{one.policy} ({one.manager or 'nobody known'})" for one in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        yield f"[bold]Unconfirmed[/] [yellow]{len(found)} of others[/]: {escape(names)}{more}"
 
 
 def _kernel(snapshot: StatusSnapshot) -> Iterator[str]:

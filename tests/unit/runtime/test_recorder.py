@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.clock import moment
 from agent.dataplane.differences import Difference, What
+from agent.history import diff
 from agent.history.change import Change, Effect, Subject
 from agent.history.change import What as Did
+from agent.history.confirmed import Confirmation
 from agent.kube.events import Delete, Event, Invalid, Origin, Problem, Upsert
+from agent.kube.mode import Mode, ModeSaid
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Peer, Pod, Rule, Selector
 from agent.sources.source import SyncState
 from tests.unit.runtime.events import deny, far, pod
@@ -305,3 +309,29 @@ def test_a_policy_goes_over_its_budget_and_comes_back(make: object, tmp_path: Pa
     ]
     assert "rules" in found[0].detail[0]
     assert found[0].effect.selected == ("default/p1",)
+
+
+def test_a_policy_is_audited_disabled_and_enabled(told: Told) -> None:
+    def staged(mode: Mode) -> Upsert:
+        made = NetworkPolicy("default", "deny", ingress=(), staging=ModeSaid(mode))
+        return Upsert(Kind.POLICY, made, KUBECTL)
+
+    both = ("default/p1", "default/p2")
+    (added,) = later(told, staged(Mode.AUDIT))
+    assert (added.what, added.effect.isolated_ingress, added.effect.selected) == (Did.ADDED, (), both)
+    for mode, what in ((Mode.ENFORCE, Did.ENABLED), (Mode.DISABLED, Did.DISABLED), (Mode.AUDIT, Did.AUDITED)):
+        (change,) = later(told, staged(mode))
+        assert (change.what, change.who, change.effect.selected) == (what, "kubectl (Apply)", both)
+        assert change.effect.isolated_ingress == (both if mode is Mode.ENFORCE else ())
+        assert f"+mode {mode}" in diff.lines(change.old, change.new)
+    (deleted,) = later(told, Delete(Kind.POLICY, Key("default", "deny")))
+    assert deleted.what is Did.DELETED
+
+
+def test_who_confirmed_a_policy_is_told(told: Told) -> None:
+    news = {"default/deny": Confirmation("kubectl-edit", moment(1.0), "ada")}
+    told.agent._recorder.confirmed = lambda: news.copy()
+    (change, *_) = later(told)
+    news.clear()
+    assert (change.subject, change.what, change.name) == (Subject.POLICY, Did.CONFIRMED, "deny")
+    assert (change.who, change.detail) == ("ada", ("last written by kubectl-edit",))
