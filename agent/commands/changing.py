@@ -6,10 +6,27 @@ What a command needs is imported inside it, as in :mod:`agent.commands.cli`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from agent.commands.options import answering, places_if_given, tell
+from agent.commands.options import (
+    IN_REPLAY,
+    URL,
+    Flags,
+    answering,
+    options_for,
+    places_if_given,
+    tell,
+    value_of,
+)
+
+if TYPE_CHECKING:
+    from agent.observe.flows.flow import Flow
+    from agent.observe.replay.change import Change
+    from agent.observe.replay.replayed import Replayed
 
 
 @click.command(
@@ -70,3 +87,177 @@ def convert(lines: tuple[str, ...], places: tuple[str, ...], label: str, as_json
         sys.exit(2)
     with answering():
         click.echo(text, nl=False)
+
+
+@click.command(
+    short_help="Say what a change would cut and open.",
+    epilog="Example: netpol-agent replay new.yaml --remove shop/old",
+)
+@click.argument("changes", metavar="[CHANGE]...", nargs=-1)
+@click.option(
+    "--remove", "removed", multiple=True, metavar="NS/NAME", help="Remove this policy, too. Several times."
+)
+@click.option(
+    "--flow-log", "log", metavar="FILE", help="Also what this flow log has seen; - for standard input."
+)
+@click.option(
+    "--since", metavar="TIME", help="Of the flow log: not before 90s, 15m, 1h or 7d ago, or a time."
+)
+@click.option(
+    "--manifests",
+    "places",
+    multiple=True,
+    metavar="PATH",
+    help="Ask no agent: the objects are in this directory or file, the connections in --flow-log.",
+)
+@click.option("--cluster", is_flag=True, help="Ask every node's agent, by way of the API server.")
+@click.option(
+    "--agents",
+    metavar="NAMESPACE",
+    default="kube-system",
+    help="With --cluster: the namespace of the agents' pods.  [default: kube-system]",
+)
+@options_for(
+    "policy_budget",
+    "namespace_budget",
+    "kubeconfig",
+    "context",
+    "health_address",
+    "health_port",
+    told=IN_REPLAY,
+)
+@URL
+@click.option(
+    "--all", "everything", is_flag=True, help="Show every connection, not ten of each pod and policy."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def replay(
+    changes: tuple[str, ...],
+    removed: tuple[str, ...],
+    log: str | None,
+    since: str | None,
+    places: tuple[str, ...],
+    cluster: bool,
+    agents: str,
+    url: str | None,
+    everything: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Hold a change of policies against the connections that were really seen, before anybody applies it.
+
+    CHANGE: files or directories with policies that are added or edited, or - for standard input. The agent on
+    this node tells which connections its kernel tracks now, and which it has logged; with --cluster every
+    agent does. Each is judged by the policies as they are and as they would be: what would be denied that was
+    allowed, and what allowed that was denied. Nothing is changed.
+
+    With --manifests or --kubeconfig the objects come from files or the API server, and what was seen from
+    --flow-log alone. With --cluster, --kubeconfig says how to reach the API server.
+
+    Exit codes: 0 nothing that was seen would be cut, 1 something would, 2 no answer (no agent answers, not
+    every node could be looked at, a change or options that cannot be used).
+    """
+    from agent.kube.model import Key
+    from agent.observe.replay.change import ChangeError, read_change
+
+    if sum((cluster, bool(places), url is not None)) > 1:
+        raise click.UsageError("give one of --manifests, --cluster and --url: each is another to ask.")
+    try:
+        gone = [Key.of(text) for text in removed]
+    except ValueError as error:
+        raise click.UsageError(f"--remove is {error}.") from None
+    if not changes and not gone:
+        raise click.UsageError("give files with policies, or --remove NS/NAME: nothing would change.")
+    try:
+        change = read_change(list(map(Path, changes)), gone)
+    except ChangeError as error:
+        _end(*error.wrong)
+    found = _replayed(change, log, since, places, cluster, agents, url, flags)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    from agent.commands import replay as replaying
+    from agent.observe import client
+    from agent.observe.replay.text import show
+
+    with answering():
+        if as_json:
+            click.echo(replaying.encode(found), nl=False)
+        else:
+            show(found, client.console(), everything=everything)
+    sys.exit(found.exit_code)
+
+
+def _replayed(
+    change: Change,
+    log: str | None,
+    since: str | None,
+    places: tuple[str, ...],
+    cluster: bool,
+    agents: str,
+    url: str | None,
+    flags: Flags,
+) -> Replayed:
+    """Hold a change against what is chosen; what cannot be asked ends the command with exit code 2."""
+    from agent.commands import replay as replaying
+    from agent.observe.client import UnreachableError, url_of
+    from agent.policy.budget.limits import Budgets
+    from agent.sources.apiserver.agents import AgentsError
+
+    config = value_of("kubeconfig", flags) or None, value_of("context", flags) or None
+    from_server = not cluster and (flags["kubeconfig"] is not None or flags["context"] is not None)
+    if (places or from_server) and log is None:
+        raise click.UsageError("--flow-log is missing: without an agent it says what was seen.")
+    flows = _flows(log, since)
+    try:
+        if places or from_server:
+            budgets = Budgets(value_of("policy_budget", flags), value_of("namespace_budget", flags))
+            return replaying.from_files(_objects(places, config), flows, change, budgets)
+        if cluster:
+            every = replaying.agents_of(*config, agents, value_of("health_port", flags))
+            return replaying.from_agents(every.ask, flows, change, every.knows)
+        where = url or url_of(value_of("health_address", flags), value_of("health_port", flags))
+        return replaying.from_agents(replaying.ask_one(where), flows, change, replaying.known_to(where))
+    except (UnreachableError, AgentsError, replaying.UnknownPolicyError) as error:
+        _end(str(error))
+
+
+def _objects(places: tuple[str, ...], config: tuple[str | None, str | None]) -> Any:
+    """Return the objects of files, or of an API server where no files are named."""
+    from agent.sources.manifests.once import read_given, read_once
+
+    if places:
+        return read_once(places_if_given(places, ()))
+    from agent.sources.apiserver.connect import Connection
+    from agent.sources.apiserver.once import ReadError, read_cluster
+
+    try:
+        return read_given("the API server", read_cluster(Connection(*config)).text)
+    except ReadError as error:
+        _end(str(error))
+
+
+def _flows(log: str | None, since: str | None) -> Sequence[Flow]:
+    """Return what a flow log has seen; nothing where none is named."""
+    import time
+
+    from agent.history.query import parse
+    from agent.observe.replay.records import RecordsError, read_records
+
+    try:
+        after = parse({"since": since} if since else {}, time.time()).since
+    except ValueError as error:
+        raise click.UsageError(f"--{error}.") from None
+    if log is None:
+        return ()
+    try:
+        records = read_records(log, after)
+    except RecordsError as error:
+        _end(str(error))
+    tell(records.notes, ())
+    return records.flows
+
+
+def _end(*wrong: str) -> NoReturn:
+    for line in wrong:
+        click.echo(f"Error: {line}", err=True)
+    sys.exit(2)

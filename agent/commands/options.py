@@ -95,6 +95,13 @@ IN_CLUSTER = {
 }
 
 
+IN_REPLAY = {
+    **IN_STATUS,
+    "kubeconfig": Told("Ask the API server of this kubeconfig: for the objects, or for the agents.", ""),
+    "context": Told("The context of the kubeconfig.", ""),
+}
+
+
 IN_HISTORY = {
     **IN_STATUS,
     "state_dir": Told("Read the file of the history in this directory, and ask no agent.", ""),

@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,19 +133,42 @@ def between(source: bytes, destination: bytes, protocol: int, port: int) -> list
         raise _error(error) from error
 
 
+def tracked(addresses: Container[bytes]) -> Iterator[Tracked]:
+    """Give the tracked connections that one of the packed addresses has opened, or that it answers.
+
+    What answers is behind a translation: of a connection through a Service the pod. The kernel's table is
+    read as it is asked for, so it takes no memory. Acts in the calling thread's network namespace. Raises
+    ConntrackError.
+    """
+    try:
+        with NetlinkSocket() as netlink:
+            for body in netlink.dump(_get(socket.AF_UNSPEC, b"")):
+                ends = _addresses(body)
+                if ends[0] in addresses or ends[2] in addresses:
+                    yield from _tracked(body)
+    except OSError as error:
+        raise _error(error) from error
+
+
 def _between(source: bytes, destination: bytes, protocol: int, port: int) -> Iterator[Tracked]:
     request = next(_filters(source)) if len(source) == 4 else b""
     with NetlinkSocket() as netlink:
         for body in netlink.dump(_get(_family(source), request)):
             if _addresses(body)[0] != source:
                 continue
-            fields = dict(attributes(body))
-            opened, reply = tuple_of(fields[_TUPLE_ORIG]), tuple_of(fields[_TUPLE_REPLY])
-            if opened is None or reply is None:
-                continue
-            if (reply.source, reply.protocol, reply.source_port) == (destination, protocol, port):
-                status = int.from_bytes(fields.get(_STATUS, b""), "big")
-                yield Tracked(opened, reply, bool(status & _SEEN_REPLY), _since(fields.get(_TIMESTAMP)))
+            for found in _tracked(body):
+                reply = found.reply
+                if (reply.source, reply.protocol, reply.source_port) == (destination, protocol, port):
+                    yield found
+
+
+def _tracked(body: memoryview) -> Iterator[Tracked]:
+    """Give the connection of an entry; nothing where it is incomplete."""
+    fields = dict(attributes(body))
+    opened, reply = tuple_of(fields[_TUPLE_ORIG]), tuple_of(fields[_TUPLE_REPLY])
+    if opened is not None and reply is not None:
+        status = int.from_bytes(fields.get(_STATUS, b""), "big")
+        yield Tracked(opened, reply, bool(status & _SEEN_REPLY), _since(fields.get(_TIMESTAMP)))
 
 
 def _since(stamp: memoryview | None) -> float | None:

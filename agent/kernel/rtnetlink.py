@@ -128,6 +128,16 @@ def read_addresses(netlink: NetlinkSocket) -> Iterator[Address]:
         yield Address(interface, family, length, scope)
 
 
+def read_own_addresses(netlink: NetlinkSocket) -> Iterator[bytes]:
+    """Yield the packed addresses of the socket's network namespace. Raises OSError."""
+    for message in netlink.dump(Message(RTM_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST)), behind=0):
+        fields = dict(attributes(message[_IFADDR_REST:]))
+        # Where there are two ends, this one.
+        address = fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS))
+        if address is not None:
+            yield bytes(address)
+
+
 def read_addresses_elsewhere(netlink: NetlinkSocket, namespace: int) -> Iterator[tuple[int, bytes]]:
     """Yield the addresses of another network namespace, by its number in this one: (interface, address).
 

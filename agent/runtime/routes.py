@@ -18,6 +18,7 @@ from agent.settings import Settings
 if TYPE_CHECKING:
     from agent.observe.explain.live import Explainer
     from agent.observe.page.sources import Sources
+    from agent.observe.replay.here import Witness
 
 
 def asked_routes(settings: Settings, agent: Agent, routes: Callable[[], Routes]) -> dict[str, Route]:
@@ -37,6 +38,17 @@ def asked_routes(settings: Settings, agent: Agent, routes: Callable[[], Routes])
 
         return route.explain(explainer(), request)
 
+    @functools.cache
+    def witness() -> Witness:
+        from agent.runtime.witness import make_witness
+
+        return make_witness(settings, agent)
+
+    def seen(request: Request) -> Response:
+        from agent.observe.replay import here
+
+        return here.answer(witness(), request)
+
     def sources() -> Sources:
         from agent.runtime.explaining import page_sources
 
@@ -45,6 +57,7 @@ def asked_routes(settings: Settings, agent: Agent, routes: Callable[[], Routes])
     told = "whether a connection is allowed, and why: ?from=…&to=…&port=… (JSON)"
     return {
         "/explain": Route(explain, told, large=True),
+        "/seen": Route(seen, "the connections of this node's pods, and what decides them (JSON)", large=True),
         "/settings": settings_route(settings),
         "/rendered": rendered_route(settings, agent),
         **page_routes(sources, routes),

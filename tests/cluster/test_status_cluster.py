@@ -25,13 +25,17 @@ class Asked(NamedTuple):
     local: Node
 
     def status(self, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the command where the API server is, as ``admin`` or ``agent``."""
+        """Run ``status --cluster`` where the API server is, as ``admin`` or ``agent``."""
+        return self.run(user, "status", *arguments)
+
+    def run(self, user: str, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with ``--cluster`` where the API server is, as ``admin`` or ``agent``."""
         kubeconfig = str(self.cluster.api.kubeconfig(user))
         command = [
             sys.executable,
             "-m",
             "agent",
-            "status",
+            name,
             "--cluster",
             "--kubeconfig",
             kubeconfig,
@@ -114,3 +118,21 @@ def test_where_there_is_no_agent_that_is_said(asked: Asked) -> None:
     none = asked.status("agent", "--agents", "default")
     assert (none.returncode, none.stdout) == (2, "")
     assert "no pod of an agent is in namespace default: --agents names another" in none.stderr
+
+
+def test_a_change_is_replayed_on_every_node_and_one_that_is_not_reached_is_named(asked: Asked) -> None:
+    """The policy to remove is in the cluster: agents know it, though nothing that was seen depends on it."""
+    with asked.cluster.workspace() as workspace:
+        namespace = workspace.namespace("a")
+        workspace.policy(namespace, "closed", ingress=[])
+        asked.cluster.settle()
+        done = asked.run("admin", "replay", "--remove", f"{namespace}/closed", "--json")
+        found = json.loads(done.stdout)
+        assert done.returncode == 2, "a node could not be asked"
+        assert found["nodes"] == ["reached"]
+        assert found["cut"] == []
+        (missing,) = found["missing"]
+        assert missing.startswith("node local: cannot be reached through the API server")
+        unknown = asked.run("admin", "replay", "--remove", f"{namespace}/none")
+        assert (unknown.returncode, unknown.stdout) == (2, "")
+        assert "there is no policy" in unknown.stderr

@@ -17,6 +17,7 @@ import pytest
 from agent.kernel import conntrack
 from agent.kernel.conntrack import ConntrackError, between, forget
 from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute
+from agent.net import address_text
 from tests.build import packed
 from tests.lab.netns import Netns
 
@@ -232,6 +233,31 @@ def test_connections_between_two_ends_are_found_behind_a_service_too(net: Net, s
         assert one.replied
         assert one.since is not None
         assert began - 1 < one.since < time.time() + 1
+
+
+@pytest.mark.usefixtures("echo")
+def test_what_an_address_has_opened_or_answers_is_found_in_both_families(net: Net) -> None:
+    with contextlib.ExitStack() as stack:
+        for side in (V4, V6):
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                for to in (side.server, side.service, side.other):
+                    stack.enter_context(flow(net, side, to, kind))
+
+        def found(*addresses: str) -> set[tuple[str, str, int, int]]:
+            with net.router.entered():
+                return {
+                    (address_text(one.opened.source), address_text(one.reply.source), *one.reply[2:4])
+                    for one in conntrack.tracked({packed(address) for address in addresses})
+                }
+
+        for side in (V4, V6):
+            answering = {(side.client, side.server, n, 7) for n in (6, 17)}
+            assert found(side.server) == answering
+            assert found(side.other) == {(side.client, side.other, n, 7) for n in (6, 17)}
+            assert found(side.client) == answering | found(side.other)
+            # What was asked for is not what answers.
+            assert found(side.service) == set()
+        assert len(found(V4.client, V6.client)) == 8
 
 
 @pytest.mark.usefixtures("echo")

@@ -1,8 +1,10 @@
-"""The agents of a cluster, found and asked by way of its API server: for ``status --cluster``."""
+"""The agents of a cluster, found and asked by way of its API server: for ``--cluster``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -39,7 +41,7 @@ class AgentPod(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What an agent answered: its status as served, or why there is no answer."""
+    """What an agent answered, as served, or why there is no answer."""
 
     pod: AgentPod
     body: bytes = b""
@@ -93,17 +95,29 @@ def nodes(connection: Connection) -> list[str]:
     return sorted(one.metadata.name for one in _list(connection, "/api/v1/nodes", {}, "list nodes"))
 
 
-def ask_all(connection: Connection, namespace: str, pods: list[AgentPod], port: int) -> list[Told]:
-    """Ask agents for their status through the API server's proxy to their pods, in the order of the pods."""
+def ask_all(
+    connection: Connection,
+    namespace: str,
+    pods: list[AgentPod],
+    port: int,
+    what: str = "status",
+    query: Mapping[str, str] = MappingProxyType({}),
+) -> list[Told]:
+    """Ask agents through the API server's proxy to their pods, in the order of the pods.
+
+    ``what``: the path on their status port, without its first slash.
+    """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda pod: _ask(connection, namespace, pod, port), pods))
+        return list(pool.map(lambda pod: _ask(connection, namespace, pod, port, what, query), pods))
 
 
-def _ask(connection: Connection, namespace: str, pod: AgentPod, port: int) -> Told:
+def _ask(
+    connection: Connection, namespace: str, pod: AgentPod, port: int, what: str, query: Mapping[str, str]
+) -> Told:
     name = f"{quote(pod.name, safe='')}:{port}"
-    path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{name}/proxy/status"
+    path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{name}/proxy/{what}"
     try:
-        response = connection.get(path, {}, _READ_SECONDS)
+        response = connection.get(path, dict(query), _READ_SECONDS)
         try:
             raise_for(response)
             return Told(pod, response.read(_MOST_BYTES))

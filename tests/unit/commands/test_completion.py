@@ -20,7 +20,7 @@ echo "${{COMPREPLY[@]}}"
 
 @pytest.mark.parametrize(
     ("words", "position", "found"),
-    [("expl", 1, "explain"), ("re", 1, "render report"), ("report --out", 2, "--output")],
+    [("expl", 1, "explain"), ("re", 1, "render replay report"), ("report --out", 2, "--output")],
 )
 def test_bash_completes_commands_and_options(tmp_path: Path, words: str, position: int, found: str) -> None:
     bash = shutil.which("bash")
