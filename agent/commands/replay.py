@@ -54,6 +54,7 @@ def from_files(read: Read, flows: Iterable[Flow], change: Change, budgets: Budge
     return replayed(
         *judges,
         gather(_logged(flows)),
+        namespaces=change.namespaces,
         changes=change.in_words(cluster),
         notes=(*read.notes, *change.notes),
         missing=read.refused,
@@ -84,6 +85,7 @@ def from_agents(ask: Ask, flows: Iterable[Flow], change: Change, knows: Callable
         Judge(cluster, _budget(told)),
         Judge(change.applied(cluster), _budget(told, change.keys)),
         seen,
+        namespaces=change.namespaces,
         changes=change.in_words(cluster),
         nodes=sorted({one.node for one in told}),
         notes=change.notes,

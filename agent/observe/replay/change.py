@@ -32,6 +32,11 @@ class Change(NamedTuple):
         """The policies that it is about."""
         return self.removed.union(self.policies)
 
+    @property
+    def namespaces(self) -> frozenset[str]:
+        """The namespaces of these policies."""
+        return frozenset(key.namespace for key in self.keys)
+
     def applied(self, cluster: Cluster) -> Cluster:
         """Return the cluster after the change."""
         kept = {key: policy for key, policy in cluster.policies.items() if key not in self.removed}

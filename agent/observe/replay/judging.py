@@ -57,7 +57,8 @@ class Judge:
 
     def owner(self, address: bytes) -> Pod | None:
         """Return the pod that an address belongs to."""
-        return owner(self._small((address,)), address)
+        claimants = self._claimants.get(address, ())
+        return owner(Cluster({pod.key: pod for pod in claimants}, {}, {}, {}), address)
 
     def pod(self, key: Key) -> Pod | None:
         """Return a pod by its key."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -80,12 +80,17 @@ def replay(
     after: Judge,
     seen: Sequence[Seen],
     *,
+    namespaces: Container[str],
     changes: Iterable[str] = (),
     nodes: Iterable[str] = (),
     notes: Iterable[str] = (),
     missing: Iterable[str] = (),
 ) -> Replayed:
-    """Judge what was seen by the objects before and after a change."""
+    """Judge what was seen by the objects before and after a change.
+
+    ``namespaces``: those of the policies that change. A policy is about pods of its own namespace, so no
+    other connection is judged.
+    """
     cut: list[Moved] = []
     opened: list[Moved] = []
     unjudged: Counter[str] = Counter()
@@ -93,6 +98,9 @@ def replay(
         packet = packet_of(before, one.sort)
         if isinstance(packet, str):
             unjudged[packet] += 1
+            continue
+        owners = map(before.owner, packet[:2])
+        if not any(pod is not None and pod.namespace in namespaces for pod in owners):
             continue
         was, will = before.judge(packet), after.judge(packet)
         # Between a pod and its own node nothing is judged, so none of it is among what was seen.

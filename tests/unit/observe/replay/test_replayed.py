@@ -51,7 +51,11 @@ def cluster(
 def held(before: Cluster, made: Change, *seen: Seen) -> Replayed:
     after = made.applied(before)
     return replay(
-        Judge(before, budget_of(before)), Judge(after, budget_of(after)), seen, changes=made.in_words(before)
+        Judge(before, budget_of(before)),
+        Judge(after, budget_of(after)),
+        seen,
+        namespaces=made.namespaces,
+        changes=made.in_words(before),
     )
 
 
