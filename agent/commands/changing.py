@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from agent.commands.options import (
+    IN_CONVERT,
     IN_REPLAY,
     URL,
     Flags,
@@ -39,8 +40,27 @@ if TYPE_CHECKING:
     "places",
     multiple=True,
     metavar="PATH",
-    help="Turn the policies of this directory or file, or of standard input for -, into lines.",
+    help="Turn the policies of this directory or file, or of standard input for -, into lines. With "
+    "--from-flows: the objects that the log is about.",
 )
+@click.option(
+    "--from-flows",
+    "log",
+    metavar="FILE",
+    help="Propose the smallest policies that allow what this flow log has seen; - for standard input.",
+)
+@click.option(
+    "--since", metavar="TIME", help="Of the flow log: not before 90s, 15m, 1h or 7d ago, or a time."
+)
+@click.option(
+    "--verdict",
+    "verdicts",
+    multiple=True,
+    metavar="WORD",
+    help="Of the flow log: what was logged as allowed or denied. Several times.  [default: all but denied]",
+)
+@options_for("kubeconfig", "context", told=IN_CONVERT)
+@click.option("--lines", "as_lines", is_flag=True, help="Print proposed policies as lines.")
 @click.option(
     "--label",
     default="app",
@@ -48,11 +68,24 @@ if TYPE_CHECKING:
     help="The label whose value is a pod's short name, as in shop/api.  [default: app]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of YAML or lines.")
-def convert(lines: tuple[str, ...], places: tuple[str, ...], label: str, as_json: bool) -> None:
+def convert(
+    lines: tuple[str, ...],
+    places: tuple[str, ...],
+    log: str | None,
+    since: str | None,
+    verdicts: tuple[str, ...],
+    as_lines: bool,
+    label: str,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Turn each LINE into a NetworkPolicy, printed as a manifest; with - the lines of standard input.
 
     With --manifests it is the other way: each policy becomes a line. A policy that no line says exactly is
     named, with the reason. The words of lines are in docs/convert.md.
+
+    With --from-flows policies are proposed, in audit: by workload and direction, what the log has seen. The
+    objects that the log is about come from --manifests or --kubeconfig.
 
     Exit codes: 0 all converted, 1 some policies cannot be said by a line or were refused (they are named, and
     the rest is printed), 2 a line that cannot be read (nothing is printed), or wrong options.
@@ -64,6 +97,10 @@ def convert(lines: tuple[str, ...], places: tuple[str, ...], label: str, as_json
 
     if wrong := qualified_name(label):
         raise click.UsageError(f"--label: {wrong}.")
+    if log is not None:
+        if lines:
+            raise click.UsageError("give lines or --from-flows, not both.")
+        _propose(log, since, verdicts, places, flags, label, as_lines=as_lines, as_json=as_json)
     if bool(lines) == bool(places):
         raise click.UsageError("give lines, or - to read them from standard input, or --manifests PATH.")
     if places:
@@ -87,6 +124,53 @@ def convert(lines: tuple[str, ...], places: tuple[str, ...], label: str, as_json
         sys.exit(2)
     with answering():
         click.echo(text, nl=False)
+
+
+def _propose(
+    log: str,
+    since: str | None,
+    verdicts: tuple[str, ...],
+    places: tuple[str, ...],
+    flags: Flags,
+    label: str,
+    *,
+    as_lines: bool,
+    as_json: bool,
+) -> NoReturn:
+    """Print policies that allow what a log has seen, and end the command."""
+    from agent.commands import convert as converting
+    from agent.convert.write import write_line
+    from agent.dataplane.logged import Decided
+    from agent.observe.propose.propose import SEEN_TO_PASS, ProposalError
+
+    known = [word.value for word in Decided]
+    for word in verdicts:
+        if word not in known:
+            raise click.UsageError(f"--verdict is {word!r}: give one of {', '.join(known)}.")
+    if not places and flags["kubeconfig"] is None and flags["context"] is None:
+        raise click.UsageError(
+            "the log names pods, and their labels are needed: give --manifests PATH, or --kubeconfig FILE."
+        )
+    chosen = frozenset(map(Decided, verdicts)) or SEEN_TO_PASS
+    flows = _flows(log, since)
+    read = _objects(places, (value_of("kubeconfig", flags) or None, value_of("context", flags) or None))
+    try:
+        found = converting.proposed(read.objects, flows, chosen)
+    except ProposalError as error:
+        _end(str(error))
+    tell((*read.notes, *found.notes), read.refused)
+    statements = converting.staged(found)
+    with answering():
+        if as_lines:
+            text = "".join(f"{write_line(one, label)}\n" for one in statements)
+        else:
+            text = converting.as_json(statements) if as_json else converting.as_yaml(statements)
+        click.echo(text, nl=False)
+    click.echo(
+        f"policies proposed: {len(statements)}; kinds of connection that they allow: {found.connections}",
+        err=True,
+    )
+    sys.exit(1 if read.refused else 0)
 
 
 @click.command(

@@ -12,9 +12,13 @@ from agent.convert.manifest import document, to_yaml
 from agent.convert.read import read_lines
 from agent.convert.statement import LABEL, MODE_ANNOTATION, Statement
 from agent.convert.write import CannotSayError, write_line
+from agent.dataplane.logged import Decided
 from agent.kube.manifest import Manifest
-from agent.kube.model import Kind, NetworkPolicy
+from agent.kube.model import Kind, NetworkPolicy, Object
+from agent.observe.flows.flow import Flow
+from agent.observe.propose.propose import Proposal, propose
 from agent.sources.manifests.once import read_once
+from agent.spec.cluster import cluster_of
 
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -71,6 +75,16 @@ def lines_of(places: Sequence[Path], label: str = LABEL) -> Lines:
             continue
         notes += (f"{where}: a line does not say its {what}" for what in _unsaid(manifest))
     return Lines(tuple(lines), tuple(notes), tuple(refused))
+
+
+def proposed(objects: Iterable[Object], flows: Iterable[Flow], verdicts: frozenset[Decided]) -> Proposal:
+    """Propose policies, to be audited first, for what was logged so. Raises ProposalError."""
+    return propose(cluster_of(objects), flows, verdicts)
+
+
+def staged(proposal: Proposal) -> list[Statement]:
+    """Return the proposed policies as they are printed: in audit."""
+    return [Statement(policy, "audit") for policy in proposal.policies]
 
 
 def lines_as_json(lines: Lines) -> str:

@@ -95,6 +95,12 @@ IN_CLUSTER = {
 }
 
 
+IN_CONVERT = {
+    "kubeconfig": Told("With --from-flows: take the objects from the API server of this kubeconfig.", ""),
+    "context": Told("The context of the kubeconfig.", ""),
+}
+
+
 IN_REPLAY = {
     **IN_STATUS,
     "kubeconfig": Told("Ask the API server of this kubeconfig: for the objects, or for the agents.", ""),

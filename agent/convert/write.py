@@ -19,7 +19,7 @@ def write_line(statement: Statement, label: str = LABEL) -> str:
     if policy.ignored:
         direction = policy.ignored[0]
         raise CannotSayError(
-            f"its {direction} rules have no effect, and no line says such rules: remove them, or name "
+            f"its rules for {direction} have no effect, and no line says such rules: remove them, or name "
             f"{direction.capitalize()} in policyTypes"
         )
     if mode and mode not in MODES:

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observe": {
         "history",
         *("dataplane", "history", "policy", "lower", "program", "spec", "sources", "kernel", "kube"),
+        "convert",
         *GROUND,
     },
     "backends": {"iptables", "dataplane", "kube", "lower", *GROUND},

@@ -60,7 +60,7 @@ def test_what_a_line_does_not_say_is_named(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (1, "deny all ingress to shop as closed mode audit\n")
     assert "NetworkPolicy shop/closed: a line does not say its labels owner" in done.stderr
     assert "a line does not say its annotations why" in done.stderr
-    assert "NetworkPolicy default/open: its egress rules have no effect" in done.stderr
+    assert "NetworkPolicy default/open: its rules for egress have no effect" in done.stderr
     lines = json.loads(convert("--json", "--manifests", str(file)).stdout)
     assert lines == [{"policy": "shop/closed", "line": "deny all ingress to shop as closed mode audit"}]
 
@@ -74,3 +74,27 @@ def test_wrong_options_end_with_two() -> None:
     ):
         done = convert(*arguments)
         assert (done.exit_code, done.stdout) == (2, "")
+
+
+def test_policies_are_proposed_from_a_flow_log_in_audit() -> None:
+    log, objects = str(ROOT / "examples/flows.jsonl"), str(ROOT / "examples/cluster.yaml")
+    done = convert("--from-flows", log, "--manifests", objects, "--lines")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1] == "allow shop/db from shop/api on tcp/5432 as db-ingress mode audit"
+    assert "policies proposed: 3; kinds of connection that they allow: 4\n" in done.stderr
+    manifests = convert("--from-flows", log, "--manifests", objects)
+    again = convert("--manifests", "-", stdin=manifests.stdout)
+    assert again.stdout == done.stdout
+    items = json.loads(convert("--from-flows", log, "--manifests", objects, "--json").stdout)["items"]
+    assert items == list(yaml.safe_load_all(manifests.stdout))
+    none = convert("--from-flows", log, "--manifests", objects, "--verdict", "denied")
+    assert (none.exit_code, none.stdout) == (0, "")
+    for arguments, wrong in (
+        (("--from-flows", log), "the log names pods, and their labels are needed"),
+        (("--from-flows", log, "--manifests", objects, "--verdict", "maybe"), "--verdict is 'maybe'"),
+        (("--from-flows", objects, "--manifests", objects), "no line of it is a report"),
+        (("--from-flows", log, "x"), "not both"),
+    ):
+        refused = convert(*arguments)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert wrong in refused.stderr

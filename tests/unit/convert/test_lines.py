@@ -207,7 +207,7 @@ def test_lines_have_comments_and_each_wrong_one_is_named() -> None:
 def test_what_no_line_says_is_refused_with_the_reason() -> None:
     without_effect = NetworkPolicy("shop", "p", API, (), None, ignored=(Direction.EGRESS,))
     for statement, why in (
-        (Statement(without_effect), "its egress rules have no effect"),
+        (Statement(without_effect), "its rules for egress have no effect"),
         (Statement(ingress(Rule((Peer(),)))), "it has a peer that matches nothing"),
         (Statement(NetworkPolicy("shop", "p", API)), "it names no direction"),
         (Statement(ingress(), "perhaps"), "its mode is 'perhaps'"),

@@ -1,0 +1,1 @@
+"""Policies proposed from connections that were seen."""
