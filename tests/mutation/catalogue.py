@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutation.asked import ASKED
+from tests.mutation.changes import CHANGES
 from tests.mutation.flows import FLOWS
 from tests.mutation.links import LINKS
 from tests.mutation.loop import LOOP
@@ -25,4 +26,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *METRICS,
     *FLOWS,
     *TOLD,
+    *CHANGES,
 )
