@@ -181,6 +181,7 @@ def _propose(
 @click.option(
     "--remove", "removed", multiple=True, metavar="NS/NAME", help="Remove this policy, too. Several times."
 )
+@click.option("--enforce", is_flag=True, help="As if audited policies of the change were enforced.")
 @click.option(
     "--flow-log", "log", metavar="FILE", help="Also what this flow log has seen; - for standard input."
 )
@@ -218,6 +219,7 @@ def _propose(
 def replay(
     changes: tuple[str, ...],
     removed: tuple[str, ...],
+    enforce: bool,
     log: str | None,
     since: str | None,
     places: tuple[str, ...],
@@ -253,7 +255,7 @@ def replay(
     if not changes and not gone:
         raise click.UsageError("give files with policies, or --remove NS/NAME: nothing would change.")
     try:
-        change = read_change(list(map(Path, changes)), gone)
+        change = read_change(list(map(Path, changes)), gone, enforce=enforce)
     except ChangeError as error:
         _end(*error.wrong)
     found = _replayed(change, log, since, places, cluster, agents, url, flags)

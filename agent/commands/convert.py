@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from agent.convert.manifest import document, to_yaml
 from agent.convert.read import read_lines
-from agent.convert.statement import LABEL, MODE_ANNOTATION, Statement
+from agent.convert.statement import LABEL, Statement
 from agent.convert.write import CannotSayError, write_line
 from agent.dataplane.logged import Decided
 from agent.kube.manifest import Manifest
+from agent.kube.mode import MODE_ANNOTATION
 from agent.kube.model import Kind, NetworkPolicy, Object
 from agent.observe.flows.flow import Flow
 from agent.observe.propose.propose import Proposal, propose
@@ -69,7 +70,7 @@ def lines_of(places: Sequence[Path], label: str = LABEL) -> Lines:
             continue
         where = f"{name} line {manifest.line}: NetworkPolicy {policy.key}"
         try:
-            lines.append(Line(str(policy.key), write_line(Statement(policy, _mode(manifest)), label)))
+            lines.append(Line(str(policy.key), write_line(Statement(policy, _mode(policy)), label)))
         except CannotSayError as error:
             refused.append(f"{where}: {error}")
             continue
@@ -98,8 +99,10 @@ def _annotations(manifest: Manifest) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _mode(manifest: Manifest) -> str:
-    return str(_annotations(manifest).get(MODE_ANNOTATION, ""))
+def _mode(policy: NetworkPolicy) -> str:
+    """Return what the annotation says; of a value that is not known, the value, which no line says."""
+    said = policy.staging
+    return said.unknown or (said.mode.value if said.mode is not None else "")
 
 
 def _unsaid(manifest: Manifest) -> Iterator[str]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from agent.convert.statement import MODE_ANNOTATION, Statement, normal
+from agent.convert.statement import Statement, normal
 from agent.kube.manifest import read_text
+from agent.kube.mode import MODE_ANNOTATION
 from agent.kube.model import NetworkPolicy, Operator, Peer, Port, Requirement, Rule, Selector
 from agent.net import Direction
 

@@ -6,19 +6,22 @@ from typing import NamedTuple
 
 import msgspec
 
+from agent.kube.mode import Mode
 from agent.kube.model import NetworkPolicy, Operator, Peer, Port, Requirement, Rule, Selector
 from agent.kube.validate import METADATA_NAME
 from agent.net import Protocol
 
-MODE_ANNOTATION = "netpol-agent.io/mode"
-MODES = ("enforce", "audit", "disabled")
+MODES = tuple(mode.value for mode in Mode)
 
 LABEL = "app"
 """The label whose value a pod's short name is, unless another is chosen: ``shop/api`` has ``app=api``."""
 
 
 class Statement(NamedTuple):
-    """A policy; ``mode`` is the value of its annotation, empty where it has none."""
+    """A policy; ``mode`` is the value of its annotation, empty where it has none.
+
+    What the policy itself says of its mode does not count.
+    """
 
     policy: NetworkPolicy
     mode: str = ""

@@ -17,6 +17,7 @@ from netaddr import IPNetwork, cidr_merge
 
 from agent.convert.statement import of_namespace
 from agent.dataplane.logged import Decided
+from agent.kube.mode import NO_MODE
 from agent.kube.model import IPBlock, Key, NetworkPolicy, Peer, Pod, Port, Rule
 from agent.net import Direction, Network, Protocol, address_text
 from agent.observe.flows.flow import Flow
@@ -227,9 +228,10 @@ def _end(port: Port) -> int:
 
 
 def _check(cluster: Cluster, policies: Iterable[NetworkPolicy], packets: Iterable[Packet]) -> None:
-    """Judge what was seen by the proposed policies alone: beside others they allow as much."""
+    """Judge what was seen by the proposed policies alone, enforced: beside others they allow as much."""
     namespaces = {
-        name: msgspec.structs.replace(one, ingress_isolated=False) for name, one in cluster.namespaces.items()
+        name: msgspec.structs.replace(one, ingress_isolated=False, staging=NO_MODE)
+        for name, one in cluster.namespaces.items()
     }
     alone = Cluster(cluster.pods, namespaces, {one.key: one for one in policies}, cluster.nodes)
     judge = Judge(alone)

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from agent.kube.mode import Mode, ModeSaid
 from agent.kube.model import Key, Kind, NetworkPolicy
 from agent.sources.manifests.once import read_once
-from agent.spec.cluster import Cluster
+from agent.spec.cluster import Cluster, mode_in
 
 
 class ChangeError(Exception):
@@ -45,17 +48,29 @@ class Change(NamedTuple):
     def in_words(self, cluster: Cluster) -> Iterator[str]:
         """Say of each policy what becomes of it: ``edited shop/api``."""
         for key in sorted(self.keys):
-            before = cluster.policies.get(key)
             if key in self.removed:
                 yield f"removed {key}"
-            elif before is None:
-                yield f"added {key}"
-            else:
-                yield f"{'unchanged' if before == self.policies[key] else 'edited'} {key}"
+                continue
+            before, policy = cluster.policies.get(key), self.policies[key]
+            what = "added" if before is None else "edited"
+            if before is not None and msgspec.structs.replace(before, created="") == policy:
+                what = "unchanged"
+            mode = mode_in(cluster, policy)
+            yield f"{what} {key}" + ("" if mode is Mode.ENFORCE else f", {_MODES[mode]}")
 
 
-def read_change(places: Sequence[Path], removed: Iterable[Key] = ()) -> Change:
-    """Read a change. Files are held to everything that a create is held to. Raises ChangeError."""
+_ENFORCED = ModeSaid(Mode.ENFORCE)
+_MODES = {
+    Mode.AUDIT: "which is audited and denies nothing",
+    Mode.DISABLED: "which is disabled and does nothing",
+}
+
+
+def read_change(places: Sequence[Path], removed: Iterable[Key] = (), *, enforce: bool = False) -> Change:
+    """Read a change. Files are held to everything that a create is held to. Raises ChangeError.
+
+    ``enforce``: as if every policy in the files were enforced, whatever its annotation says.
+    """
     read = read_once(places)
     wrong = list(read.refused)
     policies: dict[Key, NetworkPolicy] = {}
@@ -71,7 +86,8 @@ def read_change(places: Sequence[Path], removed: Iterable[Key] = ()) -> Change:
             )
             wrong.append(f"{where}: {problem.field}: {problem.message}")
         elif isinstance(manifest.value, NetworkPolicy):
-            policies[manifest.key] = manifest.value
+            policy = manifest.value
+            policies[manifest.key] = msgspec.structs.replace(policy, staging=_ENFORCED) if enforce else policy
     gone = frozenset(removed)
     wrong += (
         f"{key} is in the files and to be removed: choose one of the two" for key in gone & policies.keys()

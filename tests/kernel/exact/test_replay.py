@@ -50,7 +50,7 @@ def change_of(random: Random, objects: Iterable[Object], others: Iterable[Object
     for one in objects:
         if isinstance(one, NetworkPolicy) and one.key not in policies:
             fate = random.random()
-            if fate < 0.1:
+            if fate < 0.25:
                 removed.add(one.key)
             elif fate < 0.6:
                 kept = (_without_one(random, one.ingress), _without_one(random, one.egress))
@@ -189,4 +189,4 @@ def test_replay_names_exactly_what_the_change_then_cuts_and_opens(arena: Arena, 
     numbers = ", ".join(f"{number} {what}" for what, number in tally.items())
     measured(f"{arena.layout}: {CLUSTERS} changes, held against connections: {numbers}")
     assert tally["seen"] >= 20 * CLUSTERS
-    assert min(tally["cut"], tally["opened"]) > 0
+    assert tally["cut"] + tally["opened"] > CLUSTERS

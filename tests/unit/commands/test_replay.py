@@ -72,6 +72,13 @@ def test_what_changes_nothing_ends_with_zero(log: Path) -> None:
     assert found["changes"] == ["added shop/default-deny", "added shop/web-to-api"]
 
 
+def test_audited_policies_are_judged_as_enforced_if_asked(log: Path, tmp_path: Path) -> None:
+    file = tmp_path / "audited.yaml"
+    file.write_text(CliRunner().invoke(cli.main, ["convert", "deny all ingress to shop mode audit"]).stdout)
+    assert offline(log, str(file)).exit_code == 0
+    assert offline(log, str(file), "--enforce").exit_code == 1
+
+
 def test_only_what_was_seen_since_then(log: Path) -> None:
     done = offline(log, str(ROOT / "examples/01-default-deny.yaml"), "--since", "1h")
     assert (done.exit_code, "held against 0 kinds" in done.stdout) == (0, True)

@@ -220,3 +220,15 @@ def test_a_change_is_read_as_a_create_is_read(tmp_path: Path) -> None:
         read_change([good], [statement.policy.key])
     with pytest.raises(ChangeError, match="no such file or directory"):
         read_change([tmp_path / "none"])
+
+
+def test_an_audited_policy_cuts_nothing_unless_it_is_judged_as_enforced(tmp_path: Path) -> None:
+    file = tmp_path / "audited.yaml"
+    file.write_text(to_yaml([read_line("deny all ingress to shop/api as closed mode audit")]))
+    audited = held(cluster(), read_change([file]), Seen(sort(WEB, API), 1))
+    assert (audited.exit_code, audited.changes) == (
+        0,
+        ("added shop/closed, which is audited and denies nothing",),
+    )
+    enforced = held(cluster(), read_change([file], enforce=True), Seen(sort(WEB, API), 1))
+    assert (enforced.exit_code, enforced.changes) == (1, ("added shop/closed",))
