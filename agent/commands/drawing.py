@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from agent.observe.text import plain_console
+from agent.observe.client import console as console_of_answers
 from agent.reach import show
 from agent.reach.difference import Difference
 from agent.reach.exposure import Exposure
@@ -24,7 +23,7 @@ _SVG_WIDTH = 160
 def show_matrix(found: Matrix, form: str) -> None:
     """Print a matrix on standard output."""
     if form == "table":
-        show.table(found, plain_console(sys.stdout))
+        show.table(found, console_of_answers())
     elif form == "svg":
         click.echo(_svg(found), nl=False)
     else:
@@ -50,7 +49,7 @@ def _svg(found: Matrix) -> str:
 def show_difference(found: Difference, form: str) -> None:
     """Print a difference on standard output."""
     if form == "lines":
-        show.difference_lines(found, plain_console(sys.stdout))
+        show.difference_lines(found, console_of_answers())
         return
     writer = {"csv": show.difference_csv, "md": show.difference_markdown, "json": show.difference_json}[form]
     click.echo(writer(found), nl=False)
@@ -74,7 +73,7 @@ def show_exposure(found: list[Exposure], *, as_json: bool) -> None:
         ]
         click.echo(json.dumps({"exposure": told}, indent=2))
         return
-    console = plain_console(sys.stdout)
+    console = console_of_answers()
     for one in found:
         way = "from" if one.direction == "ingress" else "to"
         ports = "; ".join(filter(None, (str(one.ports) if one.ports else "", ", ".join(one.names))))

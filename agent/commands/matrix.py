@@ -14,7 +14,7 @@ from agent.reach.admits import Rules
 from agent.reach.difference import Difference, difference
 from agent.reach.ends import By, End, Place, outside, pods_at
 from agent.reach.exposure import Exposure, exposure
-from agent.reach.given import Given, given, overlaid
+from agent.reach.given import Given, given, overlaid, rolled_out
 from agent.reach.known import blocks_of, know
 from agent.reach.matrix import Matrix, matrix, ordered
 from agent.reach.named import Unknown, block_of, named
@@ -76,7 +76,8 @@ def changed_by(objects: Objects, change: Objects) -> Given:
     """Return a cluster as it is when a change of files is applied to it."""
     before, after = objects.read, change.read
     facts = (*before.facts, *after.facts)
-    found = given(overlaid(before.objects, after.objects), facts, (*after.workloads, *before.workloads))
+    held = overlaid(rolled_out(before.objects, before.facts, after.workloads), after.objects)
+    found = given(held, facts, (*after.workloads, *before.workloads))
     return found._replace(notes=(*after.notes, *found.notes), refused=(*after.refused, *found.refused))
 
 

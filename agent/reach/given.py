@@ -64,6 +64,42 @@ def given(
     return Given(cluster_of(objects), owners, tuple(facts), tuple(notes), tuple(refused))
 
 
+_OF_CONTROLLERS = (
+    "pod-template-hash",
+    "controller-revision-hash",
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/job-name",
+    "batch.kubernetes.io/controller-uid",
+    "job-name",
+)
+"""Labels that controllers give pods, beside those of the template."""
+
+
+def rolled_out(
+    objects: Iterable[Object], facts: Sequence[Fact], workloads: Iterable[tuple[str, Workload]]
+) -> list[Object]:
+    """Return objects as they are when changed workloads are applied: their pods are as the templates say.
+
+    What a pod does not have from its template stays: its address, its node, the labels of its controller.
+    """
+    templates = {
+        (one.key.namespace, one.kind, one.key.name): one.pod for _, one in workloads if one.pod is not None
+    }
+    objects = list(objects)
+    owners = owners_of((found for found in objects if isinstance(found, Pod)), facts, {})
+    found: list[Object] = []
+    for one in objects:
+        template = templates.get((one.namespace, *owners.workload(one))) if isinstance(one, Pod) else None
+        if isinstance(one, Pod) and template is not None:
+            kept = {key: one.labels[key] for key in _OF_CONTROLLERS if key in one.labels}
+            labels = {**template.labels, **kept}
+            found.append(msgspec.structs.replace(one, labels=labels, ports=template.ports))
+        else:
+            found.append(one)
+    return found
+
+
 def _left_out(pods: Iterable[Pod]) -> Iterable[str]:
     on_host = sorted(str(pod.key) for pod in pods if pod.host_network and not pod.finished)
     if on_host:

@@ -101,7 +101,7 @@ def _difference(one: Ports, other: Ports) -> Ports:
 
 
 _WRITTEN = re.compile(
-    r"(?:(?P<before>[a-z]+)(?:/|$))?(?P<first>[0-9]+)?(?:-(?P<last>[0-9]+))?(?:/(?P<after>[a-z]+))?"
+    r"(?:(?P<before>[a-z]+)(?:/(?=[0-9])|$))?(?P<first>[0-9]+)?(?:-(?P<last>[0-9]+))?(?:/(?P<after>[a-z]+))?"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -292,6 +293,29 @@ def test_the_api_server_is_asked_where_a_kubeconfig_is_given(scene: Scene) -> No
         service = CliRunner().invoke(main, [*admin, str(api.kubeconfig("admin"))])
     assert service.exit_code == 2
     assert f"ask about the pod behind Service front: {server.name}" in service.stdout
+
+
+def test_who_reaches_whom_is_said_of_what_the_api_server_has(scene: Scene, tmp_path: Path) -> None:
+    namespace = scene.namespace("a")
+    server = scene.pod(scene.near, namespace, "server", {"app": "server"})
+    client = scene.pod(scene.far, namespace, "client")
+    scene.policy(namespace, "in", pods(app="server"), policyTypes=["Ingress"])
+    _service(scene, namespace, server, selector={"app": "server"})
+    change = tmp_path / "change.yaml"
+    change.write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
+        f"metadata: {{name: more, namespace: {namespace}}}\n"
+        "spec: {podSelector: {}, ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]}\n"
+    )
+    api = scene.cluster.api
+    between = ("--from", client.name, "--to", f"{namespace}/service/front")
+    with scene.near.netns.entered():
+        admin = ("--kubeconfig", str(api.kubeconfig("admin")))
+        told = CliRunner().invoke(main, ["list", *admin, *between])
+        changed = CliRunner().invoke(main, ["diff", *admin, *between, str(change)])
+    assert (told.exit_code, told.stdout) == (0, "nothing is allowed\n")
+    assert changed.exit_code == 1
+    assert f"+ {client.name} → {namespace}/service/front : tcp 80\n" in changed.stdout
 
 
 def test_questions_that_cannot_be_understood(scene: Scene) -> None:
