@@ -28,7 +28,7 @@ from agent.spec.evaluator import judge
 from agent.spec.verdict import Packet
 from tests.property.clusters import RandomCluster, clusters
 
-CLUSTERS = int(os.environ.get("MATRIX_CLUSTERS", "60"))
+CLUSTERS = int(os.environ.get("MATRIX_CLUSTERS", "100"))
 
 
 @settings(max_examples=CLUSTERS)
