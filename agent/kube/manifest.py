@@ -42,6 +42,24 @@ class Manifest(NamedTuple):
     stored: bool = False
 
 
+class Entry(NamedTuple):
+    """One object of a text, where it stands: what it says it is, and its data.
+
+    ``document`` counts documents from 0 and ``where`` is its place in lists (``items[2].``). ``manifest`` is
+    None for a kind that is not read here. ``wrong`` says why it cannot be told which object it is. A file of
+    a tool that holds no objects is one entry whose ``version`` is empty.
+    """
+
+    document: int
+    line: int
+    where: str
+    version: str
+    kind: str
+    data: Mapping[str, Any]
+    manifest: Manifest | None = None
+    wrong: str = ""
+
+
 class Reading(NamedTuple):
     """What a text holds. ``ignored`` names the kinds in it that are not read here, and whose file it is.
 
@@ -68,30 +86,45 @@ def read_text(text: bytes, *, is_json: bool = False, name: str = "", dump: bool 
     facts: list[Fact] = []
     workloads: list[Workload] = []
     wrong: list[str] = []
-    found = documents(text, is_json=is_json, name=name)
-    if not found and (tool := tool_of(name)):
-        return Reading((), (f"{PurePath(name).name} of {tool}",))
-    for line, data in found:
-        try:
-            for version, kind, entry, where in _entries(line, data):
-                try:
-                    ours = _kind(line, version, kind, entry, where)
-                    if ours is None:
-                        ignored.append(f"{version} {kind}")
-                    else:
-                        manifests.append(_manifest(line, ours, entry, dump=dump))
-                except UnreadableError as error:
-                    wrong.append(str(error))
-                if dump:
-                    facts += facts_of(kind, entry)
-                    made = workload_of(line, version, kind, entry, _read_pod)
-                    workloads += [made] if made is not None else []
-        except UnreadableError as error:
-            wrong.append(str(error))
+    for entry in read_entries(text, is_json=is_json, name=name, dump=dump):
+        if entry.wrong:
+            wrong.append(entry.wrong)
+        elif entry.manifest is not None:
+            manifests.append(entry.manifest)
+        else:
+            ignored.append(f"{entry.version} {entry.kind}" if entry.version else entry.kind)
+        if dump:
+            facts += facts_of(entry.kind, entry.data)
+            made = workload_of(entry.line, entry.version, entry.kind, entry.data, read_pod)
+            workloads += [made] if made is not None else []
     if wrong:
         more = f"; and {len(wrong) - _WRONG} more" if len(wrong) > _WRONG else ""
         raise UnreadableError("; ".join(wrong[:_WRONG]) + more)
     return Reading(tuple(manifests), tuple(dict.fromkeys(ignored)), tuple(facts), tuple(workloads))
+
+
+def read_entries(
+    text: bytes, *, is_json: bool = False, name: str = "", dump: bool = False
+) -> Iterator[Entry]:
+    """Give each object of a text where it stands, those of other kinds and those that are wrong among them.
+
+    Arguments are those of :func:`read_text`. Raises UnreadableError when the text cannot be parsed.
+    """
+    found = documents(text, is_json=is_json, name=name)
+    if not found and (tool := tool_of(name)):
+        yield Entry(0, 1, "", "", f"{PurePath(name).name} of {tool}", {})
+    for document, (line, data) in enumerate(found):
+        try:
+            for version, kind, entry, where in _entries(line, data):
+                manifest, wrong = None, ""
+                try:
+                    ours = _kind(line, version, kind, entry, where)
+                    manifest = _manifest(line, ours, entry, dump=dump) if ours is not None else None
+                except UnreadableError as error:
+                    wrong = str(error)
+                yield Entry(document, line, where, version, kind, entry, manifest, wrong)
+        except UnreadableError as error:
+            yield Entry(document, line, "", "", "", {}, None, str(error))
 
 
 def read_data(kind: Kind, data: object) -> Manifest | None:
@@ -216,8 +249,8 @@ def _manifest(line: int, kind: Kind, data: dict[str, Any], *, dump: bool = False
     return Manifest(kind, key, line, read, value)
 
 
-def _read_pod(data: Mapping[str, Any]) -> tuple[Pod | None, tuple[Problem, ...]]:
-    """Read the pod of a workload's template as a manifest's pod is read."""
+def read_pod(data: Mapping[str, Any]) -> tuple[Pod | None, tuple[Problem, ...]]:
+    """Read the pod of a workload's template as a manifest's pod is read, with what is wrong with it."""
     try:
         found = _manifest(0, Kind.POD, dict(data), dump=True)
     except UnreadableError as error:

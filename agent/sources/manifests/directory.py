@@ -85,13 +85,9 @@ def stamp(path: Path) -> Stamp:
     return Stamp(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def read_file(path: Path) -> Reading:
-    """Read every object of a manifest file once, as what may be a cluster's dump.
-
-    Raises UnreadableError when it cannot be read whole, also when it changes meanwhile.
-    """
-    text = _bytes(path, lambda _: contextlib.nullcontext())
-    return read_text(text, is_json=path.suffix == ".json", name=path.name, dump=True)
+def read_bytes(path: Path) -> bytes:
+    """Read a file as it is. Raises UnreadableError, also when it changes meanwhile."""
+    return _bytes(path, lambda _: contextlib.nullcontext())
 
 
 def read_settled_file(path: Path, quiet: float, came_whole: Callable[[], bool]) -> Reading:

@@ -21,7 +21,7 @@ from agent.kube.model import Kind, Object
 from agent.kube.text import UnreadableError
 from agent.kube.workloads import Workload, is_workload
 from agent.sources.manifests.desired import DesiredObjects, Held, combine, values
-from agent.sources.manifests.directory import SUFFIXES, read_file, scan, shown
+from agent.sources.manifests.directory import SUFFIXES, read_bytes, scan, shown
 
 STANDARD_INPUT = Path("-")
 
@@ -68,14 +68,36 @@ class Read(NamedTuple):
         return (*map(str, self.unread), *self.desired.lines)
 
 
-def read_once(places: Sequence[Path], *, workloads: bool = False) -> Read:
-    """Read directories and files, or standard input for ``-``. Never raises for what is in them.
+class Text(NamedTuple):
+    """One file as it is, or standard input. ``name`` is what it is called in messages."""
 
-    ``workloads``: the reader looks at workloads, too, so no note says that they are passed over.
-    """
+    name: str
+    path: Path
+    text: bytes
+
+    @property
+    def is_json(self) -> bool:
+        return self.path.suffix == ".json"
+
+    @property
+    def base(self) -> str:
+        """The name by which a file of a tool is known; empty for standard input."""
+        return "" if self.path == STANDARD_INPUT else self.path.name
+
+
+class Texts(NamedTuple):
+    """The files of some places."""
+
+    texts: tuple[Text, ...]
+    unread: tuple[Unread, ...]
+    notes: tuple[str, ...]
+
+
+def read_texts(places: Sequence[Path]) -> Texts:
+    """Read the texts of directories and files, or of standard input for ``-``, each file once."""
+    texts: list[Text] = []
     unread: list[Unread] = []
     notes: list[str] = []
-    readings: dict[str, Reading] = {}
     seen: set[str] = set()
     for place in places:
         for name, path in _files(place, len(places) == 1, unread, notes):
@@ -84,10 +106,26 @@ def read_once(places: Sequence[Path], *, workloads: bool = False) -> Read:
                 continue
             seen.add(real)
             try:
-                readings[name] = _read(path, named=path == place)
+                texts.append(Text(name, path, _text(path, named=path == place)))
             except UnreadableError as error:
                 unread.append(Unread(name, str(error)))
-    return _combined(readings, unread, notes, workloads=workloads)
+    return Texts(tuple(texts), tuple(unread), tuple(notes))
+
+
+def read_once(places: Sequence[Path], *, workloads: bool = False) -> Read:
+    """Read directories and files, or standard input for ``-``. Never raises for what is in them.
+
+    ``workloads``: the reader looks at workloads, too, so no note says that they are passed over.
+    """
+    found = read_texts(places)
+    unread = [*found.unread]
+    readings: dict[str, Reading] = {}
+    for one in found.texts:
+        try:
+            readings[one.name] = read_text(one.text, is_json=one.is_json, name=one.base, dump=True)
+        except UnreadableError as error:
+            unread.append(Unread(one.name, str(error)))
+    return _combined(readings, unread, found.notes, workloads=workloads)
 
 
 def read_given(name: str, text: bytes, *, workloads: bool = False) -> Read:
@@ -133,13 +171,13 @@ def _files(place: Path, alone: bool, unread: list[Unread], notes: list[str]) -> 
         yield shown(path if alone else str(place / path)), place / path
 
 
-def _read(path: Path, *, named: bool) -> Reading:
+def _text(path: Path, *, named: bool) -> bytes:
     """Read standard input, what comes through a pipe such as a shell makes of ``<(...)``, or a file.
 
     ``named``: somebody gave this path. A pipe that only lies in a directory may have no writer, ever.
     """
     if path != STANDARD_INPUT and not (named and path.is_fifo()):
-        return read_file(path)
+        return read_bytes(path)
     try:
         if path != STANDARD_INPUT:
             text = path.read_bytes()
@@ -150,7 +188,7 @@ def _read(path: Path, *, named: bool) -> Reading:
         raise UnreadableError(f"{error.strerror}; give the objects to the command's input") from None
     if not text.strip():
         raise UnreadableError("nothing came; give it objects: kubectl get ... -o yaml | netpol-agent ...")
-    return read_text(text, dump=True)
+    return text
 
 
 def _notes(readings: dict[str, Reading], *, workloads: bool) -> Iterator[str]:
