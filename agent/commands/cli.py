@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from agent import __version__
-from agent.commands import asking, changing, looking, reaching
+from agent.commands import asking, changing, linting, looking, reaching
 from agent.commands.options import (
     IN_RENDER,
     LOG_SETTINGS,
@@ -247,3 +247,4 @@ main.add_command(reaching.matrix)
 main.add_command(reaching.list_)
 main.add_command(reaching.diff)
 main.add_command(changing.replay)
+main.add_command(linting.lint)

@@ -82,6 +82,12 @@ URL = click.option(
 )
 
 
+IN_LINT = {
+    "kubeconfig": Told("Look at the objects of this kubeconfig's API server, too.", ""),
+    "context": Told("The context of the kubeconfig.", ""),
+}
+
+
 IN_STATUS = {
     "health_address": Told("The IP address where the agent answers."),
     "health_port": Told("The TCP port where the agent answers."),

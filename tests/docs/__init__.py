@@ -5,17 +5,23 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 
+from agent.lint.registry import RULES
+from agent.lint.rule import Rule
 from agent.observe.metrics.definitions import METRICS
 from agent.setting import Setting
 from agent.settings import SETTINGS
+from tests.docs.wrap import wrapped
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 SETTINGS_PAGE = ROOT / "docs/settings.md"
 METRICS_PAGE = ROOT / "docs/metrics.md"
+LINT_PAGE = ROOT / "docs/lint.md"
+LINT_EXAMPLES = ROOT / "tests/unit/lint/examples"
 
 
 def documents() -> list[Path]:
@@ -60,6 +66,28 @@ def metrics_table() -> str:
 def metrics_page(text: str) -> str:
     """Return the page of metrics with every generated part as the code has it now."""
     return with_part(text, "metrics", metrics_table())
+
+
+def lint_page(text: str) -> str:
+    """Return the page of lint's rules with every generated part as the code has it now."""
+    return with_part(text, "rules", f"{_rules_table()}\n" + "\n".join(map(_rule_section, RULES)))
+
+
+def _rules_table() -> str:
+    lines = ["| rule | severity | |", "| --- | --- | --- |"]
+    lines += [f"| [`{rule.id}`](#{rule.id}) | {rule.severity} | {rule.title} |" for rule in RULES]
+    return "\n".join(lines) + "\n"
+
+
+def _rule_section(rule: Rule) -> str:
+    before, after = (
+        (LINT_EXAMPLES / f"{rule.id}.{when}.yaml").read_text().splitlines() for when in ("before", "after")
+    )
+    example = [*difflib.unified_diff(before, after, n=1000, lineterm="")][3:]
+    needs = f" It speaks when the input has {rule.needs}." if rule.needs else ""
+    text = f"{rule.title}. {rule.why}{needs}\n\nRemedy: {rule.remedy}"
+    body = "\n\n".join(wrapped(part).rstrip() for part in text.split("\n\n"))
+    return f"### {rule.id}\n\n{body}\n\n```diff\n" + "\n".join(example) + "\n```\n"
 
 
 def _flag(setting: Setting) -> str:

@@ -1,0 +1,140 @@
+"""Selectors held against the pods and namespaces of the input."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from agent.kube.model import Operator, Peer, Requirement, Selector
+from agent.kube.validate import METADATA_NAME
+from agent.lint.finding import Hit
+from agent.lint.rules.shape import PEERS, contradiction, rules_of
+from agent.lint.scene import Policy, Scene, SeenPod
+from agent.words import some
+
+_NEAR = 0.6
+_SLIP = 0.9
+"""So alike are the names of a namespace in the files and of one that is not, where that is a slip."""
+
+
+def selects_no_pod(policy: Policy, scene: Scene) -> Iterator[Hit]:
+    selector, namespace = policy.value.pod_selector, policy.key.namespace
+    if not selector.requirements or not scene.knows(namespace) or scene.selected(policy):
+        return
+    pods = scene.pods_of.get(namespace, ())
+    if any(hit.path == "spec.podSelector" for hit in contradiction(policy, scene)):
+        return
+    yield Hit(
+        "spec.podSelector",
+        f"no pod of namespace {namespace} matches {selector}, so the policy does nothing"
+        + _nearest(selector, pods, scene.pods),
+        _remedy(selector, [pod.labels for pod in pods], "podSelector"),
+    )
+
+
+def peer_matches_no_pod(policy: Policy, scene: Scene) -> Iterator[Hit]:
+    contradicted = {hit.path for hit in contradiction(policy, scene)}
+    for direction, path, rule in rules_of(policy):
+        for index, peer in enumerate(rule.peers):
+            here = f"{path}.{PEERS[direction]}[{index}].podSelector"
+            if peer.pod_selector is None or not peer.pod_selector.requirements or here in contradicted:
+                continue
+            if scene.peer_pods(policy, peer) == ():
+                yield _unmatched(policy, scene, peer, here)
+
+
+def _unmatched(policy: Policy, scene: Scene, peer: Peer, path: str) -> Hit:
+    selector = peer.pod_selector or Selector()
+    namespaces = scene.namespaces_of(policy, peer) or []
+    pods = [pod for name in namespaces for pod in scene.pods_of.get(name, ())]
+    elsewhere = scene.pods if peer.namespace_selector is None else ()
+    return Hit(
+        path,
+        f"no pod of namespace {some(namespaces)} matches {selector}"
+        + _nearest(selector, pods, elsewhere, peer=True),
+        _remedy(selector, [pod.labels for pod in pods], "podSelector"),
+    )
+
+
+def _nearest(
+    selector: Selector, pods: Sequence[SeenPod], others: Iterable[SeenPod], *, peer: bool = False
+) -> str:
+    """Say where such pods are, if they are elsewhere."""
+    mine = {pod.title for pod in pods}
+    found = sorted({p.key.namespace for p in others if p.title not in mine and selector.matches(p.labels)})
+    if not found:
+        return ""
+    without = ", and a podSelector alone means the policy's own namespace" if peer else ""
+    return f"; such pods are in namespace {some(found)}{without}"
+
+
+def _remedy(selector: Selector, labels: Sequence[Mapping[str, str]], field: str) -> str:
+    """Name the labels that were likely meant, else those that there are."""
+    for requirement in selector.requirements:
+        if requirement.operator is not Operator.IN:
+            continue
+        key, values = requirement.key, {one[requirement.key] for one in labels if requirement.key in one}
+        if values & set(requirement.values):
+            continue
+        near = [n for v in requirement.values for n in difflib.get_close_matches(v, values, 1, _NEAR)]
+        if near:
+            return f"did you mean {key}={near[0]}?"
+        keys = {one for each in labels for one in each}
+        near = difflib.get_close_matches(key, keys - {key}, 1, _NEAR) if not values else []
+        by_value = sorted(k for one in labels for k, v in one.items() if v in requirement.values and k != key)
+        if near or by_value:
+            return f"did you mean {(by_value or near)[0]}={requirement.values[0]}?"
+        if values:
+            return f"correct the {field}; {key} is one of {some(values)} there"
+    found = {f"{key}={value}" for one in labels for key, value in one.items()}
+    there = f"; labels there: {some(found)}" if found else ""
+    return f"correct the {field} or the labels of the pods{there}"
+
+
+def namespace_label_unknown(policy: Policy, scene: Scene) -> Iterator[Hit]:
+    contradicted = {hit.path for hit in contradiction(policy, scene)}
+    for direction, path, rule in rules_of(policy):
+        for index, peer in enumerate(rule.peers):
+            selector = peer.namespace_selector
+            here = f"{path}.{PEERS[direction]}[{index}].namespaceSelector"
+            if selector is None or not selector.requirements or here in contradicted:
+                continue
+            if any(selector.matches(labels) for labels in scene.labels_of.values()):
+                continue
+            if not (scene.complete or _tells(scene, selector)):
+                continue
+            known = [scene.labels_of[name] for name in sorted(scene.labels_of)]
+            yield Hit(
+                here,
+                f"no namespace matches {selector}",
+                _by_name(selector, scene) or _remedy(selector, known, "namespaceSelector"),
+            )
+
+
+def _tells(scene: Scene, selector: Selector) -> bool:
+    """Whether files show that a selector is wrong: they have Namespace objects, and none has the label.
+
+    A namespace that is meant by its name may well be in other files, unless the name is nearly one of these.
+    """
+    positive = [r for r in selector.requirements if r.operator in (Operator.IN, Operator.EXISTS)]
+    names = [r for r in positive if r.key == METADATA_NAME]
+    if names:
+        known = set(scene.labels_of)
+        return any(difflib.get_close_matches(v, known, 1, _SLIP) for r in names for v in r.values)
+    return bool(scene.namespaces) and any(_unseen(scene, r) for r in positive)
+
+
+def _unseen(scene: Scene, requirement: Requirement) -> bool:
+    alone = Selector((requirement,))
+    return not any(alone.matches(labels) for labels in scene.labels_of.values())
+
+
+def _by_name(selector: Selector, scene: Scene) -> str:
+    """Say how a namespace is selected by its name, where that was likely meant."""
+    for requirement in selector.requirements:
+        if requirement.key == METADATA_NAME:
+            continue
+        for value in requirement.values:
+            if value in scene.labels_of:
+                return f"to name a namespace, write {METADATA_NAME}: {value}; every namespace has that label"
+    return ""
