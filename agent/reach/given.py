@@ -60,6 +60,8 @@ def given(
     for name in sorted({key.namespace for key in made} - there):
         objects.append(Namespace(name, {METADATA_NAME: name}))
     notes = list(_left_out(pods))
+    if not made and all(pod.host_network or pod.finished for pod in pods):
+        notes.append("there are no pods and no workloads in it: give their files, too, or --kubeconfig FILE")
     owners = Owners({**real.of, **made}, frozenset(made))
     return Given(cluster_of(objects), owners, tuple(facts), tuple(notes), tuple(refused))
 

@@ -100,7 +100,7 @@ def _cells(found: Matrix, source: End, texts: Mapping[tuple[End, End], str], *, 
         elif not cell.some:
             yield Text("·", "dim")
         elif cell.every == found.ports:
-            yield Text("all" if fits else "●", "green")
+            yield Text(texts[source, destination] if fits else "●", "green")
         else:
             yield Text(texts[source, destination] if fits else "◐", "yellow")
 

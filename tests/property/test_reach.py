@@ -25,7 +25,7 @@ from agent.spec.evaluator import judge
 from agent.spec.verdict import Packet
 from tests.property.clusters import RandomCluster, clusters
 
-CLUSTERS = int(os.environ.get("REACH_CLUSTERS", "300"))
+CLUSTERS = int(os.environ.get("REACH_CLUSTERS", "200"))
 
 _LIMIT = 24
 _numbers = st.integers(0, _LIMIT)

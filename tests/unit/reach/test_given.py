@@ -62,7 +62,10 @@ def test_pods_of_a_changed_workload_are_as_its_template_says() -> None:
 
 def test_pods_on_the_hosts_network_are_no_ends_and_are_named() -> None:
     found = given([Pod("shop", "agent", addresses=_POD.addresses, host_network=True)], (), ())
-    assert found.notes == ("on the host's network, so their addresses are no pod's: shop/agent",)
+    assert found.notes == (
+        "on the host's network, so their addresses are no pod's: shop/agent",
+        "there are no pods and no workloads in it: give their files, too, or --kubeconfig FILE",
+    )
     rules = Rules(know(found.cluster))
     assert pods_at(rules, found.owners, By.POD) == {}
     (ends,) = outside([rules])
