@@ -12,7 +12,7 @@ import pytest
 
 from agent.net import Family
 from tests.conftest import Measured
-from tests.docs import ROOT, documents
+from tests.docs import ROOT, documents, pull_request
 from tests.docs.commands import NOT_RUN, Block, Command, blocks
 from tests.docs.stage import Stage
 from tests.lab.kube_build import kube_apiserver, kubectl
@@ -20,6 +20,7 @@ from tests.lab.kube_build import kube_apiserver, kubectl
 BEGINNINGS: dict[str, Callable[[Stage], None]] = {
     "deploy/README.md": Stage.without_agent,
     "docs/migration.md": Stage.with_kube_router,
+    "docs/pull-request.md": pull_request.begin,
 }
 """How the cluster is when a document begins: with the agent on it, unless said otherwise here."""
 
@@ -55,8 +56,11 @@ def nothing_is_left(stage: Stage) -> None:
     assert "KUBE-NETPOL" not in stage.worker.iptables(Family.V4, "-S")
 
 
-ENDINGS = {"deploy/README.md": nothing_is_left}
+ENDINGS = {"deploy/README.md": nothing_is_left, "docs/pull-request.md": pull_request.end}
 """What holds when all commands of a document have run."""
+
+CHECKS = {"docs/pull-request.md": pull_request.CHECKS}
+"""What holds after the blocks with a command that begins so."""
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +126,9 @@ def test_the_documents_commands_run(stage: Stage, document: Path, measured: Meas
     for block in found:
         try:
             play(stage, block, DONE)
+            for begins, check in CHECKS.get(name, {}).items():
+                if any(command.text.startswith(begins) for command in block.commands):
+                    check(stage)
         except AssertionError as error:
             raise AssertionError(f"{name}, line {block.line}: {error}") from None
         if "apply -k deploy/\n" in script(block) and name == "deploy/README.md":
