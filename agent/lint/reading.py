@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from agent.kube.facts import Service, ServiceRange, facts_of
 from agent.kube.manifest import Entry, Manifest, read_entries, read_pod
+from agent.kube.mode import NO_MODE, ModeSaid
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Node, Pod
 from agent.kube.policy import PROTOCOLS
 from agent.kube.text import UnreadableError
@@ -65,6 +66,7 @@ class _Gathering:
         self.policies: list[tuple[Policy, Place]] = []
         self.pods: dict[tuple[str, Key], SeenPod] = {}
         self.namespaces: dict[str, dict[str, str]] = {}
+        self.staged: dict[str, ModeSaid] = {}
         self.services: dict[Key, SeenService] = {}
         self.pod_ranges = [*pod_ranges]
         self.service_ranges = [*service_ranges]
@@ -134,6 +136,7 @@ class _Gathering:
             self.policies.append((Policy(value, spec, meta, entry.version, source.context), place))
         elif isinstance(value, Namespace):
             self.namespaces[value.name] = value.labels
+            self.staged[value.name] = value.staging
         elif isinstance(value, Node):
             self.pod_ranges += [Range(cidr, f"podCIDR of Node {value.name}") for cidr in value.pod_cidrs]
             self.node_addresses.update((address, value.name) for address in value.addresses)
@@ -174,7 +177,10 @@ def gather(
     for number, source in enumerate(inputs):
         gathering.take(number, source)
     scene = Scene(
-        tuple(policy for policy, _ in gathering.policies),
+        tuple(
+            policy._replace(mode=policy.value.mode(gathering.staged.get(policy.key.namespace, NO_MODE)))
+            for policy, _ in gathering.policies
+        ),
         tuple(gathering.pods.values()),
         gathering.namespaces,
         tuple(gathering.services.values()),

@@ -165,6 +165,14 @@ RULES: tuple[Rule, ...] = (
         shape.long_description,
     ),
     Rule(
+        "mode-unknown",
+        _WARNING,
+        "An annotation netpol-agent.io/mode with a value that is no mode",
+        "The policy is enforced: a slip opens nothing. If audit was meant, it denies what it should log.",
+        "Write enforce, audit or disabled.",
+        shape.unknown_mode,
+    ),
+    Rule(
         "except-covered",
         _WARNING,
         "An except that another block of the policy allows",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agent.kube.address import covers
+from agent.kube.mode import Mode
 from agent.kube.model import Key, NetworkPolicy, Operator, Peer, Selector
 from agent.kube.validate import METADATA_NAME
 from agent.net import Network, Protocol
@@ -55,7 +56,8 @@ class SeenService(NamedTuple):
 class Policy(NamedTuple):
     """A policy as it is written: its value, and the plain data of its ``spec`` and ``metadata``.
 
-    ``version`` is its apiVersion. ``context``: it is no part of what is looked at, only beside it.
+    ``version`` is its apiVersion. ``context``: it is not looked at, only beside it. ``mode`` is
+    what is done with it, by its own annotation or its namespace's.
     """
 
     value: NetworkPolicy
@@ -63,6 +65,7 @@ class Policy(NamedTuple):
     metadata: Mapping[str, Any]
     version: str
     context: bool = False
+    mode: Mode = Mode.ENFORCE
 
     @property
     def key(self) -> Key:
@@ -108,6 +111,14 @@ class Scene:
         for policy in self.policies:
             found.setdefault(policy.key.namespace, []).append(policy)
         return found
+
+    @functools.cached_property
+    def enforced(self) -> Mapping[str, Sequence[Policy]]:
+        """The policies that are enforced, by namespace: only these open or close anything."""
+        return {
+            name: [one for one in policies if one.mode is Mode.ENFORCE]
+            for name, policies in self.beside.items()
+        }
 
     @functools.cached_property
     def services_of(self) -> Mapping[str, Sequence[SeenService]]:

@@ -56,7 +56,7 @@ def _opens_all(rules: tuple[Rule, ...] | None) -> bool:
 
 def _openers(policy: Policy, scene: Scene, direction: Direction) -> Iterator[tuple[Policy, _Reach, str]]:
     """Give the policies that allow everything of pods that this one is on, and how its pods lie to theirs."""
-    for other in scene.beside[policy.key.namespace]:
+    for other in scene.enforced[policy.key.namespace]:
         if other is policy or not _opens_all(other.value.rules(direction)):
             continue
         found = _reach(policy, other, scene)
@@ -89,7 +89,7 @@ def opened_in_closed(policy: Policy, scene: Scene) -> Iterator[Hit]:
     for direction in Direction:
         if not _opens_all(policy.value.rules(direction)):
             continue
-        for other in scene.beside[policy.key.namespace]:
+        for other in scene.enforced[policy.key.namespace]:
             if other is policy or other.value.rules(direction) != ():
                 continue
             found = _reach(policy, other, scene)
@@ -157,7 +157,7 @@ def except_opened(policy: Policy, scene: Scene) -> Iterator[Hit]:
 def _opener(
     policy: Policy, scene: Scene, direction: Direction, rule: Rule, out: Network
 ) -> tuple[Policy, str] | None:
-    for other in scene.beside[policy.key.namespace]:
+    for other in scene.enforced[policy.key.namespace]:
         if other is policy:
             continue
         for theirs in other.value.rules(direction) or ():

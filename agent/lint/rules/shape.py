@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agent.kube.mode import MODE_ANNOTATION, Mode
 from agent.kube.model import Operator, Peer, Port, Rule, Selector
 from agent.lint.finding import Hit
 from agent.lint.scene import Policy, Scene, narrower
@@ -247,6 +248,15 @@ def named_port_to_block(policy: Policy, _: Scene) -> Iterator[Hit]:
                         f"{port.port!r} never matches here: only pods have names for ports, not blocks",
                         "write the port's number",
                     )
+
+
+def unknown_mode(policy: Policy, _: Scene) -> Iterator[Hit]:
+    if unknown := policy.value.staging.unknown:
+        yield Hit(
+            f"metadata.annotations[{MODE_ANNOTATION}]",
+            f"{unknown!r} is no mode, so the policy is enforced",
+            f"write one of {', '.join(Mode)}",
+        )
 
 
 def long_description(policy: Policy, _: Scene) -> Iterator[Hit]:

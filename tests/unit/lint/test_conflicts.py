@@ -87,6 +87,14 @@ def test_what_holds(policies: list[str], rules: set[str], open_pods: set[str], w
     assert reached(*policies) == open_pods
 
 
+@pytest.mark.parametrize("mode", ["audit", "disabled"])
+def test_a_policy_that_is_not_enforced_opens_nothing(mode: str) -> None:
+    opening = policy("a", WEB, OPEN).replace(
+        "shop}", f"shop, annotations: {{netpol-agent.io/mode: {mode}}}}}"
+    )
+    assert lint([Input("in.yaml", f"{opening}---\n{policy('b', WEB, CLOSED)}".encode())]).findings == ()
+
+
 def test_pods_show_conflicts_that_selectors_alone_do_not() -> None:
     by_tier = "{matchLabels: {tier: front}}"
     policies = [policy("a", WEB, OPEN), policy("b", by_tier, CLOSED)]
