@@ -58,7 +58,7 @@ RULES: tuple[Rule, ...] = (
         _ERROR,
         "An API version that is no longer served",
         "API servers do not know `extensions/v1beta1` since Kubernetes 1.16.",
-        "Write `networking.k8s.io/v1`; `netpol-agent lint --fix` does.",
+        "Write `networking.k8s.io/v1`; `--fix` does.",
         shape.deprecated_version,
         fixable=True,
     ),

@@ -38,6 +38,8 @@ REWRITTEN = (
     (r"(iptables-save \| grep -E 'KUBE-ROUTER-.*)", r"! \1"),
     # That it would cut something is an answer, too.
     (r"(netpol-agent replay .*)", r"\1 || [ $? -eq 1 ]"),
+    # That something is found, too.
+    (r"(netpol-agent lint .*)", r"\1 || [ $? -eq 1 ]"),
     (r"(.*)\bDIR\b(.*)\bDIR\b(.*)", r"\1/tmp/manifests\2/tmp/manifests\3"),
     (r"(.*)\bDIR\b(.*)", r"\1/tmp/manifests\2"),
     (r"(.*)--context=NAME(.*)", r"\1--context=lab\2"),
