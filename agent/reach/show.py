@@ -71,6 +71,8 @@ def table(found: Matrix, console: Console) -> None:
         room += max(widest, len(names[end])) + 3
         room += console.width if widest > _WIDEST else 0
     fits = room <= console.width
+    # Wider than the window, or than what rich takes a pipe to have, it is still right; cut it is not.
+    narrow = max((len(names[end]) for end in found.sources), default=0) + 5 * len(found.destinations) + 8
     shown = Table(show_edge=False, pad_edge=False)
     shown.add_column(Text("from"), no_wrap=True)
     for number, end in enumerate(found.destinations, 1):
@@ -78,6 +80,7 @@ def table(found: Matrix, console: Console) -> None:
     for number, source in enumerate(found.sources, 1):
         title = names[source] if fits or number > len(found.destinations) else f"{number} {names[source]}"
         shown.add_row(Text(title), *_cells(found, source, texts, fits=fits))
+    console.width = max(console.width, narrow)
     console.print(shown)
     if not fits:
         numbered = found.sources == found.destinations
