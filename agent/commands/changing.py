@@ -5,6 +5,7 @@ What a command needs is imported inside it, as in :mod:`agent.commands.cli`.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,6 +104,8 @@ def convert(
         _propose(log, since, verdicts, places, flags, label, as_lines=as_lines, as_json=as_json)
     if bool(lines) == bool(places):
         raise click.UsageError("give lines, or - to read them from standard input, or --manifests PATH.")
+    if given := [line for line in lines if line != "-" and os.path.exists(line)]:
+        raise click.UsageError(f"{given[0]} is a file, no line: --manifests turns policies into lines.")
     if places:
         found = converting.lines_of(places_if_given(places, ()), label)
         tell(found.notes, found.refused)

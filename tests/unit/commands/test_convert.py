@@ -32,6 +32,13 @@ def test_one_wrong_line_and_nothing_is_printed() -> None:
     assert done.stderr.startswith("Error: line 2: column 7: 'shop':")
 
 
+def test_a_file_in_place_of_a_line_is_told_how_it_becomes_lines() -> None:
+    done = convert(str(ROOT / "examples"))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "is a file, no line: --manifests turns policies into lines." in done.stderr
+    assert convert("allow shop from " + 300 * "x").exit_code == 2
+
+
 def test_json_is_what_kubectl_takes() -> None:
     found = json.loads(convert("--json", "deny all ingress to shop").stdout)
     assert (found["kind"], len(found["items"])) == ("List", 1)
