@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Generator
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Begin with what takes long where workers share the tests; see :mod:`tests.workers`."""
     if hasattr(config, "workerinput"):
         items.sort(key=workers.turn)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking at thousands of tests again and again: they stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 Measured = Callable[[str], None]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from agent.net import Network, NetworkMember
 
 
+@lru_cache(maxsize=1 << 16)
 def network_of(address: bytes, prefix: int) -> Network:
     """Return the network of a prefix length that an address lies in."""
     size = 8 * len(address) - prefix
@@ -14,6 +16,8 @@ def network_of(address: bytes, prefix: int) -> Network:
     return Network(first.to_bytes(len(address), "big"), prefix)
 
 
+# The same few addresses are compared with the same few networks again and again.
+@lru_cache(maxsize=1 << 16)
 def lies_in(address: bytes, network: Network) -> bool:
     return len(address) == len(network.address) and network_of(address, network.prefix) == network_of(
         *network

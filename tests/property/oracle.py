@@ -7,6 +7,7 @@ purpose, shares nothing with it or the compiler but the model's types, and is th
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from agent.kube.events import Delete, Event, Invalid, Upsert
 from agent.kube.mode import Mode
@@ -39,8 +40,11 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.good: dict[Key, NetworkPolicy] = {}
         self.invalid: dict[tuple[Kind, Key], Invalid] = {}
+        self._owners: dict[bytes, Pod | None] = {}
+        """What :meth:`owner` has found since the last event."""
 
     def take(self, event: Event) -> None:
+        self._owners.clear()
         if isinstance(event, Invalid):
             self.invalid[event.kind, event.key] = event
         elif isinstance(event, Delete):
@@ -88,6 +92,11 @@ class World:
         return {address for pod in self.pods.values() for address in pod.addresses}
 
     def owner(self, address: bytes) -> Pod | None:
+        if address not in self._owners:
+            self._owners[address] = self._claimed(address)
+        return self._owners[address]
+
+    def _claimed(self, address: bytes) -> Pod | None:
         claims = [
             pod
             for pod in self.pods.values()
@@ -229,6 +238,7 @@ def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:
     }[operator]
 
 
+@lru_cache(maxsize=1 << 16)
 def block_holds(block: IPBlock, address: bytes) -> bool:
     one = ipaddress.ip_address(address)
     cidr, *excepts = (ipaddress.ip_network((n.address, n.prefix)) for n in (block.cidr, *block.excepts))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from agent.kube.events import Event, Invalid, Problem, Upsert
@@ -22,6 +22,7 @@ from agent.sources.manifests.source import ManifestSource
 from agent.spec.verdict import Packet
 from tests.build import upsert
 from tests.lab.reading import decode_watch_line, read_manifests
+from tests.property.choices import tried
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.interpreter import program_allows
 from tests.property.mutants import mutants, spoilt_texts
@@ -87,7 +88,7 @@ def check_closed(closed: NetworkPolicy | None, policy: NetworkPolicy, mutant: di
             assert policy.rules(direction) is None or closed.rules(direction) is not None
 
 
-@given(clusters(from_files=True), st.data())
+@tried(clusters(from_files=True), st.data())
 def test_a_policy_that_an_api_server_tells_broken_opens_nothing(
     cluster: RandomCluster, data: st.DataObject
 ) -> None:
@@ -182,8 +183,7 @@ def refused(cluster: RandomCluster, policy: NetworkPolicy, name: str, text: byte
     return True
 
 
-@settings(max_examples=_FILES)
-@given(clusters(from_files=True), st.data())
+@tried(clusters(from_files=True), st.data(), max_examples=_FILES)
 def test_a_manifest_that_is_refused_opens_nothing(cluster: RandomCluster, data: st.DataObject) -> None:
     policy = data.draw(st.sampled_from(cluster.policies))
     whole = document(policy)
@@ -199,8 +199,7 @@ def test_a_manifest_that_is_refused_opens_nothing(cluster: RandomCluster, data: 
         check_closed(closed[0] if closed else None, policy, mutant)
 
 
-@settings(max_examples=_FILES)
-@given(clusters(from_files=True), st.data())
+@tried(clusters(from_files=True), st.data(), max_examples=_FILES)
 def test_a_text_that_is_refused_opens_nothing(cluster: RandomCluster, data: st.DataObject) -> None:
     policy = data.draw(st.sampled_from(cluster.policies))
     name = data.draw(st.sampled_from(("policy.yaml", "policy.json")))

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.events import Event, Upsert
@@ -22,6 +21,7 @@ from agent.policy.lower.lowered import Delta, LoweredProgram, Membership, SetId,
 from agent.policy.program import PodId, PolicyId, Program, Verdict
 from agent.spec.verdict import Packet
 from tests.property import strategies
+from tests.property.choices import tried
 from tests.property.histories import Batch
 from tests.property.interpreter import program_allows, program_would_deny
 from tests.property.meaning import verdict, would_deny
@@ -229,7 +229,7 @@ def without_closed(program: LoweredProgram) -> LoweredProgram:
     )
 
 
-@given(
+@tried(
     strategies.histories,
     st.booleans(),
     st.randoms(use_true_random=False),
@@ -268,7 +268,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
         yield context
 
 
-@given(strategies.histories, st.booleans())
+@tried(strategies.histories, st.booleans())
 def test_without_sets_for_nobody_each_step_still_says_what_it_changed(
     patch: pytest.MonkeyPatch, history: list[Batch], nodes: bool
 ) -> None:
@@ -282,7 +282,7 @@ def test_without_sets_for_nobody_each_step_still_says_what_it_changed(
     assert {name: size for name, size in follower.engine.sizes().items() if size} == {}
 
 
-@given(
+@tried(
     strategies.histories,
     st.booleans(),
     st.lists(strategies.probes, min_size=20, max_size=40),
@@ -309,7 +309,7 @@ def test_a_program_judges_packets_as_the_objects_do(
             assert program_would_deny(engine.lowered, direction, probe) == denied, (direction, probe)
 
 
-@given(st.lists(strategies.blocks, max_size=4), st.sampled_from(list(Family)))
+@tried(st.lists(strategies.blocks, max_size=4), st.sampled_from(list(Family)))
 def test_block_lists_hold_exactly_what_their_blocks_do(blocks: list[IPBlock], family: Family) -> None:
     ranges = block_ranges(blocks, family)
     members = block_members(blocks, family)
@@ -327,7 +327,7 @@ def test_block_lists_hold_exactly_what_their_blocks_do(blocks: list[IPBlock], fa
         assert in_networks(members, address) == expected
 
 
-@given(st.lists(strategies.rules, min_size=1, max_size=3), st.sampled_from(list(Direction)))
+@tried(st.lists(strategies.rules, min_size=1, max_size=3), st.sampled_from(list(Direction)))
 def test_every_reference_of_a_program_is_to_a_set_of_its_direction_and_family(
     rules: list[Rule], direction: Direction
 ) -> None:

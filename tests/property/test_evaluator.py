@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, seed, settings
 
 from agent.commands.cli import main
 from agent.kube.model import Key, Object, Pod
@@ -29,6 +28,7 @@ from agent.spec.verdict import Packet
 from tests.build import upsert
 from tests.lab.reading import read_manifests
 from tests.property import meaning
+from tests.property.choices import tried
 from tests.property.clusters import RandomCluster, clusters, protocol_name
 from tests.property.interpreter import program_allows, program_would_deny
 from tests.property.oracle import World
@@ -95,9 +95,7 @@ def judged(
 
 @pytest.mark.parametrize("batch", range(-(-CLUSTERS // _BATCH)))
 def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) -> None:
-    @seed(SEED * 1_000_003 + batch)
-    @settings(max_examples=min(_BATCH, CLUSTERS - batch * _BATCH))
-    @given(clusters())
+    @tried(clusters(), max_examples=min(_BATCH, CLUSTERS - batch * _BATCH), seed=SEED * 1_000_003 + batch)
     def check(random: RandomCluster) -> None:
         cluster, world = cluster_of(random.objects), world_of(random)
         engines = {node: engine_of(random, node) for node in (HERE, THERE)}
@@ -116,8 +114,7 @@ def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) 
     check()
 
 
-@settings(max_examples=200)
-@given(clusters(), budgets)
+@tried(clusters(), budgets, max_examples=200)
 def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
     random: RandomCluster, given_budgets: Budgets
 ) -> None:
@@ -127,8 +124,7 @@ def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
         judged(random, cluster, world_of(random), engines, packet)
 
 
-@settings(max_examples=200)
-@given(clusters(), member_budgets)
+@tried(clusters(), member_budgets, max_examples=200)
 def test_the_compiler_and_the_specification_agree_on_who_has_too_many_members(
     random: RandomCluster, given_budgets: Budgets
 ) -> None:
@@ -143,8 +139,7 @@ def test_the_compiler_and_the_specification_agree_on_who_has_too_many_members(
         assert engine.over_budget() == found
 
 
-@settings(max_examples=60)
-@given(clusters(from_files=True))
+@tried(clusters(from_files=True), max_examples=60)
 def test_manifests_of_a_cluster_say_the_same(random: RandomCluster) -> None:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "cluster.yaml").write_text(random.yaml)
@@ -153,8 +148,7 @@ def test_manifests_of_a_cluster_say_the_same(random: RandomCluster) -> None:
     assert sorted(objects, key=_identity) == sorted(random.objects, key=_identity)
 
 
-@settings(max_examples=10)
-@given(clusters(from_files=True))
+@tried(clusters(from_files=True), max_examples=10)
 def test_render_and_explain_accept_a_counter_example(random: RandomCluster) -> None:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "cluster.yaml").write_text(random.yaml)

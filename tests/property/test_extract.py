@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from hypothesis import given, settings
-
 from agent.kube.model import Object
 from agent.net import Direction
 from agent.policy.budget.census import over_budget_in
@@ -16,6 +14,7 @@ from agent.spec.cluster import Cluster, cluster_of, owner
 from agent.spec.evaluator import judge
 from agent.spec.verdict import DirectionVerdict
 from tests.build import pod, upsert
+from tests.property.choices import tried
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.strategies import budgets
 from tests.property.words import HERE
@@ -42,8 +41,7 @@ def findings(verdict: DirectionVerdict) -> Findings:
     )
 
 
-@settings(max_examples=200)
-@given(clusters(), budgets)
+@tried(clusters(), budgets, max_examples=200)
 def test_the_specification_says_the_same_of_an_extract(random: RandomCluster, given_budgets: Budgets) -> None:
     whole = cluster_of(random.objects, partial(over_budget_in, given_budgets))
     engine = Engine(HERE, budgets=given_budgets)

@@ -36,6 +36,7 @@ from agent.spec.cluster import cluster_of, owner
 from agent.spec.evaluator import judge
 from agent.spec.verdict import Packet
 from tests.build import upsert
+from tests.property.choices import tried
 from tests.property.clusters import RandomCluster, clusters
 from tests.property.kernel_model import Kernel
 from tests.property.modelled import make_backend
@@ -50,7 +51,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
         yield context
 
 
-@given(clusters(), st.booleans(), st.booleans(), st.sampled_from((0, lowering.FEW_NETWORKS)))
+@tried(clusters(), st.booleans(), st.booleans(), st.sampled_from((0, lowering.FEW_NETWORKS)))
 def test_chains_judge_every_packet_as_the_specification_does(
     patch: pytest.MonkeyPatch, random: RandomCluster, accept: bool, marked: bool, few: int
 ) -> None:

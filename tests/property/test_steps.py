@@ -11,7 +11,6 @@ from random import Random
 
 import msgspec
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.dataplane.iptables.options import Options
@@ -24,6 +23,7 @@ from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredProgram
 from agent.spec.verdict import Packet
 from tests.property import strategies
+from tests.property.choices import tried
 from tests.property.histories import Batch
 from tests.property.interpreter import program_allows, program_would_deny
 from tests.property.kernel_model import Kernel
@@ -132,7 +132,7 @@ class Watch:
             assert not passes or new or when < last or not later.isdisjoint(packet[:2]), packet
 
 
-@given(HISTORIES, st.booleans(), st.booleans(), st.integers(0, 1 << 32))
+@tried(HISTORIES, st.booleans(), st.booleans(), st.integers(0, 1 << 32))
 def test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, accept: bool, seed: int
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change(
             watch.done()
 
 
-@given(HISTORIES, st.booleans(), st.integers(0, 1 << 32))
+@tried(HISTORIES, st.booleans(), st.integers(0, 1 << 32))
 def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, seed: int
 ) -> None:
@@ -199,7 +199,7 @@ def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
     assert set(Family) == set(backend.families)
 
 
-@given(HISTORIES, st.booleans(), st.integers(0, 1 << 32))
+@tried(HISTORIES, st.booleans(), st.integers(0, 1 << 32))
 def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, seed: int
 ) -> None:
@@ -239,7 +239,7 @@ def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
     assert backend.audit(engine.lowered) == []
 
 
-@given(HISTORIES, st.booleans(), st.sampled_from((0.3, 1.0)), st.integers(0, 1 << 32))
+@tried(HISTORIES, st.booleans(), st.sampled_from((0.3, 1.0)), st.integers(0, 1 << 32))
 def test_what_is_taken_away_is_gone_though_no_rule_can_be_written(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
 ) -> None:
@@ -269,7 +269,7 @@ def test_what_is_taken_away_is_gone_though_no_rule_can_be_written(
                 assert kernel.passes(packet) == verdict(engine.lowered, packet), packet
 
 
-@given(HISTORIES, st.booleans(), st.sampled_from((0.5, 0.9)), st.integers(0, 1 << 32))
+@tried(HISTORIES, st.booleans(), st.sampled_from((0.5, 0.9)), st.integers(0, 1 << 32))
 def test_what_is_taken_away_waits_for_no_command(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
 ) -> None:

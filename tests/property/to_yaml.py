@@ -27,6 +27,9 @@ from agent.net import address_text
 
 Data = dict[str, Any]
 
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's, where PyYAML has it, as the agent reads: ten times as fast."""
+
 NOTHING = {
     "matchExpressions": [
         {"key": "nothing", "operator": "Exists"},
@@ -45,7 +48,12 @@ def to_yaml(objects: Iterable[Object]) -> str:
     known = {one.name for one in found if isinstance(one, Namespace)}
     used = {one.namespace for one in found if isinstance(one, Pod | NetworkPolicy)}
     comments = "".join(f"# Namespace {name} is not known to the agent.\n" for name in sorted(used - known))
-    return comments + yaml.safe_dump_all([document(one) for one in found], sort_keys=False, width=120)
+    return comments + _dumped([document(one) for one in found])
+
+
+def _dumped(documents: list[Data]) -> str:
+    text: str = yaml.dump_all(documents, Dumper=DUMPER, sort_keys=False, width=120)
+    return text
 
 
 def document(found: Object) -> Data:
