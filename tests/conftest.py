@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -20,6 +21,10 @@ settings.load_profile("any")
 # A shell has what it starts in the background ignore this, and all that starts: nothing could be ended.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Some machines set this: each of the hundreds of agents that are started would compile all of itself anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Asks rich for colour also where output is no terminal; tests look at what is printed without it.
 os.environ.pop("FORCE_COLOR", None)

@@ -16,7 +16,20 @@ import release.image
 from agent import __version__
 from agent.net import Family
 from tests.cluster.scene import Scene
-from tests.cluster.test_features import *  # noqa: F403
+
+# Of the tests of features those that need every kind of set and rule, and changes of each,
+# which is what an image may lack. tests/cluster has all of them.
+from tests.cluster.test_features import (
+    test_default_deny,  # noqa: F401
+    test_egress_on_one_named_port,  # noqa: F401
+    test_egress_to_a_cidr_block,  # noqa: F401
+    test_ingress_from_a_namespace_on_one_named_port,  # noqa: F401
+    test_multiple_stacked_policies_with_overlapping_pod_selectors,  # noqa: F401
+    test_ports,  # noqa: F401
+    test_the_except_clause,  # noqa: F401
+    test_updated_pod_denied,  # noqa: F401
+    test_updated_policy,  # noqa: F401
+)
 from tests.conftest import Measured
 from tests.deploy.stage import DeployedCluster, PodAgent, reach_api_server
 from tests.lab import container, runtime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from hypothesis import assume, given, settings
+from hypothesis import assume
 
 from agent.convert.manifest import to_yaml
 from agent.convert.read import read_line
@@ -13,14 +13,13 @@ from agent.convert.write import write_line
 from agent.kube.manifest import read_text
 from agent.kube.model import NetworkPolicy
 from tests.property import pieces
-from tests.property.choices import drawn
+from tests.property.choices import drawn, tried
 from tests.property.words import MANIFESTS
 
 policies = drawn(partial(pieces.policy, words=MANIFESTS))
 
 
-@settings(max_examples=600, deadline=None)
-@given(policies, drawn(lambda choices: choices.one_of(("", *MODES))))
+@tried(policies, drawn(lambda choices: choices.one_of(("", *MODES))), max_examples=600)
 def test_a_line_says_its_policy_exactly(policy: NetworkPolicy, mode: str) -> None:
     assume(policy.ingress is not None or policy.egress is not None)
     line = write_line(Statement(policy, mode))
