@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -114,11 +114,17 @@ def _as_like(original: Body | ast.expr, replacement: Body | ast.expr) -> Body | 
 
 def _places(within: ast.AST, wanted: Body | ast.expr) -> Iterator[_Place]:
     """Give each place where nodes stand that say the same."""
-    told = [_told(node) for node in wanted] if isinstance(wanted, list) else [_told(wanted)]
+    nodes: Sequence[ast.AST] = wanted if isinstance(wanted, list) else [wanted]
+    told = [_told(node) for node in nodes]
+
+    def same(found: Sequence[ast.AST]) -> bool:
+        # Telling is dear, and most nodes are of another kind.
+        return [*map(type, found)] == [*map(type, nodes)] and [*map(_told, found)] == told
+
     for holder in ast.walk(within):
         for field, value in ast.iter_fields(holder):
             if isinstance(value, ast.AST) and not isinstance(wanted, list):
-                if _told(value) == told[0]:
+                if same([value]):
                     yield _Place(holder, field)
             elif isinstance(value, list) and all(isinstance(one, ast.AST) for one in value):
                 if (
@@ -127,9 +133,8 @@ def _places(within: ast.AST, wanted: Body | ast.expr) -> Iterator[_Place]:
                     and not isinstance(wanted[0], ast.stmt)
                 ):
                     continue
-                here = [_told(one) for one in value]
-                for first in range(len(here) - len(told) + 1):
-                    if here[first : first + len(told)] == told:
+                for first in range(len(value) - len(told) + 1):
+                    if same(value[first : first + len(told)]):
                         yield _Place(holder, field, first, first + len(told))
 
 
