@@ -135,11 +135,13 @@ class Follower:
         delta = self.engine.apply(batch.events, self.now, self.most)
         after = self.engine.lowered
         concerned = local | self.local() | pod_members(before) | pod_members(after)
-        released = {a for a, pod in departed if owners.get(a) != pod and a in concerned}
+        changed = {a for a, pod in departed if owners.get(a) != pod}
+        released = changed & concerned
         closed_before = set().union(*before.closed.values())
         assert delta.released >= released
-        # Besides: what was closed and is not any more, and what another pod takes over later.
-        assert delta.released - released <= closed_before | self.vacated
+        # Besides: what was closed and is not any more, what another pod takes over later, and what was this
+        # node's only between two events of one batch.
+        assert delta.released - released <= closed_before | self.vacated | changed
         vacant = {a for a in released if a not in owners and a not in local and a not in closed_before}
         assert delta.vacant == vacant
         self.vacated = (self.vacated | delta.released) - owners.keys()
