@@ -42,6 +42,10 @@ def test_a_stored_policy_is_read_as_its_server_tells_it(cluster: RandomCluster, 
     if not isinstance(spoilt.get("metadata"), dict):
         return
     spoilt = stored(spoilt)
+    annotations = spoilt["metadata"].get("annotations")
+    if isinstance(annotations, dict) and None in annotations.values():
+        # Of null a server stores an empty text.
+        return
     try:
         manifests = read_text(json.dumps(spoilt).encode(), is_json=True, dump=True).manifests
     except UnreadableError:
