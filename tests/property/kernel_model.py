@@ -197,6 +197,9 @@ def _match(word: str, value: str, words: list[str]) -> Match:
     if word == "-i":
         # Every packet comes from an uplink: what the source address is, then decides alone.
         return lambda _, __, ___: value == UPLINK
+    if word == "-o":
+        # Every packet goes to a pod.
+        return lambda _, __, ___: False
     if word == "--ctstate":
         assert value in ("RELATED,ESTABLISHED", "ESTABLISHED", "UNTRACKED")
         if value == "UNTRACKED":

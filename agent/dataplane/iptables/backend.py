@@ -238,15 +238,22 @@ class IptablesBackend:
         writes = self._writes()
         try:
             faults = yield from self._executor.carry_out(step, certain=not self._failed)
-            if not faults and self._trust.ready:
-                faults = yield from self._trust.settle(certain=not self._failed)
-                self._tell_edges(program)
+            if not faults:
+                faults = yield from self._settle(program)
         except SetError as error:
             faults = [error.fault()]
         if put_off:
             self._sets.measure(touched(step))
         faults += self._executor.close_unwritten()
         return self._report(started, writes, faults)
+
+    def _settle(self, program: LoweredProgram) -> Work[list[Fault]]:
+        """Let other nodes in by tunnels, where that is due and nothing else is being made."""
+        if not self._trust.ready:
+            return []
+        faults = yield from self._trust.settle(certain=not self._failed)
+        self._tell_edges(program)
+        return faults
 
     def expect(self, links: tuple[PodLink, ...]) -> None:
         self._held.take_over(Revision(node=replace(self._held.node, links=links)))
@@ -323,6 +330,9 @@ class IptablesBackend:
         left: list[Fault] = []
         for part in self._tidying.parts(program, faults, left, certain=not self._failed):
             yield from part()
+            if not faults:
+                # A change of nodes that went first, while this was paused, leaves it to do.
+                faults += yield from self._settle(program)
             if faults:
                 break
             if self._writes() > writes and interrupted():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.change import carrying
 from agent.kernel.surroundings import Surroundings
 from agent.kernel.tunnels import Tunnel
 from agent.kube.events import Event, Upsert
@@ -17,6 +20,7 @@ from tests.build import packed
 from tests.kernel.kernel_state import HERE, pod_event
 from tests.property.kernel_model import UPLINK, Kernel
 from tests.property.modelled import access, make_backend
+from tests.unit.dataplane.test_planner import flipped, two_labels
 from tests.unit.dataplane.test_unsure import lets_in
 
 WEB, FAR, ONE = (packed(f"10.0.0.{n}") for n in (1, 9, 2))
@@ -63,4 +67,20 @@ def test_a_slow_sync_waits_for_a_change_that_has_yet_to_make_sets() -> None:
     agent.change(pod_event("db", 5), lets_in(ONE))
     agent.finish()
     assert agent.node_passes
+    assert agent.backend.audit(agent.engine.lowered) == []
+
+
+def test_tidying_lets_in_a_node_whose_change_went_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    to_server = Packet(FAR, packed("10.0.0.2"), 6, 80)
+    agent = Slowly(*two_labels())
+    assert agent.backend.sync(agent.engine.lowered).faults == ()
+    agent.change(*flipped("in"))
+    # Tidying makes the usual sets again, and pauses between them.
+    monkeypatch.setattr(carrying, "MANY_SETS", 1)
+    assert agent.backend.tidy(agent.engine.lowered, lambda: True).waiting
+    agent.change(NODE)
+    assert agent.kernel.sets["KUBE-NODES-4"][1]
+    assert not agent.kernel.passes(to_server)
+    agent.finish()
+    assert agent.kernel.passes(to_server)
     assert agent.backend.audit(agent.engine.lowered) == []
