@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.net import Family, Protocol
+from tests.kernel.stream import Stream
 from tests.lab import packets
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
@@ -296,3 +298,19 @@ def test_nothing_is_left_behind(end: str) -> None:
         Lab().close()  # the next one removes the files of those that were killed
     assert not Path(directory).exists()
     assert Path("/proc/net/dev").read_text().count("\n") == links
+
+
+def test_a_stream_tells_open_from_denied_though_its_sender_is_held_up() -> None:
+    with Lab() as lab:
+        node = lab.node("n", Layout.ROUTED, Mode.NFT)
+        client, server = lab.pod(node, "client"), lab.pod(node, "server")
+        with Stream(client, server, 5000, 10_000, burst=4) as stream:
+            for drops in (False, True):
+                if drops:
+                    node.run("iptables", "-I", "FORWARD", "-j", "DROP")
+                stream.sender.send_signal(signal.SIGSTOP)
+                going_on = threading.Timer(0.5, stream.sender.send_signal, [signal.SIGCONT])
+                going_on.start()
+                assert stream.arrives() is not drops
+                going_on.join()
+        assert stream.sent > stream.arrived > 0
