@@ -12,6 +12,7 @@ from tests.mutation.model import Mutation
 from tests.mutation.objects import OBJECTS
 from tests.mutation.policy import POLICY
 from tests.mutation.rules import RULES
+from tests.mutation.staging import STAGING
 from tests.mutation.steps import STEPS
 from tests.mutation.told import TOLD
 
@@ -20,6 +21,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *POLICY,
     *RULES,
     *STEPS,
+    *STAGING,
     *LINKS,
     *LOOP,
     *ASKED,
