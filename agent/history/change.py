@@ -55,9 +55,10 @@ class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a change did on this node.
 
     ``isolated_...`` and ``opened_...``: the pods of this node that became isolated in a direction, or open
-    again. ``selected``: the pods of this node that a policy selects, or did until now. ``policies``: those
-    that isolate the pod now, for a row about a pod. The numbers of sets and of their members are of all
-    changes that were made in one step; ``together`` is how many these were, 1 if it was alone.
+    again. ``selected``: the pods of this node that a policy selects, or did until now; ``open``: those of
+    them that no policy isolates, as where the policy is audited or disabled. ``policies``: those that isolate
+    the pod now, for a row about a pod. The numbers of sets and of their members are of all changes that were
+    made in one step; ``together`` is how many these were, 1 if it was alone.
     """
 
     isolated_ingress: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
     members_added: int = 0
     members_removed: int = 0
     together: int = 1
+    open: tuple[str, ...] = ()
 
     def pods(self) -> frozenset[str]:
         """Return the pods of this node that it concerns."""
@@ -96,6 +98,7 @@ def pods_of(effect: Effect) -> tuple[tuple[str, tuple[str, ...]], ...]:
         ("opened_ingress", effect.opened_ingress),
         ("opened_egress", effect.opened_egress),
         ("selected", effect.selected),
+        ("open", effect.open),
         ("policies", effect.policies),
     )
 

@@ -28,6 +28,8 @@ class Effects:
     ) -> Effect:
         """Return what became of some targets, among those that changed in the step."""
         isolated, opened = self._isolated(pods), self._opened(pods)
+        selected = frozenset(selected)
+        closed = {pod_id.pod for pod_id in selected if pod_id in self._engine.lowered.pods}
         added, removed = self._members
         return Effect(
             isolated_ingress=names(isolated, Direction.INGRESS),
@@ -41,6 +43,7 @@ class Effects:
             members_added=added,
             members_removed=removed,
             together=self._together,
+            open=tuple(sorted({str(one.pod) for one in selected if one.pod not in closed})),
         )
 
     def changed(self, namespace: str) -> list[PodId]:

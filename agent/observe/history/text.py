@@ -135,8 +135,12 @@ def effect_lines(effect: Effect) -> Iterator[str]:
             told.update(pods)
             yield f"{words}: {_some(pods)}"
     others = tuple(pod for pod in effect.selected if pod not in told)
-    if others:
-        yield f"isolated before and after: {_some(others)}"
+    for words, pods in (
+        ("isolated before and after", tuple(pod for pod in others if pod not in effect.open)),
+        ("open before and after", tuple(pod for pod in others if pod in effect.open)),
+    ):
+        if pods:
+            yield f"{words}: {_some(pods)}"
     if effect.policies:
         yield f"isolated by: {_some(effect.policies)}"
     sets = (("+", effect.sets_added), ("-", effect.sets_removed))

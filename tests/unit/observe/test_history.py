@@ -62,6 +62,12 @@ def test_a_row_says_who_when_and_what_it_did() -> None:
     ]
 
 
+def test_a_pod_that_an_audited_policy_selects_is_said_to_be_open() -> None:
+    effect = Effect(selected=("shop/db", "shop/old"), open=("shop/db",))
+    lines = shown(msgspec.structs.replace(ADDED, effect=effect))
+    assert lines[-2:] == ["    isolated before and after: shop/old", "    open before and after: shop/db"]
+
+
 def test_what_the_kernel_did_not_have_is_said() -> None:
     row = Row(Subject.POLICY, What.CHANGED, moment(NOW), "shop/deny")
     assert "    the kernel did not have it yet" in shown(row)

@@ -100,6 +100,14 @@ def test_after_a_restart_only_what_the_kernel_did_not_hold_is_told_as_isolated(r
     assert effect.opened_egress == ("default/p1",), "the kernel held it isolated in both directions"
 
 
+def test_pods_that_only_an_audited_policy_selects_are_told_as_open(told: Told) -> None:
+    audited = NetworkPolicy("default", "deny", ingress=(), staging=ModeSaid(Mode.AUDIT))
+    (added,) = later(told, Upsert(Kind.POLICY, audited, KUBECTL))
+    assert added.effect.open == added.effect.selected == ("default/p1", "default/p2")
+    (enforced,) = later(told, policy())
+    assert (enforced.effect.open, enforced.effect.isolated_ingress) == ((), ("default/p1", "default/p2"))
+
+
 def test_a_policy_comes_changes_and_goes(told: Told) -> None:
     (added,) = later(told, policy())
     assert (added.subject, added.what, added.namespace, added.name) == (
