@@ -17,6 +17,7 @@ from agent.observe.explain.ends import Inventory
 from agent.observe.explain.live import Connection, Explainer
 from agent.observe.flows.between import denied, denied_between
 from agent.observe.flows.flow import as_text
+from agent.observe.health import Health
 from agent.observe.hits import Hits
 from agent.observe.page.sources import Sources
 from agent.runtime import backends
@@ -58,6 +59,18 @@ def make_explainer(settings: Settings, agent: Agent) -> Explainer:
         clock=SYSTEM,
         hits=Hits(),
         denied=lambda questions: tuple(map(as_text, denied_between(agent.flows, questions))),
+        behind=lambda: behind(agent.health()),
+    )
+
+
+def behind(health: Health) -> str:
+    """Say since when changes may be missing, where a source has lost the API server; else nothing."""
+    lost = [one.last_contact for one in health.caches.values() if one.synced and not one.current]
+    if not lost:
+        return ""
+    return (
+        f"no contact with the API server for {max(0.0, health.now - min(lost)):.0f} s: "
+        "changes made since are not known here (netpol-agent status says why)"
     )
 
 

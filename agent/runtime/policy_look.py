@@ -133,6 +133,7 @@ def view(
         tuple(rules),
         problems,
         known.mode.value,
+        policy.staging.mode is None and known.mode is not Mode.ENFORCE,
     )
 
 

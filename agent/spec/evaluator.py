@@ -26,7 +26,14 @@ from agent.spec.cluster import (
     stranger_text,
     written_in,
 )
-from agent.spec.hints import disabled, labels_text, not_selecting, without_dns, without_effect
+from agent.spec.hints import (
+    disabled,
+    labels_text,
+    names_text,
+    not_selecting,
+    without_dns,
+    without_effect,
+)
 from agent.spec.verdict import (
     Answer,
     DirectionVerdict,
@@ -335,7 +342,7 @@ def _name(cluster: Cluster, name: str, protocol: Protocol, packet: Packet) -> An
         return Answer(False, f"{stranger_text(cluster, packet.destination)}, so it has no port named {name}")
     number = named_port(pod, name, protocol)
     if number is None:
-        return Answer(False, f"{pod.key} has no port named {name} for {protocol.name}")
+        return Answer(False, f"{pod.key} has no port named {name} for {protocol.name}: {names_text(pod)}")
     if number != packet.port:
         return Answer(False, f"{protocol.name} {packet.port} is not {name}, which is {number} on {pod.key}")
     return Answer(True, f"{protocol.name} {packet.port} is {name} on {pod.key}")

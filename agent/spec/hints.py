@@ -14,6 +14,8 @@ from agent.net import Direction, Protocol
 _NAMED = 3
 """Policies, or labels, that are named; of more, the rest are counted."""
 DNS = 53
+NO_DNS = "DNS is not allowed"
+"""How the hint begins that a pod can look up no name."""
 
 
 def labels_text(selector: Selector, labels: Mapping[str, str]) -> str:
@@ -27,6 +29,13 @@ def labels_text(selector: Selector, labels: Mapping[str, str]) -> str:
     told = [f"{key}={labels[key]}" if key in labels else f"no label {key}" for key in list(keys)[:_NAMED]]
     more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
     return f"{', '.join(told)}{more}"
+
+
+def names_text(pod: Pod) -> str:
+    """Say which ports of a pod have names, where a rule asks for another: ``it has http/tcp``."""
+    names = list(dict.fromkeys(f"{port.name}/{port.protocol.name.lower()}" for port in pod.ports))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"it has {', '.join(names[:_NAMED])}{more}" if names else "none of its ports has a name"
 
 
 def without_effect(policies: Iterable[NetworkPolicy], direction: Direction, pod: Pod) -> Iterator[str]:
@@ -66,7 +75,7 @@ def disabled(policies: Iterable[NetworkPolicy], direction: Direction, pod: Pod) 
 def without_dns(policies: Iterable[NetworkPolicy], pod: Key) -> Iterator[str]:
     """Say that a pod can look up no name: no egress rule that applies to it allows UDP port 53 to anybody."""
     if not any(is_for_dns(rule) for policy in policies for rule in policy.egress or ()):
-        yield f"DNS is not allowed: no egress rule for {pod} has UDP port {DNS}, so it cannot look up names"
+        yield f"{NO_DNS}: no egress rule for {pod} has UDP port {DNS}, so it cannot look up names"
 
 
 def is_for_dns(rule: Rule) -> bool:

@@ -85,7 +85,7 @@ class Explainer:
     ``extract`` asks the loop (raises TimeoutError when it is busy); ``pods``, ``over_budget`` and
     ``invalid`` may be called from any thread. ``tracer`` looks at the kernel's rules; ``connections`` at
     what it tracks, between a source, a destination, a protocol and a port, and raises OSError. ``denied``
-    gives what was denied lately between two ends.
+    gives what was denied lately between two ends; ``behind`` says that the objects may be old, if they may.
     """
 
     node: str
@@ -99,14 +99,16 @@ class Explainer:
     clock: Clock
     hits: Hits
     denied: Callable[[Iterable[Question]], Sequence[str]] = lambda _: ()
+    behind: Callable[[], str] = lambda: ""
 
     def answer(self, asked: Asked) -> LiveAnswer:
         """Answer one question. Raises QuestionError where it cannot be understood."""
         question = question_of(*asked)
+        old = tuple(filter(None, [self.behind()]))
         try:
             meant = resolve(question, self.services)
         except Unresolved as error:
-            return self._told(asked, (), reasons=(str(error),))
+            return self._told(asked, (), reasons=(str(error),), notes=old)
         questions = meant.questions[:MOST]
         extract = self.extract(list(dict.fromkeys(end for one in questions for end in one[:2])))
         cluster = self._cluster(extract, questions)
@@ -115,7 +117,7 @@ class Explainer:
         return self._told(
             asked,
             answers,
-            notes=tuple(meant.notes),
+            notes=(*old, *meant.notes),
             more=len(meant.questions) - len(questions),
             denied=tuple(self.denied(questions)),
         )

@@ -23,9 +23,8 @@ from agent.net import Direction, Protocol, address_text
 from agent.observe.flows.flow import End, Flow, Report, Unlogged
 from agent.observe.flows.fold import Folding, Repeats, Sort
 from agent.observe.flows.inventory import Inventory
-from agent.observe.flows.why import Reason, by_link, cluster_in, reason
+from agent.observe.flows.why import Reason, by_link, cluster_in, judged_reason
 from agent.spec.cluster import Cluster, owner
-from agent.spec.evaluator import judge_direction
 from agent.spec.verdict import Packet
 
 AT_ONCE = 64
@@ -186,7 +185,9 @@ class Digest:
             why = Reason(by_link(judged, own.address, own.pod, pod))
         elif cluster is not None:
             packet = Packet(sort.source, sort.destination, sort.protocol, port or 0)
-            why = reason(judge_direction(cluster, judged.direction, packet), judged.verdict, standins)
+            asked = _asked(new)
+            asked_port = asked[1] if asked else None
+            why = judged_reason(cluster, judged.direction, packet, judged.verdict, standins, asked_port)
         notes = [] if sort.opens else [_MIDDLE]
         if sort.fragment:
             notes.append(_FRAGMENT)

@@ -10,7 +10,9 @@ from agent.net import Direction
 from agent.observe.flows.flow import Nearest
 from agent.policy.extract import Extract
 from agent.spec.cluster import Cluster, cluster_of
-from agent.spec.verdict import DirectionVerdict, PolicyFinding, RuleFinding
+from agent.spec.evaluator import judge_direction
+from agent.spec.hints import DNS, NO_DNS
+from agent.spec.verdict import DirectionVerdict, Packet, PolicyFinding, RuleFinding
 from agent.words import count, some
 
 
@@ -51,6 +53,39 @@ def reason(verdict: DirectionVerdict, decided: Decided, standins: frozenset[str]
     if nearest is not None:
         return Reason(f"{_nearest_text(nearest)}{beside}", policies, nearest=nearest)
     return Reason(f"{_no_rule(verdict.policies, verdict.direction, standins)}{beside}", policies)
+
+
+def judged_reason(
+    cluster: Cluster,
+    direction: Direction,
+    packet: Packet,
+    decided: Decided,
+    standins: frozenset[str] = frozenset(),
+    asked_port: int | None = None,
+) -> Reason:
+    """Judge a packet again, say why as :func:`reason` does, and name a mistake that is often behind it.
+
+    ``asked_port``: the port that the source asked a Service for, where translation has made another of it.
+    """
+    verdict = judge_direction(cluster, direction, packet)
+    found = reason(verdict, decided, standins)
+    if decided is Decided.ALLOWED or _passes(verdict):
+        return found
+    by_service = packet if asked_port is None else packet._replace(port=asked_port)
+    if by_service != packet and _passes(judge_direction(cluster, direction, by_service)):
+        return found._replace(
+            why=f"{found.why}; {asked_port} is the port of the Service: a policy sees the pod's, "
+            f"so write {packet.port}"
+        )
+    if direction is Direction.EGRESS and packet.port == DNS:
+        for hint in verdict.hints:
+            if hint.startswith(NO_DNS):
+                return found._replace(why=f"{found.why}; {hint}")
+    return found
+
+
+def _passes(verdict: DirectionVerdict) -> bool:
+    return verdict.allowed and not verdict.would_deny
 
 
 def _would_deny(verdict: DirectionVerdict, standins: frozenset[str]) -> Reason:

@@ -44,8 +44,9 @@ class PolicyView(msgspec.Struct, frozen=True):
     """A policy. ``selects`` is what it selects, in words.
 
     ``ingress`` and ``egress``: the pods of this node that it isolates in a direction; None where it does not
-    name the direction. ``mode``: ``enforce``, ``audit`` or ``disabled``. ``problems``: why it is not
-    enforced as it is written, or that its counters could not be read.
+    name the direction. ``mode``: ``enforce``, ``audit`` or ``disabled``; ``mode_of_namespace``: the
+    annotation of its namespace says so, and none of its own. ``problems``: why it is not enforced as it is
+    written, or that its counters could not be read.
     """
 
     policy: str
@@ -55,6 +56,7 @@ class PolicyView(msgspec.Struct, frozen=True):
     rules: tuple[RuleView, ...]
     problems: tuple[str, ...] = ()
     mode: str = "enforce"
+    mode_of_namespace: bool = False
 
 
 def allows_dns(direction: Direction, rule: Rule) -> bool:

@@ -193,7 +193,7 @@ def show_pod(
 ) -> None:
     """Print what is enforced for one pod, and what its policies allow."""
     found = next((one for one in snapshot.pods if one.pod == pod), None)
-    for line in (*_pod(pod, found), *_audited(pod, snapshot)):
+    for line in (*_pod(pod, found), *_audited(pod, snapshot), *_disabled(pod, snapshot)):
         console.print(line, soft_wrap=True)
     policies = tuple(policies)
     if found is not None and found.egress is not None:
@@ -227,6 +227,7 @@ def _pod(name: str, found: PodStatus | None) -> Iterator[str]:
             f"[bold]{escape(name)}[/]  no policy on this node isolates it: if it is here, every packet is "
             "allowed"
         )
+        yield f"  if one should: explain SOURCE {escape(name)} PORT says which do not select it, and why"
         return
     of = f" ({escape(found.workload)})" if found.workload else ""
     yield f"[bold]{escape(name)}[/]{of}  {', '.join(found.addresses) or 'no address yet'}"
@@ -251,6 +252,19 @@ def _audited(pod: str, snapshot: StatusSnapshot) -> Iterator[str]:
             yield f"  {one.direction}: [magenta]audited[/] by {escape(names)}: what none allows is logged"
 
 
+def _disabled(pod: str, snapshot: StatusSnapshot) -> Iterator[str]:
+    """Name the disabled policies of a pod's namespace: one of them may be what somebody relies on."""
+    namespace = pod.partition("/")[0]
+    names = [
+        one.policy
+        for one in snapshot.staged
+        if one.mode == Mode.DISABLED and one.policy.startswith(f"{namespace}/")
+    ]
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield f"  [magenta]disabled[/] in its namespace: {escape(', '.join(names[:_NAMED]))}{more}"
+
+
 def show_policy(policy: PolicyView, rows: tuple[Row, ...] | None, console: Console) -> None:
     """Print one policy: whom it isolates here, and each rule with what it has counted."""
     for line in _policy(policy):
@@ -262,7 +276,8 @@ def show_policy(policy: PolicyView, rows: tuple[Row, ...] | None, console: Conso
 def _policy(policy: PolicyView) -> Iterator[str]:
     yield f"[bold]{escape(policy.policy)}[/]  selects {escape(policy.selects)}"
     if policy.mode != Mode.ENFORCE:
-        yield f"  [magenta]{_MODES[Mode(policy.mode)]}[/] (annotation {MODE_ANNOTATION})"
+        whose = " of its namespace" if policy.mode_of_namespace else ""
+        yield f"  [magenta]{_MODES[Mode(policy.mode)]}[/] (annotation {MODE_ANNOTATION}{whose})"
     isolates = "isolates" if policy.mode == Mode.ENFORCE else "would isolate"
     for direction, pods in (("ingress", policy.ingress), ("egress", policy.egress)):
         if pods is None:

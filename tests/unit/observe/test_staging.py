@@ -69,6 +69,10 @@ def test_status_names_what_is_not_enforced_and_what_is_not_confirmed(
     assert "Unconfirmed 1 of others: shop/quick (kubectl-edit)" in text
     show_pod("shop/db", snapshot, (), Around(), console)
     assert "ingress: audited by shop/deny: what none allows is logged" in printed(console)
+    show_pod("shop/other", snapshot, (), Around(), console)
+    assert "disabled in its namespace: shop/open" in printed(console)
+    show_pod("else/other", snapshot, (), Around(), console)
+    assert printed(console).count("disabled in its namespace") == 2
 
 
 @pytest.mark.parametrize(
@@ -80,6 +84,13 @@ def test_of_a_policy_its_mode_is_told(console: Console, mode: str, said: str) ->
     text = printed(console)
     assert said in text
     assert ("would isolate for ingress" in text) is (mode != "enforce")
+
+
+def test_a_mode_that_is_of_the_namespace_says_where_to_change_it(console: Console) -> None:
+    show_policy(
+        PolicyView("shop/p", "all pods", (), None, (), mode="audit", mode_of_namespace=True), None, console
+    )
+    assert "(annotation netpol-agent.io/mode of its namespace)" in printed(console)
 
 
 def test_explain_says_what_enforcing_would_change(console: Console) -> None:

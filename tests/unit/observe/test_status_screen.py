@@ -196,3 +196,4 @@ def test_a_pod_that_can_look_up_no_name_has_a_note(
 def test_a_pod_that_nothing_isolates_is_said_to_be_open(snapshot: StatusSnapshot, file: io.StringIO) -> None:
     show_pod("shop/none", snapshot, [], Around(), console(file))
     assert file.getvalue().startswith("shop/none  no policy on this node isolates it")
+    assert "explain SOURCE shop/none PORT says which do not select it" in file.getvalue()

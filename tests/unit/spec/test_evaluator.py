@@ -310,6 +310,11 @@ def test_a_name_must_agree_in_protocol_too_and_matches_nothing_otherwise() -> No
     assert ask(ingress(Rule(ports=(Port(UDP, "dns"),))), service=(UDP, 53)).allowed
 
 
+def test_where_a_name_is_not_there_the_names_that_are_stand_beside_it() -> None:
+    (answer,) = reasons(ask(ingress(Rule(ports=(Port(TCP, "htpp"),))), service=(TCP, 8080)).ingress)
+    assert "has no port named htpp for TCP: it has http/tcp" in answer
+
+
 # --- Namespaces of old
 
 

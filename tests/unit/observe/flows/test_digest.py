@@ -150,6 +150,27 @@ def test_egress_is_judged_at_its_source() -> None:
     assert (found.pod, found.why) == ("shop/web", "isolated by shop/deny, without any egress rule")
 
 
+def test_a_service_port_in_a_policy_is_named_with_the_port_to_write() -> None:
+    original = Tuple(WEB.addresses[0], packed("10.96.0.9"), 6, 9999, 8080)
+    found = Node(WEB, DB, SHOP, TO_DB).one(denied(syn(WEB, DB, 5432), original=original))
+    assert found.why.endswith("; 8080 is the port of the Service: a policy sees the pod's, so write 5432")
+    # A port that no rule allows either is no such mistake.
+    other = Tuple(WEB.addresses[0], packed("10.96.0.9"), 6, 9999, 81)
+    assert (
+        "port of the Service"
+        not in Node(WEB, DB, SHOP, TO_DB).one(denied(syn(WEB, DB, 5432), original=other)).why
+    )
+
+
+@pytest.mark.parametrize(("port", "said"), [(53, True), (54, False)])
+def test_denied_dns_says_that_no_rule_allows_it(port: int, said: bool) -> None:
+    out = NetworkPolicy(
+        "shop", "out", labelled(app="web"), egress=(Rule((Peer(labelled(app="db")),), (Port(port=80),)),)
+    )
+    found = Node(WEB, DB, SHOP, out).one(denied(syn(WEB, "192.0.2.53", port), Direction.EGRESS))
+    assert ("DNS is not allowed: no egress rule for shop/web has UDP port 53" in found.why) is said
+
+
 def test_where_nothing_matches_it_says_how_many_rules_there_are() -> None:
     api = pod("other", "10.244.1.12", app="other")
     found = Node(api, DB, SHOP, TO_DB).one(denied(syn(api, DB, 1)))
