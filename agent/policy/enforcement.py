@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.kube.mode import Mode
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Direction, Family, Member
 from agent.policy.budget.census import Census
@@ -32,7 +33,7 @@ class Enforcement:
 
     A policy that has to be compiled may have to wait for a later step: its pods are isolated meanwhile, and
     what it allows follows. One that is edited is enforced as it was until then, unless it has come to select
-    other pods or to name other directions.
+    other pods or to name other directions, or was audited: what it said then, nobody has enforced yet.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Enforcement:
         for key in changed:
             if key in self.turns:
                 held, policy = selection.enforced(key), selection.policy(key)
-                if held is not None and (policy is None or not _selects_alike(held, policy)):
+                if held is not None and (policy is None or not _may_stand_in(held, policy)):
                     # It would allow to pods for which nobody ever meant it.
                     self._enforce(key, None, delta)
         return self._lowering.drop(delta)
@@ -139,8 +140,14 @@ def _says_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:
     return msgspec.structs.replace(one, staging=other.staging) == other
 
 
-def _selects_alike(one: NetworkPolicy, other: NetworkPolicy) -> bool:
-    """Whether two versions of a policy select the same pods and name the same directions."""
-    return one.pod_selector == other.pod_selector and all(
-        (one.rules(direction) is None) is (other.rules(direction) is None) for direction in _DIRECTIONS
+def _may_stand_in(held: NetworkPolicy, policy: NetworkPolicy) -> bool:
+    """Whether an earlier version may be enforced until a policy is compiled.
+
+    It must select the same pods and name the same directions, and must not have been audited: its rules
+    would allow beside those of policies that are enforced.
+    """
+    return (
+        (held.mode() is Mode.ENFORCE or policy.mode() is Mode.AUDIT)
+        and held.pod_selector == policy.pod_selector
+        and all((held.rules(d) is None) is (policy.rules(d) is None) for d in _DIRECTIONS)
     )

@@ -166,8 +166,15 @@ POLICY = (
     Mutation(
         "an edited policy that waits allows what it did to pods that it did not select",
         "agent.policy.enforcement:Enforcement.step",
-        "policy is None or not _selects_alike(held, policy)",
+        "policy is None or not _may_stand_in(held, policy)",
         "policy is None",
+        (Selection.TURNS,),
+    ),
+    Mutation(
+        "what was audited is enforced while its edit waits",
+        "agent.policy.enforcement:_may_stand_in",
+        "held.mode() is Mode.ENFORCE or policy.mode() is Mode.AUDIT",
+        "True",
         (Selection.TURNS,),
     ),
     # --- Sets over time -------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.events import Delete
+from agent.kube.mode import Mode, ModeSaid
 from agent.kube.model import Key, Kind, NetworkPolicy, Object, Peer, Rule
 from agent.net import Direction, Family
 from agent.policy.budget.turns import Turns
@@ -152,6 +154,26 @@ def test_an_edit_that_waits_is_enforced_as_it_was_unless_it_selects_other_pods()
     assert engine.lowered.isolated(IN, Family.V4) == {db.addresses[0]}
     engine.apply([], 0)
     assert engine.lowered.pods[PodId(IN, db.key)].policies == (Key("shop", "p"),)
+
+
+def test_what_was_audited_is_not_enforced_while_its_edit_waits() -> None:
+    engine = Engine("here")
+    web = pod("web", "10.0.0.1", app="web")
+    audited = msgspec.structs.replace(policy("shop", "p", 1, app="web"), staging=ModeSaid(Mode.AUDIT))
+    closed = policy("shop", "closed", 0, app="web")
+    engine.apply(upsert(web, closed, audited), 0)
+    assert PolicyId(IN, audited.key) in engine.lowered.policies
+    # What the audited version allows, the one that is to be enforced may not.
+    engine.apply(upsert(policy("shop", "p", 2, app="web")), 0, 0)
+    assert engine.waiting == 1
+    assert engine.lowered.policies.keys() == {PolicyId(IN, closed.key)}
+    assert engine.lowered.pods[PodId(IN, web.key)].policies == (closed.key,)
+    engine.apply([], 0)
+    assert engine.lowered.pods[PodId(IN, web.key)].policies == (closed.key, audited.key)
+    # From enforced to audited it isolates nobody at once, whatever waits.
+    again = msgspec.structs.replace(policy("shop", "p", 3, app="web"), staging=ModeSaid(Mode.AUDIT))
+    engine.apply(upsert(again), 0, 0)
+    assert engine.lowered.pods[PodId(IN, web.key)].policies == (closed.key,)
 
 
 def test_what_goes_never_waits() -> None:
