@@ -50,6 +50,21 @@ def test_hashed_chains_fit_and_are_lower_case(key: Key) -> None:
         assert names.is_ours(chain)
 
 
+@given(keys)
+def test_chains_of_audits_are_known_for_theirs_by_versions_that_audit_nothing(key: Key) -> None:
+    """Otherwise an older agent would keep them, and could not remove the policies that they lead to."""
+    fixed = re.compile(r"KUBE-NETPOL-[A-Z-]+")
+    made = {names.audit_pod_chain(PodId(d, key)) for d in Direction}
+    made |= {
+        names.audit_tree_chain(d, f, where) for d in Direction for f in Family for where in ("", str(key))
+    }
+    assert len(made) == len(Direction) * (1 + 2 * len(Family))
+    for chain in (*made, names.AUDIT, names.AUDIT_IN):
+        assert len(chain) <= CHAIN_LENGTH
+        assert fixed.fullmatch(chain)
+        assert names.is_ours(chain)
+
+
 def test_fixed_chains_and_tree_nodes_fit_and_are_ours() -> None:
     fixed = [names.FORWARD, names.OUTPUT, names.BRIDGED, names.DENY]
     fixed += [f(d) for d in Direction for f in (names.judge, names.allow)]

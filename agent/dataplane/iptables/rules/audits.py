@@ -4,7 +4,7 @@ They come last, for packets that no rule has denied::
 
     KUBE-NETPOL-FORWARD, in place of caching what is isolated => KUBE-NETPOL-AUDIT
     KUBE-NETPOL-AUDIT: clear marks
-                       KUBE-AUDITS-... (tree, by source) => KUBE-AUDIT-... -> KUBE-NWPLCY-... each
+                       KUBE-NETPOL-AT-... (tree, by source) => KUBE-NETPOL-A-... -> KUBE-NWPLCY-... each
                        would be denied? then the other direction is not asked: a denied packet would not come
                        so far -> KUBE-NETPOL-AUDIT-IN: the same by destination
                        would be denied? then it is not cached, so that the next one counts as well

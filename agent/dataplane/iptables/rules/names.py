@@ -26,8 +26,8 @@ POLICY_PREFIX = "KUBE-NWPLCY-"
 RULE_PREFIX = "KUBE-NWRULE-"
 LIST_PREFIX = "KUBE-NWLIST-"
 POD_PREFIX = "KUBE-POD-FW-"
-AUDIT_POD_PREFIX = "KUBE-AUDIT-"
-AUDIT_TREE_PREFIX = "KUBE-AUDITS-"
+AUDIT_POD_PREFIX = TOP_PREFIX + "A-"
+AUDIT_TREE_PREFIX = TOP_PREFIX + "AT-"
 JUMPED_TO = (LIST_PREFIX, POLICY_PREFIX, RULE_PREFIX)
 """Chains that allow a packet or let it return: one more of them takes nothing away."""
 FORWARD = TOP_PREFIX + "FORWARD"
@@ -55,12 +55,17 @@ _LOOKUP_SET = "KUBE-LOOKUP-"
 _TRANSIT_SET = "KUBE-OTHERS-"
 _UNTRACKED_SET = "KUBE-UNTRACKED-"
 
-_OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWLIST|NWPLCY|NWRULE|PODS|AUDITS?)-[a-z2-7]{16})")
+_OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWLIST|NWPLCY|NWRULE|PODS)-[a-z2-7]{16})")
+"""A new name must be one that versions before know for theirs. Taking over, they remove what they do not ask
+for; what nobody removes holds on to the chains of policies that it leads to."""
 _OUR_SET = re.compile(
     r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|(?:ISOLATED|CLOSED)-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
     r"|KUBE-(?:CACHE|LOOKUP|UNTRACKED)-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
 )
 """With the suffixes of :func:`alternate` and, after it, of a set that is being grown."""
+
+_CHAIN_MAX = 28
+"""Characters of a chain's name (XT_EXTENSION_MAXNAMELEN, without the end)."""
 
 COMMENT_MAX = 200
 """Bytes of a comment; iptables would cut at 255 without a word."""
@@ -81,6 +86,13 @@ def digest(*parts: str) -> str:
     """Hash parts, unambiguously joined, into 16 lower-case base32 characters."""
     joined = "".join(f"{len(part)}:{part}" for part in parts)
     return base64.b32encode(hashlib.sha256(joined.encode()).digest()[:10]).decode().lower()
+
+
+@lru_cache(maxsize=4096)
+def _letters(room: int, *parts: str) -> str:
+    """Hash parts, unambiguously joined, into so many upper-case letters."""
+    number = int.from_bytes(hashlib.sha256("".join(f"{len(p)}:{p}" for p in parts).encode()).digest(), "big")
+    return "".join(chr(ord("A") + number // 26**place % 26) for place in range(room))
 
 
 def judge(direction: Direction) -> str:
@@ -113,12 +125,13 @@ def pod_chain(pod: PodId) -> str:
 
 def audit_pod_chain(pod: PodId) -> str:
     """Name the chain in which audited policies are asked about a pod's packets."""
-    return AUDIT_POD_PREFIX + digest("pod", pod.direction, *pod.pod)
+    return AUDIT_POD_PREFIX + _letters(_CHAIN_MAX - len(AUDIT_POD_PREFIX), "pod", pod.direction, *pod.pod)
 
 
 def audit_tree_chain(direction: Direction, family: Family, prefix: str) -> str:
     """Name a node of the tree that leads from an address to its audited pod's chain."""
-    return AUDIT_TREE_PREFIX + digest("tree", direction, str(int(family)), prefix)
+    parts = "tree", direction, str(int(family)), prefix
+    return AUDIT_TREE_PREFIX + _letters(_CHAIN_MAX - len(AUDIT_TREE_PREFIX), *parts)
 
 
 def tree_chain(direction: Direction, family: Family, prefix: str) -> str:
