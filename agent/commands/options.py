@@ -199,11 +199,13 @@ def places_if_given(places: tuple[str, ...], more: tuple[str, ...]) -> list[Path
 
 
 def tell(notes: Iterable[str], refused: Iterable[str]) -> None:
-    """Print what was passed over and what was refused on standard error."""
-    for line in notes:
-        click.echo(f"note: {line}", err=True)
-    for line in refused:
-        click.echo(f"refused: {line}", err=True)
+    """Print what was passed over and what was refused on standard error, each in one line fit for a terminal.
+
+    They quote names that are none. A line break in one could begin a command of a CI runner.
+    """
+    for what, lines in (("note", notes), ("refused", refused)):
+        for line in lines:
+            click.echo(f"{what}: {''.join(c if c.isprintable() else ' ' for c in line)}", err=True)
 
 
 @contextlib.contextmanager

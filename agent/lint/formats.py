@@ -11,6 +11,7 @@ from agent import __version__
 from agent.lint.finding import Finding, Severity
 from agent.lint.linter import Report
 from agent.lint.registry import RULES
+from agent.words import printable
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _SARIF = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
@@ -77,11 +78,12 @@ def _annotation(finding: Finding) -> str:
     place = (
         f"file={_property(finding.file)},line={finding.line},col={finding.column}," if finding.line else ""
     )
-    message = sentence(finding).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    message = printable(sentence(finding)).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return f"::{_GITHUB[finding.severity]} {place}title={_property(finding.rule)}::{message}\n"
 
 
 def _property(text: str) -> str:
+    text = printable(text)
     for char, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"), (":", "%3A"), (",", "%2C")):
         text = text.replace(char, code)
     return text

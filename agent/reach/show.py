@@ -18,7 +18,7 @@ from agent.reach.difference import Change, Difference
 from agent.reach.ends import End
 from agent.reach.matrix import Cell, Matrix
 from agent.reach.ports import words
-from agent.words import count, printable
+from agent.words import count, one_line, printable
 
 _WIDEST = 24
 """Characters of a cell that are shown with the others; with more, signs stand for them."""
@@ -26,10 +26,13 @@ _SIGNS = {"●": "all", "◐": "some", "·": "none"}
 
 
 def names_of(ends: Iterable[End]) -> dict[End, str]:
-    """Return what ends are called: ``shop/api``; with the kind where two have one name."""
+    """Return what ends are called: ``shop/api``; with the kind where two have one name.
+
+    Each is one line fit for a terminal: the API server checks no name in a pod's ``ownerReferences``.
+    """
     ends = list(dict.fromkeys(ends))
     met = Counter((end.namespace, end.name) for end in ends)
-    return {end: _name(end, alone=met[end.namespace, end.name] == 1) for end in ends}
+    return {end: one_line(_name(end, alone=met[end.namespace, end.name] == 1)) for end in ends}
 
 
 def _name(end: End, *, alone: bool) -> str:

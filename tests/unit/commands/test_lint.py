@@ -22,6 +22,9 @@ def lint(*arguments: str, stdin: str = "") -> Result:
     return CliRunner().invoke(cli.main, ["lint", *arguments], input=stdin)
 
 
+_NAMELESS = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nspec: {podSelector: {}}\n"
+
+
 def test_our_own_examples_are_clean() -> None:
     done = lint(str(ROOT / "examples"))
     assert (done.exit_code, done.stdout) == (0, "no findings in 9 policies of 10 files\n")
@@ -100,6 +103,19 @@ def test_github_shows_a_finding_beside_its_line() -> None:
     assert line.startswith(
         "::warning file=standard input,line=11,col=5,title=empty-list-allows-all::NetworkPolicy shop/web: "
     )
+
+
+def test_a_name_that_is_none_moves_no_cursor_of_whoever_reads_github_s_log() -> None:
+    found = lint(
+        "--format",
+        "github",
+        "-",
+        stdin='metadata: {name: "x\\e[31m\\n::error::y", namespace: n}\n' + _NAMELESS,
+    )
+    assert found.exit_code == 1
+    lines = found.stdout.splitlines()
+    assert any("::error::y" in line for line in lines)
+    assert all(line.isprintable() and not line.startswith("::error::y") for line in lines)
 
 
 def test_sarif_has_what_its_schema_requires() -> None:

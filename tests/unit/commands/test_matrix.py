@@ -227,3 +227,37 @@ def test_refused_objects_make_a_difference_unsure(tmp_path: Path) -> None:
     result = run("diff", before, after)
     assert result.exit_code == 2
     assert "refused:" in result.stderr
+
+
+_OWNED = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: p
+  namespace: n
+  ownerReferences:
+    - {apiVersion: v1, kind: Job, name: "=x|\\e[31m\\n::error::y", controller: true, uid: u}
+spec: {containers: [{name: c, image: i}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: "q\\e[31m\\n::error::z", namespace: n}
+spec: {containers: [{name: c, image: i}]}
+"""
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "md", "dot", "svg", "list", "diff"])
+def test_a_name_that_is_none_begins_no_line_and_moves_no_cursor(form: str, tmp_path: Path) -> None:
+    """The API server checks no name of an owner, and files may hold anything."""
+    (tmp_path / "new.yaml").write_text(_OWNED)
+    (tmp_path / "old").mkdir()
+    arguments = {
+        "list": ["list", str(tmp_path / "new.yaml")],
+        "diff": ["diff", str(tmp_path / "old"), str(tmp_path / "new.yaml")],
+    }.get(form, ["matrix", "--format", form, str(tmp_path / "new.yaml")])
+    result = CliRunner().invoke(cli.main, arguments)
+    assert "::error::y" in result.stdout
+    assert "::error::z" in result.stderr
+    for line in result.output.splitlines():
+        assert line.replace("\t", " ").isprintable()
+        assert not line.startswith("::")
