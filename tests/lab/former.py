@@ -6,36 +6,31 @@ is whether the two versions get on with each other's rules, sets and files.
 
 from __future__ import annotations
 
+import lzma
 import re
 import subprocess
 from pathlib import Path
 
 from agent import __version__
 from tests.lab.cluster import ROOT
-from tests.lab.place import LabError
 
-FIRST = "487cd8ad05e48f49501831434b7278af20f2a285"
-"""A commit before the first version: what is upgraded from until a version has been released."""
+PACKED = Path(__file__).with_name("former.tar.xz")
+"""``agent/`` as it was before the first version, packed by ``git archive``.
+
+It is what is upgraded from until a version has been released, and wherever a checkout has no tag of that.
+"""
 
 _TAG = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
 
 
 def former(directory: Path) -> str:
-    """Put the code of the version before into a directory; return its tag, or its commit.
-
-    A clone that does not reach back so far asks where it was cloned from. Raises LabError when that does not
-    answer.
-    """
-    name = _released_before(__version__) or FIRST
-    if _git("cat-file", "-e", f"{name}^{{commit}}") is None:
-        _git("fetch", "--quiet", "--depth=1", "--no-tags", "origin", name)
-    if (archive := _git("archive", "--format=tar", name, "agent")) is None:
-        raise LabError(
-            f"the commit {name[:12]}, the version before, is not in this clone, and origin does not give it: "
-            "clone the whole repository, or run git fetch --unshallow where origin answers"
-        )
+    """Put the code of the version before into a directory; return its tag, or what stands for it."""
+    name = _released_before(__version__)
+    archive = None if name is None else _git("archive", "--format=tar", name, "agent")
+    if archive is None:
+        name, archive = PACKED.name, lzma.decompress(PACKED.read_bytes())
     subprocess.run(["tar", "--extract", "--directory", str(directory)], input=archive, check=True)
-    return name
+    return name or PACKED.name
 
 
 def _released_before(version: str) -> str | None:
