@@ -8,7 +8,7 @@ from agent.kube.model import Port, Rule
 from agent.lint.finding import Hit
 from agent.lint.rules.shape import port_text, rules_of
 from agent.lint.scene import DeclaredPort, Policy, Scene, SeenPod, SeenService, ServicePort
-from agent.net import Direction
+from agent.net import Direction, Protocol
 from agent.words import some
 
 
@@ -16,13 +16,16 @@ def _asked(policy: Policy, scene: Scene) -> Iterator[tuple[str, Port, Sequence[S
     """Give each port that no pod declares which it is about, with these pods."""
     for direction, path, rule in rules_of(policy):
         targets = _targets(policy, scene, direction, rule)
-        for index, port in enumerate(rule.ports if targets else ()):
-            if port.port is None or _declared(port, targets):
+        if not targets:
+            continue
+        declared = {one for pod in targets for one in pod.ports}
+        met = {port for port in rule.ports if any(_fits(port, one) for one in declared)}
+        # Ports are often declared for one protocol and serve two, as DNS does.
+        numbers = {port._replace(protocol=Protocol.TCP) for port in met}
+        for index, port in enumerate(rule.ports):
+            if port.port is None or port in met or port._replace(protocol=Protocol.TCP) in numbers:
                 continue
-            # Ports are often declared for one protocol and serve two, as DNS does.
-            others = (o._replace(protocol=port.protocol) for o in rule.ports if _declared(o, targets))
-            if port not in others:
-                yield f"{path}.ports[{index}].port", port, targets
+            yield f"{path}.ports[{index}].port", port, targets
 
 
 def _targets(policy: Policy, scene: Scene, direction: Direction, rule: Rule) -> Sequence[SeenPod]:
@@ -36,10 +39,6 @@ def _targets(policy: Policy, scene: Scene, direction: Direction, rule: Rule) -> 
             return ()
         found += pods
     return found
-
-
-def _declared(port: Port, targets: Sequence[SeenPod]) -> bool:
-    return any(_fits(port, declared) for pod in targets for declared in pod.ports)
 
 
 def _fits(port: Port, declared: DeclaredPort) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 from agent.kube.mode import MODE_ANNOTATION, Mode
@@ -135,8 +136,16 @@ def duplicate_port(policy: Policy, _: Scene) -> Iterator[Hit]:
     for _direction, path, rule in rules_of(policy):
         if len(rule.ports) < 2:
             continue
-        for index, port in enumerate(rule.ports):
-            for before, other in enumerate(rule.ports):
+        ports = list(enumerate(rule.ports))
+        # A rule may list thousands. What covers another port is wide, or begins where it does.
+        wide = [(n, one) for n, one in ports if one.port is None or one.end is not None]
+        narrow: dict[int | str, list[tuple[int, Port]]] = {}
+        for n, one in ports:
+            if one.port is not None and one.end is None:
+                narrow.setdefault(one.port, []).append((n, one))
+        for index, port in ports:
+            alike = narrow.get(port.port, ()) if port.port is not None else ()
+            for before, other in sorted((*wide, *alike), key=itemgetter(0)) if alike else wide:
                 if before != index and _covers_port(other, port) and (before < index or other != port):
                     what = "twice" if other == port else f"within {port_text(other)}"
                     yield Hit(f"{path}.ports[{index}]", f"{port_text(port)} is listed {what}", "remove it")

@@ -137,3 +137,14 @@ def test_sarif_has_what_its_schema_requires() -> None:
 def test_the_hooks_of_pre_commit_call_it() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     assert all(hook["entry"].startswith("netpol-agent lint") for hook in hooks)
+
+
+def test_a_rule_of_many_ports_takes_no_time_that_grows_with_their_square() -> None:
+    """With every pair of them looked at, it would take minutes."""
+    ports = ", ".join(f"{{port: {number}}}" for number in range(1, 20_001, 2))
+    pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: n}\nspec: {containers: [{name: c}]}\n"
+    spec = f"spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: 5}}, {ports}]}}]}}\n"
+    head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: many, namespace: n}\n"
+    found = lint("--json", "-", stdin=f"{pod}---\n{head}{spec}")
+    said = [one["message"] for one in json.loads(found.stdout)["findings"]]
+    assert sum("listed twice" in message for message in said) == 1
