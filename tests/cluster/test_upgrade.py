@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from agent.dataplane.iptables.rules import names
+from agent.kube.mode import MODE_ANNOTATION
 from agent.net import Family
 from tests.cluster.scene import pods, port, rule, to
 from tests.cluster.upgrading import UDP_PORTS, Traffic, held, told
@@ -138,6 +140,11 @@ def manifest(kind: str, name: str, **more: Json) -> Json:
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": {"app": name}}, **more}
 
 
+def audits(node: Node) -> bool:
+    """Whether a node has chains in which audited policies are asked."""
+    return names.AUDIT_POD_PREFIX in node.netns.run(["iptables-nft-save", "-t", "filter"])
+
+
 def test_a_node_with_manifests(before: Path, measured: Measured) -> None:
     """The last good version of a file that has become unreadable is kept from version to version."""
     with Lab() as lab:
@@ -161,6 +168,10 @@ def test_a_node_with_manifests(before: Path, measured: Measured) -> None:
         manifests.mkdir()
         (manifests / "pods.yaml").write_text(yaml.safe_dump_all(objects))
         (manifests / "policy.yaml").write_text(yaml.safe_dump(policy))
+        # The version before enforces it, and removes what audited it.
+        audited = manifest("NetworkPolicy", "stranger", spec={"podSelector": pods(app="stranger")})
+        audited["metadata"]["annotations"] = {MODE_ANNOTATION: "audit"}
+        (manifests / "audited.yaml").write_text(yaml.safe_dump(audited))
 
         def start(node: Node, code: Path) -> AgentProcess:
             return AgentProcess(node, "--manifests", str(manifests), code=code)
@@ -181,6 +192,7 @@ def test_a_node_with_manifests(before: Path, measured: Measured) -> None:
                     so_far = {f"default/turn-{number}" for number in range(turn + 1)}
                     traffic.until(lambda s=so_far: s <= told(agents[node.name]))  # type: ignore[misc]
                     assert "policy.yaml" in str(agents[node.name].status())
+                    traffic.until(lambda c=code: audits(node) is (c == ROOT))  # type: ignore[misc]
         finally:
             agents[node.name].stop()
         assert traffic.wrong == []
