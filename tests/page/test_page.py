@@ -15,7 +15,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from agent.kube.model import Namespace, NetworkPolicy, Object, Pod, Rule
-from agent.observe.server import STREAMS_AT_ONCE
+from agent.observe.listener import STREAMS_AT_ONCE
 from tests.build import packed
 from tests.lab.axe import axe_script
 from tests.page.stage import HOSTILE, Stage, flow, many, shop

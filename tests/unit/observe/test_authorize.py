@@ -9,8 +9,9 @@ import threading
 import pytest
 
 from agent.observe.authorize import AWAY_SECONDS, REMEMBERED, REMEMBERED_SECONDS, Authorizer
+from agent.observe.listener import STATUS_AT_ONCE
 from agent.observe.routes import TEXT, Request, Response, Route
-from agent.observe.server import STATUS_AT_ONCE, RouteServer
+from agent.observe.server import RouteServer
 from agent.sources.apiserver.review import Access, ReviewError
 
 

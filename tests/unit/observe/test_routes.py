@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.observe import connections, server
+from agent.observe import connections, listener
 from agent.observe.health import Health
+from agent.observe.listener import STREAMS_AT_ONCE
 from agent.observe.routes import TEXT, Request, Response, Route, Routes
-from agent.observe.server import STREAMS_AT_ONCE, StatusServer
+from agent.observe.server import StatusServer
 from agent.observe.snapshot import StatusSnapshot
 from tests.lab.cluster import wait_until
 
@@ -109,7 +110,7 @@ def follow(server: StatusServer) -> tuple[socket.socket, bytes]:
 def test_a_stream_goes_on_past_the_deadline_of_a_request_and_ends_with_its_client(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "Connections", lambda most: connections.Connections(most, seconds=0.5))
+    monkeypatch.setattr(listener, "Connections", lambda most: connections.Connections(most, seconds=0.5))
     ticks = Ticks()
     connection, received = follow(serve({"/ticks": Route(ticks.route)}))
     head, _, body = received.partition(b"\r\n\r\n")

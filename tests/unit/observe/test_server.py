@@ -219,7 +219,7 @@ def test_health_that_cannot_be_served_names_the_option_to_change(
     def refuse(*_: object) -> None:
         raise OSError(number, "trouble")
 
-    monkeypatch.setattr(server_module, "_Server", refuse)
+    monkeypatch.setattr(server_module, "Listener", refuse)
     server = StatusServer("127.0.0.1", 1, lambda: pytest.fail("asked"), lambda: pytest.fail("asked"))
     server.start()
     (fault,) = server.faults()

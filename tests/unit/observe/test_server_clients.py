@@ -12,7 +12,8 @@ import pytest
 from agent.observe import snapshot as snapshot_module
 from agent.observe.bounded import HEADER_BYTES
 from agent.observe.connections import MOST, Connections
-from agent.observe.server import STATUS_AT_ONCE, StatusServer
+from agent.observe.listener import STATUS_AT_ONCE
+from agent.observe.server import StatusServer
 from tests.lab.cluster import wait_until
 from tests.unit.observe.serving import Agent
 from tests.unit.observe.test_server import Get

@@ -10,7 +10,6 @@ from agent.kube.model import (
     Namespace,
     NetworkPolicy,
     Node,
-    Object,
     Operator,
     Peer,
     Pod,
@@ -22,39 +21,22 @@ from agent.kube.model import (
 from agent.net import Direction, Family, Protocol
 from agent.spec.cluster import cluster_of, owner
 from agent.spec.evaluator import CannotSayError, Endpoint, evaluate, judge
-from agent.spec.verdict import DirectionVerdict, Packet, Verdict
+from agent.spec.verdict import DirectionVerdict, Packet
 from tests.build import block, labelled, network, packed, pod, port
-
-TCP, UDP, SCTP = Protocol.TCP, Protocol.UDP, Protocol.SCTP
-SHOP = Namespace("shop", {"team": "shop"})
-OTHER = Namespace("other", {"team": "other"})
-WEB = pod("web", "10.0.0.1", "fd00::1", ports=(port("http", 8080), port("dns", 53, UDP)))
-CLIENT = pod("client", "10.0.0.2", "fd00::2", ports=(port("http", 80),))
-STRANGER = pod("stranger", "10.0.0.3", "fd00::3", namespace="other")
-PODS = (SHOP, OTHER, WEB, CLIENT, STRANGER)
-OUTSIDE = packed("192.0.2.1")
-
-
-def key(found: Endpoint | Pod) -> Endpoint:
-    return found.key if isinstance(found, Pod) else found
-
-
-def ask(
-    *objects: Object,
-    source: Endpoint | Pod = CLIENT,
-    destination: Endpoint | Pod = WEB,
-    service: tuple[Protocol, int | str] = (TCP, 80),
-) -> Verdict:
-    """Return the IPv4 verdict, the only one when an end is an address."""
-    return evaluate(cluster_of((*PODS, *objects)), key(source), key(destination), *service)[0]
-
-
-def ingress(*rules: Rule, name: str = "p") -> NetworkPolicy:
-    return NetworkPolicy("shop", name, labelled(app="web"), ingress=rules)
-
-
-def egress(*rules: Rule, name: str = "p") -> NetworkPolicy:
-    return NetworkPolicy("shop", name, labelled(app="client"), egress=rules)
+from tests.unit.spec.scene import (
+    CLIENT,
+    OUTSIDE,
+    PODS,
+    SCTP,
+    SHOP,
+    STRANGER,
+    TCP,
+    UDP,
+    WEB,
+    ask,
+    egress,
+    ingress,
+)
 
 
 def of_peer(peer: Peer) -> NetworkPolicy:
@@ -395,45 +377,6 @@ def test_a_label_that_is_written_wrongly_stands_beside_the_right_one() -> None:
     assert reasons(ask(ingress(Rule((elsewhere,)))).ingress)[0] == (
         "namespace shop does not match name=shop: it has no label name"
     )
-
-
-def test_hints_name_the_policies_that_are_not_for_a_pod_and_decide_nothing() -> None:
-    typo = NetworkPolicy("shop", "p", labelled(app="wbe"), ingress=())
-    found = ask(typo)
-    assert found.ingress.hints == (
-        "shop/p is not for shop/web: its podSelector is app=wbe, the pod has app=web",
-    )
-    assert (found.allowed, found.egress.hints) == (True, ())
-    many = (NetworkPolicy("shop", f"p{n}", labelled(app="x"), ingress=()) for n in range(5))
-    assert ask(*many).ingress.hints[3:] == ("policies of its namespace that are not for it either: 2 more",)
-    assert ask(ingress(name="q"), typo).ingress.hints == (), "what decides is enough"
-
-
-def test_a_hint_says_that_rules_of_a_direction_that_is_not_named_have_no_effect() -> None:
-    ignored = NetworkPolicy("shop", "p", labelled(app="client"), ingress=(), ignored=(Direction.EGRESS,))
-    assert ask(ignored).egress.hints == (
-        "the rules for egress of shop/p have no effect: its policyTypes do not name Egress; add Egress there",
-    )
-    assert ask(ignored).allowed
-    assert ask(ignored, source=STRANGER).egress.hints == (), "it is not that pod's"
-
-
-@pytest.mark.parametrize(
-    ("ports", "said"),
-    [
-        ((Port(TCP, 5432),), True),
-        ((Port(TCP, 53),), True),
-        ((Port(UDP, 53),), False),
-        ((Port(UDP, 50, 60),), False),
-        ((Port(UDP, "dns"),), False),
-        ((Port(UDP, None),), False),
-        ((), False),
-    ],
-)
-def test_a_hint_says_that_dns_was_forgotten(ports: tuple[Port, ...], said: bool) -> None:
-    hints = ask(egress(Rule(ports=ports))).egress.hints
-    wanted = "DNS is not allowed: no egress rule for shop/client has UDP port 53, so it cannot look up names"
-    assert hints == ((wanted,) if said else ())
 
 
 def test_reasons_beyond_a_few_are_counted() -> None:
