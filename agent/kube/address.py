@@ -86,7 +86,7 @@ def strict_network(text: str) -> Network | str:
     """Return a network, or what is wrong with the CIDR text and how to write it."""
     meant = lenient_network(text)
     if meant is None:
-        return f"{text!r} is not a CIDR; write one such as 10.9.8.0/24 or 2001:db8::/64"
+        return f"{text!r} is not a CIDR; {_cidr_remedy(text)}"
     address, _, length = text.partition("/")
     packed = _packed(address)
     if packed is None or (len(length) > 1 and length[0] == "0"):
@@ -99,6 +99,14 @@ def strict_network(text: str) -> Network | str:
             f"write {meant} for the block or {_text(packed)}/{8 * len(packed)} for the one address"
         )
     return meant
+
+
+def _cidr_remedy(text: str) -> str:
+    """Say how to write a block; an address without a length was likely meant as the one address."""
+    packed = _packed(text)
+    if packed is None or packed.startswith(_MAPPED):
+        return "write one such as 10.9.8.0/24 or 2001:db8::/64"
+    return f"write {_text(packed)}/{8 * len(packed)} for the one address"
 
 
 def covers(outer: Network, inner: Network) -> bool:

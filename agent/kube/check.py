@@ -80,7 +80,12 @@ class Check:
 def unknown_field(name: str, known: Collection[str]) -> str:
     """Say that a field is unknown, and which was likely meant."""
     likely = difflib.get_close_matches(name, known, 1, 0.6)
-    remedy = f"did you mean {likely[0]}?" if likely else f"known here: {', '.join(sorted(known))}"
+    if likely:
+        remedy = f"did you mean {likely[0]}?"
+    elif "matchLabels" in known:
+        remedy = f"if {name!r} is a label, write it below matchLabels"
+    else:
+        remedy = f"known here: {', '.join(sorted(known))}"
     return f"unknown field {name!r}; {remedy}"
 
 

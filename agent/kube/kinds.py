@@ -73,8 +73,9 @@ def meant(version: str, kind: str) -> str | None:
 
 def remedy(version: str, ours: str) -> str:
     """Say how to write a kind of ours that was written in a version that is not read."""
-    versions = " or ".join(v for v, k in (*READ, *LISTS, LIST) if k == ours)
-    return f"write apiVersion {versions}, kind {ours}" + (
+    # The first of a kind is the one that is served today.
+    served = next(v for v, k in (*READ, *LISTS, LIST) if k == ours)
+    return f"write apiVersion {served}, kind {ours}" + (
         "" if _is_like_ours(version.rpartition("/")[0]) else "; keep other products' objects elsewhere"
     )
 

@@ -189,13 +189,15 @@ def _rule(check: Check, value: object, path: str, direction: str) -> Rule:
 def _peer(check: Check, value: object, path: str) -> Peer:
     if not check.strict and (plain := _plain_block(value)) is not None:
         return plain
+    before = len(check.problems)
     fields = check.mapping(value, path, _PEER)
     pods, namespaces, block = map(fields.get, _PEER)
     if block is not None:
         if pods is not None or namespaces is not None:
             check.add(path, "ipBlock beside a selector; make two entries of the list of them")
         return _block(check, block, f"{path}.ipBlock")
-    if pods is None and namespaces is None and check.strict:
+    # Of a peer whose only field is unknown, that is what is said.
+    if pods is None and namespaces is None and check.strict and len(check.problems) == before:
         check.add(path, "empty; name a podSelector, a namespaceSelector or an ipBlock, or remove the entry")
     return Peer(
         None if pods is None else read_selector(check, pods, f"{path}.podSelector"),
@@ -276,7 +278,8 @@ def read_protocol(check: Check, value: object, path: str) -> Protocol:
         return Protocol.TCP
     protocol = PROTOCOLS.get(value) if isinstance(value, str) else None
     if protocol is None:
-        check.add(path, f"{value!r} is no protocol; write TCP, UDP or SCTP")
+        meant = value.upper() if isinstance(value, str) and value.upper() in PROTOCOLS else "TCP, UDP or SCTP"
+        check.add(path, f"{value!r} is no protocol; write {meant}")
         return Protocol.TCP
     return protocol
 

@@ -24,10 +24,11 @@ def selects_no_pod(policy: Policy, scene: Scene) -> Iterator[Hit]:
     pods = scene.pods_of.get(namespace, ())
     if any(hit.path == "spec.podSelector" for hit in contradiction(policy, scene)):
         return
+    found = _elsewhere(selector, pods, scene.pods)
     yield Hit(
         "spec.podSelector",
         f"no pod of namespace {namespace} matches {selector}, so the policy does nothing"
-        + _nearest(selector, pods, scene.pods),
+        + (f"; such pods are in namespace {some(found)}" if found else ""),
         _remedy(selector, [pod.labels for pod in pods], "podSelector"),
     )
 
@@ -40,32 +41,45 @@ def peer_matches_no_pod(policy: Policy, scene: Scene) -> Iterator[Hit]:
             if peer.pod_selector is None or not peer.pod_selector.requirements or here in contradicted:
                 continue
             if scene.peer_pods(policy, peer) == ():
-                yield _unmatched(policy, scene, peer, here)
+                before = rule.peers[index - 1] if index else None
+                yield _unmatched(policy, scene, peer, before, here)
 
 
-def _unmatched(policy: Policy, scene: Scene, peer: Peer, path: str) -> Hit:
+def _unmatched(policy: Policy, scene: Scene, peer: Peer, before: Peer | None, path: str) -> Hit:
     selector = peer.pod_selector or Selector()
     namespaces = scene.namespaces_of(policy, peer) or []
     pods = [pod for name in namespaces for pod in scene.pods_of.get(name, ())]
-    elsewhere = scene.pods if peer.namespace_selector is None else ()
+    found = _elsewhere(selector, pods, scene.pods)
+    alone = peer.namespace_selector is None
+    where = f"; such pods are in namespace {some(found)}" if found else ""
+    if found and alone:
+        where += ", and a podSelector alone means the policy's own namespace"
+    elif found:
+        where += f", which {peer.namespace_selector} does not match; in one entry both selectors must match"
     return Hit(
         path,
-        f"no pod of namespace {some(namespaces)} matches {selector}"
-        + _nearest(selector, pods, elsewhere, peer=True),
-        _remedy(selector, [pod.labels for pod in pods], "podSelector"),
+        f"no pod of namespace {some(namespaces)} matches {selector}{where}",
+        (_to_reach(policy, scene, peer, before, found) if found else "")
+        or _remedy(selector, [pod.labels for pod in pods], "podSelector"),
     )
 
 
-def _nearest(
-    selector: Selector, pods: Sequence[SeenPod], others: Iterable[SeenPod], *, peer: bool = False
-) -> str:
-    """Say where such pods are, if they are elsewhere."""
+def _to_reach(policy: Policy, scene: Scene, peer: Peer, before: Peer | None, found: Sequence[str]) -> str:
+    """Say how to mean pods of other namespaces, by what the entry or the one before it already has."""
+    if peer.namespace_selector is not None:
+        if [*found] == [policy.key.namespace]:
+            return "to allow these pods, put a dash before podSelector; else correct one of the selectors"
+        return "to allow these pods, correct the namespaceSelector"
+    namespaces = before.namespace_selector if before is not None and before.pod_selector is None else None
+    if namespaces is not None and any(namespaces.matches(scene.labels_of[name]) for name in found):
+        return "to allow these pods, remove the dash before podSelector, so that it joins the entry before"
+    return f"to allow these pods, add a namespaceSelector with {METADATA_NAME}: {found[0]} to the same entry"
+
+
+def _elsewhere(selector: Selector, pods: Sequence[SeenPod], others: Iterable[SeenPod]) -> list[str]:
+    """Return the namespaces of pods that a selector matches, other than of these pods."""
     mine = {pod.title for pod in pods}
-    found = sorted({p.key.namespace for p in others if p.title not in mine and selector.matches(p.labels)})
-    if not found:
-        return ""
-    without = ", and a podSelector alone means the policy's own namespace" if peer else ""
-    return f"; such pods are in namespace {some(found)}{without}"
+    return sorted({p.key.namespace for p in others if p.title not in mine and selector.matches(p.labels)})
 
 
 def _remedy(selector: Selector, labels: Sequence[Mapping[str, str]], field: str) -> str:

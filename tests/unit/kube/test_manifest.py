@@ -79,7 +79,10 @@ items: [{metadata: {name: n}, spec: {}}]
         ("kind: Pod", "apiVersion: missing"),
         ("apiVersion: v1", "kind: missing"),
         ("{apiVersion: v1, kind: pod}", "write apiVersion v1, kind Pod"),
-        ("{apiVersion: v1, kind: NetworkPolicy}", "networking.k8s.io/v1 or extensions/v1beta1"),
+        (
+            "{apiVersion: v1, kind: NetworkPolicy}",
+            "write apiVersion networking.k8s.io/v1, kind NetworkPolicy",
+        ),
         (
             "{apiVersion: networking.k8s.io/v1, kind: NetworkPolcy}",
             "may be a NetworkPolicy; write apiVersion networking",
@@ -121,8 +124,8 @@ def test_json_text_that_cannot_be_read_whole(text: str, words: str) -> None:
     ("version", "kind", "words"),
     [
         ("networking.k8s.io/v2", "NetworkPolicy", "apiVersion: 'networking.k8s.io/v2' of x/a is unknown"),
-        ("networking.k8.io/v1", "NetworkPolicy", "write apiVersion networking.k8s.io/v1 or extensions/v1"),
-        ("networking/v1", "NetworkPolicy", "networking.k8s.io/v1 or"),
+        ("networking.k8.io/v1", "NetworkPolicy", "write apiVersion networking.k8s.io/v1, kind"),
+        ("networking/v1", "NetworkPolicy", "write apiVersion networking.k8s.io/v1"),
         ("apps/v1", "Pod", "write apiVersion v1, kind Pod; keep other products' objects elsewhere"),
         ("v2", "Namespace", "write apiVersion v1, kind Namespace"),
         ("node.k8s.io/v1", "Node", "write apiVersion v1, kind Node"),
