@@ -39,12 +39,14 @@ _RULES = {"ingress": ("from", "ports"), "egress": ("to", "ports")}
 class PolicyReading(NamedTuple):
     """A policy, or what is wrong with it and the policy that closes the pods it selects.
 
-    ``closed`` is None when the podSelector cannot be read.
+    ``closed`` is None when the podSelector cannot be read. ``partial`` is what could be read of a policy with
+    problems: where a problem is, it may say more or less than was written, so it is never enforced.
     """
 
     policy: NetworkPolicy | None
     problems: tuple[Problem, ...] = ()
     closed: NetworkPolicy | None = None
+    partial: NetworkPolicy | None = None
 
 
 def read_policy(key: Key, spec: object, *, strict: bool) -> PolicyReading:
@@ -70,19 +72,18 @@ def read_policy(key: Key, spec: object, *, strict: bool) -> PolicyReading:
         )
         for direction in _RULES
     }
+    policy = NetworkPolicy(
+        namespace=key.namespace,
+        name=key.name,
+        pod_selector=selector,
+        ingress=rules["ingress"] if "Ingress" in types else None,
+        egress=rules["egress"] if "Egress" in types else None,
+        ignored=tuple(d for d in Direction if rules[d.value] and d.value.capitalize() not in types),
+    )
     if not check.problems:
-        return PolicyReading(
-            NetworkPolicy(
-                namespace=key.namespace,
-                name=key.name,
-                pod_selector=selector,
-                ingress=rules["ingress"] if "Ingress" in types else None,
-                egress=rules["egress"] if "Egress" in types else None,
-                ignored=tuple(d for d in Direction if rules[d.value] and d.value.capitalize() not in types),
-            )
-        )
+        return PolicyReading(policy)
     if not selector_readable:
-        return PolicyReading(None, tuple(check.problems))
+        return PolicyReading(None, tuple(check.problems), partial=policy)
     if not fields_readable or not isinstance(fields.get("egress"), list | None):
         types = {"Ingress", "Egress"}
     closed = NetworkPolicy(
@@ -92,7 +93,7 @@ def read_policy(key: Key, spec: object, *, strict: bool) -> PolicyReading:
         ingress=() if "Ingress" in types else None,
         egress=() if "Egress" in types else None,
     )
-    return PolicyReading(None, tuple(check.problems), closed)
+    return PolicyReading(None, tuple(check.problems), closed, policy)
 
 
 def staged(reading: PolicyReading, said: ModeSaid) -> PolicyReading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from agent.lint.reading import Gathered, Input, Place, gather
 from agent.lint.registry import BY_ID, RULES
 from agent.lint.scene import Range
 from agent.lint.silence import Silence, faults_of, silences
+
+_PART = re.compile(r"spec\.(podSelector|(ingress|egress)\[\d+\](\.(from|to|ports)\[\d+\])?)")
 
 
 class Report(NamedTuple):
@@ -43,11 +46,11 @@ def lint(
         left, taken = _silenced(inputs[number], findings)
         kept += left
         silenced += taken
-    own = [policy for policy in gathered.scene.policies if not policy.context]
+    own = sum(1 for policy in gathered.scene.policies if not policy.context) + len(gathered.apart)
     files = sum(1 for one in inputs if not one.context)
     # An alias repeats a place, and with it what is wrong there.
     unique = dict.fromkeys(sorted(kept, key=lambda one: (one.file, one.line, one.column, one.rule)))
-    return Report(tuple(unique), len(own), files, silenced)
+    return Report(tuple(unique), own, files, silenced)
 
 
 def _hits(gathered: Gathered) -> Iterator[tuple[Place, str, str, Hit]]:
@@ -61,6 +64,22 @@ def _hits(gathered: Gathered) -> Iterator[tuple[Place, str, str, Hit]]:
             if rule.check is not None:
                 for hit in rule.check(policy, gathered.scene):
                     yield place, rule.id, title, hit
+    for policy, place in gathered.apart:
+        parts = [_part(field) for field in policy.broken]
+        for rule in RULES:
+            for hit in rule.check(policy, gathered.scene) if rule.check is not None and rule.of_parts else ():
+                if not any(_is_within(hit.path, part) for part in parts):
+                    yield place, rule.id, f"NetworkPolicy {policy.key}", hit
+
+
+def _part(field: str) -> str:
+    """Return the smallest part of a policy that says something by itself, of those that hold a field."""
+    found = _PART.match(field)
+    return found[0] if found else field
+
+
+def _is_within(path: str, part: str) -> bool:
+    return path == part or path.startswith((f"{part}.", f"{part}["))
 
 
 def _finding(

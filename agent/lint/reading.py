@@ -10,7 +10,7 @@ from agent.kube.facts import Service, ServiceRange, facts_of
 from agent.kube.manifest import Entry, Manifest, read_entries, read_pod
 from agent.kube.mode import NO_MODE, ModeSaid
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Node, Pod
-from agent.kube.policy import PROTOCOLS
+from agent.kube.policy import PROTOCOLS, read_policy
 from agent.kube.text import UnreadableError
 from agent.kube.workloads import TEMPLATES, workload_of
 from agent.lint.finding import Hit
@@ -59,11 +59,15 @@ class Gathered(NamedTuple):
     scene: Scene
     places: tuple[Place, ...]
     found: tuple[Early, ...]
+    apart: tuple[tuple[Policy, Place], ...] = ()
+    """The policies that are not enforced as written: refused ones as far as they can be read, and those whose
+    name another one has."""
 
 
 class _Gathering:
     def __init__(self, pod_ranges: Sequence[Range], service_ranges: Sequence[Range]) -> None:
         self.policies: list[tuple[Policy, Place]] = []
+        self.apart: list[tuple[Policy, Place]] = []
         self.pods: dict[tuple[str, Key], SeenPod] = {}
         self.namespaces: dict[str, dict[str, str]] = {}
         self.staged: dict[str, ModeSaid] = {}
@@ -99,6 +103,9 @@ class _Gathering:
         manifest = entry.manifest
         if manifest is not None:
             if not self._once(entry.kind, manifest.key, place, source):
+                if manifest.kind is Kind.POLICY and not source.context:
+                    self._problems(manifest, place)
+                    self._apart(manifest, entry, place)
                 return
             self._manifest(manifest, entry, place, source)
         if entry.kind == "Service":
@@ -122,14 +129,9 @@ class _Gathering:
     def _manifest(self, manifest: Manifest, entry: Entry, place: Place, source: Input) -> None:
         title = f"{manifest.kind} {manifest.key}"
         if not source.context:
-            for problem in manifest.problems:
-                message, _, remedy = problem.message.partition("; ")
-                rule = "refused"
-                if manifest.stored and manifest.value is not None:
-                    rule = "stored-but-refused"
-                elif _EXCEPT.search(problem.field) and "not strictly inside" in message:
-                    rule = "except-outside-block"
-                self.found.append(Early(rule, place, title, Hit(problem.field, message, remedy)))
+            self._problems(manifest, place)
+            if manifest.kind is Kind.POLICY and manifest.value is None:
+                self._apart(manifest, entry, place)
         value = manifest.value
         if isinstance(value, NetworkPolicy):
             spec, meta = _mapping(entry.data.get("spec")), _mapping(entry.data.get("metadata"))
@@ -143,6 +145,25 @@ class _Gathering:
         elif isinstance(value, Pod) and not value.host_network and not value.finished:
             ports = tuple(_ports(_mapping(entry.data.get("spec"))))
             self.pods["Pod", value.key] = SeenPod(title, value.key, value.labels, ports, value.addresses)
+
+    def _problems(self, manifest: Manifest, place: Place) -> None:
+        for problem in manifest.problems:
+            message, _, remedy = problem.message.partition("; ")
+            rule = "refused"
+            if manifest.stored and manifest.value is not None:
+                rule = "stored-but-refused"
+            elif _EXCEPT.search(problem.field) and "not strictly inside" in message:
+                rule = "except-outside-block"
+            title = f"{manifest.kind} {manifest.key}"
+            self.found.append(Early(rule, place, title, Hit(problem.field, message, remedy)))
+
+    def _apart(self, manifest: Manifest, entry: Entry, place: Place) -> None:
+        spec, meta = _mapping(entry.data.get("spec")), _mapping(entry.data.get("metadata"))
+        reading = read_policy(manifest.key, entry.data.get("spec"), strict=True)
+        value = reading.policy or reading.partial
+        if value is not None:
+            broken = tuple(problem.field for problem in (*manifest.problems, *reading.problems))
+            self.apart.append((Policy(value, spec, meta, entry.version, broken=broken), place))
 
     def _workload(self, entry: Entry, place: Place, source: Input) -> None:
         made = workload_of(entry.line, entry.version, entry.kind, entry.data, read_pod)
@@ -189,7 +210,9 @@ def gather(
         gathering.node_addresses,
         any(source.cluster for source in inputs),
     )
-    return Gathered(scene, tuple(place for _, place in gathering.policies), tuple(gathering.found))
+    return Gathered(
+        scene, tuple(place for _, place in gathering.policies), tuple(gathering.found), tuple(gathering.apart)
+    )
 
 
 def _ports(spec: Mapping[str, Any]) -> Iterator[DeclaredPort]:

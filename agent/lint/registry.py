@@ -61,6 +61,7 @@ RULES: tuple[Rule, ...] = (
         "Write `networking.k8s.io/v1`; `--fix` does.",
         shape.deprecated_version,
         fixable=True,
+        of_parts=True,
     ),
     Rule(
         "policy-type-missing",
@@ -69,6 +70,7 @@ RULES: tuple[Rule, ...] = (
         "Such rules have no effect: the policy neither isolates that direction nor allows anything in it.",
         "Add the direction to `policyTypes`, or remove the rules.",
         shape.type_missing,
+        of_parts=True,
     ),
     Rule(
         "egress-not-isolated",
@@ -78,6 +80,7 @@ RULES: tuple[Rule, ...] = (
         "sent.",
         "To deny all egress, name Egress in `policyTypes`.",
         shape.egress_not_isolated,
+        of_parts=True,
     ),
     Rule(
         "empty-list-allows-all",
@@ -87,6 +90,7 @@ RULES: tuple[Rule, ...] = (
         "port.",
         "Name what is meant. To allow nobody, remove the rule; to allow everybody, remove the field.",
         shape.empty_list,
+        of_parts=True,
     ),
     Rule(
         "rule-covers-others",
@@ -145,6 +149,7 @@ RULES: tuple[Rule, ...] = (
         "Its requirements for one label exclude each other.",
         "Keep one of them.",
         shape.contradiction,
+        of_parts=True,
     ),
     Rule(
         "named-port-to-block",
@@ -163,6 +168,7 @@ RULES: tuple[Rule, ...] = (
         "Consoles that show policies cut it or refuse to save the policy.",
         "Shorten it, and link to the rest.",
         shape.long_description,
+        of_parts=True,
     ),
     Rule(
         "mode-unknown",
@@ -198,6 +204,7 @@ RULES: tuple[Rule, ...] = (
         "Select the pods behind the Service.",
         blocks.block_of_services,
         needs="`--service-cidr`, ServiceCIDR objects, or Services with a clusterIP",
+        of_parts=True,
     ),
     Rule(
         "block-of-pods",
@@ -207,6 +214,7 @@ RULES: tuple[Rule, ...] = (
         "Select the pods by their labels.",
         blocks.block_of_pods,
         needs=_POD_RANGES,
+        of_parts=True,
     ),
     Rule(
         "block-covers-pods",
@@ -216,6 +224,7 @@ RULES: tuple[Rule, ...] = (
         "If only addresses outside are meant, add the pod range to `except`.",
         blocks.block_covers_pods,
         needs="`--pod-cidr`, or nodes with a podCIDR",
+        of_parts=True,
     ),
     Rule(
         "block-of-nodes",
@@ -227,6 +236,7 @@ RULES: tuple[Rule, ...] = (
         "Nothing, if programs on the node are meant.",
         blocks.block_of_nodes,
         needs="nodes with addresses",
+        of_parts=True,
     ),
     Rule(
         "selects-no-pod",
@@ -236,6 +246,7 @@ RULES: tuple[Rule, ...] = (
         "Correct the `podSelector`, the namespace, or the labels of the pods.",
         peers.selects_no_pod,
         needs=_PODS,
+        of_parts=True,
     ),
     Rule(
         "peer-matches-no-pod",
@@ -245,6 +256,7 @@ RULES: tuple[Rule, ...] = (
         "Correct the labels, or add a `namespaceSelector` to the same entry.",
         peers.peer_matches_no_pod,
         needs="pods or workloads of every namespace that the peer is about",
+        of_parts=True,
     ),
     Rule(
         "namespace-label-unknown",
@@ -256,6 +268,7 @@ RULES: tuple[Rule, ...] = (
         "Write a label that the namespace has, or add it to the Namespace object.",
         peers.namespace_label_unknown,
         needs="Namespace objects",
+        of_parts=True,
     ),
     Rule(
         "service-port",

@@ -17,7 +17,8 @@ class Rule(NamedTuple):
 
     ``title`` says what is wrong in a few words, ``why`` what follows of it, ``remedy`` what to do. ``needs``
     says what the input must hold for the rule to speak. ``check`` is None for what is found when the text is
-    read.
+    read. ``of_parts``: what it says of a part of a policy is true whatever the other parts say, so it
+    is asked of a policy that a server refuses, too.
     """
 
     id: str
@@ -28,3 +29,4 @@ class Rule(NamedTuple):
     check: Check | None = None
     needs: str = ""
     fixable: bool = False
+    of_parts: bool = False

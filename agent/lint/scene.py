@@ -57,7 +57,8 @@ class Policy(NamedTuple):
     """A policy as it is written: its value, and the plain data of its ``spec`` and ``metadata``.
 
     ``version`` is its apiVersion. ``context``: it is not looked at, only beside it. ``mode`` is
-    what is done with it, by its own annotation or its namespace's.
+    what is done with it, by its own annotation or its namespace's. ``broken`` are the paths of what cannot be
+    read of a policy that a server refuses.
     """
 
     value: NetworkPolicy
@@ -66,6 +67,7 @@ class Policy(NamedTuple):
     version: str
     context: bool = False
     mode: Mode = Mode.ENFORCE
+    broken: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:

@@ -68,7 +68,8 @@ def egress_not_isolated(policy: Policy, _: Scene) -> Iterator[Hit]:
 def empty_list(policy: Policy, _: Scene) -> Iterator[Hit]:
     for direction, path, _rule in rules_of(policy):
         index = int(path.rpartition("[")[2][:-1])
-        fields: Mapping[str, Any] = (policy.spec.get(direction.value) or [])[index] or {}
+        written = (policy.spec.get(direction.value) or [])[index]
+        fields: Mapping[str, Any] = written if isinstance(written, dict) else {}
         for field in (PEERS[direction], "ports"):
             if field in fields and not fields[field]:
                 what = "every peer" if field != "ports" else "every port"

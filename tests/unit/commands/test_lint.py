@@ -72,8 +72,9 @@ def test_every_file_counts_and_is_named_by_its_path(tmp_path: Path, monkeypatch:
     assert [(one["file"], one["rule"]) for one in found["findings"]] == [
         ("deploy/a.yaml", "empty-list-allows-all"),
         ("deploy/b.yaml", "written-twice"),
+        ("deploy/b.yaml", "empty-list-allows-all"),
     ]
-    assert (found["policies"], found["files"]) == (1, 2)
+    assert (found["policies"], found["files"]) == (2, 2)
 
 
 def test_fix_rewrites_the_version_and_keeps_all_else(tmp_path: Path) -> None:

@@ -97,3 +97,60 @@ def test_a_refused_field_is_said_once_and_how_to_write_it(rule: str, remedy: str
 def test_of_an_unknown_version_only_the_served_one_is_the_remedy(version: str) -> None:
     text = textwrap.dedent(WEB).replace("networking.k8s.io/v1\n", f"{version}\n")
     assert only(text, "unreadable").remedy == "write apiVersion networking.k8s.io/v1, kind NetworkPolicy"
+
+
+def rules(text: str) -> list[tuple[str, str]]:
+    return [(one.rule, one.field) for one in report(text).findings]
+
+
+def test_of_a_refused_policy_the_parts_that_can_be_read_are_looked_at() -> None:
+    text = (
+        WEB.replace("networking.k8s.io/v1\n", "extensions/v1beta1\n")
+        + """\
+  policyTypes: [Ingress]
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {app: wbe}}
+    - podSelector: {matchLabels: {app: wbe}, matchLabel: {}}
+    - namespaceSelector: {matchLabels: {name: shop}}
+    ports: [{port: http, endPort: 90}]
+  - from: [{ipBlock: {cidr: 10.244.1.7/32}}]
+    ports: []
+  - ports
+  egress: [{}]
+"""
+    )
+    assert rules(text) == [
+        ("deprecated-api-version", "apiVersion"),
+        ("peer-matches-no-pod", "spec.ingress[0].from[0].podSelector"),
+        ("refused", "spec.ingress[0].from[1].podSelector.matchLabel"),
+        ("namespace-label-unknown", "spec.ingress[0].from[2].namespaceSelector"),
+        ("refused", "spec.ingress[0].ports[0].endPort"),
+        ("block-of-pods", "spec.ingress[1].from[0].ipBlock.cidr"),
+        ("empty-list-allows-all", "spec.ingress[1].ports"),
+        ("refused", "spec.ingress[2]"),
+        ("policy-type-missing", "spec.egress"),
+    ]
+    assert report(text).policies == 1
+
+
+def test_nothing_is_said_of_what_cannot_be_read() -> None:
+    # Each would be a finding of another rule if the broken part were taken for what was read of it.
+    for rest in (
+        "  policyTypes: [Ingress, Egres]\n  egress: []\n",
+        "  ingress: [{ports: [{port: 53}, {port: 53, protocol: udp}]}]\n",
+        "  ingress: [{from: [{podSelector: {matchLabels: {app: wbe}}, namespaceSelecter: {}}]}]\n",
+        "  egress: [{to: [{ipBlock: {cidr: 10.244.1.7/24}}]}]\n",
+    ):
+        assert {rule for rule, _ in rules(WEB + rest)} == {"refused"}, rest
+    selects = WEB.replace("{app: web}}", "{app: wbe}, matchLabel: {}}")
+    assert {rule for rule, _ in rules(selects)} == {"refused"}
+
+
+def test_a_policy_whose_name_another_has_is_looked_at_and_counted() -> None:
+    text = f"{WEB}---\n{WEB}  ingress: [{{from: []}}]\n"
+    assert rules(text) == [
+        ("written-twice", "metadata.name"),
+        ("empty-list-allows-all", "spec.ingress[0].from"),
+    ]
+    assert report(text).policies == 2
