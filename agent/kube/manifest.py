@@ -211,9 +211,13 @@ def _kind(line: int, version: str, kind: str, data: dict[str, Any], where: str) 
     ours = None if known is not None else kinds.meant(version, kind)
     if ours is None:
         return known
-    field, given = ("apiVersion", version) if kind == ours else ("kind", f"{version} {kind}")
+    if kind == ours:
+        raise UnreadableError(
+            f"line {line}: {where}apiVersion: {version!r}{_named(data)} is unknown: it has no {ours}; "
+            f"{kinds.remedy(version, ours)}"
+        )
     raise UnreadableError(
-        f"line {line}: {where}{field}: {given!r}{_named(data)} is unknown, and may be a {ours}; "
+        f"line {line}: {where}kind: {f'{version} {kind}'!r}{_named(data)} is unknown, and may be a {ours}; "
         f"{kinds.remedy(version, ours)}"
     )
 

@@ -122,7 +122,11 @@ class _Gathering:
         if before[0] == at and before[1] == source.context:
             return True
         if not source.context:
-            hit = Hit("metadata.name", f"written before at {before[0]}", "keep one of the two")
+            hit = Hit(
+                "metadata.name",
+                f"written before at {before[0]}",
+                "keep one of the two, or give one another name",
+            )
             self.found.append(Early("written-twice", place, f"{kind} {key}", hit))
         return False
 

@@ -242,10 +242,11 @@ RULES: tuple[Rule, ...] = (
         "selects-no-pod",
         _WARNING,
         "The policy selects no pod",
-        "It does nothing: the pods that it was written for are as open or closed as without it.",
+        "It does nothing: the pods that it was written for are as open or closed as without it. The same is "
+        "said of a policy without a namespace, and of one whose namespace is another's name with a slip.",
         "Correct the `podSelector`, the namespace, or the labels of the pods.",
         peers.selects_no_pod,
-        needs=_PODS,
+        needs="pods or workloads of the namespace, or Namespace objects and pods that it would select",
         of_parts=True,
     ),
     Rule(

@@ -19,7 +19,10 @@ _SLIP = 0.9
 
 def selects_no_pod(policy: Policy, scene: Scene) -> Iterator[Hit]:
     selector, namespace = policy.value.pod_selector, policy.key.namespace
-    if not selector.requirements or not scene.knows(namespace) or scene.selected(policy):
+    if not scene.knows(namespace):
+        yield from _in_wrong_namespace(policy, scene)
+        return
+    if not selector.requirements or scene.selected(policy):
         return
     pods = scene.pods_of.get(namespace, ())
     if any(hit.path == "spec.podSelector" for hit in contradiction(policy, scene)):
@@ -31,6 +34,37 @@ def selects_no_pod(policy: Policy, scene: Scene) -> Iterator[Hit]:
         + (f"; such pods are in namespace {some(found)}" if found else ""),
         _remedy(selector, [pod.labels for pod in pods], "podSelector"),
     )
+
+
+def _in_wrong_namespace(policy: Policy, scene: Scene) -> Iterator[Hit]:
+    """Say of a policy in a namespace that the input does not tell of that another was likely meant."""
+    selector, namespace = policy.value.pod_selector, policy.key.namespace
+    found = _elsewhere(selector, (), scene.pods)
+    if not found or not scene.namespaces or namespace in scene.namespaces:
+        return
+    if not policy.metadata.get("namespace"):
+        if not selector.requirements or any(path.startswith("spec.podSelector") for path in policy.broken):
+            return
+        yield Hit(
+            "metadata",
+            "names no namespace, so the policy goes to that of kubectl -n, else to default; the pods that it "
+            f"selects are in namespace {some(found)}",
+            f"write namespace: {found[0]}" + (" or another of these" if len(found) > 1 else ""),
+        )
+    elif near := [name for name in found if name in scene.namespaces and _is_slip(namespace, name)]:
+        yield Hit(
+            "metadata.namespace",
+            f"no Namespace here is called {namespace}, but one is called {near[0]}",
+            f"did you mean {near[0]}?",
+        )
+
+
+def _is_slip(written: str, meant: str) -> bool:
+    """Whether a name is another with letters exchanged, or one wrong; a number at its end is another name."""
+    if written.rstrip("0123456789") == meant.rstrip("0123456789"):
+        return False
+    alike = difflib.SequenceMatcher(None, written, meant).ratio() >= _SLIP
+    return alike or sorted(written) == sorted(meant)
 
 
 def peer_matches_no_pod(policy: Policy, scene: Scene) -> Iterator[Hit]:

@@ -154,3 +154,21 @@ def test_a_policy_whose_name_another_has_is_looked_at_and_counted() -> None:
         ("empty-list-allows-all", "spec.ingress[0].from"),
     ]
     assert report(text).policies == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "app", "field", "remedy"),
+    [
+        ("{name: web}", "web", "metadata", "write namespace: shop"),
+        ("{name: web, namespace: shpo}", "web", "metadata.namespace", "did you mean shop?"),
+        ("{name: web, namespace: monitorin}", "prom", "metadata.namespace", "did you mean monitoring?"),
+        ("{name: web, namespace: shop2}", "web", "", ""),
+        ("{name: web, namespace: payments}", "web", "", ""),
+        ("{name: web}", "other", "", ""),
+        ("{name: web}", "-web", "", ""),
+    ],
+)
+def test_a_policy_beside_its_namespace_is_led_to_it(metadata: str, app: str, field: str, remedy: str) -> None:
+    text = WEB.replace("{name: web, namespace: shop}", metadata).replace("app: web", f"app: {app}")
+    found = [(one.field, one.remedy) for one in report(text).findings if one.rule == "selects-no-pod"]
+    assert found == ([(field, remedy)] if field else [])
