@@ -42,7 +42,8 @@ class Lines(NamedTuple):
 def statements_of(lines: Sequence[str], label: str = LABEL) -> list[Statement]:
     """Read lines; ``-`` as the only one stands for those of standard input. Raises LinesError."""
     if list(lines) == ["-"]:
-        lines = [] if sys.stdin is None else sys.stdin.read().splitlines()
+        # As bytes, so that what is no UTF-8 is told as a wrong line, whatever the locale.
+        lines = [] if sys.stdin is None else sys.stdin.buffer.read().decode(errors="replace").splitlines()
     return read_lines(lines, label)
 
 

@@ -134,10 +134,13 @@ _EVENT = msgspec.json.Decoder(_Event)
 def from_json(line: bytes) -> Report | None:
     """Return the report that a line holds; None where it is of a kind not known here.
 
-    Raises msgspec.MsgspecError.
+    Raises msgspec.MsgspecError, and UnicodeDecodeError.
     """
-    decoder = _DECODERS.get(_EVENT.decode(line).event)
-    return decoder.decode(line) if decoder is not None else None
+    try:
+        decoder = _DECODERS.get(_EVENT.decode(line).event)
+        return decoder.decode(line) if decoder is not None else None
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deeply") from None
 
 
 def as_text(report: Report) -> str:

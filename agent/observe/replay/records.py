@@ -58,7 +58,8 @@ def parse(name: str, text: bytes, since: float | None = None) -> Records:
         raise RecordsError(f"{name}: no line of it is a report of --flow-log; name such a file")
     notes = []
     if unread:
-        notes.append(f"{name}: {count(unread, 'line')} cannot be read and is left out")
+        left = "is" if unread == 1 else "are"
+        notes.append(f"{name}: {count(unread, 'line')} cannot be read and {left} left out")
     if missed:
         notes.append(
             f"{name}: {count(missed, 'packet')} came too fast to be logged, so connections may be missing"

@@ -12,7 +12,7 @@ from agent.commands import cli
 from tests.docs import ROOT
 
 
-def convert(*arguments: str, stdin: str = "") -> Result:
+def convert(*arguments: str, stdin: str | bytes = "") -> Result:
     return CliRunner().invoke(cli.main, ["convert", *arguments], input=stdin)
 
 
@@ -30,6 +30,12 @@ def test_one_wrong_line_and_nothing_is_printed() -> None:
     done = convert("deny all ingress to shop", "allow shop from anyone")
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: line 2: column 7: 'shop':")
+
+
+def test_lines_that_are_no_text_are_wrong_lines() -> None:
+    done = convert("-", stdin=b"deny all ingress to shop\nallow \xff/a from shop/b\n")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: line 2: column 7:")
 
 
 def test_a_file_in_place_of_a_line_is_told_how_it_becomes_lines() -> None:

@@ -63,6 +63,13 @@ def test_what_would_be_cut_is_named_and_the_exit_code_is_one(log: Path) -> None:
     assert "3 packets came too fast to be logged" in done.stderr
 
 
+def test_lines_of_a_log_that_are_nested_without_end_are_left_out(log: Path) -> None:
+    log.write_bytes(log.read_bytes() + b"\n" + b'{"event":' + b"[" * 100_000 + b"\n" + b'{"a":' * 100_000)
+    done = offline(log, str(ROOT / "examples/01-default-deny.yaml"))
+    assert done.exit_code == 1
+    assert "3 lines cannot be read and are left out" in done.stderr
+
+
 def test_what_changes_nothing_ends_with_zero(log: Path) -> None:
     examples = [str(ROOT / "examples" / name) for name in ("01-default-deny.yaml", "04-named-port-in.yaml")]
     done = offline(log, *examples, "--json")
