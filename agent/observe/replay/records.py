@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from agent.observe.flows.flow import Flow, from_json
+from agent.kube.model import Key
+from agent.observe.flows.flow import End, Flow, from_json
 from agent.words import count
+
+_LAST_PORT = 65535
 
 
 class RecordsError(Exception):
@@ -47,7 +51,10 @@ def parse(name: str, text: bytes, since: float | None = None) -> Records:
         lines += 1
         try:
             report = from_json(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            if isinstance(report, Flow):
+                for end in (report.source, report.destination):
+                    _check(end)
+        except (msgspec.MsgspecError, ValueError):
             unread += 1
             continue
         if isinstance(report, Flow) and (since is None or report.last.timestamp() >= since):
@@ -65,3 +72,12 @@ def parse(name: str, text: bytes, since: float | None = None) -> Records:
             f"{name}: {count(missed, 'packet')} came too fast to be logged, so connections may be missing"
         )
     return Records(tuple(found), tuple(notes))
+
+
+def _check(end: End) -> None:
+    """Raise ValueError for an end that no agent has written: a log may have been edited, or be another's."""
+    ipaddress.ip_address(end.address)
+    if end.pod:
+        Key.of(end.pod)
+    if end.port is not None and not 0 <= end.port <= _LAST_PORT:
+        raise ValueError(f"{end.port} is no port")

@@ -70,6 +70,23 @@ def test_lines_of_a_log_that_are_nested_without_end_are_left_out(log: Path) -> N
     assert "3 lines cannot be read and are left out" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        End("10.244.1", 999),
+        End("10.244.1.11", 999, "web"),
+        End("10.244.1.11", -1),
+        End("10.244.1.11", 1 << 16),
+    ],
+)
+def test_a_line_with_an_end_that_no_agent_has_written_is_left_out(log: Path, wrong: End) -> None:
+    reports = [flow(1, WEB, API, Direction.INGRESS), flow(2, wrong, API, Direction.INGRESS)]
+    log.write_bytes(b"".join(as_json(one) + b"\n" for one in reports))
+    done = offline(log, str(ROOT / "examples/01-default-deny.yaml"))
+    assert done.exit_code == 1
+    assert "1 line cannot be read and is left out" in done.stderr
+
+
 def test_what_changes_nothing_ends_with_zero(log: Path) -> None:
     examples = [str(ROOT / "examples" / name) for name in ("01-default-deny.yaml", "04-named-port-in.yaml")]
     done = offline(log, *examples, "--json")
