@@ -34,6 +34,16 @@ NOT_RUN = (
         r".*netpol-agent confirm-cluster\b",
         "wants a second cluster at the address; tests/cluster/test_another_cluster.py",
     ),
+    (
+        r"netpol-agent confirm NS/NAME$",
+        "wants a policy of others; tests/unit/runtime/test_unconfirmed.py",
+    ),
+    (
+        r"kubectl -n shop annotate networkpolicy db ",
+        "wants the policy above it; docs/pull-request.md does the same with one that is there",
+    ),
+    (r"conntrack -D -s SOURCE ", "the addresses are the reader's"),
+    (r"python -m tests\.fuzz$", "wants atheris; tests/fuzz/test_targets.py runs each decoder for a while"),
     (r"modprobe ", "changes the machine's kernel; where it is a module, tests/lab/node.py loads it"),
     (r"make test-newest\b", "runs every test, with other packages"),
     (r"netpol-agent watch\b", "goes on until Ctrl-C; tests/unit/observe/flows/test_routes.py"),

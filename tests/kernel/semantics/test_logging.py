@@ -108,7 +108,10 @@ def test_a_denied_connection_is_told_at_the_pod_that_denies_it(stage: Stage) -> 
         True,
         "x/b does not match pod=a: it has pod=b",
     )
-    assert egress.why == "isolated by x/isolate-t-egress, without any egress rule"
+    assert egress.why == (
+        "isolated by x/isolate-t-egress, without any egress rule; "
+        "DNS is not allowed: no egress rule for x/t has UDP port 53, so it cannot look up names"
+    )
 
 
 def test_an_allowed_connection_is_told_with_the_rule_that_allows_it(stage: Stage) -> None:
