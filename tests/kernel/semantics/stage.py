@@ -183,6 +183,12 @@ class Stage:
                 found.append(self.backend.resume(self.engine.lowered))
         return found
 
+    def tidy(self) -> None:
+        """Have the backend remove what nothing needs any more."""
+        assert self.backend is not None
+        with self.kernel():
+            _sound(self.backend.tidy(self.engine.lowered))
+
     def moved(self) -> None:
         """Have the backend notice that interfaces of the policed node changed."""
         assert self.backend is not None
