@@ -32,9 +32,9 @@ STEPS = (
     Mutation(
         "removals before additions",
         "agent.dataplane.iptables.change.carrying:Carrying._change_members",
-        "self._change({n: Gains(self._without_unforgotten(g.added), g.removed) for n, g in live})",
-        "self._change({n: Gains(removed=g.removed) for n, g in live})\n"
-        "self._change({n: Gains(self._without_unforgotten(g.added)) for n, g in live})",
+        "self._change(now)",
+        "self._change({n: Gains(removed=g.removed) for n, g in now.items()})\n"
+        "self._change({n: Gains(g.added) for n, g in now.items()})",
         (Selection.MOVES,),
     ),
     Mutation(

@@ -173,3 +173,29 @@ def test_an_address_that_changes_hands_is_forgotten_before_it_opens_and_after_it
     site.backend.apply(site.engine.lowered, delta)
     opened = next(times for times, closed in order if not closed)
     assert opened >= 1
+
+
+def test_an_address_that_changes_hands_keeps_no_connection_from_a_peer_that_leaves_with_the_change() -> None:
+    leaving = namespace("clients", role="in")
+    base = [namespace("default"), leaving, pod_event("client", 1, namespace="clients", node="elsewhere")]
+    old = pod_event("old", 2)
+    site = Site(*base, old, policy("p", ingress=[Rule((namespaces_of(role="in"),))]))
+    let_in: list[int] = []
+
+    def look() -> None:
+        if site.kernel.passes(packet(A, B)):
+            let_in.append(len(site.kernel.forgotten))
+
+    site.kernel.seen = look
+    delta = site.engine.apply([gone(old), pod_event("new", 2), gone(leaving)], 1.0)
+    assert not site.backend.apply(site.engine.lowered, delta).faults
+    assert not site.kernel.passes(packet(A, B))
+    assert any(B in found for found in site.kernel.forgotten[max(let_in) :])
+
+
+def test_an_address_that_only_moves_is_looked_for_once() -> None:
+    old = pod_event("old", 1, node="elsewhere", app="c")
+    base = [namespace("default"), old, pod_event("server", 2), pod_event("other", 3, app="x")]
+    site = Site(*base, policy("p", ingress=[Rule((pods_of(app="c"),))]))
+    assert site.change(packet(A, B), gone(old), pod_event("new", 1, node="elsewhere", app="c"))[-1]
+    assert len(site.kernel.forgotten) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 
-from agent.dataplane.iptables.change.step import Gains, Step, take_losses
+from agent.dataplane.iptables.change.step import Gains, Step, denies, take_losses
 from agent.dataplane.iptables.change.writers import Writers
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.rule import Changes, Rules
@@ -54,10 +54,12 @@ class Carrying:
            family's are, the addresses are isolated whose pods they are.
         5. What could not be written: its addresses are isolated all the same.
         6. Chains are written that packets pass now, in one transaction for each family.
-        7. Connections that an address got while its former owner's rules held are forgotten as well.
-        8. Members of sets that rules look at are added, then others removed.
-        9. Sets that rules still look at, for want of a write, lose who is to go.
-        10. Addresses are opened that are isolated no more.
+        7. Members of sets that rules look at are added, then others removed. Of the addresses of 1, none is
+           added yet.
+        8. Sets that rules still look at, for want of a write, lose who is to go.
+        9. Connections are forgotten that an address of 1 got since: while its former owner's rules held, or
+           from peers that left in 7 or 8. All that comes after this lets in more, never less.
+        10. The addresses of 1 are added to sets, and addresses are opened that are isolated no more.
         11. What nothing needs any more becomes garbage.
 
         Raises SetError when it cannot be told what a new set must hold; nothing has been opened then.
@@ -66,9 +68,12 @@ class Carrying:
         yield from self._make_sets()
         self._add_unseen()
         yield from self._write_and_isolate()
-        self._forget_again()
-        self._change_members()
+        again = self._flows_since()
+        entering = self._change_members(apart=again)
         self._hold_lagging()
+        if again:
+            self.faults += self._writers.connections.forget(self._at_once)
+            self._change({n: Gains(self._without_unforgotten(added)) for n, added in entering.items()})
         self._open()
         self._discard()
         return self.faults
@@ -207,14 +212,30 @@ class Carrying:
 
     # 7 to 11
 
-    def _forget_again(self) -> None:
-        opens = any(gains.added for gains in self._step.isolated.values()) or any(self._chains.values())
-        if self._at_once and opens:
-            self.faults += self._writers.connections.forget(self._at_once)
+    def _flows_since(self) -> bool:
+        """Whether an address that changed hands may have got a connection since step 1 that is denied now.
 
-    def _change_members(self) -> None:
-        live = self._step.live.items()
-        self._change({n: Gains(self._without_unforgotten(g.added), g.removed) for n, g in live})
+        Of a change that only moves an address, no more is left than to add it: nothing to look for again.
+        """
+        step = self._step
+        return bool(self._at_once) and (
+            any(gains.added for gains in step.isolated.values())
+            or any(self._chains.values())
+            or any(denies(name, gains) for name, gains in step.live.items())
+        )
+
+    def _change_members(self, *, apart: bool) -> dict[str, set[Member]]:
+        """Change sets that rules look at; ``apart``: addresses of step 1 are returned, not added."""
+        released = self._at_once if apart else set()
+        entering: dict[str, set[Member]] = {}
+        now: dict[str, Gains] = {}
+        for name, gains in self._step.live.items():
+            later = {m for m in gains.added if member_address(m) in released} if released else set()
+            if later:
+                entering[name] = later
+            now[name] = Gains(self._without_unforgotten(gains.added - later), gains.removed)
+        self._change(now)
+        return entering
 
     def _hold_lagging(self) -> None:
         """Take away and isolate in sets that rules look at for want of a write, too; open nothing there.
