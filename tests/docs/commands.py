@@ -35,7 +35,7 @@ NOT_RUN = (
         "wants a second cluster at the address; tests/cluster/test_another_cluster.py",
     ),
     (
-        r"netpol-agent confirm NS/NAME$",
+        r"netpol-agent confirm \S+/\S+$",
         "wants a policy of others; tests/unit/runtime/test_unconfirmed.py",
     ),
     (
