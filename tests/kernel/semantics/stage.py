@@ -189,6 +189,12 @@ class Stage:
         with self.kernel():
             _sound(self.backend.tidy(self.engine.lowered))
 
+    def repair(self) -> None:
+        """Have the backend put right what differs in the kernel."""
+        assert self.backend is not None
+        with self.kernel():
+            _sound(self.backend.sync(self.engine.lowered))
+
     def moved(self) -> None:
         """Have the backend notice that interfaces of the policed node changed."""
         assert self.backend is not None
