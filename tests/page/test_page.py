@@ -254,7 +254,7 @@ def test_who_reaches_whom(browser: webdriver.Chrome, play: Play) -> None:
 def test_long_tables_have_parts_and_can_be_searched(browser: webdriver.Chrome, play: Play) -> None:
     stage = play(many())
     browser.get(f"{stage.url}/policies")
-    assert "1000 policies select a pod of this node" in main_text(browser)
+    assert "1000 policies: those that select a pod of this node" in main_text(browser)
     assert len(browser.find_elements(By.CSS_SELECTOR, "tbody tr")) == 50
     click(browser, "Next")
     assert "Page 2 of 20" in main_text(browser)

@@ -15,15 +15,14 @@ from tests.kernel.exact.enforcer import Enforcer
 from tests.kernel.exact.plan import plan
 from tests.kernel.exact.reasons import Reasons
 from tests.kernel.exact.samples import samples
-from tests.lab.backends import BackendKind
+from tests.lab.backends import IPTABLES, BackendKind
 from tests.lab.probe import Verdict
-
-pytestmark = pytest.mark.both_modes
 
 CLUSTERS = 5
 """In each layout and mode: each is programmed twice, and asked twice."""
 
 
+@pytest.mark.parametrize("backend", IPTABLES.values(), ids=lambda kind: kind.name, indirect=True)
 def test_what_is_logged_as_one_that_would_be_denied_is_what_enforcing_denies(
     arena: Arena, backend: BackendKind, measured: Measured
 ) -> None:
