@@ -258,7 +258,9 @@ def test_a_restart_finds_an_empty_list_where_there_was_something(
     script: Script, running: Callable[..., Running], moments: Moments, tmp_path: Path
 ) -> None:
     script.lists, script.watches = [page(3, pod("a", 1))], [stream()]
-    running(tmp_path / "Pod").stop()
+    before = running(tmp_path / "Pod")
+    wait(lambda: names(before.events) == ["a", "synced"])
+    before.stop()
     script.lists, script.watches = [page(9)], [refuse(410)]
     found = running(tmp_path / "Pod", clock=moments)
     wait(lambda: "is empty, and there were some before this agent started" in fault(found))
