@@ -18,6 +18,7 @@ from agent.commands.options import (
     URL,
     Flags,
     answering,
+    end,
     options_for,
     places_if_given,
     tell,
@@ -95,8 +96,7 @@ def explain(
         try:
             explanation = explaining.explain_cluster(*config, question, budgets)
         except ReadError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(2)
+            end(str(error))
     tell(explanation.notes, explanation.refused)
     with answering():
         if as_json:
@@ -118,8 +118,7 @@ def _explain_live(
         body, answer = client.ask(where, Asked(source, destination, service))
     except client.UnreachableError as error:
         instead = " To do without: --kubeconfig FILE, or --manifests PATH." if url is None else ""
-        click.echo(f"Error: {error}{instead}", err=True)
-        sys.exit(2)
+        end(f"{error}{instead}")
     with answering():
         if as_json:
             click.echo(body, nl=False)
@@ -163,8 +162,7 @@ def report(url: str | None, output: str | None, **flags: Any) -> None:
     try:
         reporting.write(made.content, output)
     except OSError as error:
-        click.echo(f"Error: {output} cannot be written: {error.strerror}; name another by --output", err=True)
-        sys.exit(2)
+        end(f"{output} cannot be written: {error.strerror}; name another by --output")
     for line in made.missing:
         click.echo(f"missing: {line}", err=True)
     if output != "-":

@@ -19,6 +19,7 @@ from agent.commands.options import (
     URL,
     Flags,
     answering,
+    end,
     options_for,
     places_if_given,
     tell,
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from agent.observe.flows.flow import Flow
     from agent.observe.replay.change import Change
     from agent.observe.replay.replayed import Replayed
+
+_SINCE = click.option(
+    "--since", metavar="TIME", help="Of the flow log: not before 90s, 15m, 1h or 7d ago, or a time."
+)
 
 
 @click.command(
@@ -50,9 +55,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Propose the smallest policies that allow what this flow log has seen; - for standard input.",
 )
-@click.option(
-    "--since", metavar="TIME", help="Of the flow log: not before 90s, 15m, 1h or 7d ago, or a time."
-)
+@_SINCE
 @click.option(
     "--verdict",
     "verdicts",
@@ -119,12 +122,9 @@ def convert(
         statements = converting.statements_of(lines, label)
         text = converting.as_json(statements) if as_json else converting.as_yaml(statements)
     except LinesError as error:
-        for line in error.wrong:
-            click.echo(f"Error: {line}", err=True)
-        sys.exit(2)
+        end(*error.wrong)
     except UnfitError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        end(str(error))
     with answering():
         click.echo(text, nl=False)
 
@@ -160,7 +160,7 @@ def _propose(
     try:
         found = converting.proposed(read.objects, flows, chosen)
     except ProposalError as error:
-        _end(str(error))
+        end(str(error))
     tell((*read.notes, *found.notes), read.refused)
     statements = converting.staged(found)
     with answering():
@@ -188,9 +188,7 @@ def _propose(
 @click.option(
     "--flow-log", "log", metavar="FILE", help="Also what this flow log has seen; - for standard input."
 )
-@click.option(
-    "--since", metavar="TIME", help="Of the flow log: not before 90s, 15m, 1h or 7d ago, or a time."
-)
+@_SINCE
 @click.option(
     "--manifests",
     "places",
@@ -260,7 +258,7 @@ def replay(
     try:
         change = read_change(list(map(Path, changes)), gone, enforce=enforce)
     except ChangeError as error:
-        _end(*error.wrong)
+        end(*error.wrong)
     found = _replayed(change, log, since, places, cluster, agents, url, flags)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
@@ -307,7 +305,7 @@ def _replayed(
         where = url or url_of(value_of("health_address", flags), value_of("health_port", flags))
         return replaying.from_agents(replaying.ask_one(where), flows, change, replaying.known_to(where))
     except (UnreachableError, AgentsError, replaying.UnknownPolicyError) as error:
-        _end(str(error))
+        end(str(error))
 
 
 def _objects(places: tuple[str, ...], config: tuple[str | None, str | None]) -> Any:
@@ -322,7 +320,7 @@ def _objects(places: tuple[str, ...], config: tuple[str | None, str | None]) -> 
     try:
         return read_given("the API server", read_cluster(Connection(*config)).text)
     except ReadError as error:
-        _end(str(error))
+        end(str(error))
 
 
 def _flows(log: str | None, since: str | None) -> Sequence[Flow]:
@@ -341,12 +339,6 @@ def _flows(log: str | None, since: str | None) -> Sequence[Flow]:
     try:
         records = read_records(log, after)
     except RecordsError as error:
-        _end(str(error))
+        end(str(error))
     tell(records.notes, ())
     return records.flows
-
-
-def _end(*wrong: str) -> NoReturn:
-    for line in wrong:
-        click.echo(f"Error: {line}", err=True)
-    sys.exit(2)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from agent.commands.options import IN_LINT, answering, options_for, tell, value_of
+from agent.commands.options import IN_LINT, answering, end, options_for, tell, value_of
 
 
 @click.command(
@@ -85,8 +85,7 @@ def lint(
     try:
         outcome = checking.look_at(found, cluster, ranges, service_ranges)
     except ReadError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        end(str(error))
     tell(outcome.notes, (*outcome.unusable, *failed))
     with answering():
         checking.show(outcome.report, "json" if as_json else form)

@@ -19,6 +19,7 @@ from agent.commands.options import (
     URL,
     Flags,
     answering,
+    end,
     options_for,
     value_of,
 )
@@ -128,8 +129,7 @@ def _cluster(namespace: str, flags: Flags, *, as_json: bool) -> NoReturn:
     try:
         found = cluster.ask(*config, namespace, value_of("health_port", flags))
     except AgentsError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        end(str(error))
     with answering():
         if as_json:
             click.echo(encode(*found), nl=False)
@@ -146,8 +146,7 @@ def _reaching() -> Iterator[None]:
     try:
         yield
     except client.UnreachableError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        end(str(error))
 
 
 def _policy(url: str, name: str) -> tuple[bytes, PolicyView]:
@@ -155,8 +154,7 @@ def _policy(url: str, name: str) -> tuple[bytes, PolicyView]:
 
     found = client.policy(url, name)
     if found is None:
-        click.echo(f"Error: the agent knows no policy {name}", err=True)
-        sys.exit(2)
+        end(f"the agent knows no policy {name}")
     return found
 
 
@@ -224,8 +222,7 @@ def history(
         try:
             body = client.get(where, client.history_path(asked))
         except client.UnreachableError as error:
-            click.echo(f"Error: {error} While no agent runs: --state-dir DIR reads its file.", err=True)
-            sys.exit(2)
+            end(f"{error} While no agent runs: --state-dir DIR reads its file.")
     found = route.decode(body)
     with answering():
         if as_json:
@@ -243,8 +240,7 @@ def _read_file(flags: Flags, query: Any) -> bytes:
     try:
         return route.encode("", read(directory, query))
     except StoreError as error:
-        click.echo(f"Error: the history in {directory} cannot be read: {error}", err=True)
-        sys.exit(2)
+        end(f"the history in {directory} cannot be read: {error}")
 
 
 @click.command(
@@ -293,8 +289,7 @@ def watch(
     try:
         watching.watch(url, wanted, last, as_json=as_json)
     except client.UnreachableError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        end(str(error))
 
 
 @click.command(

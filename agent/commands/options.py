@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -216,8 +216,14 @@ def answering() -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        click.echo(f"Error: the answer cannot be written: {error.strerror}; write it elsewhere", err=True)
-        sys.exit(2)
+        end(f"the answer cannot be written: {error.strerror}; write it elsewhere")
+
+
+def end(*wrong: str) -> NoReturn:
+    """Say what went wrong, a line each, and end the command with exit code 2."""
+    for line in wrong:
+        click.echo(f"Error: {line}", err=True)
+    sys.exit(2)
 
 
 def texts_of(flags: Flags) -> dict[str, str | None]:

@@ -9,11 +9,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.commands.options import Flags, Told, answering, options_for, tell, value_of
+from agent.commands.options import Flags, Told, answering, end, options_for, tell, value_of
 
 if TYPE_CHECKING:
     from agent.commands.matrix import Asked, Objects
@@ -94,17 +94,12 @@ def _server(flags: Flags) -> Objects:
     try:
         return reaching.from_cluster(*config)
     except ReadError as error:
-        _fail(str(error))
+        end(str(error))
 
 
 def _there(place: str) -> None:
     if place != "-" and not os.path.lexists(place):
         raise click.UsageError(f"{place!r}: no such file or directory; correct the path.")
-
-
-def _fail(why: str) -> NoReturn:
-    click.echo(f"Error: {why}", err=True)
-    sys.exit(2)
 
 
 def _matrix(
@@ -118,7 +113,7 @@ def _matrix(
             given = reaching.given_by(_objects(paths, flags))
             found = (reaching.exposure_of if exposed else reaching.matrix_of)(given, asked)
     except reaching.NotThereError as error:
-        _fail(str(error))
+        end(str(error))
     tell(given.notes, given.refused)
     return given, found
 
@@ -237,7 +232,7 @@ def diff(before: str, after: str | None, form: str, **flags: Any) -> None:
                 other = reaching.given_by(reaching.from_files([Path(after)]))
             found = reaching.difference_of(one, other, asked)
     except reaching.NotThereError as error:
-        _fail(str(error))
+        end(str(error))
     refused = dict.fromkeys((*one.refused, *other.refused))
     tell(dict.fromkeys((*one.notes, *other.notes)), refused)
     with answering():
