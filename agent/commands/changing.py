@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agent.observe.flows.flow import Flow
     from agent.observe.replay.change import Change
     from agent.observe.replay.replayed import Replayed
+    from agent.sources.manifests.once import Read
 
 _SINCE = click.option(
     "--since", metavar="TIME", help="Of the flow log: not before 90s, 15m, 1h or 7d ago, or a time."
@@ -308,17 +309,17 @@ def _replayed(
         end(str(error))
 
 
-def _objects(places: tuple[str, ...], config: tuple[str | None, str | None]) -> Any:
+def _objects(places: tuple[str, ...], config: tuple[str | None, str | None]) -> Read:
     """Return the objects of files, or of an API server where no files are named."""
-    from agent.sources.manifests.once import read_given, read_once
+    from agent.sources.manifests.once import read_once
 
     if places:
         return read_once(places_if_given(places, ()))
-    from agent.sources.apiserver.connect import Connection
-    from agent.sources.apiserver.once import ReadError, read_cluster
+    from agent.commands.objects import read_server
+    from agent.sources.apiserver.once import ReadError
 
     try:
-        return read_given("the API server", read_cluster(Connection(*config)).text)
+        return read_server(*config)
     except ReadError as error:
         end(str(error))
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from agent.commands import suggest
+from agent.commands.objects import read_server
 from agent.kube.events import Invalid
 from agent.kube.model import Key, Kind
 from agent.net import Direction
@@ -18,10 +17,8 @@ from agent.observe.explain.answer import Answer, answer_of
 from agent.observe.text import plain_console
 from agent.policy.budget.census import over_budget_in
 from agent.policy.budget.limits import DEFAULT, Budgets
-from agent.sources.apiserver.connect import Connection
-from agent.sources.apiserver.once import read_cluster
 from agent.sources.manifests.desired import DesiredObjects
-from agent.sources.manifests.once import Read, Unread, read_given, read_once
+from agent.sources.manifests.once import Read, Unread, read_once
 from agent.spec import unjudged
 from agent.spec.cluster import Cluster, cluster_of, owner
 from agent.spec.evaluator import CannotSayError, evaluate
@@ -104,9 +101,7 @@ def explain_cluster(
     kubeconfig: str | None, context: str | None, question: Question, budgets: Budgets = DEFAULT
 ) -> Answer:
     """Answer a question from the objects that an API server has now. Raises ReadError."""
-    dump = read_cluster(Connection(kubeconfig, context))
-    answer = explain_read(read_given("the API server", dump.text), question, budgets)
-    return msgspec.structs.replace(answer, notes=(*dump.notes, *answer.notes))
+    return explain_read(read_server(kubeconfig, context), question, budgets)
 
 
 def show(answer: Answer, known_from: str = "the manifests say") -> None:

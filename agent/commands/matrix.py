@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.commands.objects import read_server
 from agent.kube.model import IPBlock, NetworkPolicy
 from agent.reach.admits import Rules
 from agent.reach.difference import Difference, difference
@@ -19,9 +20,7 @@ from agent.reach.known import blocks_of, know
 from agent.reach.matrix import Matrix, matrix, ordered
 from agent.reach.named import Unknown, block_of, named
 from agent.reach.ports import ALL, Ports
-from agent.sources.apiserver.connect import Connection
-from agent.sources.apiserver.once import read_cluster
-from agent.sources.manifests.once import Read, read_given, read_once
+from agent.sources.manifests.once import Read, read_once
 
 _QUIET_SECONDS = 1.0
 
@@ -48,33 +47,23 @@ class NotThereError(Exception):
     """An end that is asked for is not there; the message says what to write."""
 
 
-class Objects(NamedTuple):
-    """What was read, whatever from; ``notes`` are what was not said of single objects."""
-
-    read: Read
-    notes: tuple[str, ...] = ()
+def from_files(places: Sequence[Path]) -> Read:
+    return read_once(places, workloads=True)
 
 
-def from_files(places: Sequence[Path]) -> Objects:
-    return Objects(read_once(places, workloads=True))
-
-
-def from_cluster(kubeconfig: str | None, context: str | None) -> Objects:
+def from_cluster(kubeconfig: str | None, context: str | None) -> Read:
     """Read what an API server has now. Raises ReadError."""
-    dump = read_cluster(Connection(kubeconfig, context))
-    return Objects(read_given("the API server", dump.text, workloads=True), dump.notes)
+    return read_server(kubeconfig, context, workloads=True)
 
 
-def given_by(objects: Objects) -> Given:
+def given_by(read: Read) -> Given:
     """Return the cluster that was read, with all that there is to note and what was refused."""
-    read, notes = objects
     found = given(read.objects, read.facts, read.workloads)
-    return found._replace(notes=(*notes, *read.notes, *found.notes), refused=(*read.refused, *found.refused))
+    return found._replace(notes=(*read.notes, *found.notes), refused=(*read.refused, *found.refused))
 
 
-def changed_by(objects: Objects, change: Objects) -> Given:
+def changed_by(before: Read, after: Read) -> Given:
     """Return a cluster as it is when a change of files is applied to it."""
-    before, after = objects.read, change.read
     facts = (*before.facts, *after.facts)
     held = overlaid(rolled_out(before.objects, before.facts, after.workloads), after.objects)
     found = given(held, facts, (*after.workloads, *before.workloads))

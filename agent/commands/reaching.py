@@ -16,10 +16,11 @@ import click
 from agent.commands.options import Flags, Told, answering, end, options_for, tell, value_of
 
 if TYPE_CHECKING:
-    from agent.commands.matrix import Asked, Objects
+    from agent.commands.matrix import Asked
     from agent.reach.exposure import Exposure
     from agent.reach.given import Given
     from agent.reach.matrix import Matrix
+    from agent.sources.manifests.once import Read
 
 _IN_MATRIX = {
     "kubeconfig": Told("Read the objects from the API server of this kubeconfig.", ""),
@@ -72,7 +73,7 @@ def _asked(flags: dict[str, Any]) -> Asked:
     return Asked(flags["focus"], flags["sources"], flags["destinations"], wanted, By(flags["by"]))
 
 
-def _objects(places: tuple[str, ...], flags: Flags) -> Objects:
+def _objects(places: tuple[str, ...], flags: Flags) -> Read:
     """Read what a command is given; what cannot be read at all ends it with exit code 2."""
     from agent.commands import matrix as reaching
 
@@ -86,7 +87,7 @@ def _objects(places: tuple[str, ...], flags: Flags) -> Objects:
     return reaching.from_files([Path(place) for place in places])
 
 
-def _server(flags: Flags) -> Objects:
+def _server(flags: Flags) -> Read:
     from agent.commands import matrix as reaching
     from agent.sources.apiserver.once import ReadError
 

@@ -289,6 +289,9 @@ def test_the_api_server_is_asked_where_a_kubeconfig_is_given(scene: Scene) -> No
         assert told.exit_code == 1
         assert told.stdout.startswith(f"{namespace}/client to {server.name}, TCP 80: denied\n")
         assert "note: Services could not be read, so nothing is said of them" in told.stderr
+        for words in (["list"], ["convert", "--from-flows", "-"]):
+            other = CliRunner().invoke(main, [*words, "--kubeconfig", str(api.kubeconfig("agent"))], input="")
+            assert "note: Services could not be read, so nothing is said of them" in other.stderr
         admin = ["explain", f"{namespace}/client", f"{namespace}/front", "80", "--kubeconfig"]
         service = CliRunner().invoke(main, [*admin, str(api.kubeconfig("admin"))])
     assert service.exit_code == 2
