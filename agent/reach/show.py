@@ -68,14 +68,15 @@ def table(found: Matrix, console: Console) -> None:
     """Print a table with a row for each source. Where ports take too much room, signs stand for them."""
     names = names_of((*found.sources, *found.destinations))
     texts = {pair: str(cell) if cell.some else "" for pair, cell in found.cells.items()}
-    room = max((len(names[end]) for end in found.sources), default=0) + 4
+    titles = max((len(names[end]) for end in found.sources), default=0)
+    room = titles + 4
     for end in found.destinations:
         widest = max((len(texts.get((source, end), "")) for source in found.sources), default=0)
         room += max(widest, len(names[end])) + 3
         room += console.width if widest > _WIDEST else 0
     fits = room <= console.width
     # Wider than the window, or than what rich takes a pipe to have, it is still right; cut it is not.
-    narrow = max((len(names[end]) for end in found.sources), default=0) + 5 * len(found.destinations) + 8
+    narrow = titles + 5 * len(found.destinations) + 8
     shown = Table(show_edge=False, pad_edge=False)
     shown.add_column(Text("from"), no_wrap=True)
     for number, end in enumerate(found.destinations, 1):
