@@ -41,7 +41,8 @@ def test_calls_into_iptables_that_are_switched_off_are_back_in_less_than_a_secon
         wait_until(lambda: guarded.node.run("sysctl", "-n", name).strip() == "1")
         # Meanwhile more is sent, and denied.
         assert guarded.verdicts() == {Verdict.DENIED}
-    assert 0 < stream.arrived < RATE
+    # None at all, if the agent was quicker than the next packet.
+    assert stream.arrived < RATE
     assert stream.sent > stream.arrived
     assert guarded.verdicts() == {Verdict.DENIED}
     assert f"[!]fault warning: another program switched off {name} once" in guarded.readyz()
