@@ -40,7 +40,7 @@ demo: root $(STAMP) ## See real packets allowed and denied by the policies of ex
 	@.ci/packages $(PYTHON) $(NEEDS)
 	@$(BIN)/python -m tests.demo $(ARGS)
 
-test: NEEDS := kernel cluster image machines page monitoring
+test: NEEDS := kernel cni cluster image machines page monitoring
 test: $(STAMP) ## Run every test; those with real packets need root
 	@.ci/packages $(PYTHON) $(NEEDS)
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.lab.kube_build >/dev/null

@@ -1,6 +1,6 @@
-"""Builds kube-apiserver, kubectl and kind from their Go modules, once, into a cache outside the repository.
+"""Builds kube-apiserver, kubectl, kind and cri from Go modules, once, into a cache outside the repository.
 
-``kubernetes/`` and ``kind/`` beside this file pin every module by version and hash. All three are built
+``kubernetes/``, ``kind/`` and ``cri/`` beside this file pin every module by version and hash. All are built
 ahead of the tests by ``python -m tests.lab.kube_build``; it takes some minutes and 2 GB of Go's own cache.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ VERSION = "1.36.3"
 KIND_VERSION = "0.33.0"
 SOURCE = Path(__file__).with_name("kubernetes")
 KIND_SOURCE = Path(__file__).with_name("kind")
+CRI_SOURCE = Path(__file__).with_name("cri")
 
 _LDFLAGS = " ".join(
     ["-s", "-w"]
@@ -65,6 +67,13 @@ def kubectl_is_built() -> bool:
 def kind() -> Path:
     """Return the path of kind, as :func:`kube_apiserver` does."""
     return _built("kind", "about twenty seconds on two cores", KIND_VERSION, KIND_SOURCE, ".")
+
+
+def cri() -> Path:
+    """Return the path of the tests' own container runtime, as :func:`kube_apiserver` does."""
+    text = b"".join((CRI_SOURCE / name).read_bytes() for name in ("main.go", "go.sum"))
+    version = hashlib.sha256(text).hexdigest()[:12]
+    return _built("cri", "about twenty seconds on two cores", version, CRI_SOURCE, ".")
 
 
 def _built(
@@ -142,4 +151,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    print(kube_apiserver(), kubectl(), kind(), sep="\n")
+    print(kube_apiserver(), kubectl(), kind(), cri(), sep="\n")

@@ -1,0 +1,203 @@
+"""The container runtime of a node: pods by real CNI plugins, and by real libraries in their own order.
+
+A runtime makes a pod's network by libcni, which keeps the result in a folder before anything of the pod
+runs. Then it asks the plugins of NRI, and then the first container starts. ``cri/main.go`` does that, and
+what a container does in its first instruction, in one process for each node. The plugins are Debian's
+(containernetworking-plugins).
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import itertools
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from tests.lab.children import dies_with_us
+from tests.lab.kube_build import cri
+from tests.lab.netns import Netns
+from tests.lab.node import Layout, Node, Pod
+from tests.lab.place import LabError
+
+PLUGINS = Path("/usr/lib/cni")
+NETWORK = "lab"
+FIRST_HOST, LAST_HOST = 200, 249
+"""The last numbers of the addresses that plugins give: those which the lab's own pods get last."""
+
+
+class Plugin(enum.StrEnum):
+    """How pods are attached: ``bridge`` on a node of the bridge layout, ``ptp`` on a routed one."""
+
+    BRIDGE = "bridge"
+    PTP = "ptp"
+
+
+class Dialled(NamedTuple):
+    """A connection that a container tried in its first instruction; ``error`` is empty where it was made."""
+
+    address: str
+    error: str
+    seconds: float
+
+
+class Started(NamedTuple):
+    """A pod that was started: how many seconds its network and the plugins of NRI took, and what it tried."""
+
+    pod: Pod
+    id: str
+    network: float
+    nri: float
+    dials: tuple[Dialled, ...]
+
+
+class ContainerRuntime:
+    """Starts and stops pods of a node. A context manager; make it on the main thread.
+
+    ``results`` is libcni's folder, for ``--cni-results``; it is made with the first pod. ``first`` and
+    ``last`` bound the addresses: with both the same, each pod gets the address of the one before.
+    """
+
+    def __init__(self, node: Node, first: int = FIRST_HOST, last: int = LAST_HOST) -> None:
+        self.node = node
+        self.plugin = Plugin.BRIDGE if node.layout is Layout.BRIDGE else Plugin.PTP
+        self.cache = node.directory / "cni"
+        self.results = self.cache / "results"
+        self.socket = node.directory / "nri.sock"
+        self._network = _network(node, self.plugin, node.directory / "ipam", first, last)
+        self._numbers = itertools.count(1)
+        self._started: dict[str, Started] = {}
+        with node.netns.entered():
+            self._process = subprocess.Popen(
+                dies_with_us([str(cri())]),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=(node.directory / "runtime.log").open("ab"),
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop every pod, and end."""
+        for started in list(self._started.values()):
+            self.stop(started)
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(20)
+        self._process.stdout.close()
+
+    def offer_nri(self, timeout: float = 2.0) -> Path:
+        """Listen for plugins of NRI, each of which may take so many seconds; return the socket's path."""
+        self._ask(op="nri", socket=str(self.socket), timeout_ms=round(1000 * timeout))
+        return self.socket
+
+    def start(
+        self,
+        name: str,
+        uid: str = "",
+        *,
+        dial: Sequence[str] = (),
+        patience: float = 1.0,
+        ips: bool = True,
+        ifname: str = "eth0",
+    ) -> Started:
+        """Start a pod, NAMESPACE/NAME, whose first instruction connects to each of ``dial`` (HOST:PORT).
+
+        A connection is tried for ``patience`` seconds. ``ips``: NRI tells its plugins the addresses, as newer
+        runtimes do.
+        """
+        netns = Netns(name)
+        sandbox = f"{next(self._numbers):064x}"
+        try:
+            said = self._ask(
+                **self._about(sandbox, netns.path, name, uid, ifname),
+                op="add",
+                ips=ips,
+                dial=list(dial),
+                patient_ms=round(1000 * patience),
+            )
+        except LabError:
+            netns.close()
+            raise
+        v4, v6 = (str(ipaddress.ip_interface(one["address"]).ip) for one in said["result"]["ips"])
+        host_side = (i["name"] for i in said["result"]["interfaces"] if not i.get("sandbox"))
+        veth = next(name for name in host_side if name.startswith("veth"))
+        pod = Pod(name, self.node, netns, v4, v6, veth)
+        self.node.pods[name] = pod
+        dials = tuple(
+            Dialled(d["address"], d.get("error", ""), d["seconds"]) for d in said.get("dials") or ()
+        )
+        started = Started(pod, sandbox, said["network"], said["nri"], dials)
+        self._started[sandbox] = started
+        return started
+
+    def stop(self, started: Started, uid: str = "", ifname: str = "eth0") -> None:
+        """Take a pod's network away, by which its result goes too, and let go of its namespace."""
+        del self._started[started.id]
+        pod = started.pod
+        self._ask(**self._about(started.id, pod.netns.path, pod.name, uid, ifname), op="del")
+        if self.node.pods.get(pod.name) is pod:
+            del self.node.pods[pod.name]
+        pod.netns.close()
+
+    def result_of(self, started: Started, ifname: str = "eth0") -> Path:
+        """Return where libcni keeps a pod's result."""
+        return self.results / f"{NETWORK}-{started.id}-{ifname}"
+
+    def _about(self, sandbox: str, netns: str, name: str, uid: str, ifname: str) -> dict[str, Any]:
+        namespace, _, short = name.partition("/")
+        return {
+            "network": self._network,
+            "plugins": str(PLUGINS),
+            "cache": str(self.cache),
+            "id": sandbox,
+            "netns": netns,
+            "ifname": ifname,
+            "namespace": namespace,
+            "name": short,
+            "uid": uid,
+        }
+
+    def _ask(self, **request: object) -> dict[str, Any]:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise LabError(f"the runtime of {self.node.name} has ended")
+        said: dict[str, Any] = json.loads(line)
+        if error := said.get("error"):
+            raise LabError(f"the runtime of {self.node.name}: {error}")
+        return said
+
+
+def _network(node: Node, plugin: Plugin, ipam: Path, first: int, last: int) -> Mapping[str, object]:
+    """Return the configuration of a network as an administrator writes it: a list of chained plugins."""
+    v4, v6 = (f"{ipaddress.ip_network(cidr).network_address}" for cidr in (node.cidr4, node.cidr6))
+    start4, end4 = (v4.removesuffix(".0") + f".{n}" for n in (first, last))
+    start6, end6 = (v6 + f"{n:x}" for n in (first, last))
+    attach: dict[str, object] = {
+        "type": plugin,
+        "ipam": {
+            "type": "host-local",
+            "dataDir": str(ipam),
+            "ranges": [
+                [{"subnet": node.cidr4, "rangeStart": start4, "rangeEnd": end4, "gateway": node.gateway4}],
+                [{"subnet": node.cidr6, "rangeStart": start6, "rangeEnd": end6, "gateway": node.gateway6}],
+            ],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+        },
+    }
+    if plugin is Plugin.BRIDGE:
+        attach |= {"bridge": "cni0", "isGateway": True, "hairpinMode": True}
+    return {"cniVersion": "1.0.0", "name": NETWORK, "plugins": [attach, {"type": "tuning"}]}
