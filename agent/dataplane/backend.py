@@ -80,6 +80,26 @@ class Reading(Protocol):
         ...
 
 
+class Authors(Protocol):
+    """Who writes rules, as far as the kernel tells."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Those that can be read when there is something to :meth:`hear`; none where nothing is told."""
+        ...
+
+    def hear(self) -> bool:
+        """Take in what was told, waiting for nothing; return whether anything was.
+
+        The backend's own writes are told, too: :meth:`Backend.disturbed` says whether anybody else wrote.
+        """
+        ...
+
+    def take(self) -> tuple[str, ...]:
+        """Return which other programs wrote since the last call, for people; empty where it is not known."""
+        ...
+
+
 class Backend(Protocol):
     """Moves the kernel from one correct state to the next. Not thread-safe: one thread calls it."""
 
@@ -160,6 +180,11 @@ class Backend(Protocol):
 
         Cheap enough to be asked every second; what it means, :meth:`audit` finds out.
         """
+        ...
+
+    @property
+    def authors(self) -> Authors:
+        """Who writes rules."""
         ...
 
     def read(self) -> Reading:

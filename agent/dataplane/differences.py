@@ -30,6 +30,20 @@ class What(enum.Enum):
     KERNEL_UNREAD = enum.auto()
 
 
+OF_RULES = frozenset(
+    {
+        What.REFUSED,
+        What.CHAIN_GONE,
+        What.CHAIN_CHANGED,
+        What.HOOK,
+        What.UNSEEING,
+        What.MARKS_USED,
+        What.MARK_USERS,
+        What.OTHERS_RULES,
+    }
+)
+"""What only a write of rules makes different."""
+
 _SAID = {
     What.REFUSED: "kube-router's firewall writes here",
     What.RULES_UNREAD: "the rules cannot be read: {detail}",
@@ -66,3 +80,11 @@ class Difference(NamedTuple):
     def __str__(self) -> str:
         said = _SAID[self.what].format(name=self.name, detail=self.detail)
         return said if self.family is None else f"IPv{int(self.family)}: {said}"
+
+
+class Repair(NamedTuple):
+    """What was put back: ``at`` in ``time.time()`` seconds, what differed, and who wrote; "" if not known."""
+
+    at: float
+    differences: tuple[str, ...]
+    by: str = ""

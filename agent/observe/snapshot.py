@@ -14,6 +14,7 @@ import msgspec
 
 from agent.clock import Moment, moment
 from agent.dataplane.backend import KernelView
+from agent.dataplane.differences import Repair
 from agent.fault import Fault
 from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind
@@ -129,11 +130,20 @@ class ErrorStatus(msgspec.Struct, frozen=True):
     what: str
 
 
+class RepairStatus(msgspec.Struct, frozen=True):
+    """What another program changed in the kernel and the agent put back; ``by``: who, "" if not known."""
+
+    at: Moment
+    differences: tuple[str, ...]
+    by: str
+
+
 class DriftStatus(msgspec.Struct, frozen=True):
     """The comparison of the kernel with what it should hold."""
 
     last_check: Moment | None
     repairs: int
+    last_repair: RepairStatus | None = None
 
 
 class KernelStatus(msgspec.Struct, frozen=True):
@@ -232,6 +242,7 @@ class Facts:
     retry_pending: bool = False
     drift_check_at: float = 0.0
     repairs: int = 0
+    repair: Repair | None = None
     links: LinkCounts = NO_LINKS
     over_budget: Mapping[Key, str] = field(default_factory=dict)
     closed_by_budget: Mapping[PodId, Sequence[Key]] = field(default_factory=dict)
@@ -366,8 +377,12 @@ def _kernel(facts: Facts, view: KernelView) -> KernelStatus:
         else None,
         last_error=ErrorStatus(error_at, facts.error) if error_at else None,
         retry_pending=facts.retry_pending,
-        drift=DriftStatus(_moment(facts.drift_check_at), facts.repairs),
+        drift=DriftStatus(_moment(facts.drift_check_at), facts.repairs, _repair(facts.repair)),
     )
+
+
+def _repair(repair: Repair | None) -> RepairStatus | None:
+    return None if repair is None else RepairStatus(moment(repair.at), repair.differences, repair.by)
 
 
 def _closed(program: LoweredProgram) -> tuple[ClosedStatus, ...]:

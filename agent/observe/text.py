@@ -137,6 +137,10 @@ def _kernel(kernel: KernelStatus, now: Moment, console: Console) -> None:
     console.print(
         f"  drift checked {ago(kernel.drift.last_check, now)}, {count(kernel.drift.repairs, 'repair')}"
     )
+    if (repair := kernel.drift.last_repair) is not None:
+        by = f" by {repair.by}" if repair.by else ""
+        told = escape(f"the kernel was changed from outside{by}: {'; '.join(repair.differences)}")
+        console.print(f"  last repair {ago(repair.at, now)}: {told}")
 
 
 def _pods(snapshot: StatusSnapshot, console: Console) -> None:

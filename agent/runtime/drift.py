@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Backend, Reading, Report
-from agent.dataplane.differences import Difference, What
+from agent.dataplane.differences import OF_RULES, Difference, Repair, What
 from agent.policy.engine import Engine
 from agent.runtime.backends import LATE_WRITE
 from agent.runtime.calls import Calls
@@ -25,8 +25,14 @@ FAULTS_CHECK = 60.0
 OVERTAKEN = 3
 """How often a look at the kernel may be overtaken by writes of this agent before it waits for one."""
 OVERTAKEN_PAUSE = 0.2
+HEARD_PAUSE = 0.5
+"""Seconds at least between two looks that others' writes bring about."""
 TENTH = 10
 """So many times as long as a look took it waits until the next one that others' writes bring about."""
+
+
+PROGRAMS = 20
+"""So many programs are counted by their names; all others as ``other``."""
 
 
 class Drift:
@@ -47,8 +53,12 @@ class Drift:
         self.repairs = 0
         self.found: Counter[What] = Counter()
         """What was found to differ, of those differences that were repaired."""
-        self.repairing: Callable[[Sequence[str]], None] = lambda _: None
-        """Called with what differs, before it is repaired."""
+        self.last: Repair | None = None
+        """The last repair."""
+        self.authors: Counter[str] = Counter()
+        """How often a program wrote rules that were repaired then, by its name."""
+        self.repairing: Callable[[Repair], None] = lambda _: None
+        """Called before what differs is repaired."""
         self._interval = interval
         self._engine = engine
         self._calls = calls
@@ -58,6 +68,8 @@ class Drift:
         self._start_thread = start_thread
         self._at = AT_ONCE
         self._ask_at = AT_ONCE
+        self._hear_at = NEVER
+        """Until then nothing is heard."""
         self._synced_at = AT_ONCE
         self._reading: Reading | None = None
         """The look that is being taken."""
@@ -79,12 +91,29 @@ class Drift:
         if not report.pending:
             self._lasting = frozenset()
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Those that can be read when somebody has written rules, once :meth:`hear` may take notice of it."""
+        return self._calls.backend.authors.descriptors if self._hears() else ()
+
+    def hear(self) -> None:
+        """Look at once if the kernel has told that somebody else wrote rules. Cheap: called in each turn."""
+        if self._hears() and self._calls.backend.authors.hear() and self._calls.backend.disturbed():
+            self._at = AT_ONCE
+
+    def _hears(self) -> bool:
+        now = self._clock.monotonic()
+        return self._calls.idle and self._reading is None and (self._hear_at == NEVER or now >= self._hear_at)
+
     def due(self) -> float:
         """Return when it is to look or to ask."""
-        return min(self._at, self._ask_at) if self._calls.idle else NEVER
+        return min(self._at, self._ask_at, self._hear_at) if self._calls.idle else NEVER
 
     def run(self, now: float) -> None:
         """Look, unless a sync is due: that looks at everything."""
+        if now >= self._hear_at:
+            self._hear_at = NEVER
+            self.hear()
         if self._calls.retry.at <= now:
             return
         if now >= self._at or self._ask(now):
@@ -96,7 +125,8 @@ class Drift:
             return False
         self._ask_at = now + ASK_EVERY
         self._calls.backend.upkeep()
-        return self._calls.backend.disturbed()
+        # While a look goes on, what it may have missed is asked for the next time.
+        return self._reading is None and self._calls.backend.disturbed()
 
     def _look(self, now: float) -> None:
         """Have the kernel read, on a thread of its own; what it holds is compared when that is done."""
@@ -120,7 +150,9 @@ class Drift:
         now = self._clock.monotonic()
         self._reading = None
         # Programs that write all the time are not to cost this one more than a tenth of its time.
-        self._ask_at = max(self._ask_at, now + TENTH * reading.seconds)
+        pause = max(HEARD_PAUSE, TENTH * reading.seconds)
+        self._ask_at = max(self._ask_at, now + pause)
+        self._hear_at = now + pause if backend.authors.descriptors else NEVER
         if self._calls.refused or backend is not self._calls.backend:
             return
         if backend.busy:
@@ -137,17 +169,27 @@ class Drift:
         self._overtaken = 0
         differences = [difference for difference in found if difference not in self._lasting]
         self.checked_at = self._clock.time()
+        authors = backend.authors.take()
         if differences:
-            told = [str(difference) for difference in differences[:20]]
-            _log.warning("the kernel was changed from outside", differences=told)
-            self.repairs += 1
-            self.found.update(difference.what for difference in differences)
-            self.repairing(told)
+            self._tell(differences, authors)
         settled = not self._calls.retry.pending
         stale = self._calls.faults and settled and now >= self._synced_at + FAULTS_CHECK
         if differences or stale:
             # Without differences, too: what was wrong may have ended, which only a look at everything tells.
             self._repair(reading)
+
+    def _tell(self, differences: Sequence[Difference], authors: tuple[str, ...]) -> None:
+        """Tell what differs and who wrote, where that is about rules: of sets the kernel does not say it."""
+        whose = authors if any(difference.what in OF_RULES for difference in differences) else ()
+        told = tuple(str(difference) for difference in differences[:20])
+        self.last = Repair(self.checked_at, told, ", ".join(whose))
+        named = {"by": self.last.by} if self.last.by else {}
+        _log.warning("the kernel was changed from outside", differences=list(told), **named)
+        self.repairs += 1
+        self.found.update(difference.what for difference in differences)
+        for name in {author.partition(" ")[0] for author in whose}:
+            self.authors[name if name in self.authors or len(self.authors) < PROGRAMS else "other"] += 1
+        self.repairing(self.last)
 
     def _repair(self, reading: Reading) -> None:
         self._reconcile.sync(reading)

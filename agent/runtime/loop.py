@@ -229,10 +229,11 @@ class Agent:
 
     def turn(self) -> None:
         """Wait until something comes or is due, and do it."""
-        batch = self.inbox.take(self._rest(), self._calls.descriptors)
+        batch = self.inbox.take(self._rest(), (*self._calls.descriptors, *self.drift.descriptors))
         now = self._clock.monotonic()
         self._reconcile.take(batch.events, now, batch.arrivals)
         self._calls.go_on(self._reconcile.has_news, self._takes)
+        self.drift.hear()
         for task in self._tasks:
             if task.due() <= now:
                 task.run(now)

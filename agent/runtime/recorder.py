@@ -10,6 +10,7 @@ from typing import Protocol
 from agent import __version__
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Report
+from agent.dataplane.differences import Repair
 from agent.history.change import NO_EFFECT, Change, Effect, Subject, What
 from agent.history.confirmed import Confirmation
 from agent.kube.events import Delete, Event, Invalid, Origin, Upsert
@@ -209,9 +210,10 @@ class Recorder:
             self._journal.put(change)
         self._open.clear()
 
-    def repair(self, differences: Sequence[str]) -> None:
+    def repair(self, repair: Repair) -> None:
         """Tell what differed between the kernel and what it should hold, which is about to be put back."""
-        self._add(Subject.REPAIR, What.MADE, self._clock.time(), detail=tuple(differences), written=True)
+        told = repair.differences
+        self._add(Subject.REPAIR, What.MADE, self._clock.time(), who=repair.by, detail=told, written=True)
 
     def budgets(self, news: Mapping[Key, Excess | None]) -> None:
         """Tell which policies went over their budget, or came back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
 import time
@@ -153,6 +154,7 @@ def test_a_repair_says_what_somebody_else_changed(behind: Behind) -> None:
     (repair,) = new(behind, before, 1, "repair")
     assert any(chain in line for line in repair.detail)
     assert repair.kernel is not None
+    assert re.fullmatch(r"iptables-nft \(pid \d+\)( of python\S* \(pid \d+\))?", repair.who)
     behind.workspace.delete_policy(behind.namespace, "flushed")
     behind.expect(open=True)
 

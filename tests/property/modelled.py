@@ -27,6 +27,7 @@ from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_shapes import SetChange, SetContent, SetHeader, SetShape
 from agent.kernel.netlink import NetlinkSocket
+from agent.kernel.nft_writes import RuleWrites
 from agent.kernel.surroundings import NONE
 from agent.net import Family, Member
 from tests.property.kernel_model import MATCH_SET, UPLINK, Kernel, compiled
@@ -255,11 +256,15 @@ def access(kernel: Kernel) -> Access:
         kernel.changed()
         return 0
 
+    def untold() -> RuleWrites:
+        raise OSError(errno.EPROTONOSUPPORT, "a model tells nothing")
+
     return Access(
         tables=lambda _, **__: cast(Tables, ModelTables(kernel)),
         ipsets=lambda: cast(IpSets, ModelIpSets(kernel)),
         netlink=lambda: cast(NetlinkSocket, ModelNetlink()),
         forget=forget,
+        writes=untold,
         flusher=lambda: ModelFlusher(kernel),
         uses=Uses,
         look=lambda: NONE,

@@ -14,6 +14,7 @@ from agent.fault import Fault
 from agent.kernel import conntrack
 from agent.kernel.ipset import IpSets
 from agent.kernel.netlink import NetlinkSocket
+from agent.kernel.nft_writes import RuleWrites
 from agent.kernel.surroundings import Surroundings, look
 from agent.kernel.uplinks import uplinks
 from agent.net import Family, Network
@@ -33,6 +34,8 @@ class Access:
     """Asked about nf_tables only."""
     forget: Callable[[Iterable[bytes]], int] = conntrack.forget
     """Forgets addresses' connections; returns how many. Raises ConntrackError."""
+    writes: Callable[[], RuleWrites] = RuleWrites
+    """Hears who writes rules, in nft mode. Raises OSError."""
     flusher: Callable[[], Flusher] = Flusher
     uses: Callable[[], Uses] = Uses
     look: Callable[[], Surroundings] = look

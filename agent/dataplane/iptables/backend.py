@@ -32,6 +32,7 @@ from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
+from agent.dataplane.iptables.tables.authors import Authors
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.generation import Generation
@@ -90,6 +91,7 @@ class IptablesBackend:
         tables = access.tables(mode, ahead=ahead)
         watch = Generation(mode, self.families, self._netlink)
         self._rules = ChainWriter(self._chains, tables, watch, patience)
+        self.authors = Authors(watch, access.writes if mode == "nft" else None, tables, self.families)
         self._patience = patience
         self._driver: Driver[Report] = Driver(patient=patience == math.inf)
         self._ipsets = access.ipsets()
@@ -368,6 +370,7 @@ class IptablesBackend:
         """Let go of the kernel; what it holds stays. A command that still runs is killed."""
         self._driver.close()
         self._cache.close()
+        self.authors.close()
         self._rules.tables.close()
         self._ipsets.close()
         self._netlink.close()

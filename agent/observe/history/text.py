@@ -32,6 +32,8 @@ def headline(row: Row) -> str:
     """Return one line about a row, without its time: ``policy shop/db changed by kubectl (Apply)``."""
     number = f" ({row.count} changes)" if row.count > 1 else ""
     by = f" by {row.who}" if row.who else ""
+    if row.subject is Subject.REPAIR:
+        return f"the kernel was changed from outside{by}; the agent put back what differed{number}"
     return f"{_subject(row)} {_DONE.get(row.what, row.what.value)}{by}{number}"
 
 
@@ -57,7 +59,7 @@ def since(rows: Iterable[Row], pod: str) -> Iterator[str]:
         )
 
 
-_DONE = {What.BEGUN: "began", What.MADE: "put back what differed"}
+_DONE = {What.BEGUN: "began"}
 
 
 def _subject(row: Row) -> str:
@@ -67,10 +69,7 @@ def _subject(row: Row) -> str:
         return f"policy {row.object} over budget"
     if row.subject is Subject.FAULT:
         return f"fault: {row.object}:"
-    name = {Subject.REPAIR: "the kernel was changed from outside, the agent"}.get(
-        row.subject, row.subject.value
-    )
-    return f"{name} {row.object}".rstrip()
+    return f"{row.subject.value} {row.object}".rstrip()
 
 
 _COLOURS = {

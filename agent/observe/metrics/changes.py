@@ -91,6 +91,14 @@ CHANGES: tuple[Metric, ...] = (
         each(lambda f: f.drift),
     ),
     Metric(
+        "drift_repairs_by_program_total",
+        COUNTER,
+        ("program",),
+        "How often the agent put back what a program had changed, by the program's name. In nft mode only.",
+        "up to 21",
+        each(lambda f: f.drift_authors),
+    ),
+    Metric(
         "drift_last_check_timestamp_seconds",
         GAUGE,
         (),

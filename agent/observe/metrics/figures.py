@@ -47,6 +47,7 @@ class Figures:
     applied_at: float = 0.0
     retry_pending: bool = False
     drift: Mapping[str, int] = field(default_factory=dict)
+    drift_authors: Mapping[str, int] = field(default_factory=dict)
     drift_looked_at: float = 0.0
     sysctl_repairs: int = 0
     connections_deleted: int = 0

@@ -15,7 +15,7 @@ from agent.kube.mode import MODE_ANNOTATION, Mode
 from agent.observe.flows.flow import Flow, Report, as_text
 from agent.observe.history.text import headline
 from agent.observe.history.text import time_text as moment_text
-from agent.observe.snapshot import PodStatus, StatusSnapshot
+from agent.observe.snapshot import DriftStatus, PodStatus, StatusSnapshot
 from agent.observe.status.policy import PolicyView, RuleView
 from agent.observe.text import ago, duration
 from agent.words import count, one_line
@@ -147,8 +147,19 @@ def _kernel(snapshot: StatusSnapshot) -> Iterator[str]:
     if kernel.retry_pending:
         parts.append("[yellow]a retry is pending[/]")
     drift = kernel.drift
-    parts.append(f"compared {ago(drift.last_check, now)}, {count(drift.repairs, 'repair')} of drift")
+    repairs = f"{count(drift.repairs, 'repair')} of drift{_repair(drift, now)}"
+    parts.append(f"compared {ago(drift.last_check, now)}, {repairs}")
     yield f"[bold]Kernel[/] {'; '.join(parts)}"
+
+
+def _repair(drift: DriftStatus, now: Moment) -> str:
+    """Return what was put back last, and who had changed it."""
+    last = drift.last_repair
+    if last is None:
+        return ""
+    by = f" by {last.by}" if last.by else ""
+    more = f" and {len(last.differences) - 1} more" if len(last.differences) > 1 else ""
+    return escape(f" (the last {ago(last.at, now)}, changed{by}: {last.differences[0]}{more})")
 
 
 def _known(snapshot: StatusSnapshot) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.dataplane.backend import KernelView
+from agent.dataplane.differences import Repair
 from agent.fault import Fault
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, Protocol
@@ -52,6 +53,7 @@ def facts() -> Facts:
         error="iptables-restore: line 4 failed",
         drift_check_at=NOW - 2,
         repairs=1,
+        repair=Repair(NOW - 2, ("chain X is gone", "chain Y is gone"), "nft[b] (pid 5)"),
     )
 
 

@@ -79,7 +79,11 @@ def test_what_the_kernel_did_not_have_is_said() -> None:
         (Row(Subject.AGENT, What.STARTED, moment(NOW)), "agent started"),
         (
             Row(Subject.REPAIR, What.MADE, moment(NOW)),
-            "the kernel was changed from outside, the agent put back",
+            "the kernel was changed from outside; the agent put back what differed",
+        ),
+        (
+            Row(Subject.REPAIR, What.MADE, moment(NOW), who="nft (pid 5)"),
+            "the kernel was changed from outside by nft (pid 5); the agent put back what differed",
         ),
         (Row(Subject.OUTAGE, What.BEGUN, moment(NOW), "Pod"), "outage Pod began"),
         (Row(Subject.FAULT, What.ENDED, moment(NOW), "no route"), "fault: no route: ended"),

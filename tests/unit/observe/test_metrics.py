@@ -54,6 +54,7 @@ def figures() -> Figures:
         writes=77,
         applied_at=1_767_225_599.0,
         drift={"set_gone": 6},
+        drift_authors={"nft": 5, 'a"b': 1},
         history_missing={"too_many": 3},
         unlogged={"limit": 9},
         traffic=Traffic(
@@ -96,6 +97,8 @@ def test_each_kind_of_figure_is_told(figures: Figures) -> None:
         "source_outages_total": 2.0,
         'apply_failures_total{call="apply",reason="sets"}': 2.0,
         'drift_repairs_total{difference="set_gone"}': 6.0,
+        'drift_repairs_by_program_total{program="nft"}': 5.0,
+        'drift_repairs_by_program_total{program="a\\"b"}': 1.0,
         'denied_packets_total{direction="ingress",namespace="shop"}': 5.0,
         'denied_bytes_total{direction="ingress",namespace="shop"}': 300.0,
         'allowed_packets_total{direction="ingress",namespace="shop"}': 6.0,

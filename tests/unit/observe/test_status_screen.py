@@ -76,7 +76,8 @@ def test_the_screen_says_all_at_a_glance(snapshot: StatusSnapshot) -> None:
         "  cache/NetworkPolicy: refused",
         "",
         "Enforced 1 isolated pod (1 for ingress, 0 for egress), by 1 policy, 1 closed after their pods went",
-        "Kernel 2 chains, 5 rules, 1 set; last change 30 s ago: ok; compared 2 s ago, 1 repair of drift",
+        "Kernel 2 chains, 5 rules, 1 set; last change 30 s ago: ok; compared 2 s ago, 1 repair of drift "
+        "(the last 2 s ago, changed by nft[b] (pid 5): chain X is gone and 1 more)",
         "Known 2 NetworkPolicy 1 refused, 12 Pod",
         "",
         "Last changes",

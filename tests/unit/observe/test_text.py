@@ -34,6 +34,8 @@ def test_everything_is_there(snapshot: StatusSnapshot) -> None:
     assert "last apply 30 s ago, took 4 ms, 3 writes: ok" in text
     assert "last error 10 min ago: iptables-restore: line 4 failed" in text
     assert "drift checked 2 s ago, 1 repair\n" in text
+    last = "changed from outside by nft[b] (pid 5): chain X is gone; chain Y is gone\n"
+    assert f"last repair 2 s ago: the kernel was {last}" in text
     for words in ("shop/db-0", "fd00::5", "open", "KUBE-SRC-4-abc", "pods app=web in namespace shop"):
         assert words in text
     for words in (

@@ -46,6 +46,23 @@ class FakeReading:
         pass
 
 
+class FakeAuthors:
+    """Tells when and what it is told to tell."""
+
+    def __init__(self) -> None:
+        self.descriptors: tuple[int, ...] = ()
+        self.told = False
+        self.names: tuple[str, ...] = ()
+
+    def hear(self) -> bool:
+        told, self.told = self.told, False
+        return told
+
+    def take(self) -> tuple[str, ...]:
+        names, self.names = self.names, ()
+        return names
+
+
 class FakeBackend:
     """Writes down the calls made to it, and answers as it is told."""
 
@@ -63,6 +80,7 @@ class FakeBackend:
         self.overtakes: list[bool] = []
         self.resumes: list[Report | Exception] = []
         self.disturbances: list[bool] = []
+        self.authors = FakeAuthors()
         self.asked = 0
         self.reads_for = 0.0
         self.seconds = 60.0

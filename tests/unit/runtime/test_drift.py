@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from agent.dataplane.differences import Difference, What
 from agent.net import Family
-from agent.runtime.drift import OVERTAKEN
+from agent.runtime.drift import OVERTAKEN, PROGRAMS
 from tests.unit.runtime.rig import FAILED, Rig
 
 GONE = Difference(What.CHAIN_GONE, Family.V4, "X")
@@ -65,6 +65,74 @@ def test_whether_somebody_else_wrote_is_asked_each_second_and_looked_at_then(rig
     rig.backend.disturbances = [True]
     rig.rest(1.0)
     assert len(rig.backend.named("audit")) == looked + 2
+
+
+def test_a_write_that_the_kernel_tells_of_is_looked_at_at_once_and_its_author_told(rig: Rig) -> None:
+    rig.synced()
+    rig.rest(6.0)
+    looked = len(rig.backend.named("audit"))
+    rig.backend.authors.told = True
+    rig.backend.authors.names = ("firewalld (pid 812)", "iptables (pid 9) of dockerd (pid 8)")
+    rig.backend.disturbances = [True]
+    rig.backend.drifts = [[GONE]]
+    rig.turn()
+    rig.turn()
+    assert len(rig.backend.named("audit")) == looked + 1
+    repair = rig.status().kernel.drift.last_repair
+    assert repair is not None
+    assert repair.by == "firewalld (pid 812), iptables (pid 9) of dockerd (pid 8)"
+    assert repair.differences == (str(GONE),)
+    assert rig.agent.figures().drift_authors == {"firewalld": 1, "iptables": 1}
+
+
+def test_writes_of_the_agent_itself_bring_about_no_look(rig: Rig) -> None:
+    rig.synced()
+    rig.rest(6.0)
+    looked = len(rig.backend.named("audit"))
+    rig.backend.authors.told = True
+    rig.turn()
+    rig.turn()
+    assert len(rig.backend.named("audit")) == looked
+    assert not rig.backend.authors.told
+
+
+def test_writes_that_follow_each_other_are_looked_at_twice_a_second_at_most(make: Callable[..., Rig]) -> None:
+    rig = make(drift_interval="600")
+    # A descriptor that is never ready.
+    rig.backend.authors.descriptors = (rig.agent.inbox.wakes,)
+    rig.synced()
+    rig.rest(10.0)
+    looked = len(rig.backend.named("audit"))
+    began = rig.clock.monotonic()
+    while rig.clock.monotonic() < began + 10.0:
+        rig.backend.authors.told = True
+        rig.backend.disturbances = [True]
+        rig.turn()
+    assert 15 <= len(rig.backend.named("audit")) - looked <= 21
+
+
+def test_who_wrote_rules_is_not_blamed_for_sets(rig: Rig) -> None:
+    rig.synced()
+    rig.backend.authors.names = ("nft (pid 5)",)
+    rig.backend.drifts = [[FULL]]
+    rig.look_for_drift()
+    rig.rest(1.0)
+    repair = rig.status().kernel.drift.last_repair
+    assert repair is not None
+    assert repair.by == ""
+    assert rig.agent.figures().drift_authors == {}
+
+
+def test_programs_beyond_a_number_are_counted_together(rig: Rig) -> None:
+    rig.synced()
+    for number in range(PROGRAMS + 5):
+        rig.backend.authors.names = (f"program-{number} (pid 5)",)
+        rig.backend.drifts = [[GONE]]
+        rig.look_for_drift()
+        rig.rest(1.0)
+    counted = rig.agent.figures().drift_authors
+    assert len(counted) == PROGRAMS + 1
+    assert counted["other"] == 5
 
 
 def test_looks_take_a_tenth_of_the_time_at_most(make: Callable[..., Rig]) -> None:

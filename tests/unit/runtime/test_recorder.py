@@ -257,9 +257,11 @@ def test_what_the_kernel_did_not_get_until_the_end_is_told_without_a_time(told: 
 
 def test_a_repair_says_what_differed(told: Told) -> None:
     told.backend.drifts = [[Difference(What.CHAIN_GONE, name="KUBE-POD-FW-x")]]
+    told.backend.authors.names = ("firewalld (pid 812)",)
     told.look_for_drift()
     told.rest(1.0)
     (repair,) = told.about(Subject.REPAIR)
+    assert repair.who == "firewalld (pid 812)"
     assert repair.detail == ("chain KUBE-POD-FW-x is gone",)
     assert repair.kernel is not None
 

@@ -284,6 +284,7 @@ class ChainWriter:
         for family, error in failed.items():
             if error.unknown:
                 self.chains.doubt(family, todo[family])
+                self.watch.unsure = True
         self.watch.after_write(len(todo) - len(failed))
         return failed
 

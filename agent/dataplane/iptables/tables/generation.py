@@ -28,6 +28,10 @@ class Generation:
         self._netlink = netlink
         self._expected: Version = ()
         self._quiet = False
+        self.own = 0
+        """How many transactions of this agent the kernel took, in nft mode."""
+        self.unsure = False
+        """Whether it may have taken one more, of a command whose outcome is not known."""
 
     def mark(self) -> None:
         """Note the present version. Call it before reading: a write during the reading then shows."""
@@ -64,7 +68,9 @@ class Generation:
         if self._mode == "legacy":
             if self._quiet:
                 self._expected = self._version()
-        elif self._expected and isinstance(count := self._expected[0], int):
+            return
+        self.own += commits
+        if self._expected and isinstance(count := self._expected[0], int):
             self._expected = (count + commits,)
 
     def _version(self) -> Version:

@@ -20,6 +20,7 @@ from agent.dataplane.iptables.tables.table import TableError as TableError
 from agent.dataplane.iptables.variant import INSTALL, PROGRAMS, Mode, find_command
 from agent.dataplane.turns import Work, whole
 from agent.kernel.netlink import NetlinkSocket
+from agent.kernel.nft_writes import PROGRAM_LENGTH
 from agent.net import Family
 
 WAIT_SECONDS = 5
@@ -100,6 +101,10 @@ class Tables:
                 return f"{PROGRAMS[family]}-{self.mode}-{action}"
             self._commands[family, action] = known
         return known
+
+    def process_name(self, family: Family) -> str:
+        """Return the name under which the kernel knows the command that restores."""
+        return os.path.basename(self.command(family, "restore"))[:PROGRAM_LENGTH]
 
     def read(self, family: Family) -> Table:
         """Return the filter table as it is. Raises TableError.
