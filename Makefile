@@ -29,7 +29,7 @@ INSTALL = $(1) -m pip install $(PIP) --require-hashes -r deploy/requirements-bui
 LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command 'make lock'
 
-.PHONY: help demo test test-newest bench install image release cluster-test kind-test lint fmt lock clean root python
+.PHONY: help demo test test-newest chaos bench install image release cluster-test kind-test lint fmt lock clean root python
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target what; do \
@@ -48,6 +48,12 @@ test: $(STAMP) ## Run every test; those with real packets need root
 
 test-newest: ## Run style, types and every test with the newest packages that pyproject.toml allows; before each release
 	@$(MAKE) lint test VENV=.venv-newest NEWEST=1
+
+chaos: NEEDS := kernel cluster image machines page monitoring
+chaos: root $(STAMP) ## Try every promise of docs/guarantees.md, with faults while packets flow, in under 15 minutes (root)
+	@.ci/packages $(PYTHON) $(NEEDS)
+	@$(BIN)/python -m tests.lab.kube_build >/dev/null
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: NEEDS := kernel cluster bench
 bench: root $(STAMP) ## Measure the agent on generated clusters of up to 100,000 pods, with a real API server (root)

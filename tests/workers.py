@@ -24,6 +24,7 @@ LONGEST_FIRST = (
     "lies-",
     "upgrade",
     "cluster-",
+    "tests/chaos",
     "large-",
     "tests/cluster",
     "tests/deploy",

@@ -25,6 +25,10 @@ NOT_RUN = (
     (r"(systemctl|journalctl) ", "asks systemd, which does not run here; tests/deploy/test_systemd.py"),
     (r"apt-get install\b", "changes the machine; .ci/packages does the same for the tests"),
     (r"make (test|lint)$|\.ci/run$", "is what runs this test"),
+    (
+        r"make chaos\b",
+        "takes a quarter of an hour; tests/chaos/test_chaos.py runs its scenarios in a short form",
+    ),
     (r"make bench\b", "takes an hour; tests/cluster/test_bench.py runs each section on a tiny cluster"),
     (
         r"python -m tests\.mutation$",

@@ -46,15 +46,17 @@ def python_of(code: Path) -> dict[str, str]:
 class AgentProcess:
     """An agent running on a node. Its log is ``agent.log`` in the node's directory, kept over restarts.
 
-    ``code`` is the checkout whose agent it is.
+    ``code`` is the checkout whose agent it is, ``module`` what is run of it.
     """
 
-    def __init__(self, node: Node, *arguments: str, code: Path = ROOT) -> None:
+    def __init__(
+        self, node: Node, *arguments: str, code: Path = ROOT, module: Sequence[str] = ("agent",)
+    ) -> None:
         self.node = node
         self.log = node.directory / "agent.log"
         state = node.directory / "state"
         command = [
-            *(sys.executable, "-m", "agent", "run", "--node-name", node.name),
+            *(sys.executable, "-m", *module, "run", "--node-name", node.name),
             *("--iptables-mode", node.mode, "--health-port", str(HEALTH_PORT)),
             *("--state-dir", str(state), "--log-format", "console"),
             *arguments,

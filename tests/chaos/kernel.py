@@ -1,0 +1,51 @@
+"""What a node's kernel holds of the agent's, so that two states can be compared."""
+
+from __future__ import annotations
+
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.variant import MODES
+from agent.net import Family
+from tests.lab.backends import IPTABLES, Held, differences
+from tests.lab.cluster import AgentProcess, wait_until
+from tests.lab.node import Mode, Node
+
+_CACHED = {f"set {names.cache(mode, family).entries}" for mode in MODES for family in Family}
+
+
+def held(node: Node, mode: Mode | None = None) -> Held:
+    """Return the chains, rules, sets and members of the agent on a node, for ``mode`` if not the node's own.
+
+    What the verdict cache holds is left out: it is what packets have put there.
+    """
+    with node.netns.entered():
+        found = IPTABLES[mode or node.mode].held()
+    return {what: content for what, content in found.items() if what not in _CACHED}
+
+
+def settled(agent: AgentProcess, timeout: float = 60.0) -> Held:
+    """Return what the kernel of an agent's node holds once nothing is left to do. Raises TimeoutError.
+
+    That is when isolated pods, of which there has to be one, are also judged by their links, which is written
+    last, and when nothing has changed for a second.
+    """
+    last = held(agent.node)
+
+    def same() -> bool:
+        nonlocal last
+        before, last = last, held(agent.node)
+        linked = any(names.LINKS_PREFIX in what for what in last)
+        return before == last and linked and not agent.status()["kernel"]["retry_pending"]
+
+    wait_until(same, timeout, interval=1.0)
+    return last
+
+
+def wait_for(node: Node, expected: Held, timeout: float = 30.0) -> None:
+    """Wait until a kernel holds what is expected. Raises AssertionError with the differences."""
+    try:
+        wait_until(lambda: held(node) == expected, timeout, interval=0.2)
+    except TimeoutError:
+        found = differences(held(node), expected)
+        raise AssertionError(
+            f"the kernel holds something else than after a first start: {found[:5]}"
+        ) from None

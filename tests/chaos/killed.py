@@ -1,0 +1,83 @@
+"""An agent that ends itself by SIGKILL at a named step.
+
+``python -m tests.chaos.killed PHASE:WRITE:N COMMAND...``: before the Nth write of a kind in a phase. Phases:
+``start`` (until the first sync begins), ``sync``, ``apply``, ``tidy``; writes: ``begin`` (of the phase),
+``rules`` (each restore), ``ruled`` (after it), ``made``, ``changed``, ``swapped`` and ``destroyed`` (sets).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from agent.commands import cli
+from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.tables.tables import Tables
+from agent.dataplane.turns import Work
+from agent.kernel.ipset import IpSets
+
+PHASES = {"adopt": "start", "sync": "sync", "apply": "apply", "tidy": "tidy"}
+"""Methods of the backend, and the phases that they begin."""
+WRITES = {
+    "create": "made",
+    "create_all": "made",
+    "change": "changed",
+    "swap": "swapped",
+    "destroy": "destroyed",
+}
+"""Methods of :class:`IpSets`, and what they do."""
+
+_counts: Counter[str] = Counter()
+_phase = "start"
+
+
+def _step(write: str) -> None:
+    name = f"{_phase}:{write}"
+    _counts[name] += 1
+    if f"{name}:{_counts[name]}" == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _beginning(phase: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        global _phase
+        _phase = phase
+        _step("begin")
+        return method(*arguments, **named)
+
+    return wrapped
+
+
+def _before(write: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        _step(write)
+        return method(*arguments, **named)
+
+    return wrapped
+
+
+def _around(method: Callable[..., Work[Any]]) -> Callable[..., Work[Any]]:
+    @functools.wraps(method)
+    def wrapped(*arguments: Any, **named: Any) -> Work[Any]:
+        _step("rules")
+        found = yield from method(*arguments, **named)
+        _step("ruled")
+        return found
+
+    return wrapped
+
+
+if __name__ == "__main__":
+    for name, begun in PHASES.items():
+        setattr(IptablesBackend, name, _beginning(begun, getattr(IptablesBackend, name)))
+    for name, written in WRITES.items():
+        setattr(IpSets, name, _before(written, getattr(IpSets, name)))
+    Tables.restoring = _around(Tables.restoring)  # type: ignore[method-assign]
+    cli.main(sys.argv[2:], prog_name="netpol-agent")

@@ -1,0 +1,85 @@
+"""3: an agent that is ended at any moment, in any way, while objects change and packets flow."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import subprocess
+import time
+from random import Random
+
+from tests.chaos import kernel
+from tests.chaos.churn import Churn
+from tests.chaos.probe import Probe
+from tests.chaos.scenario import Length, Outcome, Scenario
+from tests.chaos.stage import Stage
+from tests.lab.node import Layout, Mode
+
+STEPS = (
+    *(f"start:{write}:1" for write in ("begin", "rules", "made", "changed")),
+    *(f"sync:{write}:{n}" for write in ("rules", "ruled", "changed") for n in (1, 2)),
+    *(f"sync:{write}:1" for write in ("begin", "made", "swapped", "destroyed")),
+    *(f"apply:{write}:{n}" for write in ("begin", "rules", "ruled", "made", "changed") for n in (1, 3)),
+    *(f"apply:{write}:1" for write in ("swapped", "destroyed")),
+    *(f"tidy:{write}:{n}" for write in ("begin", "rules", "ruled", "destroyed") for n in (1, 2)),
+)
+"""Where an agent ends itself, as :mod:`tests.chaos.killed` reads it."""
+_AT_MOST_SECONDS = 3.0
+"""After so long an agent that has not met its step is killed where it is."""
+
+
+def _random_moment(stage: Stage, random: Random) -> None:
+    """Start an agent, and kill it at any moment of its start or soon after."""
+    agent = stage.start(ready=False)
+    time.sleep(random.uniform(0.05, 1.5))
+    agent.stop(signal.SIGKILL)
+
+
+def _step(stage: Stage, step: str) -> bool:
+    """Start an agent that ends itself at a step; return whether it came there."""
+    agent = stage.start(ready=False, killed_at=step)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        agent.process.wait(_AT_MOST_SECONDS)
+        return True
+    agent.stop(signal.SIGKILL)
+    return False
+
+
+def killed(layout: Layout, mode: Mode, share: int, length: Length) -> Outcome:
+    """Kill agents one after another; ``share``: which quarter of the named steps is tried here."""
+    steps = [step for number, step in enumerate(STEPS) if number % 4 == share]
+    at_random = 50 - len(steps)
+    if length is Length.SHORT:
+        steps, at_random = steps[::3], 2
+    random = Random(share)
+    reached = 0
+    with Stage(layout, mode) as stage:
+        first = kernel.settled(stage.start())
+        stage.stop()
+        with Probe(stage.lanes) as probe:
+            with Churn(stage, seed=share) as churn:
+                for step in steps:
+                    reached += _step(stage, step)
+                for _ in range(at_random):
+                    _random_moment(stage, random)
+            stage.start()
+            kernel.wait_for(stage.node, first)
+    note = (
+        f"{at_random} killed at random, {reached} of {len(steps)} at a named step, {churn.changes} changes, "
+        f"{probe.report.rate:.0f} flows/s"
+    )
+    return Outcome.of(probe.report, note=note)
+
+
+SCENARIOS = tuple(
+    Scenario(
+        promise="3.1",
+        also=("3.2",),
+        name=f"killed while objects change, {layout.value}, {mode.value}",
+        run=functools.partial(killed, layout, mode, share),
+        seconds=90,
+        short=(layout, mode) == (Layout.BRIDGE, Mode.NFT),
+    )
+    for share, (layout, mode) in enumerate((layout, mode) for layout in Layout for mode in Mode)
+)

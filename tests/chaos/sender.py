@@ -1,0 +1,146 @@
+"""The process of a probe: sends numbered packets of all lanes, and takes what arrives.
+
+``python -m tests.chaos.sender PLAN``: the sockets, made in their namespaces, are inherited. Sender and
+receiver are one process, so that one clock counts, and nothing else that a test does holds it up.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import json
+import mmap
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+FIRST_PORT, LAST_PORT = 1024, 65535
+PACKET = struct.Struct("!HHHHQ")
+"""A UDP header, and the packet's number, from 0."""
+_NUMBER = struct.Struct("!Q")
+COUNT = struct.Struct("@Q")
+CHECKSUM_AT = 6
+_QUIET_SECONDS = 0.3
+"""What is on its way has arrived when nothing did for so long: veth pairs pass packets on at once."""
+_SOFTNET = Path("/proc/net/softnet_stat")
+
+
+class Plan(NamedTuple):
+    """What the process is told, as JSON.
+
+    ``lanes``: for each the descriptor that sends, the address and the port. ``receivers``: descriptors that
+    receive. ``rate``: packets a second, of all lanes. ``shared``: how many packets were sent, and for each
+    lane the newest number, plus 1, that arrived (``COUNT`` each). ``results``: a file for what was seen.
+    """
+
+    lanes: list[tuple[int, str, int]]
+    receivers: list[int]
+    rate: float
+    shared: int
+    results: int
+
+
+def softnet_drops() -> int:
+    """Return how many packets the machine has dropped since a processor's queue was full."""
+    return sum(int(line.split()[1], 16) for line in _SOFTNET.read_text().splitlines())
+
+
+class _Work:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._senders = {fd: socket.socket(fileno=fd) for fd in {fd for fd, _, _ in plan.lanes}}
+        self._receivers = {fd: socket.socket(fileno=fd) for fd in plan.receivers}
+        self._shared = mmap.mmap(plan.shared, COUNT.size * (1 + len(plan.lanes)))
+        self._times = array.array("d")
+        self._arrived = bytearray()
+        self._drops: list[tuple[float, float]] = []
+        self._dropped = softnet_drops()
+        self._looked = time.monotonic()
+        self._epoll = select.epoll()
+        for fd in plan.receivers:
+            self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(sys.stdin.fileno(), select.EPOLLIN | select.EPOLLHUP)
+
+    def run(self) -> None:
+        period = len(self._plan.lanes) / self._plan.rate
+        due = time.monotonic()
+        while True:
+            self._send()
+            self._look_for_drops()
+            # Where the machine is too slow the rate sinks: a burst later says nothing of the time before.
+            due = max(due + period, time.monotonic())
+            if self._receive_until(due):
+                break
+        while self._receive_until(time.monotonic() + _QUIET_SECONDS, ending=True):
+            pass
+        self._look_for_drops()
+        self._tell()
+
+    def _send(self) -> None:
+        turn = len(self._times) // len(self._plan.lanes)
+        port = FIRST_PORT + turn % (LAST_PORT + 1 - FIRST_PORT)
+        for fd, address, to in self._plan.lanes:
+            number = len(self._times)
+            packet = PACKET.pack(port, to, PACKET.size, 0, number)
+            taken = 0
+            self._times.append(time.monotonic())
+            try:
+                self._senders[fd].sendto(packet, (address, 0))
+            except OSError as error:
+                # A rule of OUTPUT answers EPERM: it was denied.
+                taken = 0 if error.errno == errno.EPERM else 2
+            self._arrived.append(taken)
+            COUNT.pack_into(self._shared, 0, number + 1)
+
+    def _receive_until(self, until: float, *, ending: bool = False) -> bool:
+        """Take what arrives; return whether to end or, while ``ending``, whether anything has arrived."""
+        found = False
+        while True:
+            rest = until - time.monotonic()
+            for fd, _ in self._epoll.poll(max(0.0, rest)):
+                if fd in self._receivers:
+                    found |= self._take(self._receivers[fd])
+                elif not ending:
+                    self._epoll.unregister(sys.stdin.fileno())
+                    return True
+            if rest <= 0 or (ending and found):
+                return found and ending
+
+    def _take(self, receiver: socket.socket) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data = receiver.recv(64)
+                if len(data) != _NUMBER.size:
+                    continue
+                (number,) = _NUMBER.unpack(data)
+                self._arrived[number] = 1
+                COUNT.pack_into(self._shared, COUNT.size * (1 + number % len(self._plan.lanes)), number + 1)
+        return True
+
+    def _look_for_drops(self) -> None:
+        now, dropped = time.monotonic(), softnet_drops()
+        if dropped != self._dropped:
+            self._drops.append((self._looked, now))
+            self._dropped = dropped
+        self._looked = now
+
+    def _tell(self) -> None:
+        head = json.dumps({"count": len(self._times), "drops": self._drops}).encode()
+        with os.fdopen(self._plan.results, "wb", closefd=False) as file:
+            file.write(COUNT.pack(len(head)) + head + self._times.tobytes() + self._arrived)
+
+
+def main() -> None:
+    work = _Work(Plan(**json.loads(sys.argv[1])))
+    print("sending", flush=True)
+    work.run()
+
+
+if __name__ == "__main__":
+    main()
