@@ -26,6 +26,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Nothing that is collected goes before the end: looking at it again and again is in vain.
+gc.disable()
+
 # Asks rich for colour also where output is no terminal; tests look at what is printed without it.
 os.environ.pop("FORCE_COLOR", None)
 
@@ -38,9 +41,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from looking at thousands of tests again and again: they stay to the end."""
-    gc.collect()
+    """Keep the garbage collector from looking at thousands of tests, which stay to the end, from now on."""
     gc.freeze()
+    gc.enable()
 
 
 Measured = Callable[[str], None]

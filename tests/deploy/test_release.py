@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 import release.image
 from agent import __version__
@@ -129,6 +127,10 @@ def test_what_it_makes_is_of_this_image(built: Image, first: Released) -> None:
 
 
 def test_its_bill_of_materials_has_every_package_of_the_image(built: Image, first: Released) -> None:
+    # Here, since it takes two seconds to import, on every worker.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     (file,) = first.dist.glob("*.cdx.json")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(file.read_text()) is None
     found = {
