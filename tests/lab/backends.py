@@ -95,14 +95,16 @@ class Iptables:
 
     @contextmanager
     def passed_by(self, node: Node) -> Iterator[None]:
-        places = [(family, chain) for family in FAMILIES for chain in hooks.HOOKS]
-        for family, chain in places:
-            node.iptables(family, "-I", chain, "1", "-j", "ACCEPT")
+        def each(command: str) -> None:
+            lines = [command.format(chain) for chain in hooks.HOOKS]
+            for family in FAMILIES:
+                node.iptables_restore(family, "\n".join(["*filter", *lines, "COMMIT\n"]))
+
+        each("-I {} 1 -j ACCEPT")
         try:
             yield
         finally:
-            for family, chain in places:
-                node.iptables(family, "-D", chain, "1")
+            each("-D {} 1")
 
     def chains(self) -> dict[Family, Table]:
         """Read our chains, and the built-in ones that lead to them."""

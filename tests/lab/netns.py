@@ -68,6 +68,7 @@ class Netns:
     def __init__(self, label: str, environment: Mapping[str, str] | None = None) -> None:
         self.label = label
         self.environment = dict(environment or {})
+        self._frames: socket.socket | None = None
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         try:
             _check(_libc.unshare(CLONE_NEWNET), "unshare")
@@ -187,8 +188,21 @@ class Netns:
                 path = "/".join(part.replace("/", ".") for part in name.split("."))
                 Path("/proc/sys", path).write_text(str(value))
 
+    def frames(self) -> socket.socket:
+        """Return a socket that sends frames as they are, from any link; it ends with the namespace.
+
+        One is enough: to close such a socket takes as long as until nobody in the kernel can still use it.
+        """
+        if self._frames is None:
+            with self.entered():
+                self._frames = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        return self._frames
+
     def close(self) -> None:
         """Let go of the namespace; the kernel removes it when nothing else is in it."""
+        if self._frames is not None:
+            self._frames.close()
+            self._frames = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

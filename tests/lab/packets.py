@@ -103,9 +103,7 @@ def frame(source: str, destination: str, packet: bytes, *, vlans: tuple[int, ...
 
 def send_frame(pod: Pod, data: bytes) -> None:
     """Send a frame as it is from a pod's eth0."""
-    with pod.netns.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.bind(("eth0", 0))
-        sock.send(data)
+    pod.netns.frames().sendto(data, ("eth0", 0))
 
 
 def send_ip(place: Place, packet: bytes, *, mark: int = 0) -> None:
@@ -150,9 +148,8 @@ class Sniffer:
 def sniff(place: Place, tag: bytes) -> Iterator[Sniffer]:
     """Watch what arrives at a pod, or at a node's uplink, whether or not its own stack would take it."""
     with place.netns.entered():
-        sock = socket.socket(
-            socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL)
-        )
+        # Without a protocol until it is bound: binding what hears every link waits until nobody does.
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
     with sock:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
         sock.bind(("eth0", ETH_P_ALL))

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Callable, Iterator
 
 from agent.dataplane.podlinks import LinkFinder, PodLink
 from agent.kube.model import Object
-from agent.net import Family
+from agent.net import Family, Protocol
 from tests.kernel.semantics.stage import Stage, serial
 from tests.lab import packets
 from tests.lab.node import Layout, Pod
 from tests.lab.place import Place
+from tests.lab.probe import Flow, Verdict
 
 NOBODYS = {Family.V4: "10.244.1.251", Family.V6: "fd00:10:244:1::fb"}
 """In the range of the node's pods, and no pod's."""
 ELSEWHERE = {Family.V4: "192.0.2.77", Family.V6: "2001:db8::77"}
-DENIED_SECONDS = 0.6
 
 
 def given(stage: Stage, finder: LinkFinder, *told: Object) -> dict[str, PodLink]:
@@ -46,20 +45,11 @@ def with_address(stage: Stage, pod: Pod, address: str, *, routed: bool = True) -
         pod.netns.ip(f"addr del {address}/{length} dev eth0")
 
 
-def connects(source: Place, destination: str, number: int = 80, *, bound: str = "") -> bool:
-    """Whether TCP connects from a place, bound to an address of it."""
-    family = socket.AF_INET6 if ":" in destination else socket.AF_INET
-    with source.netns.entered():
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    with sock:
-        sock.settimeout(DENIED_SECONDS)
-        if bound:
-            sock.bind((bound, 0))
-        try:
-            sock.connect((destination, number))
-        except TimeoutError:
-            return False
-        return True
+def connects(stage: Stage, source: Place, destination: str, number: int = 80, *, bound: str = "") -> bool:
+    """Whether TCP connects from a place, from an address of it; it must not be rejected."""
+    (verdict,) = stage.lab.probe([Flow(source, destination, Protocol.TCP, number, bound)])
+    assert verdict is not Verdict.REJECTED
+    return verdict is Verdict.ALLOWED
 
 
 def raw(stage: Stage, sender: Pod, source: str, to: Pod) -> Callable[[bytes], None]:

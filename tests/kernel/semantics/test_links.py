@@ -71,7 +71,7 @@ def test_what_passed_lately_passes_for_its_own_link_only(
     for _ in range(2):
         stage.all_arrive(s, raw(stage, b, b.address(family), s))
         assert stage.arrive(s, raw(stage, t, b.address(family), s)) == 0
-    assert connects(b, s.address(family))
+    assert connects(stage, b, s.address(family))
     send = raw(stage, t, b.address(family), s)
 
     def syn(tag: bytes) -> None:
@@ -95,15 +95,15 @@ def test_a_second_address_is_judged_by_the_pods_egress(
     with with_address(stage, t, extra):
         found = stage.link(finder)
         assert packed(extra) in found[t.veth].others
-        assert connects(t, a.address(family), bound=extra)
-        assert not connects(t, a.address(family), 81, bound=extra)
-        assert not connects(t, b.address(family), bound=extra)
-        assert connects(t, a.address(family))
-        assert not connects(t, b.address(family))
+        assert connects(stage, t, a.address(family), bound=extra)
+        assert not connects(stage, t, a.address(family), 81, bound=extra)
+        assert not connects(stage, t, b.address(family), bound=extra)
+        assert connects(stage, t, a.address(family))
+        assert not connects(stage, t, b.address(family))
         given(stage, finder, isolated("t", types=["Egress"]))
-        assert not connects(t, a.address(family), bound=extra)
+        assert not connects(stage, t, a.address(family), bound=extra)
         given(stage, finder)
-        assert connects(t, a.address(family), bound=extra)
+        assert connects(stage, t, a.address(family), bound=extra)
 
 
 def test_an_isolated_pod_is_not_reached_at_a_second_address(
@@ -114,17 +114,17 @@ def test_an_isolated_pod_is_not_reached_at_a_second_address(
     given(stage, finder, policy("s", labels(pod="s"), ingress=[{"from": [pods(pod="a"), pods(pod="f")]}]))
     with with_address(stage, s, extra):
         stage.link(finder)
-        assert connects(a, extra)
-        assert connects(f, extra)
-        assert not connects(b, extra)
+        assert connects(stage, a, extra)
+        assert connects(stage, f, extra)
+        assert not connects(stage, b, extra)
         given(stage, finder, policy("s", labels(pod="s"), ingress=[{"from": [pods(pod="b")]}]))
-        assert not connects(a, extra)
-        assert not connects(f, extra)
-        assert connects(b, extra)
-        assert connects(s, extra)
+        assert not connects(stage, a, extra)
+        assert not connects(stage, f, extra)
+        assert connects(stage, b, extra)
+        assert connects(stage, s, extra)
         given(stage, finder)
-        assert connects(a, extra)
-        assert connects(f, extra)
+        assert connects(stage, a, extra)
+        assert connects(stage, f, extra)
 
 
 @pytest.mark.bridge
@@ -168,12 +168,12 @@ def test_a_claim_moves_nobody_elses_judgement(stage: Stage, finder: LinkFinder, 
             assert packed(b.address(family)) not in found[t.veth].others
             stage.none_arrive(s, raw(stage, t, b.address(family), s))
             # Others reach, and are reached by, whom it claims to be.
-            assert connects(b, a.address(family))
-            assert connects(b, s.address(family))
-            assert connects(f, b.address(family))
-            assert connects(stage.out, s.address(family))
-            assert connects(a, out)
-            assert not connects(t, a.address(family))
+            assert connects(stage, b, a.address(family))
+            assert connects(stage, b, s.address(family))
+            assert connects(stage, f, b.address(family))
+            assert connects(stage, stage.out, s.address(family))
+            assert connects(stage, a, out)
+            assert not connects(stage, t, a.address(family))
 
 
 @contextlib.contextmanager

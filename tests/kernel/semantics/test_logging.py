@@ -203,7 +203,7 @@ def test_what_a_pods_link_denies_is_told_with_the_pod_that_sent_it(
         )
         with with_address(stage, t, extra):
             stage.link(finder)
-            assert not connects(t, c.address(family), bound=extra)
+            assert not connects(stage, t, c.address(family), bound=extra)
             (further,) = {(one.pod, one.why) for one in reader.packets(1)}
             stage.then(stage.pod("t", logging=Logging(Amount.OFF)))
             stage.link(finder)
@@ -223,7 +223,7 @@ def test_a_closed_address_is_told_where_the_node_logs_by_default(stage: Stage) -
     with reading(stage) as reader:
         stage.then(gone(stage.pod("s")))
         stage.lab.settle()
-        assert not connects(stage.pods["a"], address)
+        assert not connects(stage, stage.pods["a"], address)
         (told,) = {(one.pod, one.destination.address, one.why) for one in reader.packets(1)}
     assert told == (
         "",
