@@ -35,6 +35,8 @@ class Selection(enum.StrEnum):
         "::test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change"
     )
     """Every state of chains and sets on the way through a random history."""
+    ATOMICITY = "tests/unit/dataplane/test_atomicity.py"
+    """Each hazard that is named."""
     MOVES = "tests/property/test_moves.py"
     """The same where labels move pods from one side of a verdict to the other, restarts included."""
     RESTART = "tests/property/test_steps.py::test_a_restart_moves_the_kernel_on_without_a_wrong_verdict"

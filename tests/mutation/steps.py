@@ -30,6 +30,13 @@ STEPS = (
         (Selection.MOVES,),
     ),
     Mutation(
+        "no hazard is seen where a closed address gets a new pod",
+        "agent.dataplane.iptables.change.atomicity:hazardous",
+        "if closed:\n    sides[pod.direction].rechained[pod] = closed",
+        "pass",
+        (Selection.ATOMICITY,),
+    ),
+    Mutation(
         "removals before additions",
         "agent.dataplane.iptables.change.carrying:Carrying._change_members",
         "self._change(now)",

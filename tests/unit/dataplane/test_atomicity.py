@@ -113,6 +113,8 @@ def test_another_chain_for_an_isolated_pod_together_with_members_that_are_not_it
     for member, wanted in ((A, False), (B, True)):
         delta = Delta(pods={changed}, members={peers(direction): change(added={member})})
         assert hazardous(delta, {changed: (A,)}, {changed: (A,)}, []) is wanted
+        # A pod that is isolated with it is isolated last.
+        delta.isolated[direction].add(A)
         assert not hazardous(delta, {}, {changed: (A,)}, [])
 
 
@@ -139,3 +141,17 @@ def test_networks_have_no_address() -> None:
     blocks = SetId(SetKind.NETWORKS, IN, Family.V4, "block")
     members = {blocks: change(added={NetworkMember(Network(A, 32))}), peers(OUT): change(removed={B})}
     assert not none(Delta(members=members, local={A, B}))
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_a_new_pod_at_a_closed_address_meets_sets_that_change(direction: Direction) -> None:
+    """The address is isolated before: nothing keeps packets from the pod's chain until its sets are right."""
+    new = pod_id(direction)
+    delta = Delta(members={peers(direction): change(removed={B})}, pods={new}, released={A})
+    assert hazardous(delta, {}, {new: (A,)}, [])
+    # An address that was open is isolated last.
+    delta.isolated[direction].add(A)
+    assert not hazardous(delta, {}, {new: (A,)}, [])
+    # A pod is no peer of its own.
+    own = Delta(members={peers(direction): change(added={A})}, pods={new}, released={A})
+    assert not hazardous(own, {}, {new: (A,)}, [])

@@ -29,7 +29,7 @@ class _Side:
     """What changes in one direction."""
 
     rechained: dict[PodId, frozenset[bytes]] = field(default_factory=dict)
-    """Pods isolated before and after whose chain changes, with their addresses."""
+    """Pods whose chain changes or comes, with their addresses that are isolated before and after."""
     edited: set[PolicyId] = field(default_factory=set)
     recompiled: bool = False
     gained: set[bytes] = field(default_factory=set)
@@ -52,6 +52,12 @@ def hazardous(
     sides = {direction: _Side() for direction in Direction}
     for pod in before.keys() & after.keys():
         sides[pod.direction].rechained[pod] = frozenset(before[pod] + after[pod])
+    for pod in after.keys() - before.keys():
+        # An address that is closed, since its former pod is gone, is isolated already: packets meet the new
+        # pod's chain as soon as it is written.
+        closed = frozenset(after[pod]) - delta.isolated[pod.direction]
+        if closed:
+            sides[pod.direction].rechained[pod] = closed
     for policy in edited:
         sides[policy.direction].edited.add(policy)
     for policy in delta.policies:
