@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from agent.flow_settings import FLOW_SETTINGS
 from agent.kube.logging import Amount, Logging
+from agent.packet_settings import PACKET_SETTINGS
 from agent.policy.budget.limits import (
     DEFAULT,
     Budgets,
@@ -66,6 +67,7 @@ class Settings:
     mark_egress: int | None
     allowed_packets: AllowedPackets
     denied_packets: DeniedPackets
+    cut_denied: bool
     allow_nodes: bool
     linger: float
     cache_allowed: float
@@ -168,21 +170,7 @@ SETTINGS: tuple[Setting, ...] = (
         "The bit of a packet's mark that means: its source's policies allow it. auto: a free bit.",
         mark,
     ),
-    choice(
-        "allowed_packets",
-        AllowedPackets,
-        AllowedPackets.RETURN,
-        "What happens to an allowed packet. return: the node's own rules come next. accept: it is accepted "
-        "at once.",
-    ),
-    choice(
-        "denied_packets",
-        DeniedPackets,
-        DeniedPackets.DROP,
-        "What happens to a denied packet. drop: no answer. reject: a TCP reset, or else ICMP "
-        "administratively prohibited.",
-    ),
-    boolean("allow_nodes", False, "Let every node reach every pod. A pod's own node always can."),
+    *PACKET_SETTINGS,
     Setting(
         "linger",
         "60",

@@ -57,6 +57,16 @@ class KernelCounts(NamedTuple):
     cache_flushes: int = 0
 
 
+class CutMarks(NamedTuple):
+    """By which bits the rules know a connection that is ended, and a packet by which its ends are asked.
+
+    ``connection`` is one bit of connections' marks, ``packet`` are bits of packets' marks.
+    """
+
+    connection: int
+    packet: int
+
+
 class KernelView(NamedTuple):
     """What the backend has in the kernel, for people: names and sizes."""
 
@@ -165,6 +175,10 @@ class Backend(Protocol):
 
         Returns whether they were not judged until now, so that one is due.
         """
+        ...
+
+    def cut_marks(self) -> CutMarks | None:
+        """Return how connections are ended; None where the rules end none."""
         ...
 
     def moved(self) -> bool:

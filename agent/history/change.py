@@ -26,6 +26,8 @@ class Subject(enum.StrEnum):
     FAULT = "fault"
     BUDGET = "budget"
     HISTORY = "history"
+    CONNECTIONS = "connections"
+    """Connections of a pod of this node."""
 
 
 class What(enum.StrEnum):
@@ -49,6 +51,7 @@ class What(enum.StrEnum):
     ENDED = "ended"
     MADE = "made"
     LOST = "lost"
+    CUT = "cut"
 
 
 class Effect(msgspec.Struct, frozen=True, omit_defaults=True):

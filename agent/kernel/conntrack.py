@@ -19,10 +19,11 @@ from typing import NamedTuple
 from agent.fault import Fault
 from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute, attributes
 
-_SUBSYS_CTNETLINK = 1
+SUBSYSTEM = 1
+"""NFNLSUBSYSTEM"""
 _CT_GET, _CT_DELETE = 1, 2
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
-_STATUS, _TIMESTAMP, _TIMESTAMP_START = 3, 20, 1
+_STATUS, _MARK, _TIMESTAMP, _TIMESTAMP_START = 3, 8, 20, 1
 _SEEN_REPLY = 1 << 1
 """IPS_SEEN_REPLY"""
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
@@ -88,16 +89,18 @@ class Tracked(NamedTuple):
     """A connection that is tracked: as it was opened, and as its replies come.
 
     ``replied``: a reply was seen, so that its packets are not judged any more. ``since``: when it began, in
-    ``time.time()`` seconds, where the kernel notes that (``nf_conntrack_timestamp``); else None.
+    ``time.time()`` seconds, where the kernel notes that (``nf_conntrack_timestamp``); else None. ``mark``:
+    its own mark, which rules can see.
     """
 
     opened: Tuple
     reply: Tuple
     replied: bool
     since: float | None = None
+    mark: int = 0
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """What names one entry, and no later one with the same addresses and ports: tuple, zone and id."""
 
     family: int
@@ -117,7 +120,7 @@ def forget(addresses: Iterable[bytes]) -> int:
     try:
         return _forget(wanted)
     except OSError as error:
-        raise _error(error) from error
+        raise failure(error) from error
 
 
 def between(source: bytes, destination: bytes, protocol: int, port: int) -> list[Tracked]:
@@ -130,7 +133,7 @@ def between(source: bytes, destination: bytes, protocol: int, port: int) -> list
     try:
         return list(_between(source, destination, protocol, port))
     except OSError as error:
-        raise _error(error) from error
+        raise failure(error) from error
 
 
 def tracked(addresses: Container[bytes]) -> Iterator[Tracked]:
@@ -142,19 +145,19 @@ def tracked(addresses: Container[bytes]) -> Iterator[Tracked]:
     """
     try:
         with NetlinkSocket() as netlink:
-            for body in netlink.dump(_get(socket.AF_UNSPEC, b"")):
-                ends = _addresses(body)
+            for body in netlink.dump(question(socket.AF_UNSPEC, b"")):
+                ends = ends_of(body)
                 if ends[0] in addresses or ends[2] in addresses:
                     yield from _tracked(body)
     except OSError as error:
-        raise _error(error) from error
+        raise failure(error) from error
 
 
 def _between(source: bytes, destination: bytes, protocol: int, port: int) -> Iterator[Tracked]:
     request = next(_filters(source)) if len(source) == 4 else b""
     with NetlinkSocket() as netlink:
-        for body in netlink.dump(_get(_family(source), request)):
-            if _addresses(body)[0] != source:
+        for body in netlink.dump(question(_family(source), request)):
+            if ends_of(body)[0] != source:
                 continue
             for found in _tracked(body):
                 reply = found.reply
@@ -168,7 +171,8 @@ def _tracked(body: memoryview) -> Iterator[Tracked]:
     opened, reply = tuple_of(fields[_TUPLE_ORIG]), tuple_of(fields[_TUPLE_REPLY])
     if opened is not None and reply is not None:
         status = int.from_bytes(fields.get(_STATUS, b""), "big")
-        yield Tracked(opened, reply, bool(status & _SEEN_REPLY), _since(fields.get(_TIMESTAMP)))
+        mark = int.from_bytes(fields.get(_MARK, b""), "big")
+        yield Tracked(opened, reply, bool(status & _SEEN_REPLY), _since(fields.get(_TIMESTAMP)), mark)
 
 
 def _since(stamp: memoryview | None) -> float | None:
@@ -176,11 +180,19 @@ def _since(stamp: memoryview | None) -> float | None:
     return None if start is None else int.from_bytes(start, "big") / 1e9
 
 
+def forget_entries(entries: Iterable[Entry]) -> int:
+    """Delete entries; return how many were there still. Raises ConntrackError."""
+    try:
+        return _delete(set(entries))
+    except OSError as error:
+        raise failure(error) from error
+
+
 def _forget(wanted: frozenset[bytes]) -> int:
     entries = _count()
     if entries == 0:
         return 0
-    found: set[_Entry] | None = None
+    found: set[Entry] | None = None
     if len(wanted) <= _FILTERED_ADDRESSES and (entries or 0) > _FILTERED_ENTRIES:
         found = _find_filtered(wanted)
     if found is None:
@@ -196,23 +208,23 @@ def _count() -> int | None:
         return None
 
 
-def _find(wanted: frozenset[bytes]) -> set[_Entry]:
+def _find(wanted: frozenset[bytes]) -> set[Entry]:
     families = {_family(address) for address in wanted}
     with NetlinkSocket() as netlink:
-        dump = netlink.dump(_get(families.pop() if len(families) == 1 else socket.AF_UNSPEC, b""))
-        return {_entry(body) for body in dump if not wanted.isdisjoint(_addresses(body))}
+        dump = netlink.dump(question(families.pop() if len(families) == 1 else socket.AF_UNSPEC, b""))
+        return {entry_of(body) for body in dump if not wanted.isdisjoint(ends_of(body))}
 
 
-def _find_filtered(wanted: frozenset[bytes]) -> set[_Entry] | None:
+def _find_filtered(wanted: frozenset[bytes]) -> set[Entry] | None:
     """Return the entries the kernel picks; None when it does not know how and gives all."""
-    found: set[_Entry] = set()
+    found: set[Entry] = set()
     with NetlinkSocket() as netlink:
         for address in wanted:
             for request in _filters(address):
-                for body in netlink.dump(_get(_family(address), request)):
-                    if address not in _addresses(body):
+                for body in netlink.dump(question(_family(address), request)):
+                    if address not in ends_of(body):
                         return None
-                    found.add(_entry(body))
+                    found.add(entry_of(body))
     return found
 
 
@@ -226,26 +238,27 @@ def _filters(address: bytes) -> Iterator[bytes]:
             )
 
 
-def _delete(entries: set[_Entry]) -> int:
+def _delete(entries: set[Entry]) -> int:
     ordered = list(entries)
     with NetlinkSocket() as netlink:
         # A request without a tuple would delete everything: an entry always carries its own.
-        failed = netlink.request([Message(_SUBSYS_CTNETLINK << 8 | _CT_DELETE, *entry) for entry in ordered])
+        failed = netlink.request([Message(SUBSYSTEM << 8 | _CT_DELETE, *entry) for entry in ordered])
     for _, code in failed:
         if code != errno.ENOENT:
             raise OSError(code, os.strerror(code))
     return len(ordered) - len(failed)
 
 
-def _get(family: int, request: bytes) -> Message:
-    return Message(_SUBSYS_CTNETLINK << 8 | _CT_GET, family, request)
+def question(family: int, request: bytes) -> Message:
+    """Return what asks for a family's entries; ``request``: attributes by which the kernel picks them."""
+    return Message(SUBSYSTEM << 8 | _CT_GET, family, request)
 
 
 def _family(address: bytes) -> int:
     return socket.AF_INET if len(address) == 4 else socket.AF_INET6
 
 
-def _addresses(body: memoryview) -> tuple[bytes, ...]:
+def ends_of(body: memoryview) -> tuple[bytes, ...]:
     """Return source and destination of both tuples, with which the kernel begins each entry."""
     length, kind, ip_length = _TUPLE.unpack_from(body)
     if kind & 0x3FFF != _TUPLE_ORIG or ip_length not in (20, 44):
@@ -254,16 +267,18 @@ def _addresses(body: memoryview) -> tuple[bytes, ...]:
     return layout.unpack_from(body) + layout.unpack_from(body, (length + 3) & ~3)
 
 
-def _entry(body: memoryview) -> _Entry:
+def entry_of(body: memoryview) -> Entry:
+    """Return what names an entry that a dump gave."""
     fields = {kind: payload for kind, payload in attributes(body) if kind in (_TUPLE_ORIG, _ZONE, _ID)}
     key = attribute(_TUPLE_ORIG | NESTED, bytes(fields[_TUPLE_ORIG]))
     for kind in (_ZONE, _ID):
         if kind in fields:
             key += attribute(kind, bytes(fields[kind]))
-    return _Entry(_family(_addresses(body)[0]), key)
+    return Entry(_family(ends_of(body)[0]), key)
 
 
-def _error(error: OSError) -> ConntrackError:
+def failure(error: OSError) -> ConntrackError:
+    """Return what a person should know of an error."""
     if error.errno in (errno.EINVAL, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP):
         return ConntrackError(
             "the kernel does not let connection tracking be read", "load the module nf_conntrack_netlink"

@@ -9,16 +9,7 @@ from typing import NamedTuple
 from agent.kube.events import Delete, Event, Invalid, Problem, Upsert
 from agent.kube.logging import UNSAID, Logging
 from agent.kube.mode import NO_MODE
-from agent.kube.model import (
-    Key,
-    Kind,
-    Namespace,
-    NetworkPolicy,
-    Node,
-    Object,
-    Pod,
-    default_deny,
-)
+from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Node, Object, Pod, default_deny
 from agent.net import Direction
 from agent.policy.addresses.node_networks import NodeNetworks
 from agent.policy.addresses.ownership import Ownership
@@ -254,6 +245,10 @@ class Engine:
     def is_waiting(self, policy: Key) -> bool:
         """Whether a policy waits for a step with time to compile it."""
         return policy in self._enforcement.turns
+
+    def waits_in(self, namespace: str) -> bool:
+        """Whether a policy of a namespace waits, so that its pods may be denied what it allows."""
+        return self._enforcement.turns.waits_in(namespace)
 
     def is_owned(self, address: bytes) -> bool:
         """Whether an address is that of a pod, of whatever node."""

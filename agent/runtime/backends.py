@@ -155,6 +155,7 @@ def options_of(settings: Settings) -> Options:
         chosen_marks=frozenset(direction for direction, bit in given.items() if bit is None),
         accept=settings.allowed_packets is AllowedPackets.ACCEPT,
         reject=settings.denied_packets is DeniedPackets.REJECT,
+        cut=settings.cut_denied,
         cache=math.ceil(settings.cache_allowed),
         log=LogRules(
             settings.log_group, settings.log_rate, settings.log_burst, default=settings.logging.denied

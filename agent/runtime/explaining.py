@@ -50,7 +50,7 @@ def make_explainer(settings: Settings, agent: Agent) -> Explainer:
         invalid=engine.invalid,
         begun=lambda: views.calls.phase.begun,
         tracer=tracer,
-        connections=connections,
+        connections=functools.partial(connections, agent.cutting.is_cut),
         services=Inventory(
             has,
             engine.all_pods,
@@ -108,13 +108,18 @@ def _services(settings: Settings) -> tuple[Named, At]:
     return lambda key: services().named(key), lambda address: services().at(address)
 
 
-def connections(source: bytes, destination: bytes, protocol: int, port: int) -> Sequence[Connection]:
-    """Return the connections that the kernel tracks between two ends. Raises OSError."""
+def connections(
+    is_cut: Callable[[int], bool], source: bytes, destination: bytes, protocol: int, port: int
+) -> Sequence[Connection]:
+    """Return the connections that the kernel tracks between two ends, but those ended. Raises OSError.
+
+    ``is_cut``: whether one was, by its mark.
+    """
     try:
         found = conntrack.between(source, destination, protocol, port)
     except ConntrackError as error:
         raise OSError(f"{error.what}; {error.remedy}") from None
-    return [Connection(_text(one, destination), one.replied) for one in found]
+    return [Connection(_text(one, destination), one.replied) for one in found if not is_cut(one.mark)]
 
 
 def _text(one: conntrack.Tracked, destination: bytes) -> str:

@@ -27,6 +27,7 @@ from agent.policy.engine import Engine
 from agent.policy.extract import Extract
 from agent.runtime.backends import Mode, ModeChoice, read_counters, read_logged
 from agent.runtime.calls import Calls, Phase
+from agent.runtime.cutting import Cutting
 from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart
 from agent.runtime.flow_log import make_flow_log
@@ -103,6 +104,7 @@ class Agent:
                          LinkWatch            a thread that looks for pods' links
 
             Reconcile, Calls, Drift ──what changed, when the kernel had it──► Recorder ──► history
+            Reconcile ──what changed──► Cutting ──which connections were ended──► Recorder
         """
         clock = world.clock
         self._clock = clock
@@ -152,7 +154,17 @@ class Agent:
         relink = Relink(self._linked_pods, calls, self.inbox)
         tidy = Tidy(calls, self.inbox, clock)
 
+        self.cutting = cutting = Cutting(
+            wanted=settings.cut_denied,
+            engine=engine,
+            calls=calls,
+            inbox=self.inbox,
+            clock=clock,
+            start_thread=world.start_thread,
+        )
+
         calls.written, calls.ended = tidy.written, recorder.ended
+        self._reconcile.changed, cutting.told = cutting.changed, recorder.cut
         self._reconcile.synced_with = self.drift.synced_with
         # Files are one's own.
         own = settings.own_managers if settings.manifests is None else frozenset[str]()
@@ -170,6 +182,7 @@ class Agent:
             first_start,
             relink,
             tidy,
+            cutting,
             recorder,
         )
         meter = Meter(
@@ -205,6 +218,7 @@ class Agent:
             self.history,
             self._flow_log,
             unconfirmed,
+            cutting,
             clock,
         )
         recorder.faults = self.views.faults

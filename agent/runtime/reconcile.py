@@ -12,6 +12,7 @@ from agent.dataplane.backend import Reading, Report
 from agent.kube.events import Event, Synced, Upsert
 from agent.kube.model import Key, Kind
 from agent.policy.engine import Engine
+from agent.policy.lower.lowered import Delta
 from agent.runtime import overbudget
 from agent.runtime.batches import portions
 from agent.runtime.calls import Calls, Phase
@@ -62,6 +63,8 @@ class Reconcile:
         self._clock = clock
         self.noted: Callable[[list[Event]], None] = lambda _: None
         """Called with events before they are compiled."""
+        self.changed: Callable[[Delta], None] = lambda _: None
+        """Called with what each step changed."""
 
     def take(self, events: list[Event], now: float, arrivals: Sequence[Arrival] = ()) -> None:
         """Compile events and bring what they change into the kernel. Called in each turn, events or not.
@@ -149,6 +152,7 @@ class Reconcile:
         delta = self._engine.apply(events, now, most)
         self._recorder.end(noted, delta)
         self._linked_pods.changed(delta)
+        self.changed(delta)
         if delta and not self._calls.refused:
             self._calls.make(self._calls.note, self._calls.backend.apply, delta, more)
         self.latency.step(events, delta, here)

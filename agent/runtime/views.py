@@ -21,6 +21,7 @@ from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import overbudget, staging
 from agent.runtime.backends import ModeChoice
 from agent.runtime.calls import Calls, Phase
+from agent.runtime.cutting import Cutting
 from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart
 from agent.runtime.flow_log import FlowLog
@@ -55,6 +56,7 @@ class Views:
     history: Writer
     flow_log: FlowLog
     unconfirmed: Unconfirmed
+    cutting: Cutting
     clock: Clock
 
     def health(self) -> Health:
@@ -152,6 +154,7 @@ class Views:
             drift_authors=self.drift.authors.copy(),
             drift_looked_at=self.drift.checked_at,
             sysctl_repairs=self.host_check.sysctls.repairs,
+            connections_cut=self.cutting.connections,
             connections_deleted=view.counts.connections_deleted,
             cache_flushes=view.counts.cache_flushes,
             history_missing=self.history.missing(),
@@ -165,7 +168,7 @@ class Views:
         node = () if self.node_name.fault is None else (self.node_name.fault,)
         host, calls = self.host_check.faults(), self.calls
         unknown = staging.faults(self.engine.staging.unknown.copy())
-        beside = (*self.history.faults(), *self.flow_log.faults(), *unknown)
+        beside = (*self.history.faults(), *self.flow_log.faults(), *self.cutting.faults(), *unknown)
         return (*self.choice.faults, *host, *node, *calls.faults, *calls.standing, *beside)
 
     def _faults(self) -> tuple[Fault, ...]:

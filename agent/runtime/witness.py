@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+
 from agent.kernel import conntrack
+from agent.kernel.conntrack import Tracked
 from agent.kernel.netlink import ROUTE, NetlinkSocket
 from agent.kernel.rtnetlink import read_own_addresses
 from agent.observe.replay.here import Surroundings, Witness
@@ -22,12 +25,15 @@ def make_witness(settings: Settings, agent: Agent) -> Witness:
             own = frozenset(read_own_addresses(netlink))
         return Surroundings(own, engine.program.node_networks)
 
+    def tracked(addresses: Collection[bytes]) -> Iterator[Tracked]:
+        return (one for one in conntrack.tracked(addresses) if not agent.cutting.is_cut(one.mark))
+
     return Witness(
         node=settings.node_name,
         extract=agent.extract,
         pods=engine.all_pods,
         local=local,
-        tracked=conntrack.tracked,
+        tracked=tracked,
         around=around,
         reports=agent.flows.recent,
     )

@@ -18,6 +18,7 @@ from agent.policy.engine import Engine
 from agent.policy.lower import lowering
 from agent.policy.lower.blocks import block_members, block_ranges, in_ranges
 from agent.policy.lower.lowered import Delta, LoweredProgram, Membership, SetId, SetKind
+from agent.policy.lower.verdicts import Sort, Verdicts
 from agent.policy.program import PodId, PolicyId, Program, Verdict
 from agent.spec.verdict import Packet
 from tests.property import strategies
@@ -300,7 +301,11 @@ def test_a_program_judges_packets_as_the_objects_do(
         for event in batch.events:
             world.take(event)
         engine.apply(batch.events, 0.0)
+    verdicts = Verdicts(engine.lowered)
     for probe in probes:
+        denier = verdicts.denies(Sort(*probe))
+        assert (denier is None) == all(world.allows(d, probe, nodes=nodes) for d in Direction), probe
+        assert denier is None or not world.allows(denier.direction, probe, nodes=nodes), probe
         for direction in Direction:
             allowed = world.allows(direction, probe, nodes=nodes)
             said = verdict(engine.program, world, direction, probe)

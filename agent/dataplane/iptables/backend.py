@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from agent.dataplane.backend import Call, KernelCounts, KernelView, Reading, Report
+from agent.dataplane.backend import Call, CutMarks, KernelCounts, KernelView, Reading, Report
 from agent.dataplane.differences import Difference
 from agent.dataplane.iptables import cleanup, edges
 from agent.dataplane.iptables.access import KERNEL, Access
@@ -97,8 +97,7 @@ class IptablesBackend:
         self._ipsets = access.ipsets()
         self._sets = KernelSets(self._ipsets, held.sets)
         self._connections = Connections(access.forget, held.tracked)
-        writers = Writers(held, self._rules, self._sets, self._cache, self._connections)
-        self._executor = Executor(writers)
+        self._executor = Executor(Writers(held, self._rules, self._sets, self._cache, self._connections))
         self._trust = Trust(self._executor, Uplinks(access.uplinks, self.families))
         self._placement = Placement(self._rules, self._netlink, now)
         self._foreign = ForeignRules(self._chains, self._netlink, beside_kube_router=beside_kube_router)
@@ -343,6 +342,9 @@ class IptablesBackend:
 
     def judge_transit(self) -> bool:
         return self._transit.judge()
+
+    def cut_marks(self) -> CutMarks | None:
+        return self._held.node.options.cut_marks
 
     def upkeep(self) -> None:
         self._cache.resume()

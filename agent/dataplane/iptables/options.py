@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from agent.dataplane.backend import CutMarks
 from agent.kube.logging import Amount
 from agent.net import Direction, Family
 
@@ -40,6 +41,7 @@ class Options:
     ``chosen_marks``: the directions of which the bit given is no more than a proposal: the backend takes one
     that nobody else on the node uses.
     ``cache``: seconds for which an allowed connection is cached; 0: every packet is judged.
+    ``cut``: whether rules end connections that carry the agent's bit in their own mark (connmark).
     ``log``: how packets of pods are logged for which the program asks it; None: none is.
     """
 
@@ -50,6 +52,7 @@ class Options:
     cache: int = 10
     chosen_marks: frozenset[Direction] = frozenset()
     log: LogRules | None = None
+    cut: bool = False
 
     def with_marks(self, bits: Mapping[Direction, int]) -> Options:
         """Return these options with other mark bits."""
@@ -62,6 +65,11 @@ class Options:
     @property
     def both_marks(self) -> int:
         return self.mark_egress | self.mark_ingress
+
+    @property
+    def cut_marks(self) -> CutMarks | None:
+        """How connections are ended, if they are: by bits that nobody else uses."""
+        return CutMarks(self.mark_egress, self.both_marks) if self.cut else None
 
     @property
     def leave(self) -> str:

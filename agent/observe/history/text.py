@@ -65,6 +65,8 @@ _DONE = {What.BEGUN: "began"}
 def _subject(row: Row) -> str:
     if row.subject is Subject.REMOTE_PODS:
         return f"pods of other nodes, namespace {row.object}"
+    if row.subject is Subject.CONNECTIONS:
+        return f"connections of pod {row.object}"
     if row.subject is Subject.BUDGET:
         return f"policy {row.object} over budget"
     if row.subject is Subject.FAULT:
@@ -78,6 +80,7 @@ _COLOURS = {
     Subject.FAULT: "yellow",
     Subject.BUDGET: "yellow",
     Subject.HISTORY: "yellow",
+    Subject.CONNECTIONS: "yellow",
 }
 
 

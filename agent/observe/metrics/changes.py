@@ -123,6 +123,14 @@ CHANGES: tuple[Metric, ...] = (
         one(lambda f: f.connections_deleted),
     ),
     Metric(
+        "connections_cut_total",
+        COUNTER,
+        (),
+        "Connections that were ended because a change forbids them: 0 without --cut-denied.",
+        ONE,
+        one(lambda f: f.connections_cut),
+    ),
+    Metric(
         "history_rows_dropped_total",
         COUNTER,
         ("reason",),

@@ -51,6 +51,7 @@ class Figures:
     drift_looked_at: float = 0.0
     sysctl_repairs: int = 0
     connections_deleted: int = 0
+    connections_cut: int = 0
     cache_flushes: int = 0
     history_missing: Mapping[str, int] = field(default_factory=dict)
     unlogged: Mapping[str, int] = field(default_factory=dict)

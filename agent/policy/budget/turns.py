@@ -91,6 +91,10 @@ class Turns:
         self._charged.clear()
         self._total = self._floor = 0
 
+    def waits_in(self, namespace: str) -> bool:
+        """Whether any policy of a namespace waits."""
+        return namespace in self._heaps and self._head(namespace) is not None
+
     def __contains__(self, key: Key) -> bool:
         return key in self._work
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 from agent.clock import NEVER, Clock
-from agent.dataplane.backend import KernelView, Reading, Report
+from agent.dataplane.backend import CutMarks, KernelView, Reading, Report
 from agent.dataplane.differences import Difference
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
@@ -91,6 +91,7 @@ class FakeBackend:
         self.dirty = False
         self.stays_dirty = False
         self.closed = False
+        self.cutting: CutMarks | None = None
 
     def named(self, name: str) -> list[float]:
         return [when for found, when in self.calls if found == name]
@@ -160,6 +161,9 @@ class FakeBackend:
 
     def moved(self) -> bool:
         return self.moves.pop(0) if self.moves else False
+
+    def cut_marks(self) -> CutMarks | None:
+        return self.cutting
 
     def judge_transit(self) -> bool:
         self.calls.append(("judge_transit", self._clock.monotonic()))

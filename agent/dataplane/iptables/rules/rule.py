@@ -62,6 +62,7 @@ class Guard(enum.StrEnum):
     CLOSED = "rules that take something away could not be written yet"
     NO_POD = "an isolated address that no pod here has"
     TRANSIT = "packets of others that this node sends"
+    CUT = "packets of connections that a change forbade"
     LINKS = "packets that come by the link of another pod"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import audits, guards, names
+from agent.dataplane.iptables.rules import audits, cut, guards, names
 from agent.dataplane.iptables.rules.guards import UNGUARDED, Guarded
 from agent.dataplane.iptables.rules.logging import logging_nobodys
 from agent.dataplane.iptables.rules.render import NO_WAYS, PROTOCOLS, IsolatedNamer, Ways, node_name
@@ -88,11 +88,12 @@ def top_chains(
         (jump if returns else goto)(names.BRIDGED, "-m physdev --physdev-is-bridged"),
     ]
     tunnelled = guards.forward_rules(tunnels)
-    chains[names.FORWARD] = (*tunnelled, *(bridged if guarded else ()), *common)
+    chains |= cut.chains(options)
+    chains[names.FORWARD] = (*tunnelled, *cut.forward(options), *(bridged if guarded else ()), *common)
     unnamed = _unnamed_addresses(family, options, ports)
     chains[names.BRIDGED] = (*unnamed, *(() if returns else common)) if guarded else ()
     remote = "-m addrtype ! --src-type LOCAL"
-    output = [*guards.output_rules(tunnels), established, *again.values()]
+    output = [*guards.output_rules(tunnels), *cut.output(options), established, *again.values()]
     if transit is not None:
         output += [goto(names.TRANSIT, check, remote) for check in checks.values()]
     else:
@@ -204,11 +205,11 @@ def stand_in(chain: str, forward: Rules) -> Rules | None:
     """Return what a new top chain must hold when the kernel does not take its rules; None: nothing.
 
     Empty, it would let through what it should judge. ``forward`` are the rules of FORWARD's chain: without
-    the guard against addresses that name no pod, all else still holds.
+    the guard against addresses that name no pod, and without an end to connections, all else still holds.
     """
     if chain in (names.FORWARD, names.BRIDGED):
-        return tuple(rule for rule in forward if rule.target != names.BRIDGED)
-    if chain in (names.DENY, names.TRANSIT) or chain in map(names.judge, Direction):
+        return tuple(rule for rule in forward if rule.target not in (names.BRIDGED, names.CUT))
+    if chain in (names.DENY, names.TRANSIT, names.CUT, names.CUT_OUT) or chain in map(names.judge, Direction):
         return (jump("DROP"),)
     return None
 

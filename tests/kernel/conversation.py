@@ -1,0 +1,109 @@
+"""Connections that go on: both ends in the test's hand, so that it can tell what each of them sees."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+
+from agent.net import Family, Protocol
+from tests.lab.place import Place
+
+SECONDS = 20.0
+"""How long an answer may take."""
+_KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
+
+
+class Conversation:
+    """An established connection between two places; a context manager. ``client`` has opened it.
+
+    ``through``: the address that the client asks, where that is another than the server's.
+    """
+
+    def __init__(
+        self,
+        client: Place,
+        server: Place,
+        family: Family,
+        protocol: Protocol,
+        port: int,
+        through: tuple[str, int] | None = None,
+    ) -> None:
+        self.name = f"{protocol.name}/IPv{int(family)} {client.name} to {server.name} port {port}"
+        self.protocol = protocol
+        kind = socket.AF_INET if family is Family.V4 else socket.AF_INET6
+        with server.netns.entered():
+            listener = socket.socket(kind, _KINDS[protocol])
+        with client.netns.entered():
+            self.client = socket.socket(kind, _KINDS[protocol])
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((server.address(family), port))
+        self.client.settimeout(SECONDS)
+        if protocol is Protocol.TCP:
+            listener.listen()
+            listener.settimeout(SECONDS)
+            self.client.connect(through or (server.address(family), port))
+            self.server, _ = listener.accept()
+            listener.close()
+        else:
+            self.client.connect(through or (server.address(family), port))
+            self.client.send(b"?")
+            listener.settimeout(SECONDS)
+            _, peer = listener.recvfrom(100)
+            listener.connect(peer)
+            self.server = listener
+        self.server.settimeout(SECONDS)
+        # Answered twice, a datagram's flow is an established one.
+        for _ in range(3):
+            assert self.goes_on()
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.server.close()
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def goes_on(self) -> bool:
+        """Whether something arrives both ways. Of datagrams, which may be dropped, one of many."""
+        return self._arrives(self.client, self.server) and self._arrives(self.server, self.client)
+
+    def is_dead(self) -> bool:
+        """Whether nothing arrives either way: of datagrams, none of many."""
+        return not self._arrives(self.client, self.server) and not self._arrives(self.server, self.client)
+
+    def is_reset(self, patience: float = SECONDS) -> bool:
+        """Whether both ends are told that the connection is over, though neither of them sends anything."""
+        return all(_is_reset(end, patience) for end in (self.client, self.server))
+
+    def _arrives(self, sender: socket.socket, receiver: socket.socket) -> bool:
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            receiver.setblocking(False)
+            while receiver.recv(100):
+                pass
+        try:
+            if self.protocol is Protocol.TCP:
+                sender.send(b"x")
+                return bool(select.select([receiver], [], [], SECONDS)[0]) and receiver.recv(1) == b"x"
+            for _ in range(20):
+                with contextlib.suppress(ConnectionError):
+                    sender.send(b"x")
+                if select.select([receiver], [], [], 0.01)[0]:
+                    return receiver.recv(1) == b"x"
+        except OSError:
+            pass
+        return False
+
+
+def _is_reset(end: socket.socket, patience: float) -> bool:
+    end.settimeout(patience)
+    try:
+        end.recv(1)
+    except ConnectionResetError:
+        return True
+    except OSError:
+        pass
+    return False

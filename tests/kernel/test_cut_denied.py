@@ -1,0 +1,108 @@
+"""A real agent with --cut-denied, and connections that a change forbids or does not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+
+from agent.net import Family, Protocol
+from tests.kernel.conversation import Conversation
+from tests.kernel.guarded import Guarded
+from tests.lab.cluster import http_get, wait_until
+from tests.lab.place import Place
+from tests.lab.service import Service, install_kube_proxy
+
+KEPT, DENIED = 2081, 2080
+_PROTOCOLS = (Protocol.TCP, Protocol.UDP)
+POLICY = f"""\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: web}}
+spec:
+  podSelector: {{matchLabels: {{app: web}}}}
+  ingress: [{{ports: [{{port: {KEPT}}}, {{port: {KEPT}, protocol: UDP}}]}}]
+"""
+
+
+@pytest.fixture(params=[("bridge", "nft", 1), ("routed", "legacy", 0)], ids=lambda p: "-".join(map(str, p)))
+def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
+    layout, mode, loose = request.param
+    with Guarded(layout, mode) as found:
+        found.node.netns.sysctl({"net.netfilter.nf_conntrack_tcp_loose": loose})
+        yield found
+
+
+def _metric(guarded: Guarded) -> float:
+    lines = http_get(guarded.node, "/metrics")[1].splitlines()
+    return next(float(x.split()[1]) for x in lines if x.startswith("netpol_agent_connections_cut_total "))
+
+
+def test_what_a_change_forbids_is_ended_at_both_ends_and_nothing_else(guarded: Guarded) -> None:
+    guarded.start("--cut-denied")
+    web, others = guarded.web, tuple[Place, ...]((guarded.client, guarded.out))
+    with contextlib.ExitStack() as stack:
+        denied: list[Conversation] = []
+        kept: list[Conversation] = []
+        for family, protocol, other in product(Family, _PROTOCOLS, others):
+            denied.append(stack.enter_context(Conversation(other, web, family, protocol, DENIED)))
+            kept.append(stack.enter_context(Conversation(other, web, family, protocol, KEPT)))
+            kept.append(stack.enter_context(Conversation(web, other, family, protocol, DENIED)))
+        streams = [one for one in denied if one.protocol is Protocol.TCP]
+        datagrams = [one for one in denied if one.protocol is Protocol.UDP]
+
+        guarded.say("policy", POLICY)
+        assert [one for one in streams if not one.is_reset()] == []
+        wait_until(lambda: all(one.is_dead() for one in datagrams))
+        assert [one for one in kept if not one.goes_on()] == []
+        wait_until(lambda: _metric(guarded) == len(denied))
+        rows = json.loads(guarded.command("history", "--json", "--pod", "default/web").stdout)["rows"]
+        told = [row for row in rows if row["subject"] == "connections"]
+        assert [row["object"] for row in told] == ["default/web"]
+        assert "8 connections cut, ingress" in told[0]["detail"][0]
+        assert told[0]["detail"][1] == "after a change of policy default/web"
+
+        # Allowed again, the same two ends may talk again; nothing of it was kept open meanwhile.
+        guarded.say("policy", POLICY.replace(str(KEPT), str(DENIED)))
+        wait_until(lambda: all(one.goes_on() for one in datagrams))
+        gone = [one for one in kept if not one.goes_on()]
+        assert {one.name for one in gone} == {one.name for one in kept if _leads_to(one, KEPT)}
+
+
+def test_translated_connections_are_cut_by_the_ends_that_policies_see() -> None:
+    """Both ways, and by an agent that was not there when they were forbidden."""
+    with Guarded("routed", "nft") as guarded, contextlib.ExitStack() as stack:
+        client, web, out = guarded.client, guarded.web, guarded.out
+        service = Service(1, Protocol.TCP, 90, DENIED, (web,))
+        other = Service(2, Protocol.TCP, 91, KEPT, (web,))
+        install_kube_proxy(guarded.node, [service, other])
+        for command in ("iptables-nft", "ip6tables-nft"):
+            guarded.node.run(command, "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
+        guarded.start("--cut-denied")
+        denied: list[Conversation] = []
+        kept: list[Conversation] = []
+        for family in Family:
+            for asked, found in ((service, denied), (other, kept)):
+                way = asked.address(family), asked.port
+                one = Conversation(client, web, family, Protocol.TCP, asked.target_port, way)
+                found.append(stack.enter_context(one))
+            for port, found in ((DENIED, denied), (KEPT, kept)):
+                found.append(stack.enter_context(Conversation(web, out, family, Protocol.TCP, port)))
+                found.append(stack.enter_context(Conversation(client, out, family, Protocol.TCP, port)))
+        kept += [one for one in denied if one.name.endswith(f"client to out port {DENIED}")]
+        denied = [one for one in denied if one not in kept]
+        guarded.stop(signal.SIGKILL)
+        egress = POLICY.partition("  ingress")[2].partition("\n")[0]
+        guarded.say("policy", POLICY + f"  egress{egress}\n")
+        guarded.start("--cut-denied")
+        assert [one for one in denied if not one.is_reset()] == []
+        assert [one for one in kept if not one.goes_on()] == []
+        assert _metric(guarded) == len(denied)
+
+
+def _leads_to(one: Conversation, port: int) -> bool:
+    return one.name.endswith(f"to web port {port}")

@@ -1,0 +1,284 @@
+"""Which connections are ended after a change: those that it forbids, a few at a time, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from agent.clock import NEVER
+from agent.dataplane.backend import CutMarks
+from agent.kernel.conntrack import ConntrackError, Entry, Tuple
+from agent.kernel.marked import Connection
+from agent.kube.events import Event, Upsert
+from agent.kube.model import Kind, Pod, Port, Rule
+from agent.net import Protocol
+from agent.policy.engine import Engine
+from agent.runtime import cutting
+from agent.runtime.calls import Calls, Phase
+from agent.runtime.cutting import Cut, Cutting, Kernel
+from agent.runtime.inbox import Inbox
+from tests.build import labelled, packed
+from tests.clock import FakeClock
+from tests.kernel.kernel_state import HERE, gone, namespace, pods_of, policy
+from tests.unit.runtime.rig import FakeBackend, NoThread
+
+WEB, CLIENT, NODE = (packed(f"10.0.0.{n}") for n in (1, 2, 254))
+MARKS = CutMarks(0x10000, 0x30000)
+REPLIED = 1 << 1
+
+
+def pod(name: str, address: bytes, **labels: str) -> Upsert:
+    return Upsert(Kind.POD, Pod("default", name, name, labels, HERE, (address,)))
+
+
+def connection(
+    source: bytes, destination: bytes, port: int = 80, *, number: int = 0, marked: bool = False
+) -> Connection:
+    opened = Tuple(source, destination, Protocol.TCP, 40000 + number, port)
+    reply = Tuple(destination, source, Protocol.TCP, port, 40000 + number)
+    key = b"%d %d" % (port, number) + source + destination
+    return Connection(Entry(2, key), opened, reply, marked, False, REPLIED)
+
+
+@dataclass
+class FakeKernel:
+    """Holds connections in place of the kernel."""
+
+    held: list[Connection] = field(default_factory=list)
+    asked: list[tuple[Tuple, Tuple]] = field(default_factory=list)
+    searched: list[frozenset[bytes]] = field(default_factory=list)
+    failing: bool = False
+
+    def connections(self, bit: int, ends: frozenset[bytes]) -> Iterable[Connection]:
+        assert bit == MARKS.connection
+        self.searched.append(ends)
+        if self.failing:
+            raise ConntrackError("it cannot be read", "mend it")
+        return [one for one in self.held if not ends.isdisjoint(one.ends)]
+
+    def carrying(self, bit: int) -> Iterable[Connection]:
+        assert bit == MARKS.connection
+        return [one for one in self.held if one.marked]
+
+    def mark(self, found: Sequence[Connection], bit: int) -> list[Connection]:
+        assert bit == MARKS.connection
+        there = [one for one in found if one in self.held]
+        self.held = [one._replace(marked=True) if one in there else one for one in self.held]
+        return there
+
+    def forget(self, entries: Iterable[Entry]) -> int:
+        before, names = len(self.held), set(entries)
+        self.held = [one for one in self.held if one.entry not in names]
+        return before - len(self.held)
+
+    def ask(self, ways: Iterable[tuple[Tuple, Tuple]], mark: int) -> None:
+        assert mark == MARKS.packet
+        self.asked += ways
+
+    @property
+    def cut(self) -> list[Connection]:
+        return [one for one in self.held if one.marked]
+
+
+class Desk:
+    """A task with an engine, and a kernel that holds what a test says."""
+
+    def __init__(self, *, wanted: bool = True) -> None:
+        self.clock = FakeClock()
+        self.engine = Engine(HERE)
+        self.backend = FakeBackend(self.clock)
+        self.backend.cutting = MARKS
+        self.calls = Calls(self.engine.lowered, self.backend, self.clock, phase=Phase.ENFORCING)
+        self.inbox = Inbox(self.clock)
+        self.kernel = FakeKernel()
+        self.told: list[Cut] = []
+        self.threads = 0
+        kernel = Kernel(
+            lambda: None,
+            lambda: frozenset({NODE}),
+            self.kernel.connections,
+            self.kernel.carrying,
+            self.kernel.mark,
+            self.kernel.forget,
+            self.kernel.ask,
+        )
+        self.task = Cutting(
+            wanted=wanted,
+            engine=self.engine,
+            calls=self.calls,
+            inbox=self.inbox,
+            clock=self.clock,
+            start_thread=self._start,
+            kernel=kernel,
+        )
+        self.task.told = self.told.append
+        self.engine.apply(
+            [namespace("default"), pod("web", WEB, app="web"), pod("client", CLIENT, app="client")], 0
+        )
+        self.work()
+
+    def _start(self, name: str, target: object) -> NoThread:
+        assert name == "cut"
+        assert callable(target)
+        self.threads += 1
+        target()
+        return NoThread()
+
+    def change(self, *events: Event, most: int | None = None) -> None:
+        self.task.changed(self.engine.apply(events, 0.0, most))
+
+    def work(self, steps: int = 1000) -> int:
+        """Run the task as the loop does, until it is not due, or so often; return how often."""
+        for done in range(steps):
+            for call in self.inbox.take(0.0).calls:
+                call()
+            due = self.task.due()
+            if due == NEVER:
+                return done
+            self.clock.now = max(self.clock.now, due)
+            self.task.run(self.clock.now)
+        return steps
+
+
+ONLY_81 = policy("web", selector=labelled(app="web"), ingress=[Rule(ports=(Port(Protocol.TCP, 81),))])
+FROM_CLIENT = policy("web", selector=labelled(app="web"), ingress=[Rule((pods_of(app="client"),))])
+
+
+def test_a_change_ends_what_it_forbids_and_nothing_else() -> None:
+    desk = Desk()
+    outside = packed("192.0.2.1")
+    denied = [connection(CLIENT, WEB), connection(outside, WEB, number=1)]
+    kept = [
+        connection(CLIENT, WEB, 81),
+        connection(WEB, CLIENT),
+        connection(NODE, WEB),
+        connection(WEB, WEB),
+        connection(outside, CLIENT),
+    ]
+    desk.kernel.held = [*denied, *kept]
+    desk.change(ONLY_81)
+    desk.work()
+    assert {one.entry for one in desk.kernel.cut} == {one.entry for one in denied}
+    assert desk.kernel.searched[-1] == {WEB}
+    assert {*desk.kernel.asked} == {(one.opened, one.reply) for one in denied}
+    (told,) = desk.told
+    assert (str(told.pod.pod), told.pod.direction, told.connections) == ("default/web", "ingress", 2)
+    assert set(told.examples) == {
+        "TCP 10.0.0.2:40000 to 10.0.0.1:80",
+        "TCP 192.0.2.1:40001 to 10.0.0.1:80",
+    }
+    assert told.lines()[1] == "after a change of policy default/web"
+    assert told.policies == ("default/web",)
+    assert desk.task.connections == 2
+
+
+def test_a_peer_that_leaves_a_set_loses_its_connections() -> None:
+    desk = Desk()
+    desk.change(FROM_CLIENT)
+    desk.work()
+    desk.kernel.held = [connection(CLIENT, WEB), connection(WEB, CLIENT)]
+    desk.change(pod("client", CLIENT, app="another"))
+    desk.work()
+    assert [one.ends for one in desk.kernel.cut] == [(CLIENT, WEB)]
+    assert desk.kernel.searched[-1] == {CLIENT}
+
+
+def test_what_is_allowed_again_is_judged_as_a_new_connection() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB), connection(CLIENT, WEB, 82)]
+    desk.change(ONLY_81)
+    desk.work()
+    assert len(desk.kernel.cut) == 2
+    desk.change(policy("more", selector=labelled(app="web"), ingress=[Rule(ports=(Port(Protocol.TCP, 82),))]))
+    desk.work()
+    assert [one.opened.port for one in desk.kernel.held] == [80]
+    desk.change(gone(ONLY_81), gone(policy("more")))
+    desk.work()
+    assert desk.kernel.held == []
+
+
+def test_what_only_allows_more_is_not_looked_for() -> None:
+    desk = Desk()
+    desk.change(FROM_CLIENT)
+    desk.work()
+    desk.change(pod("another", packed("10.0.0.3"), app="client"))
+    before = len(desk.kernel.searched)
+    desk.work()
+    assert desk.kernel.searched[before:] == []
+
+
+def test_the_start_looks_at_all_that_is_judged() -> None:
+    """What changed while there was no agent, the kernel holds by now."""
+    desk = Desk()
+    desk.change(ONLY_81)
+    again = Cutting(
+        wanted=True,
+        engine=desk.engine,
+        calls=desk.calls,
+        inbox=desk.inbox,
+        clock=desk.clock,
+        start_thread=desk._start,
+        kernel=desk.task._kernel,
+    )
+    desk.task = again
+    desk.kernel.held = [connection(CLIENT, WEB)]
+    desk.work()
+    assert len(desk.kernel.cut) == 1
+
+
+def test_what_waits_to_be_compiled_is_not_taken_for_denied() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB, 81)]
+    desk.change(ONLY_81, most=0)
+    assert desk.engine.waiting
+    desk.work(10)
+    assert desk.kernel.cut == []
+    desk.change()
+    desk.work()
+    assert desk.kernel.cut == []
+    assert not desk.engine.waiting
+
+
+def test_many_are_ended_a_few_at_a_time() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB, number=n) for n in range(5 * cutting.BATCH)]
+    desk.change(ONLY_81)
+    desk.work(2)
+    assert len(desk.kernel.cut) == cutting.BATCH
+    desk.work()
+    assert len(desk.kernel.cut) == 5 * cutting.BATCH
+    assert [told.connections for told in desk.told] == [5 * cutting.BATCH]
+
+
+def test_what_cannot_be_read_is_told_and_tried_again() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB)]
+    desk.kernel.failing = True
+    desk.change(ONLY_81)
+    desk.work(3)
+    (fault,) = desk.task.faults()
+    assert (fault.what, fault.blocking) == ("it cannot be read", False)
+    desk.kernel.failing = False
+    desk.work()
+    assert desk.task.faults() == ()
+    assert len(desk.kernel.cut) == 1
+
+
+@pytest.mark.parametrize(("wanted", "marks"), [(False, MARKS), (True, None)])
+def test_nothing_is_looked_for_where_nothing_is_to_be_cut(wanted: bool, marks: CutMarks | None) -> None:
+    desk = Desk(wanted=wanted)
+    desk.backend.cutting = marks
+    before = desk.threads
+    desk.kernel.held = [connection(CLIENT, WEB)]
+    desk.change(ONLY_81)
+    desk.work(3)
+    assert desk.threads == before
+    assert desk.kernel.cut == []
+
+
+def test_a_connection_that_was_cut_is_told_by_its_mark() -> None:
+    assert Desk().task.is_cut(MARKS.connection | 1)
+    assert not Desk().task.is_cut(1)
+    assert not Desk(wanted=False).task.is_cut(MARKS.connection)
