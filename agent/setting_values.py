@@ -75,6 +75,20 @@ class UnfitError(ValueError):
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
+CNI_RESULTS = (Path("/var/lib/cni/results"), Path("/var/lib/cni/cache/results"))
+"""Where libcni keeps results for containerd and CRI-O, and where older runtimes had it do so."""
+
+
+def cni_results(text: str) -> tuple[Path, ...]:
+    """Return the folders that a text names, with commas between; none for ``off``."""
+    if text.lower() in {"auto", "off"}:
+        return CNI_RESULTS if text.lower() == "auto" else ()
+    folders = tuple(Path(part.strip()) for part in text.split(","))
+    if not all(folder.is_absolute() for folder in folders):
+        raise UnfitError("give folders by their whole paths, with commas between, or auto, or off")
+    return folders
+
+
 def node_name(text: str) -> str:
     if len(text) > 253 or not _SUBDOMAIN.fullmatch(text):
         raise UnfitError("give the name the node has in the cluster: lower-case letters, digits, '-' and '.'")

@@ -36,6 +36,7 @@ from agent.setting_values import (
     LogLevel,
     UnfitError,
     budget,
+    cni_results,
     directory,
     mark,
     node_name,
@@ -77,6 +78,7 @@ class Settings:
     confirm_empty: float
     history_size: int
     fix_host: bool
+    cni_results: tuple[Path, ...]
     health_address: str
     health_port: int
     metrics_address: Endpoint | None
@@ -230,6 +232,15 @@ SETTINGS: tuple[Setting, ...] = (
         True,
         "Change kernel settings and load modules where enforcement needs it. With --no-fix-host: only report "
         "what is wrong.",
+    ),
+    Setting(
+        "cni_results",
+        "auto",
+        "FOLDERS",
+        "Where the container runtime keeps what network plugins gave each pod, with commas between: a pod is "
+        "isolated by that one to two seconds before its status says its address. auto: "
+        "/var/lib/cni/results and /var/lib/cni/cache/results. off: nowhere.",
+        cni_results,
     ),
     *STATUS_SETTINGS,
     *FLOW_SETTINGS,

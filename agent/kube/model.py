@@ -54,13 +54,30 @@ class NamedPort(NamedTuple):
     port: int
 
 
+class Attached(NamedTuple):
+    """What the node's network plugin (CNI) gave a pod that runs there.
+
+    ``at``: when, in nanoseconds since 1970. ``addresses``: those of the pod's addresses that it gave; an
+    address belongs to the pod that was given it last, whatever the pods' own times say. ``early``: the pod's
+    status does not say all of them yet.
+    """
+
+    at: int = 0
+    addresses: tuple[bytes, ...] = ()
+    early: bool = False
+
+
+UNATTACHED = Attached()
+
+
 class Pod(msgspec.Struct, frozen=True, gc=False):
     """A pod.
 
     ``ports`` holds each (name, protocol) once: the first in ``containers``, then in sidecars
     (restartable init containers). ``started`` and ``created`` are RFC 3339 texts in UTC, empty when
     unset, so that they compare as they are written. ``workload`` is what controls it, as ``Kind/name``,
-    empty where nothing does. ``logging`` is what its annotations ask for.
+    empty where nothing does. ``logging`` is what its annotations ask for. ``attached`` is known of pods of
+    this node only, and where their runtime keeps what plugins say.
     """
 
     namespace: str
@@ -76,10 +93,15 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     created: str = ""
     workload: str = ""
     logging: Logging = UNSAID
+    attached: Attached = UNATTACHED
 
     @property
     def key(self) -> Key:
         return Key(self.namespace, self.name)
+
+    def given_at(self, address: bytes) -> int:
+        """Return when the node's network plugin gave it an address, as :class:`Attached` says; else 0."""
+        return self.attached.at if address in self.attached.addresses else 0
 
     @property
     def judged(self) -> bool:

@@ -21,7 +21,7 @@ from agent.net import Direction, Family, Protocol
 from agent.reach import intervals
 from agent.reach.addresses import EVERY, family_at, number_of, of_block, unknown
 from agent.reach.intervals import Intervals
-from agent.spec.cluster import Cluster, age, in_force, named_port
+from agent.spec.cluster import Cluster, claim, in_force, named_port
 
 
 class Look(NamedTuple):
@@ -208,7 +208,7 @@ def _places(cluster: Cluster) -> Iterator[tuple[Pod, tuple[int, ...]]]:
         for address in pod.addresses if pod.judged else ():
             number = number_of(address)
             before = owners.get(number)
-            if before is None or age(pod) > age(before):
+            if before is None or claim(pod, address) > claim(before, address):
                 owners[number] = pod
     nowhere = 0
     for pod in cluster.pods.values():

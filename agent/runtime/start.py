@@ -26,6 +26,8 @@ from agent.runtime.policy_look import make_look
 from agent.runtime.routes import asked_routes
 from agent.runtime.scrape import PATH, metrics_route, metrics_server
 from agent.settings import Settings
+from agent.sources.cni.asking import Ask
+from agent.sources.cni.source import CniSource
 from agent.sources.source import Source
 
 _log = log.get(__name__)
@@ -132,21 +134,33 @@ def stop_on_signals(agent: Agent) -> None:
 
 def _source(settings: Settings, *, fresh: bool) -> Source:
     """Return where objects come from; ``fresh``: the kernel holds nothing of an earlier run."""
+    inner, ask = _objects(settings, fresh=fresh)
+    if not settings.cni_results:
+        return inner
+    return CniSource(inner, settings.node_name, settings.cni_results, ask)
+
+
+def _objects(settings: Settings, *, fresh: bool) -> tuple[Source, Ask | None]:
+    """Return the source of all objects, and who can be asked for a single pod."""
     if settings.manifests is not None:
         from agent.sources.manifests.source import ManifestSource
 
-        return ManifestSource(Path(settings.manifests), settings.state_dir)
+        return ManifestSource(Path(settings.manifests), settings.state_dir), None
+    from agent.sources.apiserver.connect import Connection
+    from agent.sources.apiserver.one_pod import OnePod
     from agent.sources.apiserver.source import ApiSource
 
-    return ApiSource(
-        settings.kubeconfig or None,
-        settings.context or None,
+    kubeconfig, context = settings.kubeconfig or None, settings.context or None
+    source = ApiSource(
+        kubeconfig,
+        context,
         nodes=settings.allow_nodes,
         state=LOCK.parent,
         anything=fresh,
         first=settings.node_name if fresh else "",
         confirm_empty=settings.confirm_empty,
     )
+    return source, OnePod(Connection(kubeconfig, context))
 
 
 def cleanup() -> list[Fault]:

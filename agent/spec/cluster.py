@@ -126,17 +126,18 @@ def closed_by_budget(cluster: Cluster, namespace: str, node: str) -> Mapping[Key
 def owner(cluster: Cluster, address: bytes) -> Pod | None:
     """Return the pod that an address belongs to, None when it is no pod's.
 
-    Of the live pods that have it, the one that started last, then the one created last, then by uid. Pods on
-    the host's network and finished pods own no address.
+    Of the live pods that have it, the one that the node's network plugin gave it last; where that says
+    nothing, the one that started last, then the one created last, then by uid. Pods on the host's network and
+    finished pods own no address.
     """
     claimants = [pod for pod in cluster.pods.values() if address in pod.addresses and pod.judged]
-    return max(claimants, key=age, default=None)
+    return max(claimants, key=lambda pod: claim(pod, address), default=None)
 
 
-def age(pod: Pod) -> tuple[str, str, str, str, str]:
+def claim(pod: Pod, address: bytes) -> tuple[int, str, str, str, str, str]:
     """Return what says which of two pods has an address: the greater one."""
-    # Objects from files may have none of the first three; the rest only makes the order total.
-    return (pod.started, pod.created, pod.uid, pod.namespace, pod.name)
+    # Objects from files may have no times and no uid; the rest only makes the order total.
+    return (pod.given_at(address), pod.started, pod.created, pod.uid, pod.namespace, pod.name)
 
 
 def named_port(pod: Pod, name: str, protocol: Protocol) -> int | None:

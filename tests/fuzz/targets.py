@@ -22,6 +22,7 @@ from agent.kube.manifest import read_text
 from agent.kube.model import Kind
 from agent.kube.text import UnreadableError
 from agent.sources.apiserver import proof
+from agent.sources.cni import result
 from agent.spec.question import QuestionError, question_of
 from tests.lab import packets
 
@@ -106,6 +107,24 @@ COMMIT
 
 def _json(data: object) -> bytes:
     return json.dumps(data).encode()
+
+
+_RESULT = _json(
+    {
+        "kind": "cniCacheV1",
+        "containerId": "c1",
+        "config": "e30=",
+        "ifName": "eth0",
+        "networkName": "lab",
+        "cniArgs": [["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", "a"], ["K8S_POD_UID", "u-1"]],
+        "result": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "cni0"}, {"name": "eth0", "sandbox": "/proc/1/ns/net"}],
+            "ips": [{"address": "10.1.0.2/24", "interface": 1}, {"address": "fd01::2/64", "interface": 1}],
+            "ip4": {"ip": "10.1.0.2/24"},
+        },
+    }
+)
 
 
 def _whole_list(kind: Kind) -> bytes:
@@ -219,6 +238,7 @@ TARGETS: Sequence[Target] = (
         "policy in JSON", lambda data: read_text(data, is_json=True), [_json(_POLICY)], (UnreadableError,)
     ),
     Target("facts of a dump", _facts, [_json(_POD), _json(_NODE)]),
+    Target("result of a network plugin", lambda data: result.decode(data, 1), [_RESULT]),
     Target("address", _texts(address.lenient_address), [b"::ffff:1.2.3.4", b"010.1.2.3"]),
     Target("network", _texts(address.lenient_network), [b"10.1.2.3/8", b"::ffff:1.2.3.4/100"]),
     Target("network of a manifest", _texts(address.strict_network), [b"10.0.0.0/8", b"fd00::/64"]),

@@ -102,7 +102,11 @@ class World:
             for pod in self.pods.values()
             if address in pod.addresses and not pod.finished and not pod.host_network
         ]
-        return max(claims, key=lambda p: (p.started, p.created, p.uid, p.namespace, p.name), default=None)
+        return max(
+            claims,
+            key=lambda p: (p.given_at(address), p.started, p.created, p.uid, p.namespace, p.name),
+            default=None,
+        )
 
     def in_force(self) -> list[NetworkPolicy]:
         found = list(self.good.values())

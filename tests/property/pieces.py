@@ -11,6 +11,8 @@ from functools import partial
 
 from agent.kube.mode import NO_MODE, Mode, ModeSaid
 from agent.kube.model import (
+    UNATTACHED,
+    Attached,
     IPBlock,
     Key,
     NamedPort,
@@ -307,19 +309,29 @@ def addresses(choices: Choices, words: Words) -> tuple[bytes, ...]:
 def pod(choices: Choices, words: Words, key: Key | None = None) -> Pod:
     namespace, name = key or pod_key(choices, words)
     nodes = (HERE, HERE, HERE, THERE) if words.strict or not rarely(choices, 8) else ("",)
+    node, owned = choices.one_of(nodes), addresses(choices, words)
     return Pod(
         namespace,
         name,
         uid=choices.one_of(("", "1", "2")),
         labels=labels(choices, words),
-        node=choices.one_of(nodes),
-        addresses=addresses(choices, words),
+        node=node,
+        addresses=owned,
         ports=named_ports(choices, words),
         host_network=rarely(choices, 9),
         finished=rarely(choices, 9),
         started=choices.one_of(words.times),
         created=choices.one_of(words.times[:2]),
+        attached=attached(choices, owned) if node == HERE and not words.strict else UNATTACHED,
     )
+
+
+def attached(choices: Choices, owned: tuple[bytes, ...]) -> Attached:
+    """Return what a network plugin says of a pod: of few pods anything, of some of their addresses."""
+    if not rarely(choices, 4):
+        return UNATTACHED
+    given = tuple(address for address in owned if not rarely(choices, 3))
+    return Attached(choices.one_of((1, 2)), given, rarely(choices, 2))
 
 
 def namespace(choices: Choices, words: Words, name: str | None = None) -> Namespace:

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log": {"setting_values", "setting", "settings"},
     "kube": {"net"},
     "kernel": {"net", "fault"},
-    "sources": {"kube", "net", "log", "words"},
+    "sources": {"kernel", "kube", "net", "log", "words"},
     "history": {"kube", *GROUND},
     "spec": {"kube", "net"},
     "convert": {"kube", "net"},

@@ -16,7 +16,9 @@ class Transfer(NamedTuple):
 
 
 class Ownership:
-    """Gives each address to the live pod that started last, then the one created last, then by uid.
+    """Gives each address to the live pod that was given it last, by what the node's network plugin says.
+
+    Where that says nothing: to the one that started last, then the one created last, then by uid.
 
     Handles: a pod added, changed and deleted, several pods claiming an address, in any order. When the
     owner goes, the next claimant gets the address.
@@ -52,7 +54,7 @@ class Ownership:
                 claimants.add(new)
             if len(claimants) > 1:
                 self._claimants[address] = claimants
-            winner = max(claimants, key=_rank, default=None)
+            winner = max(claimants, key=lambda record: _rank(record, address), default=None)
         if winner is owner:
             return None
         if winner is None:
@@ -75,7 +77,7 @@ class Ownership:
         return {"owners": len(self.owners), "contested addresses": len(self._claimants)}
 
 
-def _rank(record: PodRecord) -> tuple[str, str, str, str, str]:
+def _rank(record: PodRecord, address: bytes) -> tuple[int, str, str, str, str, str]:
     pod = record.pod
     # Namespace and name only make the order total: objects from files may have no uid.
-    return pod.started, pod.created, pod.uid, pod.namespace, pod.name
+    return pod.given_at(address), pod.started, pod.created, pod.uid, pod.namespace, pod.name

@@ -1,0 +1,166 @@
+"""A pod is isolated by what its network plugin gave it, before its status says its address: by real packets.
+
+The pods are made by real plugins and libcni (:mod:`tests.lab.cni`); the kubelet that would report them does
+not exist until a test plays it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.cluster.scene import pods, rule
+from tests.lab.cluster import AgentProcess, Cluster, Workspace, wait_until
+from tests.lab.cni import ContainerRuntime, Started
+from tests.lab.lab import Lab, flows
+from tests.lab.node import Layout, Mode, Node, Pod
+from tests.lab.probe import Verdict
+
+ALLOWED, DENIED = Verdict.ALLOWED, Verdict.DENIED
+
+
+class Place(NamedTuple):
+    """A node with an agent and a container runtime."""
+
+    cluster: Cluster
+    node: Node
+    runtime: ContainerRuntime
+    agent: AgentProcess
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((Layout.BRIDGE, Mode.NFT), id="bridge", marks=pytest.mark.xdist_group("cluster-early")),
+        pytest.param((Layout.ROUTED, Mode.LEGACY), id="ptp", marks=pytest.mark.xdist_group("cluster-early")),
+    ],
+)
+def place(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Place]:
+    layout, mode = request.param
+    node = cluster.bare_node(f"cni-{layout}", layout, mode)
+    runtime = ContainerRuntime(node, 200, 202)
+    agent = cluster.start_agent(node, "--cni-results", str(runtime.results))
+    agent.wait_ready()
+    yield Place(cluster, node, runtime, agent)
+    runtime.close()
+    cluster.remove_node(node)
+
+
+class Scene(NamedTuple):
+    """A namespace in which pods of app=server admit those of app=friend and reach nobody."""
+
+    place: Place
+    workspace: Workspace
+    namespace: str
+    friend: Pod
+    stranger: Pod
+
+    @property
+    def lab(self) -> Lab:
+        return self.place.cluster.lab
+
+    def create(self, name: str) -> str:
+        """Create a pod that has no status yet; return its uid."""
+        created = self.place.cluster.client.create_pod(
+            self.namespace, name, node=self.place.node.name, addresses=[], labels={"app": "server"}
+        )
+        uid: str = created["metadata"]["uid"]
+        return uid
+
+    def start(self, name: str, uid: str) -> Started:
+        started = self.place.runtime.start(f"{self.namespace}/{name}", uid)
+        # The address may have been another pod's until now.
+        self.lab.flush_neighbours()
+        self.lab.serve(started.pod, tcp=[80])
+        return started
+
+    def report(self, name: str, started: Started) -> None:
+        """Report a pod running, as kubelet does later."""
+        addresses = [started.pod.v4, started.pod.v6]
+        status = {"phase": "Running", "podIP": addresses[0], "podIPs": [{"ip": a} for a in addresses]}
+        self.place.cluster.client.set_pod_status(self.namespace, name, status)
+
+    def stop(self, started: Started, uid: str) -> None:
+        self.lab.prober.stop(started.pod)
+        self.place.runtime.stop(started, uid)
+
+    def expect(self, started: Started, timeout: float = 10.0) -> float:
+        """Wait until a server is isolated in both directions; return the seconds it took."""
+        expected = dict.fromkeys(flows(self.friend, started.pod, tcp=[80]), ALLOWED)
+        expected |= dict.fromkeys(flows(self.stranger, started.pod, tcp=[80]), DENIED)
+        expected |= dict.fromkeys(flows(started.pod, self.stranger, tcp=[80]), DENIED)
+        return self.lab.wait_for(expected, timeout)
+
+    def isolated(self, name: str) -> bool:
+        found = {pod["pod"] for pod in self.place.agent.status()["pods"]}
+        return f"{self.namespace}/{name}" in found
+
+
+@pytest.fixture
+def scene(place: Place) -> Iterator[Scene]:
+    with place.cluster.workspace() as workspace:
+        namespace = workspace.namespace("a")
+        friend, stranger = (
+            workspace.pod(place.node, namespace, name, {"app": name}) for name in ("friend", "stranger")
+        )
+        friends = rule({"podSelector": pods(app="friend")})
+        workspace.policy(
+            namespace, "s", pods(app="server"), ingress=[friends], policyTypes=["Ingress", "Egress"]
+        )
+        place.cluster.settle()
+        yield Scene(place, workspace, namespace, friend, stranger)
+
+
+def test_a_pod_is_isolated_before_its_status_says_its_address(scene: Scene) -> None:
+    uid = scene.create("new")
+    scene.place.cluster.settle()
+    started = scene.start("new", uid)
+    scene.expect(started)
+    (shown,) = (p for p in scene.place.agent.status()["pods"] if p["pod"].endswith("/new"))
+    assert set(shown["addresses"]) == {started.pod.v4, started.pod.v6}
+    scene.report("new", started)
+    scene.place.cluster.settle()
+    scene.expect(started)
+    scene.stop(started, uid)
+    scene.place.cluster.client.delete_pod(scene.namespace, "new")
+
+
+def test_a_result_of_another_uid_waits_for_the_watch(scene: Scene) -> None:
+    uid = scene.create("web-0")
+    scene.place.cluster.settle()
+    started = scene.start("web-0", "00000000-0000-0000-0000-000000000000")
+    scene.lab.assert_open(flows(scene.stranger, started.pod, tcp=[80]))
+    scene.place.cluster.settle()
+    assert not scene.isolated("web-0")
+    scene.report("web-0", started)
+    scene.expect(started)
+    scene.stop(started, uid)
+    scene.place.cluster.client.delete_pod(scene.namespace, "web-0")
+
+
+def test_an_address_that_is_given_again_at_once_belongs_to_the_newer_pod(scene: Scene) -> None:
+    """The first pod's object still exists, with a status that says the address."""
+    first = scene.create("first")
+    scene.place.cluster.settle()
+    old = scene.start("first", first)
+    scene.report("first", old)
+    scene.expect(old)
+    scene.stop(old, first)
+    second = scene.create("second")
+    new = scene.start("second", second)
+    while new.pod.v4 != old.pod.v4:
+        scene.stop(new, second)
+        new = scene.start("second", second)
+    wait_until(lambda: scene.isolated("second"))
+    scene.expect(new)
+    scene.place.cluster.client.label_pod(scene.namespace, "first", {"app": "other"})
+    scene.place.cluster.settle()
+    scene.expect(new)
+    scene.report("second", new)
+    scene.place.cluster.settle()
+    scene.expect(new)
+    scene.stop(new, second)
+    for name in ("first", "second"):
+        scene.place.cluster.client.delete_pod(scene.namespace, name)

@@ -1,0 +1,252 @@
+"""What results put into the pods of a node: when an address counts, for which pod, and for how long."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from agent.kube.events import Delete, Event, Synced, Upsert
+from agent.kube.model import UNATTACHED, Attached, Key, Kind, Namespace, Pod
+from agent.sources.cni.early import Early
+from agent.sources.cni.result import Result
+
+V4, OTHER, V6 = (ipaddress.ip_address(text).packed for text in ("10.1.0.2", "10.1.0.3", "fd01::2"))
+WEB = Key("shop", "web")
+CREATED = "2026-01-01T00:00:00Z"
+CREATED_NS = 1_767_225_600 * 10**9
+
+
+class Stage:
+    """Merges, and keeps what was told on."""
+
+    def __init__(self) -> None:
+        self.told: list[Event] = []
+        self.wanted: list[Key] = []
+        self.early = Early("here", lambda events: self.told.extend(events), self.wanted.append)
+        self.take(Synced(Kind.POD))
+        self.told.clear()
+
+    def take(self, *events: Event) -> None:
+        self.early.take(events)
+
+    def upsert(self, found: Pod) -> Pod:
+        """Tell of a pod; return it as it was told on."""
+        self.take(Upsert(Kind.POD, found))
+        return self.last
+
+    def find(
+        self, *addresses: bytes, uid: str = "u1", name: str = "1", at: int = CREATED_NS, live: bool = True
+    ) -> None:
+        self.early.found(name, Result(WEB, uid, f"c{name}", addresses, at), live=live)
+
+    @property
+    def last(self) -> Pod:
+        event = self.told[-1]
+        assert isinstance(event, Upsert)
+        assert isinstance(event.object, Pod)
+        return event.object
+
+
+def pod(
+    *addresses: bytes, uid: str = "u1", node: str = "here", host_network: bool = False, finished: bool = False
+) -> Pod:
+    return Pod(
+        "shop",
+        "web",
+        uid,
+        node=node,
+        addresses=addresses,
+        host_network=host_network,
+        finished=finished,
+        created=CREATED,
+    )
+
+
+def test_a_pod_has_the_address_of_its_result_until_its_status_says_it() -> None:
+    stage = Stage()
+    assert stage.upsert(pod()) == pod()
+    stage.find(V4, V6, at=CREATED_NS + 5)
+    assert stage.last.addresses == (V4, V6)
+    assert stage.last.attached == Attached(CREATED_NS + 5, (V4, V6), early=True)
+    reported = stage.upsert(pod(V4, V6))
+    assert reported.addresses == (V4, V6)
+    assert reported.attached == Attached(CREATED_NS + 5, (V4, V6), early=False)
+    assert stage.early.counts() == (1, 1)
+
+
+def test_a_result_that_is_there_before_its_pod_is_told_counts_with_it() -> None:
+    stage = Stage()
+    stage.find(V4, live=False)
+    assert not stage.told
+    assert not stage.wanted
+    assert stage.upsert(pod()).addresses == (V4,)
+    assert stage.early.counts() == (1, 1)
+
+
+def test_the_status_holds_where_it_says_another_address() -> None:
+    stage = Stage()
+    stage.find(V4, V6)
+    told = stage.upsert(pod(OTHER))
+    assert told.addresses == (OTHER, V6)
+    assert told.attached.addresses == (V6,)
+
+
+def test_a_newer_sandbox_counts_beside_a_status_that_says_the_older_ones_address() -> None:
+    stage = Stage()
+    stage.upsert(pod(OTHER))
+    stage.find(V4, at=CREATED_NS + 5)
+    assert stage.last.addresses == (V4, OTHER)
+    assert stage.last.attached == Attached(CREATED_NS + 5, (V4,), early=True)
+    assert stage.upsert(pod(OTHER)).addresses == (V4, OTHER)
+    assert stage.upsert(pod(V4)).addresses == (V4,)
+
+
+def test_of_several_results_the_newest_counts() -> None:
+    stage = Stage()
+    stage.find(OTHER, name="1", at=CREATED_NS, live=False)
+    stage.find(V4, name="2", at=CREATED_NS + 9, live=False)
+    assert stage.upsert(pod()).addresses == (V4,)
+
+
+def test_what_comes_later_is_newer_whatever_the_clock_says() -> None:
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(OTHER, name="1", at=CREATED_NS + 9)
+    stage.find(V4, name="2", at=CREATED_NS)
+    assert stage.last.addresses == (V4,)
+    assert stage.last.attached.at == CREATED_NS + 10
+
+
+def test_a_result_that_goes_takes_no_address_away() -> None:
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(V4)
+    stage.early.lost("1")
+    assert stage.last.addresses == (V4,)
+    assert stage.last.attached == Attached(0, (V4,), early=True)
+    assert stage.upsert(pod(OTHER)) == pod(OTHER)
+    assert stage.early.counts().results == 0
+
+
+def test_a_result_of_another_uid_waits_for_the_watch() -> None:
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(V4, uid="u2")
+    assert stage.last == pod()
+    assert stage.wanted == []
+    stage.take(Delete(Kind.POD, WEB))
+    assert stage.upsert(pod(uid="u2")).addresses == (V4,)
+
+
+def test_without_a_uid_a_result_counts_for_a_pod_that_was_created_before_it() -> None:
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(V4, uid="", at=CREATED_NS - 1, live=False)
+    assert stage.last == pod()
+    stage.find(V4, uid="", at=CREATED_NS, live=False)
+    assert stage.last.addresses == (V4,)
+
+
+def test_pods_on_the_hosts_network_finished_pods_and_pods_of_other_nodes_stay_as_they_are() -> None:
+    stage = Stage()
+    stage.find(V4)
+    for found in (pod(host_network=True), pod(finished=True), pod(node="there"), pod(node="")):
+        assert stage.upsert(found) == found
+
+
+def test_a_pod_that_finishes_loses_what_only_a_result_says() -> None:
+    stage = Stage()
+    stage.find(V4)
+    assert stage.upsert(pod()).addresses == (V4,)
+    assert stage.upsert(pod(finished=True)).addresses == ()
+
+
+def test_other_objects_pass_as_they_are() -> None:
+    stage = Stage()
+    events: list[Event] = [
+        Upsert(Kind.NAMESPACE, Namespace("shop")),
+        Delete(Kind.POLICY, WEB),
+        Delete(Kind.POD, WEB),
+    ]
+    stage.take(*events)
+    assert stage.told == events
+
+
+def told_pods(events: Iterable[Event]) -> list[tuple[str, tuple[bytes, ...]] | None]:
+    """Return the uid and the addresses of each pod that was told, None where it went."""
+    return [
+        (e.object.uid, e.object.addresses) if isinstance(e, Upsert) and isinstance(e.object, Pod) else None
+        for e in events
+    ]
+
+
+def test_a_pod_that_is_not_known_is_asked_for_and_told() -> None:
+    stage = Stage()
+    stage.find(V4)
+    assert stage.wanted == [WEB]
+    stage.early.answered(WEB, pod())
+    assert told_pods(stage.told) == [("u1", (V4,))]
+    assert list(stage.early.untold()) == [WEB]
+    stage.upsert(pod())
+    assert list(stage.early.untold()) == []
+
+
+def test_an_answer_that_fits_no_result_or_comes_late_is_not_told() -> None:
+    stage = Stage()
+    stage.early.answered(WEB, None)
+    stage.early.answered(WEB, pod(V4))
+    stage.find(V4)
+    stage.early.answered(WEB, pod(uid="u2"))
+    stage.early.answered(WEB, pod(node="there"))
+    assert stage.told == []
+    stage.upsert(pod())
+    stage.early.answered(WEB, pod(OTHER))
+    assert told_pods(stage.told) == [("u1", (V4,))]
+
+
+def test_what_the_watch_tells_of_before_an_answer_does_not_undo_it() -> None:
+    """It is behind: it tells of the pod before it was bound, and that an older pod of the name is gone."""
+    stage = Stage()
+    stage.find(V4)
+    stage.early.answered(WEB, pod())
+    unbound, older = Upsert(Kind.POD, pod(node="")), Upsert(Kind.POD, pod(OTHER, uid="u0"))
+    for late in (unbound, Delete(Kind.POD, WEB), older):
+        stage.take(late)
+        assert stage.wanted[-1] == WEB
+        stage.early.answered(WEB, pod())
+    assert told_pods(stage.told) == [("u1", (V4,))]
+    stage.upsert(pod(V4))
+    assert told_pods(stage.told) == [("u1", (V4,)), ("u1", (V4,))]
+
+
+def test_what_the_watch_tells_holds_when_the_server_knows_the_asked_pod_no_more() -> None:
+    stage = Stage()
+    stage.find(V4)
+    stage.early.answered(WEB, pod())
+    stage.take(Upsert(Kind.POD, pod(OTHER, uid="u2")))
+    stage.early.answered(WEB, pod(OTHER, uid="u2"))
+    assert told_pods(stage.told) == [("u1", (V4,)), ("u2", (OTHER,))]
+
+
+def test_an_asked_pod_that_is_gone_is_told_to_be() -> None:
+    stage = Stage()
+    stage.find(V4)
+    stage.early.answered(WEB, pod())
+    stage.early.answered(WEB, None)
+    assert told_pods(stage.told) == [("u1", (V4,)), None]
+    assert list(stage.early.untold()) == []
+
+
+def test_nobody_is_asked_before_all_pods_are_known_or_for_results_that_were_there() -> None:
+    stage = Stage()
+    stage.find(V4, live=False)
+    unsynced = Early("here", lambda _: None, stage.wanted.append)
+    unsynced.found("1", Result(WEB, "u1", "c1", (V4,), 1), live=True)
+    assert stage.wanted == []
+
+
+def test_a_pod_without_a_result_is_the_same_object_as_before() -> None:
+    stage = Stage()
+    found = pod(V4)
+    assert stage.upsert(found) is found
+    assert found.attached == UNATTACHED
