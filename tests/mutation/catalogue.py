@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutation.asked import ASKED
 from tests.mutation.changes import CHANGES
+from tests.mutation.early import EARLY
 from tests.mutation.flows import FLOWS
 from tests.mutation.links import LINKS
 from tests.mutation.loop import LOOP
@@ -21,6 +22,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *POLICY,
     *RULES,
     *STEPS,
+    *EARLY,
     *STAGING,
     *LINKS,
     *LOOP,

@@ -67,9 +67,16 @@ POLICY = (
     Mutation(
         "an address belongs to the oldest pod, not the newest",
         "agent.policy.addresses.ownership:Ownership._move",
-        "max(claimants, key=_rank, default=None)",
-        "min(claimants, key=_rank, default=None)",
+        "max(claimants, key=lambda record: _rank(record, address), default=None)",
+        "min(claimants, key=lambda record: _rank(record, address), default=None)",
         (Selection.COMPILER,),
+    ),
+    Mutation(
+        "an address belongs to the pod that started last, whatever its network plugin says",
+        "agent.policy.addresses.ownership:_rank",
+        "pod.given_at(address)",
+        "0",
+        (Selection.GIVEN,),
     ),
     Mutation(
         "an address is not inherited by those who also claim it",

@@ -1,0 +1,57 @@
+"""Breakages of what is read of network plugins' results."""
+
+from __future__ import annotations
+
+from tests.mutation.model import Mutation, Selection
+
+EARLY = (
+    Mutation(
+        "a result counts for any pod of its name",
+        "agent.sources.cni.early:_counts",
+        "result.uid == pod.uid",
+        "True",
+        (Selection.EARLY,),
+    ),
+    Mutation(
+        "a result that goes takes its pod's address",
+        "agent.sources.cni.early:Early._merged",
+        "given = known.kept",
+        "given = result.addresses if result is not None else ()",
+        (Selection.EARLY,),
+    ),
+    Mutation(
+        "the status adds nothing to a result",
+        "agent.sources.cni.early:Early._merged",
+        "{len(address) for address in pod.addresses}",
+        "set()",
+        (Selection.EARLY,),
+    ),
+    Mutation(
+        "of several results the oldest counts",
+        "agent.sources.cni.early:Early._newest",
+        "max(counting, key=lambda result: result.at, default=None)",
+        "min(counting, key=lambda result: result.at, default=None)",
+        (Selection.EARLY,),
+    ),
+    Mutation(
+        "what the watch tells late undoes an answer",
+        "agent.sources.cni.early:Early._delete",
+        "asked is not None",
+        "False",
+        (Selection.EARLY,),
+    ),
+    Mutation(
+        "a folder that comes is watched without a look at what is in it",
+        "agent.sources.cni.folder:Folders._attach",
+        "yield from self._list(folder, live=live)",
+        "pass",
+        (Selection.FOLDERS,),
+    ),
+    Mutation(
+        "addresses of any interface are the pod's",
+        "agent.sources.cni.result:_texts",
+        "return interfaces[number].name == INTERFACE and bool(interfaces[number].sandbox)",
+        "return True",
+        (Selection.RESULTS,),
+    ),
+)
