@@ -39,12 +39,14 @@ class Record:
     ``times``: monotonic seconds when each was sent. ``arrived``: 1 for each that arrived, 2 for each that the
     sender's own kernel did not take for another reason than a rule. ``drops``: the times (from, to) between
     which the machine itself has dropped packets of any namespace, because a queue of a processor was full.
+    ``closed``: for each lane the times between which the agent had closed a pod of it, as its set says.
     """
 
     lanes: int
     times: Sequence[float]
     arrived: bytes | bytearray
     drops: Sequence[tuple[float, float]] = ()
+    closed: Sequence[Sequence[tuple[float, float]]] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Tally:
 
     ``longest``: the longest time in which all flows were wrong, to the next right one. ``excused``: flows
     that had to pass and were lost while the machine itself dropped packets. ``in_time``: wrong flows within
-    an :class:`Allowance`, and ``took``: the seconds from the fault to the last of them.
+    an :class:`Allowance`, and ``took``: the seconds from the fault to the last of them. ``held_back``: flows
+    that had to pass and did not, since a pod was closed until the kernel had taken its rules.
     """
 
     lane: str
@@ -63,6 +66,7 @@ class Tally:
     excused: int = 0
     in_time: int = 0
     took: float = 0.0
+    held_back: int = 0
 
     def told(self) -> str:
         """Say for people what was wrong."""
@@ -105,6 +109,10 @@ class Report:
     def excused(self) -> int:
         return sum(tally.excused for tally in self.tallies)
 
+    @property
+    def held_back(self) -> int:
+        return sum(tally.held_back for tally in self.tallies)
+
     def told(self) -> list[str]:
         """Say for people what was wrong, a line for each lane."""
         return [tally.told() for tally in self.tallies if tally.wrong]
@@ -136,7 +144,8 @@ def _tally(
 ) -> Tally:
     began = record.times[0]
     wrong: list[float] = []
-    excused = in_time = sent = 0
+    excused = in_time = held_back = sent = 0
+    closed = record.closed[lane] if record.closed else ()
     took = longest = 0.0
     run: float | None = None
     starts = [entry.number for entry in since]
@@ -151,6 +160,9 @@ def _tally(
             if run is not None:
                 longest, run = max(longest, at - run), None
             continue
+        if holds is Expected.ALLOWED and any(a <= at <= b for a, b in closed):
+            held_back += 1
+            continue
         if holds is Expected.ALLOWED and _dropped_by_the_machine(record, at):
             excused += 1
             continue
@@ -163,7 +175,7 @@ def _tally(
         run = at if run is None else run
     if run is not None:
         longest = max(longest, record.times[-1] - run)
-    return Tally(name, sent, tuple(wrong), longest, excused, in_time, took)
+    return Tally(name, sent, tuple(wrong), longest, excused, in_time, took, held_back)
 
 
 def _dropped_by_the_machine(record: Record, at: float) -> bool:

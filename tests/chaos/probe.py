@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ipaddress
 import json
 import mmap
 import os
@@ -21,6 +22,7 @@ from tests.chaos.sender import CHECKSUM_AT, COUNT, Plan
 from tests.lab.children import dies_with_us
 from tests.lab.cluster import ROOT
 from tests.lab.netns import SO_RCVBUFFORCE
+from tests.lab.node import Pod
 from tests.lab.place import LabError, Place
 
 RATE = 1000
@@ -60,7 +62,8 @@ class Probe:
 
     ``report`` says afterwards what was wrong. Source ports come round after 64,512 packets of a lane: give
     nodes a short ``nf_conntrack_udp_timeout``, as :mod:`tests.chaos.stage` does. On a machine that is too
-    slow the rate is lower, and ``report.rate`` says so. Call it from the main thread.
+    slow the rate is lower, and ``report.rate`` says so. Flows of pods that an agent has closed until the
+    kernel takes their rules are counted apart. Call it from the main thread.
     """
 
     def __init__(self, lanes: Iterable[Lane], rate: float = RATE) -> None:
@@ -82,6 +85,8 @@ class Probe:
                 key: _receiver(stack, *key)
                 for key in {(lane.destination, lane.family, lane.port) for lane in self.lanes}
             }
+            places = [place for lane in self.lanes for place in (lane.source, lane.destination)]
+            nodes = {place.node.netns.fd for place in places if isinstance(place, Pod)}
             plan = Plan(
                 lanes=[
                     (
@@ -95,6 +100,7 @@ class Probe:
                 rate=rate,
                 shared=self._shared_file,
                 results=self._results_file,
+                nodes=sorted(nodes),
             )
             self._process = subprocess.Popen(
                 dies_with_us([sys.executable, "-m", "tests.chaos.sender", json.dumps(plan._asdict())]),
@@ -102,6 +108,7 @@ class Probe:
                     *(found.fileno() for found in (*senders.values(), *self._receivers.values())),
                     self._shared_file,
                     self._results_file,
+                    *nodes,
                 ],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
@@ -171,7 +178,7 @@ class Probe:
         for (place, _, port), found in self._receivers.items():
             if dropped := _dropped(found):
                 raise LabError(f"the probe was too slow: {dropped} packets to {place.name}:{port} are lost")
-        record = _read(self._results_file, len(self.lanes))
+        record = _read(self._results_file, self.lanes)
         return judge(record, [lane.name for lane in self.lanes], self._expected, self._allowances)
 
     def _end(self) -> None:
@@ -212,14 +219,21 @@ def _dropped(receiver: socket.socket) -> int:
     return found[_DROPS_AT]
 
 
-def _read(file: int, lanes: int) -> Record:
-    size = os.fstat(file).st_size
-    data = os.pread(file, size, 0)
+def _read(file: int, lanes: Sequence[Lane]) -> Record:
+    data = os.pread(file, os.fstat(file).st_size, 0)
     (length,) = COUNT.unpack_from(data)
-    head = json.loads(data[COUNT.size : COUNT.size + length])
-    times = array.array("d")
     begin = COUNT.size + length
+    head = json.loads(data[COUNT.size : begin])
+    times = array.array("d")
     end = begin + times.itemsize * head["count"]
     times.frombytes(data[begin:end])
-    drops: Sequence[tuple[float, float]] = [(one, other) for one, other in head["drops"]]
-    return Record(lanes, times, data[end:], drops)
+    closed = [
+        [(one, other) for one, other, member in head["closed"] if member in _ends(lane)] for lane in lanes
+    ]
+    return Record(len(lanes), times, data[end:], [(one, other) for one, other in head["drops"]], closed)
+
+
+def _ends(lane: Lane) -> set[str]:
+    """Return the addresses of a lane's two ends, as the process writes them."""
+    places = (lane.source, lane.destination)
+    return {ipaddress.ip_address(place.address(lane.family)).packed.hex() for place in places}

@@ -9,8 +9,8 @@ import subprocess
 import time
 from random import Random
 
+from tests.chaos import churn as churning
 from tests.chaos import kernel
-from tests.chaos.churn import Churn
 from tests.chaos.probe import Probe
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import Stage
@@ -58,7 +58,7 @@ def killed(layout: Layout, mode: Mode, share: int, length: Length) -> Outcome:
         first = kernel.settled(stage.start())
         stage.stop()
         with Probe(stage.lanes) as probe:
-            with Churn(stage, seed=share) as churn:
+            with churning.of_manifests(stage, seed=share) as churn:
                 for step in steps:
                     reached += _step(stage, step)
                 for _ in range(at_random):

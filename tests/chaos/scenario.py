@@ -28,13 +28,15 @@ class Outcome:
 
     ``flows``: new flows that the probe has sent. ``wrong``: those that got the wrong verdict. ``in_time``:
     those that got it while the promise allows that, and ``took``: the seconds until the last of them.
-    ``note``: what was done and measured, in a few words. ``broken``: how the promise was broken, a line each.
+    ``held_back``: flows of pods that were closed until the kernel had taken their rules. ``note``: what was
+    done and measured, in a few words. ``broken``: how the promise was broken, a line each.
     """
 
     flows: int = 0
     wrong: int = 0
     in_time: int = 0
     took: float = 0.0
+    held_back: int = 0
     note: str = ""
     broken: tuple[str, ...] = ()
 
@@ -46,6 +48,7 @@ class Outcome:
             wrong=sum(report.wrong for report in reports),
             in_time=sum(report.in_time for report in reports),
             took=max((report.took for report in reports), default=0.0),
+            held_back=sum(report.held_back for report in reports),
             note=note,
             broken=(*broken, *(line for report in reports for line in report.told())),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import errno
 import json
 import mmap
@@ -19,6 +20,11 @@ import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from agent.dataplane.iptables.rules import names
+from agent.kernel.ipset import IpSets
+from agent.kernel.ipset_errors import SetError
+from agent.net import Direction, Family
 
 FIRST_PORT, LAST_PORT = 1024, 65535
 PACKET = struct.Struct("!HHHHQ")
@@ -37,6 +43,7 @@ class Plan(NamedTuple):
     ``lanes``: for each the descriptor that sends, the address and the port. ``receivers``: descriptors that
     receive. ``rate``: packets a second, of all lanes. ``shared``: how many packets were sent, and for each
     lane the newest number, plus 1, that arrived (``COUNT`` each). ``results``: a file for what was seen.
+    ``nodes``: the namespaces whose agents' sets of closed addresses are looked at.
     """
 
     lanes: list[tuple[int, str, int]]
@@ -44,6 +51,37 @@ class Plan(NamedTuple):
     rate: float
     shared: int
     results: int
+    nodes: list[int]
+
+
+class ClosedSets:
+    """The sets in which an agent has the addresses that are closed until their rules are written."""
+
+    def __init__(self, netns: int) -> None:
+        """Look into the namespace of this descriptor; the thread goes there and back. Raises OSError."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        try:
+            if libc.setns(netns, 0) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+            self._ipsets = IpSets()
+        finally:
+            libc.setns(home, 0)
+            os.close(home)
+
+    def members(self) -> set[bytes]:
+        """Return the addresses, of both families and directions."""
+        found: set[bytes] = set()
+        for direction in Direction:
+            for family in Family:
+                # There is none before the agent's first sync.
+                with contextlib.suppress(SetError):
+                    found |= {
+                        member
+                        for member in self._ipsets.members(names.closed_set(direction, family))
+                        if isinstance(member, bytes)
+                    }
+        return found
 
 
 def softnet_drops() -> int:
@@ -62,6 +100,8 @@ class _Work:
         self._drops: list[tuple[float, float]] = []
         self._dropped = softnet_drops()
         self._looked = time.monotonic()
+        self._sets = [ClosedSets(fd) for fd in plan.nodes]
+        self._closed: list[tuple[float, float, str]] = []
         self._epoll = select.epoll()
         for fd in plan.receivers:
             self._epoll.register(fd, select.EPOLLIN)
@@ -72,14 +112,14 @@ class _Work:
         due = time.monotonic()
         while True:
             self._send()
-            self._look_for_drops()
+            self._look()
             # Where the machine is too slow the rate sinks: a burst later says nothing of the time before.
             due = max(due + period, time.monotonic())
             if self._receive_until(due):
                 break
         while self._receive_until(time.monotonic() + _QUIET_SECONDS, ending=True):
             pass
-        self._look_for_drops()
+        self._look()
         self._tell()
 
     def _send(self) -> None:
@@ -123,7 +163,10 @@ class _Work:
                 COUNT.pack_into(self._shared, COUNT.size * (1 + number % len(self._plan.lanes)), number + 1)
         return True
 
-    def _look_for_drops(self) -> None:
+    def _look(self) -> None:
+        """See what else than rules may have stopped the packets that were sent just now."""
+        closed = {member for sets in self._sets for member in sets.members()}
+        self._closed += [(self._looked, time.monotonic(), member.hex()) for member in closed]
         now, dropped = time.monotonic(), softnet_drops()
         if dropped != self._dropped:
             self._drops.append((self._looked, now))
@@ -131,7 +174,7 @@ class _Work:
         self._looked = now
 
     def _tell(self) -> None:
-        head = json.dumps({"count": len(self._times), "drops": self._drops}).encode()
+        head = json.dumps({"count": len(self._times), "drops": self._drops, "closed": self._closed}).encode()
         with os.fdopen(self._plan.results, "wb", closefd=False) as file:
             file.write(COUNT.pack(len(head)) + head + self._times.tobytes() + self._arrived)
 

@@ -17,7 +17,7 @@ def show(results: Sequence[Result], console: Console, seconds: float) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("promise")
     table.add_column("scenario", no_wrap=True)
-    for heading in ("new flows", "wrong", "in time", "took s", "run s"):
+    for heading in ("new flows", "wrong", "in time", "took s", "held back", "run s"):
         table.add_column(heading, justify="right")
     table.add_column("")
     ordered = sorted(results, key=lambda result: numbers(result.scenario.promise))
@@ -33,6 +33,7 @@ def show(results: Sequence[Result], console: Console, seconds: float) -> None:
             f"{outcome.wrong:,}",
             f"{outcome.in_time:,}" if outcome.in_time else "",
             f"{outcome.took:.2f}" if outcome.in_time else "",
+            f"{outcome.held_back:,}" if outcome.held_back else "",
             f"{result.seconds:.0f}",
             verdict,
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.net import Family
+from agent.dataplane.iptables.rules import names
+from agent.net import Direction, Family
 from tests.chaos.judge import Allowance, Expected, Record, Since, judge
 from tests.chaos.probe import Lane, Probe, both_families
 from tests.chaos.stage import fresh_flows
@@ -105,3 +106,28 @@ def test_an_allowed_time_begins_with_the_fault() -> None:
     # The first packets were sent before anybody could say that they may be wrong.
     assert probe.report.in_time > 0
     assert 0 < probe.report.took < 60
+
+
+def test_a_pod_that_is_closed_is_counted_apart() -> None:
+    found = record(0, 1, 0, 1)
+    closed = Record(found.lanes, found.times, found.arrived, closed=[[(99, 100.01)], [(99, 101)]])
+    report = judge(closed, ["a", "d"], [[ALLOWED], [DENIED]])
+    assert report.held_back == 1
+    assert [len(tally.wrong) for tally in report.tallies] == [1, 2]
+
+
+@pytest.mark.usefixtures("root")
+def test_the_probe_sees_which_pods_are_closed() -> None:
+    with Lab() as lab:
+        node = lab.node("node", "routed")
+        fresh_flows(node)
+        lane = Lane(lab.pod(node, "client"), lab.pod(node, "web"), 5000, Family.V4, Expected.ALLOWED)
+        name = names.closed_set(Direction.INGRESS, Family.V4)
+        node.iptables(Family.V4, "-A", "FORWARD", "-j", "DROP")
+        with Probe([lane], 400) as probe:
+            assert not probe.passes(lane)
+            node.run("ipset", "create", name, "hash:ip")
+            node.run("ipset", "add", name, lane.destination.address(Family.V4))
+            assert not probe.passes(lane)
+    assert probe.report.held_back >= 24
+    assert probe.report.wrong >= 24
