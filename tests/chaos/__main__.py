@@ -23,6 +23,8 @@ from tests.chaos.run import Result, run_all, run_one
 from tests.chaos.scenario import Length
 
 WORKERS = 2
+_WIDTH = 120
+"""Letters in a line of the table where nobody says how many there are."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,7 +72,10 @@ def main(
     if as_json:
         click.echo(json.dumps(table.plain(results), indent=2))
     else:
-        table.show(results, plain_console(sys.stdout), time.monotonic() - began)
+        console = plain_console(sys.stdout)
+        if not console.is_terminal:
+            console.width = _WIDTH
+        table.show(results, console, time.monotonic() - began)
     sys.exit(0 if all(result.held for result in results) else 1)
 
 

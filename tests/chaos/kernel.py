@@ -11,6 +11,8 @@ from tests.lab.node import Mode, Node
 
 _CACHED = {f"set {names.cache(mode, family).entries}" for mode in MODES for family in Family}
 
+_SHOWN, _SHOWN_LETTERS = 5, 400
+
 
 def held(node: Node, mode: Mode | None = None) -> Held:
     """Return the chains, rules, sets and members of the agent on a node, for ``mode`` if not the node's own.
@@ -46,6 +48,6 @@ def wait_for(node: Node, expected: Held, timeout: float = 30.0) -> None:
         wait_until(lambda: held(node) == expected, timeout, interval=0.2)
     except TimeoutError:
         found = differences(held(node), expected)
-        raise AssertionError(
-            f"the kernel holds something else than after a first start: {found[:5]}"
-        ) from None
+        told = "".join(f"\n    {difference[:_SHOWN_LETTERS]}" for difference in found[:_SHOWN])
+        text = f"the kernel holds something else than after a first start, in {len(found)} places:{told}"
+        raise AssertionError(text) from None
