@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 
 from agent.fault import Fault
 
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 60.0
-_DOUBLINGS = 10
+PAUSE = 0.5
+"""Seconds between two times, from the second on: what an accepting rule before ours lets through meanwhile is
+wrong, and what another time costs is little."""
+_QUIET = 120.0
+"""Seconds without another time after which a fight has ended."""
 _FIGHT = 3
 """So many times in a row, without a quiet spell between, is a fight."""
 
@@ -39,10 +41,7 @@ class Contention:
         self._reasons: tuple[str, ...] = ()
 
     def _pause(self) -> float:
-        if self._rounds <= 1:
-            return 0.0
-        pause: float = _FIRST_PAUSE * 2 ** min(self._rounds - 2, _DOUBLINGS)
-        return min(_LONGEST_PAUSE, pause)
+        return 0.0 if self._rounds <= 1 else PAUSE
 
     def due(self) -> bool:
         """Whether a hook may be put back now."""
@@ -51,14 +50,14 @@ class Contention:
     def put_back(self, reasons: Iterable[str]) -> None:
         """Record that hooks were put back, and why that was needed."""
         now = self._now()
-        quiet = now - self._last > 2 * _LONGEST_PAUSE
+        quiet = now - self._last > _QUIET
         self._rounds = 1 if quiet else self._rounds + 1
         self._last = now
         self._reasons = tuple(reasons)
 
     def fault(self) -> Fault | None:
         """Return what to tell a person while something fights for the place."""
-        if self._rounds < _FIGHT or self._now() - self._last > 2 * _LONGEST_PAUSE:
+        if self._rounds < _FIGHT or self._now() - self._last > _QUIET:
             return None
         return Fault(
             f"another program keeps {self._deed} the agent's rules; they were put back {self._rounds} times "

@@ -28,7 +28,9 @@ OVERTAKEN_PAUSE = 0.2
 HEARD_PAUSE = 0.5
 """Seconds at least between two looks that others' writes bring about."""
 TENTH = 10
-"""So many times as long as a look took it waits until the next one that others' writes bring about."""
+"""So many times as long as looks take, those wait that others' writes bring about,"""
+AT_A_STRETCH = 1.0
+"""but for so many seconds of looks after a rest: a program that restarts writes several times."""
 
 
 PROGRAMS = 20
@@ -70,6 +72,8 @@ class Drift:
         self._ask_at = AT_ONCE
         self._hear_at = NEVER
         """Until then nothing is heard."""
+        self._rested, self._rested_at = AT_A_STRETCH, clock.monotonic()
+        """For how many seconds looks need not wait, and when that was so."""
         self._synced_at = AT_ONCE
         self._reading: Reading | None = None
         """The look that is being taken."""
@@ -113,7 +117,9 @@ class Drift:
         """Look, unless a sync is due: that looks at everything."""
         if now >= self._hear_at:
             self._hear_at = NEVER
-            self.hear()
+            self._calls.backend.authors.hear()
+            if self._reading is None and self._calls.backend.disturbed():
+                self._at = AT_ONCE
         if self._calls.retry.at <= now:
             return
         if now >= self._at or self._ask(now):
@@ -150,7 +156,10 @@ class Drift:
         now = self._clock.monotonic()
         self._reading = None
         # Programs that write all the time are not to cost this one more than a tenth of its time.
-        pause = max(HEARD_PAUSE, TENTH * reading.seconds)
+        rested = (now - self._rested_at) / TENTH
+        self._rested = min(AT_A_STRETCH, self._rested + rested) - reading.seconds
+        self._rested_at = now
+        pause = max(HEARD_PAUSE, -self._rested * TENTH)
         self._ask_at = max(self._ask_at, now + pause)
         self._hear_at = now + pause if backend.authors.descriptors else NEVER
         if self._calls.refused or backend is not self._calls.backend:

@@ -137,12 +137,13 @@ class Probe:
             if which(lane):
                 since.append(Since(number, expected))
 
-    def allow(self, seconds: float) -> None:
+    def allow(self, seconds: float, ago: float = 0.0) -> None:
         """Say that there is a fault now, for which the promise allows wrong flows for so long.
 
-        The report counts them apart, and says how long they were wrong.
+        The report counts them apart, and says how long they were wrong. ``ago``: the fault came so many
+        seconds before this is called, at most.
         """
-        now = time.monotonic()
+        now = time.monotonic() - ago
         self._allowances.append(Allowance(now, now + seconds))
 
     def passes(self, lane: Lane) -> bool:

@@ -143,6 +143,7 @@ def test_when_a_pod_became_denied_and_by_what_is_one_command(behind: Behind) -> 
     behind.expect(open=True)
 
 
+@pytest.mark.guarantee("6.4")
 def test_a_repair_says_what_somebody_else_changed(behind: Behind) -> None:
     behind.workspace.policy(behind.namespace, "flushed", pods(app="server"), ingress=[])
     behind.cluster.settle()

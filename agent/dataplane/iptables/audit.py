@@ -69,9 +69,12 @@ class Audit:
         """Whether the record of others' chains is what was last seen, and nothing was wrong with them."""
 
     def disturbed(self) -> bool:
-        """Whether somebody else wrote rules since they were last read, or a packet left a trace."""
+        """Whether somebody else wrote rules since they were last read, or a packet left a trace.
+
+        Also where a rule of ours had to wait before it is put in front again, and has waited.
+        """
         met = self._transit.seen(self._ipsets) or self._untracked.changed(self._ipsets, self._held.untracked)
-        return self._rules.watch.changed() or met
+        return self._rules.watch.changed() or met or self._placement.overdue()
 
     def begin(self, *, afresh: bool = False) -> TablesReading:
         """Begin a look: what others write from now on is new. Return what reads the rules.

@@ -26,6 +26,7 @@ class Placement:
         self._netlink = netlink
         self._displaced = Contention(now)
         self._removed = Contention(now, REMOVING, STOP_REMOVING)
+        self._waiting: set[tuple[Family, str]] = set()
         self._placed: set[tuple[Family, str]] = set()
 
     @property
@@ -41,9 +42,16 @@ class Placement:
         waits.
         """
         due = self._displaced.due()
+        self._waiting = {entry for entry in self._waiting if entry[0] is not family}
         for chain, why in hooks.misplaced(table, self._chains.garbage[family]).items():
             if due or hooks.missing(table, chain):
                 yield chain, why
+            else:
+                self._waiting.add((family, chain))
+
+    def overdue(self) -> bool:
+        """Whether a chain had to wait whose time has come."""
+        return bool(self._waiting) and self._displaced.due()
 
     def put_back(self) -> Work[list[Fault]]:
         """Put our rules in front, where they are missing or could be passed by."""

@@ -84,6 +84,7 @@ def test_the_agents_own_writes_have_no_author(nft_node: TwoPods) -> None:
     assert backend.authors.take() == ()
 
 
+@pytest.mark.guarantee("6.4")
 def test_others_are_told_from_the_agent_whatever_was_written_between(nft_node: TwoPods, netns: Netns) -> None:
     backend = nft_node.backend
     netns.run(["nft", "flush chain ip filter", nft_node.chain("a")])

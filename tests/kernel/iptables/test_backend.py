@@ -232,6 +232,7 @@ def test_nothing_is_written_where_kube_router_writes(
     assert_holds(engine.lowered, mode)
 
 
+@pytest.mark.guarantee("6.7")
 @EACH_MODE
 def test_kube_router_that_comes_later_is_told_as_drift_and_stops_the_writing(
     mode: Mode, netns: Netns

@@ -163,30 +163,34 @@ def test_a_hook_behind_what_can_only_drop_keeps_its_place(node: TwoPods) -> None
     assert "INVALID" in iptables(node.mode, Family.V4, "-S", "FORWARD", "1")
 
 
-def test_a_fight_for_the_first_place_is_told_and_not_fought_ever_faster(node: TwoPods) -> None:
-    put_back: list[int] = []
-    for second in range(100):
-        node.clock += 1.0
+def test_a_fight_for_the_first_place_is_told_and_fought_twice_a_second_at_most(node: TwoPods) -> None:
+    put_back: list[float] = []
+    for _ in range(60):
+        node.clock += 0.125
         if hooks.HOOKS["FORWARD"] in iptables(node.mode, Family.V4, "-S", "FORWARD", "1"):
             iptables(node.mode, Family.V4, "-D", "FORWARD", "-j", "ACCEPT") if put_back else None
             iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
+        due = node.backend.disturbed()
         if node.backend.audit(node.program):
+            # In legacy mode it does not show that one rule went and another came.
+            assert due or node.mode == "legacy"
             report = node.backend.sync(node.program)
             assert not report.pending
-            put_back.append(second)
+            put_back.append(node.clock)
     pauses = [b - a for a, b in itertools.pairwise(put_back)]
-    assert pauses == sorted(pauses)
-    assert pauses[:6] == [1, 1, 2, 4, 8, 16]
+    assert pauses[0] == 0.125
+    assert set(pauses[1:]) == {0.5}
     (fault,) = report.faults
     assert "keeps displacing" in fault.what
     assert not fault.blocking
 
 
 def test_a_hook_that_is_missing_is_told_and_put_back_at_once_in_a_fight_too(node: TwoPods) -> None:
-    for _ in range(5):
+    for _ in range(3):
         node.clock += 1.0
         iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
         node.backend.sync(node.program)
+    iptables(node.mode, Family.V4, "-I", "FORWARD", "-j", "ACCEPT")
     assert node.backend.audit(node.program) == []
     iptables(node.mode, Family.V4, "-F", "FORWARD")
     iptables(node.mode, Family.V6, "-I", "FORWARD", "-j", "ACCEPT")

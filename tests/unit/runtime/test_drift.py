@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from agent.dataplane.differences import Difference, What
 from agent.net import Family
 from agent.runtime.drift import OVERTAKEN, PROGRAMS
@@ -67,6 +69,7 @@ def test_whether_somebody_else_wrote_is_asked_each_second_and_looked_at_then(rig
     assert len(rig.backend.named("audit")) == looked + 2
 
 
+@pytest.mark.guarantee("6.4")
 def test_a_write_that_the_kernel_tells_of_is_looked_at_at_once_and_its_author_told(rig: Rig) -> None:
     rig.synced()
     rig.rest(6.0)

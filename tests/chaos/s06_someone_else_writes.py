@@ -1,0 +1,372 @@
+"""6: other programs write where the agent does, as they do on nodes, while packets flow."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Self
+
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import hooks
+from agent.dataplane.iptables.tables.tables import Tables
+from agent.kernel.nft_writes import RuleWrites
+from agent.net import Direction, Family
+from tests.chaos import kernel, theirs
+from tests.chaos.judge import Expected
+from tests.chaos.probe import Probe
+from tests.chaos.scenario import Length, Outcome, Scenario
+from tests.chaos.stage import Stage
+from tests.lab.backends import Held, differences
+from tests.lab.cluster import wait_until
+from tests.lab.firewalls import Dockerd, Firewalld
+from tests.lab.node import Layout, Mode, Node
+
+_AT_ONCE, _ASKED, _COMPARED = 1.0, 2.0, 3.0
+"""Seconds within which is put back what the kernel tells of, what it shows when it is asked each second, and
+what is found by comparing every two seconds."""
+_DRIFT_INTERVAL = ("--drift-interval", "2")
+_LOOK = 0.3
+"""Seconds that a look at the whole of it takes."""
+_HEARD = 0.1
+"""Seconds within which a busy test is told of a write."""
+_LONG = 3600.0
+_BETWEEN = 0.6
+_PATIENCE = 30.0
+
+
+class Breakage(NamedTuple):
+    """What another program does.
+
+    ``undo``: what takes away of its own what it leaves. ``takes_theirs``: whether it does the same to rules
+    of third programs.
+    """
+
+    do: Callable[[Node], object]
+    undo: Callable[[Node], object] = lambda _: None
+    takes_theirs: bool = False
+
+
+def _pod_chain(node: Node) -> str:
+    """Return the chain of ``web``."""
+    saved = node.run(f"iptables-{node.mode}-save", "-t", "filter")
+    return next(line.split()[1] for line in saved.splitlines() if line.startswith("-A KUBE-POD-FW-"))
+
+
+def _each(*arguments: str) -> Callable[[Node], None]:
+    def run(node: Node) -> None:
+        for family in Family:
+            node.iptables(family, *arguments)
+
+    return run
+
+
+def _flush_all(node: Node) -> None:
+    _each("-F")(node)
+    _each("-X")(node)
+
+
+def _both(program: str) -> Callable[[Node], None]:
+    def run(node: Node) -> None:
+        for family in ("ip", "ip6"):
+            node.run("nft", program.format(family))
+
+    return run
+
+
+_HOOK = names.FORWARD
+RULES: Mapping[str, Breakage] = {
+    "the chain of a pod flushed": Breakage(lambda node: node.iptables(Family.V4, "-F", _pod_chain(node))),
+    "the chain that packets come to flushed": Breakage(_each("-F", _HOOK)),
+    "its jump deleted": Breakage(_each("-D", "FORWARD", "-j", _HOOK)),
+    "the built-in chain flushed": Breakage(_each("-F", "FORWARD"), takes_theirs=True),
+    "its jump displaced": Breakage(
+        _each("-I", "FORWARD", "-j", "ACCEPT"), _each("-D", "FORWARD", "-j", "ACCEPT")
+    ),
+    "a rule that accepts put into a chain of it": Breakage(
+        _each("-I", "KUBE-NETPOL-INGRESS", "-j", "ACCEPT")
+    ),
+    "a rule that drops put into a chain of it": Breakage(_each("-I", _HOOK, "-j", "DROP")),
+    "all chains flushed and deleted": Breakage(_flush_all, takes_theirs=True),
+}
+"""What shows in both modes: each adds or removes a rule."""
+REPLACED = {"a rule replaced by another": Breakage(_each("-R", _HOOK, "1", "-j", "ACCEPT"))}
+"""What does not show in legacy mode: there are as many rules."""
+RULES_OF_NFT: Mapping[str, Breakage] = {
+    **RULES,
+    **REPLACED,
+    "nft flush ruleset": Breakage(lambda node: node.run("nft", "flush", "ruleset"), takes_theirs=True),
+    "the table deleted": Breakage(_both("delete table {} filter"), takes_theirs=True),
+    "a native rule put into a chain of it": Breakage(
+        _both("insert rule {} filter KUBE-NETPOL-INGRESS meta l4proto udp accept")
+    ),
+    "a native rule put before its jump": Breakage(
+        _both("insert rule {} filter FORWARD meta l4proto udp accept"),
+        _both("flush chain {} filter FORWARD"),
+        takes_theirs=True,
+    ),
+}
+
+
+def _sets(node: Node, part: str) -> list[str]:
+    found = node.run("ipset", "list", "-n").split()
+    return sorted(name for name in found if part in name and not name.endswith(("-s", "-g")))
+
+
+def _isolated(direction: Direction) -> str:
+    return names.isolated_set(direction, Family.V4)
+
+
+def _flush_sets(node: Node) -> None:
+    for direction in Direction:
+        node.run("ipset", "flush", _isolated(direction))
+
+
+def _swap_peers(node: Node) -> None:
+    """Have each of two sets of peers hold what the other does: as many members."""
+    first, second, *_ = _sets(node, "KUBE-SRC-4-") + _sets(node, "KUBE-DST-4-")
+    node.run("ipset", "swap", first, second)
+
+
+def _another_member(node: Node) -> None:
+    """Have a set of peers hold another member than it did."""
+    (name, *_) = _sets(node, "KUBE-SRC-4-")
+    listed = node.run("ipset", "save", name).splitlines()
+    member = next(line.split()[2] for line in listed if line.startswith("add "))
+    node.run("ipset", "del", name, member)
+    node.run("ipset", "add", name, "192.0.2.9")
+
+
+def _more_members(node: Node) -> None:
+    for name in (*_sets(node, "KUBE-SRC-4-"), *_sets(node, "KUBE-DST-4-")):
+        node.run("ipset", "add", name, "192.0.2.9")
+
+
+def _remove_all(node: Node) -> None:
+    """Remove all chains, and all sets that no rule holds: the kernel lets go of these some moments later."""
+    _flush_all(node)
+    for name in _sets(node, "KUBE-"):
+        node.run("ipset", "destroy", name, check=False)
+
+
+SETS: Mapping[str, Breakage] = {
+    "the sets of isolated addresses flushed": Breakage(_flush_sets),
+    "a member taken away": Breakage(
+        lambda node: [node.run("ipset", "flush", name) for name in _sets(node, "KUBE-SRC-4-")]
+    ),
+    "members added": Breakage(_more_members),
+    "a member in another's place": Breakage(_another_member),
+    "the sets of isolated addresses swapped": Breakage(
+        lambda node: node.run("ipset", "swap", _isolated(Direction.INGRESS), _isolated(Direction.EGRESS))
+    ),
+    "two sets of peers swapped": Breakage(_swap_peers),
+    "all chains and sets gone": Breakage(_remove_all, takes_theirs=True),
+}
+
+
+def _put_back(stage: Stage, whole: Held, began: float) -> float:
+    """Wait until the kernel holds what it should; return for how long it did not, about."""
+
+    def there() -> bool:
+        with stage.node.netns.entered():
+            tables = [Tables(stage.node.mode.value).read(family) for family in Family]
+        return not any(map(hooks.misplaced, tables)) and kernel.held(stage.node) == whole
+
+    try:
+        wait_until(there, _PATIENCE, interval=0.02)
+    except TimeoutError:
+        found = differences(kernel.held(stage.node), whole)
+        raise AssertionError(f"not put back after {_PATIENCE:.0f} s: {found[:5]}") from None
+    return time.monotonic() - began
+
+
+def broken(
+    layout: Layout, mode: Mode, breakages: Mapping[str, Breakage], seconds: float, length: Length
+) -> Outcome:
+    """Have another program break things in one way after another; each is put back in time."""
+    wrong: list[str] = []
+    slowest = 0.0
+    chosen = list(breakages.items())
+    if length is Length.SHORT:
+        chosen = chosen[::4]
+    with Stage(layout, mode) as stage:
+        theirs.put(stage.node)
+        whole = kernel.settled(stage.start(*_DRIFT_INTERVAL))
+        with Probe(stage.lanes) as probe:
+            for what, breakage in chosen:
+                time.sleep(_BETWEEN)
+                before = theirs.seen(stage.node)
+                probe.allow(length.within(seconds))
+                began = time.monotonic()
+                breakage.do(stage.node)
+                took = _put_back(stage, whole, began)
+                breakage.undo(stage.node)
+                slowest = max(slowest, took)
+                if took > length.within(seconds) + _LOOK:
+                    wrong.append(f"{what}: put back after {took:.2f} s")
+                if breakage.takes_theirs:
+                    theirs.put(stage.node)
+                elif (after := theirs.seen(stage.node)) != before:
+                    wrong.append(f"{what}: what others have was changed:\n{before}\n---\n{after}")
+            time.sleep(_BETWEEN)
+        repairs = stage.agent.status()["kernel"]["drift"]["repairs"]
+    if repairs < len(chosen):
+        wrong.append(f"only {repairs} repairs are told of {len(chosen)}")
+    note = f"{len(chosen)} ways, the slowest put back after {slowest:.2f} s; {probe.report.rate:.0f} flows/s"
+    return Outcome.of(probe.report, note=note, broken=tuple(wrong))
+
+
+class Allowing:
+    """Allows wrong flows for a second after each write of another program; a context manager."""
+
+    def __init__(self, node: Node, probe: Probe, seconds: float) -> None:
+        self._seconds, self._probe = seconds, probe
+        self._end = threading.Event()
+        with node.netns.entered():
+            self._writes = RuleWrites()
+        self._thread = threading.Thread(target=self._allow, daemon=True)
+        self.programs: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        self._writes.close()
+
+    def _allow(self) -> None:
+        while not self._end.is_set():
+            if select.select([self._writes], [], [], 0.1)[0]:
+                heard = {write.program for write in self._writes.heard()[0]} - _AGENTS
+                self.programs |= heard
+                if heard:
+                    self._probe.allow(self._seconds, ago=_HEARD)
+
+
+_AGENTS = {"iptables-nft-re", "ip6tables-nft-r", "python", "netpol-agent"}
+"""By which names the agent writes in the lab."""
+
+
+def firewalld(mode: Mode, backend: str, length: Length) -> Outcome:
+    """Start firewalld, have it reload, restart and end. What is denied is denied, but for moments."""
+    with Stage(Layout.ROUTED, mode) as stage:
+        stage.start(*_DRIFT_INTERVAL)
+        kernel.settled(stage.agent)
+        with Firewalld(stage.node, backend) as other, _moments(stage, length) as probe:
+            other.start()
+            time.sleep(2)
+            other.reload()
+            time.sleep(4)
+            other.stop()
+            other.start()
+            time.sleep(2)
+            other.stop()
+            time.sleep(2)
+        return _after(stage, probe)
+
+
+def docker(mode: Mode, length: Length) -> Outcome:
+    """Start dockerd, end it, start it again: its rules come in front, and the agent puts its own before."""
+    with Stage(Layout.ROUTED, mode) as stage:
+        stage.start(*_DRIFT_INTERVAL)
+        kernel.settled(stage.agent)
+        with Dockerd(stage.node) as other, _moments(stage, length) as probe:
+            for _ in range(2):
+                other.start()
+                time.sleep(2)
+                other.stop()
+        with Dockerd(stage.node) as other:
+            other.start()
+            rules = theirs.seen(stage.node)
+            time.sleep(3)
+            wrong = () if theirs.seen(stage.node) == rules else ("rules of dockerd were changed",)
+        return _after(stage, probe, wrong)
+
+
+@contextlib.contextmanager
+def _moments(stage: Stage, length: Length) -> Iterator[Probe]:
+    """Send, while another program writes as it likes: a second after each of its writes all is right again.
+
+    In legacy mode nobody can tell when it writes: all of the time is allowed, and the end must be right.
+    What is to pass may be dropped by the other program meanwhile.
+    """
+    with Probe(stage.lanes) as probe:
+        probe.expect(Expected.EITHER, lambda lane: lane.expected is Expected.ALLOWED)
+        if stage.node.mode is Mode.NFT:
+            with Allowing(stage.node, probe, length.within(_AT_ONCE)):
+                yield probe
+        else:
+            probe.allow(_LONG)
+            yield probe
+
+
+def _after(stage: Stage, probe: Probe, wrong: tuple[str, ...] = ()) -> Outcome:
+    """See that all is right with the other program gone, and what the agent has told of it."""
+    with Probe(stage.lanes) as quiet:
+        time.sleep(1)
+    drift = stage.agent.status()["kernel"]["drift"]
+    by = (drift["last_repair"] or {"by": ""})["by"]
+    note = f"{drift['repairs']} repairs" + (f", the last by {by}" if by else "")
+    return Outcome.of(probe.report, quiet.report, note=note, broken=wrong)
+
+
+SCENARIOS = (
+    *(
+        Scenario(
+            promise="6.1",
+            also=("6.5",),
+            name=f"rules broken, {layout.value}, nft",
+            run=functools.partial(broken, layout, Mode.NFT, RULES_OF_NFT, _AT_ONCE),
+            seconds=30,
+            short=layout is Layout.BRIDGE,
+        )
+        for layout in Layout
+    ),
+    Scenario(
+        promise="6.2",
+        also=("6.5",),
+        name="rules broken, routed, legacy",
+        run=functools.partial(broken, Layout.ROUTED, Mode.LEGACY, RULES, _ASKED),
+        seconds=30,
+    ),
+    Scenario(
+        promise="6.2",
+        name="a rule replaced by another, bridge, legacy",
+        run=functools.partial(broken, Layout.BRIDGE, Mode.LEGACY, REPLACED, _COMPARED),
+        seconds=10,
+    ),
+    *(
+        Scenario(
+            promise="6.3",
+            also=("6.5",),
+            name=f"sets broken, {layout.value}, {mode.value}",
+            run=functools.partial(broken, layout, mode, SETS, _COMPARED),
+            seconds=35,
+        )
+        for layout, mode in ((Layout.ROUTED, Mode.NFT), (Layout.BRIDGE, Mode.LEGACY))
+    ),
+    *(
+        Scenario(
+            promise="6.6",
+            name=f"firewalld with {backend}, {mode.value}",
+            run=functools.partial(firewalld, mode, backend),
+            seconds=25,
+        )
+        for mode, backend in ((Mode.NFT, "nftables"), (Mode.NFT, "iptables"), (Mode.LEGACY, "iptables"))
+    ),
+    *(
+        Scenario(
+            promise="6.6",
+            also=("6.5",),
+            name=f"dockerd, {mode.value}",
+            run=functools.partial(docker, mode),
+            seconds=20,
+        )
+        for mode in Mode
+    ),
+)
