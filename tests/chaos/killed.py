@@ -2,7 +2,8 @@
 
 ``python -m tests.chaos.killed PHASE:WRITE:N COMMAND...``: before the Nth write of a kind in a phase. Phases:
 ``start`` (until the first sync begins), ``sync``, ``apply``, ``tidy``; writes: ``begin`` (of the phase),
-``rules`` (each restore), ``ruled`` (after it), ``made``, ``changed``, ``swapped`` and ``destroyed`` (sets).
+``rules`` (each restore), ``ruled`` (after it), ``made``, ``changed``, ``swapped`` and ``destroyed`` (sets),
+and ``read``, before a table is read.
 """
 
 from __future__ import annotations
@@ -79,5 +80,6 @@ if __name__ == "__main__":
         setattr(IptablesBackend, name, _beginning(begun, getattr(IptablesBackend, name)))
     for name, written in WRITES.items():
         setattr(IpSets, name, _before(written, getattr(IpSets, name)))
+    Tables.read = _before("read", Tables.read)  # type: ignore[method-assign]
     Tables.restoring = _around(Tables.restoring)  # type: ignore[method-assign]
     cli.main(sys.argv[2:], prog_name="netpol-agent")

@@ -17,11 +17,10 @@ from tests.chaos.stage import Stage
 from tests.lab.node import Layout, Mode
 
 STEPS = (
-    *(f"start:{write}:1" for write in ("begin", "rules", "made", "changed")),
-    *(f"sync:{write}:{n}" for write in ("rules", "ruled", "changed") for n in (1, 2)),
-    *(f"sync:{write}:1" for write in ("begin", "made", "swapped", "destroyed")),
+    "start:begin:1",
+    *(f"sync:{write}:1" for write in ("begin", "read", "rules", "ruled", "made", "changed")),
+    *(f"sync:{write}:2" for write in ("read", "changed")),
     *(f"apply:{write}:{n}" for write in ("begin", "rules", "ruled", "made", "changed") for n in (1, 3)),
-    *(f"apply:{write}:1" for write in ("swapped", "destroyed")),
     *(f"tidy:{write}:{n}" for write in ("begin", "rules", "ruled", "destroyed") for n in (1, 2)),
 )
 """Where an agent ends itself, as :mod:`tests.chaos.killed` reads it."""
