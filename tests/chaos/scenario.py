@@ -43,13 +43,15 @@ class Outcome:
     @classmethod
     def of(cls, *reports: Report, note: str = "", broken: tuple[str, ...] = ()) -> Outcome:
         """Return the outcome of what probes have seen, and of what else was found broken."""
+        excused = sum(report.excused for report in reports)
+        lost = f"{excused} lost while the machine dropped packets" if excused else ""
         return cls(
             flows=sum(report.flows for report in reports),
             wrong=sum(report.wrong for report in reports),
             in_time=sum(report.in_time for report in reports),
             took=max((report.took for report in reports), default=0.0),
             held_back=sum(report.held_back for report in reports),
-            note=note,
+            note="; ".join(filter(None, (note, lost))),
             broken=(*broken, *(line for report in reports for line in report.told())),
         )
 
