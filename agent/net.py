@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ def family_of(address: bytes) -> Family:
     return Family.V4 if len(address) == 4 else Family.V6
 
 
+@functools.lru_cache(maxsize=1024)
 def address_text(address: bytes) -> str:
     """Return the canonical text of a packed address (RFC 5952 for IPv6)."""
     return str(ipaddress.ip_address(address))

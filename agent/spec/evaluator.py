@@ -46,7 +46,7 @@ from agent.spec.verdict import (
 Endpoint = Key | bytes
 """One end of a connection: a pod by its key, or a packed address."""
 
-_OTHER_PROTOCOLS = {1: "ICMP", 58: "ICMPv6"}
+_PROTOCOLS = {protocol.value: protocol.name for protocol in Protocol} | {1: "ICMP", 58: "ICMPv6"}
 _REASONS = 4
 """Reasons given of each rule; the rest are counted."""
 
@@ -319,7 +319,7 @@ def _any_port(cluster: Cluster, rule: Rule, packet: Packet) -> Answer:
 
 def _port(cluster: Cluster, port: Port, packet: Packet) -> Answer:
     """``NetworkPolicyPort``: protocol, and a number, a range (both ends included), a name, or any port."""
-    protocol = port.protocol.name
+    protocol = _PROTOCOLS[port.protocol]
     if packet.protocol != port.protocol:
         return Answer(False, f"{_protocol_text(packet.protocol)} is not {protocol}")
     if port.port is None:
@@ -384,8 +384,7 @@ def _selected_text(namespace: str, peer: Peer) -> str:
 
 
 def _protocol_text(number: int) -> str:
-    known = {protocol.value: protocol.name for protocol in Protocol} | _OTHER_PROTOCOLS
-    return known.get(number, f"protocol {number}")
+    return _PROTOCOLS.get(number, f"protocol {number}")
 
 
 def _endpoint_text(endpoint: Endpoint) -> str:

@@ -22,9 +22,10 @@ _QUIET_SECONDS = 0.5
 _IDLE_SECONDS, _IDLE_SECONDS_QUICK = 20.0, 2.0
 """As long as 4,000 events take: what the agent does every ten seconds falls into both as often."""
 RATES = (100, 200, 500, 1000, 1500, 2000, 3000, 4000)
-_RATES_QUICK = RATES[:3]
+_RATES_QUICK = RATES[:2]
 _LAG_MS = 100.0
-_STEP_SECONDS, _STEP_SECONDS_QUICK = 10.0, 3.0
+_STEP_SECONDS, _STEP_SECONDS_QUICK = 10.0, 1.5
+_TRIED_SECONDS = 3.0
 _MARK_PAUSE = (0.1, 0.4)
 _KEPT = 0.95
 """Which part of the rate the events must be written at, or it is not the agent that was tried."""
@@ -158,9 +159,11 @@ def _memory_rows(arena: Arena, usage: Usage, when: str, note: str = "") -> Itera
 
 def _churn_rate(arena: Arena) -> float:
     """Return the greatest of the rates tried at which the agent keeps up for a while."""
-    held = RATES[0]
-    for wanted in RATES[1:]:
-        lags, achieved = _lags(arena, wanted, _STEP_SECONDS_QUICK)
+    quick = arena.settings.quick
+    seconds, rates = (_STEP_SECONDS_QUICK, _RATES_QUICK) if quick else (_TRIED_SECONDS, RATES)
+    held = rates[0]
+    for wanted in rates[1:]:
+        lags, achieved = _lags(arena, wanted, seconds)
         if achieved < _KEPT * wanted or statistics.median(lags) >= _LAG_MS:
             break
         held = wanted

@@ -22,7 +22,8 @@ from tests.lab.kube_build import kubectl
 
 __all__ = ["deployed", "lab_kubectl"]
 
-ONE = "test_ingress_on_one_named_port"
+ONE = "test_traffic_from_pods_within_the_servers_namespace_by_pod_selector"
+"""The one that changes least, since each change takes kubectl as long as a test elsewhere."""
 
 # Everything but exec is kubectl's own to do.
 _KUBECTL = """#!{python}

@@ -118,6 +118,21 @@ class Netns:
             _here.fd = before
             _set(before)
 
+    @contextlib.contextmanager
+    def acted_in(self) -> Iterator[None]:
+        """Enter it, and have its environment be the whole process's: as a program that runs in it has it."""
+        before = {name: os.environ.get(name) for name in self.environment}
+        os.environ.update(self.environment)
+        try:
+            with self.entered():
+                yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
     def run(
         self,
         command: Sequence[str],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -112,14 +111,8 @@ class Arena:
     @contextlib.contextmanager
     def kernel(self) -> Iterator[None]:
         """Be on the policed node, as the agent is."""
-        before = dict(os.environ)
-        os.environ.update(self.here.netns.environment)
-        try:
-            with self.here.netns.entered():
-                yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        with self.here.netns.acted_in():
+            yield
 
     def reaches(self, address: bytes) -> bool:
         """Whether packets can come from an address and go there."""

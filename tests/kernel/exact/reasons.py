@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from agent.dataplane.iptables.options import LogRules, Options
 from agent.dataplane.logged import Decided, Judged, judged_by
@@ -18,7 +19,7 @@ from agent.observe.flows.why import reason
 from agent.policy.engine import Engine
 from agent.spec.cluster import Cluster, cluster_of, enforcing
 from agent.spec.evaluator import judge
-from agent.spec.verdict import Packet
+from agent.spec.verdict import Packet, Verdict
 from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.plan import Expected, is_local
 
@@ -26,6 +27,7 @@ GROUP = 1234
 OPTIONS = Options(log=LogRules(GROUP))
 EVERYTHING = Logging(Amount.ALL, Amount.ALL)
 
+Asking = Callable[[Packet], Verdict]
 Seen = dict[tuple[Judged, Packet], Logged]
 
 
@@ -56,13 +58,14 @@ class Reasons:
     def check(self, engine: Engine, objects: Iterable[Object], expected: Sequence[Expected]) -> None:
         """Hold what was logged against what was expected. Raises WrongReasonError."""
         cluster = cluster_of(objects)
+        now = _asking(cluster)
         seen = self.seen({one.packet for one in expected})
-        wanted = set(filter(None, (denied(cluster, one.packet) for one in expected)))
+        wanted = set(filter(None, (_denied(cluster, now, one.packet) for one in expected)))
         found = {one for one in seen if one[0].verdict is Decided.DENIED}
         if found != wanted:
             missing, more = sorted(wanted - found), sorted(found - wanted)
             raise WrongReasonError(f"not logged: {missing[:3]}; logged and not denied: {more[:3]}")
-        would = set(filter(None, (would_be_denied(cluster, one.packet) for one in expected)))
+        would = _would_be_denied(cluster, {one.packet for one in expected} - {packet for _, packet in wanted})
         noted = {one for one in seen if one[0].verdict is Decided.WOULD_DENY}
         if noted != would:
             missing, more = sorted(would - noted), sorted(noted - would)
@@ -72,7 +75,7 @@ class Reasons:
         self.noted += len(noted)
         allowed = {one for one in seen if one[0].verdict is Decided.ALLOWED}
         for judged, packet in allowed:
-            if not judge(cluster, packet).direction(judged.direction).allowed:
+            if not now(packet).direction(judged.direction).allowed:
                 raise WrongReasonError(f"logged as allowed: {judged} {packet}")
         ordered = list(seen)
         for start in range(0, len(ordered), AT_ONCE):
@@ -81,7 +84,7 @@ class Reasons:
             digest.take([seen[one] for one in some], 0.0)
             flows = [report for report in digest.reports(0.0) if isinstance(report, Flow)]
             for (judged, packet), flow in zip(some, flows, strict=True):
-                _same(cluster, judged, packet, flow)
+                _same(now(packet), judged, packet, flow)
                 self.checked += 1
 
     def seen(self, probes: Collection[Packet]) -> Seen:
@@ -101,25 +104,31 @@ class Reasons:
         return seen
 
 
-def denied(cluster: Cluster, packet: Packet) -> tuple[Judged, Packet] | None:
+def _asking(cluster: Cluster) -> Asking:
+    """Return what says a packet's verdict, and works it out once."""
+    return functools.cache(functools.partial(judge, cluster))
+
+
+def _denied(cluster: Cluster, ask: Asking, packet: Packet) -> tuple[Judged, Packet] | None:
     """Return which direction denies a packet on the policed node; None where neither does."""
-    verdict = judge(cluster, packet)
+    verdict = ask(packet)
     for direction in (Direction.EGRESS, Direction.INGRESS):
         if is_local(cluster, verdict, direction) and not verdict.direction(direction).allowed:
             return Judged(Decided.DENIED, direction), packet
     return None
 
 
-def would_be_denied(cluster: Cluster, packet: Packet) -> tuple[Judged, Packet] | None:
-    """Return which direction denies a packet that passes now, if all that is audited is enforced."""
-    if denied(cluster, packet) is not None:
-        return None
-    found = denied(enforcing(cluster), packet)
-    return None if found is None else (Judged(Decided.WOULD_DENY, found[0].direction), packet)
+def _would_be_denied(cluster: Cluster, passing: Iterable[Packet]) -> set[tuple[Judged, Packet]]:
+    """Return which direction denies each packet that passes now, if all that is audited is enforced."""
+    then = enforcing(cluster)
+    if then == cluster:
+        return set()
+    found = (_denied(then, _asking(then), packet) for packet in passing)
+    return {(Judged(Decided.WOULD_DENY, one[0].direction), one[1]) for one in found if one is not None}
 
 
-def _same(cluster: Cluster, judged: Judged, packet: Packet, flow: Flow) -> None:
-    verdict = judge(cluster, packet).direction(judged.direction)
+def _same(whole: Verdict, judged: Judged, packet: Packet, flow: Flow) -> None:
+    verdict = whole.direction(judged.direction)
     why = reason(verdict, judged.verdict)
     # Not the words: of an address that is no pod's, the whole cluster may know whose it is.
     said, meant = (

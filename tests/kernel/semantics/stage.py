@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -246,14 +245,8 @@ class Stage:
     @contextlib.contextmanager
     def kernel(self) -> Iterator[None]:
         """Be on the policed node, as the agent is."""
-        before = dict(os.environ)
-        os.environ.update(self.near.netns.environment)
-        try:
-            with self.near.netns.entered():
-                yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        with self.near.netns.acted_in():
+            yield
 
     # What packets do
 
