@@ -55,7 +55,7 @@ class Kernel(NamedTuple):
 
     settle: Callable[[], object] = membarrier.packets_judged
     own: Callable[[], frozenset[bytes]] = lambda: _own()
-    connections: Callable[[int, frozenset[bytes]], Iterable[Connection]] = marked.connections
+    connections: Callable[[int, marked.Wanted], Iterable[Connection]] = marked.connections
     carrying: Callable[[int], Iterable[Connection]] = marked.carrying
     mark: Callable[[Sequence[Connection], int], list[Connection]] = marked.mark
     forget: Callable[[Iterable[conntrack.Entry]], int] = conntrack.forget_entries
@@ -256,21 +256,23 @@ class Cutting:
         # What was allowed a moment ago may not be tracked yet.
         kernel.settle()
         own = kernel.own()
-        known: dict[Sort, bool] = {}
+        known: dict[tuple[bytes, bytes, int, int], bool] = {}
 
-        def denied(one: Connection) -> bool:
-            sort = sort_of(one)
-            if sort.source in own or sort.destination in own:
-                return False
+        def denied(*sort: *tuple[bytes, bytes, int, int]) -> bool:
             verdict = known.get(sort)
             if verdict is None:
                 if len(known) >= _JUDGED:
                     known.clear()
-                verdict = known[sort] = verdicts.denies(sort) is not None
+                one = Sort(*sort)
+                free = one.source in own or one.destination in own
+                verdict = known[sort] = not free and verdicts.denies(one) is not None
             return verdict
 
-        for one in kernel.connections(bit, ends) if ends else ():
-            if not one.marked and denied(one):
+        def wanted(source: bytes, destination: bytes, protocol: int, port: int) -> bool:
+            return (source in ends or destination in ends) and denied(source, destination, protocol, port)
+
+        for one in kernel.connections(bit, wanted) if ends else ():
+            if not one.marked:
                 if len(found.denied) >= MOST:
                     found.more = True
                     break
@@ -278,7 +280,7 @@ class Cutting:
         if found.scope.again:
             for one in kernel.carrying(bit):
                 found.cut = True
-                if not denied(one) and len(found.freed) < MOST:
+                if len(found.freed) < MOST and not denied(*sort_of(one)):
                     found.freed.append(one)
 
     def _take(self, found: _Found) -> None:
@@ -288,7 +290,7 @@ class Cutting:
             self._want(found.scope)
             self._not_before = self._clock.monotonic() + RETRY
             return
-        self._not_before = self._clock.monotonic() + REST * found.seconds
+        self._not_before = AT_ONCE if found.more else self._clock.monotonic() + REST * found.seconds
         if found.more:
             self._want(found.scope)
         if found.scope.again:
