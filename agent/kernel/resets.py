@@ -38,10 +38,11 @@ def ask(connections: Iterable[tuple[Tuple, Tuple]], mark: int) -> None:
                 sockets[size] = _open(stack, size, mark)
             sending = sockets[size]
             if sending is not None:
-                # Connection tracking ignores a SYN of who has opened it, and a SYN with ACK of who answers;
-                # the others it takes for invalid, and does not translate.
-                _send(sending, reply, _SYN | _ACK)
+                # Connection tracking lets a SYN of who has opened it pass, and a SYN with ACK of who answers;
+                # the others it takes for invalid, and does not translate. The SYN comes first: where who has
+                # opened it is gone, it refuses what it is asked, and after that a SYN would open it anew.
                 _send(sending, opened, _SYN)
+                _send(sending, reply, _SYN | _ACK)
 
 
 def _open(stack: contextlib.ExitStack, size: int, mark: int) -> socket.socket | None:

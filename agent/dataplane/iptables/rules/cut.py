@@ -6,6 +6,7 @@ whatever ``nf_conntrack_tcp_loose`` says. Both ends of a TCP connection are rese
 
 from __future__ import annotations
 
+from agent.dataplane.backend import CutMarks
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.rule import Chains, Guard, Rule, goto, jump
@@ -13,12 +14,14 @@ from agent.dataplane.iptables.rules.rule import Chains, Guard, Rule, goto, jump
 
 def forward(options: Options) -> tuple[Rule, ...]:
     """Return what FORWARD begins with: before any rule by which known connections leave."""
-    return _rule(names.CUT, options)
+    marks = options.cut_marks
+    return () if marks is None else (goto(names.CUT, _cut(marks)),)
 
 
 def output(options: Options) -> tuple[Rule, ...]:
-    """Return what OUTPUT begins with, for packets of others that this node sends, as IPVS does."""
-    return _rule(names.CUT_OUT, options)
+    """Return what OUTPUT begins with: for what the agent asks, and for packets of others, as IPVS sends."""
+    marks = options.cut_marks
+    return () if marks is None else (goto(names.CUT_ASK, _asks(marks)), goto(names.CUT_OUT, _cut(marks)))
 
 
 def chains(options: Options) -> Chains:
@@ -31,18 +34,20 @@ def chains(options: Options) -> Chains:
             jump("REJECT", "-p tcp", options="--reject-with tcp-reset", about=Guard.CUT),
             jump("DROP", about=Guard.CUT),
         ),
+        # Of a connection that is gone by now, what the agent asks would be a new connection's first packet.
+        names.CUT_ASK: (jump(options.leave, _cut(marks)), jump("DROP", about=Guard.CUT)),
         names.CUT_OUT: (
-            # The segments by which the agent asks the ends: nobody else can give a packet both bits.
-            jump(options.leave, f"-m mark --mark {marks.packet:#x}/{marks.packet:#x}"),
-            # The resets of the chain above are sent by the node, in the name of the other end.
+            # The resets of the first chain are sent by the node, in the name of the other end.
             jump(options.leave, "-m conntrack --ctstate RELATED"),
             goto(names.CUT),
         ),
     }
 
 
-def _rule(chain: str, options: Options) -> tuple[Rule, ...]:
-    marks = options.cut_marks
-    if marks is None:
-        return ()
-    return (goto(chain, f"-m connmark --mark {marks.connection:#x}/{marks.connection:#x}"),)
+def _cut(marks: CutMarks) -> str:
+    return f"-m connmark --mark {marks.connection:#x}/{marks.connection:#x}"
+
+
+def _asks(marks: CutMarks) -> str:
+    """Match the segments by which the agent asks the ends: nobody else can give a packet both bits."""
+    return f"-m mark --mark {marks.packet:#x}/{marks.packet:#x}"

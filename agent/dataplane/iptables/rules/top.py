@@ -209,7 +209,9 @@ def stand_in(chain: str, forward: Rules) -> Rules | None:
     """
     if chain in (names.FORWARD, names.BRIDGED):
         return tuple(rule for rule in forward if rule.target not in (names.BRIDGED, names.CUT))
-    if chain in (names.DENY, names.TRANSIT, names.CUT, names.CUT_OUT) or chain in map(names.judge, Direction):
+    if chain in (names.DENY, names.TRANSIT, names.CUT, names.CUT_ASK, names.CUT_OUT) or chain in map(
+        names.judge, Direction
+    ):
         return (jump("DROP"),)
     return None
 
