@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from agent.fault import Fault
 from agent.kube.model import Kind
+from agent.sources.cni.source import CniState
 from agent.sources.source import SyncState
 
 STALLED_AFTER = 120.0
@@ -37,7 +38,8 @@ class Health:
     ``heartbeat`` is when the main loop last made progress, its start included. ``threads`` tells for each
     thread that must live, by name, whether it does. ``caches`` are those this run needs; ``applied``
     whether the kernel has held a program made of all of them. ``links`` says of how many isolated pods the
-    link is known; empty where there is none.
+    link is known; empty where there is none. ``results``: what is known of network plugins' results, None
+    where they are not read.
     """
 
     now: float
@@ -47,6 +49,7 @@ class Health:
     faults: tuple[Fault, ...] = ()
     threads: Mapping[str, bool] = field(default_factory=dict)
     links: str = ""
+    results: CniState | None = None
 
 
 class State(enum.StrEnum):
@@ -94,6 +97,7 @@ def readyz(health: Health) -> Answer:
             _loop(health),
             *_threads(health),
             *_caches(health),
+            *_results(health.results),
             _applied(health),
             *_links(health),
             *_faults(health, fatal=True),
@@ -175,6 +179,16 @@ def _cache(name: str, state: SyncState, now: float) -> HealthCheck:
         more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
         troubles.append(f"refused: {refused[0]}{more}")
     return HealthCheck(name, State.WARNING if troubles else State.OK, "; ".join(troubles))
+
+
+def _results(state: CniState | None) -> Iterable[HealthCheck]:
+    if state is None or not (state.folders or state.fault):
+        return
+    told = f"{state.results} results in {', '.join(state.folders)}" if state.folders else "no folder yet"
+    if state.fault:
+        yield HealthCheck("early-addresses", State.WARNING, f"{told}; {state.fault}")
+    else:
+        yield HealthCheck("early-addresses", State.OK, told)
 
 
 def _applied(health: Health) -> HealthCheck:

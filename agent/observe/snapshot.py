@@ -20,26 +20,12 @@ from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, address_text
 from agent.observe.links import NO_LINKS, LinkCounts
+from agent.observe.source_status import SourceStatus as SourceStatus
+from agent.observe.source_status import of_kind, of_results
 from agent.policy.lower.lowered import LoweredProgram
 from agent.policy.program import PodId, PolicyId
+from agent.sources.cni.source import CniState
 from agent.sources.source import SyncState
-
-
-class SourceStatus(msgspec.Struct, frozen=True):
-    """One cache: where it stands. A time that is None has not been yet.
-
-    ``current``: what is known is what there is, as far as the source has told; else it is being read again.
-    """
-
-    kind: str
-    synced: bool
-    objects: int
-    last_event: Moment | None
-    last_contact: Moment | None
-    resource_version: str
-    fault: str
-    refused: tuple[str, ...]
-    current: bool = True
 
 
 class PodStatus(msgspec.Struct, frozen=True):
@@ -47,6 +33,7 @@ class PodStatus(msgspec.Struct, frozen=True):
 
     A direction that is None is open. One with no policy is closed by an object that is not valid, or by
     policies that are over budget or not compiled yet. ``workload`` is what controls it, as ``Kind/name``.
+    ``early``: its network plugin says an address that its status does not say yet.
     ``..._over_budget`` names the policies over budget that
     isolate the pod, of each namespace up to a hundred.
     """
@@ -58,6 +45,7 @@ class PodStatus(msgspec.Struct, frozen=True):
     ingress_over_budget: tuple[str, ...] = ()
     egress_over_budget: tuple[str, ...] = ()
     workload: str = ""
+    early: bool = False
 
 
 class AuditedStatus(msgspec.Struct, frozen=True):
@@ -248,6 +236,8 @@ class Facts:
     closed_by_budget: Mapping[PodId, Sequence[Key]] = field(default_factory=dict)
     staged: Mapping[Key, Mode] = field(default_factory=dict)
     workload: Callable[[Key], str] = lambda _: ""
+    early: Callable[[Key], bool] = lambda _: False
+    results: CniState | None = None
     unconfirmed: Mapping[Key, str] = field(default_factory=dict)
 
 
@@ -263,7 +253,10 @@ def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnaps
         iptables_mode=facts.iptables_mode,
         iptables_mode_reason=facts.iptables_mode_reason,
         families=facts.families,
-        sources=tuple(_source(kind, state) for kind, state in sorted(facts.states.items())),
+        sources=(
+            *(of_kind(kind, state) for kind, state in sorted(facts.states.items())),
+            *of_results(facts.results),
+        ),
         pods=_pods(program, facts),
         policies=_policies(program),
         sets=_sets(program, view),
@@ -295,20 +288,6 @@ def _moment(seconds: float) -> Moment | None:
     return moment(seconds) if seconds else None
 
 
-def _source(kind: Kind, state: SyncState) -> SourceStatus:
-    return SourceStatus(
-        kind=kind.value,
-        synced=state.synced,
-        objects=state.objects,
-        last_event=_moment(state.last_event),
-        last_contact=_moment(state.last_contact),
-        resource_version=state.resource_version,
-        fault=state.fault,
-        refused=state.faults,
-        current=state.current,
-    )
-
-
 def _pods(program: LoweredProgram, facts: Facts) -> tuple[PodStatus, ...]:
     found, over = [], facts.closed_by_budget
     for pod in sorted({pod_id.pod for pod_id in program.pods}):
@@ -324,6 +303,7 @@ def _pods(program: LoweredProgram, facts: Facts) -> tuple[PodStatus, ...]:
                 ingress_over_budget=tuple(map(str, over.get(PodId(Direction.INGRESS, pod), ()))),
                 egress_over_budget=tuple(map(str, over.get(PodId(Direction.EGRESS, pod), ()))),
                 workload=facts.workload(pod),
+                early=facts.early(pod),
             )
         )
     return tuple(found)

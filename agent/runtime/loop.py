@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from agent.clock import SYSTEM, Clock
@@ -33,6 +33,7 @@ from agent.runtime.first_start import FirstStart
 from agent.runtime.flow_log import make_flow_log
 from agent.runtime.host_check import CheckHost, HostCheck, MakeBackend, backend_for, chosen_families
 from agent.runtime.inbox import Inbox
+from agent.runtime.leads import Leads
 from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.node_name import NodeName
@@ -169,6 +170,8 @@ class Agent:
         # Files are one's own.
         own = settings.own_managers if settings.manifests is None else frozenset[str]()
         unconfirmed = Unconfirmed(own, settings.state_dir)
+        leads = Leads(settings.node_name, engine, clock, _tells_lead(recorder))
+        self._reconcile.stepped, self._reconcile.settled = leads.step, leads.settle
         self._reconcile.noted, recorder.confirmed = unconfirmed.take, unconfirmed.news
         self.drift.repairing = recorder.repair
         first_start.adopted = recorder.adopted
@@ -219,6 +222,7 @@ class Agent:
             self._flow_log,
             unconfirmed,
             cutting,
+            leads,
             clock,
         )
         recorder.faults = self.views.faults
@@ -301,3 +305,15 @@ class Agent:
         For any thread but the loop's own. Raises TimeoutError.
         """
         return self.inbox.ask(lambda: self.views.engine.extract(ends))
+
+
+def _tells_lead(recorder: Recorder) -> Callable[[Key, float], None]:
+    """Return what tells the history how much earlier a pod was isolated than by its status."""
+
+    def tell(pod: Key, seconds: float) -> None:
+        recorder.pod_told(
+            pod,
+            f"isolated {1000 * seconds:.0f} ms before status.podIPs, by its network plugin (CNI)",
+        )
+
+    return tell

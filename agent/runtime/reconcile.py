@@ -65,6 +65,10 @@ class Reconcile:
         """Called with events before they are compiled."""
         self.changed: Callable[[Delta], None] = lambda _: None
         """Called with what each step changed."""
+        self.stepped: Callable[[list[Event]], None] = lambda _: None
+        """Called with the events of each step that was made since the agent began to write."""
+        self.settled: Callable[[], None] = lambda: None
+        """Called when everything that was taken is in the kernel."""
 
     def take(self, events: list[Event], now: float, arrivals: Sequence[Arrival] = ()) -> None:
         """Compile events and bring what they change into the kernel. Called in each turn, events or not.
@@ -132,6 +136,8 @@ class Reconcile:
             self.latency.begin()
         if not (calls.retry.pending or calls.backend.busy or self._engine.waiting):
             self.latency.settle()
+            if calls.phase.begun:
+                self.settled()
 
     def _enforce(self, events: list[Event], now: float, seen: float) -> None:
         most = SLICE if self._calls.phase is Phase.ENFORCING else SLICE_AT_START
@@ -156,6 +162,7 @@ class Reconcile:
         if delta and not self._calls.refused:
             self._calls.make(self._calls.note, self._calls.backend.apply, delta, more)
         self.latency.step(events, delta, here)
+        self.stepped(events)
         self.settle()
 
     def _seen(self, now: float, arrivals: Sequence[Arrival]) -> float:

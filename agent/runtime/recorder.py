@@ -216,6 +216,11 @@ class Recorder:
         told = repair.differences
         self._add(Subject.REPAIR, What.MADE, self._clock.time(), who=repair.by, detail=told, written=True)
 
+    def pod_told(self, pod: Key, detail: str) -> None:
+        """Tell of a pod of this node what changed nothing in the kernel."""
+        if self._enforcing:
+            self._add(Subject.POD, What.CHANGED, self._clock.time(), *pod, detail=(detail,))
+
     def budgets(self, news: Mapping[Key, Excess | None]) -> None:
         """Tell which policies went over their budget, or came back."""
         if not self._enforcing:

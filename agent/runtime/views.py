@@ -12,6 +12,7 @@ from agent.dataplane.traffic import NO_TRAFFIC, Meter
 from agent.fault import Fault
 from agent.history.writer import Writer
 from agent.kube.mode import Mode
+from agent.kube.model import Key, Kind, Pod
 from agent.net import Direction, Family, family_of
 from agent.observe.health import Health, readyz
 from agent.observe.metrics.figures import Figures
@@ -26,11 +27,13 @@ from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart
 from agent.runtime.flow_log import FlowLog
 from agent.runtime.host_check import HostCheck
+from agent.runtime.leads import Leads
 from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.node_name import NodeName
 from agent.runtime.reconcile import Reconcile
 from agent.runtime.unconfirmed import Unconfirmed
+from agent.sources.cni.source import CniSource, CniState
 from agent.sources.source import Source
 
 
@@ -57,6 +60,7 @@ class Views:
     flow_log: FlowLog
     unconfirmed: Unconfirmed
     cutting: Cutting
+    leads: Leads
     clock: Clock
 
     def health(self) -> Health:
@@ -69,7 +73,15 @@ class Views:
             faults=self._faults(),
             threads={**self.source.threads(), **self._threads()},
             links=str(self.linked_pods.counts),
+            results=self._results(),
         )
+
+    def _results(self) -> CniState | None:
+        return self.source.state() if isinstance(self.source, CniSource) else None
+
+    def _is_early(self, pod: Key) -> bool:
+        found = self.engine.known(Kind.POD, pod)
+        return isinstance(found, Pod) and found.attached.early
 
     def status(self) -> StatusSnapshot:
         """Say what this node enforces and why. For the loop's own thread, between two steps."""
@@ -101,6 +113,8 @@ class Views:
             links=self.linked_pods.counts,
             staged=self.engine.staging.staged(),
             workload=self.engine.workload_of,
+            early=self._is_early,
+            results=self._results(),
             unconfirmed=self.unconfirmed.policies(),
         )
         return take(facts, self.engine.lowered, self.calls.backend.view())
@@ -143,6 +157,9 @@ class Views:
             sets=_of_both(sets),
             members=_of_both(members),
             states=health.caches,
+            results=0 if health.results is None else health.results.results,
+            early=0 if health.results is None else health.results.early,
+            leads=self.leads.seconds.read(),
             latency={change.value: seconds.read() for change, seconds in latency.seconds.items()},
             creation=latency.created.read(),
             calls={call.name.lower(): seconds.read() for call, seconds in calls.counts.seconds.items()},

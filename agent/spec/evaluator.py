@@ -28,6 +28,7 @@ from agent.spec.cluster import (
 )
 from agent.spec.hints import (
     disabled,
+    early_address,
     labels_text,
     names_text,
     not_selecting,
@@ -172,6 +173,7 @@ def _if_not_isolated(cluster: Cluster, direction: Direction, packet: Packet) -> 
         *without_effect(policies, direction, pod),
         *not_selecting(policies, direction, pod),
         *disabled(_disabled(cluster, pod), direction, pod),
+        *early_address(pod),
     )
     audited = _findings(cluster, auditing(cluster, direction, pod), direction, packet)
     return DirectionVerdict(direction, True, pod.key, (), why, hints, audited)
@@ -191,6 +193,7 @@ def _by_policies(cluster: Cluster, direction: Direction, packet: Packet) -> Dire
         *without_effect(_policies(cluster, pod), direction, pod),
         *disabled(_disabled(cluster, pod), direction, pod),
         *(without_dns(policies, pod.key) if direction is Direction.EGRESS else ()),
+        *early_address(pod),
     )
     audited = _findings(cluster, auditing(cluster, direction, pod), direction, packet)
     return DirectionVerdict(direction, allowed, pod.key, findings, why, hints, audited)

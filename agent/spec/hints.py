@@ -38,6 +38,12 @@ def names_text(pod: Pod) -> str:
     return f"it has {', '.join(names[:_NAMED])}{more}" if names else "none of its ports has a name"
 
 
+def early_address(pod: Pod) -> Iterator[str]:
+    """Say that a pod's address is what its network plugin gave it, and other nodes do not know it yet."""
+    if pod.attached.early:
+        yield f"the address of {pod.key} is told by its network plugin (CNI): its status does not say it yet"
+
+
 def without_effect(policies: Iterable[NetworkPolicy], direction: Direction, pod: Pod) -> Iterator[str]:
     """Name the policies that select a pod and have rules of a direction that ``policyTypes`` does not name.
 

@@ -6,13 +6,14 @@ not exist until a test plays it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 
 from tests.cluster.scene import pods, rule
-from tests.lab.cluster import AgentProcess, Cluster, Workspace, wait_until
+from tests.lab.cluster import AgentProcess, Cluster, Workspace, http_get, wait_until
 from tests.lab.cni import ContainerRuntime, Started
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
@@ -120,9 +121,20 @@ def test_a_pod_is_isolated_before_its_status_says_its_address(scene: Scene) -> N
     scene.expect(started)
     (shown,) = (p for p in scene.place.agent.status()["pods"] if p["pod"].endswith("/new"))
     assert set(shown["addresses"]) == {started.pod.v4, started.pod.v6}
+    assert shown["early"] is True
+    assert "[+]early-addresses ok: 1 results in " in http_get(scene.place.node, "/readyz")[1]
     scene.report("new", started)
     scene.place.cluster.settle()
     scene.expect(started)
+    status = scene.place.agent.status()
+    assert [pod["early"] for pod in status["pods"] if pod["pod"].endswith("/new")] == [False]
+    assert [s["objects"] for s in status["sources"] if s["kind"] == "CNI result"] == [1]
+    said = r"isolated \d+ ms before status.podIPs, by its network plugin \(CNI\)"
+    rows = f"/history?pod={scene.namespace}/new"
+    wait_until(lambda: bool(re.search(said, http_get(scene.place.node, rows)[1])))
+    metrics = http_get(scene.place.node, "/metrics")[1]
+    assert re.search(r"^netpol_agent_early_lead_seconds_count [1-9]", metrics, re.MULTILINE)
+    assert re.search(r"^netpol_agent_early_addresses_total [1-9]", metrics, re.MULTILINE)
     scene.stop(started, uid)
     scene.place.cluster.client.delete_pod(scene.namespace, "new")
 

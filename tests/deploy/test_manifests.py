@@ -15,6 +15,7 @@ from agent import __version__
 from agent.commands.cli import main
 from agent.host.check import Readers
 from agent.kernel.node_lock import LOCK
+from agent.setting_values import CNI_RESULTS
 from agent.settings import SETTINGS, resolve, setting_of
 from tests.deploy.stage import DAEMONSETS, DEPLOY, built, of_kind, run_kubectl
 from tests.lab.apiserver import ApiServer
@@ -27,6 +28,7 @@ INSTALLED = ["deploy", *(f"deploy/overlays/{path.name}" for path in sorted((DEPL
 MOUNTED = {
     *(str(LOCK.parent), "/run/xtables.lock", str(Readers().proc_sys_of_host / "net")),
     setting_of("state_dir").default,
+    str(CNI_RESULTS[0].parent),
 }
 """What the agent, or iptables, opens by these names."""
 

@@ -44,7 +44,9 @@ LISTENING = "NET_BROADCAST"
 """Without it the agent enforces all the same, and hears later of what changes inside pods."""
 NEEDED = [name for name in CAPABILITIES if name != LISTENING]
 MOUNTS: list[str] = [mount["mountPath"] for mount in CONTAINER["volumeMounts"]]
+READ_ONLY = {mount["mountPath"] for mount in CONTAINER["volumeMounts"] if mount.get("readOnly")}
 STATE = "/var/lib/netpol-agent"
+RESULTS = "/var/lib/cni"
 MISSED = {
     "NET_ADMIN": '"missing": "CAP_NET_ADMIN"',
     "NET_RAW": '"missing": "CAP_NET_RAW"',
@@ -108,11 +110,12 @@ def test_it_starts_with_what_the_manifest_gives_and_has_that_only(alone: Alone) 
         _, _, _, _, place, options, *_ = line.split()
         if "rw" in options.split(",") and not place.startswith(("/dev", "/proc")):
             writable.add(place)
-    assert writable == set(MOUNTS)
+    assert writable == set(MOUNTS) - READ_ONLY
+    assert {RESULTS} == READ_ONLY
 
 
 def test_every_privilege_has_a_test() -> None:
-    assert {*MISSED.keys(), STATE} == {*NEEDED, *MOUNTS, "token"}
+    assert {*MISSED.keys(), STATE, RESULTS} == {*NEEDED, *MOUNTS, "token"}
     assert LISTENING in CAPABILITIES
 
 
@@ -169,7 +172,16 @@ def test_without_the_mount_of_its_history_it_enforces_and_names_what_is_missing(
     wait_until(lambda: said in http_get(alone.node, "/readyz")[1], 30)
 
 
-@pytest.mark.parametrize("path", [path for path in MOUNTS if path != STATE])
+def test_without_the_mount_of_results_it_does_not_know_early_addresses(alone: Alone) -> None:
+    of_host(alone.node, f"{RESULTS}/results").mkdir(parents=True)
+    for pod, said in ((POD, True), (without(RESULTS), False)):
+        agent = alone.start(pod)
+        agent.wait_ready()
+        assert ("[+]early-addresses ok" in http_get(alone.node, "/readyz")[1]) is said
+        agent.stop()
+
+
+@pytest.mark.parametrize("path", [path for path in MOUNTS if path not in (STATE, RESULTS)])
 def test_without_a_mount_it_does_not_become_ready(alone: Alone, path: str) -> None:
     agent = alone.start(without(path))
     wait_until(lambda: bool(re.search(MISSED[path], heard(agent))), 30)

@@ -15,7 +15,9 @@ import yaml
 from tests.deploy.stage import DEPLOY, DeployedCluster, PodAgent, reach_api_server
 from tests.lab.client import Json
 from tests.lab.cluster import http_get, wait_until
+from tests.lab.container import of_host
 from tests.lab.node import Layout, Mode, Node
+from tests.unit.sources.cni.results import text as result_text
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 ACCOUNTS = "/api/v1/namespaces/kube-system/serviceaccounts"
@@ -149,7 +151,21 @@ def test_with_every_permission_it_becomes_ready_and_sees_changes(
         agent.stop()
 
 
-@pytest.mark.parametrize(("resource", "verb"), PERMISSIONS)
+def test_without_get_no_pod_is_asked_for_by_name(spare: Spare) -> None:
+    """A pod runs here, as its result says, and the watch knows none of its name."""
+    agent = spare.start(without("pods", "get"))
+    try:
+        agent.wait_ready()
+        folder = of_host(spare.node, "/var/lib/cni/results")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lab-c1-eth0").write_bytes(result_text())
+        wait_until(lambda: "forbidden to get pods" in readyz(spare.node)[1], 30)
+        assert readyz(spare.node)[0] == 200
+    finally:
+        agent.stop()
+
+
+@pytest.mark.parametrize(("resource", "verb"), [one for one in PERMISSIONS if one[1] != "get"])
 def test_each_permission_is_missed(deployed: DeployedCluster, spare: Spare, resource: str, verb: str) -> None:
     agent = spare.start(without(resource, verb))
     try:
@@ -170,6 +186,7 @@ def test_each_permission_is_missed(deployed: DeployedCluster, spare: Spare, reso
 
 
 def test_nothing_else_is_granted() -> None:
-    assert sorted(PERMISSIONS) == sorted((resource, verb) for resource in KINDS for verb in ("list", "watch"))
+    expected = [(resource, verb) for resource in KINDS for verb in ("list", "watch")]
+    assert sorted(PERMISSIONS) == sorted([*expected, ("pods", "get")])
     assert {group for rule in rules() for group in rule["apiGroups"]} == {"", "networking.k8s.io"}
     assert all(rule.keys() == {"apiGroups", "resources", "verbs"} for rule in rules())

@@ -18,7 +18,8 @@ class Figures:
     ``source`` is ``apiserver`` or ``manifests``. ``isolated`` counts pods by direction and family; ``faults``
     by whether they keep the agent from being ready; ``over_budget`` policies by whose budget it is;
     ``audited`` pods by direction, ``staged`` policies that are not enforced by their mode;
-    ``failures`` calls of the backend by what was called and the reason.
+    ``failures`` calls of the backend by what was called and the reason. ``results`` are those of network
+    plugins, ``early`` the pods that had an address by one before their status said it.
     """
 
     version: str
@@ -55,4 +56,7 @@ class Figures:
     cache_flushes: int = 0
     history_missing: Mapping[str, int] = field(default_factory=dict)
     unlogged: Mapping[str, int] = field(default_factory=dict)
+    results: int = 0
+    early: int = 0
+    leads: Distribution | None = None
     traffic: Traffic = NO_TRAFFIC

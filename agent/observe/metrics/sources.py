@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from agent.observe.metrics.figures import Figures
 from agent.observe.metrics.metric import Metric, Sample
-from agent.observe.metrics.samples import COUNTER, GAUGE, ONE, PER_KIND, of_cache
+from agent.observe.metrics.samples import COUNTER, GAUGE, HISTOGRAM, ONE, PER_KIND, of_cache, one
 
 
 def _events(figures: Figures) -> Iterator[Sample]:
@@ -17,6 +17,11 @@ def _events(figures: Figures) -> Iterator[Sample]:
 
 def _outages(figures: Figures) -> Iterator[Sample]:
     yield Sample((), max((state.counts.outages for state in figures.states.values()), default=0))
+
+
+def _leads(figures: Figures) -> Iterator[Sample]:
+    if figures.leads is not None:
+        yield Sample((), figures.leads)
 
 
 SOURCES: tuple[Metric, ...] = (
@@ -99,5 +104,30 @@ SOURCES: tuple[Metric, ...] = (
         "How often the API server did not serve at all, an outage that lasts included.",
         ONE,
         _outages,
+    ),
+    Metric(
+        "cni_results",
+        GAUGE,
+        (),
+        "The results of network plugins that are known: one for each sandbox of this node.",
+        ONE,
+        one(lambda f: f.results),
+    ),
+    Metric(
+        "early_addresses_total",
+        COUNTER,
+        (),
+        "How often a pod of this node had an address by its network plugin before its status said it.",
+        ONE,
+        one(lambda f: f.early),
+    ),
+    Metric(
+        "early_lead_seconds",
+        HISTOGRAM,
+        (),
+        "How long an isolated pod's rules were in the kernel before its status said its address, where a "
+        "network plugin's result said it.",
+        "17",
+        _leads,
     ),
 )

@@ -242,6 +242,8 @@ def _pod(name: str, found: PodStatus | None) -> Iterator[str]:
         return
     of = f" ({escape(found.workload)})" if found.workload else ""
     yield f"[bold]{escape(name)}[/]{of}  {', '.join(found.addresses) or 'no address yet'}"
+    if found.early:
+        yield "  its network plugin gave it this address (CNI): its status does not say it yet"
     for direction, policies, over in (
         ("ingress", found.ingress, found.ingress_over_budget),
         ("egress", found.egress, found.egress_over_budget),
