@@ -6,15 +6,19 @@ running: the work that needs it yields, and whoever drives that work does someth
 
 from __future__ import annotations
 
+import math
 import select
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 PATIENCE = 0.1
 """Seconds for which a command is waited for."""
+LOOK_AGAIN = 0.02
+"""Seconds after which is looked again, where nothing tells that something has ended."""
 
 
 class Waits(NamedTuple):
@@ -32,6 +36,25 @@ PAUSE = Waits((), 0.0)
 
 Work = Generator[Waits, None, T]
 """Work that returns a T in the end."""
+
+
+def beside(name: str, do: Callable[[], None], patience: float) -> Work[None]:
+    """Do something on a thread, waiting for so many seconds before yielding; here if that is for ever.
+
+    Also here where the system has no more threads to give: then little else can be done, either.
+    """
+    thread = None if patience == math.inf else threading.Thread(target=do, name=name, daemon=True)
+    try:
+        if thread is not None:
+            thread.start()
+    except RuntimeError:
+        thread = None
+    if thread is None:
+        do()
+        return
+    thread.join(patience)
+    while thread.is_alive():
+        yield Waits((), time.monotonic() + LOOK_AGAIN)
 
 
 def wait(waits: Waits) -> None:

@@ -58,6 +58,8 @@ class Listener(http.server.ThreadingHTTPServer):
         self.connections = Connections(connections.most(connections.limit()))
         self.sending_large = threading.BoundedSemaphore(STATUS_AT_ONCE)
         self.streaming = threading.BoundedSemaphore(STREAMS_AT_ONCE)
+        self.alone = False
+        """Whether a client is answered on the thread that lets clients in, so that others wait for it."""
         super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
@@ -79,6 +81,19 @@ class Listener(http.server.ThreadingHTTPServer):
         except OSError:
             connection.close()
             raise
+
+    def process_request(self, request: object, client_address: object) -> None:
+        """Answer on a thread; on this one where the system has no more to give, and then no stream."""
+        try:
+            super().process_request(cast(socket.socket, request), cast(tuple[str, int], client_address))
+        except RuntimeError:
+            self.alone = True
+            try:
+                self.process_request_thread(
+                    cast(socket.socket, request), cast(tuple[str, int], client_address)
+                )
+            finally:
+                self.alone = False
 
     def verify_request(self, request: object, client_address: tuple[str, int]) -> bool:
         return self.connections.enter(cast(socket.socket, request), client_address[0])
@@ -196,7 +211,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(response.body)
             return
         try:
-            if self.server.streaming.acquire(blocking=False):
+            if not self.server.alone and self.server.streaming.acquire(blocking=False):
                 try:
                     self._send_stream(response)
                 finally:

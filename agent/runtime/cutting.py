@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from agent.policy.lower.verdicts import Sort, Verdicts
 from agent.policy.program import PodId
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.inbox import Inbox
-from agent.runtime.threads import StartThread
+from agent.runtime.threads import StartThread, do_beside
 from agent.words import count
 
 _log = log.get(__name__)
@@ -226,7 +227,8 @@ class Cutting:
         self._looking = True
         verdicts = Verdicts(self._engine.lowered)
         ends = frozenset(verdicts.addresses() if scope.everything else scope.ends)
-        self._start_thread("cut", lambda: self._look(verdicts, ends, _Found(scope, marks)))
+        look = functools.partial(self._look, verdicts, ends, _Found(scope, marks))
+        do_beside(self._start_thread, "cut", look)
 
     def is_cut(self, mark: int) -> bool:
         """Whether a connection with a mark of its own was ended, though it is tracked. For any thread."""

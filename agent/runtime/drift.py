@@ -14,7 +14,7 @@ from agent.runtime.backends import LATE_WRITE
 from agent.runtime.calls import Calls
 from agent.runtime.inbox import Inbox
 from agent.runtime.reconcile import Reconcile
-from agent.runtime.threads import StartThread
+from agent.runtime.threads import StartThread, do_beside
 
 _log = log.get(__name__)
 
@@ -149,7 +149,7 @@ class Drift:
             reading.run()
             self._inbox.call(lambda: self._compare(backend, reading))
 
-        self._start_thread("drift", look)
+        do_beside(self._start_thread, "drift", look)
 
     def _compare(self, backend: Backend, reading: Reading) -> None:
         """Compare and repair; while a retry is pending, too, which may be about something else."""

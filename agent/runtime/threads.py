@@ -20,7 +20,15 @@ StartThread = Callable[[str, Callable[[], None]], Thread]
 
 
 def start_thread(name: str, target: Callable[[], None]) -> Thread:
-    """Start a thread of the system's."""
+    """Start a thread of the system's. Raises RuntimeError where it has none to give."""
     thread = threading.Thread(target=target, name=name, daemon=True)
     thread.start()
     return thread
+
+
+def do_beside(start_thread: StartThread, name: str, work: Callable[[], None]) -> None:
+    """Do work that ends by itself on a thread; here and now where the system has none to give."""
+    try:
+        start_thread(name, work)
+    except RuntimeError:
+        work()

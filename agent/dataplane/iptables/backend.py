@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -36,7 +35,6 @@ from agent.dataplane.iptables.tables.authors import Authors
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.foreign_rules import ForeignRules
 from agent.dataplane.iptables.tables.generation import Generation
-from agent.dataplane.iptables.tables.inflight import LOOK_AGAIN
 from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import TableError
@@ -44,7 +42,7 @@ from agent.dataplane.iptables.trust import Trust
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.podlinks import PodLink
-from agent.dataplane.turns import Waits, Work
+from agent.dataplane.turns import Waits, Work, beside
 from agent.fault import Fault
 from agent.kernel.ipset_errors import SetError
 from agent.kube.model import Key
@@ -207,14 +205,7 @@ class IptablesBackend:
     def _read(self) -> Work[TablesReading]:
         """Read the rules: on a thread of its own, since it may take long, unless all is waited for."""
         reading = self._audit.begin(afresh=True)
-        if self._patience == math.inf:
-            reading.run()
-            return reading
-        thread = threading.Thread(target=reading.run, name="reading", daemon=True)
-        thread.start()
-        thread.join(self._patience)
-        while thread.is_alive():
-            yield Waits((), time.monotonic() + LOOK_AGAIN)
+        yield from beside("reading", reading.run, self._patience)
         return reading
 
     def apply(

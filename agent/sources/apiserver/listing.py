@@ -101,7 +101,11 @@ def _ahead(get: Callable[[Mapping[str, str]], bytes], token: str) -> Future[byte
         except Exception as error:
             coming.set_exception(error)
 
-    threading.Thread(target=fetch, name="list", daemon=True).start()
+    try:
+        threading.Thread(target=fetch, name="list", daemon=True).start()
+    except RuntimeError:
+        # The system has no more threads to give.
+        fetch()
     return coming
 
 

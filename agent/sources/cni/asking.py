@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -58,8 +59,11 @@ class Asking:
             self._waiting[key] = None
             self._changed.notify()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="cni-asks", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="cni-asks", daemon=True)
+                # Where the system has none to give, the next pod tries again.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
 
     def stop(self) -> None:
         with self._changed:

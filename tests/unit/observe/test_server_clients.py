@@ -133,18 +133,6 @@ def test_a_probe_is_answered_while_others_ask_for_status_and_do_not_read_it(
         connection.close()
 
 
-def test_without_a_thread_for_it_a_connection_is_closed(
-    server: StatusServer, get: Get, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_thread(_: threading.Thread) -> None:
-        raise RuntimeError("no thread")
-
-    with monkeypatch.context() as short:
-        short.setattr(threading.Thread, "start", no_thread)
-        assert ask(server, b"GET / HTTP/1.0\r\n\r\n") == b""
-    assert get("/readyz")[0].status == 200
-
-
 def connections_of(server: StatusServer) -> Connections:
     assert server._server is not None
     return server._server.connections
@@ -157,3 +145,15 @@ def test_a_client_that_says_nothing_or_nonsense_harms_nobody(server: StatusServe
     assert get("/healthz")[0].status == 200
     silent.close()
     nonsense.close()
+
+
+def test_where_the_system_has_no_more_threads_clients_are_answered_one_after_the_other(
+    get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for _ in range(3):
+        assert get("/readyz")[0].status == 200
+        assert get("/status")[0].status == 200

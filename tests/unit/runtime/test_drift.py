@@ -9,7 +9,7 @@ import pytest
 from agent.dataplane.differences import Difference, What
 from agent.net import Family
 from agent.runtime.drift import OVERTAKEN, PROGRAMS
-from tests.unit.runtime.rig import FAILED, Rig
+from tests.unit.runtime.rig import FAILED, NoThread, Rig
 
 GONE = Difference(What.CHAIN_GONE, Family.V4, "X")
 FULL = Difference(What.SET_MEMBERS, name="X", detail="lacks 1 member")
@@ -136,6 +136,21 @@ def test_programs_beyond_a_number_are_counted_together(rig: Rig) -> None:
     counted = rig.agent.figures().drift_authors
     assert len(counted) == PROGRAMS + 1
     assert counted["other"] == 5
+
+
+def test_where_the_system_has_no_more_threads_it_is_looked_here(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.synced()
+    rig.rest(6.0)
+
+    def start_thread(_: str, __: Callable[[], None]) -> NoThread:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(rig.agent.drift, "_start_thread", start_thread)
+    rig.backend.drifts = [[GONE]]
+    rig.look_for_drift()
+    rig.until(lambda: rig.status().kernel.drift.repairs == 1)
 
 
 def test_looks_take_a_tenth_of_the_time_at_most(make: Callable[..., Rig]) -> None:

@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterable
 
 from agent.dataplane.iptables.tables.prestart import Running, Waiter
 from agent.dataplane.iptables.tables.table import TableError
-from agent.dataplane.turns import Waits, Work
+from agent.dataplane.turns import LOOK_AGAIN, Waits, Work
 from agent.net import Family
-
-LOOK_AGAIN = 0.02
-"""Seconds after which a command is looked at again, where the kernel does not tell that it has ended."""
 
 LOCKED = "the agent tries again by itself; if it stays, see who holds the lock: fuser /run/xtables.lock"
 _FAILED_LINE = re.compile(r"line:? (\d+)")
