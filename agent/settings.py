@@ -53,8 +53,8 @@ class Settings:
     """The agent's settings, typed and valid. What each means is said once, in :data:`SETTINGS`.
 
     ``kubeconfig`` may be a list of files, as ``KUBECONFIG`` may; empty means the usual places. Marks are
-    single bits, None where the agent chooses; ``linger``, ``cache_allowed``, ``drift_interval`` and
-    ``confirm_empty`` are seconds, as is ``history_age``; ``history_size`` is bytes.
+    single bits, None where the agent chooses; ``linger``, ``cache_allowed``, ``drift_interval``,
+    ``verify_interval`` and ``confirm_empty`` are seconds, as is ``history_age``; ``history_size`` is bytes.
     """
 
     node_name: str
@@ -75,6 +75,7 @@ class Settings:
     policy_budget: PolicyBudget
     namespace_budget: NamespaceBudget
     drift_interval: float
+    verify_interval: float
     confirm_empty: float
     history_size: int
     fix_host: bool
@@ -210,6 +211,13 @@ SETTINGS: tuple[Setting, ...] = (
         "SECONDS",
         "How often the kernel is compared with the rules and sets that it should hold.",
         seconds(1),
+    ),
+    Setting(
+        "verify_interval",
+        "60",
+        "SECONDS",
+        "How often the kernel is proved to do what the policies say, for every packet. 0: never by itself.",
+        seconds(0),
     ),
     Setting(
         "confirm_empty",

@@ -239,6 +239,7 @@ def confirm_cluster(uid: str | None) -> None:
 main.add_command(asking.explain)
 main.add_command(asking.report)
 main.add_command(looking.status)
+main.add_command(looking.verify)
 main.add_command(looking.history)
 main.add_command(looking.watch)
 main.add_command(looking.confirm)

@@ -170,6 +170,41 @@ def _json(body: bytes, snapshot: StatusSnapshot, pod: str | None, policies: list
 
 
 @click.command(
+    short_help="Prove that the kernel does what the policies say.",
+    epilog="Example: netpol-agent verify --pod shop/db",
+)
+@click.option("--pod", default="", metavar="NS/NAME", help="Of this pod alone.")
+@options_for("health_address", "health_port", told=IN_STATUS)
+@URL
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, with every difference.")
+def verify(pod: str, url: str | None, as_json: bool, **flags: Any) -> None:
+    """Prove that this node's kernel does with every packet what the policies say.
+
+    The agent hands its objects to a process of its own. That reads the rules and sets back from the kernel,
+    computes the exact set of addresses, protocols and ports that each pod of this node takes and may send to,
+    and compares it with the same set by the specification. The agent does so every minute by itself
+    (--verify-interval), and puts back what differs.
+
+    Exit codes: 0 proved, 1 something differs, the smallest difference first, 2 it could not be proved, wrong
+    options, or no agent answers.
+    """
+    from agent.commands import verify as verifying
+    from agent.observe import client
+
+    if pod:
+        _named("--pod", pod)
+    where = url or client.url_of(value_of("health_address", flags), value_of("health_port", flags))
+    with _reaching():
+        body, found = verifying.ask(where, pod)
+    with answering():
+        if as_json:
+            click.echo(body, nl=False)
+        else:
+            verifying.show(found, pod, client.console())
+    sys.exit(1 if found.differences else 0)
+
+
+@click.command(
     short_help="Show what changed on this node, and when.",
     epilog="Example: netpol-agent history --pod shop/db --since 1h",
 )

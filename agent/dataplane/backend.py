@@ -77,6 +77,20 @@ class KernelView(NamedTuple):
     counts: KernelCounts = KernelCounts()
 
 
+class Around(NamedTuple):
+    """What the rules in the kernel depend on besides the program.
+
+    ``uplinks``: interfaces by which other nodes are let in; ``links``: which interface belongs to which pod;
+    ``tunnels``: UDP ports of the node's tunnels. ``writes``: how often the kernel has been written to: what
+    is read between two equal numbers is of one state.
+    """
+
+    uplinks: frozenset[str] = frozenset()
+    links: tuple[PodLink, ...] = ()
+    tunnels: frozenset[int] = frozenset()
+    writes: int = 0
+
+
 class Reading(Protocol):
     """A look at the rules in the kernel, which takes long."""
 
@@ -221,6 +235,10 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of the kernel; what it holds stays."""
+        ...
+
+    def around(self) -> Around:
+        """Say what the rules depend on besides the program."""
         ...
 
     def view(self) -> KernelView:

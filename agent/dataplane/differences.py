@@ -28,6 +28,7 @@ class What(enum.Enum):
     SET_UNREAD = enum.auto()
     INTERFACES = enum.auto()
     KERNEL_UNREAD = enum.auto()
+    UNPROVED = enum.auto()
 
 
 OF_RULES = frozenset(
@@ -62,6 +63,7 @@ _SAID = {
     What.SET_UNREAD: "{detail}",
     What.INTERFACES: "the node's interfaces, or where they lead, changed",
     What.KERNEL_UNREAD: "the kernel cannot be read: {detail}",
+    What.UNPROVED: "the kernel does not do what the policies say: {detail}",
 }
 
 

@@ -17,7 +17,15 @@ from types import TracebackType
 from typing import Self
 
 from agent.kernel.ipset_errors import Code, SetError, error_of
-from agent.kernel.ipset_members import TYPE_REVISION, decode_members, encode_members, unholdable
+from agent.kernel.ipset_members import (
+    TYPE_REVISION,
+    Flow,
+    decode_flows,
+    decode_members,
+    decode_names,
+    encode_members,
+    unholdable,
+)
 from agent.kernel.ipset_shapes import LIST, MIN_MAXELEM, SetChange, SetContent, SetHeader, SetShape
 from agent.kernel.netlink import (
     F_EXCL,
@@ -106,6 +114,16 @@ class IpSets:
         if shape is None:
             raise error_of(name, errno.ENOENT)
         return SetContent(shape, members)
+
+    def flows(self, name: str) -> set[Flow]:
+        """Return the members of a set of type ``hash:ip,port,ip``."""
+        parts = (elements for _, _, _, elements in self._list(_name(name), name) if elements is not None)
+        return {flow for elements in parts for flow in decode_flows(elements)}
+
+    def listed(self, name: str) -> set[str]:
+        """Return the names of the sets that a set of type ``list:set`` holds."""
+        parts = (elements for _, _, _, elements in self._list(_name(name), name) if elements is not None)
+        return {found for elements in parts for found in decode_names(elements)}
 
     def read(self, prefix: str) -> dict[str, SetContent]:
         """Return the sets whose name begins with ``prefix``, whole."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from agent.kernel.netlink import NESTED, NET_ORDER, attributes
 from agent.net import AddressPort, Member, Network, NetworkMember, Protocol, address_text
@@ -14,6 +14,7 @@ TYPE_REVISION = {"hash:ip": 0, "hash:ip,port": 1, "hash:net": 2, "hash:ip,port,i
 ipset(8), which else could not list it."""
 
 _DATA, _IP, _CIDR, _PORT, _PROTO, _CADT_FLAGS = 7, 1, 3, 4, 7, 8
+_NAME, _IP2 = 18, 20
 _NOMATCH = 1 << 2
 _PROTOCOLS = {int(protocol): protocol for protocol in Protocol}
 
@@ -129,9 +130,37 @@ def _protocol(number: int) -> Protocol:
     return _PROTOCOLS.get(number) or cast(Protocol, number)
 
 
+class Flow(NamedTuple):
+    """A member of a set of connections: packed addresses, an IANA protocol, and the port that both match."""
+
+    source: bytes
+    protocol: int
+    port: int
+    destination: bytes
+
+
+def decode_flows(elements: memoryview) -> Iterator[Flow]:
+    """Yield the members in the payload of one IPSET_ATTR_ADT of a set of type ``hash:ip,port,ip``."""
+    for _, element in attributes(elements):
+        fields = dict(attributes(element))
+        source, destination = (_address(fields[which]) for which in (_IP, _IP2))
+        yield Flow(source, fields[_PROTO][0], int.from_bytes(fields[_PORT], "big"), destination)
+
+
+def decode_names(elements: memoryview) -> Iterator[str]:
+    """Yield the names of sets in the payload of one IPSET_ATTR_ADT of a set of type ``list:set``."""
+    for _, element in attributes(elements):
+        yield bytes(dict(attributes(element))[_NAME]).rstrip(b"\0").decode()
+
+
+def _address(field: memoryview) -> bytes:
+    (address,) = (bytes(payload) for _, payload in attributes(field))
+    return address
+
+
 def _decode(kind: str, element: memoryview) -> Member:
     fields = dict(attributes(element))
-    (address,) = (bytes(payload) for _, payload in attributes(fields[_IP]))
+    address = _address(fields[_IP])
     if kind == "hash:ip":
         return address
     if kind == "hash:ip,port":

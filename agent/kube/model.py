@@ -298,7 +298,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     A direction that is None is not named by the policy; an empty tuple isolates and allows nothing.
     ``created`` is RFC 3339 text in UTC, empty when unset. ``ignored`` are the directions that it has
     rules for and does not name: these rules have no effect, and people are told so. ``staging`` is what its
-    own annotation says is done with it.
+    own annotation says is done with it. ``generation`` is ``metadata.generation``, 0 where there is none.
     """
 
     namespace: str
@@ -309,6 +309,7 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     created: str = ""
     ignored: tuple[Direction, ...] = ()
     staging: ModeSaid = NO_MODE
+    generation: int = 0
 
     @property
     def key(self) -> Key:

@@ -158,6 +158,7 @@ class PolicyMeta(Meta, frozen=True, gc=False):
     """A NetworkPolicy's metadata."""
 
     annotations: ModeAnnotation | None = None
+    generation: int | None = None
 
 
 class Policy(msgspec.Struct, frozen=True, gc=False):

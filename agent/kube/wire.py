@@ -306,7 +306,9 @@ def _decoded(kind: Kind, wire: shapes.Wire, *, told: bool = True) -> Decoded:
         said = wire.metadata.annotations
         reading = staged(read_policy(key, wire.spec, strict=False), mode_of(said.mode if said else None))
         if reading.policy is not None:
-            policy = msgspec.structs.replace(reading.policy, created=time_text(meta.created))
+            generation = wire.metadata.generation or 0
+            created = time_text(meta.created)
+            policy = msgspec.structs.replace(reading.policy, created=created, generation=generation)
             return Decoded(key, meta.resource_version, Upsert(kind, policy, origin))
         refused = Invalid(kind, key, reading.problems, reading.closed, origin)
         return Decoded(key, meta.resource_version, refused)

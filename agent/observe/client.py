@@ -64,17 +64,17 @@ def ask(url: str, asked: Asked) -> tuple[bytes, LiveAnswer]:
         raise _another(url, error) from None
 
 
-def get(url: str, path: str, codes: Collection[int] = ()) -> bytes:
+def get(url: str, path: str, codes: Collection[int] = (), seconds: float = _SECONDS) -> bytes:
     """Return what the agent serves at a path; raises :class:`UnreachableError`.
 
-    ``codes``: of answers other than 200, those that are taken, too.
+    ``codes``: of answers other than 200, those that are taken, too. ``seconds``: how long it may take.
     """
     if not url.startswith(("http://", "https://")):
         raise UnreachableError(f"--url is {url!r}: give it as http://ADDRESS:PORT.")
     # A proxy set for the cluster's or the world's addresses has no way to this host's loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url.rstrip("/") + path, timeout=_SECONDS) as answer:
+        with opener.open(url.rstrip("/") + path, timeout=seconds) as answer:
             body: bytes = answer.read()
             return body
     except urllib.error.HTTPError as error:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from agent.fault import Fault
 from agent.kube.model import Kind
+from agent.observe.proof import ProofState
 from agent.sources.cni.source import CniState
 from agent.sources.source import SyncState
 
@@ -31,6 +32,10 @@ CONTACT_LOST_AFTER = 100.0
 More than a watch may be silent before it is begun anew."""
 
 
+OVERDUE = 10
+"""So many intervals after the last proof it is told that there was none since."""
+
+
 @dataclass(frozen=True)
 class Health:
     """The agent's state at one moment. Times are ``time.time()`` seconds.
@@ -39,7 +44,7 @@ class Health:
     thread that must live, by name, whether it does. ``caches`` are those this run needs; ``applied``
     whether the kernel has held a program made of all of them. ``links`` says of how many isolated pods the
     link is known; empty where there is none. ``results``: what is known of network plugins' results, None
-    where they are not read.
+    where they are not read. ``proof``: how the last one went, None where none is made.
     """
 
     now: float
@@ -50,6 +55,7 @@ class Health:
     threads: Mapping[str, bool] = field(default_factory=dict)
     links: str = ""
     results: CniState | None = None
+    proof: ProofState | None = None
 
 
 class State(enum.StrEnum):
@@ -100,6 +106,7 @@ def readyz(health: Health) -> Answer:
             *_results(health.results),
             _applied(health),
             *_links(health),
+            *_proof(health),
             *_faults(health, fatal=True),
         ),
     )
@@ -200,6 +207,23 @@ def _applied(health: Health) -> HealthCheck:
 def _links(health: Health) -> Iterable[HealthCheck]:
     if health.links:
         yield HealthCheck("links", State.OK, health.links)
+
+
+def _proof(health: Health) -> Iterable[HealthCheck]:
+    """Whether the kernel was held against the policies lately, and did what they say."""
+    proof = health.proof
+    if proof is None or not health.applied:
+        return
+    if not proof.at:
+        state = State.WARNING if proof.trouble else State.OK
+        yield HealthCheck("proof", state, proof.trouble or "the first is to come")
+        return
+    age = health.now - proof.at
+    told = f"{len(proof.differences)} found to differ" if proof.differences else "nothing differed"
+    late = age > OVERDUE * proof.interval
+    why = f", since then: {proof.trouble}" if proof.trouble else ""
+    state = State.WARNING if proof.differences or late else State.OK
+    yield HealthCheck("proof", state, f"{told} {age:.0f} s ago{why}")
 
 
 def _faults(health: Health, fatal: bool) -> Iterable[HealthCheck]:

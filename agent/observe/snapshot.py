@@ -20,6 +20,7 @@ from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, address_text
 from agent.observe.links import NO_LINKS, LinkCounts
+from agent.observe.proof import ProofState, ProofStatus, status_of
 from agent.observe.source_status import SourceStatus as SourceStatus
 from agent.observe.source_status import of_kind, of_results
 from agent.policy.lower.lowered import LoweredProgram
@@ -144,6 +145,7 @@ class KernelStatus(msgspec.Struct, frozen=True):
     last_error: ErrorStatus | None
     retry_pending: bool
     drift: DriftStatus
+    proof: ProofStatus | None = None
 
 
 class FaultStatus(msgspec.Struct, frozen=True):
@@ -231,6 +233,7 @@ class Facts:
     drift_check_at: float = 0.0
     repairs: int = 0
     repair: Repair | None = None
+    proof: ProofState | None = None
     links: LinkCounts = NO_LINKS
     over_budget: Mapping[Key, str] = field(default_factory=dict)
     closed_by_budget: Mapping[PodId, Sequence[Key]] = field(default_factory=dict)
@@ -358,6 +361,7 @@ def _kernel(facts: Facts, view: KernelView) -> KernelStatus:
         last_error=ErrorStatus(error_at, facts.error) if error_at else None,
         retry_pending=facts.retry_pending,
         drift=DriftStatus(_moment(facts.drift_check_at), facts.repairs, _repair(facts.repair)),
+        proof=status_of(facts.proof),
     )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.clock import Moment
+from agent.observe.proof import in_words
 from agent.observe.snapshot import KernelStatus, SourceStatus, StatusSnapshot
 from agent.words import count, printable
 
@@ -137,6 +138,10 @@ def _kernel(kernel: KernelStatus, now: Moment, console: Console) -> None:
     console.print(
         f"  drift checked {ago(kernel.drift.last_check, now)}, {count(kernel.drift.repairs, 'repair')}"
     )
+    if (proof := kernel.proof) is not None:
+        console.print(f"  {in_words(proof, ago(proof.at, now))}")
+        for difference in proof.differences:
+            console.print(f"    {escape(difference)}")
     if (repair := kernel.drift.last_repair) is not None:
         by = f" by {repair.by}" if repair.by else ""
         told = escape(f"the kernel was changed from outside{by}: {'; '.join(repair.differences)}")

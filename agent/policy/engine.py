@@ -276,8 +276,8 @@ class Engine:
             )
         return found
 
-    def extract(self, ends: Iterable[Key | bytes]) -> Extract:
-        """Return the objects on which the verdict between pods, or packed addresses, depends."""
+    def extract(self, ends: Iterable[Key | bytes] | None) -> Extract:
+        """Return the objects on which the verdict between pods, or packed addresses, depends; None: all."""
         return extract(
             ends,
             self._inventory.records,

@@ -58,6 +58,10 @@ class Staging:
         """Return the policies of a namespace as they are written."""
         return tuple(self._written.get(namespace, {}).values())
 
+    def all_written(self) -> list[NetworkPolicy]:
+        """Return every policy as it is written."""
+        return [policy for found in self._written.values() for policy in found.values()]
+
     def mode(self, policy: NetworkPolicy) -> Mode:
         """Return the mode that holds for a policy. For any thread."""
         return policy.mode(self._said.get(policy.namespace, NO_MODE))

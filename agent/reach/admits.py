@@ -140,8 +140,8 @@ class Rules:
             chosen = known.cluster.namespaces.values()
             names = {one.name for one in chosen if peer.namespace_selector.matches(one.labels)}
         within = 0
-        for look, parts in zip(known.looks, known.of_look, strict=True):
-            within |= parts if look.namespace in names else 0
+        for name in names:
+            within |= known.of_namespace.get(name, 0)
         return within & self._matched(peer.pod_selector or Selector())
 
     def _matched(self, selector: Selector) -> int:

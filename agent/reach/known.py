@@ -88,6 +88,14 @@ class Known:
         return tuple(found)
 
     @cached_property
+    def of_namespace(self) -> Mapping[str, int]:
+        """The parts of each namespace's pods."""
+        found: dict[str, int] = {}
+        for look, parts in zip(self.looks, self.of_look, strict=True):
+            found[look.namespace] = found.get(look.namespace, 0) | parts
+        return found
+
+    @cached_property
     def of_block(self) -> Mapping[IPBlock, int]:
         """The parts in each block."""
         found = dict.fromkeys(self.blocks, 0)

@@ -187,6 +187,11 @@ class Drift:
             # Without differences, too: what was wrong may have ended, which only a look at everything tells.
             self._repair(reading)
 
+    def repair(self, found: Sequence[str]) -> None:
+        """Put back what a proof has found to differ from the policies, by looking at everything."""
+        self._tell([Difference(What.UNPROVED, detail=said) for said in found], ())
+        self._reconcile.sync()
+
     def _tell(self, differences: Sequence[Difference], authors: tuple[str, ...]) -> None:
         """Tell what differs and who wrote, where that is about rules: of sets the kernel does not say it."""
         whose = authors if any(difference.what in OF_RULES for difference in differences) else ()

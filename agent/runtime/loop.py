@@ -37,6 +37,7 @@ from agent.runtime.leads import Leads
 from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.node_name import NodeName
+from agent.runtime.proving import Child, Proving, in_a_process
 from agent.runtime.reconcile import Reconcile
 from agent.runtime.recorder import Recorder
 from agent.runtime.relink import Relink
@@ -69,6 +70,7 @@ class World(NamedTuple):
     clock: Clock = SYSTEM
     start_thread: StartThread = start_thread
     check_host: CheckHost = check_host
+    prove: Child = in_a_process
 
 
 REAL = World()
@@ -152,6 +154,19 @@ class Agent:
             world.check_host,
         )
         self._link_watch = LinkWatch(self.host_check, self.inbox, clock, world.start_thread)
+        self.proving = Proving(
+            settings.verify_interval,
+            settings.node_name,
+            choice.mode,
+            lambda: self.families,
+            engine,
+            calls,
+            self.drift,
+            self.inbox,
+            clock,
+            world.start_thread,
+            world.prove,
+        )
         relink = Relink(self._linked_pods, calls, self.inbox)
         tidy = Tidy(calls, self.inbox, clock)
 
@@ -187,6 +202,7 @@ class Agent:
             tidy,
             cutting,
             recorder,
+            self.proving,
         )
         meter = Meter(
             lambda: read_counters(choice, self.families, policies=settings.metrics_per_policy), clock
@@ -223,6 +239,7 @@ class Agent:
             unconfirmed,
             cutting,
             leads,
+            self.proving,
             clock,
         )
         recorder.faults = self.views.faults

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from agent.clock import SYSTEM
 from agent.dataplane.trace import Tracer
 from agent.dataplane.traffic import NOTHING, Amount
@@ -55,7 +57,9 @@ def make_look(agent: Agent) -> Look:
         last = {
             which: hits.saw((key, *which), amount.packets, now) for which, amount in (counts or {}).items()
         }
-        return view(key, known, counts, problems, last)
+        found = view(key, known, counts, problems, last)
+        proved = agent.proving.proved(key)
+        return found if proved is None else msgspec.structs.replace(found, proved_since=proved.since)
 
     return look
 
@@ -134,6 +138,7 @@ def view(
         problems,
         known.mode.value,
         policy.staging.mode is None and known.mode is not Mode.ENFORCE,
+        policy.generation,
     )
 
 

@@ -8,11 +8,15 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from agent.kube.model import Key
 from agent.observe.page.site import page_routes
 from agent.observe.routes import JSON, TEXT, Request, Response, Route, Routes
 from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import backends
 from agent.runtime.loop import Agent
+from agent.runtime.proving import Proving, UnprovedError
 from agent.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,6 +66,25 @@ def asked_routes(settings: Settings, agent: Agent, routes: Callable[[], Routes])
         "/rendered": rendered_route(settings, agent),
         **page_routes(sources, routes),
     }
+
+
+def verify_route(proving: Proving) -> Route:
+    """Return the route that has the kernel proved at once."""
+
+    def answer(request: Request) -> Response:
+        pod = request.one("pod")
+        try:
+            if pod:
+                Key.of(pod)
+            found = proving.verify(pod)
+        except ValueError as error:
+            return Response(400, TEXT, f"{error}\n".encode(errors="replace"))
+        except (UnprovedError, TimeoutError, OSError) as error:
+            return Response(503, TEXT, f"{error}\n".encode(errors="replace"))
+        return Response(200, JSON, msgspec.json.encode(found) + b"\n")
+
+    told = "whether the kernel does what the policies say, for every packet: ?pod=NS/NAME (JSON)"
+    return Route(answer, told, large=True)
 
 
 def settings_route(settings: Settings) -> Route:

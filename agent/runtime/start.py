@@ -23,7 +23,7 @@ from agent.runtime.backends import UndecidedError
 from agent.runtime.host_check import chosen_families
 from agent.runtime.loop import Agent
 from agent.runtime.policy_look import make_look
-from agent.runtime.routes import asked_routes
+from agent.runtime.routes import asked_routes, verify_route
 from agent.runtime.scrape import PATH, metrics_route, metrics_server
 from agent.settings import Settings
 from agent.sources.cni.asking import Ask
@@ -69,6 +69,7 @@ def _run_locked(settings: Settings) -> int:
         "/history": history_route(settings.node_name, agent.history.rows, time.time),
         "/rules": rules_route(make_look(agent)),
         **asked_routes(settings, agent, lambda: server.routes),
+        "/verify": verify_route(agent.proving),
         **flow_routes(agent.flows),
     }
     server = StatusServer(

@@ -31,6 +31,7 @@ from agent.runtime.leads import Leads
 from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.node_name import NodeName
+from agent.runtime.proving import Proving
 from agent.runtime.reconcile import Reconcile
 from agent.runtime.unconfirmed import Unconfirmed
 from agent.sources.cni.source import CniSource, CniState
@@ -61,6 +62,7 @@ class Views:
     unconfirmed: Unconfirmed
     cutting: Cutting
     leads: Leads
+    proving: Proving
     clock: Clock
 
     def health(self) -> Health:
@@ -74,6 +76,7 @@ class Views:
             threads={**self.source.threads(), **self._threads()},
             links=str(self.linked_pods.counts),
             results=self._results(),
+            proof=self.proving.state(),
         )
 
     def _results(self) -> CniState | None:
@@ -107,6 +110,7 @@ class Views:
             retry_pending=self.calls.retry.pending,
             drift_check_at=self.drift.checked_at,
             repair=self.drift.last,
+            proof=self.proving.state(),
             repairs=self.drift.repairs + self.host_check.sysctls.repairs,
             over_budget={key: str(excess) for key, excess in self.engine.over_budget().items()},
             closed_by_budget=self.engine.closed_by_budget(),
@@ -170,6 +174,9 @@ class Views:
             drift={what.name.lower(): count for what, count in self.drift.found.copy().items()},
             drift_authors=self.drift.authors.copy(),
             drift_looked_at=self.drift.checked_at,
+            proved_at=self.proving.proved_at,
+            proof_differences=len(self.proving.result.differences) if self.proving.result else 0,
+            proof_found=self.proving.found,
             sysctl_repairs=self.host_check.sysctls.repairs,
             connections_cut=self.cutting.connections,
             connections_deleted=view.counts.connections_deleted,
@@ -185,7 +192,8 @@ class Views:
         node = () if self.node_name.fault is None else (self.node_name.fault,)
         host, calls = self.host_check.faults(), self.calls
         unknown = staging.faults(self.engine.staging.unknown.copy())
-        beside = (*self.history.faults(), *self.flow_log.faults(), *self.cutting.faults(), *unknown)
+        own = (*self.history.faults(), *self.flow_log.faults(), *self.cutting.faults())
+        beside = (*own, *unknown, *self.proving.faults())
         return (*self.choice.faults, *host, *node, *calls.faults, *calls.standing, *beside)
 
     def _faults(self) -> tuple[Fault, ...]:

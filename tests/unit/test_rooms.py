@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "policy": {"lower", "peers", "addresses", "graph", "program", "kube", "net"},
     "dataplane": {"lower", "program", "kernel", "kube", "net", "fault", "clock"},
     "iptables": {"dataplane", "lower", "program", "kernel", "kube", *GROUND},
+    "proof": {"iptables", "dataplane", "reach", "spec", "kernel", "kube", "net", "words"},
     "host": {"kernel", *GROUND},
     "observe": {
         "history",
@@ -58,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "backends": {"iptables", "dataplane", "kube", "lower", *GROUND},
     "runtime": {
-        *("backends", "observe", "host", "dataplane", "history", "policy", "lower", "program"),
+        *("backends", "observe", "host", "proof", "dataplane", "history", "policy", "lower", "program"),
         *("sources", "kernel", "kube"),
         *GROUND,
     },
@@ -67,6 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "runtime",
             "backends",
             "observe",
+            "proof",
             "host",
             "dataplane",
             "history",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from agent.dataplane.backend import Call, CutMarks, KernelCounts, KernelView, Reading, Report
+from agent.dataplane.backend import Around, Call, CutMarks, KernelCounts, KernelView, Reading, Report
 from agent.dataplane.differences import Difference
 from agent.dataplane.iptables import cleanup, edges
 from agent.dataplane.iptables.access import KERNEL, Access
@@ -354,6 +354,9 @@ class IptablesBackend:
             reading = self.read()
             reading.run()
         return self._audit.compare(program, reading, certain=not self._failed)
+
+    def around(self) -> Around:
+        return edges.around(self._held.node, self._writes())
 
     def view(self) -> KernelView:
         counts = KernelCounts(self._writes(), self._connections.forgotten, self._cache.flushes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from agent.dataplane.backend import Around
 from agent.dataplane.iptables.held import Held
 from agent.dataplane.iptables.rules import guards
 from agent.dataplane.iptables.rules.draft import Draft
@@ -34,6 +35,12 @@ def moved(node: NodeFacts, look: Callable[[], Surroundings]) -> bool:
         return look() != node.surroundings
     except OSError:
         return False
+
+
+def around(node: NodeFacts, writes: int) -> Around:
+    """Return what the rules depend on besides the program; ``writes``: to the kernel, until now."""
+    tunnels = frozenset[int]().union(*(tunnel.ports for tunnel in node.surroundings.tunnels))
+    return Around(node.uplinks, node.links, tunnels, writes)
 
 
 class Uplinks:

@@ -87,7 +87,7 @@ CHANGES: tuple[Metric, ...] = (
         COUNTER,
         ("difference",),
         "What another program had changed in the kernel and the agent put back, by what was different.",
-        "17",
+        "18",
         each(lambda f: f.drift),
     ),
     Metric(
@@ -97,6 +97,31 @@ CHANGES: tuple[Metric, ...] = (
         "How often the agent put back what a program had changed, by the program's name. In nft mode only.",
         "up to 21",
         each(lambda f: f.drift_authors),
+    ),
+    Metric(
+        "proof_last_timestamp_seconds",
+        GAUGE,
+        (),
+        "When the kernel was last held against the policies for every packet, in seconds since 1970; "
+        "0 if never (`--verify-interval`).",
+        ONE,
+        one(lambda f: f.proved_at),
+    ),
+    Metric(
+        "proof_differences",
+        GAUGE,
+        (),
+        "What that found: pods, with a direction, of which the kernel does not do what the policies say.",
+        ONE,
+        one(lambda f: f.proof_differences),
+    ),
+    Metric(
+        "proof_failures_total",
+        COUNTER,
+        (),
+        "How often such a proof found anything. `netpol-agent verify` says what it finds now.",
+        ONE,
+        one(lambda f: f.proof_found),
     ),
     Metric(
         "drift_last_check_timestamp_seconds",

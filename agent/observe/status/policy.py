@@ -45,7 +45,9 @@ class PolicyView(msgspec.Struct, frozen=True):
 
     ``ingress`` and ``egress``: the pods of this node that it isolates in a direction; None where it does not
     name the direction. ``mode``: ``enforce``, ``audit`` or ``disabled``; ``mode_of_namespace``: the
-    annotation of its namespace says so, and none of its own. ``problems``: why it is not enforced as it is
+    annotation of its namespace says so, and none of its own. ``generation`` is ``metadata.generation``, 0
+    where there is none; ``proved_since``: since when it is proved that this node enforces it as it is now, in
+    ``time.time()`` seconds, None where it is not. ``problems``: why it is not enforced as it is
     written, or that its counters could not be read.
     """
 
@@ -57,6 +59,8 @@ class PolicyView(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()
     mode: str = "enforce"
     mode_of_namespace: bool = False
+    generation: int = 0
+    proved_since: float | None = None
 
 
 def allows_dns(direction: Direction, rule: Rule) -> bool:

@@ -15,6 +15,7 @@ from agent.kube.mode import MODE_ANNOTATION, Mode
 from agent.observe.flows.flow import Flow, Report, as_text
 from agent.observe.history.text import headline
 from agent.observe.history.text import time_text as moment_text
+from agent.observe.proof import in_words
 from agent.observe.snapshot import DriftStatus, PodStatus, StatusSnapshot
 from agent.observe.status.policy import PolicyView, RuleView
 from agent.observe.text import ago, duration
@@ -149,6 +150,8 @@ def _kernel(snapshot: StatusSnapshot) -> Iterator[str]:
     drift = kernel.drift
     repairs = f"{count(drift.repairs, 'repair')} of drift{_repair(drift, now)}"
     parts.append(f"compared {ago(drift.last_check, now)}, {repairs}")
+    if kernel.proof is not None:
+        parts.append(in_words(kernel.proof, ago(kernel.proof.at, now)))
     yield f"[bold]Kernel[/] {'; '.join(parts)}"
 
 
@@ -297,6 +300,10 @@ def _policy(policy: PolicyView) -> Iterator[str]:
             continue
         names = ", ".join(pods[:_NAMED]) + (f" and {len(pods) - _NAMED} more" if len(pods) > _NAMED else "")
         yield f"  {isolates} for {direction}: {escape(names) or '[yellow]no pod of this node[/]'}"
+    if policy.proved_since is not None:
+        which = f"generation {policy.generation}" if policy.generation else "as it is now"
+        since = moment_text(moment(policy.proved_since))
+        yield f"  [green]proved[/] to be enforced here ({which}) since {since}"
     for problem in policy.problems:
         yield f"  [yellow]{escape(one_line(problem, 600))}[/]"
     for rule in policy.rules:

@@ -19,7 +19,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
     made: list[Rig] = []
 
     def rig(*, fresh: bool = False, **settings: str) -> Rig:
-        made.append(Rig(resolve({"node_name": "here", **settings}, {}), fresh=fresh))
+        made.append(Rig(resolve({"node_name": "here", "verify_interval": "0", **settings}, {}), fresh=fresh))
         return made[-1]
 
     yield rig

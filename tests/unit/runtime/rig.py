@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
+from typing import TypeVar
 
 from agent.clock import NEVER, Clock
-from agent.dataplane.backend import CutMarks, KernelView, Reading, Report
+from agent.dataplane.backend import Around, CutMarks, KernelView, Reading, Report
 from agent.dataplane.differences import Difference
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
@@ -19,6 +20,8 @@ from agent.net import Direction, Family
 from agent.observe.health import readyz
 from agent.observe.snapshot import StatusSnapshot
 from agent.policy.lower.lowered import Delta, LoweredProgram
+from agent.proof.difference import Result
+from agent.proof.given import Given
 from agent.runtime.backends import ModeChoice
 from agent.runtime.loop import Agent, World
 from agent.settings import Settings
@@ -34,6 +37,9 @@ GOES_ON = Report(0.0, 0, waiting=True)
 SECONDS = 600.0
 """How long what should come may take, by the rig's clock."""
 MOST_TURNS = 10_000
+
+
+T = TypeVar("T")
 
 
 class FakeReading:
@@ -194,6 +200,9 @@ class FakeBackend:
     def close(self) -> None:
         self.closed = True
 
+    def around(self) -> Around:
+        return Around(writes=len(self.calls))
+
 
 class FakeSource:
     """Tells what it is told to tell."""
@@ -235,11 +244,17 @@ class Rig:
         self.source = FakeSource(self.clock)
         self.made: list[tuple[Family, ...]] = []
         self.host = HostState((), frozenset(Family), False, False)
+        self.threads: dict[str, Callable[[], None]] = {}
+        """What those of a name were to do, the last ones."""
         self.started: list[str] = []
         """The threads that were to be started beside the loop. Only those that look for drift run."""
         self.turns = 0
+        self.given: list[Given] = []
+        """What was given to be proved."""
+        self.proofs: list[Result | Exception] = []
+        """What proofs find; nothing wrong once these are used up."""
         choice = ModeChoice("nft", "because")
-        world = World(self.clock, self._start_thread, lambda *_: self.host)
+        world = World(self.clock, self._start_thread, lambda *_: self.host, self._prove)
         self.agent = Agent(
             settings, choice, self.host, self.source, self._make_backend, fresh=fresh, world=world
         )
@@ -250,9 +265,18 @@ class Rig:
 
     def _start_thread(self, name: str, target: Callable[[], None]) -> NoThread:
         self.started.append(name)
+        self.threads[name] = target
         if name == "drift":
             target()
         return NoThread()
+
+    def _prove(self, given: Callable[[], Given], pod: str) -> Result:
+        del pod
+        self.given.append(given())
+        found = self.proofs.pop(0) if self.proofs else Result()
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     @property
     def ready(self) -> bool:
@@ -293,9 +317,13 @@ class Rig:
 
     def status(self) -> StatusSnapshot:
         """Ask for the status as another thread does; no time passes."""
+        return self.beside(self.agent.status)
+
+    def beside(self, function: Callable[[], T]) -> T:
+        """Call a function on another thread while the loop turns; no time passes."""
         self.clock.limit = self.clock.now
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(self.agent.status)
+            asked = pool.submit(function)
             while not asked.done():
                 self.turn()
         self.clock.limit = NEVER

@@ -1,0 +1,46 @@
+"""``netpol-agent verify``: the agent's proof, asked for and told."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+from agent.observe import client
+from agent.observe.client import UnreachableError
+from agent.proof.difference import Result
+from agent.words import count
+
+SHOWN = 10
+"""Differences that are shown to a person."""
+_SECONDS = 120.0
+
+
+def ask(url: str, pod: str) -> tuple[bytes, Result]:
+    """Return what the agent's proof says, as served and decoded. Raises :class:`UnreachableError`."""
+    query = f"?{urllib.parse.urlencode({'pod': pod})}" if pod else ""
+    body = client.get(url, f"/verify{query}", seconds=_SECONDS)
+    try:
+        return body, msgspec.json.decode(body, type=Result)
+    except msgspec.MsgspecError as error:
+        raise UnreachableError(f"what answers at {url} is no netpol-agent of this version: {error}") from None
+
+
+def show(found: Result, pod: str, console: Console) -> None:
+    """Print what a proof has found, the smallest difference first, and how long it took."""
+    whose = f"pod {pod}" if pod else f"{found.addresses} addresses of pods here"
+    if found.differences:
+        console.print(f"[red]not proved[/]: {count(len(found.differences), 'difference')}", soft_wrap=True)
+        for one in found.differences[:SHOWN]:
+            console.print(f"  {escape(one.said)}", soft_wrap=True)
+        if len(found.differences) > SHOWN:
+            console.print(f"  and {len(found.differences) - SHOWN} more: --json has them all")
+    else:
+        console.print(
+            f"[green]proved[/]: for every packet the kernel does what the policies say, {escape(whose)}, "
+            f"{found.isolated} of them isolated",
+            soft_wrap=True,
+        )
+    console.print(f"  {found.reading:.2f} s to read the kernel, {found.comparing:.2f} s to compare")

@@ -1,0 +1,96 @@
+"""What an agent hands to a proof: the objects that it enforces, and what it knows of its node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from agent.dataplane.podlinks import PodLink
+from agent.kube.model import Namespace, NetworkPolicy, Pod
+from agent.net import Network
+
+PIECE = 500
+"""So many pods are encoded at a time, which takes a millisecond: meanwhile no other thread runs."""
+
+
+class Given(msgspec.Struct, frozen=True):
+    """Objects of one moment, all of which the kernel is said to enforce.
+
+    ``mode`` is ``nft`` or ``legacy``, ``families`` are 4 and 6. ``pods`` are those of all nodes. A policy for
+    which the node has no budget is there without its rules. ``closed`` are addresses that stay isolated
+    though no pod has them any more, by direction. ``node_networks``: those of other nodes that may reach
+    every pod, by the interfaces in ``uplinks``. ``links``: which interface belongs to which pod.
+    ``tunnels``: UDP ports of the node's tunnels, which pods may not send to.
+    """
+
+    node: str
+    mode: str
+    families: tuple[int, ...]
+    pods: tuple[Pod, ...]
+    namespaces: tuple[Namespace, ...]
+    policies: tuple[NetworkPolicy, ...]
+    closed: dict[str, tuple[bytes, ...]] = {}
+    node_networks: tuple[Network, ...] = ()
+    uplinks: tuple[str, ...] = ()
+    links: tuple[PodLink, ...] = ()
+    tunnels: tuple[int, ...] = ()
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What a proof has to know before the objects come: of which tables; ``pod``: of which pod alone."""
+
+    mode: str
+    families: tuple[int, ...]
+    pod: str = ""
+
+
+def without_rules(policy: NetworkPolicy) -> NetworkPolicy:
+    """Return a policy that isolates as the given one does, and allows nothing."""
+    ingress, egress = (None if rules is None else () for rules in (policy.ingress, policy.egress))
+    return msgspec.structs.replace(policy, ingress=ingress, egress=egress)
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_LENGTH = 4
+
+
+def pieces(given: Given, pod: str = "") -> Iterator[bytes]:
+    """Yield what :func:`taken` reads: the head, the objects but the pods, then these, some at a time."""
+    parts: list[object] = [Head(given.mode, given.families, pod), msgspec.structs.replace(given, pods=())]
+    for part in parts:
+        yield _piece(_ENCODER.encode(part))
+    for at in range(0, len(given.pods), PIECE):
+        yield _piece(_ENCODER.encode(given.pods[at : at + PIECE]))
+    yield _piece(b"")
+
+
+def _piece(data: bytes) -> bytes:
+    return len(data).to_bytes(_LENGTH, "big") + data
+
+
+Reader = Callable[[int], bytes]
+"""Returns so many bytes, fewer at the end alone."""
+
+
+def head(read: Reader) -> Head:
+    """Return what comes first. Raises EOFError, and :class:`msgspec.MsgspecError`."""
+    return msgspec.msgpack.decode(_next(read), type=Head)
+
+
+def taken(read: Reader) -> Given:
+    """Return what comes after the head. Raises EOFError, and :class:`msgspec.MsgspecError`."""
+    given = msgspec.msgpack.decode(_next(read), type=Given)
+    decoder = msgspec.msgpack.Decoder(tuple[Pod, ...])
+    pods: list[Pod] = []
+    while piece := _next(read):
+        pods += decoder.decode(piece)
+    return msgspec.structs.replace(given, pods=tuple(pods))
+
+
+def _next(read: Reader) -> bytes:
+    size = read(_LENGTH)
+    data = read(int.from_bytes(size, "big"))
+    if len(size) < _LENGTH or len(data) < int.from_bytes(size, "big"):
+        raise EOFError("the agent ended while it told of its objects")
+    return data

@@ -1,0 +1,73 @@
+"""What the kernel holds, read for a proof: both the rules and the sets that they look into."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables.tables import Table, Tables
+from agent.dataplane.iptables.variant import Mode
+from agent.kernel.ipset import IpSets
+from agent.kernel.ipset_errors import SetError
+from agent.kernel.ipset_members import Flow
+from agent.kernel.ipset_shapes import LIST, SetContent
+from agent.net import Family
+
+FLOWS = "hash:ip,port,ip"
+_SETS = re.compile(r"--(?:match-set|add-set) (\S+) ")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The filter tables of some families, and the sets that our rules name.
+
+    ``lists`` are the sets of sets, each with the names of those in it; ``flows`` the sets of connections.
+    What rules name and is in none of these was not there when it was read.
+    """
+
+    tables: Mapping[Family, Table]
+    sets: Mapping[str, SetContent]
+    lists: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    flows: Mapping[str, frozenset[Flow]] = field(default_factory=dict)
+
+
+def named_sets(table: Table) -> set[str]:
+    """Return the sets that rules of our chains name."""
+    return {
+        name
+        for chain, rules in table.items()
+        if names.is_ours(chain)
+        for rule in rules
+        if "-set " in rule
+        for name in _SETS.findall(rule)
+    }
+
+
+def read(mode: Mode, families: Iterable[Family]) -> Reading:
+    """Read the kernel of the calling thread's network namespace; changes nothing there.
+
+    Raises TableError and SetError.
+    """
+    tables = Tables(mode)
+    found = {family: tables.read(family) for family in families}
+    sets: dict[str, SetContent] = {}
+    lists: dict[str, frozenset[str]] = {}
+    flows: dict[str, frozenset[Flow]] = {}
+    with IpSets() as ipsets:
+        # The lists first: a cache that is open now had been emptied before.
+        wanted = sorted(set().union(*map(named_sets, found.values())), key=lambda n: not names.is_lookup(n))
+        for name in wanted:
+            try:
+                kind = ipsets.header(name).shape.type if names.changes_by_itself(name) else ""
+                if kind == LIST:
+                    lists[name] = frozenset(ipsets.listed(name))
+                elif kind == FLOWS:
+                    flows[name] = frozenset(ipsets.flows(name))
+                else:
+                    sets[name] = ipsets.content(name)
+            except SetError as error:
+                if not error.missing:
+                    raise
+    return Reading(found, sets, lists, flows)

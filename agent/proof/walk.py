@@ -1,0 +1,443 @@
+"""All packets of one address at once, on their way through the chains of a table.
+
+One end of the packets is fixed, the address that is judged; where they come in and what mark they bear is
+fixed, too (:class:`Way`). The other end and the port are any: what a rule does with them is done with areas.
+So each chain is walked once, and what it does with every packet is remembered: for all addresses, where none
+of its rules looks at the fixed end.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from agent.dataplane.iptables.rules import names
+from agent.kernel.ipset_shapes import SetContent
+from agent.net import Direction, Network, Protocol
+from agent.proof import area
+from agent.proof.area import Area, Products
+from agent.proof.atoms import Atoms, covered
+from agent.proof.lines import ENDS, NOTING, Condition, Line, line, mark_of
+from agent.reach import intervals, ports
+from agent.reach.addresses import of_network
+from agent.reach.ports import ALL, Ports
+
+PASSED, DENIED, BACK, UNREAD = "passed", "denied", "back", "unread"
+"""What becomes of a packet: accepted, dropped, returned from the chain, or a rule cannot be read."""
+
+ON = "on"
+"""It goes on to the next rule."""
+
+Outcome = tuple[str, int]
+"""What becomes of packets, and the mark that they bear then."""
+Outcomes = dict[Outcome, Area]
+
+_PROTOCOLS = {protocol.name.lower(): ports.ports(protocol) for protocol in Protocol} | {
+    str(int(protocol)): ports.ports(protocol) for protocol in Protocol
+}
+_OTHERS_TOLD_APART = (names.TUNNEL_OUT, names.UNTRACKED)
+"""Chains for packets of one of the protocols that policies do not tell apart, such as those of tunnels: an
+ordinary packet is of another one."""
+_ENDS = {"ACCEPT": PASSED, "RETURN": BACK}
+_FIELDS = {
+    "-i": "come",
+    "-o": "go",
+    "--ctstate": "state",
+    "--physdev-in": "port_in",
+    "--physdev-out": "port_out",
+    "--physdev-is-bridged": "bridged",
+}
+"""Matches on the way of a packet, with its field of :class:`Way`."""
+OWN = "own"
+
+
+class Way(NamedTuple):
+    """By where packets come and go, and what the kernel knows of them.
+
+    ``come`` and ``go`` are names of interfaces, ``port_in`` and ``port_out`` of ports of bridges, empty for
+    one that no rule names. ``bridged``: they are forwarded by a bridge. ``state``: what connection tracking
+    says. ``mark``: what they bear before.
+    """
+
+    come: str = ""
+    go: str = ""
+    bridged: bool = False
+    port_in: str = ""
+    port_out: str = ""
+    state: str = "NEW"
+    mark: int = 0
+
+
+class Step(NamedTuple):
+    """One rule that a packet matched: its chain, its number from 1, its text, and where it leads."""
+
+    chain: str
+    number: int
+    text: str
+    target: str
+
+
+class UnreadError(Exception):
+    """A rule says something that is not known here."""
+
+
+class Tables:
+    """The chains of a family, with the sets that they look into.
+
+    ``skipped`` are chains to which no packet is sent on: they are proved for themselves. ``lookups`` are the
+    sets of the verdict cache, in which no packet counts as being: what they hold is looked at by itself.
+    """
+
+    def __init__(
+        self,
+        chains: Mapping[str, tuple[str, ...]],
+        sets: Mapping[str, SetContent],
+        lookups: Collection[str],
+        noted: Collection[str],
+        atoms: Atoms,
+    ) -> None:
+        """Take what was read; ``noted``: the sets to which rules may add packets."""
+        self.chains = chains
+        self.sets = sets
+        self.lookups = lookups
+        self.noted = noted
+        self.atoms = atoms
+        self._lines: dict[str, tuple[Line, ...]] = {}
+        self._nets: dict[str, intervals.Intervals] = {}
+
+    def lines(self, chain: str) -> tuple[Line, ...]:
+        """Return the rules of a chain."""
+        found = self._lines.get(chain)
+        if found is None:
+            found = self._lines[chain] = tuple(map(line, self.chains[chain]))
+        return found
+
+    def holds(self, name: str, number: int) -> bool:
+        """Whether a set of addresses, or of networks, has an address."""
+        content = self.sets[name]
+        if content.shape.type == "hash:net":
+            if name not in self._nets:
+                self._nets[name] = covered(content)
+            return intervals.holds(self._nets[name], number)
+        return bool(self.atoms.of_set[name] >> self.atoms.at(number) & 1)
+
+
+class Walker:
+    """Walks packets of one direction: of ingress their source is any, of egress their destination."""
+
+    def __init__(self, tables: Tables, direction: Direction, skipped: Collection[str] = ()) -> None:
+        self._tables = tables
+        self._atoms = tables.atoms
+        self._inwards = direction is Direction.INGRESS
+        self._skipped = skipped
+        self._looks: dict[str, tuple[str, ...]] = {}
+        self._known: dict[object, Outcomes] = {}
+        self._products: dict[str, Products] = {}
+        self._checked: set[str] = set()
+
+    def walk(self, chain: str, own: int, way: Way) -> Outcomes:
+        """Return what becomes of all packets of an address (its place) that come to a chain."""
+        return self._through(chain, own, way, way.mark)
+
+    def _through(self, chain: str, own: int, way: Way, mark: int) -> Outcomes:
+        looked = self._looked(chain)
+        key = (chain, mark, *(own if what == OWN else getattr(way, what) for what in looked))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._walked(chain, own, way, mark)
+        return found
+
+    def _walked(self, chain: str, own: int, way: Way, mark: int) -> Outcomes:
+        found: Outcomes = {}
+        here: dict[int, Area] = {mark: area.whole(self._atoms.every)}
+
+        def end(outcome: Outcome, part: Area) -> None:
+            if part:
+                found[outcome] = area.merged(found.get(outcome, area.NOTHING), part)
+
+        for rule in self._tables.lines(chain):
+            if not here:
+                break
+            then: dict[int, Area] = {}
+            for now, coming in here.items():
+                try:
+                    products = self._matched(rule, own, way, now)
+                except UnreadError:
+                    end((UNREAD, now), coming)
+                    continue
+                inside, outside = area.split(coming, products, self._atoms.every)
+                if outside:
+                    then[now] = area.merged(then.get(now, area.NOTHING), outside)
+                for (what, left), part in self._effects(rule, inside, own, way, now) if inside else ():
+                    if what == ON:
+                        then[left] = area.merged(then.get(left, area.NOTHING), part)
+                    else:
+                        end((what, left), part)
+            here = then
+        for now, rest in here.items():
+            end((BACK, now), rest)
+        return found
+
+    def _effects(
+        self, rule: Line, inside: Area, own: int, way: Way, mark: int
+    ) -> Iterator[tuple[Outcome, Area]]:
+        """Yield what becomes of packets that a rule matches."""
+        if rule.xmark is not None:
+            value, mask = rule.xmark
+            yield (ON, mark & ~mask ^ value), inside
+        elif rule.target in NOTING or not rule.target:
+            yield (ON, mark), inside
+        elif rule.target in ENDS:
+            yield (_ENDS.get(rule.target, DENIED), mark), inside
+        else:
+            for (what, left), reached in self._through(rule.target, own, way, mark).items():
+                if part := area.common(reached, inside):
+                    yield (ON if what == BACK and not rule.goto else what, left), part
+
+    def way_of(self, chain: str, own: int, way: Way, atom: int, protocol: int, port: int) -> list[Step]:
+        """Return the rules that one packet matches, in order, up to the one that decides."""
+        found: list[Step] = []
+        self._follow(chain, own, way, way.mark, (atom, protocol, port), found)
+        return found
+
+    def _follow(
+        self, chain: str, own: int, way: Way, mark: int, packet: tuple[int, int, int], found: list[Step]
+    ) -> tuple[str, int]:
+        atom, protocol, port = packet
+        for number, rule in enumerate(self._tables.lines(chain), start=1):
+            step = Step(chain, number, rule.text, rule.target)
+            try:
+                matched = self._matched(rule, own, way, mark)
+            except UnreadError:
+                found.append(step)
+                return UNREAD, mark
+            if not any(mask >> atom & 1 and some.has(protocol, port) for mask, some in matched):
+                continue
+            if rule.xmark is not None:
+                value, mask = rule.xmark
+                mark = mark & ~mask ^ value
+                continue
+            if rule.target in NOTING or not rule.target:
+                continue
+            found.append(step)
+            if rule.target in ENDS:
+                return _ENDS.get(rule.target, DENIED), mark
+            what, mark = self._follow(rule.target, own, way, mark, packet, found)
+            if what != BACK or rule.goto:
+                return what, mark
+        return BACK, mark
+
+    # --- What a rule matches ----------------------------------------------------------------------------
+
+    def _matched(self, rule: Line, own: int, way: Way, mark: int) -> Products:
+        """Return what a rule matches of any packets. Raises UnreadError."""
+        if rule.special:
+            if rule.unread or not self._may_be_special(rule):
+                raise UnreadError(rule.unread or "packets of a kind that no policy knows")
+            return ()
+        if rule.target in self._skipped and not rule.goto:
+            return ()
+        simple = self._products.get(rule.text)
+        if simple is not None:
+            return simple
+        if rule.text not in self._checked:
+            self._check(rule)
+            self._checked.add(rule.text)
+        mask, some, looked = self._atoms.every, ALL, False
+        several: Products | None = None
+        for condition in rule.conditions:
+            found = self._is(condition, rule, own, way, mark)
+            if isinstance(found, tuple):
+                several = found if several is None else _crossed(several, found)
+            elif isinstance(found, bool):
+                looked = True
+                if not found:
+                    return ()
+            elif isinstance(found, int):
+                mask &= found
+            else:
+                some = some & found
+        if several is None:
+            result: Products = ((mask, some),) if mask and some else ()
+        else:
+            result = tuple(
+                (mask & atoms, some & each) for atoms, each in several if mask & atoms and some & each
+            )
+        if not looked and not any(map(self._looks_at, rule.conditions)):
+            self._products[rule.text] = result
+        return result
+
+    def _check(self, rule: Line) -> None:
+        if rule.unread:
+            raise UnreadError(rule.unread)
+        target = rule.target
+        if target in ("MARK", "") or target in ENDS or target in NOTING:
+            if rule.goto or (rule.adds and rule.adds not in self._tables.noted):
+                raise UnreadError(f"it adds to the set {rule.adds}")
+        elif target not in self._tables.chains:
+            raise UnreadError(f"there is no chain {target}")
+        if target == "NFLOG" or not any(c.option.startswith("--limit") for c in rule.conditions):
+            return
+        raise UnreadError("a limit")
+
+    def _may_be_special(self, rule: Line) -> bool:
+        """Whether what a rule says of packets that no policy knows is what the agent says."""
+        if rule.target in ("DROP", "REJECT", names.CUT, names.CUT_OUT):
+            return True
+        return rule.target in ("ACCEPT", "RETURN") and is_discovery(rule)
+
+    def _is(
+        self, condition: Condition, rule: Line, own: int, way: Way, mark: int
+    ) -> bool | int | Ports | Products:
+        """Return what a condition asks for: of the way (True, False), atoms, ports, or atoms with ports."""
+        option, value, more, negated = condition
+        if option in ("-s", "-d"):
+            asked = network(value)
+            if (option == "-s") is not self._inwards:
+                first, end = of_network(asked)
+                return (first <= own < end) is not negated
+            found = self._atoms.of_network[asked]
+            return self._atoms.every & ~found if negated else found
+        if option == "-p":
+            known = _PROTOCOLS.get(value)
+            if known is None and rule.target in _OTHERS_TOLD_APART and not rule.goto:
+                return negated
+            if known is None:
+                raise UnreadError(f"-p {value}: policies do not tell other protocols from each other")
+            return ALL - known if negated else known
+        if option in ("--dport", "--dports"):
+            return _numbers(rule, value, negated=negated)
+        if option == "--match-set":
+            return self._in_set(value, more, own, negated=negated)
+        if option == "--mark":
+            try:
+                wanted, masked = mark_of(condition)
+            except ValueError as error:
+                raise UnreadError(str(error)) from None
+            return (mark & masked == wanted) is not negated
+        if option.startswith("--limit"):
+            return True
+        return _on_the_way(condition, way) is not negated
+
+    def _in_set(self, name: str, sides: str, own: int, *, negated: bool) -> bool | int | Ports | Products:
+        if name in self._tables.lookups and sides == "src,dst,dst":
+            return negated
+        content = self._tables.sets.get(name)
+        if content is None:
+            raise UnreadError(f"the set {name} cannot be read")
+        kind, every = content.shape.type, self._atoms.every
+        if sides in ("src", "dst") and kind in ("hash:ip", "hash:net"):
+            if (sides == "src") is not self._inwards:
+                return self._tables.holds(name, own) is not negated
+            found = self._atoms.of_set[name]
+            return every & ~found if negated else found
+        if sides == "dst,dst" and kind == "hash:ip,port":
+            if self._inwards:
+                some = self._atoms.ports_at(name, own)
+                return ALL - some if negated else some
+            products = self._atoms.of_ports[name]
+            if not negated:
+                return tuple(products)
+            rest = every
+            for atoms, _ in products:
+                rest &= ~atoms
+            return (*((atoms, ALL - some) for atoms, some in products), (rest, ALL))
+        raise UnreadError(f"a set of type {kind} matched by {sides}")
+
+    def _looked(self, chain: str) -> tuple[str, ...]:
+        """Return what of a packet the rules of a chain look at, besides its other end, its port and mark.
+
+        Fields of :class:`Way`, and :data:`OWN`.
+        """
+        found = self._looks.get(chain)
+        if found is None:
+            # A chain that leads to itself the kernel does not take.
+            self._looks[chain] = ()
+            several: set[str] = set()
+            for rule in self._tables.lines(chain):
+                several.update(filter(None, map(self._looks_at, rule.conditions)))
+                if rule.target in self._tables.chains and rule.target not in self._skipped:
+                    several.update(self._looked(rule.target))
+            found = self._looks[chain] = tuple(sorted(several))
+        return found
+
+    def _looks_at(self, condition: Condition) -> str:
+        option, _, sides, _ = condition
+        if option in _FIELDS:
+            return _FIELDS[option]
+        if option in ("-s", "-d") and (option == "-s") is not self._inwards:
+            return OWN
+        if option == "--match-set" and sides != "src,dst,dst":
+            own = self._inwards if "," in sides else (sides == "src") is not self._inwards
+            return OWN if own else ""
+        return ""
+
+
+def is_discovery(rule: Line) -> bool:
+    """Whether a rule is about what IPv6 itself needs on a bridge, which is never judged.
+
+    Router and neighbour discovery with the hop limit that no router passes on (RFC 4861), and multicast
+    listener discovery, to a group alone (RFC 2710, RFC 3810).
+    """
+    asked = {(c.option, c.value) for c in rule.conditions if not c.negated}
+    kinds = {value for option, value in asked if option == "--icmpv6-type"}
+    if len(asked) != len(rule.conditions) or ("-p", "ipv6-icmp") not in asked or len(kinds) != 1:
+        return False
+    if kinds <= {"133", "134", "135", "136"}:
+        if kinds == {"134"} and not any(option == "--physdev-in" for option, _ in asked):
+            return False
+        return ("--hl-eq", "255") in asked
+    return kinds <= {"130", "131", "132", "143"} and {("--hl-eq", "1"), ("-d", "ff00::/8")} <= asked
+
+
+def _on_the_way(condition: Condition, way: Way) -> bool:
+    option, value = condition.option, condition.value
+    if option in ("-i", "-o", "--physdev-in", "--physdev-out"):
+        name = {"-i": way.come, "-o": way.go, "--physdev-in": way.port_in}.get(option, way.port_out)
+        if not name:
+            return False
+        return name.startswith(value[:-1]) if value.endswith("+") else name == value
+    if option == "--physdev-is-bridged":
+        return way.bridged
+    if option == "--ctstate":
+        return way.state in value.split(",")
+    if option == "--src-type" and value == "LOCAL":
+        # What the node itself sends is never judged.
+        return False
+    if option == "--dst-type" and value == "BROADCAST":
+        return False
+    raise UnreadError(f"{option} {value}")
+
+
+def _numbers(rule: Line, value: str, *, negated: bool) -> Ports:
+    protocol = next((c.value for c in rule.conditions if c.option == "-p" and not c.negated), "")
+    known = _PROTOCOLS.get(protocol)
+    if known is None:
+        raise UnreadError("ports of no protocol")
+    number = next(p for p in Protocol if ports.ports(p) == known)
+    try:
+        found = ports.union(_range(number, part) for part in value.split(","))
+    except ValueError:
+        raise UnreadError(f"ports {value}") from None
+    return known - found if negated else found
+
+
+def _range(protocol: Protocol, text: str) -> Ports:
+    first, colon, last = text.partition(":")
+    return ports.ports(protocol, int(first), int(last if colon else first))
+
+
+def _crossed(one: Products, other: Products) -> Products:
+    return tuple((a & b, some & more) for a, some in one for b, more in other if a & b and some & more)
+
+
+@lru_cache(1 << 14)
+def network(text: str) -> Network:
+    """Return a network as a rule has it. Raises UnreadError."""
+    try:
+        found = ipaddress.ip_network(text)
+    except ValueError:
+        raise UnreadError(f"the network {text}") from None
+    return Network(found.network_address.packed, found.prefixlen)

@@ -1,0 +1,327 @@
+"""The proof that the kernel does what the policies say: begun by the agent, and made in another process.
+
+::
+
+    due ─► thread: a process is started ─► it is ready ─► loop: all objects, between two steps ─► process
+                                                                                                     │
+    found to differ, and nothing was written meanwhile ─► put back as what others changed is ◄─ what differs
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+import agent
+from agent import log
+from agent.clock import NEVER, Clock
+from agent.fault import Fault
+from agent.kube.model import Key, NetworkPolicy
+from agent.net import Direction, Family
+from agent.observe.proof import ProofState
+from agent.policy.engine import Engine
+from agent.proof.difference import Answer, Difference, Result
+from agent.proof.given import Given, pieces, without_rules
+from agent.runtime.calls import Calls, Phase
+from agent.runtime.drift import Drift
+from agent.runtime.inbox import Inbox
+from agent.runtime.threads import StartThread
+
+_log = log.get(__name__)
+
+FIRST = 15.0
+"""Seconds after everything has been enforced until it is proved first."""
+TRIES = 5
+"""How often a proof is begun anew because the kernel was written to meanwhile."""
+AGAIN = 0.5
+"""Seconds until then, and until what was put back is proved."""
+UNSETTLED = 0.1
+"""Seconds after which the loop is asked again whether nothing is being written."""
+PATIENCE = 60.0
+"""Seconds that a process may take."""
+SHARE = 20
+"""So many times as long as a proof took it waits at least until the next one: that is 5 % of a core."""
+TOLD = 5
+"""How many differences are told."""
+
+
+class UnprovedError(Exception):
+    """It cannot be proved now; the text says why."""
+
+
+class Moment(NamedTuple):
+    """What is to be proved, and what the policies were then. ``writes``: to the kernel, until then."""
+
+    given: Given
+    policies: Mapping[str, NetworkPolicy]
+    writes: tuple[int, int]
+
+
+class Proved(NamedTuple):
+    """Since when a policy is proved to be enforced here, in ``time.time()`` seconds, and which one it was."""
+
+    since: float
+    policy: NetworkPolicy
+
+
+Child = Callable[[Callable[[], Given], str], Result]
+"""Proves in another process: takes what gives the objects when it is ready, and of which pod alone."""
+
+
+class Proving:
+    """Due each interval; also asked for at any time by :meth:`verify`."""
+
+    def __init__(
+        self,
+        interval: float,
+        node: str,
+        mode: str,
+        families: Callable[[], Iterable[Family]],
+        engine: Engine,
+        calls: Calls,
+        drift: Drift,
+        inbox: Inbox,
+        clock: Clock,
+        start_thread: StartThread,
+        child: Child,
+    ) -> None:
+        self.interval = interval
+        self.proved_at = 0.0
+        """When the kernel was last compared with the policies, for people; 0.0 never."""
+        self.result: Result | None = None
+        """What that has found."""
+        self.found = 0
+        """How often it has found anything."""
+        self.trouble = ""
+        """Why the last proof came to nothing, if so."""
+        self._node = node
+        self._mode = mode
+        self._families = families
+        self._engine = engine
+        self._calls = calls
+        self._drift = drift
+        self._inbox = inbox
+        self._clock = clock
+        self._start_thread = start_thread
+        self._child = child
+        self._policies: dict[str, Proved] = {}
+        self._lasting: frozenset[str] = frozenset()
+        """What the last repair did not mend."""
+        self._tries = 0
+        self._going = False
+        self._at = NEVER
+        self._one = threading.Lock()
+        """One process at a time."""
+
+    # --- The task -----------------------------------------------------------------------------------------
+
+    def due(self) -> float:
+        """Return when to prove."""
+        if not self.interval or self._going or self._calls.phase is not Phase.ENFORCING:
+            return NEVER
+        if self._at == NEVER:
+            self._at = self._clock.monotonic() + min(FIRST, self.interval)
+        return self._at
+
+    def run(self, now: float) -> None:
+        """Have it proved, on a thread that waits for the process."""
+        del now
+        self._going = True
+        try:
+            self._start_thread("proof", self._prove)
+        except RuntimeError as error:
+            self._missed(str(error))
+
+    def _prove(self) -> None:
+        started = self._clock.monotonic()
+        try:
+            result, moment = self._made("")
+        except (UnprovedError, TimeoutError, OSError) as error:
+            why = str(error)
+            self._inbox.call(lambda: self._missed(why))
+            return
+        took = self._clock.monotonic() - started
+        self._inbox.call(lambda: self._take(result, moment, took))
+
+    def _made(self, pod: str) -> tuple[Result, Moment]:
+        """Return what a proof finds, and of what. Raises UnprovedError, TimeoutError and OSError."""
+        moments: list[Moment] = []
+
+        def given() -> Given:
+            moments.append(self._moment())
+            return moments[-1].given
+
+        with self._one:
+            return self._child(given, pod), moments[-1]
+
+    def _moment(self) -> Moment:
+        """Return what is to be proved, when nothing is being written. Raises UnprovedError, TimeoutError."""
+        until = self._clock.monotonic() + PATIENCE / 4
+        while True:
+            found = self._inbox.ask(self._settled)
+            if found is not None:
+                return found
+            if self._clock.monotonic() > until:
+                raise UnprovedError("changes are being written all the time")
+            self._clock.sleep(UNSETTLED)
+
+    def _settled(self) -> Moment | None:
+        """Return what is to be proved; None while the kernel does not hold it yet."""
+        calls, engine = self._calls, self._engine
+        if calls.refused:
+            raise UnprovedError("another program enforces policies here")
+        if calls.phase is not Phase.ENFORCING or calls.retry.pending or calls.backend.busy or engine.waiting:
+            return None
+        around, all_ = calls.backend.around(), engine.extract(None)
+        written = {str(policy.key): policy for policy in all_.policies if policy.key not in all_.over_budget}
+        given = Given(
+            self._node,
+            self._mode,
+            tuple(int(family) for family in self._families()),
+            all_.pods,
+            all_.namespaces,
+            tuple(without_rules(p) if p.key in all_.over_budget else p for p in all_.policies),
+            {str(direction): tuple(engine.program.closed[direction]) for direction in Direction},
+            tuple(engine.program.node_networks),
+            tuple(around.uplinks),
+            around.links,
+            tuple(around.tunnels),
+        )
+        return Moment(given, written, self._writes())
+
+    def _writes(self) -> tuple[int, int]:
+        return id(self._calls.backend), self._calls.backend.around().writes
+
+    def _unchanged(self, moment: Moment) -> bool:
+        calls = self._calls
+        return not (calls.backend.busy or calls.retry.pending) and self._writes() == moment.writes
+
+    # --- What came of it ----------------------------------------------------------------------------------
+
+    def _missed(self, why: str) -> None:
+        self._going = False
+        self.trouble = why
+        self._at = self._clock.monotonic() + self.interval
+        _log.warning("the kernel could not be proved", detail=why)
+
+    def _take(self, result: Result, moment: Moment, took: float) -> None:
+        self._going = False
+        now = self._clock.monotonic()
+        self._at = now + max(self.interval, SHARE * took)
+        if result.differences and not self._unchanged(moment):
+            self._tries += 1
+            if self._tries < TRIES:
+                self._at = now + AGAIN
+            else:
+                self._tries = 0
+                self.trouble = "the kernel was written to whenever it was read"
+            return
+        self._tries = 0
+        self.trouble = ""
+        self.result, self.proved_at = result, self._clock.time()
+        self._note(result, moment)
+        told = tuple(one.said for one in result.differences[:TOLD])
+        if not told:
+            self._lasting = frozenset()
+            return
+        self.found += 1
+        if not self._lasting.issuperset(told):
+            # What a repair does not mend, another one does not mend either.
+            self._lasting = frozenset(one.said for one in result.differences)
+            self._drift.repair(told)
+            self._at = now + AGAIN
+
+    def _note(self, result: Result, moment: Moment) -> None:
+        before = self._policies
+        found: dict[str, Proved] = {}
+        for key in result.proved:
+            policy = moment.policies.get(key)
+            if policy is not None:
+                old = before.get(key)
+                found[key] = (
+                    old if old is not None and old.policy == policy else Proved(self.proved_at, policy)
+                )
+        self._policies = found
+
+    def proved(self, policy: Key) -> Proved | None:
+        """Return since when a policy is proved to be enforced as it is now; None where it is not.
+
+        For any thread.
+        """
+        found = self._policies.get(str(policy))
+        return found if found is not None and found.policy == self._engine.staging.written(policy) else None
+
+    def state(self) -> ProofState | None:
+        """Return how the last proof went; None where none is made. For any thread."""
+        if not self.interval:
+            return None
+        differences = () if self.result is None else told(self.result.differences)
+        return ProofState(self.proved_at, differences, self.trouble, self.interval)
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Return what a repair did not mend."""
+        result = self.result
+        if result is None or not result.differences:
+            return ()
+        more = f" (and {len(result.differences) - 1} more)" if len(result.differences) > 1 else ""
+        what = f"the kernel does not do what the policies say: {result.differences[0].said}{more}"
+        remedy = (
+            "the agent has written everything anew; if that does not mend it, see what else changes the "
+            "node's rules, and report the output of netpol-agent verify --json"
+        )
+        return (Fault(what, remedy, blocking=False),)
+
+    # --- On demand ----------------------------------------------------------------------------------------
+
+    def verify(self, pod: str = "") -> Result:
+        """Prove now, and return what differs; ``pod``: of this one alone.
+
+        For any thread but the loop's own. Raises UnprovedError, TimeoutError and OSError.
+        """
+        for _ in range(TRIES):
+            result, moment = self._made(pod)
+            if not result.differences or self._inbox.ask(functools.partial(self._unchanged, moment)):
+                return result
+        raise UnprovedError("the kernel was written to whenever it was read; ask again")
+
+
+def in_a_process(given: Callable[[], Given], pod: str) -> Result:
+    """Prove in a process of its own, which is made for it. Raises UnprovedError and OSError."""
+    home = str(Path(agent.__file__).parent.parent)
+    command = [sys.executable, "-P", "-m", "agent.proof"]
+    environment = {**os.environ, "PYTHONPATH": home}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        limit = threading.Timer(PATIENCE, process.kill)
+        limit.daemon = True
+        limit.start()
+        try:
+            assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
+            if process.stdout.readline() != b"ready\n":
+                raise UnprovedError("the process that proves ended at once; see the log")
+            for piece in pieces(given(), pod):
+                process.stdin.write(piece)
+            process.stdin.close()
+            answer = msgspec.json.decode(process.stdout.read() or b"{}", type=Answer)
+        except (BrokenPipeError, msgspec.MsgspecError) as error:
+            raise UnprovedError(f"the process that proves has failed: {error}; see the log") from error
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            limit.cancel()
+    if answer.result is None:
+        raise UnprovedError(answer.error or "the process that proves has ended early; see the log")
+    return answer.result
+
+
+def told(differences: Iterable[Difference]) -> tuple[str, ...]:
+    """Return differences as sentences."""
+    return tuple(one.said for one in differences)

@@ -1,0 +1,54 @@
+"""``netpol-agent verify`` beside a running agent, which proves the kernel by itself as well."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.kernel.guarded import ALLOW_PORT, Guarded
+from tests.lab.cluster import wait_until
+
+ISOLATED = "KUBE-ISOLATED-INGRESS-4"
+
+
+@pytest.mark.guarantee("7.1")
+@pytest.mark.guarantee("7.3")
+@pytest.mark.guarantee("7.5")
+def test_a_node_is_proved_broken_found_and_mended() -> None:
+    with Guarded("bridge", "nft") as guarded:
+        guarded.say("policy", ALLOW_PORT)
+        # Only a proof finds what is broken in sets.
+        guarded.start("--drift-interval", "3600", "--verify-interval", "3600")
+        done = guarded.command("verify")
+        assert done.returncode == 0, done.stdout
+        assert "proved: for every packet the kernel does what the policies say" in done.stdout
+        guarded.node.run("ipset", "del", ISOLATED, guarded.web.v4)
+        done = guarded.command("verify", "--json")
+        assert done.returncode == 1, done.stdout
+        (found,) = json.loads(done.stdout)["differences"]
+        assert found["kind"] == "open"
+        assert found["pod"] == "default/web"
+        assert f"pod default/web ({guarded.web.v4}) takes tcp all" not in found["said"]
+        assert (
+            "which no policy allows: KUBE-NETPOL-FORWARD does not lead it to KUBE-NETPOL-INGRESS"
+            in found["said"]
+        )
+        assert guarded.command("verify", "--pod", "default/client").returncode == 0
+        guarded.stop()
+        assert guarded.command("verify").returncode == 2
+        # The start puts that back.
+        guarded.start("--drift-interval", "3600", "--verify-interval", "1")
+        wait_until(lambda: "[+]proof ok" in guarded.readyz(), timeout=30)
+        before = time.time()
+        guarded.node.run("ipset", "del", ISOLATED, guarded.web.v4)
+        wait_until(lambda: guarded.web.v4 in guarded.node.run("ipset", "list", ISOLATED), timeout=30)
+        wait_until(lambda: _proved_since(guarded) > before, timeout=30)
+        assert guarded.agent.status()["kernel"]["drift"]["repairs"] == 1
+        assert "the kernel does not do what the policies say" in guarded.command("history").stdout
+
+
+def _proved_since(guarded: Guarded) -> float:
+    found = json.loads(guarded.command("status", "--policy", "default/web", "--json").stdout)
+    return float(found["proved_since"] or 0.0)
