@@ -78,6 +78,7 @@ class Settings:
     verify_interval: float
     confirm_empty: float
     history_size: int
+    guard_frames: bool
     fix_host: bool
     cni_results: tuple[Path, ...]
     health_address: str
@@ -234,6 +235,12 @@ SETTINGS: tuple[Setting, ...] = (
         "How large the file of the history in the state directory may get; then the oldest rows go. 0: no "
         "history is kept.",
         size(256 << 10),
+    ),
+    boolean(
+        "guard_frames",
+        False,
+        "Drop what a pod sends under an address that is not its own, in ARP and neighbour discovery too, and "
+        "frames that are neither IP nor ARP.",
     ),
     boolean(
         "fix_host",

@@ -123,6 +123,10 @@ class Authors(Protocol):
         """Return which other programs wrote since the last call, for people; empty where it is not known."""
         ...
 
+    def wrote_beside(self, commits: int) -> None:
+        """Take note that this agent has made so many transactions of nftables that are not the backend's."""
+        ...
+
 
 class Backend(Protocol):
     """Moves the kernel from one correct state to the next. Not thread-safe: one thread calls it."""

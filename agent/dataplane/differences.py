@@ -29,6 +29,7 @@ class What(enum.Enum):
     INTERFACES = enum.auto()
     KERNEL_UNREAD = enum.auto()
     UNPROVED = enum.auto()
+    FRAMES = enum.auto()
 
 
 OF_RULES = frozenset(
@@ -64,6 +65,7 @@ _SAID = {
     What.INTERFACES: "the node's interfaces, or where they lead, changed",
     What.KERNEL_UNREAD: "the kernel cannot be read: {detail}",
     What.UNPROVED: "the kernel does not do what the policies say: {detail}",
+    What.FRAMES: "{detail}",
 }
 
 

@@ -23,7 +23,9 @@ from agent.kernel.rtnetlink import (
     ADDRESS_GROUPS,
     ROUTE_GROUPS,
     read_addresses_elsewhere,
+    read_hardware_address,
     read_links,
+    read_own_addresses,
     read_route,
 )
 from agent.kube.model import Key
@@ -40,13 +42,27 @@ MOST_READ = 1000
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
+class Sender(NamedTuple):
+    """Who sends frames by a link: read only where frames are guarded.
+
+    ``number`` is the link's index here, ``hardware`` the hardware address at its other end, and ``near`` are
+    the IPv6 link-local addresses there. All but the index is what the pod says, and none is this node's own:
+    ``hardware`` is empty where it is.
+    """
+
+    number: int
+    hardware: bytes
+    near: tuple[bytes, ...]
+
+
 class PodLink(NamedTuple):
     """A link of this node's pods.
 
     ``bridge`` is the bridge of which it is a port, empty where it is routed; ``shared``: that bridge has
     ports besides those of pods. ``pod`` is whose link it is, None where that is not clear: then ``addresses``
     are those of all pods that it may be of. They are what the API knows, sorted. ``others`` are further
-    addresses behind it, of which nobody but the pod itself says that they are its own.
+    addresses behind it, of which nobody but the pod itself says that they are its own. ``sender``: None where
+    it was not asked for, or the kernel does not tell.
     """
 
     name: str
@@ -55,6 +71,7 @@ class PodLink(NamedTuple):
     pod: Key | None
     addresses: tuple[bytes, ...]
     others: tuple[bytes, ...] = ()
+    sender: Sender | None = None
 
 
 class Veth(NamedTuple):
@@ -145,10 +162,12 @@ def _claims(veth: Veth, veths: Mapping[int, Veth], inside: Inside, owners: Mappi
 class LinkFinder:
     """Finds the links of pods in the network namespace of the thread that calls it, and remembers them.
 
-    A look takes about 70 µs for each pod.
+    A look takes about 70 µs for each pod. ``senders``: say of each link who sends by it; an address of this
+    node then counts as nobody's further one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, senders: bool = False) -> None:
+        self._senders = senders
         self._held: dict[tuple[int, str], HeldAddress] = {}
 
     def find(self, owners: Mapping[bytes, Key]) -> tuple[PodLink, ...]:
@@ -172,6 +191,11 @@ class LinkFinder:
         of_pods = {veths[index].namespace for index in (*found, *unclear)}
         # Of a namespace that is no pod's: nobody's claim is good there.
         strangers = _all(addresses for namespace, addresses in inside.items() if namespace not in of_pods)
+        asked: Mapping[int, Sender] = {}
+        if self._senders:
+            own_addresses = _own_addresses()
+            strangers |= own_addresses
+            asked = _senders((*found, *unclear), veths, inside, own_addresses, interfaces.names)
         links = []
         for index, veth in veths.items():
             pods = {found[index]} if index in found else unclear.get(index, set())
@@ -190,6 +214,7 @@ class LinkFinder:
                     found.get(index),
                     _sorted(own),
                     tuple(others),
+                    asked.get(index),
                 )
             )
         return tuple(sorted(links))
@@ -212,6 +237,41 @@ def _usable(addresses: Iterable[bytes]) -> list[bytes]:
         if not useless and not address.is_unspecified and len(found[len(packed)]) < MOST_OTHERS:
             found[len(packed)].append(packed)
     return found[4] + found[16]
+
+
+def _own_addresses() -> set[bytes]:
+    with NetlinkSocket(ROUTE) as netlink:
+        return set(read_own_addresses(netlink))
+
+
+def _senders(
+    indexes: Iterable[int],
+    veths: Mapping[int, Veth],
+    inside: Inside,
+    own_addresses: Set[bytes],
+    names: Iterable[int],
+) -> dict[int, Sender]:
+    """Return who sends by each link whose other end the kernel shows, which it does since Linux 4.20."""
+    found: dict[int, Sender] = {}
+    with NetlinkSocket(ROUTE) as netlink:
+        own_hardware: set[bytes] = set()
+        for index in names:
+            with contextlib.suppress(OSError):  # gone since
+                own_hardware.add(read_hardware_address(netlink, index))
+        for index in indexes:
+            veth = veths[index]
+            if veth.namespace not in inside:
+                continue
+            with contextlib.suppress(OSError):
+                hardware = read_hardware_address(netlink, veth.peer, veth.namespace)
+                near = [
+                    address
+                    for address in inside[veth.namespace].get(veth.peer, ())
+                    if address not in own_addresses and ipaddress.ip_address(address).is_link_local
+                ]
+                usable = b"" if hardware in own_hardware else hardware
+                found[index] = Sender(index, usable, _sorted(a for a in near if len(a) == 16))
+    return found
 
 
 def _interfaces() -> Interfaces:

@@ -33,6 +33,7 @@ _BRIDGE_SYSCTLS = {
     Family.V6: "net/bridge/bridge-nf-call-ip6tables",
 }
 _FORWARD_SYSCTLS = {Family.V4: "net/ipv4/ip_forward", Family.V6: "net/ipv6/conf/all/forwarding"}
+_SOURCE_ROUTES = "net/ipv4/conf/all/accept_source_route"
 _IPVS_SYSCTL = "net/ipv4/vs/conntrack"
 
 
@@ -145,6 +146,7 @@ def check_host(fix: bool, needs: Needs | None = None, readers: Readers = KERNEL)
     host.netfilter()
     host.bridge_calls(found, families)
     host.forwarding(families, bool(found))
+    host.source_routes(found)
     ipvs = host.ipvs()
     return HostState(tuple(host.faults), families, bool(found), ipvs, tuple(host.needed))
 
@@ -244,6 +246,20 @@ class _Host:
                 "this node forwards no packets: routed pods reach nothing",
                 " or ".join(f"sysctl -w {dotted(name)}=1" for name in sorted(values, reverse=True)),
                 blocking=False,
+            )
+
+    def source_routes(self, found: list[Bridge]) -> None:
+        """See that the node takes no packet with a source route: it is judged before it has its last address.
+
+        The kernel accepts one where both the setting for all interfaces and the interface's own are on. Where
+        pods are routed, their links tell.
+        """
+        if found and self.read.sysctl(_SOURCE_ROUTES) == "1":
+            self.fault(
+                f"this node accepts source routes ({dotted(_SOURCE_ROUTES)} is 1): by one, a pod that has "
+                "NET_RAW gets past policies to pods on a bridge",
+                f"sysctl -w {dotted(_SOURCE_ROUTES)}=0, and the same in /etc/sysctl.d",
+                any(bridge.carrying for bridge in found),
             )
 
     def ipvs(self) -> bool:

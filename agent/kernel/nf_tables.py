@@ -17,10 +17,13 @@ from agent.net import Family
 SUBSYSTEM = 10 << 8
 BATCH_BEGIN, BATCH_END, BATCH_RESOURCE = 16, 17, 10
 FAMILIES = {Family.V4: 2, Family.V6: 10}
+NETDEV = 5
+"""NFPROTO_NETDEV: the family whose chains see the frames of one interface."""
 FAMILY_NAMES = {Family.V4: "ip", Family.V6: "ip6"}
 """As nft(8) calls them."""
 
-_GET_CHAIN, _NEW_RULE, _GET_RULE, _DELETE_RULE = 4, 6, 7, 8
+_GET_TABLE, _GET_CHAIN, _NEW_RULE, _GET_RULE, _DELETE_RULE, _GET_GENERATION = 1, 4, 6, 7, 8, 16
+_TABLE_NAME, _GENERATION_ID = 1, 1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _HOOK_NUMBER, _HOOK_PRIORITY = 1, 3, 4, 1, 2
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
 _LIST_ELEMENT, _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 1, 2
@@ -51,6 +54,32 @@ class Rule(NamedTuple):
     chain: str
     handle: int
     expressions: bytes
+
+
+def generation(netlink: NetlinkSocket) -> int | None:
+    """Return the number of the ruleset's version in this network namespace; None where there is no nftables.
+
+    Every transaction of anybody counts it up.
+    """
+    try:
+        answer = netlink.get(Message(SUBSYSTEM | _GET_GENERATION, 0, b""))
+    except OSError:
+        return None
+    found = dict(attributes(answer)).get(_GENERATION_ID)
+    return None if found is None else int.from_bytes(found, "big")
+
+
+def table_of(netlink: NetlinkSocket, family: int, table: str) -> Attributes | None:
+    """Return what the kernel says of a table of a family, by its number; None where there is none.
+
+    Raises OSError.
+    """
+    message = Message(SUBSYSTEM | _GET_TABLE, family, attribute(_TABLE_NAME, _name(table)))
+    try:
+        answer = netlink.get(message)
+    except FileNotFoundError:
+        return None
+    return dict(attributes(answer))
 
 
 def chains(netlink: NetlinkSocket, family: Family) -> list[Chain]:

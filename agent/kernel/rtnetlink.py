@@ -21,8 +21,8 @@ RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_IPV6_ROUTE = 0x40, 0x80, 0x400
 RTMGRP_IPV6_RULE = 0x40000
 
 IFF_UP = 1
-IFLA_IFNAME, IFLA_LINK, IFLA_MASTER, IFLA_OPERSTATE, IFLA_LINKINFO = 3, 5, 10, 16, 18
-IFLA_EXT_MASK, IFLA_LINK_NETNSID = 29, 37
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_MASTER, IFLA_OPERSTATE, IFLA_LINKINFO = 1, 3, 5, 10, 16, 18
+IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_IF_NETNSID = 29, 37, 46
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES = 36, 37
 _OF_LINKS = frozenset({IFLA_IFNAME, IFLA_LINK, IFLA_MASTER, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_LINK_NETNSID})
@@ -107,6 +107,21 @@ def link_of(message: memoryview | bytes) -> Link:
     )
 
 
+def read_hardware_address(netlink: NetlinkSocket, number: int, namespace: int | None = None) -> bytes:
+    """Return the hardware address of an interface by its index; empty where it has none.
+
+    ``namespace``: it is in the network namespace of this number, not in the socket's. The kernel must be
+    known to understand that: one before Linux 4.15 would answer with an interface of this namespace. Raises
+    OSError, also where the interface is not there.
+    """
+    asked = _INDEX.pack(number) + bytes(_IFINFO_REST - _INDEX.size)
+    asked += attribute(IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
+    if namespace is not None:
+        asked += attribute(IFLA_IF_NETNSID, _INDEX.pack(namespace))
+    message = netlink.get(Message(RTM_GETLINK, socket.AF_UNSPEC, asked))
+    return bytes(picked(message[_IFINFO_REST:], {IFLA_ADDRESS}).get(IFLA_ADDRESS, b""))
+
+
 def _number(value: memoryview | None) -> int | None:
     return None if value is None else int(_INDEX.unpack_from(value)[0])
 
@@ -130,7 +145,7 @@ def read_addresses(netlink: NetlinkSocket) -> Iterator[Address]:
 
 def read_own_addresses(netlink: NetlinkSocket) -> Iterator[bytes]:
     """Yield the packed addresses of the socket's network namespace. Raises OSError."""
-    for message in netlink.dump(Message(RTM_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST)), behind=0):
+    for message in netlink.dump(Message(RTM_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST))):
         fields = dict(attributes(message[_IFADDR_REST:]))
         # Where there are two ends, this one.
         address = fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS))

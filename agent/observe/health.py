@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from agent.fault import Fault
 from agent.kube.model import Kind
+from agent.observe.links import Guarded
 from agent.observe.proof import ProofState
 from agent.sources.cni.source import CniState
 from agent.sources.source import SyncState
@@ -44,7 +45,8 @@ class Health:
     thread that must live, by name, whether it does. ``caches`` are those this run needs; ``applied``
     whether the kernel has held a program made of all of them. ``links`` says of how many isolated pods the
     link is known; empty where there is none. ``results``: what is known of network plugins' results, None
-    where they are not read. ``proof``: how the last one went, None where none is made.
+    where they are not read. ``proof``: how the last one went, None where none is made. ``frames`` says of how
+    many pods frames are guarded; None where that is not wanted.
     """
 
     now: float
@@ -56,6 +58,7 @@ class Health:
     links: str = ""
     results: CniState | None = None
     proof: ProofState | None = None
+    frames: Guarded | None = None
 
 
 class State(enum.StrEnum):
@@ -207,6 +210,9 @@ def _applied(health: Health) -> HealthCheck:
 def _links(health: Health) -> Iterable[HealthCheck]:
     if health.links:
         yield HealthCheck("links", State.OK, health.links)
+    if health.frames is not None:
+        state = State.OK if health.frames.whole else State.WARNING
+        yield HealthCheck("frames", state, str(health.frames))
 
 
 def _proof(health: Health) -> Iterable[HealthCheck]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,6 +36,30 @@ class LinkCounts(msgspec.Struct, frozen=True):
 
 
 NO_LINKS = LinkCounts()
+
+
+class Guarded(NamedTuple):
+    """Of how many pods frames are guarded, where that is wanted: ``without`` are those of which not, by name.
+
+    ``begun``: whether that has been tried yet.
+    """
+
+    pods: int
+    without: tuple[str, ...] = ()
+    begun: bool = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether that is so for all."""
+        return self.begun and not self.without
+
+    def __str__(self) -> str:
+        if not self.begun:
+            return "not guarded yet"
+        if not self.without:
+            return "guarded for the pod" if self.pods == 1 else f"guarded for all {self.pods} pods"
+        named = ", ".join(self.without[:_SHOWN]) + (", ..." if len(self.without) > _SHOWN else "")
+        return f"guarded for {self.pods - len(self.without)} of {self.pods} pods; no link is known of {named}"
 
 
 def count(program: LoweredProgram, links: Iterable[PodLink]) -> LinkCounts:

@@ -128,10 +128,12 @@ def read_logged(choice: ModeChoice, families: Iterable[Family]) -> dict[tuple[Di
 
 def remove_all() -> list[Fault]:
     """Remove all that any backend left in the kernel; return what of it stays, and why."""
+    from agent.dataplane.frames import guard
+
     faults = []
     for mode in MODES:
         faults += cleanup.remove(mode, Family)
-    return faults or cleanup.remove_sets()
+    return [*guard.remove(), *(faults or cleanup.remove_sets())]
 
 
 def render(program: LoweredProgram, settings: Settings, families: Iterable[Family]) -> Rendered:

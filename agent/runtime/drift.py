@@ -59,6 +59,8 @@ class Drift:
         """The last repair."""
         self.authors: Counter[str] = Counter()
         """How often a program wrote rules that were repaired then, by its name."""
+        self.writing_beside: Callable[[], bool] = lambda: False
+        """Whether this agent is writing rules that are not the backend's."""
         self.repairing: Callable[[Repair], None] = lambda _: None
         """Called before what differs is repaired."""
         self._interval = interval
@@ -102,12 +104,19 @@ class Drift:
 
     def hear(self) -> None:
         """Look at once if the kernel has told that somebody else wrote rules. Cheap: called in each turn."""
-        if self._hears() and self._calls.backend.authors.hear() and self._calls.backend.disturbed():
+        if self._hears() and self._calls.backend.authors.hear() and self._disturbed():
             self._at = AT_ONCE
 
     def _hears(self) -> bool:
         now = self._clock.monotonic()
         return self._calls.idle and self._reading is None and (self._hear_at == NEVER or now >= self._hear_at)
+
+    def _disturbed(self) -> bool:
+        return not self.writing_beside() and self._calls.backend.disturbed()
+
+    def repaired(self, told: Sequence[str]) -> None:
+        """Take note of what somebody else had changed in the table that guards frames, and was put back."""
+        self._tell([Difference(What.FRAMES, detail=line) for line in told], ())
 
     def due(self) -> float:
         """Return when it is to look or to ask."""
@@ -118,7 +127,7 @@ class Drift:
         if now >= self._hear_at:
             self._hear_at = NEVER
             self._calls.backend.authors.hear()
-            if self._reading is None and self._calls.backend.disturbed():
+            if self._reading is None and self._disturbed():
                 self._at = AT_ONCE
         if self._calls.retry.at <= now:
             return
@@ -132,7 +141,7 @@ class Drift:
         self._ask_at = now + ASK_EVERY
         self._calls.backend.upkeep()
         # While a look goes on, what it may have missed is asked for the next time.
-        return self._reading is None and self._calls.backend.disturbed()
+        return self._reading is None and self._disturbed()
 
     def _look(self, now: float) -> None:
         """Have the kernel read, on a thread of its own; what it holds is compared when that is done."""

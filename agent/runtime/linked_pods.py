@@ -45,11 +45,14 @@ CLOSED = Key("", "")
 """Stands for whoever had an address that stays closed though no pod has it."""
 
 
-def owners_of(engine: Engine) -> dict[bytes, Key]:
-    """Return whose the addresses are that links are looked for by; none where nobody is isolated."""
+def owners_of(engine: Engine, *, of_all: bool = False) -> dict[bytes, Key]:
+    """Return whose the addresses are that links are looked for by.
+
+    None where nobody is isolated, unless those ``of_all`` pods are wanted.
+    """
     program = engine.lowered
     closed = set().union(*program.closed.values())
-    if not program.pods and not closed:
+    if not program.pods and not closed and not of_all:
         return {}
     owners = dict.fromkeys(closed, CLOSED)
     return owners | {address: pod.key for pod in engine.local_pods() for address in pod.addresses}
@@ -63,7 +66,10 @@ def without_others_addresses(engine: Engine, links: tuple[PodLink, ...]) -> tupl
 
 
 class LinkedPods:
-    """Used by the main loop's thread, but for :attr:`counts`, which any thread may read."""
+    """Used by the main loop's thread, but for :attr:`counts`, which any thread may read.
+
+    ``senders``: the links of all pods are wanted, and who sends by each.
+    """
 
     def __init__(
         self,
@@ -71,15 +77,20 @@ class LinkedPods:
         inbox: Inbox,
         clock: Clock = SYSTEM,
         start_thread: StartThread = start_thread,
+        *,
+        senders: bool = False,
     ) -> None:
         self._engine = engine
         self._clock = clock
-        self._watch = _Watch(inbox, self._found, clock, start_thread)
+        self._senders = senders
+        self._watch = _Watch(inbox, self._found, clock, start_thread, senders=senders)
         self._links: tuple[PodLink, ...] = ()
         self._owners_due = False
         self._at = 0.0
         self._since: float | None = None
         self.counts = NO_LINKS
+        self.changes = 0
+        """How often links or pods have changed."""
 
     def start(self) -> None:
         """Begin to look, as soon as a pod is isolated."""
@@ -108,10 +119,20 @@ class LinkedPods:
     def look(self) -> tuple[PodLink, ...]:
         """Look for links now, on this thread; none where that fails, which the other thread tells."""
         try:
-            self._links = LinkFinder().find(owners_of(self._engine))
+            self._links = LinkFinder(senders=self._senders).find(self._owners())
         except OSError:
             self._links = ()
         return self.known()
+
+    @property
+    def looked(self) -> bool:
+        """Whether the last look found what there was."""
+        return self._watch.looked_for is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it looked for the links of all pods that are known now."""
+        return self._watch.looked_for == self._owners()
 
     def known(self) -> tuple[PodLink, ...]:
         """Return the links that were found last."""
@@ -133,7 +154,7 @@ class LinkedPods:
         """
         if self._owners_due and now >= self._at:
             self._owners_due, self._at = False, now + PAUSE
-            self._watch.want(owners_of(self._engine))
+            self._watch.want(self._owners())
         if self._since is None or not (quiet or now >= self._since + AT_LATEST):
             return None
         self._since = None
@@ -141,11 +162,15 @@ class LinkedPods:
         self.counts = count(self._engine.lowered, links)
         return links
 
+    def _owners(self) -> dict[bytes, Key]:
+        return owners_of(self._engine, of_all=self._senders)
+
     def _found(self, links: tuple[PodLink, ...]) -> None:
         self._links = links
         self._changed()
 
     def _changed(self) -> None:
+        self.changes += 1
         if self._since is None:
             self._since = self._clock.monotonic()
 
@@ -159,7 +184,12 @@ class _Watch:
         found: Callable[[tuple[PodLink, ...]], None],
         clock: Clock,
         start_thread: StartThread,
+        *,
+        senders: bool,
     ) -> None:
+        self.looked_for: Mapping[bytes, Key] | None = None
+        """For whose links it looked last; None: that failed, or is still to come."""
+        self._senders = senders
         self._inbox = inbox
         self._found = found
         self._clock = clock
@@ -195,12 +225,13 @@ class _Watch:
             except Exception as error:
                 # Whatever it is: pods are judged by their addresses all the same, and this thread goes on.
                 _log.warning("the links of pods cannot be found", error=str(error) or type(error).__name__)
+                self.looked_for = None
                 self._tell(())
                 self._clock.sleep(RETRY)
 
     def _look(self, changes: PodLinkChanges) -> None:
         """Look now, and whenever something may have changed. Raises OSError."""
-        finder = LinkFinder()
+        finder = LinkFinder(senders=self._senders)
         looked: tuple[PodLink, ...] | None = None
         at_latest = LONGEST if changes.everywhere else UNHEARD
         if not changes.everywhere:
@@ -213,6 +244,7 @@ class _Watch:
             if found != looked:
                 looked, pause = found, AFTER_NEWS
                 self._tell(found)
+            self.looked_for = owners
             self._clock.sleep(max(pause, REST * (self._clock.monotonic() - began)))
             while not self._stopped:
                 changes.wait_with(self._wakes, at_latest)

@@ -31,6 +31,7 @@ from agent.runtime.cutting import Cutting
 from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart
 from agent.runtime.flow_log import make_flow_log
+from agent.runtime.frames import KERNEL, Frames, Kernel
 from agent.runtime.host_check import CheckHost, HostCheck, MakeBackend, backend_for, chosen_families
 from agent.runtime.inbox import Inbox
 from agent.runtime.leads import Leads
@@ -71,6 +72,7 @@ class World(NamedTuple):
     start_thread: StartThread = start_thread
     check_host: CheckHost = check_host
     prove: Child = in_a_process
+    frames: Kernel = KERNEL
 
 
 REAL = World()
@@ -104,7 +106,7 @@ class Agent:
                          Drift ───────────┤   LinkedPods ──► Relink ────┤
                          HostCheck ───────┘      ▲           Tidy ──────┘
                             ▲                    ▼
-                         LinkWatch            a thread that looks for pods' links
+                         LinkWatch            a thread that looks for pods' links ──► Frames
 
             Reconcile, Calls, Drift ──what changed, when the kernel had it──► Recorder ──► history
             Reconcile ──what changed──► Cutting ──which connections were ended──► Recorder
@@ -127,7 +129,8 @@ class Agent:
         backend = backend_for(families, host, make_backend)
         self._calls = calls = Calls(engine.lowered, backend, clock, phase=Phase.OPEN if fresh else Phase.HELD)
         self._node_name = NodeName(settings.node_name, engine)
-        self._linked_pods = LinkedPods(engine, self.inbox, clock, world.start_thread)
+        guarded = settings.guard_frames
+        self._linked_pods = LinkedPods(engine, self.inbox, clock, world.start_thread, senders=guarded)
         self.history = Writer(settings.state_dir, settings.history_size, settings.history_age, clock)
         self._recorder = recorder = Recorder(settings.node_name, engine, calls, source, self.history, clock)
         self._reconcile = Reconcile(
@@ -169,6 +172,17 @@ class Agent:
         )
         relink = Relink(self._linked_pods, calls, self.inbox)
         tidy = Tidy(calls, self.inbox, clock)
+        self.frames = Frames(
+            guarded,
+            settings.drift_interval,
+            engine,
+            self._linked_pods,
+            calls,
+            self.inbox,
+            clock,
+            world.start_thread,
+            world.frames,
+        )
 
         self.cutting = cutting = Cutting(
             wanted=settings.cut_denied,
@@ -189,6 +203,8 @@ class Agent:
         self._reconcile.stepped, self._reconcile.settled = leads.step, leads.settle
         self._reconcile.noted, recorder.confirmed = unconfirmed.take, unconfirmed.news
         self.drift.repairing = recorder.repair
+        self.frames.repaired = self.drift.repaired
+        self.drift.writing_beside = lambda: self.frames.writing
         first_start.adopted = recorder.adopted
         self._takes = {Call.SYNC: self._reconcile.synced, Call.APPLY: calls.note, Call.TIDY: tidy.tidied}
         """Who takes the report of a call whose work went on."""
@@ -199,6 +215,7 @@ class Agent:
             self._reconcile,
             first_start,
             relink,
+            self.frames,
             tidy,
             cutting,
             recorder,
@@ -232,6 +249,7 @@ class Agent:
             self.host_check,
             self._link_watch,
             self._linked_pods,
+            self.frames,
             self._node_name,
             meter,
             self.history,
@@ -260,6 +278,7 @@ class Agent:
         self._source.start(self.inbox.put)
         self._linked_pods.start()
         self._link_watch.start()
+        self.frames.start()
         self._flow_log.start()
 
     def turn(self) -> None:

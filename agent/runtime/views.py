@@ -26,6 +26,7 @@ from agent.runtime.cutting import Cutting
 from agent.runtime.drift import Drift
 from agent.runtime.first_start import FirstStart
 from agent.runtime.flow_log import FlowLog
+from agent.runtime.frames import Frames
 from agent.runtime.host_check import HostCheck
 from agent.runtime.leads import Leads
 from agent.runtime.link_watch import LinkWatch
@@ -55,6 +56,7 @@ class Views:
     host_check: HostCheck
     link_watch: LinkWatch
     linked_pods: LinkedPods
+    frames: Frames
     node_name: NodeName
     meter: Meter
     history: Writer
@@ -77,6 +79,7 @@ class Views:
             links=str(self.linked_pods.counts),
             results=self._results(),
             proof=self.proving.state(),
+            frames=self.frames.guarded(),
         )
 
     def _results(self) -> CniState | None:
@@ -193,7 +196,7 @@ class Views:
         host, calls = self.host_check.faults(), self.calls
         unknown = staging.faults(self.engine.staging.unknown.copy())
         own = (*self.history.faults(), *self.flow_log.faults(), *self.cutting.faults())
-        beside = (*own, *unknown, *self.proving.faults())
+        beside = (*self.frames.faults, *own, *unknown, *self.proving.faults())
         return (*self.choice.faults, *host, *node, *calls.faults, *calls.standing, *beside)
 
     def _faults(self) -> tuple[Fault, ...]:

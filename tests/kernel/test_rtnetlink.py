@@ -18,7 +18,9 @@ from agent.kernel.rtnetlink import (
     Route,
     read_addresses,
     read_addresses_elsewhere,
+    read_hardware_address,
     read_links,
+    read_own_addresses,
     read_route,
 )
 from tests.lab.netns import CommandError, Netns
@@ -131,6 +133,26 @@ def test_addresses(library: IPRoute, ours: NetlinkSocket) -> None:
     theirs = [Address(*(told[field] for field in fields)) for told in library.get_addr()]
     assert len(theirs) >= 5
     assert sorted(read_addresses(ours)) == sorted(theirs)
+
+
+def test_this_namespaces_own_addresses(library: IPRoute, ours: NetlinkSocket) -> None:
+    told = [one.get("IFA_LOCAL") or one.get("IFA_ADDRESS") for one in library.get_addr()]
+    assert len(told) >= 5
+    assert sorted(read_own_addresses(ours)) == sorted(socket.inet_pton(family_of(a), a) for a in told)
+
+
+def test_hardware_addresses_here_and_in_another_namespace(
+    library: IPRoute, ours: NetlinkSocket, there: Netns
+) -> None:
+    links = {one["index"]: one.get("IFLA_ADDRESS") for one in library.get_links()}
+    for index, address in links.items():
+        assert read_hardware_address(ours, index).hex(":") == (address or "")
+    (pod,) = (link for link in read_links(ours) if link.name == "pod0")
+    with there.entered(), IPRoute() as inside:
+        (told,) = (one.get("IFLA_ADDRESS") for one in inside.get_links(pod.lower))
+    assert read_hardware_address(ours, pod.lower, pod.namespace).hex(":") == told
+    with pytest.raises(OSError, match="No such device"):
+        read_hardware_address(ours, 4242)
 
 
 def test_addresses_in_another_namespace(ours: NetlinkSocket, there: Netns) -> None:

@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataplane": {"lower", "program", "kernel", "kube", "net", "fault", "clock"},
     "iptables": {"dataplane", "lower", "program", "kernel", "kube", *GROUND},
     "proof": {"iptables", "dataplane", "reach", "spec", "kernel", "kube", "net", "words"},
+    "frames": {"dataplane", "kernel", "net", "fault"},
     "host": {"kernel", *GROUND},
     "observe": {
         "history",
@@ -57,9 +58,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "convert",
         *GROUND,
     },
-    "backends": {"iptables", "dataplane", "kube", "lower", *GROUND},
+    "backends": {"iptables", "frames", "dataplane", "kube", "lower", *GROUND},
     "runtime": {
-        *("backends", "observe", "host", "proof", "dataplane", "history", "policy", "lower", "program"),
+        *("backends", "observe", "host", "proof", "frames", "dataplane", "history", "policy", "lower"),
+        "program",
         *("sources", "kernel", "kube"),
         *GROUND,
     },
@@ -90,6 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 ROOMS_INSIDE = {
     "agent.dataplane.iptables": "iptables",
+    "agent.dataplane.frames": "frames",
     "agent.runtime.backends": "backends",
     "agent.policy.program": "program",
     "agent.policy.compile": "program",

@@ -17,6 +17,7 @@ TOLD = {
     Difference(What.HOOK, Family.V4, "FORWARD", "its rule is missing"): "IPv4: FORWARD: its rule is missing",
     Difference(What.SET_SIZE, name="s", detail="1 member, not 2"): "set s has 1 member, not 2",
     Difference(What.KERNEL_UNREAD, detail="why"): "the kernel cannot be read: why",
+    Difference(What.FRAMES, detail="table netdev t is gone"): "table netdev t is gone",
 }
 
 

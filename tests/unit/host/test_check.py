@@ -300,3 +300,16 @@ def test_the_sysctls_that_have_to_stay_on_are_named(node: Node) -> None:
     calls = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
     assert node.check(fix=False).needed == calls
     assert node.check().needed == (*calls, "net/ipv4/vs/conntrack")
+
+
+@pytest.mark.parametrize(("carrying", "blocking"), [(True, True), (False, False)])
+def test_source_routes_past_policies_are_told(node: Node, *, carrying: bool, blocking: bool) -> None:
+    node.write("sys/net/ipv4/conf/all/accept_source_route", "1")
+    assert node.check().faults == ()
+    node.bridges = [Bridge("cni0", carrying)]
+    (fault,) = node.check().faults
+    assert fault.blocking is blocking
+    assert fault.remedy == "sysctl -w net.ipv4.conf.all.accept_source_route=0, and the same in /etc/sysctl.d"
+    assert node.text("sys/net/ipv4/conf/all/accept_source_route") == "1"
+    node.write("sys/net/ipv4/conf/all/accept_source_route", "0")
+    assert node.check().faults == ()

@@ -10,6 +10,7 @@ from typing import TypeVar
 from agent.clock import NEVER, Clock
 from agent.dataplane.backend import Around, CutMarks, KernelView, Reading, Report
 from agent.dataplane.differences import Difference
+from agent.dataplane.frames.guard import FrameGuard
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
 from agent.fault import Fault
@@ -23,6 +24,7 @@ from agent.policy.lower.lowered import Delta, LoweredProgram
 from agent.proof.difference import Result
 from agent.proof.given import Given
 from agent.runtime.backends import ModeChoice
+from agent.runtime.frames import Kernel
 from agent.runtime.loop import Agent, World
 from agent.settings import Settings
 from agent.sources.source import SyncState
@@ -59,6 +61,7 @@ class FakeAuthors:
         self.descriptors: tuple[int, ...] = ()
         self.told = False
         self.names: tuple[str, ...] = ()
+        self.beside = 0
 
     def hear(self) -> bool:
         told, self.told = self.told, False
@@ -67,6 +70,9 @@ class FakeAuthors:
     def take(self) -> tuple[str, ...]:
         names, self.names = self.names, ()
         return names
+
+    def wrote_beside(self, commits: int) -> None:
+        self.beside += commits
 
 
 class FakeBackend:
@@ -228,6 +234,10 @@ class FakeSource:
         self.sink([Synced(kind) for kind in KINDS])
 
 
+def _no_guard() -> FrameGuard:
+    raise AssertionError("frames are not to be guarded")
+
+
 class NoThread:
     """A thread that does nothing for ever."""
 
@@ -238,7 +248,7 @@ class NoThread:
 class Rig:
     """An agent with fakes around it. A test turns its loop; no time passes but in its waiting."""
 
-    def __init__(self, settings: Settings, *, fresh: bool = False) -> None:
+    def __init__(self, settings: Settings, *, fresh: bool = False, frames: Kernel | None = None) -> None:
         self.clock = FakeClock()
         self.backend = FakeBackend(self.clock)
         self.source = FakeSource(self.clock)
@@ -247,14 +257,15 @@ class Rig:
         self.threads: dict[str, Callable[[], None]] = {}
         """What those of a name were to do, the last ones."""
         self.started: list[str] = []
-        """The threads that were to be started beside the loop. Only those that look for drift run."""
+        """The threads that were to be started beside the loop. Only those that end by themselves run."""
+        self.frames = frames or Kernel(_no_guard, lambda: (), lambda: 1)
         self.turns = 0
         self.given: list[Given] = []
         """What was given to be proved."""
         self.proofs: list[Result | Exception] = []
         """What proofs find; nothing wrong once these are used up."""
         choice = ModeChoice("nft", "because")
-        world = World(self.clock, self._start_thread, lambda *_: self.host, self._prove)
+        world = World(self.clock, self._start_thread, lambda *_: self.host, self._prove, frames=self.frames)
         self.agent = Agent(
             settings, choice, self.host, self.source, self._make_backend, fresh=fresh, world=world
         )
@@ -266,7 +277,7 @@ class Rig:
     def _start_thread(self, name: str, target: Callable[[], None]) -> NoThread:
         self.started.append(name)
         self.threads[name] = target
-        if name == "drift":
+        if name in ("drift", "frames"):
             target()
         return NoThread()
 

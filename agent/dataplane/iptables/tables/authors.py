@@ -81,6 +81,9 @@ class Authors:
             others += [alike[0]._replace(pid=0, parent="")]
         return _named(others)
 
+    def wrote_beside(self, commits: int) -> None:
+        self._watch.beside(commits)
+
     def close(self) -> None:
         if self._writes is not None:
             self._writes.close()

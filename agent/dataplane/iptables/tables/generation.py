@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.dataplane.iptables.tables import nft
 from agent.dataplane.iptables.variant import Mode
 from agent.kernel import x_tables
 from agent.kernel.netlink import NetlinkSocket
+from agent.kernel.nf_tables import generation
 from agent.net import Family
 
 Version = tuple[object, ...]
@@ -73,7 +73,12 @@ class Generation:
         if self._expected and isinstance(count := self._expected[0], int):
             self._expected = (count + commits,)
 
+    def beside(self, commits: int) -> None:
+        """Note that this agent has made transactions in tables of its own."""
+        if self._mode == "nft":
+            self.after_write(commits)
+
     def _version(self) -> Version:
         if self._mode == "nft":
-            return (nft.generation(self._netlink),)
+            return (generation(self._netlink),)
         return tuple(x_tables.extent(family) for family in self._families)

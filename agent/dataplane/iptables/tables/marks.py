@@ -16,6 +16,7 @@ from agent.dataplane.iptables.tables import markuse, nft
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.fault import Fault
+from agent.kernel import nf_tables
 from agent.kernel.netlink import NetlinkSocket
 from agent.net import Direction
 
@@ -153,7 +154,7 @@ class Uses:
     def read(self) -> list[Use]:
         """Return it. Raises OSError."""
         with NetlinkSocket() as netlink:
-            generation = nft.generation(netlink)
+            generation = nf_tables.generation(netlink)
         with self._lock:
             if generation is None or generation != self._generation:
                 self._of_nft = markuse.of_nft(_is_own)

@@ -1,4 +1,4 @@
-"""What iptables in nft mode cannot say: whether anybody wrote rules, and which tables and chains there are.
+"""What iptables in nft mode cannot say: which tables and chains there are, and where they are hooked.
 
 Messages are those of ``linux/netfilter/nf_tables.h``.
 """
@@ -11,28 +11,14 @@ from agent.kernel.netlink import Message, NetlinkSocket, attribute, attributes
 from agent.kernel.nf_tables import BATCH_BEGIN, BATCH_END, BATCH_RESOURCE, FAMILIES, SUBSYSTEM
 from agent.net import Family
 
-_GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _GET_GENERATION = 1, 2, 4, 16
+_GET_TABLE, _DELETE_TABLE, _GET_CHAIN = 1, 2, 4
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_USE = 1, 2, 3
 _DORMANT = 1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _HOOK_NUMBER, _HOOK_PRIORITY = 1, 3, 4, 1, 2
-_GENERATION_ID = 1
 _HOOKS = {"INPUT": 1, "FORWARD": 2, "OUTPUT": 3}
 """NF_INET_LOCAL_IN, NF_INET_FORWARD, NF_INET_LOCAL_OUT."""
 FILTER = "filter"
 """The table that iptables calls so in nft mode, too."""
-
-
-def generation(netlink: NetlinkSocket) -> int | None:
-    """Return the number of the ruleset's version in this network namespace; None where there is no nftables.
-
-    Every transaction of anybody counts it up.
-    """
-    try:
-        answer = netlink.get(Message(SUBSYSTEM | _GET_GENERATION, 0, b""))
-    except OSError:
-        return None
-    found = dict(attributes(answer)).get(_GENERATION_ID)
-    return None if found is None else int.from_bytes(found, "big")
 
 
 def exists(netlink: NetlinkSocket, family: Family, table: str = FILTER) -> bool:

@@ -1,0 +1,154 @@
+"""When the table that guards frames is written, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import pytest
+
+from agent.dataplane.differences import What
+from agent.dataplane.frames.guard import FrameGuard, Guarding
+from agent.dataplane.podlinks import PodLink
+from agent.fault import Fault
+from agent.kube.model import Key
+from agent.observe.health import HealthCheck, State, readyz
+from agent.runtime.frames import ASK_EVERY, RETRY, Kernel
+from agent.settings import resolve
+from tests.unit.runtime.events import pod
+from tests.unit.runtime.rig import Rig
+
+NOWHERE = Fault("frames of pods are not guarded: Operation not supported", "another kernel", reason="rules")
+LEFT = Fault("nftables table netdev netpol-agent-frames is left", "nft delete", blocking=False)
+INTERVAL = 10.0
+
+
+class Guarded(Rig):
+    """A rig with a guard that writes down the links it is given, and answers as it is told."""
+
+    def __init__(self, *, wanted: bool = True) -> None:
+        self.followed: list[tuple[str, ...]] = []
+        self.at: list[float] = []
+        self.answers: list[Guarding] = []
+        self.let_go = 0
+        self.version = 1
+        settings = resolve({"node_name": "here", "guard_frames": str(wanted).lower()}, {})
+        kernel = Kernel(lambda: cast(FrameGuard, self), self._let_go, lambda: self.version)
+        super().__init__(settings, frames=kernel)
+
+    def follow(self, links: Iterable[PodLink]) -> Guarding:
+        """Stand in for the guard."""
+        names = frozenset(link.name for link in links)
+        self.followed.append(tuple(sorted(names)))
+        self.at.append(self.clock.monotonic())
+        return self.answers.pop(0) if self.answers else Guarding(1, names)
+
+    def _let_go(self) -> tuple[Fault, ...]:
+        self.let_go += 1
+        return (LEFT,)
+
+    def found(self, *numbers: int) -> None:
+        """Have the thread that looks for links find those of some pods."""
+        linked = self.agent._linked_pods
+        linked._watch.looked_for = linked._owners()
+        linked._found(
+            tuple(
+                PodLink(
+                    f"veth{number}", "", False, Key("default", f"p{number}"), (bytes((10, 0, 0, number)),)
+                )
+                for number in numbers
+            )
+        )
+
+    def check(self) -> HealthCheck | None:
+        return next((check for check in readyz(self.agent.health()).checks if check.name == "frames"), None)
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Guarded:
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    monkeypatch.setattr("gc.collect", lambda: 0)
+    rig = Guarded()
+    rig.synced()
+    rig.source.sink([pod(1), pod(2)])
+    rig.rest(5.0)
+    return rig
+
+
+def test_nothing_is_written_before_the_links_of_this_run_are_known(guarded: Guarded) -> None:
+    """What an earlier run left stays meanwhile."""
+    assert guarded.followed == []
+    assert guarded.check() == HealthCheck("frames", State.WARNING, "not guarded yet")
+    guarded.found(1, 2)
+    guarded.rest(ASK_EVERY)
+    assert guarded.followed == [("veth1", "veth2")]
+    assert guarded.backend.authors.beside == 1
+    assert guarded.check() == HealthCheck("frames", State.OK, "guarded for all 2 pods")
+    assert guarded.ready
+
+
+def test_links_are_followed_as_they_change(guarded: Guarded) -> None:
+    guarded.found(1, 2)
+    guarded.rest(ASK_EVERY)
+    guarded.found(1)
+    guarded.turn()
+    assert guarded.followed[1:] == [("veth1",)]
+    told = "guarded for 1 of 2 pods; no link is known of default/p2"
+    assert guarded.check() == HealthCheck("frames", State.WARNING, told)
+    assert guarded.ready
+
+
+def test_links_that_cannot_be_looked_for_let_go_of_nothing(guarded: Guarded) -> None:
+    guarded.found(1, 2)
+    guarded.rest(ASK_EVERY)
+    guarded.agent._linked_pods._watch.looked_for = None
+    guarded.agent._linked_pods._found(())
+    guarded.rest(3 * INTERVAL)
+    assert guarded.followed == [("veth1", "veth2")]
+    guarded.found(2)
+    guarded.turn()
+    assert guarded.followed[1:] == [("veth2",)]
+
+
+def test_it_looks_each_interval_and_when_somebody_wrote(guarded: Guarded) -> None:
+    guarded.found(1)
+    guarded.rest(ASK_EVERY)
+    guarded.rest(INTERVAL + ASK_EVERY)
+    assert len(guarded.followed) == 2
+    guarded.version = 2
+    guarded.rest(ASK_EVERY * 1.1)
+    assert len(guarded.followed) == 3
+    guarded.rest(ASK_EVERY * 2)
+    assert len(guarded.followed) == 3
+
+
+def test_what_others_changed_is_counted_and_told(guarded: Guarded) -> None:
+    guarded.found(1)
+    guarded.answers = [Guarding(1, frozenset({"veth1"}), drift=("the table is gone",))]
+    guarded.rest(ASK_EVERY)
+    assert guarded.agent.drift.found[What.FRAMES] == 1
+    assert guarded.agent.drift.repairs == 1
+
+
+def test_what_cannot_be_written_is_told_and_tried_again(guarded: Guarded) -> None:
+    guarded.found(1)
+    guarded.answers = [Guarding(0, frozenset(), (NOWHERE,), pending=True)]
+    guarded.until(lambda: guarded.followed)
+    guarded.turn()
+    assert NOWHERE in guarded.agent.health().faults
+    assert not guarded.ready
+    guarded.rest(RETRY * 1.5)
+    assert len(guarded.followed) == 2
+    assert guarded.at[1] - guarded.at[0] >= RETRY * 0.9
+    assert guarded.ready
+
+
+def test_without_it_what_an_earlier_run_left_is_removed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    monkeypatch.setattr("gc.collect", lambda: 0)
+    rig = Guarded(wanted=False)
+    rig.synced()
+    rig.rest(30.0)
+    assert (rig.let_go, rig.followed) == (1, [])
+    assert rig.check() is None
+    assert LEFT in rig.agent.health().faults
