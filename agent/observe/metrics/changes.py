@@ -87,7 +87,7 @@ CHANGES: tuple[Metric, ...] = (
         COUNTER,
         ("difference",),
         "What another program had changed in the kernel and the agent put back, by what was different.",
-        "18",
+        "19",
         each(lambda f: f.drift),
     ),
     Metric(
