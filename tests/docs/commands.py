@@ -29,6 +29,10 @@ NOT_RUN = (
         r"make chaos\b",
         "takes a quarter of an hour; tests/chaos/test_chaos.py runs its scenarios in a short form",
     ),
+    (
+        r"python -m tests\.chaos\.soak\b",
+        "takes 20 minutes and more; tests/chaos/test_flat.py has how it is judged",
+    ),
     (r"make bench\b", "takes an hour; tests/cluster/test_bench.py runs each section on a tiny cluster"),
     (
         r"python -m tests\.mutation$",
