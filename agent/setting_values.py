@@ -89,6 +89,19 @@ def cni_results(text: str) -> tuple[Path, ...]:
     return folders
 
 
+NRI_SOCKET = Path("/var/run/nri/nri.sock")
+"""Where container runtimes listen for plugins of NRI."""
+
+
+def nri_socket(text: str) -> Path | None:
+    """Return the socket that a text names, None for ``off``."""
+    if text.lower() in {"auto", "off"}:
+        return NRI_SOCKET if text.lower() == "auto" else None
+    if not Path(text).is_absolute():
+        raise UnfitError("give the socket by its whole path, or auto, or off")
+    return Path(text)
+
+
 def node_name(text: str) -> str:
     if len(text) > 253 or not _SUBDOMAIN.fullmatch(text):
         raise UnfitError("give the name the node has in the cluster: lower-case letters, digits, '-' and '.'")

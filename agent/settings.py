@@ -40,6 +40,7 @@ from agent.setting_values import (
     directory,
     mark,
     node_name,
+    nri_socket,
     path_of,
     seconds,
     size,
@@ -81,6 +82,7 @@ class Settings:
     guard_frames: bool
     fix_host: bool
     cni_results: tuple[Path, ...]
+    nri_socket: Path | None
     health_address: str
     health_port: int
     metrics_address: Endpoint | None
@@ -256,6 +258,14 @@ SETTINGS: tuple[Setting, ...] = (
         "isolated by that one to two seconds before its status says its address. auto: "
         "/var/lib/cni/results and /var/lib/cni/cache/results. off: nowhere.",
         cni_results,
+    ),
+    Setting(
+        "nri_socket",
+        "auto",
+        "SOCKET",
+        "Where the container runtime listens for plugins of NRI: a new pod's containers start when the pod "
+        "is isolated. auto: /var/run/nri/nri.sock, when it is there. off: the runtime does not wait.",
+        nri_socket,
     ),
     *STATUS_SETTINGS,
     *FLOW_SETTINGS,

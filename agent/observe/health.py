@@ -19,6 +19,7 @@ from agent.kube.model import Kind
 from agent.observe.links import Guarded
 from agent.observe.proof import ProofState
 from agent.sources.cni.source import CniState
+from agent.sources.nri.plugin import NriState
 from agent.sources.source import SyncState
 
 STALLED_AFTER = 120.0
@@ -46,7 +47,8 @@ class Health:
     whether the kernel has held a program made of all of them. ``links`` says of how many isolated pods the
     link is known; empty where there is none. ``results``: what is known of network plugins' results, None
     where they are not read. ``proof``: how the last one went, None where none is made. ``frames`` says of how
-    many pods frames are guarded; None where that is not wanted.
+    many pods frames are guarded; None where that is not wanted. ``nri``: how it stands with the container
+    runtime, None where that is off.
     """
 
     now: float
@@ -59,6 +61,7 @@ class Health:
     results: CniState | None = None
     proof: ProofState | None = None
     frames: Guarded | None = None
+    nri: NriState | None = None
 
 
 class State(enum.StrEnum):
@@ -107,6 +110,7 @@ def readyz(health: Health) -> Answer:
             *_threads(health),
             *_caches(health),
             *_results(health.results),
+            *_nri(health.nri),
             _applied(health),
             *_links(health),
             *_proof(health),
@@ -199,6 +203,17 @@ def _results(state: CniState | None) -> Iterable[HealthCheck]:
         yield HealthCheck("early-addresses", State.WARNING, f"{told}; {state.fault}")
     else:
         yield HealthCheck("early-addresses", State.OK, told)
+
+
+def _nri(state: NriState | None) -> Iterable[HealthCheck]:
+    if state is None or not (state.found or state.fault):
+        return
+    told = f"registered with {state.runtime}" if state.runtime else "not registered with the runtime"
+    told = f"{told}; {state.enforced} pods waited for the kernel, {state.longest:.3f} s at most"
+    if state.fault or not state.runtime:
+        yield HealthCheck("nri", State.WARNING, f"{told}; {state.fault}" if state.fault else told)
+    else:
+        yield HealthCheck("nri", State.OK, told)
 
 
 def _applied(health: Health) -> HealthCheck:

@@ -29,6 +29,7 @@ from agent.runtime.backends import Mode, ModeChoice, read_counters, read_logged
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.cutting import Cutting
 from agent.runtime.drift import Drift
+from agent.runtime.enforced import Enforced
 from agent.runtime.first_start import FirstStart
 from agent.runtime.flow_log import make_flow_log
 from agent.runtime.frames import KERNEL, Frames, Kernel
@@ -47,6 +48,8 @@ from agent.runtime.tidy import Tidy
 from agent.runtime.unconfirmed import Unconfirmed
 from agent.runtime.views import Views
 from agent.settings import Settings
+from agent.sources.cni.source import CniSource
+from agent.sources.nri.plugin import NriPlugin
 from agent.sources.source import Source
 
 HEARTBEAT = 1.0
@@ -200,7 +203,10 @@ class Agent:
         own = settings.own_managers if settings.manifests is None else frozenset[str]()
         unconfirmed = Unconfirmed(own, settings.state_dir)
         leads = Leads(settings.node_name, engine, clock, _tells_lead(recorder))
-        self._reconcile.stepped, self._reconcile.settled = leads.step, leads.settle
+        enforced = Enforced(engine, self.inbox, self._reconcile.all_written)
+        self._reconcile.stepped = leads.step
+        self._reconcile.settled = _both(leads.settle, enforced.settle)
+        self._nri = _nri(settings, source, enforced)
         self._reconcile.noted, recorder.confirmed = unconfirmed.take, unconfirmed.news
         self.drift.repairing = recorder.repair
         self.frames.repaired = self.drift.repaired
@@ -258,6 +264,7 @@ class Agent:
             cutting,
             leads,
             self.proving,
+            self._nri,
             clock,
         )
         recorder.faults = self.views.faults
@@ -280,6 +287,8 @@ class Agent:
         self._link_watch.start()
         self.frames.start()
         self._flow_log.start()
+        if self._nri is not None:
+            self._nri.start()
 
     def turn(self) -> None:
         """Wait until something comes or is due, and do it."""
@@ -299,6 +308,8 @@ class Agent:
     def end(self) -> None:
         """Let go of everything; what the kernel holds stays."""
         self.inbox.close()
+        if self._nri is not None:
+            self._nri.stop()
         self._source.stop()
         self._linked_pods.stop()
         self._flow_log.stop()
@@ -341,6 +352,21 @@ class Agent:
         For any thread but the loop's own. Raises TimeoutError.
         """
         return self.inbox.ask(lambda: self.views.engine.extract(ends))
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call
+
+
+def _nri(settings: Settings, source: Source, enforced: Enforced) -> NriPlugin | None:
+    """Return the plugin by which the container runtime waits; None where it is not to."""
+    if settings.nri_socket is None or not isinstance(source, CniSource):
+        return None
+    return NriPlugin(settings.nri_socket, source.began, source.ended, enforced.wait)
 
 
 def _tells_lead(recorder: Recorder) -> Callable[[Key, float], None]:

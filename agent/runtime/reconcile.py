@@ -131,13 +131,20 @@ class Reconcile:
 
     def settle(self) -> None:
         """Take note of it when everything that was taken is in the kernel. Called at the end of each turn."""
-        calls = self._calls
-        if calls.phase is Phase.ENFORCING:
+        if self._calls.phase is Phase.ENFORCING:
             self.latency.begin()
-        if not (calls.retry.pending or calls.backend.busy or self._engine.waiting):
+        if self._has_written():
             self.latency.settle()
-            if calls.phase.begun:
+            if self._calls.phase.begun:
                 self.settled()
+
+    def all_written(self) -> bool:
+        """Whether the kernel holds all that was taken."""
+        return self._calls.phase.begun and self._has_written()
+
+    def _has_written(self) -> bool:
+        calls = self._calls
+        return not (calls.retry.pending or calls.backend.busy or self._engine.waiting)
 
     def _enforce(self, events: list[Event], now: float, seen: float) -> None:
         most = SLICE if self._calls.phase is Phase.ENFORCING else SLICE_AT_START

@@ -136,7 +136,7 @@ def stop_on_signals(agent: Agent) -> None:
 def _source(settings: Settings, *, fresh: bool) -> Source:
     """Return where objects come from; ``fresh``: the kernel holds nothing of an earlier run."""
     inner, ask = _objects(settings, fresh=fresh)
-    if not settings.cni_results:
+    if not settings.cni_results and settings.nri_socket is None:
         return inner
     return CniSource(inner, settings.node_name, settings.cni_results, ask)
 

@@ -36,6 +36,7 @@ from agent.runtime.proving import Proving
 from agent.runtime.reconcile import Reconcile
 from agent.runtime.unconfirmed import Unconfirmed
 from agent.sources.cni.source import CniSource, CniState
+from agent.sources.nri.plugin import NriPlugin
 from agent.sources.source import Source
 
 
@@ -65,6 +66,7 @@ class Views:
     cutting: Cutting
     leads: Leads
     proving: Proving
+    nri: NriPlugin | None
     clock: Clock
 
     def health(self) -> Health:
@@ -75,11 +77,12 @@ class Views:
             caches=self.source.states(),
             applied=self.calls.phase is Phase.ENFORCING,
             faults=self._faults(),
-            threads={**self.source.threads(), **self._threads()},
+            threads={**self.source.threads(), **self._threads(), **(self.nri.threads() if self.nri else {})},
             links=str(self.linked_pods.counts),
             results=self._results(),
             proof=self.proving.state(),
             frames=self.frames.guarded(),
+            nri=None if self.nri is None else self.nri.state(),
         )
 
     def _results(self) -> CniState | None:
@@ -167,6 +170,7 @@ class Views:
             results=0 if health.results is None else health.results.results,
             early=0 if health.results is None else health.results.early,
             leads=self.leads.seconds.read(),
+            sandboxes={} if health.nri is None else health.nri.answered,
             latency={change.value: seconds.read() for change, seconds in latency.seconds.items()},
             creation=latency.created.read(),
             calls={call.name.lower(): seconds.read() for call, seconds in calls.counts.seconds.items()},

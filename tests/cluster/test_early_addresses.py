@@ -7,7 +7,7 @@ not exist until a test plays it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -30,6 +30,10 @@ class Place(NamedTuple):
     runtime: ContainerRuntime
     agent: AgentProcess
 
+    def offer_nri(self) -> None:
+        if not self.runtime.socket.exists():
+            self.runtime.offer_nri()
+
 
 @pytest.fixture(
     scope="module",
@@ -42,7 +46,9 @@ def place(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Place]:
     layout, mode = request.param
     node = cluster.bare_node(f"cni-{layout}", layout, mode)
     runtime = ContainerRuntime(node, 200, 202)
-    agent = cluster.start_agent(node, "--cni-results", str(runtime.results))
+    agent = cluster.start_agent(
+        node, "--cni-results", str(runtime.results), "--nri-socket", str(runtime.socket)
+    )
     agent.wait_ready()
     yield Place(cluster, node, runtime, agent)
     runtime.close()
@@ -70,8 +76,8 @@ class Scene(NamedTuple):
         uid: str = created["metadata"]["uid"]
         return uid
 
-    def start(self, name: str, uid: str) -> Started:
-        started = self.place.runtime.start(f"{self.namespace}/{name}", uid)
+    def start(self, name: str, uid: str, *, dial: Sequence[str] = (), ips: bool = True) -> Started:
+        started = self.place.runtime.start(f"{self.namespace}/{name}", uid, dial=dial, patience=0.3, ips=ips)
         # The address may have been another pod's until now.
         self.lab.flush_neighbours()
         self.lab.serve(started.pod, tcp=[80])
@@ -176,3 +182,23 @@ def test_an_address_that_is_given_again_at_once_belongs_to_the_newer_pod(scene: 
     scene.stop(new, second)
     for name in ("first", "second"):
         scene.place.cluster.client.delete_pod(scene.namespace, name)
+
+
+@pytest.mark.parametrize("ips", [True, False], ids=["told", "of the result"])
+def test_the_runtime_waits_until_the_kernel_enforces(scene: Scene, ips: bool) -> None:
+    """A container that connects in its first instruction finds its policies enforced."""
+    place = scene.place
+    place.offer_nri()
+    wait_until(lambda: "[+]nri ok: registered with lab 1.0" in http_get(place.node, "/readyz")[1], 20.0)
+    denied = [f"{scene.stranger.v4}:80", f"[{scene.stranger.v6}]:80"]
+    for number in range(3):
+        uid = scene.create(f"n{number}")
+        started = scene.start(f"n{number}", uid, dial=denied, ips=ips)
+        assert [d.error != "" for d in started.dials] == [True, True]
+        assert "timeout" in started.dials[0].error
+        scene.stop(started, uid)
+        place.cluster.client.delete_pod(scene.namespace, f"n{number}")
+    metrics = http_get(place.node, "/metrics")[1]
+    found = dict(re.findall(r"nri_sandboxes_total.answer=.(\w+).. (\d+)", metrics))
+    assert int(found.pop("enforced")) >= 3
+    assert found == {"late": "0", "skipped": "0"}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 
@@ -23,6 +25,9 @@ from agent.kube.model import Kind
 from agent.kube.text import UnreadableError
 from agent.sources.apiserver import proof
 from agent.sources.cni import result
+from agent.sources.nri import messages
+from agent.sources.nri.protobuf import MalformedError, bytes_field
+from agent.sources.nri.trunk import Trunk
 from agent.spec.question import QuestionError, question_of
 from tests.lab import packets
 
@@ -107,6 +112,43 @@ COMMIT
 
 def _json(data: object) -> bytes:
     return json.dumps(data).encode()
+
+
+_NRI_REQUEST = messages.call(
+    messages.PLUGIN,
+    "RunPodSandbox",
+    bytes_field(1, bytes_field(1, b"c1") + bytes_field(10, b"10.1.0.2")),
+    2.0,
+)
+
+
+def _nri_request(data: bytes) -> object:
+    asked = messages.call_of(data)
+    reads = (messages.sandbox_of, messages.state_change_of, messages.configuration_of, messages.has_more)
+    found: list[object] = []
+    for read in (*reads, messages.refused):
+        with contextlib.suppress(MalformedError):
+            found.append(read(asked.payload))
+    return found
+
+
+class _Fed:
+    """A socket that gives some bytes, in pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        self._pieces = iter([data[at : at + 7] for at in range(0, len(data), 7)])
+
+    def recv(self, most: int) -> bytes:
+        del most
+        return next(self._pieces, b"")
+
+
+def _nri_bytes(data: bytes) -> object:
+    trunk = Trunk(cast("socket.socket", _Fed(data)))
+    found: list[object] = []
+    while (message := trunk.receive()) is not None:
+        found.append(message)
+    return found
 
 
 _RESULT = _json(
@@ -238,6 +280,10 @@ TARGETS: Sequence[Target] = (
         "policy in JSON", lambda data: read_text(data, is_json=True), [_json(_POLICY)], (UnreadableError,)
     ),
     Target("facts of a dump", _facts, [_json(_POD), _json(_NODE)]),
+    Target("request of NRI", _nri_request, [_NRI_REQUEST], (MalformedError,)),
+    Target(
+        "bytes of NRI", _nri_bytes, [struct.pack(">IIIIBB", 1, 12, 2, 1, 1, 0) + b"ab"], (MalformedError,)
+    ),
     Target("result of a network plugin", lambda data: result.decode(data, 1), [_RESULT]),
     Target("address", _texts(address.lenient_address), [b"::ffff:1.2.3.4", b"010.1.2.3"]),
     Target("network", _texts(address.lenient_network), [b"10.1.2.3/8", b"::ffff:1.2.3.4/100"]),

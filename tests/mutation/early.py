@@ -48,6 +48,13 @@ EARLY = (
         (Selection.FOLDERS,),
     ),
     Mutation(
+        "a runtime is answered before the pod is isolated",
+        "agent.sources.nri.plugin:NriPlugin._begin",
+        "done = self._enforced(known, seconds)",
+        "done = True",
+        (Selection.NRI,),
+    ),
+    Mutation(
         "addresses of any interface are the pod's",
         "agent.sources.cni.result:_texts",
         "return interfaces[number].name == INTERFACE and bool(interfaces[number].sandbox)",

@@ -42,7 +42,7 @@ METRICS = (
     ),
     Mutation(
         "a change taken for done while its write is to be tried again",
-        "agent.runtime.reconcile:Reconcile.settle",
+        "agent.runtime.reconcile:Reconcile._has_written",
         "calls.retry.pending or calls.backend.busy or self._engine.waiting",
         "calls.backend.busy or self._engine.waiting",
         (Selection.LATENCY,),

@@ -53,6 +53,7 @@ class Selection(enum.StrEnum):
     """What results of network plugins say of pods."""
     RESULTS = "tests/unit/sources/cni/test_result.py"
     GIVEN = "tests/unit/policy/test_given_addresses.py"
+    NRI = "tests/unit/sources/nri/test_nri.py"
     FOLDERS = "tests/unit/sources/cni/test_folder.py"
     SIZE = "tests/unit/policy/lower/test_size.py"
     """What a policy makes, counted, and sets that several peers share."""

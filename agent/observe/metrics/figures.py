@@ -19,7 +19,8 @@ class Figures:
     by whether they keep the agent from being ready; ``over_budget`` policies by whose budget it is;
     ``audited`` pods by direction, ``staged`` policies that are not enforced by their mode;
     ``failures`` calls of the backend by what was called and the reason. ``results`` are those of network
-    plugins, ``early`` the pods that had an address by one before their status said it.
+    plugins, ``early`` the pods that had an address by one before their status said it;
+    ``sandboxes`` those that the container runtime asked about, by what the answer meant.
     """
 
     version: str
@@ -62,4 +63,5 @@ class Figures:
     results: int = 0
     early: int = 0
     leads: Distribution | None = None
+    sandboxes: Mapping[str, int] = field(default_factory=dict)
     traffic: Traffic = NO_TRAFFIC

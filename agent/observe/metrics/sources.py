@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from agent.observe.metrics.figures import Figures
 from agent.observe.metrics.metric import Metric, Sample
-from agent.observe.metrics.samples import COUNTER, GAUGE, HISTOGRAM, ONE, PER_KIND, of_cache, one
+from agent.observe.metrics.samples import COUNTER, GAUGE, HISTOGRAM, ONE, PER_KIND, each, of_cache, one
 
 
 def _events(figures: Figures) -> Iterator[Sample]:
@@ -129,5 +129,15 @@ SOURCES: tuple[Metric, ...] = (
         "network plugin's result said it.",
         "17",
         _leads,
+    ),
+    Metric(
+        "nri_sandboxes_total",
+        COUNTER,
+        ("answer",),
+        "New sandboxes of which the container runtime asked (NRI). enforced: it was answered when the pod "
+        "was isolated. late: before that, since the runtime would not wait longer. skipped: a pod on the "
+        "host's network, or of a file of the node.",
+        "3, with NRI",
+        each(lambda f: f.sandboxes),
     ),
 )

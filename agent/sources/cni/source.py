@@ -7,6 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from agent.kube.model import Key, Kind
 from agent.sources.cni.asking import Ask, Asking
 from agent.sources.cni.early import Counts, Early
 from agent.sources.cni.folder import Folders, Seen
-from agent.sources.cni.result import read
+from agent.sources.cni.result import INTERFACE, Result, read
+from agent.sources.nri.messages import Sandbox
 from agent.sources.source import Source, SyncState
 
 _log = log.get(__name__)
@@ -119,6 +121,31 @@ class CniSource:
     def addresses(self) -> frozenset[bytes]:
         """Return every address that a result gives now. For any thread."""
         return frozenset() if self._early is None else self._early.addresses()
+
+    def began(self, sandbox: Sandbox) -> Sandbox | None:
+        """Take a sandbox that the runtime has made just now; return it with its addresses, if it has any.
+
+        Where the runtime does not say them, its result does. None: it is on the host's network.
+        """
+        early = self._early
+        if early is None:
+            return None
+        if sandbox.addresses:
+            given = Result(sandbox.pod, sandbox.uid, sandbox.id, sandbox.addresses, time.time_ns())
+            early.found(f"nri:{sandbox.id}", given, live=True)
+            return sandbox
+        for folder in self._folders:
+            for path in folder.glob(f"*-{escape(sandbox.id)}-{INTERFACE}"):
+                result = read(path)
+                if result is not None and result.sandbox == sandbox.id:
+                    early.found(str(path), result, live=True)
+                    return sandbox._replace(addresses=result.addresses)
+        return None
+
+    def ended(self, sandbox: Sandbox) -> None:
+        """Take a sandbox that ends."""
+        if self._early is not None:
+            self._early.lost(f"nri:{sandbox.id}")
 
     def _want(self, key: Key) -> None:
         if self._asking is not None:

@@ -1,0 +1,1 @@
+"""Tests of the plugin by which the container runtime waits."""
