@@ -70,6 +70,7 @@ NO_LISTS = {
 }
 
 
+@pytest.mark.guarantee("4.2")
 @_ONE_VARIANT
 @pytest.mark.parametrize("name", NO_LISTS)
 def test_a_200_that_is_no_list_opens_nothing(behind: Behind, name: str) -> None:
@@ -116,6 +117,7 @@ def test_a_line_that_cannot_be_read_is_never_passed(behind: Behind, name: str) -
     behind.in_step()
 
 
+@pytest.mark.guarantee("4.2")
 def test_all_policies_gone_from_a_list_stay_until_a_second_list_says_so(behind: Behind) -> None:
     lie(behind.gate, Reply(200, policies()))
     behind.until_ready_says("that were there; what is in force stays until a second list")
@@ -146,6 +148,7 @@ def test_a_restart_in_doubt_opens_nothing(behind: Behind) -> None:
     behind.in_step()
 
 
+@pytest.mark.guarantee("4.2")
 def test_an_older_state_opens_nothing_until_a_second_list_is_as_old(behind: Behind) -> None:
     """As after etcd was restored from a backup: of an older state, other policies are not taken, either."""
     allows_all = {

@@ -64,6 +64,7 @@ def warned(behind: Behind, seconds: float) -> None:
     assert text.count(" warning") >= 3
 
 
+@pytest.mark.guarantee("4.3")
 @pytest.mark.parametrize("seconds", [5, 30])
 def test_a_server_that_was_away(behind: Behind, measured: Measured, seconds: int) -> None:
     behind.gate.away()

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,6 +46,10 @@ class Gate:
         self.instead: Callable[[str], Reply | None] = pass_on
         self.expired = ""
         """A token in whose place the API server is shown one that it does not take."""
+        self.delay = 0.0
+        """Seconds for which each request waits before it is passed on."""
+        self.breaks_off = False
+        """Whether answers of the API server's end in the middle."""
         self.asked: list[str] = []
         """The paths and queries of all requests."""
         self._opened = threading.Event()
@@ -112,6 +117,11 @@ class Gate:
         self._tls = ssl.create_default_context(cafile=str(api.certificate))
         self.cut()
 
+    @property
+    def port(self) -> int:
+        """On which it listens."""
+        return self._port
+
     def open(self) -> None:
         """Let everything through, that which waits too."""
         self._opened.set()
@@ -129,6 +139,8 @@ class Gate:
             self.waiting.set()
             self._opened.wait()
         self.asked.append(request.path)
+        if self.delay:
+            time.sleep(self.delay)
         reply = self.instead(request.path)
         if reply is not None:
             _send(request, reply)
@@ -147,7 +159,7 @@ class Gate:
                 if token:
                     asked["Authorization"] = f"Bearer {token}"
                 server.request("GET", request.path, headers=asked)
-                _copy(server.getresponse(), request)
+                _copy(server.getresponse(), request, breaks_off=self.breaks_off)
             finally:
                 self._open.discard(server.sock)
 
@@ -161,7 +173,7 @@ def _send(request: BaseHTTPRequestHandler, reply: Reply) -> None:
     request.wfile.write(reply.body)
 
 
-def _copy(response: http.client.HTTPResponse, request: BaseHTTPRequestHandler) -> None:
+def _copy(response: http.client.HTTPResponse, request: BaseHTTPRequestHandler, *, breaks_off: bool) -> None:
     request.send_response(response.status)
     for name in ("Content-Type", "Retry-After"):
         if response.headers[name]:
@@ -171,6 +183,9 @@ def _copy(response: http.client.HTTPResponse, request: BaseHTTPRequestHandler) -
     piece = b"nothing yet"
     while piece:
         piece = response.read1(_PIECE)
+        if breaks_off and piece:
+            request.wfile.write(b"%x\r\n%s" % (len(piece), piece[: len(piece) // 2]))
+            raise ConnectionAbortedError("in the middle of an answer")
         request.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
 
 
