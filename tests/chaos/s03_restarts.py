@@ -11,6 +11,7 @@ from random import Random
 
 from tests.chaos import churn as churning
 from tests.chaos import kernel
+from tests.chaos.clustered import Clustered
 from tests.chaos.probe import Probe
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import Stage
@@ -71,14 +72,41 @@ def killed(layout: Layout, mode: Mode, share: int, length: Length) -> Outcome:
     return Outcome.of(probe.report, note=note)
 
 
-SCENARIOS = tuple(
+def killed_on_a_cluster(length: Length) -> Outcome:
+    """Kill agents that read a real API server, at any moment of a start and of what follows."""
+    times = 30 if length is Length.LONG else 3
+    random = Random(5)
+    with Clustered([("node", Layout.ROUTED, Mode.NFT)]) as stage:
+        node = stage.nodes["node"]
+        first = kernel.settled(stage.cluster.start_agent(node))
+        with Probe(stage.lanes) as probe:
+            with churning.of_cluster(stage, seed=5) as churn:
+                for _ in range(times):
+                    stage.cluster.agents["node"].stop(signal.SIGKILL)
+                    stage.cluster.start_agent(node)
+                    time.sleep(random.uniform(0.05, 2.5))
+            stage.cluster.wait_ready()
+            kernel.wait_for(node, first)
+    return Outcome.of(probe.report, note=f"{times} killed at random, {churn.changes} changes")
+
+
+SCENARIOS = (
+    *(
+        Scenario(
+            promise="3.1",
+            also=("3.2",),
+            name=f"killed while objects change, {layout.value}, {mode.value}",
+            run=functools.partial(killed, layout, mode, share),
+            seconds=60,
+            short=(layout, mode) == (Layout.BRIDGE, Mode.NFT),
+        )
+        for share, (layout, mode) in enumerate((layout, mode) for layout in Layout for mode in Mode)
+    ),
     Scenario(
         promise="3.1",
         also=("3.2",),
-        name=f"killed while objects change, {layout.value}, {mode.value}",
-        run=functools.partial(killed, layout, mode, share),
-        seconds=90,
-        short=(layout, mode) == (Layout.BRIDGE, Mode.NFT),
-    )
-    for share, (layout, mode) in enumerate((layout, mode) for layout in Layout for mode in Mode)
+        name="killed while objects change, an API server",
+        run=killed_on_a_cluster,
+        seconds=70,
+    ),
 )
