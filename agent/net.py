@@ -56,6 +56,13 @@ class Network(NamedTuple):
     def family(self) -> Family:
         return family_of(self.address)
 
+    def holds(self, address: bytes) -> bool:
+        """Whether a packed address, of either family, lies in it."""
+        rest = 8 * len(address) - self.prefix
+        return len(address) == len(self.address) and not (
+            (int.from_bytes(address, "big") ^ int.from_bytes(self.address, "big")) >> rest
+        )
+
     def __str__(self) -> str:
         return f"{address_text(self.address)}/{self.prefix}"
 

@@ -60,6 +60,7 @@ _DEFAULTS_IN_WORDS = {
     "metrics_cert": "none: it speaks plain HTTP",
     "metrics_key": "none",
     "flow_log": "none: the agent's log",
+    "pod_networks": "those of the Node object, else of the bridge that pods are on",
 }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.net import Network
 from agent.policy.budget.limits import (
     Budget,
     changed,
@@ -49,6 +50,13 @@ class Families(enum.StrEnum):
     IPV4 = "ipv4"
     IPV6 = "ipv6"
     DUAL = "dual"
+
+
+class NewPods(enum.StrEnum):
+    """What an address of this node's pods may do before a pod is known to have it."""
+
+    ALLOW = "allow"
+    DENY = "deny"
 
 
 class LogFormat(enum.StrEnum):
@@ -197,6 +205,20 @@ def budget(default: Budget) -> Callable[[str], Budget]:
             ) from None
 
     return parse
+
+
+def networks(text: str) -> frozenset[Network]:
+    """Read networks with commas between them."""
+    found = set()
+    for part in filter(None, map(str.strip, text.split(","))):
+        try:
+            network = ipaddress.ip_network(part)
+        except ValueError as error:
+            raise UnfitError(f"{error}; give networks such as 10.244.0.0/16,fd00:10:244::/48") from None
+        if not network.prefixlen:
+            raise UnfitError(f"{part} holds every address; give the networks that pods have addresses of")
+        found.add(Network(network.network_address.packed, network.prefixlen))
+    return frozenset(found)
 
 
 def address(text: str) -> str:

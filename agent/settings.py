@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from agent.flow_settings import FLOW_SETTINGS
 from agent.kube.logging import Amount, Logging
+from agent.net import Network
+from agent.new_pod_settings import NEW_POD_SETTINGS
 from agent.packet_settings import PACKET_SETTINGS
 from agent.policy.budget.limits import (
     DEFAULT,
@@ -34,6 +36,7 @@ from agent.setting_values import (
     IptablesMode,
     LogFormat,
     LogLevel,
+    NewPods,
     UnfitError,
     budget,
     cni_results,
@@ -71,6 +74,8 @@ class Settings:
     denied_packets: DeniedPackets
     cut_denied: bool
     allow_nodes: bool
+    new_pods: NewPods
+    pod_networks: frozenset[Network]
     linger: float
     cache_allowed: float
     policy_budget: PolicyBudget
@@ -103,6 +108,16 @@ class Settings:
     flow_log: Path | None
     flow_log_size: int
     events: bool
+
+    @property
+    def denies_new(self) -> bool:
+        """Whether an address of this node's pods is closed until a pod is known to have it."""
+        return self.new_pods is NewPods.DENY
+
+    @property
+    def closes_by_node(self) -> bool:
+        """Whether the networks in which that is so are those of the Node object."""
+        return self.denies_new and not self.pod_networks
 
     @property
     def budgets(self) -> Budgets:
@@ -177,6 +192,7 @@ SETTINGS: tuple[Setting, ...] = (
         mark,
     ),
     *PACKET_SETTINGS,
+    *NEW_POD_SETTINGS,
     Setting(
         "linger",
         "60",

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from agent import __version__
-from agent.commands import asking, changing, linting, looking, reaching
+from agent.commands import asking, changing, guarding, linting, looking, reaching
 from agent.commands.options import (
     IN_RENDER,
     LOG_SETTINGS,
@@ -236,6 +236,7 @@ def confirm_cluster(uid: str | None) -> None:
     click.echo(f"confirmed: the cluster whose namespace kube-system has the uid {confirmed}")
 
 
+main.add_command(guarding.guard)
 main.add_command(asking.explain)
 main.add_command(asking.report)
 main.add_command(looking.status)

@@ -46,6 +46,8 @@ RENDER_SETTINGS = (
     "allowed_packets",
     "denied_packets",
     "allow_nodes",
+    "new_pods",
+    "pod_networks",
     "policy_budget",
     "namespace_budget",
     "log_denied",

@@ -66,7 +66,12 @@ def render(manifests: Read, settings: Settings) -> Rendered:
     """
     node = settings.node_name
     engine = Engine(
-        node, allow_nodes=settings.allow_nodes, budgets=settings.budgets, logging=settings.logging
+        node,
+        allow_nodes=settings.allow_nodes,
+        budgets=settings.budgets,
+        logging=settings.logging,
+        deny_new=settings.denies_new,
+        pod_networks=settings.pod_networks,
     )
     engine.apply([Upsert(kind_of(found), found) for found in manifests.objects], 0.0)
     program = engine.lowered

@@ -11,7 +11,7 @@ from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
 from agent.fault import Fault
 from agent.kube.model import Key
-from agent.net import Direction
+from agent.net import Direction, Network
 from agent.policy.lower.lowered import Delta, LoweredProgram, SetId
 
 
@@ -75,6 +75,8 @@ class KernelView(NamedTuple):
     sets: Mapping[SetId, tuple[str, int]]
     """Set to its kernel name and number of members."""
     counts: KernelCounts = KernelCounts()
+    closing: frozenset[Network] = frozenset()
+    """The networks in which an address is closed until a pod is known to have it."""
 
 
 class Around(NamedTuple):

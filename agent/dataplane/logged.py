@@ -24,13 +24,15 @@ class Cause(enum.StrEnum):
     """It came by the link of a pod, or was to leave by one, that does not have the address."""
     FURTHER = "further"
     """By the policies of the pod behind whose link the address is, though the API does not know it."""
+    UNKNOWN = "unknown"
+    """It has an address of this node's pods that no pod is known to have."""
 
 
 class Judged(NamedTuple):
     """A verdict of one direction.
 
     The pod that was judged has the packet's destination address on ingress, and its source address on egress;
-    where there is a ``cause``, it is the one whose ``link`` is named.
+    where there is a ``cause``, it is the one whose ``link`` is named, if one is.
     """
 
     verdict: Decided
@@ -41,7 +43,8 @@ class Judged(NamedTuple):
     @property
     def prefix(self) -> str:
         """What the rule writes before the packet: at most 63 bytes, without a space, so never quoted."""
-        by = f"-{self.cause}-{self.link}" if self.cause is not None else ""
+        link = f"-{self.link}" if self.link else ""
+        by = f"-{self.cause}{link}" if self.cause is not None else ""
         return f"{_BEGINNING}{self.verdict}-{self.direction}{by}"
 
 
@@ -68,6 +71,8 @@ def judged_by(prefix: str) -> Judged | None:
     if found is not None or not prefix.startswith(_BEGINNING):
         return found
     for known, judged in _JUDGED.items():
+        if prefix == f"{known}-{Cause.UNKNOWN}" and judged.verdict is Decided.DENIED:
+            return judged._replace(cause=Cause.UNKNOWN)
         for cause in Cause:
             before = f"{known}-{cause}-"
             if prefix.startswith(before) and judged.verdict is Decided.DENIED:

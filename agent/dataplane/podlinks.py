@@ -169,12 +169,15 @@ class LinkFinder:
     def __init__(self, *, senders: bool = False) -> None:
         self._senders = senders
         self._held: dict[tuple[int, str], HeldAddress] = {}
+        self.inside: frozenset[bytes] = frozenset()
+        """All addresses, but those that mean nothing beyond a link, that the last look found in pods."""
 
     def find(self, owners: Mapping[bytes, Key]) -> tuple[PodLink, ...]:
         """Return the links of pods with these addresses, sorted by name. Raises OSError."""
         interfaces = _interfaces()
         veths = interfaces.veths
         inside, crowded = _inside({veth.namespace for veth in veths.values()})
+        self.inside = frozenset(filter(_crosses, _all(inside.values())))
         found, unclear = resolve(veths, inside, _host_routes(owners), owners, self._held)
         by_pod: dict[Key, set[bytes]] = {}
         for address, pod in owners.items():
@@ -232,9 +235,7 @@ def _usable(addresses: Iterable[bytes]) -> list[bytes]:
     """Return the addresses that a packet can cross a router with, some of each family."""
     found: dict[int, list[bytes]] = {4: [], 16: []}
     for packed in sorted(set(addresses)):
-        address = ipaddress.ip_address(packed)
-        useless = address.is_loopback or address.is_link_local or address.is_multicast
-        if not useless and not address.is_unspecified and len(found[len(packed)]) < MOST_OTHERS:
+        if len(found[len(packed)]) < MOST_OTHERS and _crosses(packed):
             found[len(packed)].append(packed)
     return found[4] + found[16]
 
@@ -272,6 +273,13 @@ def _senders(
                 usable = b"" if hardware in own_hardware else hardware
                 found[index] = Sender(index, usable, _sorted(a for a in near if len(a) == 16))
     return found
+
+
+def _crosses(packed: bytes) -> bool:
+    """Whether a packet with an address can cross a router."""
+    address = ipaddress.ip_address(packed)
+    useless = address.is_loopback or address.is_link_local or address.is_multicast
+    return not useless and not address.is_unspecified
 
 
 def _interfaces() -> Interfaces:

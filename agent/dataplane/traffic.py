@@ -33,6 +33,8 @@ class Told(enum.Enum):
     """A rule of one policy allows it, for whatever pod."""
     WOULD_DENY = enum.auto()
     """It passes, and no audited policy of a pod would allow it."""
+    UNKNOWN = enum.auto()
+    """It has an address of this node's pods that no pod is known to have."""
     WRONG_LINK = enum.auto()
     """Its address is not one of the pod whose link it came by, or was to leave by."""
 

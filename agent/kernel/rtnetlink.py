@@ -127,12 +127,13 @@ def _number(value: memoryview | None) -> int | None:
 
 
 class Address(NamedTuple):
-    """All about an address of an interface but the address: its network's size, and its scope."""
+    """An address of an interface, packed, with its network's size and its scope."""
 
     interface: int
     family: int
     prefix_length: int
     scope: int
+    address: bytes = b""
 
 
 def read_addresses(netlink: NetlinkSocket) -> Iterator[Address]:
@@ -140,17 +141,21 @@ def read_addresses(netlink: NetlinkSocket) -> Iterator[Address]:
     request = Message(RTM_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST))
     for message in netlink.dump(request, behind=0):
         family, length, _, scope, interface = _IFADDR.unpack_from(message)
-        yield Address(interface, family, length, scope)
+        yield Address(interface, family, length, scope, _own(message[_IFADDR.size :]) or b"")
 
 
 def read_own_addresses(netlink: NetlinkSocket) -> Iterator[bytes]:
     """Yield the packed addresses of the socket's network namespace. Raises OSError."""
-    for message in netlink.dump(Message(RTM_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST))):
-        fields = dict(attributes(message[_IFADDR_REST:]))
-        # Where there are two ends, this one.
-        address = fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS))
-        if address is not None:
-            yield bytes(address)
+    for message in netlink.dump(Message(RTM_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST)), behind=0):
+        if (address := _own(message[_IFADDR.size :])) is not None:
+            yield address
+
+
+def _own(message: memoryview | bytes) -> bytes | None:
+    """Return the address of an RTM_NEWADDR message's attributes; where there are two ends, this one."""
+    fields = dict(attributes(message))
+    address = fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS))
+    return None if address is None else bytes(address)
 
 
 def read_addresses_elsewhere(netlink: NetlinkSocket, namespace: int) -> Iterator[tuple[int, bytes]]:

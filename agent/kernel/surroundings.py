@@ -21,9 +21,10 @@ from typing import NamedTuple
 from agent.kernel import tunnels as tunnelling
 from agent.kernel.links import POD_KINDS
 from agent.kernel.netlink import ROUTE, NetlinkSocket
-from agent.kernel.rtnetlink import Link, read_addresses, read_links
+from agent.kernel.rtnetlink import Address, Link, read_addresses, read_links
 from agent.kernel.tunnels import Tunnel
 from agent.kernel.uplinks import interfaces_to
+from agent.net import Network
 
 _SCOPE_LINK = 253
 """RT_SCOPE_LINK: it and all above mean nothing beyond the link."""
@@ -46,7 +47,8 @@ class Surroundings(NamedTuple):
     bridges that lead there; ``mixed`` the bridges that have such ports and pods' as well. ``carried``: the
     interfaces by which packets come in that were inside others, each with the tunnels that bring them; those
     of programs, which the kernel knows nothing of, bring them by the interface alone. ``lost``: interfaces to
-    which the default route leads and that are not of the underlay.
+    which the default route leads and that are not of the underlay. ``bridges``: the networks in which the
+    node has an address on a bridge that pods may be attached to.
     """
 
     tunnels: frozenset[Tunnel] = frozenset()
@@ -55,6 +57,12 @@ class Surroundings(NamedTuple):
     mixed: frozenset[str] = frozenset()
     carried: Mapping[str, frozenset[Tunnel]] = {}
     lost: frozenset[str] = frozenset()
+    bridges: frozenset[Network] = frozenset()
+
+
+def is_printable(name: str) -> bool:
+    """Whether rules can hold an interface's name."""
+    return _PRINTABLE.fullmatch(name) is not None
 
 
 NONE = Surroundings()
@@ -67,10 +75,10 @@ def look() -> Surroundings:
     """
     with NetlinkSocket(ROUTE) as netlink:
         links = list(read_links(netlink))
-        addressed = _addressed(netlink)
+        addresses = _addresses(netlink)
     more = tunnelling.without_interface({link.kind for link in links})
     default = frozenset[int]().union(*interfaces_to(_FAR).values())
-    return sort(links, addressed, default, more)
+    return sort(links, {at.interface for at in addresses}, default, more, addresses)
 
 
 class Lookout:
@@ -101,11 +109,13 @@ def sort(
     addressed: Collection[int] = (),
     default: Collection[int] = (),
     more: Iterable[Tunnel] = (),
+    addresses: Iterable[Address] = (),
 ) -> Surroundings:
     """Tell interfaces apart.
 
     ``addressed``: the indexes of those with an address of the node's within a network with room for others;
-    ``default``: of those to which a default route leads; ``more``: tunnels that are no interfaces.
+    ``default``: of those to which a default route leads; ``more``: tunnels that are no interfaces;
+    ``addresses``: those of the node.
     """
     by_index = {link.number: link for link in links}
     tunnel_at = {link.number: _tunnel(link) for link in links if link.kind in tunnelling.KINDS}
@@ -160,7 +170,19 @@ def sort(
         _names(mixed),
         carried,
         _names(link for link in links if link.number in default and link not in underlay | mixed),
+        frozenset(_network(at) for at in addresses if _is_pods_bridge(by_index.get(at.interface), underlay)),
     )
+
+
+def _is_pods_bridge(link: Link | None, underlay: Collection[Link]) -> bool:
+    return link is not None and link.kind == "bridge" and link not in underlay
+
+
+def _network(at: Address) -> Network:
+    """Return the network that an interface's address lies in."""
+    bits = 8 * len(at.address)
+    number = int.from_bytes(at.address, "big") >> (bits - at.prefix_length) << (bits - at.prefix_length)
+    return Network(number.to_bytes(len(at.address), "big"), at.prefix_length)
 
 
 def _names(links: Iterable[Link]) -> frozenset[str]:
@@ -172,10 +194,10 @@ def _tunnel(link: Link) -> Tunnel | None:
     return tunnelling.tunnel_of(link.name, link.kind, link.data, up=link.up, elsewhere=elsewhere)
 
 
-def _addressed(netlink: NetlinkSocket) -> set[int]:
-    """Return the interfaces with an address within a network with room for others; link-local ones aside."""
-    return {
-        address.interface
+def _addresses(netlink: NetlinkSocket) -> list[Address]:
+    """Return the node's addresses within networks with room for others; link-local ones aside."""
+    return [
+        address
         for address in read_addresses(netlink)
         if address.scope < _SCOPE_LINK and address.prefix_length <= _ROOM.get(address.family, 0)
-    }
+    ]

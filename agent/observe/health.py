@@ -17,6 +17,7 @@ from typing import NamedTuple
 from agent.fault import Fault
 from agent.kube.model import Kind
 from agent.observe.links import Guarded
+from agent.observe.new_pods import NewPodsStatus
 from agent.observe.proof import ProofState
 from agent.sources.cni.source import CniState
 from agent.sources.nri.plugin import NriState
@@ -48,7 +49,7 @@ class Health:
     link is known; empty where there is none. ``results``: what is known of network plugins' results, None
     where they are not read. ``proof``: how the last one went, None where none is made. ``frames`` says of how
     many pods frames are guarded; None where that is not wanted. ``nri``: how it stands with the container
-    runtime, None where that is off.
+    runtime, None where that is off. ``new_pods``: what is closed until a pod is known to have it.
     """
 
     now: float
@@ -62,6 +63,7 @@ class Health:
     proof: ProofState | None = None
     frames: Guarded | None = None
     nri: NriState | None = None
+    new_pods: NewPodsStatus | None = None
 
 
 class State(enum.StrEnum):
@@ -114,6 +116,7 @@ def readyz(health: Health) -> Answer:
             _applied(health),
             *_links(health),
             *_proof(health),
+            *_new_pods(health),
             *_faults(health, fatal=True),
         ),
     )
@@ -245,6 +248,11 @@ def _proof(health: Health) -> Iterable[HealthCheck]:
     why = f", since then: {proof.trouble}" if proof.trouble else ""
     state = State.WARNING if proof.differences or late else State.OK
     yield HealthCheck("proof", state, f"{told} {age:.0f} s ago{why}")
+
+
+def _new_pods(health: Health) -> Iterable[HealthCheck]:
+    if (found := health.new_pods) is not None and found.networks:
+        yield HealthCheck("new-pods", State.WARNING if found.late else State.OK, str(found))
 
 
 def _faults(health: Health, fatal: bool) -> Iterable[HealthCheck]:

@@ -20,6 +20,7 @@ from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, address_text
 from agent.observe.links import NO_LINKS, LinkCounts
+from agent.observe.new_pods import NewPodsStatus
 from agent.observe.proof import ProofState, ProofStatus, status_of
 from agent.observe.source_status import SourceStatus as SourceStatus
 from agent.observe.source_status import of_kind, of_results
@@ -197,6 +198,7 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     audited: tuple[AuditedStatus, ...] = ()
     staged: tuple[StagedStatus, ...] = ()
     unconfirmed: tuple[UnconfirmedStatus, ...] = ()
+    new_pods: NewPodsStatus | None = None
 
     @property
     def uptime(self) -> float:
@@ -242,6 +244,7 @@ class Facts:
     early: Callable[[Key], bool] = lambda _: False
     results: CniState | None = None
     unconfirmed: Mapping[Key, str] = field(default_factory=dict)
+    new_pods: NewPodsStatus | None = None
 
 
 def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnapshot:
@@ -274,6 +277,7 @@ def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnaps
         ),
         staged=tuple(StagedStatus(str(key), mode.value) for key, mode in sorted(facts.staged.items())),
         unconfirmed=tuple(UnconfirmedStatus(str(k), who) for k, who in sorted(facts.unconfirmed.items())),
+        new_pods=facts.new_pods,
     )
 
 

@@ -165,6 +165,8 @@ def _pods(snapshot: StatusSnapshot, console: Console) -> None:
         console.print("\nNo pod of this node is isolated: every packet is allowed.")
     if links := str(snapshot.links):
         console.print(f"  links: {escape(links)}")
+    if snapshot.new_pods is not None:
+        console.print(f"  new pods: {escape(str(snapshot.new_pods))}")
 
 
 def _untouched(console: Console) -> None:

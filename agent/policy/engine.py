@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby, islice
-from typing import NamedTuple
 
 from agent.kube.events import Delete, Event, Invalid, Problem, Upsert
 from agent.kube.logging import UNSAID, Logging
 from agent.kube.mode import NO_MODE
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Node, Object, Pod, default_deny
-from agent.net import Direction
+from agent.net import Direction, Network
+from agent.policy.addresses.known import OwnNetworks
 from agent.policy.addresses.node_networks import NodeNetworks
 from agent.policy.addresses.ownership import Ownership
 from agent.policy.addresses.quarantine import Quarantine
@@ -29,29 +29,9 @@ from agent.policy.peers.selection import Selection
 from agent.policy.program import PodId, Program
 from agent.policy.staging import Staging
 from agent.policy.step import Stepper
+from agent.policy.told import HeldInvalid as HeldInvalid
+from agent.policy.told import LocalPod as LocalPod
 from agent.policy.touched import Touched
-
-
-class LocalPod(NamedTuple):
-    """A pod of this node that can be a target, for people to read.
-
-    ``addresses`` are those it owns; ``ingress`` and ``egress`` the policies that isolate it in a direction,
-    empty when it is not isolated; ``workload`` what controls it, as ``Kind/name``.
-    """
-
-    key: Key
-    addresses: tuple[bytes, ...]
-    ingress: tuple[Key, ...]
-    egress: tuple[Key, ...]
-    workload: str = ""
-
-
-class HeldInvalid(NamedTuple):
-    """An object that is held invalid, and what is wrong with it."""
-
-    kind: Kind
-    key: Key
-    problems: tuple[Problem, ...]
 
 
 class Engine:
@@ -81,14 +61,27 @@ class Engine:
         allow_nodes: bool = False,
         budgets: Budgets = DEFAULT,
         logging: Logging = UNSAID,
+        deny_new: bool = False,
+        pod_networks: frozenset[Network] = frozenset(),
     ) -> None:
-        """Begin with no objects. ``logging`` is for pods that do not say what of theirs is logged."""
+        """Begin with no objects. ``logging`` is for pods that do not say what of theirs is logged.
+
+        ``deny_new``: an address of the node's ``pod_networks`` is closed until a pod is known to have it.
+        """
         self._node_networks = NodeNetworks(node)
+        self._own_networks = OwnNetworks(node, pod_networks)
         self.program = Program(node_networks=self._node_networks.networks)
         """What holds on this node."""
         whole = self.program
+        if deny_new:
+            whole.known, whole.pod_networks = set(), self._own_networks.networks
         self.lowered = LoweredProgram(
-            pods=whole.pods, audited=whole.audited, closed=whole.closed, node_networks=whole.node_networks
+            pods=whole.pods,
+            audited=whole.audited,
+            closed=whole.closed,
+            node_networks=whole.node_networks,
+            known=whole.known,
+            pod_networks=whole.pod_networks,
         )
         """The same in the form of sets, which a backend takes. What judges pods needs no other form."""
         self._allow_nodes = allow_nodes
@@ -173,6 +166,10 @@ class Engine:
             # Another object may be equal: a node that came and went within the step.
             delta.node_networks = networks != self.program.node_networks
             self.program.node_networks = self.lowered.node_networks = networks
+        own = self._own_networks.networks
+        if self.program.known is not None and own != self.program.pod_networks:
+            delta.pod_networks = True
+            self.program.pod_networks = self.lowered.pod_networks = own
         return delta
 
     def deadline(self) -> float | None:
@@ -327,6 +324,7 @@ class Engine:
             **self._selection.sizes(),
             **self.staging.sizes(),
             "audited": len(self.program.audited),
+            "known addresses": len(self.program.known or ()),
             **self._node_networks.sizes(),
             **self._enforcement.sizes(),
             **self._stepper.sizes(),
@@ -343,7 +341,7 @@ class Engine:
             self.staging.set_policy(found.key, found)
         elif isinstance(found, Namespace):
             self._set_namespace(found.name, found)
-        elif self._allow_nodes:
+        else:
             self._set_node(found.name, found)
 
     def _delete(self, kind: Kind, key: Key) -> None:
@@ -356,7 +354,7 @@ class Engine:
             self.staging.set_policy(key, None)
         elif kind is Kind.NAMESPACE:
             self._set_namespace(key.name, None)
-        elif self._allow_nodes:
+        else:
             self._set_node(key.name, None)
 
     def _hold(self, event: Invalid) -> None:
@@ -392,4 +390,6 @@ class Engine:
         self.staging.set_policy(policy.key, policy if isolated else None)
 
     def _set_node(self, name: str, node: Node | None) -> None:
-        self._node_networks.set_node(name, node)
+        self._own_networks.set_node(name, node)
+        if self._allow_nodes:
+            self._node_networks.set_node(name, node)

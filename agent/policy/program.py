@@ -5,6 +5,8 @@ names peers by their labels (:class:`Predicate`): which pods these are now, the 
 verdict in one direction follows from the program, from the pods, and from who owns which address. The local
 address of a packet is its destination for ingress and its source for egress. Its peer is at the other end.
 
+0. Where new pods are closed, a packet of an address of the node's ``pod_networks`` that is not ``known`` is
+   denied, whatever follows.
 1. A packet from an address to itself is allowed.
 2. A packet whose local address is not *judged* is allowed. Judged in a direction are the addresses of the
    program's ``pods``, and the ``closed`` ones.
@@ -157,6 +159,19 @@ def judged_addresses(
     return found
 
 
+class PodNetworks(NamedTuple):
+    """The networks of this node's pods; none: they are not known.
+
+    ``exclusive``: no other node's pods have addresses in them.
+    """
+
+    networks: frozenset[Network]
+    exclusive: bool
+
+
+NO_NETWORKS = PodNetworks(frozenset(), exclusive=False)
+
+
 @dataclass
 class Program:
     """What holds on this node. Only the engine writes to it.
@@ -166,6 +181,8 @@ class Program:
     that stay judged though no pod has them, for each direction; disjoint from the addresses of ``pods`` in
     that direction.
     ``node_networks``: networks of other nodes, which may reach every pod when the setting says so; else none.
+    ``known``: the addresses that live pods of this node have, None where new pods are open. Where it is not,
+    an address of the ``pod_networks`` that is not known is closed in both directions.
     """
 
     policies: dict[PolicyId, PolicyProgram] = field(default_factory=dict)
@@ -175,6 +192,8 @@ class Program:
         default_factory=lambda: {Direction.INGRESS: set(), Direction.EGRESS: set()}
     )
     node_networks: frozenset[Network] = frozenset()
+    known: set[bytes] | None = None
+    pod_networks: PodNetworks = NO_NETWORKS
 
     def judged(self, direction: Direction, family: Family) -> set[bytes]:
         """Return the addresses judged in a direction. Costs a scan."""

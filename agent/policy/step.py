@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from agent.kube.model import Key
 from agent.net import Direction, Member, member_address
 from agent.policy.addresses.former_owners import FormerOwners
+from agent.policy.addresses.known import moves
 from agent.policy.addresses.ownership import Ownership
 from agent.policy.addresses.quarantine import Quarantine
 from agent.policy.enforcement import Enforcement
@@ -65,6 +66,11 @@ class Stepper:
                 self._update_pod(PodId(direction, key), delta)
                 self._update_audited(PodId(direction, key), delta)
         delta.members = self._sets.take_changes()
+        if self._program.known is not None and touched.owners:
+            admitted, expelled = moves(touched.owners, self._ownership.owners, touched.departed)
+            delta.admitted, delta.expelled = admitted, expelled
+            self._program.known -= expelled
+            self._program.known |= admitted
         if touched.departed:
             self._release(touched, delta, dropped, now)
         if self._former_owners:

@@ -91,7 +91,11 @@ class Proof:
         noted = {name for name in named_sets(self.table) if names.changes_by_itself(name)} - lookups
         self.tables = Tables(self.chains, sets, lookups, noted, self.atoms)
         self.walkers = {
-            direction: Walker(self.tables, direction, (names.judge(other), names.links_chain(other)))
+            direction: Walker(
+                self.tables,
+                direction,
+                (names.judge(other), names.links_chain(other), names.unknown(other)),
+            )
             for direction, other in _OTHER.items()
         }
         self.say = Sayer(family, self.atoms, expected, self.walkers)

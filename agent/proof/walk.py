@@ -40,6 +40,8 @@ _PROTOCOLS = {protocol.name.lower(): ports.ports(protocol) for protocol in Proto
 _OTHERS_TOLD_APART = (names.TUNNEL_OUT, names.UNTRACKED)
 """Chains for packets of one of the protocols that policies do not tell apart, such as those of tunnels: an
 ordinary packet is of another one."""
+_OF_UNKNOWN = tuple(map(names.unknown, Direction))
+"""Chains that close addresses that no pod is known to have; what such an other end gets is not asked here."""
 _ENDS = {"ACCEPT": PASSED, "RETURN": BACK}
 _FIELDS = {
     "-i": "come",
@@ -237,7 +239,7 @@ class Walker:
             if rule.unread or not self._may_be_special(rule):
                 raise UnreadError(rule.unread or "packets of a kind that no policy knows")
             return ()
-        if rule.target in self._skipped and not rule.goto:
+        if rule.target in self._skipped and (not rule.goto or rule.target in _OF_UNKNOWN):
             return ()
         simple = self._products.get(rule.text)
         if simple is not None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from agent.dataplane.backend import Backend
-from agent.dataplane.iptables import cleanup, counters, log_counters, takeover
+from agent.dataplane.iptables import cleanup, counters, guard, log_counters, takeover
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.cleanup import is_clean
 from agent.dataplane.iptables.held_text import held_text
@@ -38,12 +38,14 @@ from agent.settings import Settings
 
 __all__ = [
     "LATE_WRITE",
+    "MODES",
     "Mode",
     "ModeChoice",
     "Rendered",
     "TableError",
     "UndecidedError",
     "choose",
+    "guard",
     "held_families",
     "held_text",
     "is_clean",

@@ -60,6 +60,7 @@ def make_explainer(settings: Settings, agent: Agent) -> Explainer:
         hits=Hits(),
         denied=lambda questions: tuple(map(as_text, denied_between(agent.flows, questions))),
         behind=lambda: behind(agent.health()),
+        closed=views.new_pods.is_closed,
     )
 
 

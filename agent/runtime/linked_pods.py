@@ -41,6 +41,8 @@ LONGEST = 60.0
 """Seconds between two looks though nothing is heard."""
 RETRY = 5.0
 
+_NOTHING: tuple[tuple[PodLink, ...], frozenset[bytes]] = ((), frozenset())
+
 CLOSED = Key("", "")
 """Stands for whoever had an address that stays closed though no pod has it."""
 
@@ -48,11 +50,11 @@ CLOSED = Key("", "")
 def owners_of(engine: Engine, *, of_all: bool = False) -> dict[bytes, Key]:
     """Return whose the addresses are that links are looked for by.
 
-    None where nobody is isolated, unless those ``of_all`` pods are wanted.
+    None where nobody is isolated and new pods are open, unless those ``of_all`` pods are wanted.
     """
     program = engine.lowered
     closed = set().union(*program.closed.values())
-    if not program.pods and not closed and not of_all:
+    if not (program.pods or closed or program.known is not None or of_all):
         return {}
     owners = dict.fromkeys(closed, CLOSED)
     return owners | {address: pod.key for pod in engine.local_pods() for address in pod.addresses}
@@ -83,7 +85,8 @@ class LinkedPods:
         self._engine = engine
         self._clock = clock
         self._senders = senders
-        self._watch = _Watch(inbox, self._found, clock, start_thread, senders=senders)
+        always = engine.lowered.known is not None
+        self._watch = _Watch(inbox, self._found, clock, start_thread, senders=senders, always=always)
         self._links: tuple[PodLink, ...] = ()
         self._owners_due = False
         self._at = 0.0
@@ -91,6 +94,8 @@ class LinkedPods:
         self.counts = NO_LINKS
         self.changes = 0
         """How often links or pods have changed."""
+        self.inside: frozenset[bytes] = frozenset()
+        """The addresses inside pods, as they were found last."""
 
     def start(self) -> None:
         """Begin to look, as soon as a pod is isolated."""
@@ -165,8 +170,8 @@ class LinkedPods:
     def _owners(self) -> dict[bytes, Key]:
         return owners_of(self._engine, of_all=self._senders)
 
-    def _found(self, links: tuple[PodLink, ...]) -> None:
-        self._links = links
+    def _found(self, links: tuple[PodLink, ...], inside: frozenset[bytes] = frozenset()) -> None:
+        self._links, self.inside = links, inside
         self._changed()
 
     def _changed(self) -> None:
@@ -181,15 +186,18 @@ class _Watch:
     def __init__(
         self,
         inbox: Inbox,
-        found: Callable[[tuple[PodLink, ...]], None],
+        found: Callable[[tuple[PodLink, ...], frozenset[bytes]], None],
         clock: Clock,
         start_thread: StartThread,
         *,
         senders: bool,
+        always: bool,
     ) -> None:
+        """Do nothing yet. ``always``: it is to look though no pod is known."""
         self.looked_for: Mapping[bytes, Key] | None = None
         """For whose links it looked last; None: that failed, or is still to come."""
         self._senders = senders
+        self._always = always
         self._inbox = inbox
         self._found = found
         self._clock = clock
@@ -226,32 +234,34 @@ class _Watch:
                 # Whatever it is: pods are judged by their addresses all the same, and this thread goes on.
                 _log.warning("the links of pods cannot be found", error=str(error) or type(error).__name__)
                 self.looked_for = None
-                self._tell(())
+                self._tell((), frozenset())
                 self._clock.sleep(RETRY)
 
     def _look(self, changes: PodLinkChanges) -> None:
         """Look now, and whenever something may have changed. Raises OSError."""
         finder = LinkFinder(senders=self._senders)
-        looked: tuple[PodLink, ...] | None = None
+        looked: tuple[tuple[PodLink, ...], frozenset[bytes]] | None = None
         at_latest = LONGEST if changes.everywhere else UNHEARD
         if not changes.everywhere:
             _log.info("addresses inside pods are looked for", every=UNHEARD, missing="CAP_NET_BROADCAST")
         while not self._stopped:
             owners = self._owners
             began = self._clock.monotonic()
-            found = finder.find(owners) if owners else ()
+            found = _NOTHING
+            if owners or self._always:
+                found = finder.find(owners), finder.inside
             pause = PAUSE
             if found != looked:
                 looked, pause = found, AFTER_NEWS
-                self._tell(found)
+                self._tell(*found)
             self.looked_for = owners
             self._clock.sleep(max(pause, REST * (self._clock.monotonic() - began)))
             while not self._stopped:
                 changes.wait_with(self._wakes, at_latest)
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wakes)
-                if owners or self._owners:
+                if owners or self._owners or self._always:
                     break
 
-    def _tell(self, found: tuple[PodLink, ...]) -> None:
-        self._inbox.call(lambda: self._found(found))
+    def _tell(self, links: tuple[PodLink, ...], inside: frozenset[bytes]) -> None:
+        self._inbox.call(lambda: self._found(links, inside))

@@ -35,9 +35,11 @@ from agent.runtime.flow_log import make_flow_log
 from agent.runtime.frames import KERNEL, Frames, Kernel
 from agent.runtime.host_check import CheckHost, HostCheck, MakeBackend, backend_for, chosen_families
 from agent.runtime.inbox import Inbox
+from agent.runtime.kept_networks import KeptNetworks
 from agent.runtime.leads import Leads
 from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
+from agent.runtime.new_pods import NewPods
 from agent.runtime.node_name import NodeName
 from agent.runtime.proving import Child, Proving, in_a_process
 from agent.runtime.reconcile import Reconcile
@@ -127,6 +129,8 @@ class Agent:
             allow_nodes=settings.allow_nodes,
             budgets=settings.budgets,
             logging=settings.logging,
+            deny_new=settings.denies_new,
+            pod_networks=settings.pod_networks,
         )
         families = chosen_families(settings.families, host, held)
         backend = backend_for(families, host, make_backend)
@@ -199,6 +203,10 @@ class Agent:
         calls.written, calls.ended = tidy.written, recorder.ended
         self._reconcile.changed, cutting.told = cutting.changed, recorder.cut
         self._reconcile.synced_with = self.drift.synced_with
+        if settings.denies_new:
+            self._reconcile.synced_with = KeptNetworks(calls, settings.state_dir).after(
+                self.drift.synced_with
+            )
         # Files are one's own.
         own = settings.own_managers if settings.manifests is None else frozenset[str]()
         unconfirmed = Unconfirmed(own, settings.state_dir)
@@ -265,6 +273,7 @@ class Agent:
             leads,
             self.proving,
             self._nri,
+            NewPods(engine, calls, self._linked_pods, clock),
             clock,
         )
         recorder.faults = self.views.faults

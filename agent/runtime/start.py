@@ -156,6 +156,7 @@ def _objects(settings: Settings, *, fresh: bool) -> tuple[Source, Ask | None]:
         kubeconfig,
         context,
         nodes=settings.allow_nodes,
+        own_node=settings.node_name if settings.closes_by_node else "",
         state=LOCK.parent,
         anything=fresh,
         first=settings.node_name if fresh else "",

@@ -31,6 +31,7 @@ from agent.runtime.host_check import HostCheck
 from agent.runtime.leads import Leads
 from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
+from agent.runtime.new_pods import NewPods
 from agent.runtime.node_name import NodeName
 from agent.runtime.proving import Proving
 from agent.runtime.reconcile import Reconcile
@@ -67,6 +68,7 @@ class Views:
     leads: Leads
     proving: Proving
     nri: NriPlugin | None
+    new_pods: NewPods
     clock: Clock
 
     def health(self) -> Health:
@@ -83,6 +85,7 @@ class Views:
             proof=self.proving.state(),
             frames=self.frames.guarded(),
             nri=None if self.nri is None else self.nri.state(),
+            new_pods=self.new_pods.status(),
         )
 
     def _results(self) -> CniState | None:
@@ -126,6 +129,7 @@ class Views:
             early=self._is_early,
             results=self._results(),
             unconfirmed=self.unconfirmed.policies(),
+            new_pods=self.new_pods.status(),
         )
         return take(facts, self.engine.lowered, self.calls.backend.view())
 
@@ -161,6 +165,7 @@ class Views:
             audited={d.value: sum(p.direction is d for p in program.audited.copy()) for d in Direction},
             staged={mode.value: modes[mode] for mode in (Mode.AUDIT, Mode.DISABLED)},
             closed={d.value: len(program.closed[d]) for d in Direction},
+            unknown=len(health.new_pods.closed) if health.new_pods is not None else 0,
             over_budget={budget: over[budget] for budget in ("policy", "namespace")},
             chains=_of_both(chains),
             rules=_of_both(rules),
@@ -200,7 +205,7 @@ class Views:
         host, calls = self.host_check.faults(), self.calls
         unknown = staging.faults(self.engine.staging.unknown.copy())
         own = (*self.history.faults(), *self.flow_log.faults(), *self.cutting.faults())
-        beside = (*self.frames.faults, *own, *unknown, *self.proving.faults())
+        beside = (*self.frames.faults, *own, *unknown, *self.proving.faults(), *self.new_pods.faults())
         return (*self.choice.faults, *host, *node, *calls.faults, *calls.standing, *beside)
 
     def _faults(self) -> tuple[Fault, ...]:

@@ -10,6 +10,7 @@ from tests.mutation.links import LINKS
 from tests.mutation.loop import LOOP
 from tests.mutation.metrics import METRICS
 from tests.mutation.model import Mutation
+from tests.mutation.new_pods import NEW_PODS
 from tests.mutation.objects import OBJECTS
 from tests.mutation.policy import POLICY
 from tests.mutation.rules import RULES
@@ -25,6 +26,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *EARLY,
     *STAGING,
     *LINKS,
+    *NEW_PODS,
     *LOOP,
     *ASKED,
     *METRICS,

@@ -16,6 +16,9 @@ def program_allows(program: LoweredProgram, direction: Direction, probe: Packet)
     else:
         address, peer = probe.source, probe.destination
     family = family_of(address)
+    closing = program.known is not None and address not in program.known
+    if closing and any(lies_in(address, n) for n in program.pod_networks.networks):
+        return False
     if address == peer or address not in program.isolated(direction, family):
         return True
     if direction is Direction.INGRESS and any(lies_in(peer, n) for n in program.node_networks):

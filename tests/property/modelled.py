@@ -119,9 +119,10 @@ def _restored(kernel: Kernel, family: Family, lines: Iterable[str]) -> Table:
             if target.startswith("KUBE-") and target not in chains:
                 raise ValueError(f"no chain {target}")
             found = MATCH_SET.findall(rule)
-            assert len(found) <= 1, rule
-            if found and found[0] not in kernel.sets:
-                raise ValueError(f"no set {found[0]}")
+            assert len(found) <= 2, rule
+            for name in found:
+                if name not in kernel.sets:
+                    raise ValueError(f"no set {name}")
     return {chain: tuple(rules) for chain, rules in chains.items()}
 
 

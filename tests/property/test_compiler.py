@@ -41,6 +41,8 @@ def snapshot(program: LoweredProgram) -> LoweredProgram:
         {direction: set(addresses) for direction, addresses in program.closed.items()},
         program.node_networks,
         audited=dict(program.audited),
+        known=None if program.known is None else set(program.known),
+        pod_networks=program.pod_networks,
     )
 
 

@@ -22,6 +22,7 @@ from agent.net import Direction, Family, Protocol
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import LoweredProgram
 from agent.spec.verdict import Packet
+from tests.build import network
 from tests.property import strategies
 from tests.property.choices import tried
 from tests.property.histories import Batch
@@ -32,6 +33,8 @@ from tests.property.test_compiler import snapshot
 from tests.property.words import FEW, HERE
 
 PROBES = 60
+POD_NETWORKS = frozenset({network("10.0.0.0/15"), network("fd00::/16")})
+"""What new pods are closed in: some of the addresses are in none of these."""
 NODE_ADDRESSES = (*FEW.addresses_4[-2:], FEW.addresses_6[-1])
 
 
@@ -134,13 +137,18 @@ class Watch:
                 assert not since.isdisjoint(self.released & set(packet[:2])), packet
 
 
-@tried(HISTORIES, st.booleans(), st.booleans(), st.integers(0, 1 << 32))
+@tried(HISTORIES, st.booleans(), st.booleans(), st.booleans(), st.integers(0, 1 << 32))
 def test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change(
-    patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, accept: bool, seed: int
+    patch: pytest.MonkeyPatch,
+    history: list[Batch],
+    allow_nodes: bool,
+    deny_new: bool,
+    accept: bool,
+    seed: int,
 ) -> None:
     random = Random(seed)
     few_in_a_chain(patch, random)
-    engine = Engine(HERE, allow_nodes=allow_nodes)
+    engine = Engine(HERE, allow_nodes=allow_nodes, deny_new=deny_new, pod_networks=POD_NETWORKS)
     kernel = Kernel()
     backend = make_backend(kernel, Options(accept=accept))
     found = packets(random)
@@ -166,17 +174,17 @@ def test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change(
             watch.done()
 
 
-@tried(HISTORIES, st.booleans(), st.integers(0, 1 << 32))
+@tried(HISTORIES, st.booleans(), st.booleans(), st.integers(0, 1 << 32))
 def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
-    patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, seed: int
+    patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, deny_new: bool, seed: int
 ) -> None:
     random = Random(seed)
     few_in_a_chain(patch, random)
-    engine = Engine(HERE, allow_nodes=allow_nodes)
+    engine = Engine(HERE, allow_nodes=allow_nodes, deny_new=deny_new, pod_networks=POD_NETWORKS)
     kernel = Kernel()
     found = packets(random)
     now = 0.0
-    before = LoweredProgram()
+    before = snapshot(engine.lowered)
     backend = make_backend(kernel)
     assert not backend.sync(before).faults
     for batch in history:

@@ -19,8 +19,10 @@ from agent.setting_values import (
     IptablesMode,
     LogFormat,
     LogLevel,
+    NewPods,
 )
 from agent.settings import SETTINGS, SettingError, Settings, given, resolve, value, warnings
+from tests.build import network
 
 
 def settings(environ: dict[str, str] | None = None, **flags: str) -> Settings:
@@ -58,6 +60,8 @@ def test_defaults() -> None:
         guard_frames=False,
         health_address="127.0.0.1",
         health_port=20245,
+        new_pods=NewPods.ALLOW,
+        pod_networks=frozenset(),
         metrics_address=None,
         metrics_cert=None,
         metrics_key=None,
@@ -124,6 +128,8 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         "guard_frames": "on",
         "health_address": "::1",
         "health_port": "0",
+        "new_pods": "Deny",
+        "pod_networks": "10.244.0.0/16, fd00:10::/48",
         "metrics_address": "[::]:20246",
         "metrics_cert": "/tls/tls.crt",
         "metrics_key": "/tls/tls.key",
@@ -176,6 +182,8 @@ def test_every_setting_can_come_from_its_variable(tmp_path: Path) -> None:
         guard_frames=True,
         health_address="::1",
         health_port=0,
+        new_pods=NewPods.DENY,
+        pod_networks=frozenset({network("10.244.0.0/16"), network("fd00:10::/48")}),
         metrics_address=Endpoint("::", 20246),
         metrics_cert=Path("/tls/tls.crt"),
         metrics_key=Path("/tls/tls.key"),

@@ -11,6 +11,7 @@ from agent.dataplane.iptables import edges
 from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.edges import Uplinks
 from agent.dataplane.iptables.held import Held
+from agent.dataplane.iptables.ipset.known import known_members
 from agent.dataplane.iptables.ipset.members import SpotCheck
 from agent.dataplane.iptables.ipset.sets import KernelSets, network_members
 from agent.dataplane.iptables.ipset.transit import Transit
@@ -186,6 +187,9 @@ class Audit:
             for d in Direction
             for f in families
         }
+        for family, closing in held.names.closing.items():
+            isolated[closing.known] = functools.partial(known_members, program, family)
+            isolated[closing.networks] = functools.partial(network_members, held.pod_networks, family)
         others: dict[str, Callable[[], Iterable[Member]]] = {
             name: functools.partial(program.sets.__getitem__, set_id)
             for set_id, name in held.of_sets.items()

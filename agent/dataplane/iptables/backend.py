@@ -30,6 +30,7 @@ from agent.dataplane.iptables.ipset.transit import Transit
 from agent.dataplane.iptables.ipset.untracked import Untracked
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.other_mode import OtherMode
+from agent.dataplane.iptables.own_sets import OwnSets
 from agent.dataplane.iptables.placement import Placement
 from agent.dataplane.iptables.tables.authors import Authors
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
@@ -96,6 +97,8 @@ class IptablesBackend:
         self._sets = KernelSets(self._ipsets, held.sets)
         self._connections = Connections(access.forget, held.tracked)
         self._executor = Executor(Writers(held, self._rules, self._sets, self._cache, self._connections))
+        closed = self._executor.closed
+        self._own = OwnSets(held, self._sets, self._cache, self._transit, closed, self._untracked)
         self._trust = Trust(self._executor, Uplinks(access.uplinks, self.families))
         self._placement = Placement(self._rules, self._netlink, now)
         self._foreign = ForeignRules(self._chains, self._netlink, beside_kube_router=beside_kube_router)
@@ -116,8 +119,7 @@ class IptablesBackend:
             self._untracked,
         )
         self._tidying = Tidying(held, self._executor, self._rules, self._sets)
-        self._refused = False
-        self._failed = False
+        self._refused = self._outdated = self._failed = False
         """Whether something failed since the last sync that went through."""
         self._compared = False
         """Whether the kernel has been compared with a whole program: a delta is of what that made."""
@@ -141,6 +143,7 @@ class IptablesBackend:
     ) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
+        self._outdated = False
         try:
             reading = self._audit.take(found) or (yield from self._read())
             self._chains.take(reading.tables(), reading.errors)
@@ -159,14 +162,7 @@ class IptablesBackend:
             self._foreign.take(tables)
             faults = self._rules.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
-            held = self._held
-            caches = self._cache.make(self._sets, content)
-            transit = self._transit.make(self._sets, content)
-            closed, held.closed = self._executor.closed.make(self._sets, content)
-            untracked, held.untracked = self._untracked.make(self._sets, content)
-            held.names = replace(
-                held.names, caches=caches, transit=transit, closed=closed, untracked=untracked
-            )
+            self._own.make(content)
             self._held.lagging = frozenset()
             faults += self._connections.forget(frozenset())
             chosen, ours = self._marks.choose(reading.marks or [])
@@ -176,7 +172,9 @@ class IptablesBackend:
             elsewhere = self._other_mode.referred(reading, content)
             elsewhere |= cleanup.sets_of_unclear(tables, self._chains.unread, content)
             withheld = frozenset(self._held.tracked.unforgotten)
-            step = plan_sync(self._held, program, Found(content, withheld, elsewhere, owners, node))
+            faults += self._own.make_known(content, program, node, elsewhere)
+            found_now = Found(content, withheld, elsewhere, owners, node, *self._own.known.moving)
+            step = plan_sync(self._held, program, found_now)
             self._compared = True
             faults += self._trust.uplinks.faults()
             # What was put off is part of it, but for the connections that are to be forgotten.
@@ -220,6 +218,7 @@ class IptablesBackend:
         node = None
         if delta.node_networks:
             node = self._trust.follow(self._held.node, program, hooked=True)
+        self._outdated = self._outdated or self._own.outdated(program, delta)
         step = plan_delta(self._held, program, delta, node)
         if self.busy and not self._can_go_first(step):
             return self._waiting(started, writes, self._executor.put_off(step))
@@ -391,4 +390,5 @@ class IptablesBackend:
         )
         seconds = time.perf_counter() - started
         standing = tuple(self._executor.closed.faults(self._chains.why))
-        return Report(seconds, self._writes() - writes, bool(faults), shown, self._refused, standing=standing)
+        due = bool(faults) or self._outdated
+        return Report(seconds, self._writes() - writes, due, shown, self._refused, standing=standing)

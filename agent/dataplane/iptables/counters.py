@@ -85,6 +85,8 @@ def _denied(chain: str, rule: str) -> Subject | None:
     if (namespace := comments.read_wrong_link(rule)) is not None:
         return Subject(Told.WRONG_LINK, "", namespace)
     for direction in Direction:
+        if chain == names.unknown(direction):
+            return Subject(Told.UNKNOWN, direction.value, "")
         # Isolated, and no pod here has the address; or closed, since rules could not be written.
         if chain == names.judge(direction):
             return Subject(Told.DENIED, direction.value, "")

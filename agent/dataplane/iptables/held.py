@@ -14,7 +14,7 @@ from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.rules.set_names import SetNames
 from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.variant import Mode
-from agent.net import Family, Member
+from agent.net import Family, Member, Network
 from agent.policy.lower.lowered import SetId
 
 
@@ -57,7 +57,8 @@ class Held:
     be when the steps that the executor has taken over are made: the next step is planned from there, and
     planning changes none of them. ``lagging``: sets that rules still look at, though they should not, because
     a write failed. ``closed``: who is in each set of closed addresses; ``untracked``: whom packets that are
-    not tracked had left in its sets at the last read; ``tracked``: of whom there may be old connections.
+    not tracked had left in its sets at the last read; ``pod_networks``: those in which unknown addresses are
+    closed; ``tracked``: of whom there may be old connections.
 
     Whether OUTPUT judges packets of others is no part of it: that is a decision, which holds until the agent
     ends (:class:`.ipset.transit.Transit`). The kernel's part of it, a set with a trace, is read at each sync.
@@ -73,6 +74,7 @@ class Held:
     lagging: frozenset[str] = frozenset()
     closed: dict[Place, frozenset[bytes]] = field(default_factory=dict)
     untracked: frozenset[Member] = frozenset()
+    pod_networks: frozenset[Network] = frozenset()
     tracked: Tracked = field(default_factory=Tracked)
 
     @classmethod
@@ -92,7 +94,8 @@ class Held:
             for chain, rules in table.copy().items()
         }
         sizes, named = self.sets.sizes.copy(), self.of_sets.copy()
-        return KernelView(chains, {s: (n, sizes[n]) for s, n in named.items() if n in sizes}, counts)
+        present = {s: (n, sizes[n]) for s, n in named.items() if n in sizes}
+        return KernelView(chains, present, counts, self.pod_networks)
 
     def take_over(self, revision: Revision) -> None:
         """Note what a step changes: from now on it is made, at once or after others."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from agent.dataplane.iptables.ipset.known import known_members, networks_of
 from agent.dataplane.iptables.ipset.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, script
 from agent.dataplane.iptables.rules.draft import Draft
 from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.rules.set_names import SetNames
+from agent.dataplane.iptables.rules.unknown import Closing
 from agent.dataplane.iptables.tables import hooks
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import BUCKETS, VerdictCache
 from agent.kernel.ipset_shapes import LIST, SetShape
+from agent.kernel.surroundings import NONE
 from agent.net import AddressPort, Direction, Family, Member, NetworkMember, address_text
 from agent.policy.lower.lowered import LoweredProgram
+from agent.policy.program import PodNetworks
 
 BOTH = (Family.V4, Family.V6)
 _MODE: Mode = "nft"
@@ -34,6 +38,10 @@ def render_sets(program: LoweredProgram, options: Options, families: Iterable[Fa
         nodes = network_members(program.node_networks, family)
         if nodes:
             found[names.nodes_set(family)] = (networks_shape(family, len(nodes)), nodes)
+        if networks := network_members(_closing(program).networks, family):
+            known = known_members(program, family)
+            found[names.known_set(family)] = (addresses_shape(family, len(known)), known)
+            found[names.pod_networks_set(family)] = (networks_shape(family, len(networks)), networks)
         for set_id, members in program.sets.items():
             if set_id.family is family:
                 found[names.peer_set(set_id)] = (shape_of(set_id, len(members)), members)
@@ -71,6 +79,11 @@ def render_tables(
         VerdictCache(_MODE, families, options.cache).wanted,
         {f: names.transit_set(f) for f in families},
         closed={(d, f): names.closed_set(d, f) for d in Direction for f in families},
+        closing={
+            f: Closing(names.known_set(f), names.pod_networks_set(f), _closing(program).exclusive)
+            for f in families
+            if network_members(_closing(program).networks, f)
+        },
     )
     chains = Draft(families, NodeFacts(options)).render_all(program, set_names)
     texts = {}
@@ -79,6 +92,11 @@ def render_tables(
         lines += hooks.place({}, dict.fromkeys(hooks.needed(chains[family]), ""))
         texts[family] = "\n".join(["*filter", *lines, "COMMIT", ""])
     return texts
+
+
+def _closing(program: LoweredProgram) -> PodNetworks:
+    """Return the networks in which unknown addresses are closed, as far as no node has to be looked at."""
+    return networks_of(program, NONE, ())
 
 
 def render_text(program: LoweredProgram, options: Options, families: Iterable[Family] = BOTH) -> str:

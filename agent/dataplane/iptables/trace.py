@@ -53,6 +53,9 @@ class IptablesTracer:
         own = packet.destination if direction is Direction.INGRESS else packet.source
         start = names.pod_chain(PodId(direction, pod))
         chains = self._reached(packet.family, start)
+        unknown = self._unknown(own, packet.family)
+        if unknown:
+            return Trace(Fate.DENIED, unknown)
         isolated = names.isolated_set(direction, packet.family)
         if not any(own in self._members(name) for name in (isolated, names.alternate(isolated))):
             return Trace(Fate.NOT_JUDGED, f"{address_text(own)} is not in the set {isolated}")
@@ -64,6 +67,16 @@ class IptablesTracer:
         if start not in chains:
             return Trace(Fate.DENIED, f"there is no chain {start} of the pod")
         return _Walk(chains, packet, self._members, names.allow(direction)).walk(start)
+
+    def _unknown(self, address: bytes, family: Family) -> str:
+        """Say why an address is closed because no pod is known to have it; empty where it is not."""
+        networks, known = names.pod_networks_set(family), names.known_set(family)
+        inside = any(
+            isinstance(n, NetworkMember) and n.network.holds(address) for n in self._members(networks)
+        )
+        if not inside or address in self._members(known):
+            return ""
+        return f"{address_text(address)} is in a network of the set {networks} and not in the set {known}"
 
     def rules_of(
         self, direction: Direction, policy: Key, family: Family

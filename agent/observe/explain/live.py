@@ -17,7 +17,7 @@ import msgspec
 from agent.clock import Clock, moment
 from agent.dataplane.trace import CountedRule, Fate, Packet, Trace, Tracer
 from agent.kube.model import Key, Kind, Pod
-from agent.net import Direction
+from agent.net import Direction, address_text
 from agent.observe.explain.answer import (
     Answer,
     ConnectionAnswer,
@@ -30,6 +30,7 @@ from agent.observe.explain.answer import (
 )
 from agent.observe.explain.ends import Inventory, Unresolved, resolve
 from agent.observe.hits import Hits
+from agent.observe.new_pods import reason as closed_reason
 from agent.policy.engine import HeldInvalid
 from agent.policy.extract import Extract
 from agent.spec import unjudged
@@ -85,7 +86,8 @@ class Explainer:
     ``extract`` asks the loop (raises TimeoutError when it is busy); ``pods``, ``over_budget`` and
     ``invalid`` may be called from any thread. ``tracer`` looks at the kernel's rules; ``connections`` at
     what it tracks, between a source, a destination, a protocol and a port, and raises OSError. ``denied``
-    gives what was denied lately between two ends; ``behind`` says that the objects may be old, if they may.
+    gives what was denied lately between two ends; ``behind`` says that the objects may be old, if they may;
+    ``closed`` whether an address is closed here because no pod is known to have it.
     """
 
     node: str
@@ -100,6 +102,7 @@ class Explainer:
     hits: Hits
     denied: Callable[[Iterable[Question]], Sequence[str]] = lambda _: ()
     behind: Callable[[], str] = lambda: ""
+    closed: Callable[[bytes], bool] = lambda _: False
 
     def answer(self, asked: Asked) -> LiveAnswer:
         """Answer one question. Raises QuestionError where it cannot be understood."""
@@ -211,7 +214,29 @@ class Explainer:
             self._detailed(cluster, family, verdict, tracer)
             for family, verdict in zip(answer.families, verdicts, strict=True)
         )
-        return msgspec.structs.replace(answer, families=families)
+        return self._closing(msgspec.structs.replace(answer, families=families), verdicts)
+
+    def _closing(self, answer: Answer, verdicts: Sequence[Verdict]) -> Answer:
+        """Take it into account that an address is closed here until a pod is known to have it."""
+        families = tuple(map(self._closed_family, answer.families, verdicts))
+        if families == answer.families:
+            return answer
+        return msgspec.structs.replace(answer, families=families, outcome=Outcome.DENIED)
+
+    def _closed_family(self, family: FamilyAnswer, verdict: Verdict) -> FamilyAnswer:
+        ends = {Direction.EGRESS: verdict.packet.source, Direction.INGRESS: verdict.packet.destination}
+        closed = {
+            direction.value: msgspec.structs.replace(
+                family.direction(direction),
+                allowed=False,
+                why=closed_reason(address_text(address)),
+                node=self.node,
+                here=True,
+            )
+            for direction, address in ends.items()
+            if self.closed(address)
+        }
+        return msgspec.structs.replace(family, allowed=False, **closed) if closed else family
 
     def _judged(self, cluster: Cluster, verdict: Verdict) -> Verdict:
         """Take what policies cost into account on this node alone: of others' budgets it knows nothing."""

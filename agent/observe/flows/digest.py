@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent.clock import Moment, moment
-from agent.dataplane.logged import judged_by
+from agent.dataplane.logged import Cause, judged_by
 from agent.kernel.conntrack import Tuple
 from agent.kernel.headers import ICMP, ICMPV6, Headers, decode
 from agent.kernel.nflog import Logged
@@ -24,6 +24,7 @@ from agent.observe.flows.flow import End, Flow, Report, Unlogged
 from agent.observe.flows.fold import Folding, Repeats, Sort
 from agent.observe.flows.inventory import Inventory
 from agent.observe.flows.why import Reason, by_link, cluster_in, judged_reason
+from agent.observe.new_pods import reason as closed_reason
 from agent.spec.cluster import Cluster, owner
 from agent.spec.verdict import Packet
 
@@ -179,7 +180,10 @@ class Digest:
         why = Reason("the agent was too busy to say why")
         own = destination if judged.direction is Direction.INGRESS else source
         pod = own.pod
-        if judged.cause is not None:
+        if judged.cause is Cause.UNKNOWN:
+            pod = ""
+            why = Reason(closed_reason(own.address))
+        elif judged.cause is not None:
             key = self._inventory.links().get(judged.link)
             pod = "" if key is None else str(key)
             why = Reason(by_link(judged, own.address, own.pod, pod))

@@ -16,11 +16,11 @@ class Figures:
     """The agent's figures. Times are ``time.time()`` seconds, 0.0 never; what only grows began at the start.
 
     ``source`` is ``apiserver`` or ``manifests``. ``isolated`` counts pods by direction and family; ``faults``
-    by whether they keep the agent from being ready; ``over_budget`` policies by whose budget it is;
-    ``audited`` pods by direction, ``staged`` policies that are not enforced by their mode;
-    ``failures`` calls of the backend by what was called and the reason. ``results`` are those of network
-    plugins, ``early`` the pods that had an address by one before their status said it;
-    ``sandboxes`` those that the container runtime asked about, by what the answer meant.
+    by whether they keep the agent from being ready; ``unknown`` addresses that no pod is known to have;
+    ``over_budget`` policies by whose budget it is; ``audited`` pods by direction, ``staged`` policies that
+    are not enforced by their mode; ``failures`` calls of the backend by what was called and the reason.
+    ``results`` are those of network plugins, ``early`` the pods that had an address by one before their
+    status said it; ``sandboxes`` those that the container runtime asked about, by what the answer meant.
     """
 
     version: str
@@ -33,6 +33,7 @@ class Figures:
     isolated: Mapping[tuple[str, int], int] = field(default_factory=dict)
     policies: Mapping[str, int] = field(default_factory=dict)
     closed: Mapping[str, int] = field(default_factory=dict)
+    unknown: int = 0
     audited: Mapping[str, int] = field(default_factory=dict)
     staged: Mapping[str, int] = field(default_factory=dict)
     over_budget: Mapping[str, int] = field(default_factory=dict)

@@ -93,6 +93,14 @@ PACKETS: tuple[Metric, ...] = (
         of_traffic(Told.WRONG_LINK, lambda a: a.packets, "namespace"),
     ),
     Metric(
+        "unknown_packets_total",
+        COUNTER,
+        ("direction",),
+        "Packets that were denied because no pod is known to have their address (`--new-pods deny`).",
+        "2 where new pods are closed",
+        of_traffic(Told.UNKNOWN, lambda a: a.packets, "direction"),
+    ),
+    Metric(
         "log_packets_lost_total",
         COUNTER,
         ("reason",),

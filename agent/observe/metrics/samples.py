@@ -12,7 +12,7 @@ from agent.sources.source import SyncState
 GAUGE, COUNTER, HISTOGRAM = Type
 
 ONE = "1"
-PER_KIND = "3, with `--allow-nodes` 4: one for each kind of object"
+PER_KIND = "3, with `--allow-nodes` or `--new-pods deny` 4: one for each kind of object"
 PER_FAMILY = "2"
 PER_DIRECTION = "2"
 PER_NAMESPACE = "2 for each namespace with isolated pods on this node"

@@ -108,6 +108,15 @@ STATE: tuple[Metric, ...] = (
         each(lambda f: f.closed),
     ),
     Metric(
+        "unknown_addresses",
+        GAUGE,
+        (),
+        "Addresses inside pods of this node that are closed, since no pod is known to have them "
+        "(`--new-pods deny`).",
+        ONE,
+        one(lambda f: f.unknown),
+    ),
+    Metric(
         "chains", GAUGE, ("family",), "The agent's iptables chains.", PER_FAMILY, each(lambda f: f.chains)
     ),
     Metric(

@@ -70,6 +70,8 @@ def _screen(snapshot: StatusSnapshot, around: Around) -> Iterator[str]:
         yield _enforced(snapshot)
         yield from _staged(snapshot)
         yield from _unconfirmed(snapshot)
+        if snapshot.new_pods is not None:
+            yield f"[bold]New pods[/] {escape(str(snapshot.new_pods))}"
         yield from _kernel(snapshot)
     else:
         yield "[bold]Kernel[/] not touched yet: what was in it before this agent started is still enforced"

@@ -13,7 +13,15 @@ from typing import NamedTuple
 
 from agent.kube.logging import Logging
 from agent.net import Direction, Family, Member, Network, NetworkMember, Protocol
-from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, judged_addresses
+from agent.policy.program import (
+    NO_NETWORKS,
+    PodId,
+    PodNetworks,
+    PodProgram,
+    PolicyId,
+    PortRange,
+    judged_addresses,
+)
 
 
 class SetKind(enum.StrEnum):
@@ -85,8 +93,8 @@ class LoweredPolicy(NamedTuple):
 class LoweredProgram:
     """What this node's kernel should hold. Only the engine writes to it.
 
-    ``pods``, ``audited``, ``closed`` and ``node_networks`` are the program's own: they need no other form.
-    Isolated is what the program calls judged, with DENY by default.
+    ``pods``, ``audited``, ``closed``, ``node_networks``, ``known`` and ``pod_networks`` are the program's
+    own: they need no other form. Isolated is what the program calls judged, with DENY by default.
     """
 
     policies: dict[PolicyId, LoweredPolicy] = field(default_factory=dict)
@@ -99,6 +107,8 @@ class LoweredProgram:
     logging: dict[PodId, Logging] = field(default_factory=dict)
     """Of pods whose connections are logged: which. Most pods are not here."""
     audited: dict[PodId, PodProgram] = field(default_factory=dict)
+    known: set[bytes] | None = None
+    pod_networks: PodNetworks = NO_NETWORKS
 
     def isolated(self, direction: Direction, family: Family) -> set[bytes]:
         """Return the addresses isolated in a direction: of pods and closed ones. Costs a scan."""
@@ -124,7 +134,9 @@ class Delta:
     here before or after): connection tracking must forget them before they are opened or put in any set.
     ``vacant`` are those released that were remote and that nobody has now: they are released again when
     somebody takes them, so that forgetting them can wait. ``local`` are the addresses of local pods, after
-    this step and before it, among the members that changed. ``node_networks``: whether those changed.
+    this step and before it, among the members that changed. ``node_networks``: whether those changed, and
+    ``pod_networks`` the same. ``admitted`` are the addresses that became known, ``expelled`` those that are
+    known no more; one that passes from a pod to another is in both: it leaves first, and enters last.
     """
 
     policies: set[PolicyId] = field(default_factory=set)
@@ -143,6 +155,9 @@ class Delta:
     vacant: set[bytes] = field(default_factory=set)
     local: set[bytes] = field(default_factory=set)
     node_networks: bool = False
+    pod_networks: bool = False
+    admitted: set[bytes] = field(default_factory=set)
+    expelled: set[bytes] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         """Whether anything changed."""
@@ -157,4 +172,7 @@ class Delta:
             or any(self.opened.values())
             or self.released
             or self.node_networks
+            or self.pod_networks
+            or self.admitted
+            or self.expelled
         )

@@ -18,11 +18,14 @@ from agent.sources.apiserver.identity import QUERY, ClusterIdentity, Records
 from agent.sources.apiserver.probe import READ_SECONDS, Probe
 from agent.sources.apiserver.reflector import Reflector
 from agent.sources.apiserver.seen import Seen
+from agent.sources.apiserver.selected import Selected
 from agent.sources.source import SyncState
 
 
 class ApiSource:
     """Pods, namespaces, network policies, and nodes when asked for, from an API server.
+
+    ``nodes``: all nodes are read; else ``own_node`` alone, if it has a name.
 
     ``kubeconfig`` and ``context`` name the configuration; without them it is the pod's own, else the
     user's. ``state`` is a directory in which to remember which cluster it is and how far it has told this
@@ -46,6 +49,7 @@ class ApiSource:
         context: str | None = None,
         *,
         nodes: bool = False,
+        own_node: str = "",
         state: Path | None = None,
         anything: bool = False,
         first: str = "",
@@ -54,7 +58,12 @@ class ApiSource:
         self._confirm_empty = confirm_empty
         self._contact = Contact()
         self._connection = Connection(kubeconfig, context)
-        self._kinds = [Kind.NAMESPACE, Kind.POD, Kind.POLICY] + ([Kind.NODE] if nodes else [])
+        self._kinds = [Kind.NAMESPACE, Kind.POD, Kind.POLICY] + ([Kind.NODE] if nodes or own_node else [])
+        self._nodes_by = (
+            self._connection
+            if nodes or not own_node
+            else Selected(self._connection, f"metadata.name={own_node}")
+        )
         self._state = state
         self._anything = anything
         self._first = first
@@ -74,7 +83,7 @@ class ApiSource:
             self._reflectors.append(
                 Reflector(
                     kind,
-                    self._connection,
+                    self._nodes_by if kind is Kind.NODE else self._connection,
                     sink,
                     self._seen(kind),
                     anything=self._anything,

@@ -26,7 +26,7 @@ from agent.net import Family, Protocol
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
 from agent.runtime.linked_pods import owners_of, without_others_addresses
-from tests.build import packed
+from tests.build import network, packed
 from tests.lab import packets
 from tests.lab.backends import BackendKind
 from tests.lab.lab import Lab
@@ -143,11 +143,14 @@ class Stage:
         patience: float = math.inf,
         budgets: Budgets = DEFAULT,
         warned: str = "",
+        deny_new: bool = False,
+        pod_networks: Iterable[str] = (),
     ) -> None:
         """Let the cluster be the cast and these objects, which may replace the cast's, and the kernel so.
 
         ``patience``: seconds for which the backend waits for a command. ``warned``: what the one
-        warning of the backend says, where there must be one.
+        warning of the backend says, where there must be one. ``deny_new``: addresses of no known pod are
+        closed, in ``pod_networks`` if there are any.
         """
         objects: list[Object] = [self.pod(name) for name in self.pods]
         objects += [self.namespace(name) for name in ("x", "y")]
@@ -159,7 +162,14 @@ class Stage:
             else:
                 cluster[type(item), item.key] = item
         first = [Upsert(model.kind_of(o), o) for o in cluster.values()]
-        self.engine = Engine("near", linger=linger, allow_nodes=allow_nodes, budgets=budgets)
+        self.engine = Engine(
+            "near",
+            linger=linger,
+            allow_nodes=allow_nodes,
+            budgets=budgets,
+            deny_new=deny_new,
+            pod_networks=frozenset(map(network, pod_networks)),
+        )
         self.engine.apply([*first, *events, *(Synced(kind) for kind in Kind)], self.now)
         with self.kernel():
             if self.backend is None or (options, patience) != (self.options, self.patience):

@@ -15,6 +15,7 @@ from agent.dataplane.iptables.rules.rule import Changes, Rules
 from agent.dataplane.iptables.tables.tables import FEW_LINES
 from agent.dataplane.turns import PAUSE, Work
 from agent.fault import Fault
+from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_shapes import SetContent
 from agent.net import Member, member_address
 
@@ -47,7 +48,8 @@ class Carrying:
     def run(self) -> Work[list[Fault]]:
         """Make the step, in this order; return what went wrong.
 
-        1. Addresses that change hands leave the sets of peers, and their connections are forgotten.
+        1. Addresses that change hands leave the sets of peers, and those that no pod has any more the sets of
+           known ones; then their connections are forgotten.
         2. Sets that new rules need are made, under names that nothing looks at.
         3. Members are added that cannot change a verdict yet.
         4. Chains are written that no packet passes yet; the tree of pods then leads to them. As soon as a
@@ -60,7 +62,9 @@ class Carrying:
         9. Connections are forgotten that an address of 1 got since: while its former owner's rules held, or
            from peers that left in 7 or 8. All that comes after this lets in more, never less.
         10. The addresses of 1 are added to sets, and addresses are opened that are isolated no more.
-        11. What nothing needs any more becomes garbage.
+        11. Addresses that pods have from now on become known: the last thing that opens. Then networks of
+           pods come and go, in which what is not known is closed.
+        12. What nothing needs any more becomes garbage.
 
         Raises SetError when it cannot be told what a new set must hold; nothing has been opened then.
         """
@@ -75,6 +79,7 @@ class Carrying:
             self.faults += self._writers.connections.forget(self._at_once)
             self._change({n: Gains(self._without_unforgotten(added)) for n, added in entering.items()})
         self._open()
+        self._admit()
         self._discard()
         return self.faults
 
@@ -85,6 +90,7 @@ class Carrying:
         early = take_losses(step.live, step.released)
         others = {name: names.counterpart(name) for name in early} if lagging else {}
         early |= {old: early[name] for name, old in others.items() if old in lagging}
+        early |= {name: Gains(removed=set(gains.removed)) for name, gains in step.known.items()}
         self._change(early)
         self._held.tracked.vacant |= step.vacant
         self.faults += self._writers.connections.forget(self._at_once)
@@ -210,7 +216,7 @@ class Carrying:
             unreached[family] = {c: r for c, r in chains.items() if c not in later}
         return unreached, reached
 
-    # 7 to 11
+    # 7 to 12
 
     def _flows_since(self) -> bool:
         """Whether an address that changed hands may have got a connection since step 1 that is denied now.
@@ -259,6 +265,28 @@ class Carrying:
     def _open(self) -> None:
         isolated = self._step.isolated.items()
         self._change({n: Gains(removed=self._without_unforgotten(g.removed)) for n, g in isolated})
+
+    def _admit(self) -> None:
+        """Have addresses be known, once whoever is to be isolated is: after a failure, ask the kernel."""
+        entering = {n: self._without_unforgotten(g.added) for n, g in self._step.known.items() if g.added}
+        if entering and self.faults:
+            closed = self._still_open()
+            entering = {name: added - closed for name, added in entering.items()}
+        self._change({name: Gains(added) for name, added in entering.items()})
+        self._change(self._step.networks)
+
+    def _still_open(self) -> set[Member]:
+        """Return the addresses that the step isolates and that the kernel may not hold isolated."""
+        sets, found = self._writers.sets, set[Member]()
+        for name, gains in self._step.isolated.items():
+            try:
+                found |= gains.added - sets.members(name) if gains.added else set()
+            except SetError:
+                found |= gains.added
+        for name, (_, members) in self._step.fresh.items():
+            # Whoever is isolated by a switch is so by rules, which may not have been written.
+            found |= members if names.is_isolated_set(name) else set()
+        return found
 
     def _discard(self) -> None:
         self._held.sets.garbage |= self._step.dropped & self._held.sets.shapes.keys()

@@ -106,6 +106,8 @@ class Executor:
         if not faults:
             for name in changes.keys() & step.live.keys():
                 step.live[name].removed.clear()
+            for name in changes.keys() & step.known.keys():
+                step.known[name].removed.clear()
             for name in changes.keys() & step.isolated.keys():
                 step.isolated[name].added.clear()
             for name in changes.keys() & step.otherwise.keys():

@@ -18,7 +18,7 @@ from agent.net import Family, Member
 def losses(step: Step) -> dict[str, set[Member]]:
     """Return the members that leave sets of peers, ports and nodes, by the names a set may have."""
     found: dict[str, set[Member]] = {}
-    for name, gains in (*step.live.items(), *step.otherwise.items()):
+    for name, gains in (*step.live.items(), *step.known.items(), *step.otherwise.items()):
         if not names.is_isolated_set(name):
             for each in (name, names.counterpart(name)):
                 found.setdefault(each, set()).update(gains.removed)
@@ -38,7 +38,7 @@ def isolations(step: Step) -> dict[str, set[Member]]:
 def yield_to(step: Step, later: Step) -> None:
     """Have a step add nobody whom a later one removes, and open nobody whom that isolates."""
     for name, lost in losses(later).items():
-        for changes in (step.live, step.unseen):
+        for changes in (step.live, step.unseen, step.known):
             if name in changes:
                 changes[name].added -= lost
         if name in step.fresh:
@@ -73,6 +73,8 @@ def both(first: Step, second: Step, stays: Callable[[Family, str], bool]) -> Ste
         vacant=first.vacant - (second.released - second.vacant) | second.vacant,
         dropped=first.dropped - second.fresh.keys() | second.dropped,
         otherwise=_one_after_the_other(first.otherwise, second.otherwise),
+        known=_known_after(first.known, second.known),
+        networks=_one_after_the_other(first.networks, second.networks),
         spent=spent - {c for after in second.chains.values() for c, rules in after.items() if rules},
     )
     for changes in (found.live, found.unseen):
@@ -98,7 +100,7 @@ def independent(step: Step, current: Step) -> bool:
         if theirs.keys() & (chains.keys() | targets):
             return False
     used = {name for c in step.chains.values() for rules in c.values() for name in sets_in(rules or ())}
-    return not _sets_of(current) & (_sets_of(step) | used)
+    return not _sets_of(current) & (_sets_of(step) | used) - _apart(step, current)
 
 
 def _sets_of(step: Step) -> set[str]:
@@ -106,9 +108,25 @@ def _sets_of(step: Step) -> set[str]:
     return usual | set(map(names.counterpart, usual))
 
 
+def _apart(step: Step, current: Step) -> set[str]:
+    """Return the sets of known addresses in which two steps change other addresses, so in any order."""
+    changed = current.known.keys() - current.fresh.keys() - current.dropped
+    usual = {
+        name
+        for name in step.known.keys() & changed
+        if not _addresses(step.known[name]) & _addresses(current.known[name])
+    }
+    return usual | set(map(names.counterpart, usual))
+
+
+def _addresses(gains: Gains) -> set[Member]:
+    return gains.added | gains.removed
+
+
 def touched(step: Step) -> Iterable[str]:
     """Return the sets whose members a step changes where they are."""
-    return {*step.live, *step.unseen, *step.isolated, *step.otherwise, *losses(step), *isolations(step)}
+    live = {*step.live, *step.unseen, *step.isolated, *step.known, *step.networks, *step.otherwise}
+    return {*live, *losses(step), *isolations(step)}
 
 
 def _one_after_the_other(first: dict[str, Gains], second: dict[str, Gains]) -> dict[str, Gains]:
@@ -117,4 +135,14 @@ def _one_after_the_other(first: dict[str, Gains], second: dict[str, Gains]) -> d
         before = found.setdefault(name, Gains())
         before.added = before.added - gains.removed | gains.added
         before.removed = before.removed - gains.added | gains.removed
+    return found
+
+
+def _known_after(first: dict[str, Gains], second: dict[str, Gains]) -> dict[str, Gains]:
+    """Return both changes of known addresses as one, in which all that leave do so before any enters."""
+    found = {name: Gains(set(gains.added), set(gains.removed)) for name, gains in first.items()}
+    for name, gains in second.items():
+        before = found.setdefault(name, Gains())
+        before.added = before.added - gains.removed | gains.added
+        before.removed |= gains.removed
     return found

@@ -7,11 +7,13 @@ there is part of the step.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from agent.dataplane.iptables.change.atomicity import hazardous
 from agent.dataplane.iptables.change.step import Gains, Step
 from agent.dataplane.iptables.held import Held, Revision
+from agent.dataplane.iptables.ipset.known import Moving
 from agent.dataplane.iptables.ipset.set_table import alike
 from agent.dataplane.iptables.ipset.sets import addresses_shape, network_members, networks_shape, shape_of
 from agent.dataplane.iptables.rules import names
@@ -35,6 +37,7 @@ class Found(NamedTuple):
     are still tracked. ``elsewhere``: sets that rules of ours in the other iptables mode look at; these rules
     are judged by packets until they are removed, so that their sets may not change under them.
     ``owners``: the pods of this node's addresses. ``node``: what is known of the node, if that is news.
+    ``known`` and ``networks``: the changes, by set, of known addresses and of pods' networks.
     """
 
     content: Mapping[str, SetContent]
@@ -42,6 +45,8 @@ class Found(NamedTuple):
     elsewhere: frozenset[str]
     owners: Mapping[bytes, Key]
     node: NodeFacts | None = None
+    known: Mapping[str, Moving] = MappingProxyType({})
+    networks: Mapping[str, Moving] = MappingProxyType({})
 
 
 def plan_delta(held: Held, program: LoweredProgram, delta: Delta, node: NodeFacts | None = None) -> Step:
@@ -65,6 +70,8 @@ def plan_delta(held: Held, program: LoweredProgram, delta: Delta, node: NodeFact
     set_names = set_names.forgetting(delta.sets_removed)
     if delta.node_networks:
         _change_nodes(held, families, program, step)
+    if delta.admitted or delta.expelled:
+        _change_known(set_names, delta, step)
     moving = {
         s: Gains(set(m.added), set(m.removed)) for s, m in delta.members.items() if s.family in families
     }
@@ -121,6 +128,16 @@ def _change_isolated(set_names: SetNames, families: Collection[Family], delta: D
         for address in delta.opened[direction]:
             if family_of(address) in families:
                 gains(direction, address).removed.add(address)
+
+
+def _change_known(set_names: SetNames, delta: Delta, step: Step) -> None:
+    for family, closing in set_names.closing.items():
+        added, removed = (
+            {address for address in addresses if family_of(address) is family}
+            for addresses in (delta.admitted, delta.expelled)
+        )
+        if added or removed:
+            step.known[closing.known] = Gains(set[Member](added), set[Member](removed))
 
 
 def _come_and_go(families: Collection[Family], program: LoweredProgram, delta: Delta, step: Step) -> None:
@@ -222,6 +239,10 @@ def plan_sync(held: Held, program: LoweredProgram, found: Found) -> Step:
         for chain, rules in table.items()
     )
     step.released = _left(moving) | changed_hands(chains, found.owners)
+    step.known = {name: Gains(*moved) for name, moved in found.known.items()}
+    step.networks = {name: Gains(*moved) for name, moved in found.networks.items()}
+    # Whoever had it may be running still, with connections.
+    step.released |= {m for gains in step.known.values() for m in gains.removed if isinstance(m, bytes)}
     _hold_alternates(families, program, content, referred, step)
     swapped = any(
         _is_another(name, shape, content, referred)

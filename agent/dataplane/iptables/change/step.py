@@ -30,6 +30,8 @@ class Step:
     ``chains``: chains to write. ``fresh``: sets to make; no rule that stays refers to them yet.
     ``unseen``: members to add that cannot change a verdict yet. ``live``: changes of members that do change
     verdicts. ``isolated``: addresses to add to, or to remove from, the sets of isolated addresses.
+    ``known``: addresses to add to, or to remove from, the sets of known addresses: they leave first and enter
+    last. ``networks``: changes of the sets of pods' networks, after all else.
     ``released``: addresses whose connections must be forgotten before they are added to any set again;
     ``vacant``: those of them for which this can wait. ``dropped``: sets that nothing needs after the step.
     ``spent``: chains that nothing needs after the step. ``reshapes``: its chains say the same as before in
@@ -47,6 +49,8 @@ class Step:
     unseen: dict[str, Gains] = field(default_factory=dict)
     live: dict[str, Gains] = field(default_factory=dict)
     isolated: dict[str, Gains] = field(default_factory=dict)
+    known: dict[str, Gains] = field(default_factory=dict)
+    networks: dict[str, Gains] = field(default_factory=dict)
     released: set[bytes] = field(default_factory=set)
     vacant: set[bytes] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
@@ -66,7 +70,7 @@ def taken_over(step: Step) -> Step:
 
 def denies(name: str, gains: Gains) -> bool:
     """Whether a packet that was allowed may be denied by a change of a set."""
-    if names.is_isolated_set(name) or names.is_closed_set(name):
+    if names.is_isolated_set(name) or names.is_closed_set(name) or names.is_pod_networks_set(name):
         return bool(gains.added)
     return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)
 

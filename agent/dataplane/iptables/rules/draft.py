@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from agent.dataplane.iptables.rules import audits, guards, linked, names, render, top
+from agent.dataplane.iptables.rules import audits, guards, linked, names, render, top, unknown
 from agent.dataplane.iptables.rules.lists import Known, Lists
 from agent.dataplane.iptables.rules.node import NodeFacts
 from agent.dataplane.iptables.rules.overlay import Overlay
@@ -35,6 +35,8 @@ class _Top(NamedTuple):
     ports: frozenset[str]
     untracked: str | None
     audited: frozenset[Direction]
+    closing: unknown.Closing | None
+    outside: unknown.Outside
 
 
 class _Nodes(NamedTuple):
@@ -292,8 +294,9 @@ class Draft:
         afresh: bool = False,
     ) -> None:
         nodes = self._of_nodes(program)
+        closing = set_names.closing.get(family)
         depends = _Top(
-            bool(program.pods) or any(program.closed.values()),
+            closing is not None or bool(program.pods) or any(program.closed.values()),
             self.node.uplinks if family in nodes.families else frozenset(),
             frozenset(direction for direction, switched in set_names.switched_isolated if switched is family),
             set_names.caches.get(family),
@@ -304,6 +307,8 @@ class Draft:
             self.node.surroundings.ports if family is Family.V6 else frozenset(),
             set_names.untracked.get(family),
             audits.asked(self._audits.get(family) or {}, family),
+            closing,
+            unknown.outside(closing, self.node.surroundings),
         )
         before = self._tops.get(family)
         if depends == before and not afresh:
@@ -323,6 +328,8 @@ class Draft:
             ports=depends.ports,
             untracked=depends.untracked,
             audited=depends.audited,
+            closing=depends.closing,
+            outside=depends.outside,
         )
         if before is not None and before.audited != depends.audited:
             changes[family].update(dict.fromkeys({names.AUDIT, names.AUDIT_IN} - chains.keys()))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules.rule import About, Guard, Rule, jump
-from agent.dataplane.logged import Decided, Judged
+from agent.dataplane.logged import Cause, Decided, Judged
 from agent.kube.logging import Amount, Logging
 from agent.net import Direction, Family
 from agent.policy.program import PodId
@@ -95,6 +95,14 @@ def logging_nobodys(direction: Direction, match: str, family: Family, options: O
         return []
     judged = Judged(Decided.DENIED, direction)
     return log_rule(judged, options.log.default, options, match, about=Guard.NO_POD)
+
+
+def logging_unknown(direction: Direction, family: Family, options: Options) -> list[Rule]:
+    """Return the rule that logs what is denied of addresses that no pod is known to have."""
+    if options.log is None or not can_log(Logging(options.log.default), family, options):
+        return []
+    judged = Judged(Decided.DENIED, direction, Cause.UNKNOWN)
+    return log_rule(judged, options.log.default, options, about=Guard.UNKNOWN)
 
 
 def can_log(logging: Logging, family: Family, options: Options) -> bool:

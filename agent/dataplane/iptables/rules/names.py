@@ -46,12 +46,15 @@ TUNNEL_IN = TOP_PREFIX + "TUNNEL-IN"
 TUNNEL_ANY = TOP_PREFIX + "TUNNEL-ANY"
 TUNNEL_OUT = TOP_PREFIX + "TUNNEL-OUT"
 UNTRACKED = TOP_PREFIX + "UNTRACKED"
+GUARD = TOP_PREFIX + "GUARD"
 SAMPLE = TOP_PREFIX + "SAMPLE"
 LOG = TOP_PREFIX + "LOG"
 LINKS_PREFIX = TOP_PREFIX + "LINKS-"
 
 SET_PREFIX = "KUBE-"
 NODES = "KUBE-NODES-"
+_KNOWN_SET = "KUBE-KNOWN-"
+_POD_NETWORKS = "KUBE-PODNETS-"
 _CLOSED = "KUBE-CLOSED-"
 _CACHE_SET = "KUBE-CACHE-"
 _LOOKUP_SET = "KUBE-LOOKUP-"
@@ -62,7 +65,7 @@ _OUR_CHAIN = re.compile(r"KUBE-(?:NETPOL-[A-Z-]+|(?:POD-FW|NWLIST|NWPLCY|NWRULE|
 """A new name must be one that versions before know for theirs. Taking over, they remove what they do not ask
 for; what nobody removes holds on to the chains of policies that it leads to."""
 _OUR_SET = re.compile(
-    r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|(?:ISOLATED|CLOSED)-(?:IN|E)GRESS-[46]|NODES-[46])(?:-s)?(?:-g)?"
+    r"KUBE-(?:(?:SRC|DST)-[46]-[a-z2-7]{16}|(?:ISOLATED|CLOSED)-(?:IN|E)GRESS-[46]|(?:NODES|KNOWN|PODNETS)-[46])(?:-s)?(?:-g)?"
     r"|KUBE-(?:CACHE|LOOKUP|UNTRACKED)-(?:nft|legacy)-[46]|KUBE-OTHERS-[46]"
 )
 """With the suffixes of :func:`alternate` and, after it, of a set that is being grown."""
@@ -150,6 +153,25 @@ def links_chain(direction: Direction) -> str:
 def link_chain(kind: str, direction: Direction, family: Family, what: str) -> str:
     """Name a node of a tree over links, or the chain of one; ``kind`` tells the trees apart."""
     return TREE_PREFIX + digest("link", kind, direction, str(int(family)), what)
+
+
+def unknown(direction: Direction) -> str:
+    """Name the chain of packets whose address, on that side, is no known pod's of this node."""
+    return f"{TOP_PREFIX}UNKNOWN-{direction.upper()}"
+
+
+def known_set(family: Family) -> str:
+    """Name the set of the addresses that pods of this node are known to have."""
+    return f"{_KNOWN_SET}{int(family)}"
+
+
+def pod_networks_set(family: Family) -> str:
+    """Name the set of the networks of this node's pods, in which unknown addresses are closed."""
+    return f"{_POD_NETWORKS}{int(family)}"
+
+
+def is_pod_networks_set(name: str) -> bool:
+    return name.startswith(_POD_NETWORKS)
 
 
 def isolated_set(direction: Direction, family: Family) -> str:

@@ -61,6 +61,7 @@ class Guard(enum.StrEnum):
     NODES = "other nodes may reach every pod"
     CLOSED = "rules that take something away could not be written yet"
     NO_POD = "an isolated address that no pod here has"
+    UNKNOWN = "an address of this node's pods that no pod is known to have"
     TRANSIT = "packets of others that this node sends"
     CUT = "packets of connections that a change forbade"
     LINKS = "packets that come by the link of another pod"
@@ -74,7 +75,7 @@ class Rule(str):
     """A rule of ours: frozen text that knows where it leads.
 
     ``target``: the chain or the verdict that a matching packet goes to; ``goto``: from that chain it does not
-    come back. ``in_sets``: the sets that are looked into, one at most in rules made here. ``about``: what the
+    come back. ``in_sets``: the sets that are looked into, two at most in rules made here. ``about``: what the
     rule serves, None where that is nothing in particular.
     """
 

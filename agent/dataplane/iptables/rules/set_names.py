@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.trees import Tree
+from agent.dataplane.iptables.rules.unknown import Closing
 from agent.net import Direction, Family
 from agent.policy.lower.lowered import SetId
 
@@ -19,13 +20,15 @@ class SetNames:
     their alternate name. ``caches``: the verdict caches, of the families that have one; ``transit``: the sets
     in which packets of others leave a trace, of the families in which OUTPUT does not judge them; ``closed``:
     those of addresses whose rules could not be written; ``untracked``: those in which denied packets leave a
-    trace that are not tracked.
+    trace that are not tracked; ``closing``: those by which unknown addresses are closed, of the families in
+    which they are.
     """
 
     caches: Mapping[Family, names.Cache] = field(default_factory=dict)
     transit: Mapping[Family, str] = field(default_factory=dict)
     untracked: Mapping[Family, str] = field(default_factory=dict)
     closed: Mapping[Tree, str] = field(default_factory=dict)
+    closing: Mapping[Family, Closing] = field(default_factory=dict)
     switched: frozenset[SetId] = frozenset()
     switched_isolated: frozenset[Tree] = frozenset()
 

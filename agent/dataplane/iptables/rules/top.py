@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from agent.dataplane.iptables.options import Options
-from agent.dataplane.iptables.rules import audits, cut, guards, names
+from agent.dataplane.iptables.rules import audits, cut, guards, names, unknown
 from agent.dataplane.iptables.rules.guards import UNGUARDED, Guarded
 from agent.dataplane.iptables.rules.logging import logging_nobodys
 from agent.dataplane.iptables.rules.render import NO_WAYS, PROTOCOLS, IsolatedNamer, Ways, node_name
@@ -38,6 +38,8 @@ def top_chains(
     ports: Iterable[str] = (),
     untracked: str | None = None,
     audited: frozenset[Direction] = frozenset(),
+    closing: unknown.Closing | None = None,
+    outside: unknown.Outside = unknown.NOWHERE,
 ) -> Chains:
     """Return the chains that do not depend on any one pod.
 
@@ -50,9 +52,11 @@ def top_chains(
     those by which pods are judged by their links.
     ``tunnels``: what the rules about tunnels depend on; ``ports``: those of bridges that lead to the network
     outside, where routers are. ``untracked``: the set in which denied packets that are not tracked leave one.
-    ``audited``: the directions in which pods here are audited.
+    ``audited``: the directions in which pods here are audited. ``closing``: by which unknown addresses are
+    closed, where they are, and ``outside``: where the network outside is.
     """
     chains = guards.tunnel_chains(family, tunnels) | guards.untracked_chains(untracked)
+    chains |= unknown.unknown_chains(closing, outside, family, options)
     uplinks = sorted(uplinks)
     established = jump(options.leave, "-m conntrack --ctstate RELATED,ESTABLISHED")
     checks = {
@@ -71,6 +75,7 @@ def top_chains(
         *links.others,
         *(rule for protocol, rule in again.items() if protocol is not Protocol.TCP),
         *links.late,
+        *unknown.forward_rules(closing),
         *(jump(names.judge(d), check) for d, check in checks.items()),
     ]
     if audited:
@@ -94,6 +99,7 @@ def top_chains(
     chains[names.BRIDGED] = (*unnamed, *(() if returns else common)) if guarded else ()
     remote = "-m addrtype ! --src-type LOCAL"
     output = [*guards.output_rules(tunnels), *cut.output(options), established, *again.values()]
+    output += unknown.output_rules(closing, remote)
     if transit is not None:
         output += [goto(names.TRANSIT, check, remote) for check in checks.values()]
     else:

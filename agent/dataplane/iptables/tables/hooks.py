@@ -98,9 +98,16 @@ def leading_handles(table: Table, chain: str) -> list[int]:
 
 
 def unneeded(table: Table, garbage: Container[str]) -> list[str]:
-    """Return the restore lines that take out the hooks that lead to garbage."""
-    ours = [chain for chain in HOOKS if HOOKS[chain] in garbage]
-    return [f"-D {chain} {rule}" for chain in ours for rule in _leading(table, chain)]
+    """Return the restore lines that take out what leads from built-in chains to garbage.
+
+    That is hooks of chains that are needed no more, and the rules of a guard that an agent relieves.
+    """
+    return [
+        f"-D {chain} {rule}"
+        for chain in HOOKS
+        for rule in table.get(chain, ())
+        if (parse.foreign(rule).target or "") in garbage and foreign.handle(rule) is None
+    ]
 
 
 def remove(table: Table, doomed: Callable[[str], bool] = names.is_ours) -> list[str]:

@@ -1,0 +1,128 @@
+"""A few rules by themselves that close the networks of a node's pods from boot until an agent knows these.
+
+::
+
+    FORWARD -> KUBE-NETPOL-GUARD
+    OUTPUT, what the node sends for others -> KUBE-NETPOL-GUARD
+
+They need no set, and no agent. The chain is one of the agent's: its first sync takes it away, after its own
+rules stand, since it asks for no such chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from agent.dataplane.iptables import cleanup
+from agent.dataplane.iptables.rules import names, parse, script
+from agent.dataplane.iptables.rules.rule import Guard, Rules, jump
+from agent.dataplane.iptables.tables import hooks
+from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
+from agent.dataplane.iptables.variant import MODES, Mode
+from agent.fault import Fault
+from agent.net import Direction, Family, Network
+
+_ABOUT = names.comment("closed until the agent knows this node's pods")
+_HOOKS = {
+    "FORWARD": f"-j {names.GUARD}",
+    "OUTPUT": f"-m addrtype ! --src-type LOCAL -j {names.GUARD}",
+}
+"""The rules of built-in chains that lead to the guard's."""
+
+
+class Standing(NamedTuple):
+    """What stands in the filter table of one family: the guard, with its networks, or an agent's own rules.
+
+    ``closes``: an agent's rules close what is not known, so that no guard is needed.
+    """
+
+    mode: Mode
+    family: Family
+    networks: tuple[str, ...]
+    guarded: bool
+    agent: bool
+    closes: bool
+
+
+def guard_rules(networks: Iterable[Network]) -> Rules:
+    """Return the rules of the guard's chain for the networks of one family.
+
+    What is established goes on, so that a guard that comes late cuts nothing.
+    """
+    found = [jump("RETURN", "-m conntrack --ctstate RELATED,ESTABLISHED")]
+    for network in sorted(networks):
+        found += [jump("DROP", f"{flag} {network}", _ABOUT, about=Guard.UNKNOWN) for flag in ("-s", "-d")]
+    return tuple(found)
+
+
+def standing(mode: Mode, families: Iterable[Family] = Family) -> list[Standing]:
+    """Say what stands in one mode, making no table. Raises TableError."""
+    return [_standing(mode, family, table) for family, table in cleanup.tables(mode, families).items()]
+
+
+def _standing(mode: Mode, family: Family, table: Table) -> Standing:
+    targets = [parse.foreign(rule).target for rule in table.get("FORWARD", ())]
+    chain = table.get(names.GUARD, ())
+    closed = [words[1] for rule in chain if (words := rule.split())[0] == "-s"]
+    agent = names.FORWARD in targets
+    closes = agent and names.unknown(Direction.INGRESS) in table
+    return Standing(mode, family, tuple(closed), bool(chain) and names.GUARD in targets, agent, closes)
+
+
+def put(mode: Mode, networks: Collection[Network]) -> list[Fault]:
+    """Put the guard into the filter tables of one mode, in front; return what could not be written.
+
+    One that stands with other networks is changed to these. Each family is written at once, or not at all.
+    """
+    written = Tables(mode)
+    lines: dict[Family, list[str]] = {}
+    faults = []
+    for family in Family:
+        rules = guard_rules(n for n in networks if n.family is family)
+        try:
+            table = written.read(family)
+        except TableError as error:
+            faults.append(_fault(family, error))
+            continue
+        if len(rules) == 1:
+            lines[family] = _removing(table)
+        elif not _stands(table, rules):
+            lines[family] = hooks.remove(table, _is_guard) + _adding(rules)
+    failed = written.restore({family: some for family, some in lines.items() if some})
+    return faults + [_fault(family, error) for family, error in failed.items()]
+
+
+def remove() -> list[Fault]:
+    """Take the guard out of both modes; return what could not be removed."""
+    faults = []
+    for mode in MODES:
+        written = Tables(mode)
+        found, failed = cleanup.each_table(mode, Family)
+        lines = {family: _removing(table) for family, table in found.items()}
+        failed |= written.restore({family: some for family, some in lines.items() if some})
+        faults += [_fault(family, error) for family, error in failed.items()]
+    return faults
+
+
+def _stands(table: Table, rules: Rules) -> bool:
+    first = {chain: table.get(chain, ("",))[:1] for chain in _HOOKS}
+    return table.get(names.GUARD) == rules and all(first[c] == (rule,) for c, rule in _HOOKS.items())
+
+
+def _adding(rules: Rules) -> list[str]:
+    return script.lines({}, {names.GUARD: rules}) + [f"-I {c} 1 {rule}" for c, rule in _HOOKS.items()]
+
+
+def _removing(table: Table) -> list[str]:
+    lines = hooks.remove(table, _is_guard)
+    return lines + (script.deletions([names.GUARD]) if names.GUARD in table else [])
+
+
+def _is_guard(chain: str) -> bool:
+    return chain == names.GUARD
+
+
+def _fault(family: Family, error: TableError) -> Fault:
+    remedy = error.remedy or "correct what is reported, and run it again"
+    return Fault(f"IPv{int(family)}: {error}", remedy, reason="rules")

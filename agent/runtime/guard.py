@@ -1,0 +1,189 @@
+"""A guard over a node's pod networks from boot until an agent knows its pods: over which, and put how."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from agent import log
+from agent.fault import Fault
+from agent.host.check import check_host
+from agent.kernel.node_lock import LockedError, lock_node
+from agent.net import Network
+from agent.runtime import backends
+from agent.settings import Settings
+
+_log = log.get(__name__)
+
+KEPT = "pod-networks"
+"""The file in the state directory in which the agent keeps the networks that it closes."""
+CNI_CONFIGURATIONS = Path("/etc/cni/net.d")
+_MOST_BYTES = 1 << 20
+
+
+class Chosen(NamedTuple):
+    """The networks of this node's pods, and who says so."""
+
+    networks: frozenset[Network]
+    source: str
+
+
+class NoNetworksError(Exception):
+    """Nothing tells which networks this node's pods have."""
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel"):
+    """What stands of a guard: in which families, over which networks.
+
+    ``closed``: new pods are closed, by a guard or, ``by_agent``, by the agent's own rules.
+    """
+
+    closed: bool
+    families: tuple[int, ...]
+    networks: tuple[str, ...]
+    mode: str
+    by_agent: bool
+
+
+def keep(networks: frozenset[Network], directory: Path) -> None:
+    """Keep the networks for the next boot. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    beside = directory / f".{KEPT}"
+    beside.write_text("".join(f"{network}\n" for network in sorted(networks)))
+    os.replace(beside, directory / KEPT)
+
+
+def choose_networks(settings: Settings, configurations: Path = CNI_CONFIGURATIONS) -> Chosen:
+    """Return what ``--pod-networks`` says, else what the agent closed last, else what CNI is configured for.
+
+    Raises NoNetworksError.
+    """
+    if settings.pod_networks:
+        return Chosen(settings.pod_networks, "--pod-networks")
+    kept = settings.state_dir / KEPT
+    try:
+        lines = kept.read_text().split()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    if found := frozenset(filter(None, map(_network, lines))):
+        return Chosen(found, f"{kept}, which the agent has kept")
+    if found := frozenset(_configured(configurations)):
+        return Chosen(found, f"the host-local subnets of {configurations}")
+    raise NoNetworksError(
+        f"which networks this node's pods have is not known: {kept} is not there, and no configuration in "
+        f"{configurations} has a host-local subnet; name them with --pod-networks"
+    )
+
+
+def _configured(directory: Path) -> Iterator[Network]:
+    """Yield the subnets of host-local in configurations of CNI (.conf, .conflist, .json)."""
+    try:
+        files = sorted(f for f in directory.iterdir() if f.suffix in (".conf", ".conflist", ".json"))
+    except OSError:
+        return
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                told = json.loads(opened.read(_MOST_BYTES))
+        except (OSError, ValueError):
+            continue
+        plugins = told.get("plugins", [told]) if isinstance(told, dict) else []
+        for plugin in plugins if isinstance(plugins, list) else []:
+            ipam = plugin.get("ipam") if isinstance(plugin, dict) else None
+            if isinstance(ipam, dict) and ipam.get("type") == "host-local":
+                yield from filter(None, map(_network, _subnets(ipam)))
+
+
+def _subnets(ipam: dict[str, Any]) -> Iterator[Any]:
+    """Yield the subnets of an ``ipam`` section: of its own, or of its ranges."""
+    yield ipam.get("subnet")
+    ranges = ipam.get("ranges")
+    for some in ranges if isinstance(ranges, list) else []:
+        for one in some if isinstance(some, list) else []:
+            yield one.get("subnet") if isinstance(one, dict) else None
+
+
+def _network(text: object) -> Network | None:
+    """Return the network of a text; None where it is none that can be closed."""
+    try:
+        found = ipaddress.ip_network(text, strict=False) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    if found is None or not found.prefixlen:
+        return None
+    return Network(found.network_address.packed, found.prefixlen)
+
+
+def status() -> Status:
+    """Say what stands. Raises TableError."""
+    found = [one for mode in backends.MODES for one in backends.guard.standing(mode)]
+    guarded = [one for one in found if one.guarded]
+    closing = [one for one in found if one.closes]
+    told = guarded or closing
+    return Status(
+        bool(told),
+        tuple(sorted({int(one.family) for one in told})),
+        tuple(sorted({network for one in guarded for network in one.networks})),
+        told[0].mode if told else "",
+        by_agent=bool(closing) and not guarded,
+    )
+
+
+def text(found: Status) -> str:
+    """Return the status for people."""
+    if not found.closed:
+        return (
+            "no guard stands: new pods are open until an agent that runs with --new-pods deny closes them\n"
+        )
+    families = " and ".join(f"IPv{family}" for family in found.families)
+    if found.by_agent:
+        return f"no guard is needed: the agent's rules close new pods in {families} (iptables {found.mode})\n"
+    where = ", ".join(found.networks)
+    return f"a guard closes {where} (iptables {found.mode}) until the first sync of netpol-agent run\n"
+
+
+def as_json(found: Status) -> str:
+    """Return the status as JSON."""
+    return json.dumps(msgspec.to_builtins(found), indent=2) + "\n"
+
+
+def put(settings: Settings) -> list[Fault]:
+    """Put the guard into the kernel, unless an agent's own rules close; return what went wrong.
+
+    Raises NoNetworksError, UndecidedError and TableError.
+    """
+    if status().by_agent:
+        _log.info("not needed", detail="the agent's own rules close what is not known")
+        return []
+    chosen = choose_networks(settings)
+    choice = backends.choose(settings)
+    try:
+        with lock_node():
+            host = check_host(settings.fix_host, backends.lacking(choice))
+            faults = [*choice.faults, *host.faults, *backends.guard.put(choice.mode, chosen.networks)]
+    except LockedError as error:
+        return [Fault(str(error), "an agent that runs closes by itself: run it with --new-pods deny")]
+    if not any(fault.blocking for fault in faults):
+        _log.info(
+            "closed",
+            networks=sorted(map(str, chosen.networks)),
+            by=chosen.source,
+            iptables_mode=choice.mode,
+            until="the first sync of netpol-agent run, or netpol-agent guard --remove",
+        )
+    return faults
+
+
+def remove() -> list[Fault]:
+    """Take the guard out of the kernel; return what of it stays."""
+    try:
+        with lock_node():
+            return backends.guard.remove()
+    except LockedError as error:
+        return [Fault(str(error), "an agent that runs has removed it at its first sync")]

@@ -1,0 +1,165 @@
+"""``netpol-agent guard``: a node's pods are closed from boot until the agent's first sync."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.net import Family
+from agent.runtime.guard import choose_networks, keep
+from agent.settings import resolve
+from tests.build import network
+from tests.lab.cluster import ROOT, AgentProcess, wait_until
+from tests.lab.lab import Lab, flows
+from tests.lab.node import Layout, Mode, Node, Pod
+from tests.lab.probe import Flow, Verdict
+
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: {pod.name}, namespace: default, uid: uid-{pod.name}}}
+spec: {{nodeName: near, containers: [{{name: c, image: i}}]}}
+status: {{phase: Running, podIPs: [{{ip: {pod.v4}}}, {{ip: "{pod.v6}"}}]}}
+"""
+
+
+@pytest.fixture(params=[(Layout.BRIDGE, Mode.NFT), (Layout.ROUTED, Mode.LEGACY)], ids="-".join)
+def stage(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Node, Pod, Pod]]:
+    layout, mode = request.param
+    with Lab() as lab:
+        node = lab.node("near", layout, mode)
+        pods = lab.pod(node, "one"), lab.pod(node, "two")
+        lab.host("out")
+        for place in (*pods, node, lab.hosts["out"]):
+            lab.serve(place, tcp=[80])
+        yield lab, node, *pods
+
+
+def guard(node: Node, *arguments: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "agent", "guard", "--iptables-mode", node.mode]
+    command += ["--state-dir", str(node.directory / "state"), "--log-format", "console", *arguments]
+    log = node.directory / "guard.log"
+    with log.open("wb") as output:
+        done = node.popen(command, output=output, environment={"PYTHONPATH": str(ROOT)})
+        assert done.wait(60) == code, log.read_text()
+    return log.read_text()
+
+
+def networks(node: Node) -> tuple[str, str]:
+    return "--pod-networks", f"{node.cidr4},{node.cidr6}"
+
+
+def of_pods(lab: Lab, one: Pod, two: Pod) -> list[Flow]:
+    """Return the flows between pods, and between a pod and the network outside."""
+    out = lab.hosts["out"]
+    return [
+        flow
+        for source, to in ((one, two), (two, one), (one, out), (out, one))
+        for flow in flows(source, to, tcp=[80])
+    ]
+
+
+def of_the_node(node: Node, *pods: Pod) -> list[Flow]:
+    return [f for pod in pods for pair in ((node, pod), (pod, node)) for f in flows(*pair, tcp=[80])]
+
+
+def agent(node: Node, directory: Path, *arguments: str) -> AgentProcess:
+    return AgentProcess(node, "--manifests", str(directory), *arguments)
+
+
+def written(directory: Path, *pods: Pod) -> None:
+    text = "---".join(POD.format(pod=pod) for pod in pods)
+    (directory / ".new").write_text(text)
+    (directory / ".new").rename(directory / "pods.yaml")
+
+
+def test_a_boot_with_a_guard_and_an_agent_that_comes_late(
+    stage: tuple[Lab, Node, Pod, Pod], tmp_path: Path
+) -> None:
+    lab, node, one, two = stage
+    lab.assert_open([*of_pods(lab, one, two), *of_the_node(node, one, two)])
+    closed = dict.fromkeys(of_pods(lab, one, two), Verdict.DENIED)
+    told = dict.fromkeys(of_the_node(node, one, two), Verdict.ALLOWED)
+    guard(node, *networks(node))
+    assert lab.check({**closed, **told}) == {}
+    before = [node.iptables(family, "-S") for family in Family]
+    guard(node, *networks(node))
+    assert [node.iptables(family, "-S") for family in Family] == before
+    found = json.loads(guard(node, "--status", "--json"))
+    assert found == {
+        "closed": True,
+        "families": [4, 6],
+        "networks": sorted([node.cidr4, node.cidr6]),
+        "mode": node.mode.value,
+        "byAgent": False,
+    }
+    # An agent that has not been told everything leaves it as it is; one that has, closes by itself.
+    written(tmp_path, one)
+    running = agent(node, tmp_path, "--new-pods", "deny", *networks(node))
+    try:
+        running.wait_ready()
+        wait_until(lambda: "KUBE-NETPOL-GUARD" not in node.iptables(Family.V4, "-S"), 20)
+        known = dict.fromkeys(flows(one, lab.hosts["out"], tcp=[80]), Verdict.ALLOWED)
+        unknown = {f: v for f, v in closed.items() if f.source is two or f.address in (two.v4, two.v6)}
+        lab.wait_for({**known, **unknown, **told}, 20)
+        assert "not needed" in guard(node, *networks(node))
+        assert json.loads(guard(node, "--status", "--json"))["byAgent"]
+        kept = (node.directory / "state/pod-networks").read_text().split()
+        assert kept == sorted([node.cidr4, node.cidr6], key=lambda n: (":" in n, n))
+        written(tmp_path, one, two)
+        lab.wait_for(dict.fromkeys(closed, Verdict.ALLOWED), 20)
+    finally:
+        running.stop()
+
+
+def test_an_agent_that_lets_new_pods_in_removes_it_too(
+    stage: tuple[Lab, Node, Pod, Pod], tmp_path: Path
+) -> None:
+    lab, node, one, two = stage
+    guard(node, *networks(node))
+    written(tmp_path, one)
+    running = agent(node, tmp_path)
+    try:
+        running.wait_ready()
+        lab.wait_for(dict.fromkeys(of_pods(lab, one, two), Verdict.ALLOWED), 20)
+        assert not json.loads(guard(node, "--status", "--json", code=1))["closed"]
+    finally:
+        running.stop()
+    assert node.iptables(Family.V4, "-S").count("KUBE-NETPOL-GUARD") == 0
+
+
+def test_it_is_removed_on_request_and_cuts_nothing_that_is_established(
+    stage: tuple[Lab, Node, Pod, Pod],
+) -> None:
+    lab, node, one, two = stage
+    guard(node, *networks(node))
+    guard(node, "--remove")
+    for family in Family:
+        assert "GUARD" not in node.iptables(family, "-S")
+    lab.assert_open(of_pods(lab, one, two))
+
+
+def test_without_a_network_it_refuses_and_says_what_to_do(stage: tuple[Lab, Node, Pod, Pod]) -> None:
+    lab, node, one, two = stage
+    said = guard(node, code=2)
+    assert "--pod-networks" in said
+    lab.assert_open(of_pods(lab, one, two))
+
+
+def test_what_the_agent_kept_and_what_cni_is_configured_for_are_taken(tmp_path: Path) -> None:
+    settings = resolve({"state_dir": str(tmp_path / "state")}, {}, hostname=lambda: "near")
+    cni = tmp_path / "cni"
+    cni.mkdir()
+    ranges = {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24"}]]}
+    plugins = [{"type": "bridge", "ipam": ranges}, {"type": "portmap"}]
+    (cni / "10-a.conflist").write_text(json.dumps({"plugins": plugins}))
+    (cni / "20-b.conf").write_text(json.dumps({"ipam": {"type": "host-local", "subnet": "fd00:1::/64"}}))
+    (cni / "30-c.conf").write_text("{")
+    (cni / "40-d.conf").write_text(json.dumps({"ipam": {"type": "dhcp", "subnet": "10.9.0.0/16"}}))
+    assert choose_networks(settings, cni).networks == {network("10.1.2.0/24"), network("fd00:1::/64")}
+    keep(frozenset({network("10.7.0.0/16")}), settings.state_dir)
+    assert choose_networks(settings, cni).networks == {network("10.7.0.0/16")}
