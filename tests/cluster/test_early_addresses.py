@@ -120,6 +120,7 @@ def scene(place: Place) -> Iterator[Scene]:
         yield Scene(place, workspace, namespace, friend, stranger)
 
 
+@pytest.mark.guarantee("1.1")
 def test_a_pod_is_isolated_before_its_status_says_its_address(scene: Scene) -> None:
     uid = scene.create("new")
     scene.place.cluster.settle()
@@ -158,6 +159,7 @@ def test_a_result_of_another_uid_waits_for_the_watch(scene: Scene) -> None:
     scene.place.cluster.client.delete_pod(scene.namespace, "web-0")
 
 
+@pytest.mark.guarantee("1.3")
 def test_an_address_that_is_given_again_at_once_belongs_to_the_newer_pod(scene: Scene) -> None:
     """The first pod's object still exists, with a status that says the address."""
     first = scene.create("first")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 from tests.lab.children import dies_with_us
 from tests.lab.kube_build import cri
 from tests.lab.netns import Netns
-from tests.lab.node import Layout, Node, Pod
+from tests.lab.node import Layout, Node, Pod, mac_of
 from tests.lab.place import LabError
 
 PLUGINS = Path("/usr/lib/cni")
@@ -44,21 +44,34 @@ class Dialled(NamedTuple):
     seconds: float
 
 
+class Heard(NamedTuple):
+    """A source whose UDP packets a container heard: how many, and when the first, from its beginning on."""
+
+    source: str
+    packets: int
+    seconds: float
+
+
 class Started(NamedTuple):
-    """A pod that was started: how many seconds its network and the plugins of NRI took, and what it tried."""
+    """A pod that was started: how many seconds its network and the plugins of NRI took, and what it tried.
+
+    ``heard``: who reached the UDP port on which it listened meanwhile.
+    """
 
     pod: Pod
     id: str
     network: float
     nri: float
     dials: tuple[Dialled, ...]
+    heard: tuple[Heard, ...] = ()
 
 
 class ContainerRuntime:
     """Starts and stops pods of a node. A context manager; make it on the main thread.
 
     ``results`` is libcni's folder, for ``--cni-results``; it is made with the first pod. ``first`` and
-    ``last`` bound the addresses: with both the same, each pod gets the address of the one before.
+    ``last`` bound the addresses: with both the same, each pod gets the address of the one before, and on a
+    bridge the same MAC address, so that no neighbour has to forget the one before.
     """
 
     def __init__(self, node: Node, first: int = FIRST_HOST, last: int = LAST_HOST) -> None:
@@ -68,6 +81,7 @@ class ContainerRuntime:
         self.results = self.cache / "results"
         self.socket = node.directory / "nri.sock"
         self._network = _network(node, self.plugin, node.directory / "ipam", first, last)
+        self._mac = mac_of(node.gateway4.removesuffix(".1") + f".{first}") if first == last else ""
         self._numbers = itertools.count(1)
         self._started: dict[str, Started] = {}
         with node.netns.entered():
@@ -105,16 +119,19 @@ class ContainerRuntime:
         name: str,
         uid: str = "",
         *,
-        dial: Sequence[str] = (),
+        dial: Sequence[str] | Mapping[str, float] = (),
         patience: float = 1.0,
+        listen: int = 0,
         ips: bool = True,
         ifname: str = "eth0",
     ) -> Started:
         """Start a pod, NAMESPACE/NAME, whose first instruction connects to each of ``dial`` (HOST:PORT).
 
-        A connection is tried for ``patience`` seconds. ``ips``: NRI tells its plugins the addresses, as newer
-        runtimes do.
+        A connection is tried for ``patience`` seconds, or for as many as ``dial`` says for each. ``listen``: a
+        UDP port on which it listens as long as connections are tried. ``ips``: NRI tells its plugins the
+        addresses, as newer runtimes do.
         """
+        tries = dial if isinstance(dial, Mapping) else dict.fromkeys(dial, patience)
         netns = Netns(name)
         sandbox = f"{next(self._numbers):064x}"
         try:
@@ -122,8 +139,8 @@ class ContainerRuntime:
                 **self._about(sandbox, netns.path, name, uid, ifname),
                 op="add",
                 ips=ips,
-                dial=list(dial),
-                patient_ms=round(1000 * patience),
+                dial=[{"address": to, "patient_ms": round(1000 * seconds)} for to, seconds in tries.items()],
+                listen=listen,
             )
         except LabError:
             netns.close()
@@ -136,7 +153,8 @@ class ContainerRuntime:
         dials = tuple(
             Dialled(d["address"], d.get("error", ""), d["seconds"]) for d in said.get("dials") or ()
         )
-        started = Started(pod, sandbox, said["network"], said["nri"], dials)
+        heard = tuple(Heard(h["source"], h["packets"], h["seconds"]) for h in said.get("heard") or ())
+        started = Started(pod, sandbox, said["network"], said["nri"], dials, heard)
         self._started[sandbox] = started
         return started
 
@@ -165,6 +183,7 @@ class ContainerRuntime:
             "namespace": namespace,
             "name": short,
             "uid": uid,
+            "caps": {"mac": self._mac} if self._mac else {},
         }
 
     def _ask(self, **request: object) -> dict[str, Any]:
@@ -199,5 +218,5 @@ def _network(node: Node, plugin: Plugin, ipam: Path, first: int, last: int) -> M
         },
     }
     if plugin is Plugin.BRIDGE:
-        attach |= {"bridge": "cni0", "isGateway": True, "hairpinMode": True}
+        attach |= {"bridge": "cni0", "isGateway": True, "hairpinMode": True, "capabilities": {"mac": True}}
     return {"cniVersion": "1.0.0", "name": NETWORK, "plugins": [attach, {"type": "tuning"}]}

@@ -10,7 +10,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"runtime"
@@ -40,9 +39,15 @@ type request struct {
 	Uid       string         `json:"uid"`
 	Ips       bool           `json:"ips"`
 	Caps      map[string]any `json:"caps"`
-	// What its container does first: connections to these, all at once.
-	Dial      []string `json:"dial"`
-	PatientMs int      `json:"patient_ms"`
+	// What its container does first, all at once: connections to these, each tried for so long; and it listens on
+	// a UDP port until the connections have ended.
+	Dial   []target `json:"dial"`
+	Listen int      `json:"listen"`
+}
+
+type target struct {
+	Address   string `json:"address"`
+	PatientMs int    `json:"patient_ms"`
 }
 
 type answer struct {
@@ -52,6 +57,14 @@ type answer struct {
 	Network float64   `json:"network"`
 	Nri     float64   `json:"nri"`
 	Dials   []dialled `json:"dials,omitempty"`
+	Heard   []heard   `json:"heard,omitempty"`
+}
+
+// Who was heard on the UDP port, how often, and when first, in seconds from the container's beginning.
+type heard struct {
+	Source  string  `json:"source"`
+	Packets int     `json:"packets"`
+	Seconds float64 `json:"seconds"`
 }
 
 type dialled struct {
@@ -171,8 +184,7 @@ func add(ctx context.Context, asked *request, said *answer) error {
 		said.Nri = time.Since(began).Seconds()
 	}
 	running[asked.Id] = pod
-	said.Dials, err = dialAll(asked)
-	return err
+	return begin(asked, said)
 }
 
 func del(ctx context.Context, asked *request) error {
@@ -207,45 +219,88 @@ func addressesOf(result types.Result) []string {
 	return found
 }
 
-// dialAll connects to every address from within the sandbox, each on a thread of its own that ends with it.
-func dialAll(asked *request) ([]dialled, error) {
+// begin does what the container does first, from within the sandbox. Each thread ends with what it does.
+func begin(asked *request, said *answer) error {
 	came := make(chan dialled, len(asked.Dial))
-	for _, address := range asked.Dial {
+	over := make(chan struct{})
+	listened := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		found, err := listen(asked, over)
+		said.Heard = found
+		listened <- err
+	}()
+	for _, one := range asked.Dial {
 		go func() {
 			runtime.LockOSThread()
-			found := dialled{Address: address}
+			found := dialled{Address: one.Address}
 			began := time.Now()
-			if err := dial(asked, address); err != nil {
+			if err := dial(asked, one); err != nil {
 				found.Error = err.Error()
 			}
 			found.Seconds = time.Since(began).Seconds()
 			came <- found
 		}()
 	}
-	var found []dialled
 	for range asked.Dial {
-		found = append(found, <-came)
+		said.Dials = append(said.Dials, <-came)
 	}
-	return found, nil
+	close(over)
+	return <-listened
 }
 
-func dial(asked *request, address string) error {
+func enter(asked *request) error {
 	netns, err := unix.Open(asked.Netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(netns)
-	if err := unix.Setns(netns, unix.CLONE_NEWNET); err != nil {
+	return unix.Setns(netns, unix.CLONE_NEWNET)
+}
+
+func dial(asked *request, to target) error {
+	if err := enter(asked); err != nil {
 		return err
 	}
-	dialer := net.Dialer{Timeout: time.Duration(asked.PatientMs) * time.Millisecond}
-	connection, err := dialer.Dial("tcp", address)
+	dialer := net.Dialer{Timeout: time.Duration(to.PatientMs) * time.Millisecond}
+	connection, err := dialer.Dial("tcp", to.Address)
 	if err != nil {
 		return err
 	}
-	defer connection.Close()
-	if _, err := connection.Write([]byte("x")); err != nil && err != io.EOF {
-		return err
+	return connection.Close()
+}
+
+func listen(asked *request, over <-chan struct{}) ([]heard, error) {
+	if asked.Listen == 0 {
+		return nil, nil
 	}
-	return nil
+	if err := enter(asked); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	socket, err := net.ListenPacket("udp", fmt.Sprintf("[::]:%d", asked.Listen))
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		<-over
+		socket.Close()
+	}()
+	var found []heard
+	places := map[string]int{}
+	buffer := make([]byte, 64)
+	for {
+		_, from, err := socket.ReadFrom(buffer)
+		if err != nil {
+			return found, nil
+		}
+		source := from.(*net.UDPAddr).IP.String()
+		at, known := places[source]
+		if !known {
+			at = len(found)
+			places[source] = at
+			found = append(found, heard{Source: source, Seconds: time.Since(began).Seconds()})
+		}
+		found[at].Packets++
+	}
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+import pytest
+
 from agent.kube.events import Delete, Event, Synced, Upsert
 from agent.kube.model import UNATTACHED, Attached, Key, Kind, Namespace, Pod
 from agent.sources.cni.early import Early
@@ -117,6 +119,7 @@ def test_what_comes_later_is_newer_whatever_the_clock_says() -> None:
     assert stage.last.attached.at == CREATED_NS + 10
 
 
+@pytest.mark.guarantee("1.5")
 def test_a_result_that_goes_takes_no_address_away() -> None:
     stage = Stage()
     stage.upsert(pod())

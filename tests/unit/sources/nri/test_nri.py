@@ -184,6 +184,7 @@ def test_a_runtime_is_answered_when_the_pod_is_isolated(runtime: Runtime) -> Non
     assert state.fault == ""
 
 
+@pytest.mark.guarantee("1.4")
 def test_a_runtime_is_answered_in_time_where_the_kernel_does_not_enforce_yet(runtime: Runtime) -> None:
     runtime.enforces = False
     assert runtime.call("RunPodSandbox", bytes_field(1, sandbox())) == messages.answer(b"")
