@@ -45,6 +45,8 @@ OF_RULES = frozenset(
     }
 )
 """What only a write of rules makes different."""
+UNREAD = frozenset({What.RULES_UNREAD, What.SET_UNREAD, What.KERNEL_UNREAD})
+"""Where it is not known whether anything is different."""
 
 _SAID = {
     What.REFUSED: "kube-router's firewall writes here",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Backend, Reading, Report
-from agent.dataplane.differences import OF_RULES, Difference, Repair, What
+from agent.dataplane.differences import OF_RULES, UNREAD, Difference, Repair, What
 from agent.policy.engine import Engine
 from agent.runtime.backends import LATE_WRITE
 from agent.runtime.calls import Calls
@@ -188,8 +188,8 @@ class Drift:
         differences = [difference for difference in found if difference not in self._lasting]
         self.checked_at = self._clock.time()
         authors = backend.authors.take()
-        if differences:
-            self._tell(differences, authors)
+        if changed := [difference for difference in differences if difference.what not in UNREAD]:
+            self._tell(changed, authors)
         settled = not self._calls.retry.pending
         stale = self._calls.faults and settled and now >= self._synced_at + FAULTS_CHECK
         if differences or stale:

@@ -19,9 +19,10 @@ from tests.chaos import kernel, theirs
 from tests.chaos.judge import Expected
 from tests.chaos.probe import Probe
 from tests.chaos.scenario import Length, Outcome, Scenario
-from tests.chaos.stage import Stage
+from tests.chaos.stage import PORT, SPECS, Stage, policy_manifest
+from tests.kernel import kube_router
 from tests.lab.backends import Held, differences
-from tests.lab.cluster import wait_until
+from tests.lab.cluster import http_get, wait_until
 from tests.lab.firewalls import Dockerd, Firewalld
 from tests.lab.node import Layout, Mode, Node
 
@@ -288,6 +289,53 @@ def docker(mode: Mode, length: Length) -> Outcome:
         return _after(stage, probe, wrong)
 
 
+def beside_kube_router(length: Length) -> Outcome:
+    """Have what kube-router's firewall writes appear, and go again: the agent writes nothing meanwhile."""
+    with Stage() as stage:
+        node, pods = stage.node, stage.pods
+        first = kernel.settled(stage.start(*_DRIFT_INTERVAL))
+        found = {
+            name: kube_router.KnownPod(name, {Family.V4: pods[name].v4, Family.V6: pods[name].v6})
+            for name in ("client", "web")
+        }
+        policy = kube_router.KnownPolicy("web", "dst", [found["web"]], [found["client"]], PORT)
+        node.run("ipset", "restore", stdin=kube_router.sets([policy]))
+        with Probe(stage.lanes) as probe:
+            # From now on its rules decide, which come first.
+            probe.expect(Expected.EITHER)
+            before = {
+                family: node.run(f"{_save(family)}-{node.mode}-save", "-t", "filter") for family in Family
+            }
+            for family, text in kube_router.filter_tables([found["web"]], [policy]).items():
+                node.iptables_restore(family, text)
+            wait_until(lambda: "kube-router" in readyz(node), length.within(_AT_ONCE) + _LOOK)
+            # A change of policy meanwhile is not written.
+            beside = theirs.seen(node), kernel.held(node)
+            stage.say("web", [policy_manifest("web", {**SPECS["web"], "ingress": []})])
+            time.sleep(3)
+            status = http_get(node, "/readyz")[0]
+            wrong = [] if status == 503 else [f"/readyz answers {status}"]
+            if (theirs.seen(node), kernel.held(node)) != beside:
+                wrong.append("something was written beside it")
+            stage.say("web", [policy_manifest("web", SPECS["web"])])
+            for family, text in before.items():
+                node.run(f"{_save(family)}-{node.mode}-restore", stdin=text)
+            wait_until(lambda: http_get(node, "/readyz")[0] == 200, _PATIENCE)
+            kernel.wait_for(node, first)
+            for expected in (Expected.ALLOWED, Expected.DENIED):
+                probe.expect(expected, lambda lane, e=expected: lane.expected is e)  # type: ignore[misc]
+            time.sleep(0.5)
+    return Outcome.of(probe.report, note="3 s beside its rules, and on without them", broken=tuple(wrong))
+
+
+def _save(family: Family) -> str:
+    return "iptables" if family is Family.V4 else "ip6tables"
+
+
+def readyz(node: Node) -> str:
+    return http_get(node, "/readyz")[1]
+
+
 @contextlib.contextmanager
 def _moments(stage: Stage, length: Length) -> Iterator[Probe]:
     """Send, while another program writes as it likes: a second after each of its writes all is right again.
@@ -369,4 +417,5 @@ SCENARIOS = (
         )
         for mode in Mode
     ),
+    Scenario(promise="6.7", name="kube-router's rules appear", run=beside_kube_router, seconds=20),
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from agent import log
 from agent.dataplane.contention import REMOVING, STOP_REMOVING, Contention
 from agent.dataplane.iptables.tables import builtin, hooks
+from agent.dataplane.iptables.tables.authors import Authors
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.tables import Table
 from agent.dataplane.turns import Work
@@ -20,10 +21,13 @@ _log = log.get(__name__)
 class Placement:
     """Our rules in the built-in chains, both families."""
 
-    def __init__(self, rules: ChainWriter, netlink: NetlinkSocket, now: Callable[[], float]) -> None:
+    def __init__(
+        self, rules: ChainWriter, netlink: NetlinkSocket, now: Callable[[], float], authors: Authors
+    ) -> None:
         self._rules = rules
         self._chains = rules.chains
         self._netlink = netlink
+        self._authors = authors
         self._displaced = Contention(now)
         self._removed = Contention(now, REMOVING, STOP_REMOVING)
         self._waiting: set[tuple[Family, str]] = set()
@@ -31,9 +35,11 @@ class Placement:
 
     @property
     def faults(self) -> list[Fault]:
-        """What fights for the place, if something does."""
+        """What fights for the place, if something does, with who wrote last."""
         found = (self._displaced.fault(), self._removed.fault())
-        return [fault for fault in found if fault is not None]
+        last = ", ".join(self._authors.last)
+        who = f"the last to write rules: {last}; " if last else ""
+        return [fault._replace(remedy=who + fault.remedy) for fault in found if fault is not None]
 
     def due(self, family: Family, table: Table) -> Iterator[tuple[str, str]]:
         """Yield the built-in chains of a table where our rule is to be put in front now, and why.

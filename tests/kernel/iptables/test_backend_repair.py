@@ -205,11 +205,13 @@ def test_a_hook_that_keeps_being_removed_is_put_back_each_time_and_told(node: Tw
         node.clock += 1.0
         iptables(node.mode, Family.V6, "-F", "OUTPUT")
         assert node.differences() == ["IPv6: OUTPUT: its rule is missing"]
+        node.backend.authors.take()
         report = node.backend.sync(node.program)
         assert not report.pending
         assert node.backend.audit(node.program) == []
     (fault,) = report.faults
     assert "keeps removing" in fault.what
+    assert ("the last to write rules: ip6tables-nft (pid " in fault.remedy) is (node.mode == "nft")
     assert "IPv6 OUTPUT" in fault.what
     assert not fault.blocking
 

@@ -138,6 +138,17 @@ def test_programs_beyond_a_number_are_counted_together(rig: Rig) -> None:
     assert counted["other"] == 5
 
 
+def test_what_cannot_be_read_is_tried_again_and_not_told_as_changed(rig: Rig) -> None:
+    rig.synced()
+    rig.rest(6.0)
+    synced = len(rig.backend.named("sync"))
+    rig.backend.drifts = [[Difference(What.RULES_UNREAD, Family.V4, detail="no answer")]]
+    rig.look_for_drift()
+    rig.until(lambda: len(rig.backend.named("sync")) == synced + 1)
+    assert rig.status().kernel.drift.repairs == 0
+    assert rig.agent.figures().drift == {}
+
+
 def test_where_the_system_has_no_more_threads_it_is_looked_here(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,8 @@ class Authors:
         self._heard: deque[RuleWrite] = deque(maxlen=_REMEMBERED)
         self._uncertain = False
         self._own_before = 0
+        self.last: tuple[str, ...] = ()
+        """Who wrote last, as far as it is known."""
         self._writes: RuleWrites | None = None
         if open_writes is not None:
             try:
@@ -79,7 +81,9 @@ class Authors:
         if certain and len(alike) > mine:
             # Which of them are the agent's is not known.
             others += [alike[0]._replace(pid=0, parent="")]
-        return _named(others)
+        named = _named(others)
+        self.last = named or self.last
+        return named
 
     def wrote_beside(self, commits: int) -> None:
         self._watch.beside(commits)
