@@ -127,8 +127,8 @@ class ContainerRuntime:
     ) -> Started:
         """Start a pod, NAMESPACE/NAME, whose first instruction connects to each of ``dial`` (HOST:PORT).
 
-        A connection is tried for ``patience`` seconds, or for as many as ``dial`` says for each. ``listen``: a
-        UDP port on which it listens as long as connections are tried. ``ips``: NRI tells its plugins the
+        A connection is tried for ``patience`` seconds, or for as many as ``dial`` says for each. ``listen``:
+        a UDP port on which it listens as long as connections are tried. ``ips``: NRI tells its plugins the
         addresses, as newer runtimes do.
         """
         tries = dial if isinstance(dial, Mapping) else dict.fromkeys(dial, patience)
