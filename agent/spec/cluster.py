@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -131,7 +132,9 @@ def owner(cluster: Cluster, address: bytes) -> Pod | None:
     finished pods own no address.
     """
     claimants = [pod for pod in cluster.pods.values() if address in pod.addresses and pod.judged]
-    return max(claimants, key=lambda pod: claim(pod, address), default=None)
+    if len(claimants) <= 1:
+        return claimants[0] if claimants else None
+    return max(claimants, key=lambda pod: claim(pod, address))
 
 
 def claim(pod: Pod, address: bytes) -> tuple[int, str, str, str, str, str]:
@@ -173,11 +176,14 @@ def _first_two(cidr: Network) -> list[IPAddress]:
     return list(islice(network_of(cidr), 2))
 
 
+# The same few are asked for with each packet, and to make one takes as long as to hold a rule against it.
+@functools.lru_cache(maxsize=1024)
 def network_of(cidr: Network) -> IPNetwork:
     """Return a CIDR as netaddr has it: the specification asks a library, not the compiler's arithmetic."""
     return IPNetwork((int.from_bytes(cidr.address, "big"), cidr.prefix), version=int(cidr.family))
 
 
+@functools.lru_cache(maxsize=1024)
 def ip_of(address: bytes) -> IPAddress:
     """Return an address of 4 or 16 bytes as netaddr has it."""
     return IPAddress(int.from_bytes(address, "big"), int(family_of(address)))

@@ -9,6 +9,7 @@ cost (:mod:`agent.policy.budget`), so that each can be held against the other.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 from agent.kube.mode import Mode
 from agent.kube.model import IPBlock, Key, NetworkPolicy, Peer, Pod, Port, Rule, Selector
@@ -272,7 +273,7 @@ def _any_peer(cluster: Cluster, namespace: str, rule: Rule, address: bytes) -> A
     """``from`` and ``to``: absent or empty is any peer; else one of the list must match."""
     if not rule.peers:
         return Answer(True, "any peer")
-    return _first([_peer(cluster, namespace, peer, address) for peer in rule.peers])
+    return _first(_peer(cluster, namespace, peer, address) for peer in rule.peers)
 
 
 def _peer(cluster: Cluster, namespace: str, peer: Peer, address: bytes) -> Answer:
@@ -317,7 +318,7 @@ def _any_port(cluster: Cluster, rule: Rule, packet: Packet) -> Answer:
     """``ports``: absent or empty is any port of any protocol; else one of the list must match."""
     if not rule.ports:
         return Answer(True, "any port")
-    return _first([_port(cluster, port, packet) for port in rule.ports])
+    return _first(_port(cluster, port, packet) for port in rule.ports)
 
 
 def _port(cluster: Cluster, port: Port, packet: Packet) -> Answer:
@@ -368,12 +369,14 @@ def _pod(cluster: Cluster, direction: Direction, packet: Packet) -> Pod:
     return pod
 
 
-def _first(answers: list[Answer]) -> Answer:
+def _first(answers: Iterable[Answer]) -> Answer:
     """Return the first that matches, or one that does not, with the reasons of all."""
+    found: dict[str, None] = {}
     for answer in answers:
         if answer.yes:
             return answer
-    reasons = list(dict.fromkeys(answer.why for answer in answers))
+        found[answer.why] = None
+    reasons = list(found)
     more = f" (and {len(reasons) - _REASONS} more)" if len(reasons) > _REASONS else ""
     return Answer(False, "; ".join(reasons[:_REASONS]) + more)
 

@@ -32,7 +32,7 @@ def main(only: tuple[str, ...], as_json: bool, listing: bool) -> None:
         return
     if not chosen:
         raise click.UsageError("no mutation has such a name; --list prints them")
-    wrong = unfit(MUTATIONS)
+    wrong = unfit(chosen)
     if wrong:
         raise click.ClickException("the list does not fit the code any more:\n" + "\n".join(wrong))
     outcomes: list[Outcome] = []

@@ -8,6 +8,8 @@ from agent.policy.program import PolicyId
 from agent.spec.verdict import Packet
 from tests.property.networks import in_networks, lies_in
 
+_KNOWN = frozenset(Protocol)
+
 
 def program_allows(program: LoweredProgram, direction: Direction, probe: Packet) -> bool:
     """Whether a packet passes in one direction on the program's node."""
@@ -71,7 +73,7 @@ def _rule_allows(program: LoweredProgram, rule: LoweredRule, peer: bytes, probe:
 
 def _has_port(program: LoweredProgram, set_id: SetId, probe: Packet) -> bool:
     assert set_id.kind is SetKind.ADDRESS_PORTS
-    if probe.protocol not in list(Protocol):
+    if probe.protocol not in _KNOWN:
         return False
     return AddressPort(probe.destination, Protocol(probe.protocol), probe.port) in program.sets[set_id]
 

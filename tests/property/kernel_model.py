@@ -21,6 +21,7 @@ UPLINK = "uplink0"
 """The interface by which every packet comes."""
 _DROPPED, _ACCEPTED = False, True
 _MULTIPORT_SLOTS = 15
+_KNOWN = frozenset(Protocol)
 
 
 Match = Callable[["Kernel", Packet, int], bool]
@@ -34,6 +35,8 @@ class _Rule(NamedTuple):
     added_to: str
     notes: bool
     """Whether it counts what audited policies would deny."""
+    sets: tuple[str, ...]
+    """Sets that it refers to."""
 
 
 class Kernel:
@@ -115,7 +118,7 @@ class Kernel:
     def references(self, name: str) -> bool:
         """Whether a rule refers to a set."""
         return any(
-            name in MATCH_SET.findall(rule)
+            name in compiled(rule).sets
             for table in self.tables.values()
             for rules in table.values()
             for rule in rules
@@ -165,7 +168,8 @@ def compiled(text: str) -> _Rule:
         negated = False
     if set_mark is None and not target:
         raise ValueError(f"a rule without a target: {text}")
-    return _Rule(tuple(matches), target, goto, set_mark, added_to, comments.WOULD_DENY in text)
+    sets = tuple(MATCH_SET.findall(text))
+    return _Rule(tuple(matches), target, goto, set_mark, added_to, comments.WOULD_DENY in text, sets)
 
 
 def _not(match: Match) -> Match:
@@ -232,7 +236,7 @@ def _set_match(name: str, sides: str) -> Match:
     assert sides == "dst,dst"
 
     def has_port(kernel: Kernel, packet: Packet, _: int) -> bool:
-        if packet.protocol not in list(Protocol):
+        if packet.protocol not in _KNOWN:
             return False
         wanted = AddressPort(packet.destination, Protocol(packet.protocol), packet.port)
         return wanted in kernel.sets[name][1]

@@ -30,7 +30,7 @@ from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.nft_writes import RuleWrites
 from agent.kernel.surroundings import NONE
 from agent.net import Family, Member
-from tests.property.kernel_model import MATCH_SET, UPLINK, Kernel, compiled
+from tests.property.kernel_model import UPLINK, Kernel, compiled
 
 
 class ModelTables:
@@ -115,12 +115,12 @@ def _restored(kernel: Kernel, family: Family, lines: Iterable[str]) -> Table:
             chains[chain].append(rule)
     for rules in chains.values():
         for rule in rules:
-            target = compiled(rule).target
+            read = compiled(rule)
+            target = read.target
             if target.startswith("KUBE-") and target not in chains:
                 raise ValueError(f"no chain {target}")
-            found = MATCH_SET.findall(rule)
-            assert len(found) <= 2, rule
-            for name in found:
+            assert len(read.sets) <= 2, rule
+            for name in read.sets:
                 if name not in kernel.sets:
                     raise ValueError(f"no set {name}")
     return {chain: tuple(rules) for chain, rules in chains.items()}

@@ -10,6 +10,7 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner
@@ -21,6 +22,7 @@ from agent.policy.budget.census import over_budget_in
 from agent.policy.budget.limits import DEFAULT, Budgets
 from agent.policy.engine import Engine
 from agent.policy.program import Verdict
+from agent.spec import verdict as spec
 from agent.spec.cluster import Cluster, closed_by_budget, cluster_of, enforcing, owner
 from agent.spec.evaluator import judge
 from agent.spec.unjudged import never_judged, not_only_judged
@@ -62,19 +64,31 @@ def node_of(cluster: Cluster, direction: Direction, packet: Packet) -> str:
     return pod.node if pod is not None else ""
 
 
+class Both(NamedTuple):
+    """A cluster, and as it would be if all that is audited were enforced; the same where nothing is."""
+
+    now: Cluster
+    then: Cluster
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> Both:
+        then = enforcing(cluster)
+        return cls(cluster, cluster if then == cluster else then)
+
+
 def judged(
-    random: RandomCluster, cluster: Cluster, world: World, engines: dict[str, Engine], packet: Packet
-) -> dict[Direction, bool]:
+    random: RandomCluster, both: Both, world: World, engines: dict[str, Engine], packet: Packet
+) -> spec.Verdict:
     """Hold each node's program, in both forms, against the specification; return what that says."""
-    verdict = judge(cluster, packet)
-    enforced = judge(enforcing(cluster), packet)
+    verdict = judge(both.now, packet)
+    enforced = verdict if both.then is both.now else judge(both.then, packet)
     assert verdict.would_deny == (verdict.allowed and not enforced.allowed), random.disagreement(
         packet, f"audited: it would be denied says {verdict.would_deny}, enforcing {not enforced.allowed}"
     )
-    said = {direction: verdict.direction(direction).allowed for direction in Direction}
-    for direction, expected in said.items():
-        enforcer = node_of(cluster, direction, packet)
+    for direction in Direction:
+        enforcer = node_of(both.now, direction, packet)
         one = verdict.direction(direction)
+        expected = one.allowed
         denied = enforced.direction(direction).allowed
         assert one.would_allow == (not expected and denied)
         for node, engine in engines.items():
@@ -90,7 +104,7 @@ def judged(
                 f"{direction}: the specification says {expected}, "
                 f"node {node} {said_exactly}, by its sets {by_sets}",
             )
-    return said
+    return verdict
 
 
 @pytest.mark.parametrize("batch", range(-(-CLUSTERS // _BATCH)))
@@ -98,15 +112,16 @@ def test_the_compiler_judges_every_packet_as_the_specification_does(batch: int) 
     @tried(clusters(), max_examples=min(_BATCH, CLUSTERS - batch * _BATCH), seed=SEED * 1_000_003 + batch)
     def check(random: RandomCluster) -> None:
         cluster, world = cluster_of(random.objects), world_of(random)
+        both = Both.of(cluster)
         engines = {node: engine_of(random, node) for node in (HERE, THERE)}
         for packet in random.probes():
-            for direction, expected in judged(random, cluster, world, engines, packet).items():
-                enforcer = node_of(cluster, direction, packet)
+            verdict = judged(random, both, world, engines, packet)
+            for direction in Direction:
+                one = verdict.direction(direction)
+                expected, enforcer = one.allowed, node_of(cluster, direction, packet)
                 # A second reading of the specification, by another hand.
                 second = world.allows(direction, packet)
-                assert world.would_deny(direction, packet) == (
-                    enforcer == HERE and judge(cluster, packet).direction(direction).would_deny
-                )
+                assert world.would_deny(direction, packet) == (enforcer == HERE and one.would_deny)
                 assert second == (expected or enforcer != HERE), random.disagreement(
                     packet, f"{direction}: one reading says {expected}, the other {second}"
                 )
@@ -120,8 +135,9 @@ def test_the_compiler_and_the_specification_agree_on_what_is_over_budget(
 ) -> None:
     cluster = cluster_of(random.objects, partial(over_budget_in, given_budgets))
     engines = {node: engine_of(random, node, given_budgets) for node in (HERE, THERE)}
+    both, world = Both.of(cluster), world_of(random)
     for packet in random.probes(40):
-        judged(random, cluster, world_of(random), engines, packet)
+        judged(random, both, world, engines, packet)
 
 
 @tried(clusters(), member_budgets, max_examples=200)

@@ -134,7 +134,7 @@ def test_rules_of_many_peers_and_ports_are_kept_apart(
     kernel = Kernel()
     assert not make_backend(kernel).sync(engine.lowered).faults
     known = cluster_of(cluster.objects)
-    for peer, port, protocol in product((*peers, there), ports, (Protocol.TCP, Protocol.UDP)):
+    for peer, port, protocol in product((*peers, there), set(ports), (Protocol.TCP, Protocol.UDP)):
         packet = Packet(peer, here, protocol, port)
         expected = judge(known, packet).allowed
         assert kernel.passes(packet) == expected, cluster.disagreement(
