@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.kernel.netlink import NetlinkSocket
+from agent.kernel.nf_tables import Rule, delete_rules, rules
 from agent.kernel.nft_writes import RuleWrites
 from agent.net import Family
 from tests.build import labelled
@@ -113,3 +115,17 @@ def test_of_legacy_tables_the_kernel_tells_nothing() -> None:
     assert node.backend.authors.descriptors == ()
     assert not node.backend.authors.hear()
     assert node.backend.authors.take() == ()
+
+
+def test_what_this_process_writes_by_itself_has_no_author(nft_node: TwoPods) -> None:
+    with NetlinkSocket() as netlink:
+        delete_rules(
+            netlink, Family.V4, "filter", [(rule.chain, rule.handle) for rule in first_rules(netlink)]
+        )
+    assert nft_node.backend.disturbed()
+    assert nft_node.differences()
+    assert nft_node.backend.authors.take() == ()
+
+
+def first_rules(netlink: NetlinkSocket) -> list[Rule]:
+    return list(rules(netlink, Family.V4, "filter"))[:1]

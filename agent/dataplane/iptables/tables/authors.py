@@ -71,13 +71,15 @@ class Authors:
         """
         self.hear()
         writes = list(self._heard)
-        own_names = {own_name(), *(self._tables.process_name(family) for family in self._families)}
+        commands = {self._tables.process_name(family) for family in self._families}
+        # What this process writes by itself, such as tables of other rooms, is its own.
+        writes = [write for write in writes if write.program != own_name()]
         mine = self._watch.own - self._own_before
-        certain = not self._uncertain and not self._watch.unsure and len(writes) < _REMEMBERED
+        certain = not self._uncertain and not self._watch.unsure and len(self._heard) < _REMEMBERED
         self._own_before, self._uncertain, self._watch.unsure = self._watch.own, False, False
         self._heard.clear()
-        others = [write for write in writes if write.program not in own_names]
-        alike = [write for write in writes if write.program in own_names]
+        others = [write for write in writes if write.program not in commands]
+        alike = [write for write in writes if write.program in commands]
         if certain and len(alike) > mine:
             # Which of them are the agent's is not known.
             others += [alike[0]._replace(pid=0, parent="")]
