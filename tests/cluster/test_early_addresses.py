@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from tests.cluster.scene import pods, rule
 from tests.lab.cluster import AgentProcess, Cluster, Workspace, http_get, wait_until
 from tests.lab.cni import ContainerRuntime, Started
+from tests.lab.gate import Gate
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Verdict
@@ -204,3 +206,37 @@ def test_the_runtime_waits_until_the_kernel_enforces(scene: Scene, ips: bool) ->
     found = dict(re.findall(r"nri_sandboxes_total.answer=.(\w+).. (\d+)", metrics))
     assert int(found.pop("enforced")) >= 3
     assert found == {"late": "0", "skipped": "0"}
+
+
+@pytest.mark.xdist_group("cluster-early")
+def test_a_pod_that_the_watch_does_not_tell_is_asked_for_by_name(cluster: Cluster) -> None:
+    """The watch of pods is held back, as by a server that is overloaded."""
+    node = cluster.bare_node("cni-unwatched", Layout.ROUTED, Mode.NFT)
+    with cluster.workspace() as workspace, Gate(cluster.api, is_watch_of_pods) as gate:
+        runtime = ContainerRuntime(node, 200, 202)
+        agent = AgentProcess(
+            node, "--kubeconfig", str(gate.kubeconfig("agent")), "--cni-results", str(runtime.results)
+        )
+        cluster.agents[node.name] = agent
+        namespace = workspace.namespace("a")
+        stranger = workspace.pod(node, namespace, "stranger")
+        workspace.policy(namespace, "closed", pods(app="server"), policyTypes=["Ingress"])
+        agent.wait_ready()
+        created = cluster.client.create_pod(
+            namespace, "new", node=node.name, addresses=[], labels={"app": "server"}
+        )
+        started = runtime.start(f"{namespace}/new", created["metadata"]["uid"])
+        cluster.lab.serve(started.pod, tcp=[80])
+        cluster.lab.wait_for(dict.fromkeys(flows(stranger, started.pod, tcp=[80]), DENIED), 20.0)
+        assert f"/api/v1/namespaces/{namespace}/pods/new" in gate.asked
+        assert [pod["early"] for pod in agent.status()["pods"]] == [True]
+        gate.open()
+        cluster.lab.prober.stop(started.pod)
+        runtime.close()
+        agent.stop()
+    cluster.remove_node(node)
+
+
+def is_watch_of_pods(path: str) -> bool:
+    asked = urlsplit(path)
+    return asked.path == "/api/v1/pods" and "watch" in parse_qs(asked.query)

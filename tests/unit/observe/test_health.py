@@ -20,6 +20,8 @@ from agent.observe.health import (
     readyz,
     text,
 )
+from agent.sources.cni.source import CniState
+from agent.sources.nri.plugin import NriState
 from agent.sources.source import SyncState
 
 NOW = 1_000_000.0
@@ -152,3 +154,29 @@ def test_what_several_checks_say_is_written_once() -> None:
         "[!]fault warning: y",
         "readyz check passed",
     ]
+
+
+def line(check: str, **changes: Any) -> str:
+    """Return the line of one check, "" where there is none."""
+    found = text(readyz(health(**changes))).splitlines()
+    return next((one for one in found if f"]{check} " in one), "")
+
+
+def test_results_of_network_plugins_are_told_where_there_is_a_folder_and_what_is_wrong_is_a_warning() -> None:
+    fine = CniState(True, ("/var/lib/cni/results",), 3, 1, NOW)
+    assert line("early-addresses", results=fine) == "[+]early-addresses ok: 3 results in /var/lib/cni/results"
+    assert line("early-addresses", results=None) == ""
+    assert line("early-addresses", results=CniState(True, (), 0, 0, 0.0)) == ""
+    wrong = fine._replace(fault="forbidden to get pods")
+    told = line("early-addresses", results=wrong)
+    assert told.startswith("[!]early-addresses warning: 3 results")
+    assert told.endswith("; forbidden to get pods")
+
+
+def test_the_runtime_that_waits_is_told_and_one_that_does_not_is_a_warning() -> None:
+    fine = NriState(True, "containerd 2.1", 5, 0, 1, 0.0123)
+    told = "registered with containerd 2.1; 5 pods waited for the kernel, 0.012 s at most"
+    assert line("nri", nri=fine) == f"[+]nri ok: {told}"
+    assert line("nri", nri=None) == line("nri", nri=NriState(False, "", 0, 0, 0, 0.0)) == ""
+    assert line("nri", nri=fine._replace(fault="late")) == f"[!]nri warning: {told}; late"
+    assert line("nri", nri=fine._replace(runtime="")).startswith("[!]nri warning: not registered")
