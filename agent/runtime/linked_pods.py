@@ -13,6 +13,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from agent import log
 from agent.clock import NEVER, SYSTEM, Clock
@@ -67,6 +68,17 @@ def without_others_addresses(engine: Engine, links: tuple[PodLink, ...]) -> tupl
     )
 
 
+class _Found(NamedTuple):
+    """A look: the links, None if they are as before, and for whose it looked, None if that failed.
+
+    ``inside``: all addresses that were seen inside pods, where the links are not as before.
+    """
+
+    links: tuple[PodLink, ...] | None
+    owners: Mapping[bytes, Key] | None
+    inside: frozenset[bytes] = frozenset()
+
+
 class LinkedPods:
     """Used by the main loop's thread, but for :attr:`counts`, which any thread may read.
 
@@ -88,6 +100,8 @@ class LinkedPods:
         always = engine.lowered.known is not None
         self._watch = _Watch(inbox, self._found, clock, start_thread, senders=senders, always=always)
         self._links: tuple[PodLink, ...] = ()
+        self._looked_for: Mapping[bytes, Key] | None = None
+        """For whose links it was looked last; None: that failed, or is still to come."""
         self._owners_due = False
         self._at = 0.0
         self._since: float | None = None
@@ -132,12 +146,12 @@ class LinkedPods:
     @property
     def looked(self) -> bool:
         """Whether the last look found what there was."""
-        return self._watch.looked_for is not None
+        return self._looked_for is not None
 
     @property
     def settled(self) -> bool:
         """Whether it looked for the links of all pods that are known now."""
-        return self._watch.looked_for == self._owners()
+        return self._looked_for == self._owners()
 
     def known(self) -> tuple[PodLink, ...]:
         """Return the links that were found last."""
@@ -170,9 +184,11 @@ class LinkedPods:
     def _owners(self) -> dict[bytes, Key]:
         return owners_of(self._engine, of_all=self._senders)
 
-    def _found(self, links: tuple[PodLink, ...], inside: frozenset[bytes] = frozenset()) -> None:
-        self._links, self.inside = links, inside
-        self._changed()
+    def _found(self, found: _Found) -> None:
+        self._looked_for = found.owners
+        if found.links is not None:
+            self._links, self.inside = found.links, found.inside
+            self._changed()
 
     def _changed(self) -> None:
         self.changes += 1
@@ -186,7 +202,7 @@ class _Watch:
     def __init__(
         self,
         inbox: Inbox,
-        found: Callable[[tuple[PodLink, ...], frozenset[bytes]], None],
+        found: Callable[[_Found], None],
         clock: Clock,
         start_thread: StartThread,
         *,
@@ -194,8 +210,6 @@ class _Watch:
         always: bool,
     ) -> None:
         """Do nothing yet. ``always``: it is to look though no pod is known."""
-        self.looked_for: Mapping[bytes, Key] | None = None
-        """For whose links it looked last; None: that failed, or is still to come."""
         self._senders = senders
         self._always = always
         self._inbox = inbox
@@ -233,14 +247,14 @@ class _Watch:
             except Exception as error:
                 # Whatever it is: pods are judged by their addresses all the same, and this thread goes on.
                 _log.warning("the links of pods cannot be found", error=str(error) or type(error).__name__)
-                self.looked_for = None
-                self._tell((), frozenset())
+                self._tell(_Found((), None))
                 self._clock.sleep(RETRY)
 
     def _look(self, changes: PodLinkChanges) -> None:
         """Look now, and whenever something may have changed. Raises OSError."""
         finder = LinkFinder(senders=self._senders)
         looked: tuple[tuple[PodLink, ...], frozenset[bytes]] | None = None
+        told: Mapping[bytes, Key] | None = None
         at_latest = LONGEST if changes.everywhere else UNHEARD
         if not changes.everywhere:
             _log.info("addresses inside pods are looked for", every=UNHEARD, missing="CAP_NET_BROADCAST")
@@ -253,8 +267,11 @@ class _Watch:
             pause = PAUSE
             if found != looked:
                 looked, pause = found, AFTER_NEWS
-                self._tell(*found)
-            self.looked_for = owners
+                links, inside = found
+                self._tell(_Found(links, owners, inside))
+            elif owners is not told:
+                self._tell(_Found(None, owners))
+            told = owners
             self._clock.sleep(max(pause, REST * (self._clock.monotonic() - began)))
             while not self._stopped:
                 changes.wait_with(self._wakes, at_latest)
@@ -263,5 +280,5 @@ class _Watch:
                 if owners or self._owners or self._always:
                     break
 
-    def _tell(self, links: tuple[PodLink, ...], inside: frozenset[bytes]) -> None:
-        self._inbox.call(lambda: self._found(links, inside))
+    def _tell(self, found: _Found) -> None:
+        self._inbox.call(lambda: self._found(found))

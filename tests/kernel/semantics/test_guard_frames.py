@@ -88,6 +88,8 @@ def given(stage: Stage) -> None:
     stage.link(LinkFinder())
 
 
+@pytest.mark.guarantee("10.1")
+@pytest.mark.guarantee("10.2")
 def test_what_a_pod_can_forge_is_what_the_document_says(stage: Stage, guarded: OnStage) -> None:
     stage.given()
     columns = [arrived(stage, stage.pods["a"], stage.pods["s"], stage.pods["b"])]
@@ -107,6 +109,7 @@ def test_what_a_pod_can_forge_is_what_the_document_says(stage: Stage, guarded: O
     }
 
 
+@pytest.mark.guarantee("10.3")
 def test_ordinary_pods_notice_nothing(stage: Stage, guarded: OnStage) -> None:
     """TCP, UDP and SCTP to pods of this node and others, to hosts, and to themselves by a Service."""
     stage.given()
@@ -221,6 +224,7 @@ BREAKAGES = {
 }
 
 
+@pytest.mark.guarantee("10.4")
 @pytest.mark.bridge
 @pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES)
 def test_what_others_change_is_put_back(stage: Stage, guarded: OnStage, breakage: str) -> None:
@@ -238,6 +242,7 @@ def test_what_others_change_is_put_back(stage: Stage, guarded: OnStage, breakage
 RESTARTS = 20
 
 
+@pytest.mark.guarantee("10.4")
 def test_a_restart_leaves_no_gap(stage: Stage, guarded: OnStage) -> None:
     stage.given()
     guarded.follow()

@@ -14,6 +14,7 @@ from agent.fault import Fault
 from agent.kube.model import Key
 from agent.observe.health import HealthCheck, State, readyz
 from agent.runtime.frames import ASK_EVERY, RETRY, Kernel
+from agent.runtime.linked_pods import _Found
 from agent.settings import resolve
 from tests.unit.runtime.events import pod
 from tests.unit.runtime.rig import Rig
@@ -50,15 +51,11 @@ class Guarded(Rig):
     def found(self, *numbers: int) -> None:
         """Have the thread that looks for links find those of some pods."""
         linked = self.agent._linked_pods
-        linked._watch.looked_for = linked._owners()
-        linked._found(
-            tuple(
-                PodLink(
-                    f"veth{number}", "", False, Key("default", f"p{number}"), (bytes((10, 0, 0, number)),)
-                )
-                for number in numbers
-            )
-        )
+        links = [
+            PodLink(f"veth{number}", "", False, Key("default", f"p{number}"), (bytes((10, 0, 0, number)),))
+            for number in numbers
+        ]
+        linked._found(_Found(tuple(links), linked._owners()))
 
     def check(self) -> HealthCheck | None:
         return next((check for check in readyz(self.agent.health()).checks if check.name == "frames"), None)
@@ -101,8 +98,7 @@ def test_links_are_followed_as_they_change(guarded: Guarded) -> None:
 def test_links_that_cannot_be_looked_for_let_go_of_nothing(guarded: Guarded) -> None:
     guarded.found(1, 2)
     guarded.rest(ASK_EVERY)
-    guarded.agent._linked_pods._watch.looked_for = None
-    guarded.agent._linked_pods._found(())
+    guarded.agent._linked_pods._found(_Found((), None))
     guarded.rest(3 * INTERVAL)
     assert guarded.followed == [("veth1", "veth2")]
     guarded.found(2)

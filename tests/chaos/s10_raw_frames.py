@@ -1,0 +1,99 @@
+"""10: a pod forges without a pause, by an agent with --guard-frames, while much else happens."""
+
+from __future__ import annotations
+
+import functools
+import re
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from agent.dataplane.frames import TABLE
+from tests.chaos.forger import Forger
+from tests.chaos.probe import Probe
+from tests.chaos.scenario import Length, Outcome, Scenario
+from tests.chaos.stage import Stage, pod_manifest
+from tests.lab.cluster import http_get, wait_until
+from tests.lab.node import Layout
+
+_GUARD = "--guard-frames"
+_MENDED = 3.0
+"""Seconds: one until the kernel is asked whether anybody wrote, and two on a busy machine."""
+_BREAKAGES = (
+    f"flush table netdev {TABLE}",
+    f"delete table netdev {TABLE}",
+    f"insert rule netdev {TABLE} pod accept",
+    f"flush set netdev {TABLE} senders",
+    f"add table netdev {TABLE} {{ flags dormant; }}",
+)
+
+
+def _guards_all(stage: Stage) -> Callable[[], bool]:
+    return lambda: "[+]frames ok: guarded for " in http_get(stage.node, "/readyz")[1]
+
+
+def _rules(stage: Stage) -> str:
+    """Return the table without what its rules have counted."""
+    listed = stage.node.run("nft", "list", "table", "netdev", TABLE, check=False)
+    return re.sub(r"packets \d+ bytes \d+", "", listed)
+
+
+def forged(layout: Layout, length: Length) -> Outcome:
+    """Forge while agents are killed and started, pods come and go, and others write in the table."""
+    random = Random(layout.value)
+    took, wrong, mended = 0.0, 0, 0
+    kills = 8 if length is Length.LONG else 1
+    with Stage(layout) as stage:
+        client, store, job = (stage.pods[name] for name in ("client", "store", "job"))
+        with Forger(client, store, job) as open_still:
+            wait_until(lambda: open_still.arrived() > 0, 20)
+        stage.start(_GUARD)
+        wait_until(_guards_all(stage), 60)
+        with Probe(stage.lanes) as probe, Forger(client, store, job) as forger:
+            for _ in range(kills):
+                extra = stage.lab.pod(stage.node, "extra")
+                stage.say("extra", [pod_manifest(extra)])
+                time.sleep(random.uniform(0, 2))
+                stage.stop(signal.SIGKILL)
+                stage.unsay("extra")
+                stage.lab.remove(extra)
+                stage.start(_GUARD, ready=False)
+                time.sleep(random.uniform(0, 3))
+            stage.agent.wait_ready()
+            wait_until(_guards_all(stage), 60)
+            wrong = forger.arrived()
+            whole = _rules(stage)
+            for breakage in _BREAKAGES:
+                probe.allow(length.within(_MENDED))
+                began = time.monotonic()
+                stage.node.run("nft", "-f", "-", stdin=breakage)
+                wait_until(lambda: _rules(stage) == whole, 60)
+                took = max(took, time.monotonic() - began)
+                stage.lab.settle()
+                before = forger.arrived()
+                time.sleep(0.5)
+                mended += 1
+                wrong += forger.arrived() - before
+            sent = forger.sent
+    late = took > length.within(_MENDED)
+    broken = (
+        *([f"{wrong} forged frames arrived"] if wrong else ()),
+        *([f"the table was put back after {took:.1f} s"] if late else ()),
+    )
+    note = f"{sent} forged frames, {kills} agents killed, {mended} times put back in {took:.1f} s at most"
+    found = Outcome.of(probe.report, note=note, broken=broken)
+    return replace(found, flows=found.flows + sent, wrong=found.wrong + wrong)
+
+
+SCENARIOS = tuple(
+    Scenario(
+        promise="10.1",
+        also=("10.3", "10.4"),
+        name=f"forged without a pause, {layout.value}",
+        run=functools.partial(forged, layout),
+        seconds=60,
+    )
+    for layout in Layout
+)
