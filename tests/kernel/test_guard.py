@@ -143,6 +143,7 @@ def test_it_is_removed_on_request_and_cuts_nothing_that_is_established(
     lab.assert_open(of_pods(lab, one, two))
 
 
+@pytest.mark.guarantee("2.3")
 def test_without_a_network_it_refuses_and_says_what_to_do(stage: tuple[Lab, Node, Pod, Pod]) -> None:
     lab, node, one, two = stage
     said = guard(node, code=2)
