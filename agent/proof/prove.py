@@ -102,6 +102,8 @@ class Proof:
         self._links = _links_of(given.links)
         self.marks = self._marks()
         self.states = self._states()
+        udp = ports.union(ports.ports(Protocol.UDP, number, number) for number in given.tunnels)
+        self._to_tunnels: Area = {udp: self.atoms.every} if udp else area.NOTHING
         self._bridges = any("physdev" in rule for rules in self.chains.values() for rule in rules)
         self._uplinks = self._named_uplinks()
         self._judged = {direction: self.of_family.judged(self.targets, direction) for direction in Direction}
@@ -268,9 +270,10 @@ class Proof:
             if self.expected.isolating(target):
                 return area.NOTHING
             shut = area.without(shut, area.whole(self._judged[_OTHER[target.direction]]))
-        if self.given.tunnels:
-            to_tunnels = ports.union(ports.ports(Protocol.UDP, n, n) for n in self.given.tunnels)
-            shut = area.without(shut, {to_tunnels: self.atoms.every})
+        if hook == "OUTPUT" and way.mark and names.CUT_ASK in self.chains:
+            # With these marks the agent alone sends, to the ends of connections that it has cut.
+            return area.NOTHING
+        shut = area.without(shut, self._to_tunnels)
         if way.bridged:
             nobodys = 0
             for one in self.unnamed:
@@ -289,7 +292,8 @@ class Proof:
                 way = Way(state=state)
                 for hook, start in _STARTS.items():
                     passed, _ = self._passing(hook, target, way)
-                    if shut := area.without(area.whole(self.atoms.every), passed):
+                    shut = area.without(area.whole(self.atoms.every), passed)
+                    if shut := area.without(shut, self._to_tunnels):
                         yield self.say.replies(target, way, start, state, shut)
 
     # --- The verdict cache ------------------------------------------------------------------------------

@@ -59,10 +59,14 @@ def read(mode: Mode, families: Iterable[Family]) -> Reading:
         # The lists first: a cache that is open now had been emptied before.
         wanted = sorted(set().union(*map(named_sets, found.values())), key=lambda n: not names.is_lookup(n))
         for name in wanted:
+            if name in sets or name in flows:
+                continue
             try:
                 kind = ipsets.header(name).shape.type if names.changes_by_itself(name) else ""
                 if kind == LIST:
                     lists[name] = frozenset(ipsets.listed(name))
+                    # No rule may add to what it looks into, as where only audited policies are.
+                    wanted += sorted(lists[name])
                 elif kind == FLOWS:
                     flows[name] = frozenset(ipsets.flows(name))
                 else:

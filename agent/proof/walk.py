@@ -165,7 +165,7 @@ class Walker:
             then: dict[int, Area] = {}
             for now, coming in here.items():
                 try:
-                    products = self._matched(rule, own, way, now)
+                    products = self._matched(rule, chain, own, way, now)
                 except UnreadError:
                     end((UNREAD, now), coming)
                     continue
@@ -211,7 +211,7 @@ class Walker:
         for number, rule in enumerate(self._tables.lines(chain), start=1):
             step = Step(chain, number, rule.text, rule.target)
             try:
-                matched = self._matched(rule, own, way, mark)
+                matched = self._matched(rule, chain, own, way, mark)
             except UnreadError:
                 found.append(step)
                 return UNREAD, mark
@@ -233,10 +233,10 @@ class Walker:
 
     # --- What a rule matches ----------------------------------------------------------------------------
 
-    def _matched(self, rule: Line, own: int, way: Way, mark: int) -> Products:
+    def _matched(self, rule: Line, chain: str, own: int, way: Way, mark: int) -> Products:
         """Return what a rule matches of any packets. Raises UnreadError."""
         if rule.special:
-            if rule.unread or not self._may_be_special(rule):
+            if rule.unread or not self._may_be_special(rule, chain):
                 raise UnreadError(rule.unread or "packets of a kind that no policy knows")
             return ()
         if rule.target in self._skipped and (not rule.goto or rule.target in _OF_UNKNOWN):
@@ -284,11 +284,13 @@ class Walker:
             return
         raise UnreadError("a limit")
 
-    def _may_be_special(self, rule: Line) -> bool:
+    def _may_be_special(self, rule: Line, chain: str) -> bool:
         """Whether what a rule says of packets that no policy knows is what the agent says."""
         if rule.target in ("DROP", "REJECT", names.CUT, names.CUT_OUT):
             return True
-        return rule.target in ("ACCEPT", "RETURN") and is_discovery(rule)
+        # What the agent asks of a connection that it has cut.
+        asks = chain == names.CUT_ASK and [c.option for c in rule.conditions] == ["--connmark"]
+        return rule.target in ("ACCEPT", "RETURN") and (asks or is_discovery(rule))
 
     def _is(
         self, condition: Condition, rule: Line, own: int, way: Way, mark: int
