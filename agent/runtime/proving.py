@@ -22,13 +22,13 @@ import msgspec
 
 import agent
 from agent import log
-from agent.clock import NEVER, Clock
+from agent.clock import AT_ONCE, NEVER, Clock
 from agent.fault import Fault
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Direction, Family
 from agent.observe.proof import ProofState
 from agent.policy.engine import Engine
-from agent.proof.difference import Answer, Difference, Result
+from agent.proof.difference import Answer, Difference, Kind, Result
 from agent.proof.given import Given, pieces, without_rules
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
@@ -71,6 +71,9 @@ class Proved(NamedTuple):
     since: float
     policy: NetworkPolicy
 
+
+Place = tuple[int, Kind, str, str]
+"""Of what something differs: a family, in which way, a direction, and a pod."""
 
 Child = Callable[[Callable[[], Given], str], Result]
 """Proves in another process: takes what gives the objects when it is ready, and of which pod alone."""
@@ -115,7 +118,12 @@ class Proving:
         self._policies: dict[str, Proved] = {}
         self._lasting: frozenset[str] = frozenset()
         """What the last repair did not mend."""
+        self._repair_at = AT_ONCE
         self._tries = 0
+        self._left: set[Place] = set()
+        """Of several proofs during which the agent wrote, what differed in each of them."""
+        self._right: dict[str, NetworkPolicy] = {}
+        """The policies that were proved in one of them."""
         self._going = False
         self._at = NEVER
         self._one = threading.Lock()
@@ -217,39 +225,54 @@ class Proving:
         now = self._clock.monotonic()
         self._at = now + max(self.interval, SHARE * took)
         if result.differences and not self._unchanged(moment):
-            self._tries += 1
-            if self._tries < TRIES:
-                self._at = now + AGAIN
-            else:
-                self._tries = 0
-                self.trouble = "the kernel was written to whenever it was read"
-            return
+            settled = self._piecewise(result, moment)
+            if settled is None:
+                self._tries += 1
+                if self._tries < TRIES:
+                    self._at = now + AGAIN
+                else:
+                    self._tries = 0
+                    self.trouble = "the kernel was written to whenever it was read"
+                return
+            result = settled
+        else:
+            self._right = {key: moment.policies[key] for key in result.proved if key in moment.policies}
         self._tries = 0
         self.trouble = ""
         self.result, self.proved_at = result, self._clock.time()
-        self._note(result, moment)
+        self._note()
         told = tuple(one.said for one in result.differences[:TOLD])
         if not told:
             self._lasting = frozenset()
             return
         self.found += 1
-        if not self._lasting.issuperset(told):
+        if not self._lasting.issuperset(told) and now >= self._repair_at:
             # What a repair does not mend, another one does not mend either.
             self._lasting = frozenset(one.said for one in result.differences)
+            self._repair_at = now + self.interval
             self._drift.repair(told)
             self._at = now + AGAIN
 
-    def _note(self, result: Result, moment: Moment) -> None:
+    def _piecewise(self, result: Result, moment: Moment) -> Result | None:
+        """Return a result of several proofs during which the agent wrote; None where more are needed.
+
+        What the agent writes differs for a moment. So of each pod and direction one proof is enough: what was
+        not found to differ in one of several was as the policies say then.
+        """
+        if not self._tries:
+            self._left, self._right = _places(result), {}
+        self._left &= _places(result)
+        self._right |= {key: moment.policies[key] for key in result.proved if key in moment.policies}
+        return None if self._left else _without_differences(result)
+
+    def _note(self) -> None:
         before = self._policies
         found: dict[str, Proved] = {}
-        for key in result.proved:
-            policy = moment.policies.get(key)
-            if policy is not None:
-                old = before.get(key)
-                found[key] = (
-                    old if old is not None and old.policy == policy else Proved(self.proved_at, policy)
-                )
-        self._policies = found
+        for key, policy in self._right.items():
+            old = before.get(key)
+            same = old is not None and old.policy == policy
+            found[key] = old if old is not None and same else Proved(self.proved_at, policy)
+        self._policies, self._right = found, {}
 
     def proved(self, policy: Key) -> Proved | None:
         """Return since when a policy is proved to be enforced as it is now; None where it is not.
@@ -286,11 +309,23 @@ class Proving:
 
         For any thread but the loop's own. Raises UnprovedError, TimeoutError and OSError.
         """
+        left: set[Place] | None = None
         for _ in range(TRIES):
             result, moment = self._made(pod)
             if not result.differences or self._inbox.ask(functools.partial(self._unchanged, moment)):
                 return result
+            left = _places(result) if left is None else left & _places(result)
+            if not left:
+                return _without_differences(result)
         raise UnprovedError("the kernel was written to whenever it was read; ask again")
+
+
+def _places(result: Result) -> set[Place]:
+    return {(one.family, one.kind, one.direction, one.pod) for one in result.differences}
+
+
+def _without_differences(result: Result) -> Result:
+    return msgspec.structs.replace(result, differences=(), wrong=(), everything=False)
 
 
 def in_a_process(given: Callable[[], Given], pod: str) -> Result:

@@ -123,6 +123,22 @@ def test_what_is_read_while_the_agent_writes_says_nothing(proved: Rig) -> None:
     assert proved.agent.proving.trouble == "the kernel was written to whenever it was read"
 
 
+def test_what_differs_in_one_of_several_proofs_alone_was_being_written(proved: Rig) -> None:
+    other = Difference(Found.SHUT, 4, "pod shop/web", "egress", "shop/web")
+    proved.agent.proving._child = _writing(proved, proved.agent.proving._child)
+    syncs, before = len(proved.backend.named("sync")), proved.agent.proving.proved_at
+    for result in (WRONG, Result((other,), proved=("shop/db",))):
+        proved.proofs = [result]
+        prove(proved)
+    assert len(proved.backend.named("sync")) == syncs
+    assert proved.agent.proving.proved_at > before
+    assert proved.agent.proving.result is not None
+    assert proved.agent.proving.result.differences == ()
+    assert proved.agent.proving.proved(Key("shop", "db")) is not None
+    proved.proofs = [WRONG, Result((other,))]
+    assert proved.beside(proved.agent.proving.verify).differences == ()
+
+
 def _writing(rig: Rig, child: Callable[..., Result]) -> Callable[..., Result]:
     def proving(*arguments: object) -> Result:
         found = child(*arguments)
