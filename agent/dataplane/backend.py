@@ -83,13 +83,15 @@ class Around(NamedTuple):
     """What the rules in the kernel depend on besides the program.
 
     ``uplinks``: interfaces by which other nodes are let in; ``links``: which interface belongs to which pod;
-    ``tunnels``: UDP ports of the node's tunnels. ``writes``: how often the kernel has been written to: what
+    ``tunnels``: UDP ports of the node's tunnels. ``closing``: networks in which addresses are closed that no
+    pod here is known to have. ``writes``: how often the kernel has been written to: what
     is read between two equal numbers is of one state.
     """
 
     uplinks: frozenset[str] = frozenset()
     links: tuple[PodLink, ...] = ()
     tunnels: frozenset[int] = frozenset()
+    closing: frozenset[Network] = frozenset()
     writes: int = 0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from agent.kube.model import Key, NetworkPolicy
@@ -12,7 +13,7 @@ from agent.proof import area
 from agent.proof.area import Area
 from agent.proof.atoms import Atoms
 from agent.proof.given import Given
-from agent.reach.addresses import EVERY, number_of
+from agent.reach.addresses import EVERY, number_of, of_network
 from agent.reach.admits import Rules
 from agent.reach.known import Known, know
 from agent.spec.cluster import Cluster, cluster_of
@@ -62,6 +63,16 @@ class Expected:
             for number in numbers
         }
 
+        self.unknown = frozenset(self._unknown())
+        """Addresses that no pod here has, one of each network in which such are closed."""
+
+    def _unknown(self) -> Iterator[int]:
+        closed = frozenset[int]().union(*self._closed.values())
+        for first, end in map(of_network, self.given.closing):
+            places = range(first, min(end, first + len(self._here) + len(closed) + 1))
+            free = (number for number in places if number not in self._here and number not in closed)
+            yield from islice(free, 1)
+
     def targets(self, family: Family) -> list[Target]:
         """Return the addresses of a family that pods here have, and those that stay closed."""
         first, end = EVERY[family]
@@ -69,7 +80,7 @@ class Expected:
         for direction in Direction:
             closed = self._closed[direction] - self._here.keys()
             found += [Target(number, key, direction) for number, key in sorted(self._here.items())]
-            found += [Target(number, None, direction) for number in sorted(closed)]
+            found += [Target(number, None, direction) for number in sorted(closed | self.unknown)]
         return [target for target in found if first <= target.number < end]
 
     def isolating(self, target: Target) -> bool:
@@ -92,7 +103,7 @@ class Expected:
 
     def _isolated(self, target: Target) -> bool:
         if target.pod is None:
-            return target.number in self._closed[target.direction]
+            return target.number in self._closed[target.direction] or target.number in self.unknown
         pod = self.cluster.pods[target.pod]
         return bool(isolating(self.known.namespaces[pod.namespace], target.direction, pod))
 

@@ -21,7 +21,8 @@ class Given(msgspec.Struct, frozen=True):
     which the node has no budget is there without its rules. ``closed`` are addresses that stay isolated
     though no pod has them any more, by direction. ``node_networks``: those of other nodes that may reach
     every pod, by the interfaces in ``uplinks``. ``links``: which interface belongs to which pod.
-    ``tunnels``: UDP ports of the node's tunnels, which pods may not send to.
+    ``tunnels``: UDP ports of the node's tunnels, which pods may not send to. ``closing``: networks in which
+    addresses are closed that no pod here is known to have.
     """
 
     node: str
@@ -35,6 +36,7 @@ class Given(msgspec.Struct, frozen=True):
     uplinks: tuple[str, ...] = ()
     links: tuple[PodLink, ...] = ()
     tunnels: tuple[int, ...] = ()
+    closing: tuple[Network, ...] = ()
 
 
 class Head(msgspec.Struct, frozen=True):

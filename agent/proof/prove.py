@@ -51,8 +51,9 @@ def prove(given: Given, reading: Reading, pod: Key | None = None) -> Result:
         one = Proof(family, given, expected, reading)
         found += one.differences(pod)
         for target in expected.targets(family):
-            addresses.add(target.number)
-            isolated |= {target.number} if expected.isolating(target) else set()
+            if target.pod is not None:
+                addresses.add(target.number)
+                isolated |= {target.number} if expected.isolating(target) else set()
     found.sort(key=lambda one: (one.size, one.said))
     wrong = {one.pod for one in found if one.pod}
     everything = any(not one.pod for one in found)
@@ -104,6 +105,7 @@ class Proof:
         self.states = self._states()
         udp = ports.union(ports.ports(Protocol.UDP, number, number) for number in given.tunnels)
         self._to_tunnels: Area = {udp: self.atoms.every} if udp else area.NOTHING
+        self._closing = self._unknown()
         self._bridges = any("physdev" in rule for rules in self.chains.values() for rule in rules)
         self._uplinks = self._named_uplinks()
         self._judged = {direction: self.of_family.judged(self.targets, direction) for direction in Direction}
@@ -118,10 +120,21 @@ class Proof:
                         if condition.option in ("-s", "-d"):
                             yield network(condition.value)
         yield from self.unnamed
-        yield from (net for net in self.given.node_networks if net.family is self.family)
+        others = (*self.given.node_networks, *self.given.closing)
+        yield from (net for net in others if net.family is self.family)
         first, _ = EVERY[self.family]
         for target in self.targets:
             yield Network((target.number - first).to_bytes(size, "big"), self.family.bits)
+
+    def _unknown(self) -> int:
+        """Return the addresses that are closed since no pod here is known to have them."""
+        found = 0
+        for one in self.given.closing:
+            found |= self.atoms.of_network.get(one, 0)
+        for target in self.targets:
+            if target.pod is not None:
+                found &= ~(1 << self.atoms.at(target.number))
+        return found
 
     # --- Ways -------------------------------------------------------------------------------------------
 
@@ -158,13 +171,15 @@ class Proof:
         )
         come, port_in, go, port_out = ("", "", near, port) if inwards else (near, port, "", "")
         bridged = (False, True) if self._bridges and (link is None or link.bridge) else (False,)
-        comes = (come, *sorted(self._uplinks)) if inwards else (come,)
+        unknown = target.number in self.expected.unknown
+        comes = (come, *sorted(self._uplinks)) if inwards and not unknown else (come,)
         for over, from_ in itertools.product(bridged, comes):
             for mark in self.marks[: 2 if over else None]:
                 yield "FORWARD", Way(from_, go, over, port_in, port_out, mark=mark)
         for state in self.states:
             yield "FORWARD", Way(come, go, bridged[-1], port_in, port_out, state)
-        for mark in self.marks[:2]:
+        # By which interface packets came in is not known there any more: an unknown address may be others'.
+        for mark in () if unknown else self.marks[:2]:
             yield "OUTPUT", Way(go=go, mark=mark)
 
     def _named_uplinks(self) -> set[str]:
@@ -261,7 +276,7 @@ class Proof:
 
     def _lets_nodes_in(self, target: Target, hook: str, way: Way) -> bool:
         inwards = target.direction is Direction.INGRESS and hook == "FORWARD"
-        return inwards and target.pod is not None and way.come in self.given.uplinks
+        return inwards and way.come in self.given.uplinks
 
     def _needed(self, shut: Area, target: Target, hook: str, way: Way) -> Area:
         """Return what of denied packets no rule but a policy's may deny."""
@@ -273,7 +288,7 @@ class Proof:
         if hook == "OUTPUT" and way.mark and names.CUT_ASK in self.chains:
             # With these marks the agent alone sends, to the ends of connections that it has cut.
             return area.NOTHING
-        shut = area.without(shut, self._to_tunnels)
+        shut = area.without(area.without(shut, self._to_tunnels), area.whole(self._closing))
         if way.bridged:
             nobodys = 0
             for one in self.unnamed:

@@ -202,6 +202,7 @@ class Proving:
             tuple(around.uplinks),
             around.links,
             tuple(around.tunnels),
+            tuple(around.closing),
         )
         return Moment(given, written, self._writes())
 

@@ -11,6 +11,7 @@ import msgspec
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.variant import Mode
+from agent.kernel.ipset import IpSets
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Key, NamedPort, Namespace, NetworkPolicy, Object, Pod, Port, Rule
 from agent.net import Direction, Family, Protocol
@@ -34,6 +35,7 @@ from tests.kernel.kernel_state import (
     pods_of,
     policy,
 )
+from tests.lab.cluster import wait_until
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 CUT = block("192.0.2.0/24", "192.0.2.64/26")
@@ -216,8 +218,14 @@ def _swapped(node: ProvedNode) -> None:
 
 def _planted(node: ProvedNode) -> None:
     entries = names.cache(node.mode, Family.V4)
-    node.ipset("add", entries.lookup, entries.entries, "-exist")
+    # Until it has been emptied after a change, it is closed.
+    wait_until(lambda: _listed_in(entries.lookup) == {entries.entries}, timeout=20)
     node.ipset("add", entries.entries, "10.0.0.4,tcp:22,10.0.0.1")
+
+
+def _listed_in(name: str) -> set[str]:
+    with IpSets() as ipsets:
+        return ipsets.listed(name)
 
 
 def _listed(node: ProvedNode) -> None:

@@ -355,7 +355,7 @@ class IptablesBackend:
         return self._audit.compare(program, reading, certain=not self._failed)
 
     def around(self) -> Around:
-        return edges.around(self._held.node, self._writes())
+        return edges.around(self._held, self._writes())
 
     def view(self) -> KernelView:
         counts = KernelCounts(self._writes(), self._connections.forgotten, self._cache.flushes)

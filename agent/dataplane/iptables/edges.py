@@ -37,10 +37,11 @@ def moved(node: NodeFacts, look: Callable[[], Surroundings]) -> bool:
         return False
 
 
-def around(node: NodeFacts, writes: int) -> Around:
+def around(held: Held, writes: int) -> Around:
     """Return what the rules depend on besides the program; ``writes``: to the kernel, until now."""
+    node = held.node
     tunnels = frozenset[int]().union(*(tunnel.ports for tunnel in node.surroundings.tunnels))
-    return Around(node.uplinks, node.links, tunnels, writes)
+    return Around(node.uplinks, node.links, tunnels, frozenset(held.pod_networks), writes)
 
 
 class Uplinks:
