@@ -49,7 +49,7 @@ test: $(STAMP) ## Run every test; those with real packets need root
 test-newest: ## Run style, types and every test with the newest packages that pyproject.toml allows; before each release
 	@$(MAKE) lint test VENV=.venv-newest NEWEST=1
 
-chaos: NEEDS := kernel cluster image machines page monitoring
+chaos: NEEDS := kernel cni cluster
 chaos: root $(STAMP) ## Try every promise of docs/guarantees.md, with faults while packets flow, in under 15 minutes (root)
 	@.ci/packages $(PYTHON) $(NEEDS)
 	@$(BIN)/python -m tests.lab.kube_build >/dev/null

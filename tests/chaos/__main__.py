@@ -22,7 +22,8 @@ from tests.chaos.catalogue import chosen, scenarios
 from tests.chaos.run import Result, run_all, run_one
 from tests.chaos.scenario import Length
 
-WORKERS = 2
+WORKERS = 3
+"""Also on two cores: most of the time a scenario waits, and its probe and agents use a third of one."""
 _WIDTH = 120
 """Letters in a line of the table where nobody says how many there are."""
 
