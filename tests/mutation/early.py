@@ -20,6 +20,13 @@ EARLY = (
         (Selection.EARLY,),
     ),
     Mutation(
+        "a pod whose network was taken away keeps its address",
+        "agent.sources.cni.early:Early.lost",
+        "not all(map(self._is_link, result.links))",
+        "False",
+        (Selection.EARLY,),
+    ),
+    Mutation(
         "the status adds nothing to a result",
         "agent.sources.cni.early:Early._merged",
         "{len(address) for address in pod.addresses}",

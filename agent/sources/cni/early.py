@@ -13,7 +13,9 @@ The rules, of one pod:
   created before it. Of several, the newest: a pod's sandbox may be made anew.
 - In a family of which its status says no address, the pod has the result's. Where its status says another
   one, the status holds, unless the result is newer than what the status says.
-- A result that goes takes no address from its pod: the pod does, or its status, or a newer result.
+- A result that goes takes no address from its pod: the pod does, or its status, or a newer result. Where an
+  interface of the node that the result names is gone, too, the pod's network has been taken away: the pod has
+  no address, whatever its status says, until that says another one or a newer result comes.
 - An address belongs to the pod that was given it last (:class:`agent.kube.model.Attached`).
 """
 
@@ -32,12 +34,14 @@ from agent.sources.cni.result import Result
 
 ORIGIN = Origin("cni")
 """Who says an address before the API server does."""
+TOLD = "nri:"
+"""How names of results begin that a container runtime has told, and that are no files."""
 
 
 class _Known:
     """A pod of this node: as the source tells it, as it was told on, and what holds of its results."""
 
-    __slots__ = ("before", "kept", "pod", "told")
+    __slots__ = ("before", "detached", "kept", "pod", "told")
 
     def __init__(self, pod: Pod) -> None:
         self.pod = pod
@@ -46,6 +50,8 @@ class _Known:
         """Addresses of a result that is gone, or of the one that counts."""
         self.before: tuple[bytes, ...] | None = None
         """What the status said when a newer sandbox was given other addresses."""
+        self.detached: tuple[bytes, ...] | None = None
+        """What the status said when the network of its last sandbox was taken away."""
 
 
 class _Asked(NamedTuple):
@@ -70,7 +76,15 @@ class Early:
     source has told nothing.
     """
 
-    def __init__(self, node: str, sink: Sink, wanted: Callable[[Key], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        node: str,
+        sink: Sink,
+        wanted: Callable[[Key], None] = lambda _: None,
+        is_link: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        """``is_link``: whether the node has an interface of a name."""
+        self._is_link = is_link
         self._node = node
         self._sink = sink
         self._wanted = wanted
@@ -134,7 +148,11 @@ class Early:
         if asked is not None:
             self._hold(event.key, asked, event)
             return None
-        self._pods.pop(event.key, None)
+        known = self._pods.pop(event.key, None)
+        for name in tuple(self._of_pods.get(event.key, ())):
+            # No file tells of its end: the runtime does, if it is asked then.
+            if name.startswith(TOLD) and known is not None and _counts(self._results[name], known.pod):
+                self._forget(name, self._results[name])
         return event
 
     def _hold(self, key: Key, asked: _Asked, event: Event) -> None:
@@ -173,8 +191,12 @@ class Early:
                 return
             self._forget(name, result)
             known = self._pods.get(result.pod)
-            if known is not None:
-                self._tell(known)
+            if known is None:
+                return
+            is_gone = not all(map(self._is_link, result.links))
+            if is_gone and _counts(result, known.pod) and self._newest(known.pod) is None:
+                known.kept, known.detached = (), known.pod.addresses
+            self._tell(known)
 
     def _forget(self, name: str, result: Result) -> None:
         del self._results[name]
@@ -200,7 +222,11 @@ class Early:
             known.before = None
         result = self._newest(pod)
         if result is not None:
-            known.kept = result.addresses
+            known.kept, known.detached = result.addresses, None
+        if known.detached is not None:
+            if known.detached == pod.addresses:
+                return replace(pod, addresses=()) if pod.addresses else pod
+            known.detached = None
         given = known.kept
         if not given:
             return pod

@@ -24,8 +24,11 @@ INTERFACE = "eth0"
 LARGEST = 1 << 20
 """Bytes of a file that are read. A result has some 2,000: the network's configuration is in it."""
 _MOST_ADDRESSES = 64
+_MOST_LINKS = 8
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_LINK = re.compile(r"[!-.0-~]{1,15}")
+"""A name of an interface, as the kernel takes it."""
 _ID = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,127}")
 
 
@@ -33,7 +36,8 @@ class Result(NamedTuple):
     """What a pod's sandbox was given on its main interface.
 
     ``uid`` is empty where the runtime does not say it. ``at``: when, in nanoseconds since 1970. ``addresses``
-    are packed, the first of each family, as kubelet takes them for ``status.podIPs``.
+    are packed, the first of each family, as kubelet takes them for ``status.podIPs``. ``links`` are the
+    interfaces of the node that the plugin names, such as the pod's veth and the bridge.
     """
 
     pod: Key
@@ -41,6 +45,7 @@ class Result(NamedTuple):
     sandbox: str
     addresses: tuple[bytes, ...]
     at: int
+    links: tuple[str, ...] = ()
 
 
 class _Interface(msgspec.Struct, frozen=True, gc=False):
@@ -96,7 +101,10 @@ def decode(body: bytes, at: int) -> Result | None:
     if uid and not _ID.fullmatch(uid):
         return None
     addresses = first_of_each(_texts(cached.result))
-    return Result(pod, uid, sandbox, addresses, at) if addresses else None
+    links = tuple(
+        one.name for one in cached.result.interfaces or () if not one.sandbox and _LINK.fullmatch(one.name)
+    )
+    return Result(pod, uid, sandbox, addresses, at, links[:_MOST_LINKS]) if addresses else None
 
 
 def first_of_each(texts: list[str]) -> tuple[bytes, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from agent import log
 from agent.kube.events import Sink
 from agent.kube.model import Key, Kind
 from agent.sources.cni.asking import Ask, Asking
-from agent.sources.cni.early import Counts, Early
+from agent.sources.cni.early import TOLD, Counts, Early
 from agent.sources.cni.folder import Folders, Seen
 from agent.sources.cni.result import INTERFACE, Result, read
 from agent.sources.nri.messages import Sandbox
@@ -78,7 +79,7 @@ class CniSource:
         self._fault = ""
 
     def start(self, sink: Sink) -> None:
-        early = self._early = Early(self._node, sink, self._want)
+        early = self._early = Early(self._node, sink, self._want, _is_link)
         if self._ask is not None:
             self._asking = Asking(self._ask, early.answered, early.untold)
         self._thread = threading.Thread(target=lambda: self._run(early), name="cni", daemon=True)
@@ -132,7 +133,7 @@ class CniSource:
             return None
         if sandbox.addresses:
             given = Result(sandbox.pod, sandbox.uid, sandbox.id, sandbox.addresses, time.time_ns())
-            early.found(f"nri:{sandbox.id}", given, live=True)
+            early.found(f"{TOLD}{sandbox.id}", given, live=True)
             return sandbox
         for folder in self._folders:
             for path in folder.glob(f"*-{escape(sandbox.id)}-{INTERFACE}"):
@@ -145,7 +146,7 @@ class CniSource:
     def ended(self, sandbox: Sandbox) -> None:
         """Take a sandbox that ends."""
         if self._early is not None:
-            self._early.lost(f"nri:{sandbox.id}")
+            self._early.lost(f"{TOLD}{sandbox.id}")
 
     def _want(self, key: Key) -> None:
         if self._asking is not None:
@@ -182,6 +183,15 @@ class CniSource:
                 early.lost(str(path))
             if live:
                 self._last_event = time.time()
+
+
+def _is_link(name: str) -> bool:
+    """Whether the network namespace of this agent, which is the node's, has an interface of a name."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
 
 
 def _booted() -> float:

@@ -24,7 +24,10 @@ class Stage:
     def __init__(self) -> None:
         self.told: list[Event] = []
         self.wanted: list[Key] = []
-        self.early = Early("here", lambda events: self.told.extend(events), self.wanted.append)
+        self.links = {"cni0", "veth1"}
+        self.early = Early(
+            "here", lambda events: self.told.extend(events), self.wanted.append, self.links.__contains__
+        )
         self.take(Synced(Kind.POD))
         self.told.clear()
 
@@ -39,7 +42,8 @@ class Stage:
     def find(
         self, *addresses: bytes, uid: str = "u1", name: str = "1", at: int = CREATED_NS, live: bool = True
     ) -> None:
-        self.early.found(name, Result(WEB, uid, f"c{name}", addresses, at), live=live)
+        links = ("cni0", f"veth{name}")
+        self.early.found(name, Result(WEB, uid, f"c{name}", addresses, at, links), live=live)
 
     @property
     def last(self) -> Pod:
@@ -129,6 +133,42 @@ def test_a_result_that_goes_takes_no_address_away() -> None:
     assert stage.last.attached == Attached(0, (V4,), early=True)
     assert stage.upsert(pod(OTHER)) == pod(OTHER)
     assert stage.early.counts().results == 0
+
+
+def test_a_pod_whose_network_was_taken_away_has_no_address_though_its_status_says_it() -> None:
+    stage = Stage()
+    stage.upsert(pod(V4))
+    stage.find(V4)
+    stage.links.discard("veth1")
+    stage.early.lost("1")
+    assert not stage.last.addresses
+    assert not stage.upsert(pod(V4)).addresses
+    stage.links.add("veth2")
+    stage.find(V4, name="2")
+    assert list(stage.last.addresses) == [V4]
+    stage.links.discard("veth2")
+    stage.early.lost("2")
+    assert list(stage.upsert(pod(OTHER)).addresses) == [OTHER]
+
+
+def test_what_a_runtime_told_of_a_pod_goes_with_it() -> None:
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(V4, name="nri:c1")
+    assert stage.early.counts().results == 1
+    stage.take(Delete(Kind.POD, WEB))
+    assert stage.early.counts().results == 0
+
+
+def test_an_older_sandbox_that_goes_late_takes_nothing_from_the_newer_one() -> None:
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(OTHER, name="1")
+    stage.links.add("veth2")
+    stage.find(V4, name="2")
+    stage.links.discard("veth1")
+    stage.early.lost("1")
+    assert stage.last.addresses == (V4,)
 
 
 def test_a_result_of_another_uid_waits_for_the_watch() -> None:

@@ -25,7 +25,8 @@ def addresses_of(**about: Any) -> tuple[bytes, ...]:
 
 
 def test_a_result_says_which_pod_has_which_addresses() -> None:
-    wanted = Result(Key("shop", "web"), "u1", "c1", packed("10.244.1.7", "fd00::7"), 5)
+    links = ("cni0", "veth1")
+    wanted = Result(Key("shop", "web"), "u1", "c1", packed("10.244.1.7", "fd00::7"), 5, links)
     assert decode(text(), 5) == wanted
 
 
