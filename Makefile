@@ -29,7 +29,7 @@ INSTALL = $(1) -m pip install $(PIP) --require-hashes -r deploy/requirements-bui
 LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command 'make lock'
 
-.PHONY: help demo test test-newest chaos bench install image release cluster-test kind-test lint fmt lock clean root python
+.PHONY: help demo test test-newest chaos bench install image release cluster-test kind-test lint fmt lock audit clean root python
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target what; do \
@@ -102,8 +102,12 @@ lock: $(STAMP) ## Move every locked Python package to the newest version that py
 	@$(BIN)/uv pip compile $(LOCKING) pyproject.toml --constraint deploy/requirements-dev.txt --output-file deploy/requirements.txt
 	@$(BIN)/uv pip compile $(LOCKING) tests/lab/go.in --output-file tests/lab/go.txt
 
+audit: python ## Look up known vulnerabilities of the locked Python packages; fails where the index has none to say
+	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	@.venv-audit/bin/pip-audit --strict --disable-pip --progress-spinner off -r deploy/requirements.txt $(ARGS)
+
 clean: ## Remove what make has made here
-	@rm -rf $(VENV) .venv-newest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .venv-newest .venv-audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find agent tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 root:

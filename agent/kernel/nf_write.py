@@ -240,6 +240,7 @@ def transact(netlink: NetlinkSocket, messages: Sequence[Message]) -> None:
 class BaseChain(NamedTuple):
     """A chain that sees an interface's frames. ``devices``: those of which it sees any now."""
 
+    table: str
     name: str
     number: int
     priority: int
@@ -258,15 +259,24 @@ def table_flags(netlink: NetlinkSocket, table: str) -> int | None:
 def base_chains(netlink: NetlinkSocket, table: str) -> Iterator[BaseChain]:
     """Yield the chains of a table that see frames. Raises OSError."""
     for body in netlink.dump(Message(SUBSYSTEM | _GET_CHAIN, NETDEV, b"")):
-        fields = dict(attributes(body))
-        if text(fields[_CHAIN_TABLE]) == table and _CHAIN_HOOK in fields:
-            hook = dict(attributes(fields[_CHAIN_HOOK]))
-            yield BaseChain(
-                text(fields[_CHAIN_NAME]),
-                int.from_bytes(hook.get(_HOOK_NUMBER, b""), "big"),
-                int.from_bytes(hook.get(_HOOK_PRIORITY, b""), "big", signed=True),
-                _devices(hook),
-            )
+        found = base_chain_of(body)
+        if found is not None and found.table == table:
+            yield found
+
+
+def base_chain_of(body: memoryview | bytes) -> BaseChain | None:
+    """Return a chain that sees frames from the attributes of its message; None for another chain."""
+    fields = dict(attributes(body))
+    if _CHAIN_HOOK not in fields:
+        return None
+    hook = dict(attributes(fields[_CHAIN_HOOK]))
+    return BaseChain(
+        text(fields.get(_CHAIN_TABLE, b"")),
+        text(fields.get(_CHAIN_NAME, b"")),
+        int.from_bytes(hook.get(_HOOK_NUMBER, b""), "big"),
+        int.from_bytes(hook.get(_HOOK_PRIORITY, b""), "big", signed=True),
+        _devices(hook),
+    )
 
 
 def _devices(hook: dict[int, memoryview]) -> tuple[str, ...]:
@@ -294,11 +304,12 @@ def rule_texts(netlink: NetlinkSocket, table: str) -> dict[str, list[bytes]]:
     """
     found: dict[str, list[bytes]] = {}
     for rule in rules_of(netlink, NETDEV, table):
-        found.setdefault(rule.chain, []).append(_uncounted(rule.expressions))
+        found.setdefault(rule.chain, []).append(uncounted(rule.expressions))
     return found
 
 
-def _uncounted(expressions: bytes) -> bytes:
+def uncounted(expressions: bytes) -> bytes:
+    """Return what a rule is made of, to be compared: each expression, of counters only the name."""
     parts = []
     for _, element in attributes(expressions):
         fields = dict(attributes(element))

@@ -36,6 +36,13 @@ def make_guard() -> FrameGuard:
     return FrameGuard()
 
 
+def guarding(faults: tuple[Fault, ...]) -> Guarding:
+    """Return what is said of a call that failed altogether."""
+    from agent.dataplane.frames.guard import Guarding
+
+    return Guarding(0, frozenset(), faults, pending=True)
+
+
 def let_go() -> tuple[Fault, ...]:
     """Remove what an earlier run left; return what stays, and why."""
     try:
@@ -143,7 +150,12 @@ class Frames:
         self._guard, self._running = guard, True
 
         def follow() -> None:
-            done = guard.follow(links)
+            try:
+                done = guard.follow(links)
+            except Exception as error:
+                # Whatever it is: it is told and tried again, and the loop goes on.
+                what = f"frames of pods are not guarded: {type(error).__name__}: {error}"
+                done = guarding((Fault(what, "report this", reason="defect"),))
             seen = self._kernel.version()
             self._inbox.call(lambda: self._done(done, seen))
 

@@ -12,10 +12,11 @@ from typing import cast
 
 import msgspec
 
+from agent.dataplane.frames import table as frames
 from agent.dataplane.iptables.rules import comments, parse
 from agent.dataplane.iptables.tables import foreign, markuse, tables
 from agent.history import query
-from agent.kernel import conntrack, headers, nflog, rtnetlink, tunnels
+from agent.kernel import conntrack, headers, nf_write, nflog, rtnetlink, tunnels
 from agent.kernel.ipset_members import decode_members
 from agent.kernel.netlink import attribute, attributes
 from agent.kube import address, facts, wire
@@ -72,6 +73,8 @@ _LOGGED = b"\2\0\0\0" + _nested(
 _LINK = struct.pack("=HiII", 1, 2, 1, 0) + _nested(
     (3, b"eth0\0"), (18, _nested((1, b"vxlan\0"), (2, _nested((15, struct.pack("!H", 4789))))))
 )
+_FRAME_RULE = nf_write.counted() + nf_write.compared(b"\2") + nf_write.verdict("goto", "drop")
+_FRAME_CHAIN = nf_write.add_chain("frames", "link-veth1", "veth1", -500).attributes
 _POLICY = {
     "apiVersion": "networking.k8s.io/v1",
     "kind": "NetworkPolicy",
@@ -235,6 +238,13 @@ TARGETS: Sequence[Target] = (
         ],
         [_nested((7, _nested((1, _nested((1, b"\x0a\1\0\2"))))))],
         (KeyError, ValueError, IndexError),
+    ),
+    Target("rule of an interface", nf_write.uncounted, [_FRAME_RULE]),
+    Target("chain of an interface", nf_write.base_chain_of, [_FRAME_CHAIN]),
+    Target(
+        "senders of an interface",
+        lambda data: frames.held_by({name: [data] for name in frames.SETS}),
+        [nf_write.key(struct.pack("=I", 4), b"\2\0\0\0\0\1")],
     ),
     Target("iptables-save", _texts(tables.parse), [_SAVED]),
     Target("a rule of ours", _texts(_of_each_rule(parse.ours)), [_SAVED], (ValueError,)),

@@ -192,6 +192,8 @@ def held_by(found: Mapping[str, Iterable[bytes]]) -> dict[int, frozenset[bytes]]
     lengths = {HARDWARE: 6, V4: 4, V6: 16}
     for name, listed in found.items():
         for key in listed:
+            if len(key) < 4 + lengths[name]:
+                continue  # a set that somebody else made
             (index,) = struct.unpack_from("=I", key)
             held.setdefault(index, set()).add(key[4 : 4 + lengths[name]])
     return {index: frozenset(addresses) for index, addresses in held.items()}

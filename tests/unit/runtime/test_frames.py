@@ -139,6 +139,23 @@ def test_what_cannot_be_written_is_told_and_tried_again(guarded: Guarded) -> Non
     assert guarded.ready
 
 
+def test_a_defect_is_told_and_ends_nothing(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    guarded.found(1)
+    broken = iter([True])
+
+    def follow(links: Iterable[PodLink]) -> Guarding:
+        if next(broken, False):
+            raise KeyError("a field")
+        return Guarding(1, frozenset(link.name for link in links))
+
+    monkeypatch.setattr(guarded, "follow", follow)
+    guarded.rest(ASK_EVERY)
+    (fault,) = (fault for fault in guarded.agent.health().faults if fault.reason == "defect")
+    assert "KeyError" in fault.what
+    guarded.rest(RETRY * 2)
+    assert guarded.ready
+
+
 def test_without_it_what_an_earlier_run_left_is_removed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gc.freeze", lambda: None)
     monkeypatch.setattr("gc.collect", lambda: 0)
