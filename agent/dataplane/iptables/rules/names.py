@@ -255,7 +255,11 @@ def shortened(key: Key, room: int) -> str:
 
 
 def comment(text: str) -> str:
-    """Return the match that carries a comment; the text must hold a space, or iptables would not quote it."""
+    """Return the match that carries a comment, as iptables prints it.
+
+    The text must hold a space, or iptables would not quote it, and no quote of either kind: before one it
+    prints a backslash.
+    """
     return f'-m comment --comment "{text}"'
 
 
