@@ -13,6 +13,7 @@ from tests.mutation.model import Mutation
 from tests.mutation.new_pods import NEW_PODS
 from tests.mutation.objects import OBJECTS
 from tests.mutation.policy import POLICY
+from tests.mutation.proof import PROOF
 from tests.mutation.rules import RULES
 from tests.mutation.staging import STAGING
 from tests.mutation.steps import STEPS
@@ -29,6 +30,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *NEW_PODS,
     *LOOP,
     *ASKED,
+    *PROOF,
     *METRICS,
     *FLOWS,
     *TOLD,
