@@ -6,6 +6,7 @@ from tests.mutation.asked import ASKED
 from tests.mutation.changes import CHANGES
 from tests.mutation.early import EARLY
 from tests.mutation.flows import FLOWS
+from tests.mutation.frames import FRAMES
 from tests.mutation.links import LINKS
 from tests.mutation.loop import LOOP
 from tests.mutation.metrics import METRICS
@@ -27,6 +28,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *EARLY,
     *STAGING,
     *LINKS,
+    *FRAMES,
     *NEW_PODS,
     *LOOP,
     *ASKED,
