@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,9 +64,12 @@ class FrameGuard:
         """Guard these links, and no others; what somebody else changed in the table is put back."""
         commits: list[int] = []
         drift: tuple[str, ...] = ()
+        wanted: Mapping[int, Binding] = {}
         try:
             with NetlinkSocket() as netlink:
-                netlink.set_option(socket.SOL_SOCKET, _BUFFER_FORCE, _BUFFER_BYTES)
+                # Refused in a user namespace, where some hundred pods fit all the same.
+                with contextlib.suppress(OSError):
+                    netlink.set_option(socket.SOL_SOCKET, _BUFFER_FORCE, _BUFFER_BYTES)
                 seen = _read(netlink)
                 first = self._rules is None
                 held = seen.keys if first else table.keys(self._bound.values())
@@ -75,13 +79,15 @@ class FrameGuard:
                     self._rules = None
                     nf.transact(netlink, _whole(wanted))
                     commits.append(len(wanted))
-                    self._bound = wanted
+                    self._bound = dict(wanted)
                     faults: list[Fault] = []
                 else:
                     faults = self._change(netlink, seen, wanted, commits)
                 self._rules = _read(netlink).rules if commits else seen.rules
         except OSError as error:
-            failed = (_fault("frames of pods", error),)
+            # An interface may have gone meanwhile: then the next call sees that.
+            went = len(_present(wanted)) < len(wanted)
+            failed = () if went else (_fault("frames of pods", error),)
             return Guarding(len(commits), self._links(), failed, drift, pending=True)
         return Guarding(len(commits), self._links(), tuple(faults), drift, pending=bool(faults))
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from agent.dataplane.frames import table
+import errno
+import os
+
+import pytest
+
+from agent.dataplane.frames import guard, table
 from agent.dataplane.frames.bindings import Binding, bindings
 from agent.dataplane.podlinks import PodLink, Sender
+from agent.kernel.netlink import NetlinkSocket
 from agent.kube.model import Key
 from tests.build import packed
 
@@ -80,3 +86,31 @@ def test_each_denial_has_a_chain_and_each_chain_ends_with_a_verdict() -> None:
         last = [rule for rule in table.RULES if rule.chain == chain][-1]
         assert (last.match, last.word) == (b"", "goto")
         assert last.target in table.DENIALS
+
+
+class Refusing:
+    """A kernel that knows nothing of nftables for interfaces."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def __enter__(self) -> NetlinkSocket:
+        raise self.error
+
+    def __exit__(self, *_: object) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOENT, errno.EPERM])
+def test_a_kernel_that_refuses_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(guard, "NetlinkSocket", lambda: Refusing(OSError(number, os.strerror(number))))
+    done = guard.FrameGuard().follow([FIRST])
+    (fault,) = done.faults
+    assert (done.commits, done.links, done.pending) == (0, frozenset(), True)
+    assert fault.blocking
+    assert fault.what == f"frames of pods are not guarded: {os.strerror(number)}"
+    assert ("--no-guard-frames" in fault.remedy) is (number != errno.EPERM)
+    left = guard.remove()
+    assert [fault.remedy for fault in left] == (
+        [] if number == errno.EOPNOTSUPP else ["nft delete table netdev netpol-agent-frames"]
+    )
