@@ -29,6 +29,14 @@ def _name_logger(_: object, __: str, event: structlog.typing.EventDict) -> struc
     return event
 
 
+def _one_line(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Leave out of texts, which others may have written, what a terminal would not print but obey."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and key != "exception":
+            event[key] = "".join(c if c.isprintable() else " " for c in value)
+    return event
+
+
 def get(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return the logger of a module: events are short fixed texts, what varies goes in fields."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**{_NAME: name})
@@ -51,7 +59,7 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
     else:
         # https://no-color.org: set and not empty.
         colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        final = [structlog.dev.ConsoleRenderer(colors=colours)]
+        final = [_one_line, structlog.dev.ConsoleRenderer(colors=colours)]
     structlog.configure(
         processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(least),

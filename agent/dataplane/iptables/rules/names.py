@@ -73,6 +73,8 @@ _OUR_SET = re.compile(
 _CHAIN_MAX = 28
 """Characters of a chain's name (XT_EXTENSION_MAXNAMELEN, without the end)."""
 
+_UNSAFE = re.compile(r'[^ -~]|["\\]')
+
 COMMENT_MAX = 200
 """Bytes of a comment; iptables would cut at 255 without a word."""
 
@@ -255,12 +257,12 @@ def shortened(key: Key, room: int) -> str:
 
 
 def comment(text: str) -> str:
-    """Return the match that carries a comment, as iptables prints it.
+    """Return the match that carries a comment; the text must hold a space, or iptables would not quote it.
 
-    The text must hold a space, or iptables would not quote it, and no quote of either kind: before one it
-    prints a backslash.
+    What could end the comment, or its line, becomes a question mark: names that the API server checks have
+    no such character, but it is others who write them.
     """
-    return f'-m comment --comment "{text}"'
+    return f'-m comment --comment "{_UNSAFE.sub("?", text)}"'
 
 
 def about(prefix: str, key: Key, suffix: str = "") -> str:

@@ -1,0 +1,360 @@
+"""One tenant's worst against the agent's loop and a real kernel, and how long another's revocations take.
+
+``python -m tests.chaos.hostile KIND SECONDS`` runs in a network namespace of its own. It is the whole agent
+but for the API server: the tenant's objects are decoded from the bytes that a watch would give, on a thread
+of their own. It prints one line of JSON, see :class:`Told`. ``python -m tests.chaos.hostile watch SET`` is
+its second process, which sees when the kernel has a change.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from agent import log
+from agent.clock import SYSTEM
+from agent.dataplane.backend import Report
+from agent.dataplane.iptables.backend import IptablesBackend
+from agent.dataplane.iptables.options import Options
+from agent.host.check import HostState
+from agent.kernel.ipset import IpSets
+from agent.kube.events import Event, Sink, Synced, Upsert
+from agent.kube.model import Kind
+from agent.kube.wire import object_from
+from agent.net import Family
+from agent.policy.lower.lowered import Delta, LoweredProgram, SetKind
+from agent.runtime.backends import ModeChoice
+from agent.runtime.loop import Agent, World
+from agent.setting_values import LogFormat, LogLevel
+from agent.settings import resolve
+from agent.sources.source import SyncState
+
+HERE = "here"
+TENANT, VICTIM = "tenant", "victim"
+_KINDS = (Kind.NAMESPACE, Kind.POD, Kind.POLICY)
+_TICK = 0.02
+_PAUSE = 0.1
+_LOOK = 0.0005
+_LONGEST = 30.0
+_PATIENCE = 0.1
+
+Json = dict[str, Any]
+Written = tuple[Kind, Json]
+
+
+class Told(NamedTuple):
+    """What was seen.
+
+    ``took``: of each revocation the milliseconds from its event to the kernel. ``work``: the milliseconds of
+    processor time that this process and its commands have spent meanwhile, on whatever. ``events``: those of
+    the tenant; ``memory``: resident MB before, and at the peak; ``rules`` and ``members``: what the kernel
+    holds at the end.
+    """
+
+    took: list[float]
+    work: list[float]
+    events: int
+    memory: tuple[float, float]
+    rules: int
+    members: int
+
+
+# --- What the tenant writes -------------------------------------------------------------------------------
+
+
+def _meta(name: str, namespace: str, **more: object) -> Json:
+    return {"name": name, "namespace": namespace, "uid": f"{namespace}/{name}", **more}
+
+
+def pod(name: str, number: int, labels: Mapping[str, str], *, namespace: str, node: str = "there") -> Written:
+    addresses = [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", f"fd00::{number:x}"]
+    return Kind.POD, {
+        "metadata": _meta(name, namespace, labels=dict(labels)),
+        "spec": {"nodeName": node},
+        "status": {"phase": "Running", "podIPs": [{"ip": address} for address in addresses]},
+    }
+
+
+def policy(name: str, spec: Json, *, namespace: str = TENANT) -> Written:
+    created = "2026-01-01T00:00:00Z"
+    return Kind.POLICY, {"metadata": _meta(name, namespace, creationTimestamp=created), "spec": spec}
+
+
+def ingress(peers: list[Json], selector: Json | None = None) -> Json:
+    return {"podSelector": selector or {}, "policyTypes": ["Ingress"], "ingress": [{"from": peers}]}
+
+
+def labelled(**labels: str) -> Json:
+    return {"podSelector": {"matchLabels": labels}}
+
+
+def _pods(count: int) -> Iterator[Written]:
+    for number in range(count):
+        yield pod(f"p-{number}", 10_000 + number, {"n": str(number)}, namespace=TENANT)
+
+
+def policies() -> Iterator[Written]:
+    """10,000 policies on one pod, each with a peer of its own."""
+    for number in range(10_000):
+        yield policy(f"p-{number}", ingress([labelled(**{f"peer-{number}": "yes"})]))
+
+
+def members() -> Iterator[Written]:
+    """A policy of 1,000,000 members, 10,000 pods in 50 peers and both families, edited all the time."""
+    for number in itertools.count():
+        lacking = [
+            {"podSelector": {"matchExpressions": [{"key": f"k-{number}-{n}", "operator": "DoesNotExist"}]}}
+            for n in range(49)
+        ]
+        yield policy("all", {**ingress([]), "ingress": [{"from": [one]} for one in lacking]})
+
+
+def events() -> Iterator[Written]:
+    """Pods that enter and leave the peers of a policy."""
+    yield policy("one", ingress([labelled(app="in")]))
+    for number in itertools.count():
+        app = "in" if number // 2000 % 2 else "out"
+        yield pod(f"p-{number % 2000}", 10_000 + number % 2000, {"app": app}, namespace=TENANT)
+
+
+def looks() -> Iterator[Written]:
+    """Pods that never look the same twice, of which the labels have long names."""
+    yield policy("one", ingress([labelled(app="in")]))
+    for number in itertools.count():
+        labels = {f"{'l' * 50}-{number}-{n}": "v" * 60 for n in range(20)}
+        yield pod(f"p-{number % 2000}", 10_000 + number % 2000, {"app": "in", **labels}, namespace=TENANT)
+
+
+def blocks() -> Iterator[Written]:
+    """A policy of 11,900 networks, ever different."""
+    for number in itertools.count():
+        cidrs = [f"{11 + number % 200}.{n >> 8}.{n & 255}.{number % 256}/32" for n in range(11_900)]
+        yield policy(f"b-{number % 8}", ingress([{"ipBlock": {"cidr": cidr}} for cidr in cidrs]))
+
+
+class Attack(NamedTuple):
+    """``pods``: the tenant's before it begins; ``rate``: objects a second."""
+
+    pods: int
+    rate: float
+    write: Callable[[], Iterator[Written]]
+
+
+ATTACKS = {
+    "policies": Attack(0, 1000, policies),
+    "members": Attack(10_000, 1, members),
+    "events": Attack(2_000, 5000, events),
+    "looks": Attack(2_000, 1000, looks),
+    "blocks": Attack(0, 0.5, blocks),
+}
+
+
+# --- The agent, with a source that this process feeds -----------------------------------------------------
+
+
+class _Source:
+    """Tells what it is given."""
+
+    def __init__(self) -> None:
+        self.sink: Sink = lambda _: None
+
+    def start(self, sink: Sink) -> None:
+        self.sink = sink
+
+    def stop(self) -> None:
+        """It has nothing to stop."""
+
+    def states(self) -> Mapping[Kind, SyncState]:
+        return {kind: SyncState(True, 0, 0.0, time.time()) for kind in _KINDS}
+
+    def threads(self) -> Mapping[str, bool]:
+        return {}
+
+
+def _event(written: Written) -> Event:
+    kind, found = written
+    return Upsert(kind, object_from(kind, json.dumps(found).encode()))
+
+
+def _namespace(name: str) -> Written:
+    return Kind.NAMESPACE, {"metadata": {"name": name, "uid": name}}
+
+
+def _make(source: _Source) -> Agent:
+    settings = resolve({"node_name": HERE, "history_size": "0"}, {})
+    host = HostState((), frozenset(Family), False, False)
+
+    def backend(families: tuple[Family, ...]) -> IptablesBackend:
+        return IptablesBackend("nft", families, Options(), ahead=True, patience=_PATIENCE)
+
+    world = World(SYSTEM, check_host=lambda *_: host)
+    return Agent(settings, ModeChoice("nft", "chosen"), host, source, backend, world=world)
+
+
+PEER = 1
+
+
+def peer(app: str) -> Written:
+    return pod("peer", PEER, {"app": app}, namespace=VICTIM)
+
+
+def _begin(attack: Attack) -> list[Event]:
+    yes = {"app": "web"}
+    first = [
+        *map(_namespace, (TENANT, VICTIM)),
+        pod("web", 2, yes, namespace=VICTIM, node=HERE),
+        pod("target", 3, yes, namespace=TENANT, node=HERE),
+        peer("peer"),
+        policy("guard", ingress([labelled(app="peer")]), namespace=VICTIM),
+        *_pods(attack.pods),
+    ]
+    return [*map(_event, first), *(Synced(kind) for kind in _KINDS)]
+
+
+def _cpu() -> float:
+    """Return the seconds of processor time of this process and of its commands that have ended."""
+    spent = os.times()
+    return time.process_time() + spent.children_user + spent.children_system
+
+
+def _memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class _Run:
+    """The tenant and the victim, each on a thread beside the agent's loop."""
+
+    def __init__(self, attack: Attack, seconds: float) -> None:
+        self._attack = attack
+        self._seconds = seconds
+        self._source = _Source()
+        self._agent = _make(self._source)
+        self._ended = threading.Event()
+        self._took: list[float] = []
+        self._work: list[float] = []
+        self._asked = 0.0
+        self._events = 0
+        self._error = ""
+        # Made before, so that only the decoding counts.
+        most = int(attack.rate * seconds)
+        lines = itertools.islice(attack.write(), most)
+        self._lines = [(kind, json.dumps(found).encode()) for kind, found in lines]
+
+    def run(self) -> Told:
+        agent = self._agent
+        agent.start()
+        self._source.sink(_begin(self._attack))
+        while not agent.views.health().applied:
+            agent.turn()
+        self._watch_work()
+        name = next(
+            name
+            for set_id, (name, _) in agent.views.calls.backend.view().sets.items()
+            if set_id.kind is SetKind.ADDRESSES and set_id.family is Family.V4 and "peer" in set_id.meaning
+        )
+        before = _memory()
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.hostile", "watch", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as watch:
+            victim = threading.Thread(target=self._suffer, args=(watch,), daemon=True)
+            tenant = threading.Thread(target=self._do_its_worst, daemon=True)
+            victim.start()
+            tenant.start()
+            while not self._ended.is_set():
+                agent.turn()
+            watch.kill()
+        view = agent.views.calls.backend.view()
+        agent.end()
+        if self._error:
+            raise RuntimeError(self._error)
+        return Told(
+            self._took,
+            self._work,
+            self._events,
+            (before, _memory()),
+            sum(view.chains.values()),
+            sum(size for _, size in view.sets.values()),
+        )
+
+    def _watch_work(self) -> None:
+        """Have each revocation noted when its call of the backend has returned: the kernel has it then."""
+        backend = self._agent.views.calls.backend
+        apply, address = backend.apply, bytes((10, 0, 0, PEER))
+
+        def noting(
+            program: LoweredProgram, delta: Delta, interrupted: Callable[[], bool] = lambda: False
+        ) -> Report:
+            report = apply(program, delta, interrupted)
+            if any(address in change.removed for change in delta.members.values()):
+                self._work.append(1000 * (_cpu() - self._asked))
+            return report
+
+        backend.apply = noting  # type: ignore[method-assign]
+
+    def _do_its_worst(self) -> None:
+        begin, each = time.monotonic(), max(1, int(self._attack.rate * _TICK))
+        for start in range(0, len(self._lines), each):
+            if self._ended.is_set():
+                return
+            some = self._lines[start : start + each]
+            self._source.sink([Upsert(kind, object_from(kind, line)) for kind, line in some])
+            self._events += len(some)
+            time.sleep(max(0.0, begin + self._events / self._attack.rate - time.monotonic()))
+
+    def _suffer(self, watch: subprocess.Popen[str]) -> None:
+        assert watch.stdout is not None
+        try:
+            watch.stdout.readline()
+            until = time.monotonic() + self._seconds
+            revoke, grant = (_event(peer(app)) for app in ("nobody", "peer"))
+            while time.monotonic() < until:
+                began, self._asked = time.monotonic_ns(), _cpu()
+                self._source.sink([revoke])
+                self._took.append((int(watch.stdout.readline()) - began) / 1e6)
+                self._source.sink([grant])
+                watch.stdout.readline()
+                time.sleep(_PAUSE)
+        except Exception as error:
+            self._error = repr(error)
+        finally:
+            self._ended.set()
+            self._agent.inbox.call(lambda: None)
+
+
+def watch(name: str) -> None:
+    """Print when a set's number of members changes, in nanoseconds of the monotonic clock."""
+    with IpSets() as sets:
+        before = sets.header(name).size
+        print("watching", flush=True)
+        until = time.monotonic() + _LONGEST
+        while time.monotonic() < until:
+            size = sets.header(name).size
+            if size != before:
+                before = size
+                until = time.monotonic() + _LONGEST
+                print(time.monotonic_ns(), flush=True)
+            time.sleep(_LOOK)
+
+
+def main() -> None:
+    kind, argument = sys.argv[1:]
+    log.configure(LogFormat.JSON, LogLevel.ERROR)
+    if kind == "watch":
+        watch(argument)
+    else:
+        print(json.dumps(_Run(ATTACKS[kind], float(argument)).run()._asdict()))
+
+
+if __name__ == "__main__":
+    main()
