@@ -15,6 +15,7 @@ from agent.policy.compile import compile_policy
 from agent.policy.lower.cost import work_of
 from agent.policy.lower.lowered import Delta
 from agent.policy.lower.lowering import Lowering
+from agent.policy.lower.preparing import Preparing
 from agent.policy.lower.sets import Sets
 from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
@@ -22,6 +23,13 @@ from agent.policy.peers.selection import Selection
 from agent.policy.program import PolicyId, PolicyProgram
 
 _DIRECTIONS = tuple(Direction)
+
+_MANY_MEMBERS = 20_000
+"""The sets of a policy with more are filled in several steps: 10,000 members take some 10 ms."""
+_MANY_NETWORKS = 2_000
+"""A policy with more is lowered in a step of its own: 10,000 networks take some 30 ms."""
+_MEMBERS_AT_ONCE = 20
+"""Members that are filled, and forgotten, at once, for each rule that a step may compile."""
 
 
 class Enforcement:
@@ -54,6 +62,7 @@ class Enforcement:
         self._selectors = selectors
         self._census = Census(identities, selectors, sets.named, selection.families)
         self.ledger = Ledger(budgets, self._census.most)
+        self._preparing = Preparing(sets)
         self.turns = Turns()
         """Policies that wait to be compiled."""
         self._families: tuple[Family, ...] = ()
@@ -73,6 +82,7 @@ class Enforcement:
             policy = selection.policy(key)
             if policy is None or not selection.reach(key) or key in self.ledger.excess:
                 self.turns.discard(key)
+                self._preparing.let_go(key)
                 self._enforce(key, None, delta)
             elif (held := selection.enforced(key)) is not None and _says_alike(held, policy):
                 # Audited or not: that changes which pods ask it, not what it says.
@@ -87,14 +97,37 @@ class Enforcement:
         for policy_id in self._lowering.stirred():
             self.turns.put(policy_id.policy, _work(self.ledger, policy_id.policy))
         for key in self.turns.take(most):
-            self._enforce(key, selection.policy(key), delta)
+            if most is None or self._is_prepared(key, most):
+                self._enforce(key, selection.policy(key), delta)
+                self._preparing.let_go(key)
         for key in changed:
             if key in self.turns:
                 held, policy = selection.enforced(key), selection.policy(key)
                 if held is not None and (policy is None or not _may_stand_in(held, policy)):
                     # It would allow to pods for which nobody ever meant it.
                     self._enforce(key, None, delta)
-        return self._lowering.drop(delta)
+        dropped = self._lowering.drop(delta)
+        self._sets.forget(None if most is None else _MEMBERS_AT_ONCE * most)
+        return dropped
+
+    @property
+    def waiting(self) -> int:
+        """How many policies wait to be compiled, or sets to be forgotten."""
+        return len(self.turns) or self._sets.unforgotten
+
+    def _is_large(self, key: Key) -> bool:
+        networks = self.ledger.cost(key).cost.networks
+        return networks > _MANY_NETWORKS or self.ledger.members(key) > _MANY_MEMBERS
+
+    def _is_prepared(self, key: Key, most: int) -> bool:
+        """Prepare a part of a policy that is large; return whether all is prepared, else it waits again."""
+        policy = self._selection.policy(key)
+        if policy is None or not self._is_large(key):
+            return True
+        left, of = self._preparing.go_on(key, policy, self._families, _MEMBERS_AT_ONCE * most)
+        if left:
+            self.turns.put(key, max(1, _work(self.ledger, key) * left // of))
+        return not left
 
     def _admit(self, moved: set[Key]) -> set[Key]:
         """Hold policies that changed against the budgets; return all that may have to change with them."""
@@ -120,13 +153,14 @@ class Enforcement:
             if new is not None:
                 self._policies[policy_id] = new
                 asked = self.ledger.sets_of(key.namespace)
-                self._lowering.put(policy_id, new, self._families, asked, delta)
+                known = self._preparing.lowered(key, policy, self._families, direction) if policy else None
+                self._lowering.put(policy_id, new, self._families, asked, delta, known)
             elif self._policies.pop(policy_id, None) is not None:
                 self._lowering.remove(policy_id, delta)
         self._selection.set_enforced(key, policy)
 
     def sizes(self) -> dict[str, int]:
-        return {"waiting": len(self.turns), **self.ledger.sizes()}
+        return {"waiting": len(self.turns), **self._preparing.sizes(), **self.ledger.sizes()}
 
 
 def _work(ledger: Ledger, key: Key) -> int:

@@ -178,8 +178,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """The number of policies that wait for a step with time to compile them."""
-        return len(self._enforcement.turns)
+        """How much waits for a step with time for it: policies to be compiled, or sets to be forgotten."""
+        return self._enforcement.waiting
 
     def over_budget(self) -> dict[Key, Excess]:
         """Return the policies that are not enforced as written, and why. Safe to call from any thread."""

@@ -153,7 +153,9 @@ class Reconcile:
         for number, portion in enumerate(cut, start=1):
             # What waits has a step of its own, so that events are changes of the simplest kind.
             more = _always if number < len(cut) or waited else self.has_news
-            self._apply(portion, now, 0 if self._engine.waiting else most, more, seen)
+            # Compiling comes after all events: a revocation among them waits for none of it.
+            compiling = 0 if self._engine.waiting or number < len(cut) else most
+            self._apply(portion, now, compiling, more, seen)
         if waited and (events or not self._calls.backend.busy):
             self._apply([], now, most, self.has_news)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from agent.net import Family, Member
 from agent.policy.lower.lowered import Delta, LoweredPolicy, LoweredProgram, SetId, SetKind
-from agent.policy.lower.policy import lower_policy, without
+from agent.policy.lower.policy import Lowered, lower_policy, without
 from agent.policy.lower.sets import Sets
 from agent.policy.program import PolicyId, PolicyProgram
 
@@ -45,12 +45,15 @@ class Lowering:
         families: tuple[Family, ...],
         asked_in_all: int,
         delta: Delta,
+        lowered: Lowered | None = None,
     ) -> None:
         """Take a policy's program, in the families in which it is to have rules; note what that changes.
 
-        ``asked_in_all``: how many sets the policies of its namespace ask for.
+        ``asked_in_all``: how many sets the policies of its namespace ask for. ``lowered``: what
+        :func:`lower_policy` makes of it, where that is known.
         """
-        lowered = lower_policy(program, policy_id.direction, families)
+        if lowered is None:
+            lowered = lower_policy(program, policy_id.direction, families)
         for set_id, definition in lowered.sets.items():
             self._sets.acquire(set_id, definition)
         asked = set(lowered.sets)

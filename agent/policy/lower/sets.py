@@ -14,6 +14,9 @@ from agent.policy.lower.lowered import Membership, SetId
 from agent.policy.lower.named import NamedPorts
 from agent.policy.peers.active_selectors import ActiveSelectors, Link
 
+MANY = 1_000
+"""A set with more members is forgotten when there is time for it."""
+
 
 class Sets:
     """Keeps the members of every set in use true, and remembers what they were before the step.
@@ -36,6 +39,8 @@ class Sets:
         """The sets that ask for pods of a term, by family: of IPv4 and of IPv6."""
         self._changed: dict[LiveSet, dict[Member, bool]] = {}
         """Members touched in this step, and whether they were in before it."""
+        self._leaving: dict[SetId, None] = {}
+        """Sets with many members that no policy asks for any more, which take long to forget."""
         self.touched = 0
         """How many sets addresses were held against, over all."""
 
@@ -97,12 +102,12 @@ class Sets:
                 else:
                     live.members.remove(member)
 
-    def acquire(self, set_id: SetId, definition: Definition) -> None:
-        """Count one more policy that asks for a set, filling it when it is the first."""
+    def acquire(self, set_id: SetId, definition: Definition) -> int:
+        """Count one more policy that asks for a set; return how many members were filled in, if it is new."""
         live = self._live.get(set_id)
         if live is not None:
             live.references += 1
-            return
+            return 0
         predicates = definition.predicates if isinstance(definition, PeerPods) else ()
         live = LiveSet(set_id, definition, [self._selectors.activate(predicate) for predicate in predicates])
         self._live[set_id] = live
@@ -111,13 +116,40 @@ class Sets:
             live.members.update(definition.members)
         else:
             self._fill(live)
+        return len(live.members)
 
     def release(self, set_id: SetId) -> None:
-        """Count one policy less that asks for a set, in whose program it is no more."""
+        """Count one policy less that asks for a set, in whose program it is no more.
+
+        One with many members, of which it was the last, is there until :meth:`forget` has come to it.
+        """
         live = self._live[set_id]
         live.references -= 1
         if live.references:
             return
+        if len(live.members) > MANY:
+            self._leaving[set_id] = None
+        else:
+            self._remove(live)
+
+    def forget(self, most: int | None) -> None:
+        """Forget sets that no policy asks for, of about so many members; None: all."""
+        forgotten = 0
+        while self._leaving and (most is None or forgotten < most):
+            set_id, _ = self._leaving.popitem()
+            live = self._live[set_id]
+            # A policy may ask for it again.
+            if not live.references:
+                forgotten += len(live.members)
+                self._remove(live)
+
+    @property
+    def unforgotten(self) -> int:
+        """How many sets there are still though no policy asks for them."""
+        return len(self._leaving)
+
+    def _remove(self, live: LiveSet) -> None:
+        set_id = live.id
         del self._live[set_id]
         self._changed.pop(live, None)
         at = _place(set_id.family)
@@ -240,6 +272,7 @@ class Sets:
         return {
             "live sets": len(self._live),
             "terms that feed sets": len(self._fed),
+            "sets that leave": len(self._leaving),
             **self.named.sizes(),
         }
 

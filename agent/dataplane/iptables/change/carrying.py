@@ -6,7 +6,7 @@ Why in this order: :mod:`.atomicity` says when a change may be made so, one part
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from agent.dataplane.iptables.change.step import Gains, Step, denies, take_losses
 from agent.dataplane.iptables.change.writers import Writers
@@ -16,11 +16,13 @@ from agent.dataplane.iptables.tables.tables import FEW_LINES
 from agent.dataplane.turns import PAUSE, Work
 from agent.fault import Fault
 from agent.kernel.ipset_errors import SetError
-from agent.kernel.ipset_shapes import SetContent
+from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.net import Member, member_address
 
 MANY_SETS = 500
 """How many sets are made at once: 10 ms."""
+MANY_MEMBERS = 20_000
+"""How many members new sets get at once: 10 ms."""
 
 
 class Carrying:
@@ -109,8 +111,7 @@ class Carrying:
         failed: set[str] = set()
         todo = list(fresh.keys() - self._later)
         while todo:
-            failed |= self._make(todo[:MANY_SETS])
-            del todo[:MANY_SETS]
+            failed |= self._make(_some(todo, fresh))
             if todo:
                 yield PAUSE
         self._do_without(failed)
@@ -299,6 +300,16 @@ class Carrying:
         """Return members without the addresses whose former owners' connections are still tracked."""
         unforgotten, wanted = self._held.tracked.unforgotten, set(members)
         return {m for m in wanted if member_address(m) not in unforgotten} if unforgotten else wanted
+
+
+def _some(todo: list[str], fresh: Mapping[str, tuple[SetShape, set[Member]]]) -> list[str]:
+    """Take from the end of what is to be made as much as is made at once: one set at least."""
+    taken: list[str] = []
+    members = 0
+    while todo and len(taken) < MANY_SETS and (not taken or members < MANY_MEMBERS):
+        taken.append(todo.pop())
+        members += len(fresh[taken[-1]][1])
+    return taken
 
 
 def lines(changes: Changes) -> int:

@@ -1,0 +1,86 @@
+"""What takes long about a policy, done before its turn: a part in each step, so that no step takes long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.kube.model import Key, NetworkPolicy
+from agent.net import Direction, Family
+from agent.policy.compile import compile_policy
+from agent.policy.lower.live import Definition
+from agent.policy.lower.lowered import SetId
+from agent.policy.lower.policy import Lowered, lower_policy
+from agent.policy.lower.sets import Sets
+
+FEWEST = 1_000
+"""A set counts as so many members at least: pods are held against its selectors, too."""
+
+
+@dataclass
+class _Begun:
+    policy: NetworkPolicy
+    families: tuple[Family, ...]
+    lowered: dict[Direction, Lowered]
+    todo: list[tuple[SetId, Definition]]
+    held: list[SetId]
+
+
+class Preparing:
+    """Lowers a policy before its turn, and asks for its sets in its place, until the policy itself does.
+
+    Handles: a policy whose turn comes, changes or goes while its sets are being filled; targets in another
+    family. Sets that are in no program are kept up to date as all others are, and nobody is told of them.
+    """
+
+    def __init__(self, sets: Sets) -> None:
+        self._sets = sets
+        self._begun: dict[Key, _Begun] = {}
+
+    def go_on(
+        self, key: Key, policy: NetworkPolicy, families: tuple[Family, ...], most: int
+    ) -> tuple[int, int]:
+        """Lower a policy, or fill sets of it of about so many members; return how many are left, of all.
+
+        Where it was lowered, one of them is counted more, since nothing else is to be done in that step.
+        """
+        begun = self._begun.get(key)
+        if begun is None or begun.policy is not policy or begun.families != families:
+            self.let_go(key)
+            begun = self._begun[key] = _begin(policy, families)
+            return len(begun.todo) + 1, len(begun.todo) + 1
+        filled = 0
+        while begun.todo and filled < most:
+            set_id, definition = begun.todo.pop()
+            filled += max(FEWEST, self._sets.acquire(set_id, definition))
+            begun.held.append(set_id)
+        return len(begun.todo), len(begun.todo) + len(begun.held)
+
+    def lowered(
+        self, key: Key, policy: NetworkPolicy, families: tuple[Family, ...], direction: Direction
+    ) -> Lowered | None:
+        """Return a policy in one direction, lowered, if that has been prepared."""
+        begun = self._begun.get(key)
+        if begun is None or begun.policy is not policy or begun.families != families:
+            return None
+        return begun.lowered.get(direction)
+
+    def let_go(self, key: Key) -> None:
+        """Ask for the sets of a policy no more: it asks itself, or is gone."""
+        begun = self._begun.pop(key, None)
+        for set_id in begun.held if begun is not None else ():
+            self._sets.release(set_id)
+
+    def sizes(self) -> dict[str, int]:
+        return {"policies being prepared": len(self._begun)}
+
+
+def _begin(policy: NetworkPolicy, families: tuple[Family, ...]) -> _Begun:
+    lowered = {
+        direction: lower_policy(program, direction, families)
+        for direction in Direction
+        if (program := compile_policy(policy, direction)) is not None
+    }
+    sets: dict[SetId, Definition] = {}
+    for one in lowered.values():
+        sets |= one.sets
+    return _Begun(policy, families, lowered, list(sets.items()), [])
