@@ -33,8 +33,8 @@ REWRITTEN = (
         r"\1 & until curl -fs 127.0.0.1:20245/readyz; do kill -0 $!; sleep 0.1; done; kill $!; wait $!",
     ),
     # The tests of a document that is about tests are there, and may be asked for so. None runs, so nothing is
-    # to be told of an assertion.
-    (r"(\S*pytest .*)", r"\1 --collect-only -q --assert=plain"),
+    # to be told of an assertion, nor are workers needed.
+    (r"(\S*pytest .*)", r"\1 --collect-only -q --assert=plain -n 0"),
     # What a pattern does not find: its exit code is 1.
     (r"(iptables-save \| grep -E 'KUBE-ROUTER-.*)", r"! \1"),
     # That it would cut something is an answer, too.
