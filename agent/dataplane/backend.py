@@ -31,7 +31,8 @@ class Report(NamedTuple):
     may be written until a sync says otherwise. ``unfinished``: a :meth:`Backend.tidy` that was interrupted.
     ``waiting``: work goes on, and :meth:`Backend.resume` reports on it; this is about what could not wait.
     ``of``: which call's work it is about. ``standing``: what is wrong with the kernel as it is now, in place
-    of what earlier reports said of that.
+    of what earlier reports said of that. ``found``: what of the agent's rules a sync has found changed, and
+    put back.
     """
 
     seconds: float
@@ -43,6 +44,7 @@ class Report(NamedTuple):
     waiting: bool = False
     standing: tuple[Fault, ...] = ()
     of: Call = Call.APPLY
+    found: tuple[Difference, ...] = ()
 
 
 class KernelCounts(NamedTuple):

@@ -80,6 +80,8 @@ class Drift:
         self._reading: Reading | None = None
         """The look that is being taken."""
         self._overtaken = 0
+        self._told: frozenset[Difference] = frozenset()
+        """Differences that are told, and put back by a sync that may go on."""
         self._lasting: frozenset[Difference] = frozenset()
         """Differences that the last repair did not mend; its retry will try again."""
 
@@ -96,6 +98,10 @@ class Drift:
         self._synced_at = self._clock.monotonic()
         if not report.pending:
             self._lasting = frozenset()
+        # One that came for another reason may have put back what nobody has told of.
+        if found := [difference for difference in report.found if difference not in self._told]:
+            self._tell(found, self._calls.backend.authors.take())
+        self._told = frozenset()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -190,6 +196,7 @@ class Drift:
         authors = backend.authors.take()
         if changed := [difference for difference in differences if difference.what not in UNREAD]:
             self._tell(changed, authors)
+            self._told = frozenset(changed)
         settled = not self._calls.retry.pending
         stale = self._calls.faults and settled and now >= self._synced_at + FAULTS_CHECK
         if differences or stale:
@@ -205,7 +212,7 @@ class Drift:
         """Tell what differs and who wrote, where that is about rules: of sets the kernel does not say it."""
         whose = authors if any(difference.what in OF_RULES for difference in differences) else ()
         told = tuple(str(difference) for difference in differences[:20])
-        self.last = Repair(self.checked_at, told, ", ".join(whose))
+        self.last = Repair(self._clock.time(), told, ", ".join(whose))
         named = {"by": self.last.by} if self.last.by else {}
         _log.warning("the kernel was changed from outside", differences=list(told), **named)
         self.repairs += 1

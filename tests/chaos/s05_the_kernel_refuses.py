@@ -198,9 +198,13 @@ def set_of_another_type(length: Length) -> Outcome:
     with Stage() as stage:
         first = kernel.settled(stage.start())
         stage.say("peers", [policy_manifest("peers", _PEERS)])
-        held = kernel.settled(stage.agent)
-        name = next(found for found in held.keys() - first.keys() if found.startswith("set KUBE-SRC-4-"))
-        name = name.removeprefix("set ")
+
+        def new() -> list[str]:
+            found = kernel.held(stage.node).keys() - first.keys()
+            return [name.removeprefix("set ") for name in found if name.startswith("set KUBE-SRC-4-")]
+
+        wait_until(lambda: new() != [], _RETRIED)
+        (name,) = new()
         stage.unsay("peers")
         kernel.wait_for(stage.node, first)
         stage.node.run("ipset", "create", name, "hash:net")

@@ -117,6 +117,21 @@ class Audit:
             return True
         return reading.known is None and reading.writes != self._rules.writes
 
+    def found(self, reading: TablesReading) -> tuple[Difference, ...]:
+        """Return which of our rules are not as they were left, for a sync that puts them back.
+
+        To be asked before what was read is taken in, and only where nothing failed since the last sync.
+        """
+        if not self._chains.sure:
+            return ()
+        told: list[Difference] = []
+        for family, now in reading.tables().items():
+            told += self._chains.changed(family, now)
+            told += [
+                Difference(What.HOOK, family, chain, why) for chain, why in self._placement.due(family, now)
+            ]
+        return tuple(told)
+
     def compare(self, program: LoweredProgram, reading: TablesReading, *, certain: bool) -> list[Difference]:
         """Return what differs; raises SetError.
 

@@ -144,8 +144,10 @@ class IptablesBackend:
         started = time.perf_counter()
         writes = self._writes()
         self._outdated = False
+        told: tuple[Difference, ...] = ()
         try:
             reading = self._audit.take(found) or (yield from self._read())
+            told = self._audit.found(reading) if self._compared and not self._failed else ()
             self._chains.take(reading.tables(), reading.errors)
             self._rules.watch.mark_made()
             tables = self._chains.tables()
@@ -198,7 +200,7 @@ class IptablesBackend:
             faults = [error.fault()]
         faults += self._executor.close_unwritten()
         self._failed = False
-        return self._report(started, writes, [*dict.fromkeys(faults)])._replace(of=Call.SYNC)
+        return self._report(started, writes, [*dict.fromkeys(faults)])._replace(of=Call.SYNC, found=told)
 
     def _read(self) -> Work[TablesReading]:
         """Read the rules: on a thread of its own, since it may take long, unless all is waited for."""

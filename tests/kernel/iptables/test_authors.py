@@ -94,6 +94,7 @@ def test_others_are_told_from_the_agent_whatever_was_written_between(nft_node: T
     assert not backend.apply(nft_node.program, nft_node.engine.apply([added], 1.0)).faults
     iptables("nft", Family.V6, "-F", nft_node.chain("b"))
     assert backend.authors.hear()
+    assert nft_node.differences()
     found = backend.authors.take()
     assert [author.partition(" ")[0] for author in found] == ["nft", "ip6tables-nft"]
     assert all("(pid " in author for author in found)
@@ -106,6 +107,7 @@ def test_another_program_that_writes_by_the_agents_command_is_told_by_name(nft_n
     assert not backend.apply(nft_node.program, nft_node.engine.apply([added], 1.0)).faults
     text = f"*filter\n-F {nft_node.chain('a')}\nCOMMIT\n"
     subprocess.run(["iptables-nft-restore", "--noflush"], input=text, text=True, check=True)
+    assert nft_node.differences()
     assert backend.authors.take() == ("iptables-nft-re",)
 
 
@@ -129,3 +131,15 @@ def test_what_this_process_writes_by_itself_has_no_author(nft_node: TwoPods) -> 
 
 def first_rules(netlink: NetlinkSocket) -> list[Rule]:
     return list(rules(netlink, Family.V4, "filter"))[:1]
+
+
+def test_what_is_written_after_a_look_was_begun_is_told_by_the_next(nft_node: TwoPods, netns: Netns) -> None:
+    backend = nft_node.backend
+    reading = backend.read()
+    netns.run(["nft", "flush chain ip filter", nft_node.chain("a")])
+    reading.run()
+    backend.audit(nft_node.program, reading)
+    assert backend.authors.take() == ()
+    assert nft_node.differences()
+    (author,) = backend.authors.take()
+    assert author.startswith("nft (pid ")

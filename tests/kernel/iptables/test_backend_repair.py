@@ -138,6 +138,21 @@ def test_a_set_that_has_another_type_is_made_anew(node: TwoPods, netns: Netns) -
     assert (our_chains(node.mode), our_sets()) == node.whole
 
 
+def test_a_sync_says_which_rules_it_has_put_back(node: TwoPods) -> None:
+    assert node.backend.sync(node.program).found == ()
+    iptables(node.mode, Family.V4, "-F", node.chain("a"))
+    iptables(node.mode, Family.V6, "-F", "OUTPUT")
+    told = [str(difference) for difference in node.backend.sync(node.program).found]
+    assert told == [
+        f"IPv4: chain {node.chain('a')} is not as it was left",
+        "IPv6: OUTPUT: its rule is missing",
+    ]
+    assert node.backend.sync(node.program).found == ()
+    added = policy("added", selector=labelled(app="a"), ingress=[])
+    assert not node.backend.apply(node.program, node.engine.apply([added, gone(policy("b"))], 1.0)).faults
+    assert node.backend.sync(node.program).found == ()
+
+
 # Hooks
 
 
@@ -205,7 +220,7 @@ def test_a_hook_that_keeps_being_removed_is_put_back_each_time_and_told(node: Tw
         node.clock += 1.0
         iptables(node.mode, Family.V6, "-F", "OUTPUT")
         assert node.differences() == ["IPv6: OUTPUT: its rule is missing"]
-        node.backend.authors.take()
+        node.backend.authors.take()  # as after each look
         report = node.backend.sync(node.program)
         assert not report.pending
         assert node.backend.audit(node.program) == []

@@ -9,7 +9,7 @@ import pytest
 from agent.dataplane.differences import Difference, What
 from agent.net import Family
 from agent.runtime.drift import OVERTAKEN, PROGRAMS
-from tests.unit.runtime.rig import FAILED, NoThread, Rig
+from tests.unit.runtime.rig import DONE, FAILED, TROUBLE, NoThread, Rig
 
 GONE = Difference(What.CHAIN_GONE, Family.V4, "X")
 FULL = Difference(What.SET_MEMBERS, name="X", detail="lacks 1 member")
@@ -136,6 +136,28 @@ def test_programs_beyond_a_number_are_counted_together(rig: Rig) -> None:
     counted = rig.agent.figures().drift_authors
     assert len(counted) == PROGRAMS + 1
     assert counted["other"] == 5
+
+
+def test_what_a_sync_for_another_reason_has_put_back_is_told(rig: Rig) -> None:
+    rig.synced()
+    rig.rest(6.0)
+    rig.backend.authors.names = ("iptables (pid 5)",)
+    rig.backend.syncs = [DONE._replace(found=(GONE,))]
+    rig.agent._calls.failed(TROUBLE)
+    rig.until(lambda: rig.status().kernel.drift.repairs == 1)
+    repair = rig.status().kernel.drift.last_repair
+    assert repair is not None
+    assert (repair.differences, repair.by) == ((str(GONE),), "iptables (pid 5)")
+
+
+def test_what_a_look_has_told_is_not_told_again_by_the_sync_that_puts_it_back(rig: Rig) -> None:
+    rig.synced()
+    rig.rest(6.0)
+    rig.backend.drifts, rig.backend.syncs = [[GONE]], [DONE._replace(found=(GONE,))]
+    rig.look_for_drift()
+    rig.rest(1.0)
+    assert rig.status().kernel.drift.repairs == 1
+    assert rig.agent.figures().drift == {"chain_gone": 1}
 
 
 def test_what_cannot_be_read_is_tried_again_and_not_told_as_changed(rig: Rig) -> None:

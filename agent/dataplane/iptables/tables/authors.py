@@ -65,19 +65,22 @@ class Authors:
         return bool(found) or lost
 
     def take(self) -> tuple[str, ...]:
-        """Return who wrote rules since the last call: ``firewalld (pid 812)``. Empty where that is not known.
+        """Return who wrote what the last look was the first to see: ``firewalld (pid 812)``.
 
-        Call it when a look at the rules has been compared.
+        Empty where that is not known. Call it when the look has been compared; what was written after it was
+        begun is for the next one.
         """
         self.hear()
-        writes = list(self._heard)
+        full = len(self._heard) == _REMEMBERED
+        seen, later = self._split()
         commands = {self._tables.process_name(family) for family in self._families}
         # What this process writes by itself, such as tables of other rooms, is its own.
-        writes = [write for write in writes if write.program != own_name()]
+        writes = [write for write in seen if write.program != own_name()]
         mine = self._watch.own - self._own_before
-        certain = not self._uncertain and not self._watch.unsure and len(self._heard) < _REMEMBERED
+        certain = not self._uncertain and not self._watch.unsure and not full
         self._own_before, self._uncertain, self._watch.unsure = self._watch.own, False, False
         self._heard.clear()
+        self._heard.extend(later)
         others = [write for write in writes if write.program not in commands]
         alike = [write for write in writes if write.program in commands]
         if certain and len(alike) > mine:
@@ -86,6 +89,14 @@ class Authors:
         named = _named(others)
         self.last = named or self.last
         return named
+
+    def _split(self) -> tuple[list[RuleWrite], list[RuleWrite]]:
+        """Return the writes that the last look has seen, and those after it."""
+        (version, *_) = (*self._watch.marked, None)
+        if not isinstance(version, int):
+            return list(self._heard), []
+        seen = [write for write in self._heard if write.generation <= version]
+        return seen, [write for write in self._heard if write.generation > version]
 
     def wrote_beside(self, commits: int) -> None:
         self._watch.beside(commits)
