@@ -18,6 +18,7 @@ from agent.kernel.nf_tables import (
     NETDEV,
     SUBSYSTEM,
     elements_of,
+    expressions,
     rules_of,
     table_of,
     text,
@@ -37,6 +38,7 @@ _SET_TABLE, _SET_NAME, _SET_FLAGS, _SET_KEY_TYPE, _SET_KEY_LENGTH, _SET_ID = 1, 
 _ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS_LIST = 1, 2, 3
 _LIST_ELEMENT, _NAME, _DATA, _VALUE, _VERDICT, _CODE, _TARGET = 1, 1, 2, 1, 2, 1, 2
 _ELEMENT_KEY = 1
+_COUNTER_PACKETS = 2
 _ACCEPT = 1
 _CODES = {"accept": _ACCEPT, "drop": 0, "jump": -3, "goto": -4, "return": -5}
 _TYPE_BITS = 6
@@ -305,6 +307,17 @@ def rule_texts(netlink: NetlinkSocket, table: str) -> dict[str, list[bytes]]:
     found: dict[str, list[bytes]] = {}
     for rule in rules_of(netlink, NETDEV, table):
         found.setdefault(rule.chain, []).append(uncounted(rule.expressions))
+    return found
+
+
+def counted_by(netlink: NetlinkSocket, table: str) -> dict[str, int]:
+    """Return how many packets the counters of each chain of a table have seen. Raises OSError."""
+    found: dict[str, int] = {}
+    for rule in rules_of(netlink, NETDEV, table, containing=(b"counter\0",)):
+        for name, data in expressions(rule):
+            if name == "counter":
+                packets = int.from_bytes(data.get(_COUNTER_PACKETS, b""), "big")
+                found[rule.chain] = found.get(rule.chain, 0) + packets
     return found
 
 

@@ -136,19 +136,25 @@ class Walker:
         self._skipped = skipped
         self._looks: dict[str, tuple[str, ...]] = {}
         self._known: dict[object, Outcomes] = {}
+        self._of_own: dict[object, Outcomes] = {}
+        """The same of chains that look at the address that is judged: of the last one alone."""
+        self._own = -1
         self._products: dict[str, Products] = {}
         self._checked: set[str] = set()
 
     def walk(self, chain: str, own: int, way: Way) -> Outcomes:
         """Return what becomes of all packets of an address (its place) that come to a chain."""
+        if own != self._own:
+            self._own, self._of_own = own, {}
         return self._through(chain, own, way, way.mark)
 
     def _through(self, chain: str, own: int, way: Way, mark: int) -> Outcomes:
         looked = self._looked(chain)
         key = (chain, mark, *(own if what == OWN else getattr(way, what) for what in looked))
-        found = self._known.get(key)
+        known = self._of_own if OWN in looked else self._known
+        found = known.get(key)
         if found is None:
-            found = self._known[key] = self._walked(chain, own, way, mark)
+            found = known[key] = self._walked(chain, own, way, mark)
         return found
 
     def _walked(self, chain: str, own: int, way: Way, mark: int) -> Outcomes:

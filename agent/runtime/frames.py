@@ -66,12 +66,23 @@ def version() -> int | None:
         return None
 
 
+def read_dropped() -> dict[str, int]:
+    """Return how many frames were dropped since the table was made, by the reason; none if that fails."""
+    from agent.dataplane.frames.guard import dropped
+
+    try:
+        return dropped()
+    except OSError:
+        return {}
+
+
 class Kernel(NamedTuple):
     """By what the kernel is reached; a test gives another."""
 
     make_guard: Callable[[], FrameGuard] = make_guard
     let_go: Callable[[], tuple[Fault, ...]] = let_go
     version: Callable[[], int | None] = version
+    dropped: Callable[[], dict[str, int]] = read_dropped
 
 
 KERNEL = Kernel()
@@ -175,6 +186,10 @@ class Frames:
             self._at = min(self._at, self._clock.monotonic() + RETRY)
         if done.drift:
             self.repaired(done.drift)
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many frames were dropped since the table was made, by the reason. For any thread."""
+        return {} if self._links is None else self._kernel.dropped()
 
     def guarded(self) -> Guarded | None:
         """Say of how many pods frames are guarded; None where that is not wanted. For any thread."""

@@ -194,6 +194,7 @@ class Views:
             connections_deleted=view.counts.connections_deleted,
             cache_flushes=view.counts.cache_flushes,
             history_missing=self.history.missing(),
+            frames_dropped=self.frames.dropped(),
             unlogged=self.flow_log.unlogged.copy(),
             # Reading the tables of legacy mode makes them: not before this agent has.
             traffic=self.meter.take() if calls.phase.begun else NO_TRAFFIC,

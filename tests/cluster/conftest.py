@@ -1,4 +1,4 @@
-"""Clusters for tests: one API server per worker, and two nodes at a time of one layout and backend."""
+"""Clusters for tests: one API server per worker, and two nodes at a time of one layout."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from tests.lab.cluster import Cluster
 from tests.lab.kube_build import kube_apiserver
 from tests.lab.node import Layout, Node
 
-_VARIANTS = [
-    pytest.param(
-        (layout, kind),
-        id=f"{layout}-{kind.name}",
-        marks=pytest.mark.xdist_group(f"cluster-{layout}-{kind.name}"),
-    )
+_BACKENDS = {
+    Layout.BRIDGE: (BACKENDS["nft"], BACKENDS["legacy"]),
+    Layout.ROUTED: (BACKENDS["legacy"], BACKENDS["nft"]),
+}
+"""The near node's and the far one's: so each layout has both, and each backend is on both sides.
+
+What depends on layout and backend at once is shown in tests/kernel."""
+
+_LAYOUTS = [
+    pytest.param(layout, id=str(layout), marks=pytest.mark.xdist_group(f"cluster-{layout}"))
     for layout in Layout
-    for kind in BACKENDS.values()
 ]
 
 
 class Pair(NamedTuple):
-    """Two nodes with an agent each, of one layout and backend."""
+    """Two nodes with an agent each, of one layout, and each with another backend."""
 
     cluster: Cluster
     near: Node
@@ -44,12 +47,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         yield made
 
 
-@pytest.fixture(scope="session", params=_VARIANTS)
+@pytest.fixture(scope="session", params=_LAYOUTS)
 def pair(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Pair]:
-    layout, kind = request.param
+    layout = request.param
     near, far = (
-        cluster.node(f"{which}-{layout}-{kind.name}", layout, kind.mode, *kind.arguments)
-        for which in ("near", "far")
+        cluster.node(f"{which}-{layout}", layout, kind.mode, *kind.arguments)
+        for which, kind in zip(("near", "far"), _BACKENDS[layout], strict=True)
     )
     cluster.wait_ready()
     yield Pair(cluster, near, far)

@@ -54,11 +54,7 @@ class Start(NamedTuple):
             yield gate, agent
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(mode, marks=pytest.mark.xdist_group(f"cluster-{Layout.ROUTED}-{mode}")) for mode in Mode
-    ]
-)
+@pytest.fixture(params=[pytest.param(mode, marks=pytest.mark.xdist_group("cluster-early")) for mode in Mode])
 def start(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Start]:
     here, there = (
         cluster.bare_node(f"{which}-{request.param}", Layout.ROUTED, request.param)

@@ -109,7 +109,7 @@ def test_who_is_denied_is_told_where_the_annotation_says_so(scene: Scene) -> Non
     scene.expect(allowed=ways[:1], denied=ways[1:])
 
 
-@pytest.mark.xdist_group("cluster-routed-nft")
+@pytest.mark.xdist_group("cluster-routed")
 def test_settings_log_every_pod_into_a_file_and_as_events(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "flows"
     node = cluster.node(

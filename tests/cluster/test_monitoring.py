@@ -12,7 +12,6 @@ import yaml
 from agent.net import Family
 from tests.cluster.conftest import Pair
 from tests.cluster.scene import Scene, Way, pods, rule
-from tests.lab.backends import BACKENDS
 from tests.lab.cluster import ROOT, wait_until
 from tests.lab.node import Layout
 from tests.lab.prometheus import Prometheus
@@ -29,8 +28,8 @@ def queries() -> list[tuple[str, str]]:
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's prometheus")
-@pytest.mark.parametrize("pair", [(Layout.BRIDGE, BACKENDS["nft"])], ids=["bridge-nft"], indirect=True)
-@pytest.mark.xdist_group("cluster-bridge-nft")
+@pytest.mark.parametrize("pair", [Layout.BRIDGE], ids=str, indirect=True)
+@pytest.mark.xdist_group("cluster-bridge")
 def test_each_query_of_the_dashboard_has_data_and_each_rule_can_be_evaluated(
     pair: Pair, scene: Scene, tmp_path: Path
 ) -> None:

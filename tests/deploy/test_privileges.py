@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import json
 import re
 import signal
 import time
@@ -112,6 +113,10 @@ def test_it_starts_with_what_the_manifest_gives_and_has_that_only(alone: Alone) 
             writable.add(place)
     assert writable == set(MOUNTS) - READ_ONLY
     assert {RESULTS} == READ_ONLY
+    # The process that proves the kernel has what the agent has.
+    status_code, body = http_get(agent.node, "/verify")
+    assert status_code == 200, body
+    assert json.loads(body)["differences"] == []
 
 
 def test_every_privilege_has_a_test() -> None:

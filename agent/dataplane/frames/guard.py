@@ -121,6 +121,13 @@ class FrameGuard:
 _NOBODY = Binding("", 0, frozenset(), frozenset())
 
 
+def dropped() -> dict[str, int]:
+    """Return how many frames were dropped since the table was made, by the reason. Raises OSError."""
+    with NetlinkSocket() as netlink:
+        counts = nf.counted_by(netlink, TABLE)
+    return {chain.removeprefix("wrong-"): counts.get(chain, 0) for chain in table.DENIALS}
+
+
 def remove() -> tuple[Fault, ...]:
     """Remove the table from the kernel, if it is there; return what is left, and why."""
     try:

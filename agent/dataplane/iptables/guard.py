@@ -23,7 +23,7 @@ from agent.dataplane.iptables.variant import MODES, Mode
 from agent.fault import Fault
 from agent.net import Direction, Family, Network
 
-_ABOUT = names.comment("closed until the agent knows this node's pods")
+_ABOUT = names.comment("closed until the agent knows the pods of this node")
 _HOOKS = {
     "FORWARD": f"-j {names.GUARD}",
     "OUTPUT": f"-m addrtype ! --src-type LOCAL -j {names.GUARD}",

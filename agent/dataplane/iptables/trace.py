@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import shlex
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent.dataplane.iptables.rules import comments, names
-from agent.dataplane.iptables.rules.parse import allows
+from agent.dataplane.iptables.rules.parse import allows, split
 from agent.dataplane.iptables.variant import PROGRAMS, Mode, find_command
 from agent.dataplane.trace import CountedRule, Fate, Packet, Trace
 from agent.kernel.ipset import IpSets
@@ -220,7 +219,7 @@ _SKIPPED = {"-m": 1, "--comment": 1, "--set-xmark": 1, "--reject-with": 1}
 
 def read_rule(text: str) -> _Rule:
     """Take a rule's text apart. ``known``: every match in it is one that is understood here."""
-    words = shlex.split(text)
+    words = split(text)
     conditions: list[_Condition] = []
     target, goto, known, wanted = "", False, True, True
     at = 0

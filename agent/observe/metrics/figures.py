@@ -60,6 +60,7 @@ class Figures:
     connections_cut: int = 0
     cache_flushes: int = 0
     history_missing: Mapping[str, int] = field(default_factory=dict)
+    frames_dropped: Mapping[str, int] = field(default_factory=dict)
     unlogged: Mapping[str, int] = field(default_factory=dict)
     results: int = 0
     early: int = 0

@@ -101,6 +101,15 @@ PACKETS: tuple[Metric, ...] = (
         of_traffic(Told.UNKNOWN, lambda a: a.packets, "direction"),
     ),
     Metric(
+        "frames_dropped_total",
+        COUNTER,
+        ("reason",),
+        "Frames that pods sent under an address that is not their own, or that are neither IP nor ARP "
+        "(`--guard-frames`), by the chain of the table that dropped them. It begins anew with the table.",
+        "7 with `--guard-frames`",
+        each(lambda f: f.frames_dropped),
+    ),
+    Metric(
         "log_packets_lost_total",
         COUNTER,
         ("reason",),

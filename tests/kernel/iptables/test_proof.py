@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.variant import MODES, Mode
-from tests.kernel.proved import BREAKS, ProvedNode
+from agent.kube.events import Upsert
+from agent.net import Family
+from agent.policy.engine import Engine
+from agent.proof.prove import prove
+from agent.proof.reading import read
+from tests.kernel.kernel_state import HERE, every_rule_form, make_backend
+from tests.kernel.proved import BREAKS, ProvedNode, given_of
 
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")
 
@@ -24,3 +31,20 @@ def test_each_break_of_the_kernel_is_found(mode: Mode) -> None:
         node.mend()
     assert missed == []
     assert node.prove().differences == ()
+
+
+@pytest.mark.guarantee("7.4")
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [(MODES[0], Options()), (MODES[1], Options(accept=True, reject=True, cache=0))],
+)
+def test_every_form_of_rule_is_read_and_proved(mode: Mode, options: Options) -> None:
+    events = every_rule_form()
+    engine = Engine(HERE)
+    engine.apply(events, 0.0)
+    assert make_backend(mode, options).sync(engine.lowered).faults == ()
+    objects = [event.object for event in events if isinstance(event, Upsert)]
+    found = prove(given_of(objects, mode), read(mode, Family))
+    assert found.differences == ()
+    assert found.isolated > 60
+    assert "default/named" in found.proved

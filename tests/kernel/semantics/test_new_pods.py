@@ -35,6 +35,14 @@ def _open_again(stage: Stage) -> Iterator[None]:
 def closing(stage: Stage, *told: Object | Delete) -> None:
     """Have the node close what is unknown in the networks that its Node object names."""
     stage.given(node_object(stage.near), node_object(stage.far), *told, deny_new=True)
+    _nothing_differs(stage)
+
+
+def _nothing_differs(stage: Stage) -> None:
+    """Check that the kernel shows the rules as they were written: else they would be put back for ever."""
+    with stage.kernel():
+        assert stage.backend is not None
+        assert stage.backend.audit(stage.engine.lowered) == []
 
 
 @pytest.mark.both_modes
@@ -102,6 +110,7 @@ def test_one_family_is_known_alone(stage: Stage) -> None:
 def test_other_nodes_pods_in_the_same_networks_are_not_closed(stage: Stage) -> None:
     """Nor are pods of other nodes of which nothing is known."""
     stage.given(T, Delete(Kind.POD, Key("x", "f")), deny_new=True, pod_networks=ALL_NODES)
+    _nothing_differs(stage)
     stage.expect("a -> f g b out", "f g out -> a", "near -> t", denied=["a f g out -> t", "t -> a f g out"])
 
 
@@ -126,6 +135,7 @@ def test_a_card_on_the_pods_bridge_is_outside(stage: Stage, family: Family) -> N
     """Where a flat network is shared, its other ends have addresses like pods, and are none."""
     with wired(stage.near) as host:
         stage.given(T, deny_new=True, pod_networks=ALL_NODES)
+        _nothing_differs(stage)
         stage.lab.serve(host, tcp=[80])
         a, t = stage.pods["a"], stage.pods["t"]
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,3 +147,19 @@ def test_a_rule_of_others_leads_where_it_says_whatever_it_looks_for(
 ) -> None:
     read = parse.foreign(text)
     assert (read.target, read.goto) == target
+
+
+def test_a_rule_is_split_into_words_as_a_shell_splits_it() -> None:
+    random = Random(7)
+    simple = 0
+    for _ in range(10_000):
+        text = "".join(random.choices(' ab-"\'\\é\t#!"  "', k=random.randint(0, 9)))
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            with pytest.raises(ValueError, match=r"No closing quotation|No escaped character"):
+                parse.split(text)
+            continue
+        assert parse.split(text) == words
+        simple += '"' in text
+    assert simple > 500

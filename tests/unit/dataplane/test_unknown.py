@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from agent.dataplane.iptables.change.pending import both, independent, losses, yield_to
 from agent.dataplane.iptables.change.step import Gains, Step, denies
+from agent.dataplane.iptables.guard import guard_rules
 from agent.dataplane.iptables.ipset.known import networks_of
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names, unknown
@@ -56,6 +57,14 @@ def test_closed_is_what_is_in_the_networks_and_not_known_in_families_with_networ
             in (tables[Family.V4])
         )
     assert "UNKNOWN" not in tables[Family.V6]
+
+
+def test_comments_are_as_iptables_prints_them() -> None:
+    """Before a quote in a comment it prints a backslash."""
+    rules = unknown.unknown_chains(CLOSING, unknown.NOWHERE, Family.V4, Options())
+    assert rules
+    assert not any("'" in rule for chain in rules.values() for rule in chain)
+    assert not any("'" in rule for rule in guard_rules(OURS))
 
 
 def test_new_packets_alone_are_asked() -> None:

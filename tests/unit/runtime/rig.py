@@ -258,7 +258,7 @@ class Rig:
         """What those of a name were to do, the last ones."""
         self.started: list[str] = []
         """The threads that were to be started beside the loop. Only those that end by themselves run."""
-        self.frames = frames or Kernel(_no_guard, lambda: (), lambda: 1)
+        self.frames = frames or Kernel(_no_guard, lambda: (), lambda: 1, dict)
         self.turns = 0
         self.given: list[Given] = []
         """What was given to be proved."""

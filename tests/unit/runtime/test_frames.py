@@ -34,7 +34,9 @@ class Guarded(Rig):
         self.let_go = 0
         self.version = 1
         settings = resolve({"node_name": "here", "guard_frames": str(wanted).lower()}, {})
-        kernel = Kernel(lambda: cast(FrameGuard, self), self._let_go, lambda: self.version)
+        kernel = Kernel(
+            lambda: cast(FrameGuard, self), self._let_go, lambda: self.version, lambda: {"kind": 3}
+        )
         super().__init__(settings, frames=kernel)
 
     def follow(self, links: Iterable[PodLink]) -> Guarding:
@@ -81,6 +83,7 @@ def test_nothing_is_written_before_the_links_of_this_run_are_known(guarded: Guar
     assert guarded.followed == [("veth1", "veth2")]
     assert guarded.backend.authors.beside == 1
     assert guarded.check() == HealthCheck("frames", State.OK, "guarded for all 2 pods")
+    assert guarded.agent.figures().frames_dropped == {"kind": 3}
     assert guarded.ready
 
 

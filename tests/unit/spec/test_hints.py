@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from agent.kube.model import NetworkPolicy, Port, Rule
+from agent.kube.model import Attached, NetworkPolicy, Port, Rule
 from agent.net import Direction
 from tests.build import labelled
 from tests.unit.spec.scene import (
     STRANGER,
     TCP,
     UDP,
+    WEB,
     ask,
     egress,
     ingress,
@@ -54,3 +56,12 @@ def test_a_hint_says_that_dns_was_forgotten(ports: tuple[Port, ...], said: bool)
     hints = ask(egress(Rule(ports=ports))).egress.hints
     wanted = "DNS is not allowed: no egress rule for shop/client has UDP port 53, so it cannot look up names"
     assert hints == ((wanted,) if said else ())
+
+
+def test_a_hint_says_that_an_address_is_told_by_the_network_plugin() -> None:
+    early = replace(WEB, attached=Attached(1, WEB.addresses, early=True))
+    said = "the address of shop/web is told by its network plugin (CNI): its status does not say it yet"
+    assert ask(early).ingress.hints == (said,)
+    assert ask(early, ingress()).ingress.hints == (said,)
+    reported = replace(WEB, attached=Attached(1, WEB.addresses))
+    assert ask(reported).ingress.hints == ()

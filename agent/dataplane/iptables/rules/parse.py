@@ -26,6 +26,8 @@ _LEAF = re.compile(rf'-([sd]) (\S+)/(?:32|128) (?:.*--comment "pod ([^"]*)" )?-g
 _BITS = re.compile(r"(mark) 0x[1-9a-f][0-9a-f]*/0x[0-9a-f]+|(mark) 0x0/0x[0-9a-f]+")
 _SETS_BIT = re.compile(r"-j MARK --set-xmark (0x[0-9a-f]+)/\1$")
 _ALLOWS = f"-g {names.TOP_PREFIX}ALLOW-"
+_PLAIN = re.compile(r"[ !#-&(-\[\]-~]*(?:(?:^| )\"[ !#-&(-\[\]-~]*\"(?= |$)[ !#-&(-\[\]-~]*)*")
+"""Printable ASCII without a backslash or a single quote, and with quotes around whole words only."""
 _DIRECTIONS = {"s": Direction.EGRESS, "d": Direction.INGRESS}
 
 
@@ -95,10 +97,26 @@ def foreign(text: str) -> Foreign:
     return Foreign(None, False, _only_loopback(words))
 
 
+def split(rule: str) -> list[str]:
+    """Split a rule into words as a shell does. Raises ValueError where a quote is not closed.
+
+    Nearly every rule is simple, and ``shlex``, which looks at each character, takes ten times as long.
+    """
+    if _PLAIN.fullmatch(rule) is None:
+        return shlex.split(rule)
+    words: list[str] = []
+    for number, part in enumerate(rule.split('"')):
+        if number % 2:
+            words.append(part)
+        else:
+            words += part.split()
+    return words
+
+
 def _words(rule: str) -> list[str]:
     """Split a rule into words, its comments left out."""
     try:
-        words = shlex.split(rule)
+        words = split(rule)
     except ValueError:
         words = rule.split()
     found = []

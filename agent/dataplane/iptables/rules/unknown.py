@@ -92,7 +92,7 @@ def unknown_chains(closing: Closing | None, where: Outside, family: Family, opti
             *logging_unknown(direction, family, options),
             goto(
                 names.DENY,
-                names.comment("an address of this node's pods that no pod is known to have"),
+                names.comment("an address of pods here that no pod is known to have"),
                 about=Guard.UNKNOWN,
             ),
         )

@@ -256,6 +256,19 @@ def test_what_a_link_denies_is_told_of_the_pod_that_has_the_link(
     assert (found.pod, found.why, found.policies) == (pod_of_link, why, ())
 
 
+@pytest.mark.parametrize("direction", list(Direction))
+def test_what_no_pod_is_known_to_have_is_told_as_that(direction: Direction) -> None:
+    prefix = Judged(Decided.DENIED, direction, Cause.UNKNOWN).prefix
+    egress = direction is Direction.EGRESS
+    packet = syn("10.244.1.99", DB, 80) if egress else syn(WEB, "10.244.1.99", 80)
+    found = Node(WEB, DB, SHOP, TO_DB).one(Logged(2, 2, prefix, packet))
+    assert (found.pod, found.policies, found.direction) == ("", (), direction)
+    assert found.why == (
+        "10.244.1.99 is in a network of this node's pods, and no pod is known to have it: closed until one "
+        "is (--new-pods deny)"
+    )
+
+
 def test_allowed_connections_name_the_rules_that_allow_them() -> None:
     prefix = Judged(Decided.ALLOWED, Direction.INGRESS).prefix
     found = Node(WEB, DB, SHOP, DENY, TO_DB).one(Logged(2, 2, prefix, syn(WEB, DB, 8080)))

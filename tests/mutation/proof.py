@@ -1,0 +1,50 @@
+"""Breakages of the proof that the kernel does what the policies say: each would prove what is not so."""
+
+from __future__ import annotations
+
+from tests.mutation.model import Mutation, Selection
+
+PROOF = (
+    Mutation(
+        "what cannot be read passed over",
+        "agent.proof.walk:Walker._walked",
+        "end((UNREAD, now), coming)",
+        "then[now] = area.merged(then.get(now, area.NOTHING), coming)",
+        (Selection.BREAKS,),
+    ),
+    Mutation(
+        "a goto that comes back to its own chain",
+        "agent.proof.walk:Walker._effects",
+        "what == BACK and not rule.goto",
+        "what == BACK",
+        (Selection.WALK,),
+    ),
+    Mutation(
+        "what the kernel opens not looked for",
+        "agent.proof.prove:Proof._of",
+        "area.without(passed, wanted)",
+        "area.NOTHING",
+        (Selection.PROOF, Selection.BREAKS),
+    ),
+    Mutation(
+        "marks that a packet bears before not tried",
+        "agent.proof.prove:Proof._marks",
+        "(0, used, *single)",
+        "(0,)",
+        (Selection.BREAKS,),
+    ),
+    Mutation(
+        "networks of a set that leave out, taken in",
+        "agent.proof.atoms:covered",
+        "(*of_network(member.network), member.nomatch)",
+        "(*of_network(member.network), False)",
+        (Selection.AREAS,),
+    ),
+    Mutation(
+        "a repair while the agent writes",
+        "agent.runtime.proving:Proving._take",
+        "not self._unchanged(moment)",
+        "False",
+        (Selection.PROVING,),
+    ),
+)
