@@ -30,7 +30,7 @@ def test_what_is_logged_as_one_that_would_be_denied_is_what_enforcing_denies(
     enforcer = Enforcer(arena, backend, logs=True)
     reasons = Reasons(arena)
     try:
-        for objects in itertools.islice(samples(77), CLUSTERS):
+        for objects in itertools.islice(samples(79), CLUSTERS):
             enforcer.move(objects, random)
             packets = [one.packet for one in plan(arena, objects, random)]
             reasons.forget()
