@@ -13,7 +13,7 @@ from agent.words import count
 class ProofState(NamedTuple):
     """How the last proof went: ``at`` in ``time.time()`` seconds, 0.0 never, and what differed.
 
-    ``trouble``: why a later one came to nothing; ``interval``: seconds after which one is due.
+    ``trouble``: why a later one came to nothing; ``interval``: seconds from one to the next.
     """
 
     at: float

@@ -40,8 +40,10 @@ def main() -> None:
     # It ends before there is anything to collect.
     gc.disable()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    answers.write(READY)
-    answers.write(msgspec.json.encode(_answer()))
+    # An agent that has ended wants no answer.
+    with contextlib.suppress(BrokenPipeError):
+        answers.write(READY)
+        answers.write(msgspec.json.encode(_answer()))
 
 
 def _answer() -> Answer:

@@ -119,6 +119,8 @@ class Proving:
         self._lasting: frozenset[str] = frozenset()
         """What the last repair did not mend."""
         self._repair_at = AT_ONCE
+        self._pause = interval
+        """Seconds from one proof to the next."""
         self._tries = 0
         self._left: set[Place] = set()
         """Of several proofs during which the agent wrote, what differed in each of them."""
@@ -224,7 +226,8 @@ class Proving:
     def _take(self, result: Result, moment: Moment, took: float) -> None:
         self._going = False
         now = self._clock.monotonic()
-        self._at = now + max(self.interval, SHARE * took)
+        self._pause = max(self.interval, SHARE * took)
+        self._at = now + self._pause
         if result.differences and not self._unchanged(moment):
             settled = self._piecewise(result, moment)
             if settled is None:
@@ -288,7 +291,7 @@ class Proving:
         if not self.interval:
             return None
         differences = () if self.result is None else told(self.result.differences)
-        return ProofState(self.proved_at, differences, self.trouble, self.interval)
+        return ProofState(self.proved_at, differences, self.trouble, self._pause)
 
     def faults(self) -> tuple[Fault, ...]:
         """Return what a repair did not mend."""

@@ -20,6 +20,7 @@ from agent.observe.health import (
     readyz,
     text,
 )
+from agent.observe.proof import ProofState
 from agent.sources.cni.source import CniState
 from agent.sources.nri.plugin import NriState
 from agent.sources.source import SyncState
@@ -180,3 +181,18 @@ def test_the_runtime_that_waits_is_told_and_one_that_does_not_is_a_warning() -> 
     assert line("nri", nri=None) == line("nri", nri=NriState(False, "", 0, 0, 0, 0.0)) == ""
     assert line("nri", nri=fine._replace(fault="late")) == f"[!]nri warning: {told}; late"
     assert line("nri", nri=fine._replace(runtime="")).startswith("[!]nri warning: not registered")
+
+
+def test_a_proof_is_told_with_its_age_and_warned_about_where_something_differs_or_none_was_made() -> None:
+    assert line("proof", proof=None) == ""
+    assert line("proof", proof=ProofState(0.0)) == "[+]proof ok: the first is to come"
+    assert line("proof", proof=ProofState(0.0, trouble="busy")) == "[!]proof warning: busy"
+    assert line("proof", proof=ProofState(NOW - 7)) == "[+]proof ok: nothing differed 7 s ago"
+    told = line("proof", proof=ProofState(NOW - 7, trouble="busy"))
+    assert told == "[+]proof ok: nothing differed 7 s ago, since then: busy"
+    assert line("proof", proof=ProofState(NOW - 601)).startswith(
+        "[!]proof warning: nothing differed 601 s ago"
+    )
+    assert line("proof", proof=ProofState(NOW - 601, interval=200.0)).startswith("[+]proof ok")
+    assert line("proof", proof=ProofState(NOW - 7, ("it",))) == "[!]proof warning: 1 found to differ 7 s ago"
+    assert line("proof", proof=ProofState(NOW - 7), applied=False) == ""
