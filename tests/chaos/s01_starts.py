@@ -1,7 +1,8 @@
 """1: pods are started by real network plugins, and connect and listen in their first instruction.
 
 Their runtime waits for the agent (NRI), or new pods are closed until they are known. Each pod gets the
-address of the one before, which had it until some milliseconds ago, and the API server still says that.
+address of the one before, and the API server still says that. With NRI it had it until some milliseconds ago,
+else a second ago.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ DENIED_SECONDS, ALLOWED_SECONDS = 0.15, 20.0
 """How long a container tries a connection that must be denied, and one that must be allowed."""
 _PACE = 0.005
 """Seconds between two packets of each peer to the address, in each family."""
-_STARTS = {Length.SHORT: (6, 4), Length.LONG: (300, 200)}
+_REST = 1.0
+"""Seconds after which an address is given again where no runtime waits."""
+_STARTS = {Length.SHORT: (6, 4), Length.LONG: (380, 120)}
 """Pods that are started: with NRI, and closed until they are known."""
 _SPARED = {"red": "friend", "blue": "stranger"}
 """Which of the two peers each kind of pod may talk with."""
@@ -140,9 +143,12 @@ class Place:
             name, started = self.start(number, ("red", "blue")[number % 2], seen)
             self.report(name, started)
             self.runtime.stop(started)
+            stopped = time.monotonic()
             if before:
                 self.client.delete_pod(NAMESPACE, before)
             before = name
+            if not self.nri:
+                time.sleep(max(0.0, stopped + _REST - time.monotonic()))
         return seen
 
     def start(self, number: int, kind: str, seen: Seen) -> tuple[str, Started]:
@@ -248,6 +254,5 @@ SCENARIOS = (
         name="the first instruction of pods that are closed until they are known",
         run=functools.partial(first_instruction, nri=False),
         seconds=180.0,
-        also=("1.3",),
     ),
 )

@@ -73,7 +73,7 @@ _OUR_SET = re.compile(
 _CHAIN_MAX = 28
 """Characters of a chain's name (XT_EXTENSION_MAXNAMELEN, without the end)."""
 
-_UNSAFE = re.compile(r'[^ -~]|["\\]')
+_UNSAFE = re.compile(r"[^ -~]|[\"'\\]")
 
 COMMENT_MAX = 200
 """Bytes of a comment; iptables would cut at 255 without a word."""
@@ -257,10 +257,11 @@ def shortened(key: Key, room: int) -> str:
 
 
 def comment(text: str) -> str:
-    """Return the match that carries a comment; the text must hold a space, or iptables would not quote it.
+    """Return the match that carries a comment, as iptables prints it.
 
-    What could end the comment, or its line, becomes a question mark: names that the API server checks have
-    no such character, but it is others who write them.
+    The text must hold a space, or iptables would not quote it. A quote of either kind, before which it prints
+    a backslash, and what could end the comment or its line, become question marks: names that the API server
+    checks have no such character, but it is others who write them.
     """
     return f'-m comment --comment "{_UNSAFE.sub("?", text)}"'
 
