@@ -39,6 +39,8 @@ REWRITTEN = (
     (r"(iptables-save \| grep -E 'KUBE-ROUTER-.*)", r"! \1"),
     # That it would cut something is an answer, too.
     (r"(netpol-agent replay .*)", r"\1 || [ $? -eq 1 ]"),
+    # That none stands, too.
+    (r"(netpol-agent guard --status.*)", r"\1 || [ $? -eq 1 ]"),
     # That something is found, too.
     (r"(netpol-agent lint .*)", r"\1 || [ $? -eq 1 ]"),
     (r"(.*)\bDIR\b(.*)\bDIR\b(.*)", r"\1/tmp/manifests\2/tmp/manifests\3"),
@@ -101,7 +103,7 @@ def play(stage: Stage, block: Block, done: set[str]) -> None:
     if not commands:
         return
     done.update(command.text for command in block.commands)
-    where = stage.alone if re.search(r"netpol-agent (run|cleanup)\b", commands) else stage.worker
+    where = stage.alone if re.search(r"netpol-agent (run|cleanup|guard)\b", commands) else stage.worker
     if "make install" in commands:
         stage.run(commands)
     elif block.commands[0].output is None:

@@ -15,7 +15,7 @@ from agent.kube.model import Key, Kind, Object
 from agent.net import Family
 from tests.kernel.semantics.attached import NOBODYS, connects, raw, with_address
 from tests.kernel.semantics.stage import Stage
-from tests.kernel.semantics.test_nodes import node_object
+from tests.kernel.semantics.test_nodes import by_output, node_object
 from tests.kernel.semantics.wired import wired
 from tests.kernel.semantics.written import isolated, labels, pods, policy
 
@@ -165,6 +165,25 @@ def test_an_unknown_pod_gets_nowhere_by_a_neighbours_unknown_address(stage: Stag
         stage.none_arrive(to, raw(stage, t, stage.pods["b"].address(family), to))
         stage.none_arrive(to, raw(stage, t, NOBODYS[family], to))
         stage.all_arrive(to, raw(stage, stage.pods["s"], stage.pods["s"].address(family), to))
+
+
+def test_what_the_node_sends_for_an_unknown_pod_is_closed(stage: Stage, family: Family) -> None:
+    """As IPVS sends it on, after translation."""
+    closing(stage, T)
+    for source, to in (("t", "a"), ("a", "t")):
+        assert stage.arrive(stage.pods[to], by_output(stage, source, to, family)) == 0
+    assert stage.arrive(stage.pods["b"], by_output(stage, "a", "b", family)) == 5
+    assert stage.arrive(stage.pods["t"], by_output(stage, "near", "t", family)) == 5
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("source", ["169.254.1.1", "fe80::1234"])
+def test_link_local_addresses_are_no_way_around_though_nobody_is_isolated(stage: Stage, source: str) -> None:
+    stage.given()
+    t, a = stage.pods["t"], stage.pods["a"]
+    stage.all_arrive(a, raw(stage, t, source, a))
+    closing(stage, T)
+    stage.none_arrive(a, raw(stage, t, source, a))
 
 
 def test_what_runs_goes_on_when_closing_begins_and_ends_with_its_pod(stage: Stage, family: Family) -> None:
