@@ -53,6 +53,11 @@ NOT_RUN = (
     (r"conntrack -D -s SOURCE ", "the addresses are the reader's"),
     (r"python -m tests\.fuzz$", "wants atheris; tests/fuzz/test_targets.py runs each decoder for a while"),
     (r"modprobe ", "changes the machine's kernel; where it is a module, tests/lab/node.py loads it"),
+    (r"make audit\b", "asks the package index on the internet, which has other answers every day"),
+    (
+        r"netpol-agent guard --remove$",
+        "wants a node without an agent; tests/kernel/test_guard.py",
+    ),
     (r"make test-newest\b", "runs every test, with other packages"),
     (r"netpol-agent watch\b", "goes on until Ctrl-C; tests/unit/observe/flows/test_routes.py"),
     (r"make lock\b", "chooses new versions; tests/deploy/test_requirements.py checks what it has chosen"),
