@@ -34,6 +34,8 @@ DENIED_SECONDS, ALLOWED_SECONDS = 0.15, 20.0
 """How long a container tries a connection that must be denied, and one that must be allowed."""
 _PACE = 0.005
 """Seconds between two packets of each peer to the address, in each family."""
+_RUNTIME_WAITS = 2.0
+"""Seconds, as containerd and CRI-O have it by default."""
 _REST = 1.0
 """Seconds after which an address is given again where no runtime waits."""
 _STARTS = {Length.SHORT: (6, 4), Length.LONG: (380, 120)}
@@ -101,8 +103,8 @@ class Seen:
 class Place:
     """A node with an agent, a container runtime, and a pod of each peer."""
 
-    def __init__(self, cluster: Cluster, layout: Layout, mode: Mode, *, nri: bool) -> None:
-        """With ``nri`` the runtime waits; else pods are closed until they are known."""
+    def __init__(self, cluster: Cluster, layout: Layout, mode: Mode, nri: float) -> None:
+        """``nri``: how many seconds the runtime waits; 0: pods are closed until they are known."""
         self.cluster = cluster
         self.client = cluster.client.another()
         self.nri = nri
@@ -111,7 +113,7 @@ class Place:
         self.peers = {name: self._peer(name) for name in ("friend", "stranger")}
         arguments = ["--cni-results", str(self.runtime.results)]
         if nri:
-            arguments += ["--nri-socket", str(self.runtime.offer_nri())]
+            arguments += ["--nri-socket", str(self.runtime.offer_nri(nri))]
         else:
             arguments += ["--nri-socket", "off", "--new-pods", "deny"]
             arguments += ["--pod-networks", f"{self.node.cidr4},{self.node.cidr6}"]
@@ -216,7 +218,7 @@ def first_instruction(length: Length, *, nri: bool) -> Outcome:
         for kind in _SPARED:
             cluster.client.create_policy(NAMESPACE, kind, _policy(kind))
         places = [
-            Place(cluster, layout, mode, nri=nri)
+            Place(cluster, layout, mode, length.within(_RUNTIME_WAITS) if nri else 0.0)
             for layout, mode in ((Layout.BRIDGE, Mode.NFT), (Layout.ROUTED, Mode.LEGACY))
         ]
         for place in places:
