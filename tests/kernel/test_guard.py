@@ -26,6 +26,9 @@ spec: {{nodeName: near, containers: [{{name: c, image: i}}]}}
 status: {{phase: Running, podIPs: [{{ip: {pod.v4}}}, {{ip: "{pod.v6}"}}]}}
 """
 
+ONE = pytest.mark.parametrize("stage", [(Layout.BRIDGE, Mode.NFT)], indirect=True, ids="-".join)
+"""What does not depend on the kind of node."""
+
 
 @pytest.fixture(params=[(Layout.BRIDGE, Mode.NFT), (Layout.ROUTED, Mode.LEGACY)], ids="-".join)
 def stage(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Node, Pod, Pod]]:
@@ -116,6 +119,7 @@ def test_a_boot_with_a_guard_and_an_agent_that_comes_late(
         running.stop()
 
 
+@ONE
 def test_an_agent_that_lets_new_pods_in_removes_it_too(
     stage: tuple[Lab, Node, Pod, Pod], tmp_path: Path
 ) -> None:
@@ -132,7 +136,8 @@ def test_an_agent_that_lets_new_pods_in_removes_it_too(
     assert node.iptables(Family.V4, "-S").count("KUBE-NETPOL-GUARD") == 0
 
 
-def test_it_is_removed_on_request_and_cuts_nothing_that_is_established(
+@ONE
+def test_it_is_removed_on_request(
     stage: tuple[Lab, Node, Pod, Pod],
 ) -> None:
     lab, node, one, two = stage
@@ -143,6 +148,7 @@ def test_it_is_removed_on_request_and_cuts_nothing_that_is_established(
     lab.assert_open(of_pods(lab, one, two))
 
 
+@ONE
 @pytest.mark.guarantee("2.3")
 def test_without_a_network_it_refuses_and_says_what_to_do(stage: tuple[Lab, Node, Pod, Pod]) -> None:
     lab, node, one, two = stage
