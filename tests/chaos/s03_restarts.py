@@ -25,14 +25,14 @@ STEPS = (
     *(f"tidy:{write}:{n}" for write in ("begin", "rules", "ruled", "destroyed") for n in (1, 2)),
 )
 """Where an agent ends itself, as :mod:`tests.chaos.killed` reads it."""
-_AT_MOST_SECONDS = 3.0
+_AT_MOST_SECONDS = 15.0
 """After so long an agent that has not met its step is killed where it is."""
 
 
-def _random_moment(stage: Stage, random: Random) -> None:
-    """Start an agent, and kill it at any moment of its start or soon after."""
+def _random_moment(stage: Stage, random: Random, until: float) -> None:
+    """Start an agent, and kill it at any moment of its start or soon after: ``until`` seconds at most."""
     agent = stage.start(ready=False)
-    time.sleep(random.uniform(0.05, 1.5))
+    time.sleep(random.uniform(0.05, until))
     agent.stop(signal.SIGKILL)
 
 
@@ -55,14 +55,17 @@ def killed(layout: Layout, mode: Mode, share: int, length: Length) -> Outcome:
     random = Random(share)
     reached = 0
     with Stage(layout, mode) as stage:
-        first = kernel.settled(stage.start())
+        began = time.monotonic()
+        agent = stage.start()
+        until = max(1.5, 2 * (time.monotonic() - began))
+        first = kernel.settled(agent)
         stage.stop()
         with Probe(stage.lanes) as probe:
             with churning.of_manifests(stage, seed=share) as churn:
                 for step in steps:
                     reached += _step(stage, step)
                 for _ in range(at_random):
-                    _random_moment(stage, random)
+                    _random_moment(stage, random, until)
             stage.start()
             kernel.wait_for(stage.node, first)
     note = (

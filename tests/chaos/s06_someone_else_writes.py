@@ -24,6 +24,7 @@ from tests.kernel import kube_router
 from tests.lab.backends import Held, differences
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.firewalls import Dockerd, Firewalld
+from tests.lab.netns import CommandError
 from tests.lab.node import Layout, Mode, Node
 
 _AT_ONCE, _ASKED, _COMPARED = 1.0, 2.0, 3.0
@@ -67,7 +68,9 @@ def _each(*arguments: str) -> Callable[[Node], None]:
 
 def _flush_all(node: Node) -> None:
     _each("-F")(node)
-    _each("-X")(node)
+    # Chains that are put back meanwhile cannot be deleted.
+    with contextlib.suppress(CommandError):
+        _each("-X")(node)
 
 
 def _both(program: str) -> Callable[[Node], None]:

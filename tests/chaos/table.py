@@ -15,10 +15,11 @@ from tests.chaos.run import Result
 def show(results: Sequence[Result], console: Console, seconds: float) -> None:
     """Print a row for each scenario, in the order of the promises, and then how promises were broken."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("promise")
-    table.add_column("scenario", no_wrap=True)
+    table.add_column("promise", min_width=7)
+    table.add_column("scenario")
+    # Numbers are whole, however narrow the terminal is.
     for heading in ("new flows", "wrong", "in time", "took s", "held back", "run s"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True, min_width=6)
     table.add_column("")
     ordered = sorted(results, key=lambda result: numbers(result.scenario.promise))
     for result in ordered:
