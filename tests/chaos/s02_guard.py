@@ -18,7 +18,9 @@ from tests.lab.cluster import ROOT, wait_until
 from tests.lab.node import Layout, Mode, Node
 
 _KILLED_AT = ("start:begin:1", "sync:begin:1", "sync:made:1", "sync:rules:1", "sync:ruled:1")
-"""Steps before the one that removes a guard."""
+"""Steps before the rules of both families are written, in the order of a start."""
+_WRITTEN = _KILLED_AT[-1]
+"""By this step the rules of a family may stand, whose guard is then removed by the same command."""
 
 
 def guard(node: Node, *arguments: str) -> None:
@@ -45,11 +47,12 @@ def boot(length: Length, layout: Layout, mode: Mode) -> Outcome:
         with Probe((*closed, *unknown, *always)) as probe:
             time.sleep(quiet)
             killed = _KILLED_AT if length is Length.LONG else _KILLED_AT[-1:]
+            allowed = {_of(lane) for lane in stage.lanes if lane.expected is Expected.ALLOWED}
             for step in killed:
+                if step == _WRITTEN:
+                    probe.expect(Expected.EITHER, lambda lane: _of(lane) in allowed)
                 stage.start(*networks(stage.node), ready=False, killed_at=step)
                 assert stage.agent.process.wait(60) == -signal.SIGKILL, stage.agent.tail()
-            allowed = {_of(lane) for lane in stage.lanes if lane.expected is Expected.ALLOWED}
-            probe.expect(Expected.EITHER, lambda lane: _of(lane) in allowed)
             stage.start(*networks(stage.node))
             for opened in [lane for lane in closed if _of(lane) in allowed]:
                 wait_until(functools.partial(probe.passes, opened), 20)
