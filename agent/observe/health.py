@@ -247,7 +247,8 @@ def _proof(health: Health) -> Iterable[HealthCheck]:
     late = age > OVERDUE * proof.interval
     why = f", since then: {proof.trouble}" if proof.trouble else ""
     state = State.WARNING if proof.differences or late else State.OK
-    yield HealthCheck("proof", state, f"{told} {age:.0f} s ago{why}")
+    remedy = "; netpol-agent verify says what differs now" if proof.differences else ""
+    yield HealthCheck("proof", state, f"{told} {age:.0f} s ago{why}{remedy}")
 
 
 def _new_pods(health: Health) -> Iterable[HealthCheck]:

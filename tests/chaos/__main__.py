@@ -54,13 +54,17 @@ def main(
     """Try every promise of docs/guarantees.md, with faults while packets flow."""
     found = chosen(scenarios(), only)
     if not found:
-        raise click.UsageError("no scenario is named so; --list prints them")
+        wanted = " or ".join(repr(each) for each in only)
+        raise click.UsageError(
+            f"--only is {wanted}: no scenario has that section, promise or name; --list prints them. "
+            "What no packet can show is tested by make test alone."
+        )
     if listing:
         for scenario in found:
             click.echo(scenario.title)
         return
     if os.geteuid() != 0:
-        raise click.UsageError("this makes network namespaces, so it needs root")
+        raise click.UsageError("this makes network namespaces: run it as root")
     if one is not None:
         run_one(next(scenario for scenario in found if scenario.title == one), Length(length))
         return

@@ -108,4 +108,5 @@ def test_scenarios_are_listed_and_others_refused() -> None:
     assert (listed.exit_code, listed.output) == (0, "3.4 stopped and continued\n")
     refused = CliRunner().invoke(main, ["--only", "nothing like it"])
     assert refused.exit_code == 2
-    assert "no scenario is named so" in refused.output
+    assert "--only is 'nothing like it'" in refused.output
+    assert "--list prints them" in refused.output

@@ -194,5 +194,8 @@ def test_a_proof_is_told_with_its_age_and_warned_about_where_something_differs_o
         "[!]proof warning: nothing differed 601 s ago"
     )
     assert line("proof", proof=ProofState(NOW - 601, interval=200.0)).startswith("[+]proof ok")
-    assert line("proof", proof=ProofState(NOW - 7, ("it",))) == "[!]proof warning: 1 found to differ 7 s ago"
+    assert (
+        line("proof", proof=ProofState(NOW - 7, ("it",)))
+        == "[!]proof warning: 1 found to differ 7 s ago; netpol-agent verify says what differs now"
+    )
     assert line("proof", proof=ProofState(NOW - 7), applied=False) == ""
