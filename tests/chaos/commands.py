@@ -23,7 +23,7 @@ class Fails(enum.Enum):
     """How a command fails. Each is a line of a shell script."""
 
     AT_ONCE = 'echo "$0: Could not fetch rule set generation id: out of luck" >&2; exit 4'
-    WITHOUT_END = "exec sleep 3600"
+    WITHOUT_END = "exec sleep 120"
     KILLED = "kill -KILL $$"
     KILLED_AFTER_WRITING = '{found} "$@"; kill -KILL $$'
     """As when the kernel runs out of memory at that moment: nobody knows whether it has written."""
