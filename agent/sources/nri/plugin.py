@@ -168,7 +168,7 @@ class NriPlugin:
             trunk.send(Message(RUNTIME_SIDE, 1, REQUEST, request))
             while not self._stops():
                 # A runtime that has registered a plugin may be silent for days.
-                if self._runtime and not self._wait(sock):
+                if self._runtime and not trunk.buffered and not self._wait(sock):
                     return
                 message = trunk.receive()
                 if message is None:

@@ -45,6 +45,11 @@ class Trunk:
         body = _HEADER.pack(len(message.body), message.stream, message.kind, 0) + message.body
         self._socket.sendall(_FRAME.pack(message.connection, len(body)) + body)
 
+    @property
+    def buffered(self) -> bool:
+        """Whether a whole message has come that was not received yet: the socket does not tell of it."""
+        return any(_end(stream) is not None for stream in self._streams.values())
+
     def receive(self) -> Message | None:
         """Return the next message, waiting for it; None where the runtime has closed the connection.
 
@@ -78,14 +83,21 @@ class Trunk:
 
 def _message(connection: int, stream: bytearray) -> Message | None:
     """Take one whole message off the bytes of a connection. Raises MalformedError."""
-    if len(stream) < _HEADER.size:
+    end = _end(stream)
+    if end is None:
         return None
-    length, number, kind, _ = _HEADER.unpack_from(stream)
-    if length > LARGEST:
-        raise MalformedError(f"a message of {length} bytes")
-    end = _HEADER.size + length
-    if len(stream) < end:
-        return None
+    _, number, kind, _ = _HEADER.unpack_from(stream)
     body = bytes(stream[_HEADER.size : end])
     del stream[:end]
     return Message(connection, number, kind, body)
+
+
+def _end(stream: bytearray) -> int | None:
+    """Return where the first message ends; None where it is not whole. Raises MalformedError."""
+    if len(stream) < _HEADER.size:
+        return None
+    (length, *_) = _HEADER.unpack_from(stream)
+    if length > LARGEST:
+        raise MalformedError(f"a message of {length} bytes")
+    end: int = _HEADER.size + length
+    return end if len(stream) >= end else None

@@ -157,6 +157,9 @@ class Runtime:
         assert (answer.connection, answer.stream, answer.kind) == (1, number, 2)
         return answer.body
 
+    def send(self, some: bytes) -> None:
+        self._socket.sendall(some)
+
     def close(self) -> None:
         self.plugin.stop()
         self._socket.close()
@@ -182,6 +185,18 @@ def test_a_runtime_is_answered_when_the_pod_is_isolated(runtime: Runtime) -> Non
     state = runtime.plugin.state()
     assert (state.runtime, state.answered) == ("containerd 2.1", {"enforced": 2, "late": 0, "skipped": 0})
     assert state.fault == ""
+
+
+@pytest.mark.guarantee("1.4")
+def test_requests_that_come_in_one_piece_are_all_answered(runtime: Runtime) -> None:
+    sent = b""
+    for number in (71, 73):
+        request = messages.call(messages.PLUGIN, "RunPodSandbox", bytes_field(1, sandbox()), 9.0)
+        body = struct.pack(">IIBB", len(request), number, 1, 0) + request
+        sent += struct.pack(">II", 1, len(body)) + body
+    runtime.send(sent)
+    answers = [runtime.trunk.receive(), runtime.trunk.receive()]
+    assert [answer and answer.stream for answer in answers] == [71, 73]
 
 
 @pytest.mark.guarantee("1.4")
