@@ -48,6 +48,7 @@ FLAG_LIST_HEADER = 4
 _ATTR_PROTOCOL, _ATTR_SETNAME, _ATTR_SETNAME2, _ATTR_TYPENAME = 1, 2, 3, 3
 _ATTR_REVISION, _ATTR_FAMILY, _ATTR_FLAGS, _ATTR_DATA, _ATTR_ADT, _ATTR_LINENO = 4, 5, 6, 7, 8, 9
 _ATTR_TIMEOUT = 6
+_ATTR_BITMASK, _ATTR_NETMASK = 12, 20
 _ATTR_NAME = 18
 _ATTR_HASHSIZE, _ATTR_MAXELEM, _ATTR_ELEMENTS, _ATTR_REFERENCES = 18, 19, 24, 25
 
@@ -375,4 +376,8 @@ def _shape(fields: Mapping[int, memoryview], data: memoryview | bytes) -> SetSha
     family = Family.V6 if fields[_ATTR_FAMILY][0] == _AF_INET6 else Family.V4
     found = dict(attributes(data))
     maxelem, timeout = _number(found.get(_ATTR_MAXELEM)), _number(found.get(_ATTR_TIMEOUT))
-    return SetShape(_text(fields[_ATTR_TYPENAME]), family, maxelem or 0, timeout or 0)
+    kind = _text(fields[_ATTR_TYPENAME])
+    if _ATTR_NETMASK in found or _ATTR_BITMASK in found:
+        # Its members stand for networks: it is none of the agent's types, whatever it is called.
+        kind += " with a mask"
+    return SetShape(kind, family, maxelem or 0, timeout or 0)

@@ -9,6 +9,7 @@ itself, of discovery, which IPv6 needs, and those to tunnels of nodes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +28,8 @@ from agent.proof.expected import Expected, OfFamily, Target
 from agent.proof.given import Given
 from agent.proof.reading import Reading, named_sets
 from agent.proof.say import Sayer
-from agent.proof.walk import BACK, PASSED, UNREAD, Outcomes, Tables, Walker, Way, network
+from agent.proof.walk import BACK, CACHED, PASSED, UNREAD, Outcomes, Tables, Walker, network
+from agent.proof.ways import UnreadError, Way, marks, states
 from agent.reach import ports
 from agent.reach.addresses import EVERY, number_of
 
@@ -101,13 +103,14 @@ class Proof:
         }
         self.say = Sayer(family, self.atoms, expected, self.walkers)
         self._links = _links_of(given.links)
-        self.marks = self._marks()
-        self.states = self._states()
+        self.marks = marks(self.chains)
+        self.states = states(self.chains)
         udp = ports.union(ports.ports(Protocol.UDP, number, number) for number in given.tunnels)
         self._to_tunnels: Area = {udp: self.atoms.every} if udp else area.NOTHING
         self._closing = self._unknown()
         self._bridges = any("physdev" in rule for rules in self.chains.values() for rule in rules)
         self._uplinks = self._named_uplinks()
+        self._beyond = {direction: self._named_beyond(direction) for direction in Direction}
         self._judged = {direction: self.of_family.judged(self.targets, direction) for direction in Direction}
 
     def _networks(self) -> Iterator[Network]:
@@ -118,7 +121,9 @@ class Proof:
                 if "-s " in rule or "-d " in rule:
                     for condition in lines.line(rule).conditions:
                         if condition.option in ("-s", "-d"):
-                            yield network(condition.value)
+                            # One that cannot be read is told of where packets come to its rule.
+                            with contextlib.suppress(UnreadError):
+                                yield network(condition.value)
         yield from self.unnamed
         others = (*self.given.node_networks, *self.given.closing)
         yield from (net for net in others if net.family is self.family)
@@ -138,49 +143,46 @@ class Proof:
 
     # --- Ways -------------------------------------------------------------------------------------------
 
-    def _marks(self) -> tuple[int, ...]:
-        """Return marks that a packet may bear before: none, all bits that our rules use, and each of them."""
-        used = 0
-        for chain, rules in self.chains.items():
-            if chain.startswith(names.TOP_PREFIX):
-                for rule in rules:
-                    if (found := lines.line(rule).xmark) is not None and found[1] != 0xFFFFFFFF:
-                        used |= found[1]
-        single = [1 << bit for bit in range(32) if used >> bit & 1]
-        return tuple(dict.fromkeys((0, used, *single)))
-
-    def _states(self) -> tuple[str, ...]:
-        """Return what connection tracking may say of such packets, besides that they are new."""
-        asked = {
-            state
-            for chain, rules in self.chains.items()
-            for rule in rules
-            if "--ctstate" in rule
-            for condition in lines.line(rule).conditions
-            if condition.option == "--ctstate"
-            for state in condition.value.split(",")
-        }
-        return tuple(sorted(asked & {"INVALID", "UNTRACKED"}))
-
     def ways(self, target: Target) -> Iterator[tuple[str, Way]]:
         """Give the ways by which packets of an address may come: the hook, and the rest."""
         link = self._links.get(target.number)
         inwards = target.direction is Direction.INGRESS
+        beyond, ports_beyond = self._beyond[target.direction]
         near, port = (
             ("", "") if link is None else (link.bridge or link.name, link.name if link.bridge else "")
         )
         come, port_in, go, port_out = ("", "", near, port) if inwards else (near, port, "", "")
         bridged = (False, True) if self._bridges and (link is None or link.bridge) else (False,)
         unknown = target.number in self.expected.unknown
-        comes = (come, *sorted(self._uplinks)) if inwards and not unknown else (come,)
-        for over, from_ in itertools.product(bridged, comes):
-            for mark in self.marks[: 2 if over else None]:
-                yield "FORWARD", Way(from_, go, over, port_in, port_out, mark=mark)
+        if inwards:
+            beyond = beyond - self._uplinks if unknown else beyond | self._uplinks
+        far = ("", *sorted(beyond))
+        for over, name in itertools.product(bridged, far):
+            from_, to = (name, go) if inwards else (come, name)
+            for mark in self.marks.first + (() if over else self.marks.single):
+                yield "FORWARD", Way(from_, to, over, port_in, port_out, mark=mark)
+        for name, other in itertools.product(far, sorted(ports_beyond)) if True in bridged else ():
+            from_, to = (name, go) if inwards else (come, name)
+            ends = (other, port_out) if inwards else (port_in, other)
+            yield "FORWARD", Way(from_, to, True, *ends)
         for state in self.states:
             yield "FORWARD", Way(come, go, bridged[-1], port_in, port_out, state)
         # By which interface packets came in is not known there any more: an unknown address may be others'.
-        for mark in () if unknown else self.marks[:2]:
-            yield "OUTPUT", Way(go=go, mark=mark)
+        for mark, name in () if unknown else itertools.product(self.marks.first, ("",) if inwards else far):
+            yield "OUTPUT", Way(go=go if inwards else name, mark=mark)
+
+    def _named_beyond(self, direction: Direction) -> tuple[set[str], set[str]]:
+        """Return the interfaces, and ports of bridges, at the other end that rules ask for.
+
+        The agent's own rules ask there for uplinks alone.
+        """
+        asked = ("-i", "--physdev-in") if direction is Direction.INGRESS else ("-o", "--physdev-out")
+        walker = self.walkers[direction]
+        names_, ports_ = (
+            set[str]().union(*(walker.named(start, (option,)) for start in _STARTS.values()))
+            for option in asked
+        )
+        return names_, ports_
 
     def _named_uplinks(self) -> set[str]:
         """Return the interfaces by which nodes are let in: as the agent says, and as the rules say."""
@@ -213,14 +215,16 @@ class Proof:
         for chain, why in hooks.misplaced(self.table).items():
             if chain in _STARTS:
                 yield Difference(Kind.HOOK, self.family, f"IPv{int(self.family)}: {chain}: {why}", rule=chain)
+        for why in self.reading.unseeing.get(self.family, ()):
+            yield Difference(Kind.HOOK, self.family, why)
 
     def _accepting(self) -> Iterator[Difference]:
         """Give the rules that accept packets before their other direction has been judged."""
         for direction in Direction:
             for start in (names.judge(direction), names.links_chain(direction)):
-                for chain in sorted(self._led_to(start)):
+                for chain in sorted(self.walkers[direction].led_to(start)):
                     for number, rule in enumerate(self.tables.lines(chain), start=1):
-                        if rule.target in ("ACCEPT", "QUEUE", "NFQUEUE"):
+                        if rule.target in ("ACCEPT", "QUEUE", "NFQUEUE") or names.is_cache(rule.adds):
                             yield Difference(
                                 Kind.OPEN,
                                 self.family,
@@ -229,16 +233,6 @@ class Proof:
                                 str(direction),
                                 rule=f"{chain} {number}",
                             )
-
-    def _led_to(self, start: str) -> set[str]:
-        found: set[str] = set()
-        pending = [start]
-        while pending:
-            chain = pending.pop()
-            if chain in self.chains and chain not in found:
-                found.add(chain)
-                pending += [rule.target for rule in self.tables.lines(chain)]
-        return found
 
     def _strangers(self) -> Iterator[Target]:
         """Give the addresses that the kernel judges, though they are none of this node's."""
@@ -253,10 +247,12 @@ class Proof:
     def _of(self, target: Target) -> Iterator[Difference]:
         allowed = self.of_family.area(target)
         for hook, way in self.ways(target):
-            passed, unread = self._passing(hook, target, way)
+            passed, unread, cached = self._passing(hook, target, way)
             wanted = allowed
             if self._lets_nodes_in(target, hook, way):
                 wanted = area.merged(allowed, area.whole(self.of_family.nodes))
+            if cached and area.without(cached, wanted):
+                yield self.say.caching(target, _STARTS[hook])
             if passed == wanted:
                 continue
             if unread:
@@ -267,12 +263,13 @@ class Proof:
             if shut and (shut := self._needed(shut, target, hook, way)):
                 yield self.say.shut(target, way, _STARTS[hook], shut)
 
-    def _passing(self, hook: str, target: Target, way: Way) -> tuple[Area, Area]:
-        """Return what passes of an address's packets, and what comes to rules that cannot be read."""
+    def _passing(self, hook: str, target: Target, way: Way) -> tuple[Area, Area, Area]:
+        """Return what passes of an address's packets, what comes to rules not read, and what is cached."""
         start = _STARTS[hook]
         if start not in self.chains:
-            return area.whole(self.atoms.every), area.NOTHING
-        return passing(self.walkers[target.direction].walk(start, target.number, way))
+            return area.whole(self.atoms.every), area.NOTHING, area.NOTHING
+        outcomes = self.walkers[target.direction].walk(start, target.number, way)
+        return *passing(outcomes), area.union(part for (what, _), part in outcomes.items() if what == CACHED)
 
     def _lets_nodes_in(self, target: Target, hook: str, way: Way) -> bool:
         inwards = target.direction is Direction.INGRESS and hook == "FORWARD"
@@ -285,7 +282,7 @@ class Proof:
             if self.expected.isolating(target):
                 return area.NOTHING
             shut = area.without(shut, area.whole(self._judged[_OTHER[target.direction]]))
-        if hook == "OUTPUT" and way.mark and names.CUT_ASK in self.chains:
+        if hook == "OUTPUT" and way.mark and way.mark == self.marks.used and names.CUT_ASK in self.chains:
             # With these marks the agent alone sends, to the ends of connections that it has cut.
             return area.NOTHING
         shut = area.without(area.without(shut, self._to_tunnels), area.whole(self._closing))
@@ -306,7 +303,7 @@ class Proof:
                 assert target is not None  # noqa: S101
                 way = Way(state=state)
                 for hook, start in _STARTS.items():
-                    passed, _ = self._passing(hook, target, way)
+                    passed, _, _ = self._passing(hook, target, way)
                     shut = area.without(area.whole(self.atoms.every), passed)
                     if shut := area.without(shut, self._to_tunnels):
                         yield self.say.replies(target, way, start, state, shut)

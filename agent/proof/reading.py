@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import builtin
 from agent.dataplane.iptables.tables.tables import Table, Tables
 from agent.dataplane.iptables.variant import Mode
 from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_members import Flow
 from agent.kernel.ipset_shapes import LIST, SetContent
+from agent.kernel.netlink import NetlinkSocket
 from agent.net import Family
 
 FLOWS = "hash:ip,port,ip"
@@ -24,13 +26,15 @@ class Reading:
     """The filter tables of some families, and the sets that our rules name.
 
     ``lists`` are the sets of sets, each with the names of those in it; ``flows`` the sets of connections.
-    What rules name and is in none of these was not there when it was read.
+    What rules name and is in none of these was not there when it was read. ``unseeing``: why no packets come
+    to the tables, whatever is in them.
     """
 
     tables: Mapping[Family, Table]
     sets: Mapping[str, SetContent]
     lists: Mapping[str, frozenset[str]] = field(default_factory=dict)
     flows: Mapping[str, frozenset[Flow]] = field(default_factory=dict)
+    unseeing: Mapping[Family, tuple[str, ...]] = field(default_factory=dict)
 
 
 def named_sets(table: Table) -> set[str]:
@@ -48,7 +52,7 @@ def named_sets(table: Table) -> set[str]:
 def read(mode: Mode, families: Iterable[Family]) -> Reading:
     """Read the kernel of the calling thread's network namespace; changes nothing there.
 
-    Raises TableError and SetError.
+    Raises TableError, SetError and OSError.
     """
     tables = Tables(mode)
     found = {family: tables.read(family) for family in families}
@@ -74,4 +78,12 @@ def read(mode: Mode, families: Iterable[Family]) -> Reading:
             except SetError as error:
                 if not error.missing:
                     raise
-    return Reading(found, sets, lists, flows)
+    return Reading(found, sets, lists, flows, _unseeing(found) if mode == "nft" else {})
+
+
+def _unseeing(families: Iterable[Family]) -> dict[Family, tuple[str, ...]]:
+    with NetlinkSocket() as netlink:
+        return {
+            family: tuple(fault.what for fault in builtin.unseeing(netlink, {family: ("FORWARD", "OUTPUT")}))
+            for family in families
+        }

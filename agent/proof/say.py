@@ -12,7 +12,8 @@ from agent.proof.atoms import Atoms, bits
 from agent.proof.difference import Difference, Kind
 from agent.proof.expected import Expected, Target
 from agent.proof.lines import line
-from agent.proof.walk import Step, Walker, Way
+from agent.proof.walk import Step, Walker
+from agent.proof.ways import Way
 from agent.reach import addresses, ports
 from agent.reach.addresses import EVERY
 from agent.reach.intervals import Intervals
@@ -80,6 +81,11 @@ class Sayer:
         what = "a rule" if step is None else self._named(step)
         said = f"{self._whose(target)}: what {what} does cannot be told: {'' if step is None else step.text}"
         return Difference(Kind.UNREAD, self.family, said, *self._who(target), rule=_rule(step))
+
+    def caching(self, target: Target, start: str) -> Difference:
+        """Say that a rule caches connections of an address as allowed, and they are not."""
+        said = f"{self._whose(target)}: a rule that {start} leads to caches connections that no policy allows"
+        return Difference(Kind.CACHED, self.family, said, *self._who(target))
 
     def replies(self, target: Target, way: Way, start: str, state: str, found: Area) -> Difference:
         """Say that packets of allowed connections do not pass."""

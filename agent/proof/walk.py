@@ -20,6 +20,8 @@ from agent.proof import area
 from agent.proof.area import Area, Products
 from agent.proof.atoms import Atoms, covered
 from agent.proof.lines import ENDS, NOTING, Condition, Line, line, mark_of
+from agent.proof.special import is_ours
+from agent.proof.ways import FIELDS, UnreadError, Way, on_the_way
 from agent.reach import intervals, ports
 from agent.reach.addresses import of_network
 from agent.reach.ports import ALL, Ports
@@ -27,8 +29,8 @@ from agent.reach.ports import ALL, Ports
 PASSED, DENIED, BACK, UNREAD = "passed", "denied", "back", "unread"
 """What becomes of a packet: accepted, dropped, returned from the chain, or a rule cannot be read."""
 
-ON = "on"
-"""It goes on to the next rule."""
+ON, CACHED = "on", "cached"
+"""It goes on to the next rule; beside what becomes of it, its connection is put into the verdict cache."""
 
 Outcome = tuple[str, int]
 """What becomes of packets, and the mark that they bear then."""
@@ -43,33 +45,7 @@ ordinary packet is of another one."""
 _OF_UNKNOWN = tuple(map(names.unknown, Direction))
 """Chains that close addresses that no pod is known to have; what such an other end gets is not asked here."""
 _ENDS = {"ACCEPT": PASSED, "RETURN": BACK}
-_FIELDS = {
-    "-i": "come",
-    "-o": "go",
-    "--ctstate": "state",
-    "--physdev-in": "port_in",
-    "--physdev-out": "port_out",
-    "--physdev-is-bridged": "bridged",
-}
-"""Matches on the way of a packet, with its field of :class:`Way`."""
 OWN = "own"
-
-
-class Way(NamedTuple):
-    """By where packets come and go, and what the kernel knows of them.
-
-    ``come`` and ``go`` are names of interfaces, ``port_in`` and ``port_out`` of ports of bridges, empty for
-    one that no rule names. ``bridged``: they are forwarded by a bridge. ``state``: what connection tracking
-    says. ``mark``: what they bear before.
-    """
-
-    come: str = ""
-    go: str = ""
-    bridged: bool = False
-    port_in: str = ""
-    port_out: str = ""
-    state: str = "NEW"
-    mark: int = 0
 
 
 class Step(NamedTuple):
@@ -79,10 +55,6 @@ class Step(NamedTuple):
     number: int
     text: str
     target: str
-
-
-class UnreadError(Exception):
-    """A rule says something that is not known here."""
 
 
 class Tables:
@@ -197,12 +169,37 @@ class Walker:
             yield (ON, mark & ~mask ^ value), inside
         elif rule.target in NOTING or not rule.target:
             yield (ON, mark), inside
+            if names.is_cache(rule.adds):
+                yield (CACHED, mark), inside
         elif rule.target in ENDS:
             yield (_ENDS.get(rule.target, DENIED), mark), inside
         else:
             for (what, left), reached in self._through(rule.target, own, way, mark).items():
                 if part := area.common(reached, inside):
                     yield (ON if what == BACK and not rule.goto else what, left), part
+
+    def led_to(self, start: str) -> set[str]:
+        """Return the chains that packets may come to from one, itself included."""
+        found: set[str] = set()
+        pending = [start]
+        while pending:
+            chain = pending.pop()
+            if chain in self._tables.chains and chain not in self._skipped and chain not in found:
+                found.add(chain)
+                pending += [rule.target for rule in self._tables.lines(chain)]
+        return found
+
+    def named(self, start: str, options: Collection[str]) -> set[str]:
+        """Return the interfaces that rules ask for, by some options, of packets that come to a chain."""
+        return {
+            # Any that a pattern is for.
+            f"{condition.value[:-1]}0" if condition.value.endswith("+") else condition.value
+            for chain in self.led_to(start)
+            for rule in self._tables.lines(chain)
+            if rule.target not in self._skipped and not rule.special
+            for condition in rule.conditions
+            if condition.option in options
+        }
 
     def way_of(self, chain: str, own: int, way: Way, atom: int, protocol: int, port: int) -> list[Step]:
         """Return the rules that one packet matches, in order, up to the one that decides."""
@@ -242,7 +239,7 @@ class Walker:
     def _matched(self, rule: Line, chain: str, own: int, way: Way, mark: int) -> Products:
         """Return what a rule matches of any packets. Raises UnreadError."""
         if rule.special:
-            if rule.unread or not self._may_be_special(rule, chain):
+            if rule.unread or not is_ours(rule, chain):
                 raise UnreadError(rule.unread or "packets of a kind that no policy knows")
             return ()
         if rule.target in self._skipped and (not rule.goto or rule.target in _OF_UNKNOWN):
@@ -290,14 +287,6 @@ class Walker:
             return
         raise UnreadError("a limit")
 
-    def _may_be_special(self, rule: Line, chain: str) -> bool:
-        """Whether what a rule says of packets that no policy knows is what the agent says."""
-        if rule.target in ("DROP", "REJECT", names.CUT, names.CUT_OUT):
-            return True
-        # What the agent asks of a connection that it has cut.
-        asks = chain == names.CUT_ASK and [c.option for c in rule.conditions] == ["--connmark"]
-        return rule.target in ("ACCEPT", "RETURN") and (asks or is_discovery(rule))
-
     def _is(
         self, condition: Condition, rule: Line, own: int, way: Way, mark: int
     ) -> bool | int | Ports | Products:
@@ -329,7 +318,7 @@ class Walker:
             return (mark & masked == wanted) is not negated
         if option.startswith("--limit"):
             return True
-        return _on_the_way(condition, way) is not negated
+        return on_the_way(condition, way) is not negated
 
     def _in_set(self, name: str, sides: str, own: int, *, negated: bool) -> bool | int | Ports | Products:
         if name in self._tables.lookups and sides == "src,dst,dst":
@@ -375,50 +364,14 @@ class Walker:
 
     def _looks_at(self, condition: Condition) -> str:
         option, _, sides, _ = condition
-        if option in _FIELDS:
-            return _FIELDS[option]
+        if option in FIELDS:
+            return FIELDS[option]
         if option in ("-s", "-d") and (option == "-s") is not self._inwards:
             return OWN
         if option == "--match-set" and sides != "src,dst,dst":
             own = self._inwards if "," in sides else (sides == "src") is not self._inwards
             return OWN if own else ""
         return ""
-
-
-def is_discovery(rule: Line) -> bool:
-    """Whether a rule is about what IPv6 itself needs on a bridge, which is never judged.
-
-    Router and neighbour discovery with the hop limit that no router passes on (RFC 4861), and multicast
-    listener discovery, to a group alone (RFC 2710, RFC 3810).
-    """
-    asked = {(c.option, c.value) for c in rule.conditions if not c.negated}
-    kinds = {value for option, value in asked if option == "--icmpv6-type"}
-    if len(asked) != len(rule.conditions) or ("-p", "ipv6-icmp") not in asked or len(kinds) != 1:
-        return False
-    if kinds <= {"133", "134", "135", "136"}:
-        if kinds == {"134"} and not any(option == "--physdev-in" for option, _ in asked):
-            return False
-        return ("--hl-eq", "255") in asked
-    return kinds <= {"130", "131", "132", "143"} and {("--hl-eq", "1"), ("-d", "ff00::/8")} <= asked
-
-
-def _on_the_way(condition: Condition, way: Way) -> bool:
-    option, value = condition.option, condition.value
-    if option in ("-i", "-o", "--physdev-in", "--physdev-out"):
-        name = {"-i": way.come, "-o": way.go, "--physdev-in": way.port_in}.get(option, way.port_out)
-        if not name:
-            return False
-        return name.startswith(value[:-1]) if value.endswith("+") else name == value
-    if option == "--physdev-is-bridged":
-        return way.bridged
-    if option == "--ctstate":
-        return way.state in value.split(",")
-    if option == "--src-type" and value == "LOCAL":
-        # What the node itself sends is never judged.
-        return False
-    if option == "--dst-type" and value == "BROADCAST":
-        return False
-    raise UnreadError(f"{option} {value}")
 
 
 def _numbers(rule: Line, value: str, *, negated: bool) -> Ports:

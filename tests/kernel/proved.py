@@ -216,6 +216,13 @@ def _swapped(node: ProvedNode) -> None:
     node.ipset("swap", node.set("app=b"), node.set("app=far"))
 
 
+def _masked(node: ProvedNode) -> None:
+    """Have a set hold networks where addresses should be, by a type of the same name."""
+    node.ipset("create", "OTHERS", "hash:ip", "netmask", "24")
+    node.ipset("add", "OTHERS", "10.0.0.2")
+    node.ipset("swap", node.set("app=b"), "OTHERS")
+
+
 def _planted(node: ProvedNode) -> None:
     entries = names.cache(node.mode, Family.V4)
     # Until it has been emptied after a change, it is closed.
@@ -352,9 +359,44 @@ BREAKS = (
         "10.0.0.2",
     ),
     Break(
+        "what comes by an interface returned",
+        lambda n: n.insert(names.FORWARD, 1, "-i eth7 -j RETURN"),
+        "if it comes by eth7",
+    ),
+    Break(
+        "what leaves by an interface accepted",
+        lambda n: n.insert(names.FORWARD, 1, "-o eth7 -j ACCEPT"),
+        "no policy allows",
+    ),
+    Break(
+        "a mark let pass",
+        lambda n: n.insert(names.FORWARD, 1, "-m mark --mark 0x8000/0x8000 -j ACCEPT"),
+        "if it bears the mark 0x8000",
+    ),
+    Break(
+        "new segments dropped",
+        lambda n: n.insert(names.FORWARD, 1, "-p tcp --syn -j DROP"),
+        "cannot be told",
+    ),
+    Break(
+        "a hop limit dropped",
+        lambda n: n.insert(names.FORWARD, 1, "-m hl --hl-eq 64 -j DROP", Family.V6),
+        "cannot be told",
+    ),
+    Break(
+        "what is not judged yet cached",
+        lambda n: n.insert(
+            names.FORWARD,
+            1,
+            f"-p tcp -j SET --add-set {names.cache(n.mode, Family.V4).entries} src,dst,dst --exist",
+        ),
+        "caches connections that no policy allows",
+    ),
+    Break("a set of networks in place of one of addresses", _masked, "cannot be told"),
+    Break(
         "the other family",
         lambda n: n.insert(n.policy("a-in"), 1, f"-s fd00:9::/32 -g {ALLOW_IN}", Family.V6),
         "fd00:9::/32",
     ),
 )
-"""More than thirty, each of which one command or two make."""
+"""More than forty, each of which one command or two make."""

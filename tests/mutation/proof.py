@@ -28,8 +28,8 @@ PROOF = (
     ),
     Mutation(
         "marks that a packet bears before not tried",
-        "agent.proof.prove:Proof._marks",
-        "(0, used, *single)",
+        "agent.proof.ways:marks",
+        "(0, used, *others[-_MOST_MARKS:])",
         "(0,)",
         (Selection.BREAKS,),
     ),

@@ -23,7 +23,7 @@ from agent.policy.engine import Engine
 from agent.proof.given import Given
 from agent.proof.prove import Proof, passing, prove
 from agent.proof.reading import FLOWS, Reading
-from agent.proof.walk import Way
+from agent.proof.ways import Way
 from agent.reach.addresses import number_of
 from agent.spec.cluster import cluster_of, owner
 from agent.spec.evaluator import judge

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from agent.dataplane.iptables.options import Options
@@ -48,3 +50,12 @@ def test_every_form_of_rule_is_read_and_proved(mode: Mode, options: Options) -> 
     assert found.differences == ()
     assert found.isolated > 60
     assert "default/named" in found.proved
+
+
+@pytest.mark.guarantee("7.1")
+def test_a_table_to_which_no_packets_come_is_none() -> None:
+    node = ProvedNode("nft")
+    subprocess.run(["nft", "add table ip filter { flags dormant; }"], check=True, capture_output=True)
+    assert [(d.kind, d.family) for d in node.prove().differences] == [("hook", 4)]
+    subprocess.run(["nft", "add table ip filter"], check=True, capture_output=True)
+    assert node.prove().differences == ()

@@ -213,6 +213,11 @@ def cache(mode: Mode, family: Family) -> Cache:
     return Cache(f"{_LOOKUP_SET}{mode}-{int(family)}", f"{_CACHE_SET}{mode}-{int(family)}")
 
 
+def is_cache(name: str) -> bool:
+    """Whether a set is one of connections that a verdict cache holds."""
+    return name.startswith(_CACHE_SET)
+
+
 def is_lookup(name: str) -> bool:
     """Whether a set is one by which packets look into a verdict cache."""
     return name.startswith(_LOOKUP_SET)
