@@ -95,7 +95,7 @@ def test_additions_changes_and_removals_are_told_as_they_happen(heard: Heard, cl
     assert isinstance(told, Upsert)
     assert isinstance(told.object, NetworkPolicy)
     assert told.object.created
-    assert told.object == NetworkPolicy("few", "deny", egress=(), created=told.object.created)
+    assert told.object == NetworkPolicy("few", "deny", egress=(), created=told.object.created, generation=1)
     client.delete_pod("few", "web")
     client.delete_policies("few")
     wait(lambda: heard.deleted(Kind.POD, Key("few", "web")))

@@ -132,16 +132,20 @@ def test_what_comes_while_the_agent_runs_does_not_stay_in_front(guarded: Guarded
     assert guarded.verdicts() == {Verdict.DENIED}
     put(guarded, thing)
     wait_until(lambda: "iptables cannot show all rules in chain FORWARD" in guarded.readyz())
-    for name, *_ in FAMILIES.values():
-        listed = guarded.node.run("nft", "list", "chain", name, "filter", "FORWARD")
-        rules = [line for line in listed.splitlines() if line.startswith("\t\t") and " hook " not in line]
-        assert rules[0].endswith("jump KUBE-NETPOL-FORWARD")
-        assert listed.count("KUBE-NETPOL-FORWARD") == 1
+    # It may be told of one family while the other's is not put back yet.
+    wait_until(lambda: all(_in_front(guarded, name) for name, *_ in FAMILIES.values()))
     assert guarded.verdicts() == {Verdict.DENIED}
     for name, *_ in FAMILIES.values():
         guarded.node.run("nft", "flush", "chain", name, "filter", "FORWARD")
     wait_until(lambda: "iptables cannot show" not in guarded.readyz())
     guarded.wait_for(Verdict.DENIED)
+
+
+def _in_front(guarded: Guarded, family: str) -> bool:
+    """Whether the jump of ours is FORWARD's first rule, and there once."""
+    listed = guarded.node.run("nft", "list", "chain", family, "filter", "FORWARD")
+    rules = [line for line in listed.splitlines() if line.startswith("\t\t") and " hook " not in line]
+    return rules[0].endswith("jump KUBE-NETPOL-FORWARD") and listed.count("KUBE-NETPOL-FORWARD") == 1
 
 
 def test_a_rule_by_nft_in_a_chain_of_ours_is_taken_out(guarded: Guarded) -> None:
