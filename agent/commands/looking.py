@@ -196,6 +196,8 @@ def verify(pod: str, url: str | None, as_json: bool, **flags: Any) -> None:
     where = url or client.url_of(value_of("health_address", flags), value_of("health_port", flags))
     with _reaching():
         body, found = verifying.ask(where, pod)
+    if why := verifying.refusal(found, pod):
+        end(why)
     with answering():
         if as_json:
             click.echo(body, nl=False)

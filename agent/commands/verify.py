@@ -28,9 +28,20 @@ def ask(url: str, pod: str) -> tuple[bytes, Result]:
         raise UnreachableError(f"what answers at {url} is no netpol-agent of this version: {error}") from None
 
 
+def refusal(found: Result, pod: str) -> str:
+    """Say why nothing was proved about a pod whose address is not known here; empty if something was."""
+    if not pod or found.addresses or found.differences:
+        return ""
+    return (
+        f"nothing was proved: the agent knows no address of pod {pod} on this node. Check its name, its node "
+        "(kubectl get pod -o wide says it), and that it is not on its host's network."
+    )
+
+
 def show(found: Result, pod: str, console: Console) -> None:
     """Print what a proof has found, the smallest difference first, and how long it took."""
-    whose = f"pod {pod}" if pod else f"{found.addresses} addresses of pods here"
+    addresses = "1 address" if found.addresses == 1 else f"{found.addresses} addresses"
+    whose = f"{addresses} of {f'pod {pod}' if pod else 'pods here'}"
     if found.differences:
         console.print(f"[red]not proved[/]: {count(len(found.differences), 'difference')}", soft_wrap=True)
         for one in found.differences[:SHOWN]:

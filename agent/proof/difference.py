@@ -48,9 +48,10 @@ class Difference(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """What a proof found, the smallest difference first, of each pod and direction one of a kind.
 
-    ``addresses``: how many were proved, ``isolated`` of them in some direction. ``seconds``: what reading the
-    kernel took, and what comparing did. ``wrong`` are the pods of which something differs; where all is
-    doubtful, ``everything``. ``proved`` are the policies that isolate pods here, and of which none differs.
+    ``addresses``: how many were proved, of one pod its own, ``isolated`` of them in some direction.
+    ``reading`` and ``comparing``: the seconds that reading the kernel and comparing took. ``wrong`` are the
+    pods of which something differs; where all is doubtful, ``everything``. ``proved`` are the policies that
+    isolate pods here, and of which none differs.
     """
 
     differences: tuple[Difference, ...] = ()

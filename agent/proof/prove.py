@@ -53,7 +53,7 @@ def prove(given: Given, reading: Reading, pod: Key | None = None) -> Result:
         one = Proof(family, given, expected, reading)
         found += one.differences(pod)
         for target in expected.targets(family):
-            if target.pod is not None:
+            if target.pod is not None and pod in (None, target.pod):
                 addresses.add(target.number)
                 isolated |= {target.number} if expected.isolating(target) else set()
     found.sort(key=lambda one: (one.size, one.said))

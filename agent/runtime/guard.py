@@ -168,7 +168,12 @@ def put(settings: Settings) -> list[Fault]:
             host = check_host(settings.fix_host, backends.lacking(choice))
             faults = [*choice.faults, *host.faults, *backends.guard.put(choice.mode, chosen.networks)]
     except LockedError as error:
-        return [Fault(str(error), "an agent that runs closes by itself: run it with --new-pods deny")]
+        return [
+            Fault(
+                str(error),
+                "no guard is put beside an agent that runs: to close new pods, run it with --new-pods deny",
+            )
+        ]
     if not any(fault.blocking for fault in faults):
         _log.info(
             "closed",

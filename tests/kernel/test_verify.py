@@ -36,6 +36,9 @@ def test_a_node_is_proved_broken_found_and_mended() -> None:
             in found["said"]
         )
         assert guarded.command("verify", "--pod", "default/client").returncode == 0
+        unknown = guarded.command("verify", "--pod", "default/clint")
+        assert unknown.returncode == 2
+        assert "knows no address of pod default/clint" in unknown.stdout
         guarded.stop()
         assert guarded.command("verify").returncode == 2
         # The start puts that back.
