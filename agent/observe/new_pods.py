@@ -24,7 +24,7 @@ class NewPodsStatus(msgspec.Struct, frozen=True):
             return "nothing is closed: which networks this node's pods have is not known"
         where = f"new pods are closed in {', '.join(self.networks)}"
         if not self.closed:
-            return f"{where}; no address is"
+            return f"{where}; no address inside a pod is closed now"
         shown = ", ".join(self.closed[:_SHOWN]) + (", ..." if len(self.closed) > _SHOWN else "")
         number = "1 address" if len(self.closed) == 1 else f"{len(self.closed)} addresses"
         return f"{where}; {number} closed, which no pod is known to have: {shown}"
