@@ -263,9 +263,13 @@ class IpSets:
 
         Rules may refer to it: they see the same members all along.
         """
+        self.replace(name, shape, self.members(name))
+
+    def replace(self, name: str, shape: SetShape, members: Iterable[Member]) -> None:
+        """Put a set of these members in a set's place, at once for the rules that refer to it."""
         spare = spare_name(name)
         self.destroy(spare)
-        self.create(spare, shape, self.members(name))
+        self.create(spare, shape, members)
         try:
             self.swap(name, spare)
         finally:

@@ -39,7 +39,8 @@ _log = log.get(__name__)
 BATCH = 100
 """Connections that are ended between two looks for events: some 3 ms."""
 MOST = 20_000
-"""Connections that one look remembers; the next look finds the others."""
+"""Connections that one look remembers; the next look finds the others. With so many addresses to look at, it
+looks at all."""
 REST = 4
 """How many times as long as a look took the next one waits."""
 PATIENCE = 0.5
@@ -105,7 +106,11 @@ class _Scope:
         self.ends |= other.ends
         self.everything = self.everything or other.everything
         self.again = self.again or other.again
-        self.causes |= other.causes
+        # It may have to wait for long, and causes are names that tenants choose.
+        room = max(0, _SHOWN - len(self.causes))
+        self.causes |= dict.fromkeys([one for one in other.causes if one not in self.causes][:room])
+        if len(self.ends) > MOST:
+            self.ends, self.everything = set(), True
 
 
 @dataclass

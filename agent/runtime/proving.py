@@ -158,6 +158,12 @@ class Proving:
             why = str(error)
             self._inbox.call(lambda: self._missed(why))
             return
+        except Exception as error:
+            # Whatever it is, such as no more threads: the next proof is made all the same.
+            _log.exception("a proof failed")
+            failed = f"{type(error).__name__}: {error}"
+            self._inbox.call(lambda: self._missed(failed))
+            return
         took = self._clock.monotonic() - started
         self._inbox.call(lambda: self._take(result, moment, took))
 

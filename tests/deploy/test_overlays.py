@@ -192,3 +192,13 @@ def test_denied_connections_become_events_by_a_component(tmp_path: Path) -> None
     assert role["rules"] == [{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]
     (binding,) = [one for one in objects if one.get("roleRef", {}).get("name") == "netpol-agent-events"]
     assert binding["subjects"][0]["name"] == "netpol-agent"
+
+
+def test_the_runtimes_socket_is_reached_and_cannot_be_replaced(tmp_path: Path) -> None:
+    parts = {
+        kind: [os.path.relpath(DEPLOY / part, tmp_path)]
+        for kind, part in (("resources", "base"), ("components", "components/nri"))
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(parts))
+    mounts = {one["name"]: one for one in pod_of(built(tmp_path))["containers"][0]["volumeMounts"]}
+    assert mounts["nri"] == {"name": "nri", "mountPath": "/var/run/nri", "readOnly": True}

@@ -150,6 +150,11 @@ class ModelIpSets:
         self.kernel.sets[name] = (shape, set(members))
         self.kernel.changed()
 
+    def replace(self, name: str, shape: SetShape, members: Iterable[Member]) -> None:
+        self._try(name)
+        self.kernel.sets[name] = (shape, set(members))
+        self.kernel.changed()
+
     def create_all(self, wanted: Mapping[str, SetContent]) -> list[SetError]:
         errors = []
         for name, (shape, members) in wanted.items():

@@ -280,3 +280,17 @@ def test_a_connection_that_was_cut_is_told_by_its_mark() -> None:
     assert Desk().task.is_cut(MARKS.connection | 1)
     assert not Desk().task.is_cut(1)
     assert not Desk(wanted=False).task.is_cut(MARKS.connection)
+
+
+def test_what_waits_for_long_takes_no_more_room() -> None:
+    desk = Desk()
+    desk.kernel.failing = True
+    for number in range(50):
+        desk.change(policy(f"p-{number}", selector=labelled(app="web"), ingress=[]))
+        desk.work(2)
+    scope = cutting._Scope()
+    for number in range(3):
+        found = {packed(f"10.{number}.{n >> 8}.{n & 255}") for n in range(8_000)}
+        scope.add(cutting._Scope(found, causes={f"{number}-{n}": None for n in range(50)}))
+    assert (scope.ends, scope.everything, len(scope.causes)) == (set(), True, 5)
+    assert len(desk.task._scope.causes) <= 5

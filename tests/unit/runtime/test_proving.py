@@ -148,10 +148,17 @@ def _writing(rig: Rig, child: Callable[..., Result]) -> Callable[..., Result]:
     return proving
 
 
-def test_a_process_that_fails_is_told_and_tried_again(proved: Rig) -> None:
-    proved.proofs = [UnprovedError("it ended early")]
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UnprovedError("it ended early"), "it ended early"),
+        (RuntimeError("can't start new thread"), "RuntimeError: can't start new thread"),
+    ],
+)
+def test_a_process_that_fails_is_told_and_tried_again(proved: Rig, error: Exception, told: str) -> None:
+    proved.proofs = [error]
     prove(proved)
-    assert proved.agent.proving.trouble == "it ended early"
+    assert proved.agent.proving.trouble == told
     assert readyz(proved.agent.health()).ok
     proved.proofs = [RIGHT]
     prove(proved)

@@ -89,12 +89,14 @@ class KnownSets:
                 ),
                 *self._make(sets, content, outer, networks_shape(family, len(networks)), networks, referred),
             ]
-            if faults:
+            # Rules that look at what is there close at least as much as none.
+            if not faults or {known, outer} <= {*referred}:
+                self.closing[family] = Closing(known, outer, self.networks.exclusive)
+                self.unmade += faults
+            else:
                 self.unmade += [
                     f._replace(what=f"new pods are open for want of a set: {f.what}") for f in faults
                 ]
-            else:
-                self.closing[family] = Closing(known, outer, self.networks.exclusive)
         return self.closing
 
     def _make(
@@ -107,6 +109,12 @@ class KnownSets:
         referred: Collection[str],
     ) -> list[Fault]:
         held = content.pop(name, None)
+        if held is not None and not alike(held.shape, shape) and name in referred:
+            # Somebody else's, by a swap: nothing becomes known by it before its time.
+            kept = members if names.is_pod_networks_set(name) else held.members & members
+            if faults := sets.replace(name, shape, kept):
+                return faults
+            held = SetContent(shape, kept)
         if held is None or not alike(held.shape, shape):
             return sets.create(name, shape, members)
         moving = members - held.members, held.members - members

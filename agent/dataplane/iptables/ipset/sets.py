@@ -170,6 +170,17 @@ class KernelSets:
         self.table.shapes[name] = shape
         return []
 
+    def replace(self, name: str, shape: SetShape, members: Iterable[Member]) -> list[Fault]:
+        """Put a set in the place of one that is not as it should be, and that rules refer to."""
+        wanted = set(members)
+        self.writes += 1
+        try:
+            self._ipsets.replace(name, shape, wanted)
+        except SetError as error:
+            return [error.fault()]
+        self.table.made(name, shape, len(wanted))
+        return []
+
     def sweep(self) -> list[Fault]:
         """Destroy the garbage; what rules still refer to stays for another time."""
         faults = []
