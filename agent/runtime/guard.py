@@ -41,7 +41,8 @@ class NoNetworksError(Exception):
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """What stands of a guard: in which families, over which networks.
 
-    ``closed``: new pods are closed, by a guard or, ``by_agent``, by the agent's own rules.
+    ``closed``: new pods are closed, by a guard or, ``by_agent``, by the agent's own rules. ``passed``: a rule
+    before the guard's by which packets could pass; then they are not.
     """
 
     closed: bool
@@ -49,6 +50,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     networks: tuple[str, ...]
     mode: str
     by_agent: bool
+    passed: str = ""
 
 
 def keep(networks: frozenset[Network], directory: Path) -> None:
@@ -126,17 +128,24 @@ def status() -> Status:
     guarded = [one for one in found if one.guarded]
     closing = [one for one in found if one.closes]
     told = guarded or closing
+    passed = next((one.passed for one in guarded if one.passed), "")
     return Status(
-        bool(told),
+        bool(told) and not passed,
         tuple(sorted({int(one.family) for one in told})),
         tuple(sorted({network for one in guarded for network in one.networks})),
         told[0].mode if told else "",
         by_agent=bool(closing) and not guarded,
+        passed=passed,
     )
 
 
 def text(found: Status) -> str:
     """Return the status for people."""
+    if found.passed:
+        return (
+            f"a guard stands, but packets could pass it: {found.passed}; run netpol-agent guard again, which "
+            "puts it in front\n"
+        )
     if not found.closed:
         return (
             "no guard stands: new pods are open until an agent that runs with --new-pods deny closes them\n"

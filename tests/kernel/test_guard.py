@@ -99,6 +99,7 @@ def test_a_boot_with_a_guard_and_an_agent_that_comes_late(
         "networks": sorted([node.cidr4, node.cidr6]),
         "mode": node.mode.value,
         "byAgent": False,
+        "passed": "",
     }
     # An agent that has not been told everything leaves it as it is; one that has, closes by itself.
     written(tmp_path, one)
@@ -142,6 +143,13 @@ def test_it_is_removed_on_request(
 ) -> None:
     lab, node, one, two = stage
     guard(node, *networks(node))
+    # As kube-proxy does, for connections to a Service.
+    node.iptables(Family.V4, "-I", "FORWARD", "-m", "mark", "--mark", "0x4000/0x4000", "-j", "ACCEPT")
+    found = json.loads(guard(node, "--status", "--json", code=1))
+    assert (found["closed"], found["passed"]) == (False, "FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT")
+    guard(node, *networks(node))
+    assert json.loads(guard(node, "--status", "--json"))["closed"]
+    node.iptables(Family.V4, "-D", "FORWARD", "-m", "mark", "--mark", "0x4000/0x4000", "-j", "ACCEPT")
     guard(node, "--remove")
     for family in Family:
         assert "GUARD" not in node.iptables(family, "-S")

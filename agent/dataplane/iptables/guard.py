@@ -17,7 +17,7 @@ from typing import NamedTuple
 from agent.dataplane.iptables import cleanup
 from agent.dataplane.iptables.rules import names, parse, script
 from agent.dataplane.iptables.rules.rule import Guard, Rules, jump
-from agent.dataplane.iptables.tables import hooks
+from agent.dataplane.iptables.tables import foreign, hooks
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.fault import Fault
@@ -34,7 +34,8 @@ _HOOKS = {
 class Standing(NamedTuple):
     """What stands in the filter table of one family: the guard, with its networks, or an agent's own rules.
 
-    ``closes``: an agent's rules close what is not known, so that no guard is needed.
+    ``closes``: an agent's rules close what is not known, so that no guard is needed. ``passed``: a rule that
+    another program has put before the guard's, and by which packets could pass; empty without one.
     """
 
     mode: Mode
@@ -43,6 +44,7 @@ class Standing(NamedTuple):
     guarded: bool
     agent: bool
     closes: bool
+    passed: str = ""
 
 
 def guard_rules(networks: Iterable[Network]) -> Rules:
@@ -67,7 +69,21 @@ def _standing(mode: Mode, family: Family, table: Table) -> Standing:
     closed = [words[1] for rule in chain if (words := rule.split())[0] == "-s"]
     agent = names.FORWARD in targets
     closes = agent and names.unknown(Direction.INGRESS) in table
-    return Standing(mode, family, tuple(closed), bool(chain) and names.GUARD in targets, agent, closes)
+    guarded = bool(chain) and names.GUARD in targets
+    passed = [_passing(table, built_in) for built_in in _HOOKS] if guarded else []
+    return Standing(
+        mode, family, tuple(closed), guarded, agent, closes, next((one for one in passed if one), "")
+    )
+
+
+def _passing(table: Table, chain: str) -> str:
+    """Return what could let packets pass before they come to the guard; its hook may be missing there."""
+    rules = list(map(foreign.plain, table.get(chain, ())))
+    number = next((n for n, rule in enumerate(rules) if parse.foreign(rule).target == names.GUARD), None)
+    if number is None:
+        return f"{chain} does not lead to it"
+    found = hooks.passing(table, rules[:number])
+    return "" if found is None else f"{chain} {found}"
 
 
 def put(mode: Mode, networks: Collection[Network]) -> list[Fault]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agent.dataplane.iptables import guard
 from agent.dataplane.iptables.change.pending import both, independent, losses, yield_to
 from agent.dataplane.iptables.change.step import Gains, Step, denies
 from agent.dataplane.iptables.guard import guard_rules
@@ -146,3 +147,17 @@ def test_steps_that_change_other_addresses_may_be_made_in_any_order() -> None:
     assert independent(step({A}), step({B}, {C}))
     assert not independent(step({A}), step(removed={A}))
     assert not independent(step({A}), Step({**EMPTY}, dropped={NAME}))
+
+
+def test_a_guard_that_packets_could_pass_is_told() -> None:
+    rules = guard_rules(OURS)
+    to_guard = {chain: (rule,) for chain, rule in guard._HOOKS.items()}
+    kube_proxy = {"KUBE-FORWARD": ("-m mark --mark 0x4000/0x4000 -j ACCEPT",)}
+    table = {**to_guard, names.GUARD: rules, **kube_proxy}
+    found = guard._standing("nft", Family.V4, table)
+    assert (found.guarded, found.passed, found.networks) == (True, "", ("10.0.0.0/24",))
+    before = {**table, "FORWARD": ("-j KUBE-FORWARD", *to_guard["FORWARD"])}
+    assert guard._standing("nft", Family.V4, before).passed == "FORWARD -j KUBE-FORWARD"
+    harmless = {**table, "FORWARD": ("-s 10.9.0.0/16 -j DROP", *to_guard["FORWARD"])}
+    assert guard._standing("nft", Family.V4, harmless).passed == ""
+    assert guard._standing("nft", Family.V4, {**table, "OUTPUT": ()}).passed == "OUTPUT does not lead to it"

@@ -50,11 +50,14 @@ def misplaced(table: Table, garbage: Container[str] = ()) -> dict[str, str]:
         if len(_leading(table, chain)) > 1:
             found[chain] = "its rule is there more than once"
             continue
-        for rule in rules[: rules.index(hook)]:
-            if _leaves_chain(rule, table) or _can_pass(rule, table, set()):
-                found[chain] = f"a rule before it could let packets pass: {rule}"
-                break
+        if (rule := passing(table, rules[: rules.index(hook)])) is not None:
+            found[chain] = f"a rule before it could let packets pass: {rule}"
     return found
+
+
+def passing(table: Table, rules: Iterable[str]) -> str | None:
+    """Return the first of some rules of a built-in chain that could let packets pass; None without one."""
+    return next((r for r in rules if _leaves_chain(r, table) or _can_pass(r, table, set())), None)
 
 
 def _leading(table: Table, chain: str) -> list[str]:
