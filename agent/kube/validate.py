@@ -141,10 +141,20 @@ def _metadata(check: Check, kind: Kind, key: Key, value: object) -> dict[str, An
         "namespace": key.namespace,
         "uid": check.text(meta.get("uid"), "metadata.uid"),
         "resourceVersion": check.text(meta.get("resourceVersion"), "metadata.resourceVersion"),
+        "generation": _generation(check, meta.get("generation")),
         "creationTimestamp": _time(check, meta.get("creationTimestamp"), "metadata.creationTimestamp"),
         "labels": dict(sorted(labels.items())),
         "annotations": annotations if kind is not Kind.NODE else {},
     }
+
+
+def _generation(check: Check, value: object) -> int | None:
+    """Return an int64, as ObjectMeta (meta/v1) has it, None where there is none."""
+    generation = check.integer(value, "metadata.generation")
+    if generation is None or 0 <= generation < 1 << 63:
+        return generation
+    check.add("metadata.generation", "not between 0 and 2**63 - 1; leave it out")
+    return None
 
 
 def _isolation(check: Check, annotations: Mapping[str, str]) -> None:

@@ -340,7 +340,7 @@ def test_a_kernel_that_does_not_filter_is_searched_here(
 def test_a_kernel_without_it_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     with NetlinkSocket() as netlink:
         assert netlink.request([entry(b"\x0a\0\0\1", b"\x0a\0\0\2", 1)]) == []
-    monkeypatch.setattr(conntrack, "_SUBSYS_CTNETLINK", 200)
+    monkeypatch.setattr(conntrack, "SUBSYSTEM", 200)
     with pytest.raises(ConntrackError) as caught:
         forget([b"\x0a\0\0\1"])
     assert "nf_conntrack_netlink" in caught.value.fault().remedy

@@ -218,6 +218,23 @@ metadata:
     assert manifest.value.labels == {"1": "a", "true": "b", "time": "x", "date": "2026-01-02", "v": "1.10"}
 
 
+@pytest.mark.parametrize("generation", ["-1", "9223372036854775808", "1" + "0" * 400, "many"])
+def test_a_policy_of_an_impossible_generation_isolates_what_it_selects(generation: str) -> None:
+    text = f"""
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: p, generation: {generation}}}
+spec: {{podSelector: {{}}, ingress: [{{}}]}}
+"""
+    (manifest,) = read_text(text.encode()).manifests
+    assert manifest.value is None
+    assert [p.field for p in manifest.problems] == ["metadata.generation"]
+    assert manifest.closed is not None
+    (manifest,) = read_text(text.replace(generation, "7").encode()).manifests
+    assert isinstance(manifest.value, NetworkPolicy)
+    assert manifest.value.generation == 7
+
+
 def test_anchors_and_merge_keys() -> None:
     text = """
 apiVersion: v1
