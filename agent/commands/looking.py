@@ -21,6 +21,7 @@ from agent.commands.options import (
     answering,
     end,
     options_for,
+    progress,
     value_of,
 )
 
@@ -194,7 +195,7 @@ def verify(pod: str, url: str | None, as_json: bool, **flags: Any) -> None:
     if pod:
         _named("--pod", pod)
     where = url or client.url_of(value_of("health_address", flags), value_of("health_port", flags))
-    with _reaching():
+    with _reaching(), progress("proving"):
         body, found = verifying.ask(where, pod)
     if why := verifying.refusal(found, pod):
         end(why)

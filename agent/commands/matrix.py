@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +18,6 @@ from agent.reach.matrix import Matrix, matrix, ordered
 from agent.reach.named import Unknown, block_of, named
 from agent.reach.ports import ALL, Ports
 from agent.sources.manifests.once import Read, read_once
-
-_QUIET_SECONDS = 1.0
 
 
 class Asked(NamedTuple):
@@ -134,33 +129,3 @@ def _matrix(one: Given, rules: Rules, ends: dict[End, Place], asked: Asked, *, s
         return found
     cells = {pair: cell for pair, cell in found.cells.items() if not focus.keys().isdisjoint(pair)}
     return Matrix(found.sources, found.destinations, cells, found.ports)
-
-
-@contextlib.contextmanager
-def progress(what: str) -> Iterator[None]:
-    """Say on standard error what takes longer than a second, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    import threading
-
-    done = threading.Event()
-    begun = time.monotonic()
-
-    def tell() -> None:
-        wait = _QUIET_SECONDS
-        while not done.wait(wait):
-            sys.stderr.write(f"\r{what} ... {time.monotonic() - begun:.0f} s ")
-            sys.stderr.flush()
-            wait = 0.5
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        done.set()
-        teller.join()
-        if time.monotonic() - begun > _QUIET_SECONDS:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,7 @@ Flags = Mapping[str, str | bool | None]
 
 
 _COMMA = re.compile(r",(?=\S)")
+_QUIET_SECONDS = 1.0
 
 
 LOG_SETTINGS = ("log_format", "log_level")
@@ -219,6 +221,36 @@ def answering() -> Iterator[None]:
         if error.errno == errno.EPIPE:
             raise
         end(f"the answer cannot be written: {error.strerror}; write it elsewhere")
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Say on standard error what takes longer than a second, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    import threading
+
+    done = threading.Event()
+    begun = time.monotonic()
+
+    def tell() -> None:
+        wait = _QUIET_SECONDS
+        while not done.wait(wait):
+            sys.stderr.write(f"\r{what} ... {time.monotonic() - begun:.0f} s ")
+            sys.stderr.flush()
+            wait = 0.5
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+        if time.monotonic() - begun > _QUIET_SECONDS:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def end(*wrong: str) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.commands.options import Flags, Told, answering, end, options_for, tell, value_of
+from agent.commands.options import Flags, Told, answering, end, options_for, progress, tell, value_of
 
 if TYPE_CHECKING:
     from agent.commands.matrix import Asked
@@ -110,7 +110,7 @@ def _matrix(
 
     asked = _asked(flags)
     try:
-        with reaching.progress("finding out who may reach whom"):
+        with progress("finding out who may reach whom"):
             given = reaching.given_by(_objects(paths, flags))
             found = (reaching.exposure_of if exposed else reaching.matrix_of)(given, asked)
     except reaching.NotThereError as error:
@@ -223,7 +223,7 @@ def diff(before: str, after: str | None, form: str, **flags: Any) -> None:
     if before == after == "-":
         raise click.UsageError("only one of A and B can be standard input.")
     try:
-        with reaching.progress("finding out what changes"):
+        with progress("finding out what changes"):
             if after is None:
                 server = _server(flags)
                 one = reaching.given_by(server)

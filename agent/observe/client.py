@@ -85,6 +85,8 @@ def get(url: str, path: str, codes: Collection[int] = (), seconds: float = _SECO
     except OSError as error:
         reason = getattr(error, "reason", error)
         reason = getattr(reason, "strerror", None) or reason
+        if isinstance(reason, TimeoutError):
+            reason = f"no answer within {seconds:g} s"
         raise UnreachableError(
             f"no agent answers at {url}: {reason}. Is it running? --url says where it serves."
         ) from None

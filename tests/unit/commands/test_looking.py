@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from agent.commands import cli
 from agent.history.change import Change, Effect, Subject, What
 from agent.history.store import NAME
 from agent.history.writer import Writer
+from agent.observe import client
+from agent.observe.client import UnreachableError
 from agent.observe.history.route import history_route
 from agent.observe.server import StatusServer
 from agent.settings import SETTINGS
@@ -108,3 +111,10 @@ def test_status_takes_a_name_with_its_namespace(option: str) -> None:
     shown = netpol_agent("status", option, "a/b/c")
     assert shown.exit_code == 2
     assert f"{option} is 'a/b/c': give it as NAMESPACE/NAME." in shown.stderr
+
+
+def test_an_agent_that_takes_connections_and_does_not_answer_is_told_with_the_time_waited() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UnreachableError, match=r"no answer within 0\.1 s\. Is it running\?"):
+            client.get(url, "/verify", seconds=0.1)
