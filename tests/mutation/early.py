@@ -57,7 +57,7 @@ EARLY = (
     Mutation(
         "a runtime is answered before the pod is isolated",
         "agent.sources.nri.plugin:NriPlugin._begin",
-        "done = self._enforced(known, seconds)",
+        "done = self._enforced(known, max(0.0, seconds - (self._now() - began)))",
         "done = True",
         (Selection.NRI,),
     ),

@@ -117,16 +117,18 @@ class Runtime:
         self.ended: list[Sandbox] = []
         self.waits: list[float] = []
         self.enforces = True
+        self.time, self.telling = 0.0, 0.0
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(path))
         self._listening.listen()
         self._listening.settimeout(20.0)
-        self.plugin = NriPlugin(path, self._began, self.ended.append, self._enforced)
+        self.plugin = NriPlugin(path, self._began, self.ended.append, self._enforced, lambda: self.time)
         self.plugin.start()
         self._numbers = iter(range(1, 100, 2))
 
     def _began(self, found: Sandbox) -> Sandbox | None:
         self.asked.append(found)
+        self.time += self.telling
         return found if found.addresses else None
 
     def _enforced(self, found: Sandbox, seconds: float) -> bool:
@@ -206,6 +208,15 @@ def test_a_runtime_is_answered_in_time_where_the_kernel_does_not_enforce_yet(run
     state = runtime.plugin.state()
     assert state.late == 1
     assert "1 pods were started before the kernel enforced their policies, last shop/web" in state.fault
+
+
+@pytest.mark.guarantee("1.4")
+def test_what_telling_takes_is_a_part_of_the_time(runtime: Runtime) -> None:
+    runtime.telling = 0.75
+    for _ in range(2):
+        runtime.call("RunPodSandbox", bytes_field(1, sandbox()))
+        runtime.telling = 2.0
+    assert runtime.waits == [pytest.approx(0.05), 0.0]
 
 
 def test_pods_without_an_address_and_of_files_are_not_waited_for(runtime: Runtime) -> None:
