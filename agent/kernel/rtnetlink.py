@@ -133,7 +133,7 @@ class Address(NamedTuple):
     family: int
     prefix_length: int
     scope: int
-    address: bytes = b""
+    address: bytes
 
 
 def read_addresses(netlink: NetlinkSocket) -> Iterator[Address]:
