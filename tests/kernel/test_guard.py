@@ -80,6 +80,16 @@ def written(directory: Path, *pods: Pod) -> None:
     (directory / ".new").rename(directory / "pods.yaml")
 
 
+@ONE
+def test_pods_that_are_connected_go_on_finding_each_other(stage: tuple[Lab, Node, Pod, Pod]) -> None:
+    """Neighbour discovery crosses a bridge by FORWARD; without it what is established soon ends."""
+    lab, node, one, two = stage
+    guard(node, *networks(node))
+    one.netns.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
+    assert lab.check(dict.fromkeys(flows(one, two, tcp=[80]), Verdict.DENIED)) == {}
+    wait_until(lambda: "lladdr" in one.netns.run(["ip", "-6", "neigh", "show", two.v6]))
+
+
 def test_a_boot_with_a_guard_and_an_agent_that_comes_late(
     stage: tuple[Lab, Node, Pod, Pod], tmp_path: Path
 ) -> None:

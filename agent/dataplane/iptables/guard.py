@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from agent.dataplane.iptables import cleanup
 from agent.dataplane.iptables.rules import names, parse, script
+from agent.dataplane.iptables.rules.guards import discovery_rules
 from agent.dataplane.iptables.rules.rule import Guard, Rules, jump
 from agent.dataplane.iptables.tables import foreign, hooks
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
@@ -50,10 +51,14 @@ class Standing(NamedTuple):
 def guard_rules(networks: Iterable[Network]) -> Rules:
     """Return the rules of the guard's chain for the networks of one family.
 
-    What is established goes on, so that a guard that comes late cuts nothing.
+    What is established goes on, so that a guard that comes late cuts nothing; in IPv6 that takes neighbour
+    discovery, too, which on a bridge comes through FORWARD.
     """
     found = [jump("RETURN", "-m conntrack --ctstate RELATED,ESTABLISHED")]
-    for network in sorted(networks):
+    networks = sorted(networks)
+    if any(network.family is Family.V6 for network in networks):
+        found += discovery_rules("RETURN")
+    for network in networks:
         found += [jump("DROP", f"{flag} {network}", _ABOUT, about=Guard.UNKNOWN) for flag in ("-s", "-d")]
     return tuple(found)
 
@@ -101,7 +106,7 @@ def put(mode: Mode, networks: Collection[Network]) -> list[Fault]:
         except TableError as error:
             faults.append(_fault(family, error))
             continue
-        if len(rules) == 1:
+        if not any(network.family is family for network in networks):
             lines[family] = _removing(table)
         elif not _stands(table, rules):
             lines[family] = hooks.remove(table, _is_guard) + _adding(rules)
