@@ -13,9 +13,8 @@ import errno
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
+from agent.closing import Closing
 from agent.kernel.ipset_errors import Code, SetError, error_of
 from agent.kernel.ipset_members import (
     TYPE_REVISION,
@@ -65,7 +64,7 @@ _TRANSIENT = frozenset({errno.EBUSY, errno.EAGAIN, errno.EINTR})
 _RETRY_SECONDS = (0.001, 0.004, 0.016)
 
 
-class IpSets:
+class IpSets(Closing):
     """The sets of the network namespace of the thread that makes this. Not thread-safe.
 
     Raises OSError when made where there is no netfilter netlink. Every method raises SetError.
@@ -73,14 +72,6 @@ class IpSets:
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._socket.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from agent.closing import Closing
 from agent.kernel.netlink import ROUTE, NetlinkSocket, attributes
 from agent.kernel.rtnetlink import (
     IFLA_BR_NF_CALL_IP6TABLES,
@@ -61,7 +61,7 @@ def shared_with_pods() -> frozenset[int]:
     return frozenset(shared)
 
 
-class LinkChanges:
+class LinkChanges(Closing):
     """Tells when interfaces come, go or change, in the network namespace of the thread that makes it.
 
     A loop waits on ``fileno`` and then calls :meth:`drain`. ``groups`` are further rtnetlink groups to hear.
@@ -76,14 +76,6 @@ class LinkChanges:
         except OSError:
             self._socket.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def fileno(self) -> int:
         return self._socket.fileno()

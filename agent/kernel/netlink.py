@@ -13,8 +13,9 @@ import os
 import socket
 import struct
 from collections.abc import Container, Iterator, Sequence
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
+
+from agent.closing import Closing
 
 NESTED = 0x8000
 """NLA_F_NESTED."""
@@ -97,7 +98,7 @@ def picked(data: memoryview | bytes, wanted: Container[int]) -> dict[int, memory
     return found
 
 
-class NetlinkSocket:
+class NetlinkSocket(Closing):
     """A long-lived socket in the network namespace of the thread that makes it. Not thread-safe.
 
     Raises OSError where the kernel has no such netlink or the process may not use it.
@@ -114,14 +115,6 @@ class NetlinkSocket:
             raise
         self._sequence = 0
         self._buffer = bytearray(1 << 18)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def check_strictly(self) -> None:
         """Have the kernel refuse questions it does not understand. Raises OSError on one before 4.20."""

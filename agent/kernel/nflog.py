@@ -12,9 +12,9 @@ import os
 import select
 import socket
 import struct
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from agent.closing import Closing
 from agent.kernel.conntrack import Tuple, tuple_of
 from agent.kernel.netlink import Message, NetlinkSocket, attribute, attributes
 
@@ -74,7 +74,7 @@ class Logged(NamedTuple):
     sequence: int | None = None
 
 
-class NflogSocket:
+class NflogSocket(Closing):
     """Listens to a group in the network namespace of the thread that makes it. Not thread-safe.
 
     Raises OSError: EPERM where another program listens to the group, and without CAP_NET_ADMIN; others where
@@ -104,14 +104,6 @@ class NflogSocket:
         except OSError:
             self._netlink.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._netlink.close()

@@ -13,9 +13,9 @@ import socket
 import struct
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from agent.closing import Closing
 from agent.kernel.netlink import NETFILTER, Message, NetlinkSocket, attributes
 from agent.kernel.nf_tables import SUBSYSTEM, text
 
@@ -46,7 +46,7 @@ class RuleWrite(NamedTuple):
     parent: str = ""
 
 
-class RuleWrites:
+class RuleWrites(Closing):
     """Hears of transactions in the network namespace of the thread that makes it. Not thread-safe.
 
     Raises OSError where the kernel has no nftables, or the process may not listen.
@@ -64,14 +64,6 @@ class RuleWrites:
             self._socket.close()
             raise
         self._sees_processes = _sees_the_nodes_processes()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._socket.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute, attributes, picked
@@ -141,21 +141,17 @@ def read_addresses(netlink: NetlinkSocket) -> Iterator[Address]:
     request = Message(RTM_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST))
     for message in netlink.dump(request, behind=0):
         family, length, _, scope, interface = _IFADDR.unpack_from(message)
-        yield Address(interface, family, length, scope, _own(message[_IFADDR.size :]) or b"")
+        yield Address(interface, family, length, scope, _own(dict(attributes(message[_IFADDR.size :]))))
 
 
 def read_own_addresses(netlink: NetlinkSocket) -> Iterator[bytes]:
     """Yield the packed addresses of the socket's network namespace. Raises OSError."""
-    for message in netlink.dump(Message(RTM_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST)), behind=0):
-        if (address := _own(message[_IFADDR.size :])) is not None:
-            yield address
+    return (found.address for found in read_addresses(netlink) if found.address)
 
 
-def _own(message: memoryview | bytes) -> bytes | None:
-    """Return the address of an RTM_NEWADDR message's attributes; where there are two ends, this one."""
-    fields = dict(attributes(message))
-    address = fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS))
-    return None if address is None else bytes(address)
+def _own(fields: Mapping[int, bytes | memoryview]) -> bytes:
+    """Return an address by its attributes, empty without one; where there are two ends, this one."""
+    return bytes(fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS, b"")))
 
 
 def read_addresses_elsewhere(netlink: NetlinkSocket, namespace: int) -> Iterator[tuple[int, bytes]]:
@@ -168,10 +164,8 @@ def read_addresses_elsewhere(netlink: NetlinkSocket, namespace: int) -> Iterator
     for message in netlink.dump(Message(RTM_GETADDR, socket.AF_UNSPEC, bytes(_IFADDR_REST) + asked)):
         (interface,) = _INDEX.unpack_from(message)
         fields = dict(attributes(message[_IFADDR_REST:]))
-        # Where there are two ends, this one.
-        address = fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS))
-        if IFA_TARGET_NETNSID in fields and address is not None:
-            yield interface, bytes(address)
+        if IFA_TARGET_NETNSID in fields and (address := _own(fields)):
+            yield interface, address
 
 
 class Route(NamedTuple):

@@ -11,11 +11,23 @@ import agent
 
 ROOT = Path(agent.__file__).parent
 
-GROUND = {"net", "fault", "histogram", "clock", "words", "setting_values", "setting", "settings", "log"}
+GROUND = {
+    "net",
+    "fault",
+    "closing",
+    "histogram",
+    "clock",
+    "words",
+    "setting_values",
+    "setting",
+    "settings",
+    "log",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "net": set(),
     "fault": set(),
     "clock": set(),
+    "closing": set(),
     "histogram": set(),
     "words": set(),
     "setting_values": {"policy", "net"},
@@ -30,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "log": {"setting_values", "setting", "settings"},
     "kube": {"net"},
-    "kernel": {"net", "fault"},
+    "kernel": {"net", "fault", "closing"},
     "sources": {"kernel", "kube", "net", "log", "words"},
     "history": {"kube", *GROUND},
     "spec": {"kube", "net"},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Iterator
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from agent.closing import Closing
 from agent.dataplane.logged import Decided
 from agent.observe.flows.flow import Flow, Report
 
@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
 ANY = Wanted()
 
 
-class Follower:
+class Follower(Closing):
     """One reader of what comes from now on. Leave it when done: it is a context manager."""
 
     def __init__(self, flows: Flows, wanted: Wanted) -> None:
@@ -53,14 +53,6 @@ class Follower:
         self._waiting: collections.deque[Report] = collections.deque()
         self._changed = threading.Condition()
         self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Follow no longer; who waits in :meth:`take` is woken."""
