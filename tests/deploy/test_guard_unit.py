@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.kernel import capability
-from tests.deploy.test_systemd import BITS, EXPOSURE, PROGRAM
+from tests.deploy.test_systemd import BITS, EXPOSURE, PROGRAM, analyze
 from tests.lab.cluster import ROOT, wait_until
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node
@@ -21,10 +20,6 @@ from tests.lab.systemd import UnitAgent
 
 UNIT = ROOT / "deploy/systemd/netpol-agent-guard.service"
 KUBELET = "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sleep 600\n"
-
-
-def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_systemd_understands_it_and_calls_it_ok(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -30,21 +32,14 @@ RFC3964_IPv4=no
 """Debian's own, but for the zone, which forwards what it is given, and for what else drops packets."""
 
 
-class Firewalld:
-    """firewalld on a node; a context manager. ``backend``: by which it writes, ``nftables`` or ``iptables``.
+class _Daemon(ABC):
+    """A daemon out of its Debian package; a context manager."""
 
-    With ``iptables`` it flushes all tables when it starts, reloads and stops. Call it from the main thread.
-    """
-
-    def __init__(self, node: Node, backend: str) -> None:
+    def __init__(self, node: Node, package: str, program: str) -> None:
         self._node = node
-        self._backend = backend
-        self._root = unpacked("firewalld")
+        self._root = unpacked(package)
         self._over = _with_variant(node)
-        configuration = self._over / "etc/firewalld/firewalld.conf"
-        configuration.parent.mkdir(exist_ok=True)
-        configuration.write_text(_CONFIGURATION.format(backend=backend))
-        self._log = node.directory / "firewalld.log"
+        self._log = node.directory / f"{program}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -53,6 +48,38 @@ class Firewalld:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @abstractmethod
+    def stop(self) -> None:
+        """End it, if it runs."""
+
+    def _run(self, command: Sequence[str], writable: Sequence[str], is_up: Callable[[], bool]) -> None:
+        """Start it, and wait until it is up. Raises LabError if it ends."""
+        self._log.unlink(missing_ok=True)
+        with self._log.open("wb") as log:
+            overlay = overlaid(self._root, command, over=self._over, writable=writable)
+            self._process = self._node.popen(overlay, output=log)
+
+        def there() -> bool:
+            if self._process is None or self._process.poll() is not None:
+                raise LabError(f"{self._log.stem} has ended:\n{_tail(self._log)}")
+            return is_up()
+
+        wait_until(there, _SECONDS, interval=0.1)
+
+
+class Firewalld(_Daemon):
+    """firewalld on a node; a context manager. ``backend``: by which it writes, ``nftables`` or ``iptables``.
+
+    With ``iptables`` it flushes all tables when it starts, reloads and stops. Call it from the main thread.
+    """
+
+    def __init__(self, node: Node, backend: str) -> None:
+        super().__init__(node, "firewalld", "firewalld")
+        self._backend = backend
+        configuration = self._over / "etc/firewalld/firewalld.conf"
+        configuration.parent.mkdir(exist_ok=True)
+        configuration.write_text(_CONFIGURATION.format(backend=backend))
+
     def start(self) -> None:
         """Start it, and wait until it has written its rules. Raises LabError."""
         script = (
@@ -60,11 +87,7 @@ class Firewalld:
             "until test -S /run/dbus/system_bus_socket; do sleep 0.05; done && "
             "exec firewalld --nofork --nopid --debug=1"
         )
-        self._log.unlink(missing_ok=True)
-        with self._log.open("wb") as log:
-            command = overlaid(self._root, ["sh", "-c", script], over=self._over, writable=["/var/log"])
-            self._process = self._node.popen(command, output=log)
-        self._written()
+        self._run(["sh", "-c", script], ["/var/log"], lambda: self.rules() != "")
 
     def reload(self) -> None:
         """Have it write everything anew, as ``firewall-cmd --reload`` does."""
@@ -80,14 +103,6 @@ class Firewalld:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process = None
 
-    def _written(self) -> None:
-        def there() -> bool:
-            if self._process is None or self._process.poll() is not None:
-                raise LabError(f"firewalld has ended:\n{_tail(self._log)}")
-            return self.rules() != ""
-
-        wait_until(there, _SECONDS, interval=0.1)
-
     def rules(self) -> str:
         """Return its last rules, "" where there are none."""
         if self._backend == "nftables":
@@ -96,43 +111,22 @@ class Firewalld:
         return found if "FORWARD_POLICIES_POST" in found or "FORWARD_direct" in found else ""
 
 
-class Dockerd:
+class Dockerd(_Daemon):
     """dockerd on a node, with its bridge and no container; a context manager.
 
     Call it from the main thread.
     """
 
     def __init__(self, node: Node) -> None:
-        self._node = node
-        self._root = unpacked("docker.io")
-        self._over = _with_variant(node)
-        self._log = node.directory / "dockerd.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        super().__init__(node, "docker.io", "dockerd")
 
     def start(self) -> None:
         """Start it, and wait until it serves: its rules are there. Raises LabError."""
-        self._log.unlink(missing_ok=True)
-        with self._log.open("wb") as log:
-            command = overlaid(
-                self._root,
-                ["dockerd", "--storage-driver=vfs"],
-                over=self._over,
-                writable=["/var/lib", "/var/log", "/etc/docker"],
-            )
-            self._process = self._node.popen(command, output=log)
-
-        def serves() -> bool:
-            if self._process is None or self._process.poll() is not None:
-                raise LabError(f"dockerd has ended:\n{_tail(self._log)}")
-            return "API listen" in self._log.read_text(errors="replace")
-
-        wait_until(serves, _SECONDS, interval=0.1)
+        self._run(
+            ["dockerd", "--storage-driver=vfs"],
+            ["/var/lib", "/var/log", "/etc/docker"],
+            lambda: "API listen" in self._log.read_text(errors="replace"),
+        )
 
     def stop(self) -> None:
         """End it; its rules stay, as they do on a node."""
