@@ -105,6 +105,8 @@ class Proving:
         """How often it has found anything."""
         self.trouble = ""
         """Why the last proof came to nothing, if so."""
+        self.pause = interval
+        """Seconds from one proof to the next, 0.0 where none is made."""
         self._node = node
         self._mode = mode
         self._families = families
@@ -119,8 +121,6 @@ class Proving:
         self._lasting: frozenset[str] = frozenset()
         """What the last repair did not mend."""
         self._repair_at = AT_ONCE
-        self._pause = interval
-        """Seconds from one proof to the next."""
         self._tries = 0
         self._left: set[Place] = set()
         """Of several proofs during which the agent wrote, what differed in each of them."""
@@ -232,8 +232,8 @@ class Proving:
     def _take(self, result: Result, moment: Moment, took: float) -> None:
         self._going = False
         now = self._clock.monotonic()
-        self._pause = max(self.interval, SHARE * took)
-        self._at = now + self._pause
+        self.pause = max(self.interval, SHARE * took)
+        self._at = now + self.pause
         if result.differences and not self._unchanged(moment):
             settled = self._piecewise(result, moment)
             if settled is None:
@@ -297,7 +297,7 @@ class Proving:
         if not self.interval:
             return None
         differences = () if self.result is None else told(self.result.differences)
-        return ProofState(self.proved_at, differences, self.trouble, self._pause)
+        return ProofState(self.proved_at, differences, self.trouble, self.pause)
 
     def faults(self) -> tuple[Fault, ...]:
         """Return what a repair did not mend."""

@@ -187,6 +187,7 @@ class Views:
             drift_authors=self.drift.authors.copy(),
             drift_looked_at=self.drift.checked_at,
             proved_at=self.proving.proved_at,
+            proof_interval=self.proving.pause,
             proof_differences=len(self.proving.result.differences) if self.proving.result else 0,
             proof_found=self.proving.found,
             sysctl_repairs=self.host_check.sysctls.repairs,

@@ -231,6 +231,51 @@ CASES = [
         },
         30,
     ),
+    Case("NetpolAgentProofDiffers", {of("netpol_agent_proof_differences"): "2x10"}, 4, ({"node": "a"},)),
+    Case(
+        "NetpolAgentProofDiffers",
+        {
+            of("netpol_agent_proof_differences"): "0x60",
+            of("netpol_agent_proof_failures_total"): "0 0 1 2 3 4 5 6x50",
+        },
+        12,
+        ({"node": "a"},),
+    ),
+    # It was put back, and is proved.
+    Case(
+        "NetpolAgentProofDiffers",
+        {
+            of("netpol_agent_proof_differences"): "0 0 2 0x20",
+            of("netpol_agent_proof_failures_total"): "0 0 1 1x20",
+        },
+        10,
+    ),
+    Case(
+        "NetpolAgentProofMissing",
+        {
+            of("netpol_agent_proof_last_timestamp_seconds"): "0+60x10 600x30",
+            of("netpol_agent_proof_interval_seconds"): "60x40",
+        },
+        37,
+        (ON,),
+    ),
+    Case(
+        "NetpolAgentProofMissing",
+        {
+            of("netpol_agent_proof_last_timestamp_seconds"): "0+60x40",
+            of("netpol_agent_proof_interval_seconds"): "60x40",
+        },
+        37,
+    ),
+    # Nobody wants proofs.
+    Case(
+        "NetpolAgentProofMissing",
+        {
+            of("netpol_agent_proof_last_timestamp_seconds"): "0x40",
+            of("netpol_agent_proof_interval_seconds"): "0x40",
+        },
+        37,
+    ),
     Case(
         "NetpolAgentObjectsRefused",
         {of("netpol_agent_refused_objects", kind="NetworkPolicy"): "1x20"},

@@ -108,6 +108,15 @@ CHANGES: tuple[Metric, ...] = (
         one(lambda f: f.proved_at),
     ),
     Metric(
+        "proof_interval_seconds",
+        GAUGE,
+        (),
+        "How long after a proof the next one is made: `--verify-interval`, or longer where a proof takes "
+        "long; 0 if none is made.",
+        ONE,
+        one(lambda f: f.proof_interval),
+    ),
+    Metric(
         "proof_differences",
         GAUGE,
         (),

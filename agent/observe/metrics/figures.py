@@ -53,6 +53,7 @@ class Figures:
     drift_authors: Mapping[str, int] = field(default_factory=dict)
     drift_looked_at: float = 0.0
     proved_at: float = 0.0
+    proof_interval: float = 0.0
     proof_differences: int = 0
     proof_found: int = 0
     sysctl_repairs: int = 0

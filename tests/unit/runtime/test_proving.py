@@ -54,6 +54,7 @@ def test_all_objects_are_given_and_what_is_proved_is_told(proved: Rig) -> None:
     assert found.since == proved.agent.proving.proved_at > 0
     figures = proved.agent.figures()
     assert (figures.proved_at, figures.proof_differences, figures.proof_found) == (found.since, 0, 0)
+    assert figures.proof_interval == proved.agent.proving.interval > 0
     check = next(one for one in readyz(proved.agent.health()).checks if one.name == "proof")
     assert check.state is State.OK
     assert check.detail.startswith("nothing differed")
