@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import msgspec
-
+from agent.decoding import UndecodableError
 from agent.observe.snapshot import decode
 from agent.observe.status.cluster import NodeLine, lines_without_agent
 from agent.sources.apiserver.agents import AgentsError, Told, ask_all, find, nodes
@@ -46,7 +45,7 @@ def _line(told: Told) -> NodeLine:
         return NodeLine(pod.node, pod.name, pod.ready, pod.restarts, error=told.error)
     try:
         status = decode(told.body)
-    except (ValueError, msgspec.MsgspecError) as error:
+    except UndecodableError as error:
         why = f"its answer is that of another version: {one_line(str(error))}"
         return NodeLine(pod.node, pod.name, pod.ready, pod.restarts, error=why)
     return NodeLine(pod.node, pod.name, status.ready, pod.restarts, status)

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from agent.decoding import UndecodableError
 from agent.kube.model import Key, Object
 from agent.observe import client
 from agent.observe.flows.flow import Flow
@@ -139,7 +140,7 @@ def ask_one(url: str) -> Ask:
         body = client.get(url, f"/{path}?{urlencode(query)}" if query else f"/{path}")
         try:
             return Asked([here.decode(body)])
-        except (ValueError, msgspec.MsgspecError) as error:
+        except UndecodableError as error:
             raise client.UnreachableError(
                 f"what answers at {url} is no netpol-agent of this version: {error}"
             ) from None
@@ -173,7 +174,7 @@ class Agents(NamedTuple):
                 continue
             try:
                 told.append(here.decode(answer.body))
-            except (ValueError, msgspec.MsgspecError) as error:
+            except UndecodableError as error:
                 why = f"its answer is that of another version: {one_line(str(error))}"
                 missing.append(f"node {answer.pod.node}: {why}")
         if not told:

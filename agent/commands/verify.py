@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import urllib.parse
 
-import msgspec
 from rich.console import Console
 from rich.markup import escape
 
+from agent.decoding import UndecodableError, decode
 from agent.observe import client
 from agent.observe.client import UnreachableError
 from agent.proof.difference import Result
@@ -23,8 +23,8 @@ def ask(url: str, pod: str) -> tuple[bytes, Result]:
     query = f"?{urllib.parse.urlencode({'pod': pod})}" if pod else ""
     body = client.get(url, f"/verify{query}", seconds=_SECONDS)
     try:
-        return body, msgspec.json.decode(body, type=Result)
-    except msgspec.MsgspecError as error:
+        return body, decode(body, Result)
+    except UndecodableError as error:
         raise UnreachableError(f"what answers at {url} is no netpol-agent of this version: {error}") from None
 
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable
 
 import click
-import msgspec
 
 from agent.dataplane.logged import Decided
+from agent.decoding import UndecodableError
 from agent.observe.flows.client import follow
 from agent.observe.flows.flow import as_text, from_json
 from agent.observe.flows.hub import Wanted
@@ -49,7 +49,7 @@ def show(lines: Iterable[bytes], *, as_json: bool) -> None:
             continue
         try:
             report = from_json(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UndecodableError:
             continue
         text = as_text(report) if report is not None else "some reports came too fast and were left out"
         colour = next((colour for word, colour in _COLOURS.items() if word in text[:30]), None)

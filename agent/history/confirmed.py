@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from agent.clock import Moment
+from agent.decoding import UndecodableError, decode
 from agent.history.store import StoreError
 
 NAME = "confirmed.json"
@@ -29,16 +30,13 @@ class Confirmation(msgspec.Struct, frozen=True):
     who: str = ""
 
 
-_FILE = msgspec.json.Decoder(dict[str, Confirmation])
-
-
 def read(directory: Path) -> Mapping[str, Confirmation]:
     """Return the confirmations by ``NAMESPACE/NAME``; none where there is no file. Raises StoreError."""
     try:
-        return _FILE.decode((directory / NAME).read_bytes())
+        return decode((directory / NAME).read_bytes(), dict[str, Confirmation])
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, UndecodableError) as error:
         raise StoreError(f"{directory / NAME}: {error}") from None
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agent.clock import moment
+from agent.decoding import decode
 from agent.history.change import Effect, Row, Subject, What, object_text
 from agent.history.query import Query
 
@@ -77,9 +78,6 @@ class _Body(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: tuple[str, ...] = ()
     effect: Effect = Effect()
     count: int = 1
-
-
-_BODY = msgspec.json.Decoder(_Body)
 
 
 class Entry(NamedTuple):
@@ -312,7 +310,7 @@ def _row(
     body: bytes,
 ) -> Row:
     try:
-        rest = _BODY.decode(body)
+        rest = decode(body, _Body)
         return Row(
             Subject(subject),
             What(what),
@@ -326,7 +324,7 @@ def _row(
             rest.effect,
             rest.count,
         )
-    except (msgspec.MsgspecError, ValueError) as error:
+    except ValueError as error:
         raise DamagedError(f"a row cannot be read: {error}") from None
 
 

@@ -30,7 +30,7 @@ class Positions:
     def _documents(self) -> list[Any]:
         try:
             return list(yaml.compose_all(self._text, Loader=_LOADER))
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             # JSON documents one after another are no YAML; their first lines are known.
             return []
 

@@ -10,9 +10,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Collection, Mapping
 
-import msgspec
 from rich.console import Console
 
+from agent.decoding import UndecodableError, decode
 from agent.history.change import Row
 from agent.history.query import url_query
 from agent.observe import text
@@ -22,7 +22,8 @@ from agent.observe.flows.flow import Report, from_json
 from agent.observe.history.route import History
 from agent.observe.history.route import decode as decode_rows
 from agent.observe.history.text import show as show_rows
-from agent.observe.snapshot import StatusSnapshot, decode
+from agent.observe.snapshot import StatusSnapshot
+from agent.observe.snapshot import decode as decode_status
 from agent.observe.status.policy import PolicyView
 from agent.observe.status.policy import decode as decode_policy
 from agent.observe.status.text import Around, checks_of
@@ -49,8 +50,8 @@ def fetch(url: str) -> tuple[bytes, StatusSnapshot]:
     """Return the agent's status, as served and decoded; raises :class:`UnreachableError`."""
     body = get(url, "/status")
     try:
-        return body, decode(body)
-    except (ValueError, msgspec.MsgspecError) as error:
+        return body, decode_status(body)
+    except UndecodableError as error:
         raise _another(url, error) from None
 
 
@@ -59,8 +60,8 @@ def ask(url: str, asked: Asked) -> tuple[bytes, LiveAnswer]:
     query = {"from": asked.source, "to": asked.destination, "port": asked.port}
     body = get(url, f"/explain?{urllib.parse.urlencode(query)}")
     try:
-        return body, msgspec.json.decode(body, type=LiveAnswer)
-    except (ValueError, msgspec.MsgspecError) as error:
+        return body, decode(body, LiveAnswer)
+    except UndecodableError as error:
         raise _another(url, error) from None
 
 
@@ -124,11 +125,11 @@ def around(url: str, asked: Mapping[str, str]) -> Around:
     checks: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     rows: tuple[Row, ...] | None = None
     denied: tuple[Report, ...] | None = None
-    with contextlib.suppress(UnreachableError, ValueError, KeyError):
+    with contextlib.suppress(UnreachableError, UndecodableError):
         checks = checks_of(get(url, "/readyz?format=json", (503,)))
-    with contextlib.suppress(UnreachableError, msgspec.MsgspecError):
+    with contextlib.suppress(UnreachableError, UndecodableError):
         rows = decode_rows(get(url, history_path({**asked, "limit": str(_LAST_ROWS)}))).rows
-    with contextlib.suppress(UnreachableError, msgspec.MsgspecError):
+    with contextlib.suppress(UnreachableError, UndecodableError):
         query = urllib.parse.urlencode({**asked, "verdict": "denied", "limit": "100"})
         lines = get(url, f"/flows?{query}").splitlines()
         denied = tuple(report for line in lines if (report := from_json(line)) is not None)
@@ -143,7 +144,7 @@ def policy(url: str, name: str) -> tuple[bytes, PolicyView] | None:
     body = get(url, f"/rules?{urllib.parse.urlencode({'policy': name})}", (404,))
     try:
         return body, decode_policy(body)
-    except (ValueError, msgspec.MsgspecError) as error:
+    except UndecodableError as error:
         if body.startswith(b"no policy "):
             return None
         raise _another(url, error) from None

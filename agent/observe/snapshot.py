@@ -15,6 +15,7 @@ import msgspec
 from agent.clock import Moment, moment
 from agent.dataplane.backend import KernelView
 from agent.dataplane.differences import Repair
+from agent.decoding import decode as decode_json
 from agent.fault import Fault
 from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind
@@ -287,8 +288,8 @@ def encode(snapshot: StatusSnapshot) -> bytes:
 
 
 def decode(body: bytes) -> StatusSnapshot:
-    """Return the snapshot that JSON holds; raises :class:`msgspec.MsgspecError` when it is none."""
-    return msgspec.json.decode(body, type=StatusSnapshot)
+    """Return the snapshot that JSON holds. Raises :class:`agent.decoding.UndecodableError`."""
+    return decode_json(body, StatusSnapshot)
 
 
 def _moment(seconds: float) -> Moment | None:

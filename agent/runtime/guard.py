@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agent import log
+from agent.decoding import UndecodableError, decode
 from agent.fault import Fault
 from agent.host.check import check_host
 from agent.kernel.node_lock import LockedError, lock_node
 from agent.net import Network
 from agent.runtime import backends
 from agent.settings import Settings
+from agent.words import one_line
 
 _log = log.get(__name__)
 
@@ -25,6 +27,8 @@ KEPT = "pod-networks"
 """The file in the state directory in which the agent keeps the networks that it closes."""
 CNI_CONFIGURATIONS = Path("/etc/cni/net.d")
 _MOST_BYTES = 1 << 20
+_SHOWN = 3
+_CORRECT = "correct the file as JSON"
 
 
 class Chosen(NamedTuple):
@@ -75,31 +79,50 @@ def choose_networks(settings: Settings, configurations: Path = CNI_CONFIGURATION
         lines = []
     if found := frozenset(filter(None, map(_network, lines))):
         return Chosen(found, f"{kept}, which the agent has kept")
-    if found := frozenset(_configured(configurations)):
-        return Chosen(found, f"the host-local subnets of {configurations}")
+    configured, unread = _configured(configurations)
+    if configured:
+        for file in unread:
+            _log.warning("left out", file=str(file.path), why=file.why, remedy=_CORRECT)
+        return Chosen(configured, f"the host-local subnets of {configurations}")
+    because = "".join(f"; {file.path} cannot be read: {file.why}" for file in unread[:_SHOWN])
     raise NoNetworksError(
         f"which networks this node's pods have is not known: {kept} is not there, and no configuration in "
-        f"{configurations} has a host-local subnet; name them with --pod-networks"
+        f"{configurations} has a host-local subnet{because}; name them with --pod-networks"
+        + (f", or {_CORRECT}" if unread else "")
     )
 
 
-def _configured(directory: Path) -> Iterator[Network]:
-    """Yield the subnets of host-local in configurations of CNI (.conf, .conflist, .json)."""
+class _Unread(NamedTuple):
+    """A configuration of CNI that cannot be read."""
+
+    path: Path
+    why: str
+
+
+def _configured(directory: Path) -> tuple[frozenset[Network], list[_Unread]]:
+    """Return the subnets of host-local in configurations of CNI (.conf, .conflist, .json), and the unread."""
+    networks: set[Network] = set()
+    unread: list[_Unread] = []
     try:
         files = sorted(f for f in directory.iterdir() if f.suffix in (".conf", ".conflist", ".json"))
     except OSError:
-        return
+        files = []
     for file in files:
         try:
             with file.open("rb") as opened:
-                told = json.loads(opened.read(_MOST_BYTES))
-        except (OSError, ValueError):
+                told = decode(opened.read(_MOST_BYTES), dict[str, Any])
+        except OSError as error:
+            unread.append(_Unread(file, error.strerror or str(error)))
             continue
-        plugins = told.get("plugins", [told]) if isinstance(told, dict) else []
+        except UndecodableError as error:
+            unread.append(_Unread(file, one_line(str(error))))
+            continue
+        plugins = told.get("plugins", [told])
         for plugin in plugins if isinstance(plugins, list) else []:
             ipam = plugin.get("ipam") if isinstance(plugin, dict) else None
             if isinstance(ipam, dict) and ipam.get("type") == "host-local":
-                yield from filter(None, map(_network, _subnets(ipam)))
+                networks.update(filter(None, map(_network, _subnets(ipam))))
+    return frozenset(networks), unread
 
 
 def _subnets(ipam: dict[str, Any]) -> Iterator[Any]:

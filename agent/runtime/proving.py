@@ -23,6 +23,7 @@ import msgspec
 import agent
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
+from agent.decoding import UndecodableError, decode
 from agent.fault import Fault
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Direction, Family
@@ -354,8 +355,8 @@ def in_a_process(given: Callable[[], Given], pod: str) -> Result:
             for piece in pieces(given(), pod):
                 process.stdin.write(piece)
             process.stdin.close()
-            answer = msgspec.json.decode(process.stdout.read() or b"{}", type=Answer)
-        except (BrokenPipeError, msgspec.MsgspecError) as error:
+            answer = decode(process.stdout.read() or b"{}", Answer)
+        except (BrokenPipeError, UndecodableError) as error:
             raise UnprovedError(f"the process that proves has failed: {error}; see the log") from error
         except BaseException:
             process.kill()

@@ -8,6 +8,7 @@ import msgspec
 
 from agent.clock import Moment
 from agent.dataplane.logged import Decided
+from agent.decoding import decode
 from agent.net import Direction
 from agent.words import count
 
@@ -118,29 +119,20 @@ def as_json(report: Report) -> bytes:
     return kind + _ENCODER.encode(report)[1:]
 
 
-_DECODERS: dict[str, msgspec.json.Decoder[Flow] | msgspec.json.Decoder[Unlogged]] = {
-    "connection": msgspec.json.Decoder(Flow),
-    "not logged": msgspec.json.Decoder(Unlogged),
-}
+_KINDS: dict[str, type[Flow] | type[Unlogged]] = {"connection": Flow, "not logged": Unlogged}
 
 
 class _Event(msgspec.Struct):
     event: str = ""
 
 
-_EVENT = msgspec.json.Decoder(_Event)
-
-
 def from_json(line: bytes) -> Report | None:
     """Return the report that a line holds; None where it is of a kind not known here.
 
-    Raises msgspec.MsgspecError, and UnicodeDecodeError.
+    Raises :class:`agent.decoding.UndecodableError`.
     """
-    try:
-        decoder = _DECODERS.get(_EVENT.decode(line).event)
-        return decoder.decode(line) if decoder is not None else None
-    except RecursionError:
-        raise msgspec.DecodeError("nested too deeply") from None
+    kind = _KINDS.get(decode(line, _Event).event)
+    return decode(line, kind) if kind is not None else None
 
 
 def as_text(report: Report) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from agent.decoding import decode as decode_json
 from agent.history.change import Row
 from agent.history.query import MOST, Query, parse_url
 from agent.history.store import StoreError
@@ -46,5 +47,5 @@ def encode(node: str, rows: Iterable[Row]) -> bytes:
 
 
 def decode(body: bytes) -> History:
-    """Return what was served; raises :class:`msgspec.MsgspecError` when it is none."""
-    return msgspec.json.decode(body, type=History)
+    """Return what was served; raises :class:`agent.decoding.UndecodableError` when it is none."""
+    return decode_json(body, History)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from agent.decoding import decode as decode_json
 from agent.kernel.conntrack import ConntrackError, Tracked
 from agent.kube.model import Key, Namespace, NetworkPolicy, Pod
 from agent.net import Network, address_text
@@ -199,5 +200,5 @@ def answer(witness: Witness, request: Request) -> Response:
 
 
 def decode(body: bytes) -> Here:
-    """Return what an agent has told. Raises msgspec.MsgspecError and ValueError."""
-    return msgspec.json.decode(body, type=Here)
+    """Return what an agent has told. Raises :class:`agent.decoding.UndecodableError`."""
+    return decode_json(body, Here)

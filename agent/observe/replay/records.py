@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from agent.kube.model import Key
 from agent.observe.flows.flow import End, Flow, from_json
 from agent.words import count
@@ -54,7 +52,7 @@ def parse(name: str, text: bytes, since: float | None = None) -> Records:
             if isinstance(report, Flow):
                 for end in (report.source, report.destination):
                     _check(end)
-        except (msgspec.MsgspecError, ValueError):
+        except ValueError:
             unread += 1
             continue
         if isinstance(report, Flow) and (since is None or report.last.timestamp() >= since):

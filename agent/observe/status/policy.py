@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from agent.decoding import decode as decode_json
 from agent.history.query import key_of
 from agent.kube.model import Key, Rule
 from agent.net import Direction
@@ -95,5 +96,5 @@ def rules_route(look: Look) -> Route:
 
 
 def decode(body: bytes) -> PolicyView:
-    """Return what was served; raises :class:`msgspec.MsgspecError` when it is none."""
-    return msgspec.json.decode(body, type=PolicyView)
+    """Return what was served; raises :class:`agent.decoding.UndecodableError` when it is none."""
+    return decode_json(body, PolicyView)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 
 from agent.clock import Moment, moment
+from agent.decoding import decode
 from agent.history.change import Row
 from agent.kube.mode import MODE_ANNOTATION, Mode
 from agent.observe.flows.flow import Flow, Report, as_text
@@ -45,14 +46,26 @@ class Around(NamedTuple):
     denied: tuple[Report, ...] | None = None
 
 
+class _Check(msgspec.Struct, frozen=True):
+    name: str
+    state: str
+    detail: str = ""
+
+
+class _Checks(msgspec.Struct, frozen=True):
+    checks: list[_Check]
+
+
 def checks_of(body: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the lines of what failed and of what is odd, of ``/readyz?format=json``. Raises ValueError."""
-    answer = json.loads(body)
+    """Return the lines of what failed and of what is odd, of ``/readyz?format=json``.
+
+    Raises :class:`agent.decoding.UndecodableError`.
+    """
     found: dict[str, list[str]] = {"failed": [], "warning": []}
-    for check in answer["checks"]:
-        lines = found.get(check["state"])
+    for check in decode(body, _Checks).checks:
+        lines = found.get(check.state)
         if lines is not None:
-            lines.append(f"{check['name']}: {check['detail']}" if check["detail"] else check["name"])
+            lines.append(f"{check.name}: {check.detail}" if check.detail else check.name)
     # One trouble may be every cache's.
     return tuple(dict.fromkeys(found["failed"])), tuple(dict.fromkeys(found["warning"]))
 

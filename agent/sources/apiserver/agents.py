@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 import urllib3
 
+from agent.decoding import UndecodableError, decode
 from agent.sources.apiserver.answers import ExpiredError, raise_for
 from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.faults import RequestFailedError, failure
@@ -156,14 +157,14 @@ def _list(connection: Connection, path: str, query: dict[str, str], what: str) -
             response = connection.get(path, query, _READ_SECONDS)
             try:
                 raise_for(response)
-                page = msgspec.json.decode(response.read(), type=_List)
+                page = decode(response.read(), _List)
             finally:
                 response.release_conn()
         except RequestFailedError as error:
             said = one_line(error.status.message or error.status.reason) or f"HTTP {error.code}"
             lacking = f"the right to {what} is lacking" if error.code in (401, 403) else f"cannot {what}"
             raise AgentsError(f"{lacking}: {said}") from None
-        except (msgspec.MsgspecError, UnicodeDecodeError, ExpiredError) as error:
+        except (UndecodableError, ExpiredError) as error:
             raise AgentsError(f"cannot {what}: the answer cannot be read: {error}") from None
         except (urllib3.exceptions.HTTPError, OSError, ConfigurationError, UnprovenError) as error:
             raise AgentsError(failure(error, connection.address)) from None

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from agent import log
+from agent.decoding import decode
 from agent.kube.model import Kind
 from agent.kube.shallow import shallow
 from agent.kube.wire import decode_page, identity_of
@@ -143,7 +144,7 @@ class ClusterIdentity:
             raise not_a_list(Kind.NAMESPACE, body) from None
         PagesProof(Kind.NAMESPACE).take(page)
         self.version = number(page.resource_version)
-        for raw in msgspec.json.decode(body, type=_Items).items:
+        for raw in decode(body, _Items).items:
             identity = identity_of(raw)
             if identity is not None and identity.metadata.name == NAMESPACE:
                 return identity.metadata.uid

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 import urllib3
 
+from agent.decoding import UndecodableError, decode
 from agent.kube.model import Kind
 from agent.sources.apiserver.answers import ExpiredError, raise_for
 from agent.sources.apiserver.connect import Connection
@@ -61,7 +62,7 @@ def read_cluster(connection: Connection) -> Dump:
                 raise ReadError(refusal(_kind(wanted), "list", error)) from None
             said = one_line(error.status.message or error.status.reason)
             notes.append(f"{wanted.kind}s could not be read, so nothing is said of them: {said}")
-        except (msgspec.MsgspecError, UnicodeDecodeError, ExpiredError) as error:
+        except (UndecodableError, ExpiredError) as error:
             raise ReadError(f"{wanted.path}: the answer cannot be read: {error}; ask again") from None
         except (urllib3.exceptions.HTTPError, OSError, ConfigurationError, UnprovenError) as error:
             raise ReadError(failure(error, connection.address)) from None
@@ -90,7 +91,7 @@ def _items(connection: Connection, wanted: _Wanted) -> Iterator[bytes]:
         response = connection.get(wanted.path, query, _READ_SECONDS)
         try:
             raise_for(response)
-            page = msgspec.json.decode(response.read(), type=_List)
+            page = decode(response.read(), _List)
         finally:
             response.release_conn()
         yield from (head + bytes(item).lstrip()[1:] for item in page.items or ())

@@ -13,6 +13,7 @@ from typing import Any
 
 import urllib3
 
+from agent.decoding import UndecodableError, decode
 from agent.kube.wire import decode_status
 from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.faults import failure
@@ -81,7 +82,7 @@ def _status(connection: Connection, path: str, resource: str, asked: Json) -> Js
             "deploy/components/metrics-auth does"
         )
     try:
-        status = json.loads(body)["status"]
-    except (ValueError, KeyError, TypeError) as error:
+        status = decode(body, dict[str, Any])["status"]
+    except (UndecodableError, KeyError) as error:
         raise ReviewError(f"the API server gave an answer that is no review of {resource}") from error
     return status if isinstance(status, Mapping) else {}

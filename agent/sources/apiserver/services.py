@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 import urllib3
 
+from agent.decoding import UndecodableError, decode
 from agent.kube.address import lenient_address
 from agent.kube.model import Key
 from agent.net import address_text
@@ -91,10 +92,10 @@ class Services:
                 body: bytes = response.read()
             finally:
                 response.release_conn()
-            return msgspec.json.decode(body, type=kind)
+            return decode(body, kind)
         except RequestFailedError as error:
             raise ServicesError(_refusal(path, error)) from None
-        except (msgspec.MsgspecError, UnicodeDecodeError, ExpiredError) as error:
+        except (UndecodableError, ExpiredError) as error:
             raise ServicesError(f"the API server's answer about {path} cannot be read: {error}") from None
         except (urllib3.exceptions.HTTPError, OSError, ConfigurationError, UnprovenError) as error:
             raise ServicesError(failure(error, self._connection.address)) from None

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from agent.decoding import UndecodableError, decode
 from agent.kube.manifest import Manifest, read_data
 from agent.kube.model import Key, Kind
 
@@ -45,8 +46,8 @@ class LastGood:
         """
         found: dict[str, dict[ObjectId, Manifest]] = {}
         for file in sorted(self._folder.glob("*.json")) if self._folder.is_dir() else ():
-            with contextlib.suppress(OSError, msgspec.DecodeError):
-                kept = msgspec.json.decode(file.read_bytes(), type=_Kept)
+            with contextlib.suppress(OSError, UndecodableError):
+                kept = decode(file.read_bytes(), _Kept)
                 if kept.directory == self._directory:
                     manifests = (read_data(kind, data) for kind, data in kept.objects)
                     found[kept.path] = {(m.kind, m.key): m for m in manifests if m is not None}
