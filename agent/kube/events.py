@@ -85,4 +85,21 @@ class Synced(NamedTuple):
 Event = Upsert | Delete | Invalid | Synced
 
 Sink = Callable[[Sequence[Event]], None]
-"""Where a source puts its events, in order; thread-safe and never blocking for long."""
+"""Where a source puts its events, in order; thread-safe and never blocking."""
+
+Room = Callable[[], None]
+"""Waits while too many events wait. Who calls it holds no lock that another thread may need meanwhile."""
+
+
+def enough() -> None:
+    """Wait for nothing: there is always room."""
+
+
+def after_room(room: Room, sink: Sink) -> Sink:
+    """Return a sink that waits for room each time, for a thread that tells and does nothing else."""
+
+    def put(events: Sequence[Event]) -> None:
+        room()
+        sink(events)
+
+    return put

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 CALL_SECONDS = 30.0
 WAITING = 10_000
-"""As many events wait at most, and what one more call puts: who reads faster than this works has to wait."""
+"""As many events wait, and what each source puts next: who reads faster than this works has to wait."""
 _LOOK_SECONDS = 0.5
 _PIPE = 4096
 
@@ -58,13 +58,17 @@ class Inbox:
         self._stopped = False
         self._closed = False
 
-    def put(self, events: Sequence[Event]) -> None:
-        """Add events: a sink for sources. Waits while too many wait already."""
-        at = self._clock.monotonic()
+    def room(self) -> None:
+        """Wait while too many events wait: for sources, before each :meth:`put` that is not urgent."""
         with self._lock:
             while len(self._events) >= WAITING and not self._stopped and not self._closed:
                 # Whoever stops may be a signal handler, which cannot tell.
                 self._room.wait(_LOOK_SECONDS)
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Add events: a sink for sources. Waits for nothing."""
+        at = self._clock.monotonic()
+        with self._lock:
             self._events.extend(events)
             self._arrivals.append(Arrival(at, len(events)))
         self._wake()

@@ -291,7 +291,7 @@ class Agent:
         """Start the threads beside the loop."""
         self.history.start(self._start_thread)
         self._recorder.started(f"iptables {self.mode}")
-        self._source.start(self.inbox.put)
+        self._source.start(self.inbox.put, self.inbox.room)
         self._linked_pods.start()
         self._link_watch.start()
         self.frames.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from agent.kube.events import Delete, Event, Invalid, Sink
+from agent.kube.events import Delete, Event, Invalid, Room, Sink, enough
 from agent.kube.model import Kind
 
 
@@ -72,9 +72,11 @@ class SyncState(NamedTuple):
 
 
 class Source(Protocol):
-    """Where objects come from. ``start`` returns at once; events arrive on the source's threads."""
+    """Where objects come from. Events arrive on the source's threads."""
 
-    def start(self, sink: Sink) -> None: ...
+    def start(self, sink: Sink, room: Room = enough) -> None:
+        """Begin, and return at once. ``room`` is called before the sink, by whoever can wait."""
+        ...
 
     def stop(self) -> None: ...
 

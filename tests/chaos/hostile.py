@@ -26,7 +26,7 @@ from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
 from agent.host.check import HostState
 from agent.kernel.ipset import IpSets
-from agent.kube.events import Event, Sink, Synced, Upsert
+from agent.kube.events import Event, Room, Sink, Synced, Upsert, after_room, enough
 from agent.kube.model import Kind
 from agent.kube.wire import object_from
 from agent.net import Family
@@ -166,8 +166,8 @@ class _Source:
     def __init__(self) -> None:
         self.sink: Sink = lambda _: None
 
-    def start(self, sink: Sink) -> None:
-        self.sink = sink
+    def start(self, sink: Sink, room: Room = enough) -> None:
+        self.sink = after_room(room, sink)
 
     def stop(self) -> None:
         """It has nothing to stop."""

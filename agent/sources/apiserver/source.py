@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.kube.events import Sink
+from agent.kube.events import Room, Sink, after_room, enough
 from agent.kube.model import Kind
 from agent.sources.apiserver.absence import CONFIRM_EMPTY_SECONDS
 from agent.sources.apiserver.answers import raise_for
@@ -70,8 +70,9 @@ class ApiSource:
         self._reflectors: list[Reflector] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, sink: Sink) -> None:
+    def start(self, sink: Sink, room: Room = enough) -> None:
         """Begin; events arrive on one thread for each kind."""
+        sink = after_room(room, sink)
         identity = ClusterIdentity(
             self._ask_who,
             lambda: self._connection.address,

@@ -21,9 +21,10 @@ The rules, of one pod:
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -72,8 +73,9 @@ class Counts(NamedTuple):
 class Early:
     """Merges two streams into one. Thread-safe: each event is passed on before the next is taken.
 
-    ``node``: whose pods have results here. ``wanted`` is called with a pod that has a result and of which the
-    source has told nothing.
+    ``sink`` waits for nothing, since it is called while others wait to tell: whoever can wait for room does
+    so before. ``node``: whose pods have results here. ``wanted`` is called with a pod that has a result and
+    of which the source has told nothing.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class Early:
         self._results: dict[str, Result] = {}
         self._of_pods: dict[Key, set[str]] = {}
         self._asked: dict[Key, _Asked] = {}
+        self._due: list[Key] = []
+        """Pods to be asked for, once nothing is held that others wait for."""
         self._synced = False
         self._last = 0
         self._early = 0
@@ -100,16 +104,19 @@ class Early:
     def counts(self) -> Counts:
         return Counts(len(self._results), self._early)
 
-    def addresses(self) -> frozenset[bytes]:
-        """Return every address that a result gives now. For any thread."""
+    @contextlib.contextmanager
+    def _merging(self) -> Iterator[None]:
         with self._lock:
-            return frozenset(a for result in self._results.values() for a in result.addresses)
+            yield
+            due, self._due = self._due, []
+        for key in due:
+            self._wanted(key)
 
     # --- What the source tells -------------------------------------------------------------------------
 
     def take(self, events: Sequence[Event]) -> None:
         """Pass on what the source tells, with what results say of this node's pods."""
-        with self._lock:
+        with self._merging():
             changed: dict[int, Event | None] = {}
             for number, event in enumerate(events):
                 if event.kind is not Kind.POD:
@@ -158,13 +165,13 @@ class Early:
     def _hold(self, key: Key, asked: _Asked, event: Event) -> None:
         """Put an event aside until the API server has said whether it is the newest of its name."""
         self._asked[key] = asked._replace(held=event)
-        self._wanted(key)
+        self._due.append(key)
 
     # --- What results say ------------------------------------------------------------------------------
 
     def found(self, name: str, result: Result, *, live: bool) -> None:
         """Take a result, by the name of its file; ``live``: it was written just now."""
-        with self._lock:
+        with self._merging():
             if live:
                 # In the order in which they came, whatever the clock did meanwhile.
                 result = result._replace(at=max(result.at, self._last + 1))
@@ -177,7 +184,7 @@ class Early:
             known = self._pods.get(result.pod)
             if known is None:
                 if live and self._synced:
-                    self._wanted(result.pod)
+                    self._due.append(result.pod)
                 return
             if live and known.pod.addresses and self._newest(known.pod) is result:
                 known.before = known.pod.addresses
@@ -185,7 +192,7 @@ class Early:
 
     def lost(self, name: str) -> None:
         """Take it that a result's file is gone. Its addresses stay its pod's: see the module's text."""
-        with self._lock:
+        with self._merging():
             result = self._results.get(name)
             if result is None:
                 return
@@ -258,7 +265,7 @@ class Early:
 
     def answered(self, key: Key, pod: Pod | None) -> None:
         """Take what the API server says of one pod, None: there is none of that name."""
-        with self._lock:
+        with self._merging():
             asked = self._asked.get(key)
             if asked is not None:
                 if pod is not None and pod.uid == asked.uid:

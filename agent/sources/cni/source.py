@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent import log
-from agent.kube.events import Sink
-from agent.kube.model import Key, Kind
+from agent.kube.events import Room, Sink, enough
+from agent.kube.model import Key, Kind, Pod
 from agent.sources.cni.asking import Ask, Asking
 from agent.sources.cni.early import TOLD, Counts, Early
 from agent.sources.cni.folder import Folders, Seen
@@ -69,6 +69,7 @@ class CniSource:
         self._ask = ask
         self._since = _booted() if since is None else since
         self._early: Early | None = None
+        self._room: Room = enough
         self._asking: Asking | None = None
         self._thread: threading.Thread | None = None
         self._sleeps, self._wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -78,13 +79,19 @@ class CniSource:
         self._last_event = 0.0
         self._fault = ""
 
-    def start(self, sink: Sink) -> None:
+    def start(self, sink: Sink, room: Room = enough) -> None:
         early = self._early = Early(self._node, sink, self._want, _is_link)
+        self._room = room
         if self._ask is not None:
-            self._asking = Asking(self._ask, early.answered, early.untold)
+
+            def answered(key: Key, pod: Pod | None) -> None:
+                room()
+                early.answered(key, pod)
+
+            self._asking = Asking(self._ask, answered, early.untold)
         self._thread = threading.Thread(target=lambda: self._run(early), name="cni", daemon=True)
         self._thread.start()
-        self._inner.start(early.take)
+        self._inner.start(early.take, room)
 
     def stop(self) -> None:
         self._stopping = True
@@ -119,14 +126,11 @@ class CniSource:
             "; ".join(filter(None, (self._fault, *faults, asking))),
         )
 
-    def addresses(self) -> frozenset[bytes]:
-        """Return every address that a result gives now. For any thread."""
-        return frozenset() if self._early is None else self._early.addresses()
-
     def began(self, sandbox: Sandbox) -> Sandbox | None:
         """Take a sandbox that the runtime has made just now; return it with its addresses, if it has any.
 
-        Where the runtime does not say them, its result does. None: it is on the host's network.
+        Where the runtime does not say them, its result does. None: it is on the host's network. Waits for
+        nothing, however many events wait: the runtime does not wait long.
         """
         early = self._early
         if early is None:
@@ -176,6 +180,7 @@ class CniSource:
 
     def _note(self, early: Early, seen: Iterable[Seen]) -> None:
         for path, there, live in seen:
+            self._room()
             result = read(path) if there else None
             if result is not None and (live or result.at >= self._since * 1_000_000_000):
                 early.found(str(path), result, live=live)

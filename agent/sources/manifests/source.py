@@ -12,7 +12,7 @@ import watchfiles
 
 from agent import log
 from agent.kube.documents import NOT_APPLIED, is_kustomization
-from agent.kube.events import Invalid, Sink, Synced
+from agent.kube.events import Invalid, Room, Sink, Synced, after_room, enough
 from agent.kube.kinds import is_policy
 from agent.kube.manifest import Manifest
 from agent.kube.model import Kind
@@ -93,8 +93,9 @@ class ManifestSource:
         self._states = {kind: SyncState(False, 0, 0.0, 0.0, "not read yet") for kind in _KINDS}
         self._counts = {kind: Counting() for kind in _KINDS}
 
-    def start(self, sink: Sink) -> None:
-        self._thread = threading.Thread(target=self._run, args=(sink,), name="source-manifests", daemon=True)
+    def start(self, sink: Sink, room: Room = enough) -> None:
+        work = (after_room(room, sink),)
+        self._thread = threading.Thread(target=self._run, args=work, name="source-manifests", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
 from agent.fault import Fault
 from agent.host.check import HostState
-from agent.kube.events import Sink, Synced
+from agent.kube.events import Room, Sink, Synced, enough
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family
 from agent.observe.health import readyz
@@ -218,7 +218,8 @@ class FakeSource:
         self.sink: Sink = lambda _: None
         self.stopped = False
 
-    def start(self, sink: Sink) -> None:
+    def start(self, sink: Sink, room: Room = enough) -> None:
+        del room
         self.sink = sink
 
     def stop(self) -> None:

@@ -45,6 +45,7 @@ class Putter:
 
     def _run(self) -> None:
         for _ in range(self._times):
+            self._inbox.room()
             self._inbox.put(EVENTS)
             self.put += 1
 
