@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from agent.dataplane.differences import Difference
@@ -162,6 +162,13 @@ class Backend(Protocol):
     @property
     def busy(self) -> bool:
         """Whether work goes on or has been put off: then only apply, resume and view may be called."""
+        ...
+
+    def enforces(self, program: LoweredProgram, pod: Key, addresses: Iterable[bytes]) -> bool:
+        """Whether the kernel enforces what the program says of a pod of this node with these addresses.
+
+        Also while other things could not be written, or are still being written; in doubt it is False.
+        """
         ...
 
     def waits(self) -> Waits:

@@ -12,6 +12,7 @@ from agent.policy.budget.ledger import Ledger
 from agent.policy.budget.limits import Budgets
 from agent.policy.budget.turns import Turns
 from agent.policy.compile import compile_policy
+from agent.policy.graph import PodRecord
 from agent.policy.lower.cost import work_of
 from agent.policy.lower.lowered import Delta
 from agent.policy.lower.lowering import Lowering
@@ -114,6 +115,15 @@ class Enforcement:
     def waiting(self) -> int:
         """How many policies wait to be compiled, or sets to be forgotten."""
         return len(self.turns) or self._sets.unforgotten
+
+    def waits_for(self, target: PodRecord) -> bool:
+        """Whether a policy that selects a target waits to be compiled."""
+        group = target.group
+        if group is None or not self.turns.waits_in(group.namespace):
+            return False
+        waiting = (key for key in self.turns if key.namespace == group.namespace)
+        policies = (self._selection.policy(key) for key in waiting)
+        return any(found is not None and found.pod_selector.matches(group.labels) for found in policies)
 
     def _is_large(self, key: Key) -> bool:
         networks = self.ledger.cost(key).cost.networks

@@ -181,6 +181,11 @@ class Engine:
         """How much waits for a step with time for it: policies to be compiled, or sets to be forgotten."""
         return self._enforcement.waiting
 
+    def waits_for(self, pod: Key) -> bool:
+        """Whether a policy that selects a pod waits to be compiled."""
+        record = self._inventory.records.get(pod)
+        return record is not None and self._enforcement.waits_for(record)
+
     def over_budget(self) -> dict[Key, Excess]:
         """Return the policies that are not enforced as written, and why. Safe to call from any thread."""
         return dict(self._enforcement.ledger.excess)

@@ -18,17 +18,18 @@ class _Waiter(NamedTuple):
 
 
 class Enforced:
-    """Wakes who waits. ``all_written`` says whether everything that was taken is in the kernel."""
+    """Wakes who waits. ``enforces`` says whether the kernel holds all on which a pod's verdicts depend."""
 
-    def __init__(self, engine: Engine, inbox: Inbox, all_written: Callable[[], bool]) -> None:
+    def __init__(self, engine: Engine, inbox: Inbox, enforces: Callable[[Pod], bool]) -> None:
         self._engine = engine
         self._inbox = inbox
-        self._all_written = all_written
+        self._enforces = enforces
         self._waiters: list[_Waiter] = []
 
     def wait(self, sandbox: Sandbox, seconds: float) -> bool:
-        """Wait until a sandbox's pod is known with its addresses, and all that is known is in the kernel.
+        """Wait until a sandbox's pod is known with its addresses, and the kernel enforces what holds for it.
 
+        What else cannot be written, such as another pod's policy that the kernel refuses, holds up nobody.
         Return whether it was, within so many seconds. For any thread but the loop's own.
         """
         waiter = _Waiter(sandbox, threading.Event())
@@ -39,23 +40,23 @@ class Enforced:
         return done
 
     def settle(self) -> None:
-        """Look who need wait no longer: everything that was taken is in the kernel."""
-        if self._waiters:
-            for waiter in list(self._waiters):
-                if self._is_known(waiter.sandbox):
-                    self._remove(waiter)
-                    waiter.done.set()
+        """Look who need wait no longer: a step has been made, or a part of one."""
+        for waiter in self._waiters:
+            if self._is_done(waiter.sandbox):
+                self._remove(waiter)
+                waiter.done.set()
 
     def _add(self, waiter: _Waiter) -> None:
         self._waiters.append(waiter)
-        if self._all_written():
-            self.settle()
+        self.settle()
 
     def _remove(self, waiter: _Waiter) -> None:
         self._waiters = [one for one in self._waiters if one is not waiter]
 
-    def _is_known(self, sandbox: Sandbox) -> bool:
+    def _is_done(self, sandbox: Sandbox) -> bool:
         found = self._engine.known(Kind.POD, sandbox.pod)
         if not isinstance(found, Pod) or (sandbox.uid and found.uid and sandbox.uid != found.uid):
             return False
-        return found.host_network or found.finished or set(sandbox.addresses) <= set(found.addresses)
+        if not found.host_network and not found.finished and not set(sandbox.addresses) <= {*found.addresses}:
+            return False
+        return self._enforces(found)

@@ -211,9 +211,9 @@ class Agent:
         own = settings.own_managers if settings.manifests is None else frozenset[str]()
         unconfirmed = Unconfirmed(own, settings.state_dir)
         leads = Leads(settings.node_name, engine, clock, _tells_lead(recorder))
-        enforced = Enforced(engine, self.inbox, self._reconcile.all_written)
+        enforced = Enforced(engine, self.inbox, self._reconcile.enforces)
         self._reconcile.stepped = leads.step
-        self._reconcile.settled = _both(leads.settle, enforced.settle)
+        self._reconcile.settled, self._reconcile.looked = leads.settle, enforced.settle
         self._nri = _nri(settings, source, enforced)
         self._reconcile.noted, recorder.confirmed = unconfirmed.take, unconfirmed.news
         self.drift.repairing = recorder.repair
@@ -361,14 +361,6 @@ class Agent:
         For any thread but the loop's own. Raises TimeoutError.
         """
         return self.inbox.ask(lambda: self.views.engine.extract(ends))
-
-
-def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    def call() -> None:
-        first()
-        second()
-
-    return call
 
 
 def _nri(settings: Settings, source: Source, enforced: Enforced) -> NriPlugin | None:

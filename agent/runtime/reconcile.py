@@ -10,7 +10,7 @@ from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import Reading, Report
 from agent.kube.events import Event, Synced, Upsert
-from agent.kube.model import Key, Kind
+from agent.kube.model import Key, Kind, Pod
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import Delta
 from agent.runtime import overbudget
@@ -69,6 +69,8 @@ class Reconcile:
         """Called with the events of each step that was made since the agent began to write."""
         self.settled: Callable[[], None] = lambda: None
         """Called when everything that was taken is in the kernel."""
+        self.looked: Callable[[], None] = lambda: None
+        """Called after each step, and at the end of each turn, whatever is in the kernel."""
 
     def take(self, events: list[Event], now: float, arrivals: Sequence[Arrival] = ()) -> None:
         """Compile events and bring what they change into the kernel. Called in each turn, events or not.
@@ -137,10 +139,16 @@ class Reconcile:
             self.latency.settle()
             if self._calls.phase.begun:
                 self.settled()
+        self.looked()
 
-    def all_written(self) -> bool:
-        """Whether the kernel holds all that was taken."""
-        return self._calls.phase.begun and self._has_written()
+    def enforces(self, pod: Pod) -> bool:
+        """Whether the kernel holds all that was taken, or at least all on which a pod's verdicts depend."""
+        if not self._calls.phase.begun:
+            return False
+        if self._has_written():
+            return True
+        engine, backend = self._engine, self._calls.backend
+        return not engine.waits_for(pod.key) and backend.enforces(engine.lowered, pod.key, pod.addresses)
 
     def _has_written(self) -> bool:
         calls = self._calls

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from agent.net import Family
 from tests.cluster.scene import pods, rule
 from tests.lab.cluster import AgentProcess, Cluster, Workspace, http_get, wait_until
 from tests.lab.cni import ContainerRuntime, Started
@@ -203,10 +204,51 @@ def test_the_runtime_waits_until_the_kernel_enforces(scene: Scene, ips: bool) ->
         assert "timeout" in started.dials[0].error
         scene.stop(started, uid)
         place.cluster.client.delete_pod(scene.namespace, f"n{number}")
-    metrics = http_get(place.node, "/metrics")[1]
-    found = dict(re.findall(r"nri_sandboxes_total.answer=.(\w+).. (\d+)", metrics))
-    assert int(found.pop("enforced")) >= 3
-    assert found == {"late": "0", "skipped": "0"}
+    found = _answers(place.node)
+    assert found.pop("enforced") >= 3
+    assert found == {"late": 0, "skipped": 0}
+
+
+@pytest.mark.guarantee("1.4")
+def test_a_policy_that_the_kernel_refuses_holds_up_no_other_pod(scene: Scene) -> None:
+    """A set that it needs is there already, of another type, and a rule of others holds it, for good."""
+    place = scene.place
+    place.offer_nri()
+    wait_until(lambda: "[+]nri ok" in http_get(place.node, "/readyz")[1], 20.0)
+    wanted = {"peers": [rule({"podSelector": pods(app="out-there")})]}
+    before = _sets(place.node)
+    scene.workspace.policy(scene.namespace, "refused", pods(app="friend"), ingress=wanted["peers"])
+    wait_until(lambda: len(_sets(place.node) - before) == 2, 20.0)
+    came = sorted(_sets(place.node) - before)
+    place.cluster.client.delete_policy(scene.namespace, "refused")
+    wait_until(lambda: not _sets(place.node) & {*came}, 20.0)
+    theirs = ("-m", "set", "--match-set", came[0], "src", "-j", "DROP")
+    place.node.run("ipset", "create", came[0], "hash:net")
+    place.node.iptables(Family.V4, "-A", "INPUT", *theirs)
+    scene.workspace.policy(scene.namespace, "refused", pods(app="friend"), ingress=wanted["peers"])
+    wait_until(lambda: came[0] in http_get(place.node, "/readyz")[1], 20.0)
+    denied = [f"{scene.stranger.v4}:80", f"[{scene.stranger.v6}]:80"]
+    late = _answers(place.node)["late"]
+    for number in range(2):
+        uid = scene.create(f"r{number}")
+        started = scene.start(f"r{number}", uid, dial=denied)
+        assert [d.error != "" for d in started.dials] == [True, True]
+        scene.stop(started, uid)
+        place.cluster.client.delete_pod(scene.namespace, f"r{number}")
+    assert came[0] in http_get(place.node, "/readyz")[1]
+    assert _answers(place.node)["late"] == late
+    place.node.iptables(Family.V4, "-D", "INPUT", *theirs)
+    wait_until(lambda: http_get(place.node, "/readyz")[0] == 200, 60.0)
+
+
+def _sets(node: Node) -> set[str]:
+    return set(node.run("ipset", "list", "-n").split())
+
+
+def _answers(node: Node) -> dict[str, int]:
+    """Return how often the runtime was answered, by what the answer meant."""
+    metrics = http_get(node, "/metrics")[1]
+    return {k: int(n) for k, n in re.findall(r"nri_sandboxes_total.answer=.(\w+).. (\d+)", metrics)}
 
 
 @pytest.mark.xdist_group("cluster-early")

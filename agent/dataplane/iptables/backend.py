@@ -143,7 +143,7 @@ class IptablesBackend:
     ) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
-        self._outdated = False
+        self._outdated = self._executor.synced = False
         told: tuple[Difference, ...] = ()
         try:
             reading = self._audit.take(found) or (yield from self._read())
@@ -272,6 +272,9 @@ class IptablesBackend:
     @property
     def busy(self) -> bool:
         return self._driver.busy or self._executor.pending is not None
+
+    def enforces(self, program: LoweredProgram, pod: Key, addresses: Iterable[bytes]) -> bool:
+        return not self._refused and self._executor.enforces(program, pod, addresses)
 
     def waits(self) -> Waits:
         return self._driver.waits

@@ -58,7 +58,8 @@ class Held:
     planning changes none of them. ``lagging``: sets that rules still look at, though they should not, because
     a write failed. ``closed``: who is in each set of closed addresses; ``untracked``: whom packets that are
     not tracked had left in its sets at the last read; ``pod_networks``: those in which unknown addresses are
-    closed; ``tracked``: of whom there may be old connections.
+    closed; ``unadmitted``: addresses that are not known in the kernel yet, since something failed that was to
+    come before; ``tracked``: of whom there may be old connections.
 
     Whether OUTPUT judges packets of others is no part of it: that is a decision, which holds until the agent
     ends (:class:`.ipset.transit.Transit`). The kernel's part of it, a set with a trace, is read at each sync.
@@ -75,6 +76,7 @@ class Held:
     closed: dict[Place, frozenset[bytes]] = field(default_factory=dict)
     untracked: frozenset[Member] = frozenset()
     pod_networks: frozenset[Network] = frozenset()
+    unadmitted: set[Member] = field(default_factory=set)
     tracked: Tracked = field(default_factory=Tracked)
 
     @classmethod

@@ -58,6 +58,7 @@ class OwnSets:
         closing = self.known.make(self.sets, content, program, node.surroundings, referred, withheld)
         self.held.names = replace(self.held.names, closing=closing)
         self.held.pod_networks = self.known.networks.networks
+        self.held.unadmitted = {*withheld}
         return self.known.unmade
 
     def outdated(self, program: LoweredProgram, delta: Delta) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 
 from agent.kube.model import Key
@@ -97,6 +98,9 @@ class Turns:
 
     def __contains__(self, key: Key) -> bool:
         return key in self._work
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._work)
 
     def __len__(self) -> int:
         return len(self._work)

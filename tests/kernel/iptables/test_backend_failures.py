@@ -46,6 +46,11 @@ EACH_MODE = pytest.mark.parametrize("mode", MODES)
 # What the kernel does not take
 
 
+def enforced(node: TwoPods, pod: str, number: int) -> bool:
+    """Whether the kernel enforces what the program says of a pod, whatever else failed."""
+    return node.backend.enforces(node.program, Key("default", pod), [packed(f"10.0.0.{number}")])
+
+
 def test_a_rule_that_is_refused_keeps_closed_whom_it_concerns_and_holds_up_nobody(
     node: TwoPods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,9 +76,12 @@ def test_a_rule_that_is_refused_keeps_closed_whom_it_concerns_and_holds_up_nobod
             )
         isolated = our_sets()[names.isolated_set(Direction.INGRESS, Family.V4)]
         assert isolated == {packed("10.0.0.1"), packed("10.0.0.3")}
+        assert [enforced(node, "a", 1), enforced(node, "c", 3)] == [True, False]
         assert node.backend.sync(node.program).pending
+        assert [enforced(node, "a", 1), enforced(node, "c", 3)] == [True, False]
     report = node.backend.sync(node.program)
     assert report.faults == ()
+    assert [enforced(node, "a", 1), enforced(node, "c", 3)] == [True, True]
     node.backend.tidy(node.program)
     assert node.backend.audit(node.program) == []
     assert len(our_chains(node.mode)[Family.V4][names.policy_chain(PolicyId(Direction.INGRESS, bad))]) == 1

@@ -16,7 +16,7 @@ from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_shapes import SetContent
 from agent.kube.events import Delete, Event, Upsert
-from agent.kube.model import Key, Kind, Object, kind_of
+from agent.kube.model import Key, Kind, Object, Pod, kind_of
 from agent.net import Direction, Family
 from tests.kernel.semantics.stage import UNTRACKED, Stage
 from tests.kernel.semantics.written import labels, pods, policy, port
@@ -51,6 +51,15 @@ def sync(stage: Stage) -> Report:
     with stage.kernel():
         report = stage.backend.sync(stage.engine.lowered)
     return report._replace(faults=tuple(fault for fault in report.faults if UNTRACKED not in fault.what))
+
+
+def enforced(stage: Stage, pod: str) -> bool:
+    """Whether the kernel enforces what the program says of a pod, whatever else failed."""
+    assert stage.backend is not None
+    key = Key("x", pod)
+    found = stage.engine.known(Kind.POD, key)
+    assert isinstance(found, Pod)
+    return stage.backend.enforces(stage.engine.lowered, key, found.addresses)
 
 
 @contextlib.contextmanager
@@ -127,6 +136,7 @@ def test_a_pod_that_is_newly_isolated_is_closed_though_its_chain_cannot_be_made(
     stage.expect("a b -> s", "a -> t")
     with refused():
         assert tell(stage, policy("s", S, ingress=[A])).pending
+        assert not enforced(stage, "s")
         stage.expect("a -> t", "s -> a", denied="a b -> s")
     assert sync(stage).faults == ()
     stage.expect("a -> s", "a -> t", denied="b -> s")
@@ -210,12 +220,15 @@ def test_an_edit_takes_away_what_it_does_though_a_set_that_it_adds_cannot_be_mad
         assert report.pending
         assert any(name in fault.what for fault in report.faults)
         assert report.standing == ()
+        assert [enforced(stage, pod) for pod in "st"] == [False, True]
         stage.expect(
             f"{here}b -> s", f"{here}a -> s: tcp/81", f"{here}a -> t", denied=f"{here}a t -> s: tcp/80 udp/53"
         )
         assert sync(stage).pending
+        assert [enforced(stage, pod) for pod in "st"] == [False, True]
         stage.expect(f"{here}b -> s", denied=f"{here}a t -> s: tcp/80 udp/53")
     assert sync(stage).faults == ()
+    assert [enforced(stage, pod) for pod in "st"] == [True, True]
     stage.expect("b t -> s", denied="a -> s: tcp/80 udp/53")
 
 

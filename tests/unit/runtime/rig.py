@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TypeVar
@@ -103,6 +103,8 @@ class FakeBackend:
         self.dirty = False
         self.stays_dirty = False
         self.closed = False
+        self.enforced: set[Key] = set()
+        """The pods that it enforces while something else has failed."""
         self.cutting: CutMarks | None = None
 
     def named(self, name: str) -> list[float]:
@@ -134,6 +136,10 @@ class FakeBackend:
     @property
     def busy(self) -> bool:
         return self.goes_on
+
+    def enforces(self, program: LoweredProgram, pod: Key, addresses: Iterable[bytes]) -> bool:
+        del program, addresses
+        return pod in self.enforced
 
     def waits(self) -> Waits:
         return Waits(self.descriptors, self._clock.monotonic() + self.seconds)

@@ -269,11 +269,13 @@ class Carrying:
 
     def _admit(self) -> None:
         """Have addresses be known, once whoever is to be isolated is: after a failure, ask the kernel."""
+        wanted = {m for gains in self._step.known.values() for m in gains.added}
         entering = {n: self._without_unforgotten(g.added) for n, g in self._step.known.items() if g.added}
         if entering and self.faults:
             closed = self._still_open()
             entering = {name: added - closed for name, added in entering.items()}
         self._change({name: Gains(added) for name, added in entering.items()})
+        self._held.unadmitted = (self._held.unadmitted | wanted).difference(*entering.values())
         self._change(self._step.networks)
 
     def _still_open(self) -> set[Member]:

@@ -5,10 +5,11 @@ The order in which one step is made stands in :meth:`.carrying.Carrying.run`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from agent.dataplane.iptables.change.carrying import Carrying, lines
-from agent.dataplane.iptables.change.pending import both, isolations, losses, yield_to
+from agent.dataplane.iptables.change.enforced import enforces
+from agent.dataplane.iptables.change.pending import both, isolations, losses, touched, yield_to
 from agent.dataplane.iptables.change.step import Gains, Step, taken_over
 from agent.dataplane.iptables.change.writers import Writers
 from agent.dataplane.iptables.ipset.closed import Closed
@@ -16,6 +17,8 @@ from agent.dataplane.iptables.rules.rule import Changes, merged
 from agent.dataplane.iptables.tables.chain_writer import PART
 from agent.dataplane.turns import Work
 from agent.fault import Fault
+from agent.kube.model import Key
+from agent.policy.lower.lowered import LoweredProgram
 
 
 class Executor:
@@ -35,6 +38,8 @@ class Executor:
         self.pending: Step | None = None
         """What is to be made after them."""
         self._lenient: Step | None = None
+        self.synced = False
+        """Whether the last sync has made all that it found to be made, as far as it could."""
 
     def carry_out(self, step: Step, *, certain: bool, lenient: bool = False) -> Work[list[Fault]]:
         """Move the kernel by one step.
@@ -54,7 +59,13 @@ class Executor:
             if not certain or lines(step.chains) > PART:
                 # The commands may take long: members that are to leave do not wait for them.
                 carrying.faults += self.narrow(step)
-            return (yield from carrying.run())
+            faults = yield from carrying.run()
+            self.synced = self.synced or lenient
+            return faults
+        except BaseException:
+            # It is not known how far it came.
+            self.held.sets.doubtful |= {*touched(step), *step.fresh}
+            raise
         finally:
             self.carrying.remove(step)
             if lenient:
@@ -113,6 +124,11 @@ class Executor:
             for name in changes.keys() & step.otherwise.keys():
                 step.otherwise[name] = Gains()
         return faults
+
+    def enforces(self, program: LoweredProgram, pod: Key, addresses: Iterable[bytes]) -> bool:
+        """Whether the kernel enforces what the program says of a pod: see :func:`.enforced.enforces`."""
+        steps = [*self.carrying, *([self.pending] if self.pending is not None else [])]
+        return self.synced and enforces(self.held, steps, program, pod, addresses)
 
     def _ask(self, chains: Changes) -> None:
         self._chains.ask(chains)

@@ -18,21 +18,26 @@ class SetTable:
     """Our sets in the kernel by name, each with its shape and, kept up by every write, its size.
 
     ``garbage`` are sets that nothing needs any more, to be destroyed when no rule refers to them.
+    ``doubtful`` are those of which a change has failed since they were read or made: their members may be
+    others than they are to be.
     """
 
     shapes: dict[str, SetShape] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     garbage: set[str] = field(default_factory=set)
+    doubtful: set[str] = field(default_factory=set)
 
     def take(self, found: Mapping[str, SetContent]) -> None:
         """Take what was read for what is in the kernel."""
         self.shapes = {name: content.shape for name, content in found.items()}
         self.sizes = {name: len(content.members) for name, content in found.items()}
         self.garbage.clear()
+        self.doubtful.clear()
 
     def made(self, name: str, shape: SetShape, size: int) -> None:
         """Note that a set has been made."""
         self.garbage.discard(name)
+        self.doubtful.discard(name)
         self.shapes[name] = shape
         self.sizes[name] = size
 

@@ -96,7 +96,7 @@ class KernelSets:
                 self.table.gone(name)
             self._ipsets.create(name, shape, wanted, hashsize=hashsize)
         except SetError as error:
-            return [error.fault()]
+            return [self._failed(error, name)]
         self.table.made(name, shape, len(wanted))
         return []
 
@@ -107,7 +107,7 @@ class KernelSets:
         if new:
             self.writes += 1
             for error in self._ipsets.create_all(new):
-                failed.setdefault(error.name, []).append(error.fault())
+                failed.setdefault(error.name, []).append(self._failed(error, error.name))
             for name in new.keys() - failed.keys():
                 self.table.made(name, new[name].shape, len(new[name].members))
         for name in wanted.keys() - new.keys():
@@ -139,6 +139,7 @@ class KernelSets:
             if not gains and not losses:
                 continue
             if name not in self.table.shapes:
+                self.table.doubtful.add(name)
                 faults.append(
                     Fault(f"set {name} is missing", "the agent makes it again by itself", reason="sets")
                 )
@@ -151,8 +152,13 @@ class KernelSets:
         emptied = list(emptied)
         self.writes += bool(todo)
         if todo or emptied:
-            faults += [error.fault() for error in self._ipsets.change(todo, emptied)]
+            faults += [self._failed(error, error.name) for error in self._ipsets.change(todo, emptied)]
         return faults
+
+    def _failed(self, error: SetError, name: str) -> Fault:
+        """Note that a set may not be as it is to be."""
+        self.table.doubtful.add(name)
+        return error.fault()
 
     def measure(self, chosen: Iterable[str]) -> None:
         """Ask the kernel how many members sets have, of which that is not known for sure."""
@@ -166,7 +172,7 @@ class KernelSets:
         try:
             self._ipsets.grow(name, shape)
         except SetError as error:
-            return [error.fault()]
+            return [self._failed(error, name)]
         self.table.shapes[name] = shape
         return []
 
@@ -177,7 +183,7 @@ class KernelSets:
         try:
             self._ipsets.replace(name, shape, wanted)
         except SetError as error:
-            return [error.fault()]
+            return [self._failed(error, name)]
         self.table.made(name, shape, len(wanted))
         return []
 

@@ -125,6 +125,11 @@ class ChainTable:
         """Whether a chain is known to have these rules."""
         return self.held[family].get(chain) == rules and chain not in self._unsure[family]
 
+    def unwritten(self, family: Family) -> set[str]:
+        """Return the chains that may not be as they are to be."""
+        wanted = {c for c, rules in self.wanted[family].items() if not self.holds(family, c, rules)}
+        return wanted | self._unsure[family].keys()
+
     def known(self, family: Family) -> Chains:
         """Return a table without the chains of which it is not known what is in them: they are made anew."""
         unsure = self._unsure[family]
