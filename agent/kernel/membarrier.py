@@ -18,6 +18,8 @@ _NUMBER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x
 _GLOBAL = 1
 """MEMBARRIER_CMD_GLOBAL"""
 _REALTIME = Path("/sys/kernel/realtime")
+_libc = ctypes.CDLL(None)
+"""Opened once: each time leaves references in a circle behind, for the garbage collector."""
 
 LONG = 1.0
 """Seconds within which a packet is judged, where the kernel does not say."""
@@ -35,7 +37,7 @@ def packets_judged() -> None:
 def grace_period() -> bool:
     """Wait for one of RCU; False, at once, where the kernel cannot be asked to, as with nohz_full."""
     number = _NUMBER.get(platform.machine())
-    return number is not None and ctypes.CDLL(None).syscall(number, _GLOBAL, 0, 0) == 0
+    return number is not None and _libc.syscall(number, _GLOBAL, 0, 0) == 0
 
 
 def _has_several_processors() -> bool:

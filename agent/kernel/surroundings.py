@@ -117,54 +117,17 @@ def sort(
     ``default``: of those to which a default route leads; ``more``: tunnels that are no interfaces;
     ``addresses``: those of the node.
     """
-    by_index = {link.number: link for link in links}
-    tunnel_at = {link.number: _tunnel(link) for link in links if link.kind in tunnelling.KINDS}
-    slaves: dict[int, list[Link]] = {}
-    for link in links:
-        if link.master:
-            slaves.setdefault(link.master, []).append(link)
-
-    def lower(link: Link) -> Link | None:
-        """Return what an interface is stacked on, in this namespace."""
-        here = link.kind in _STACKED and link.namespace is None
-        return by_index.get(link.lower) if here else None
-
-    def outside(link: Link) -> bool:
-        if link.kind in POD_KINDS:
-            return link.number in addressed or link.number in default
-        if link.kind == _SWITCH:
-            return link.number in default
-        if link.kind in ("bridge", "vrf"):
-            ports = slaves.get(link.number, [])
-            return any(map(leads_outside, ports)) and not any(port.kind in POD_KINDS for port in ports)
-        if (below := lower(link)) is not None:
-            return outside(below)
-        return link.kind not in tunnelling.KINDS and link.kind not in _IDLE and link.name != "lo"
-
-    def leads_outside(port: Link) -> bool:
-        return port.kind not in POD_KINDS and outside(port)
-
-    def brings(link: Link) -> frozenset[Tunnel]:
-        """Return the tunnels whose packets come in by an interface."""
-        own = tunnel_at.get(link.number)
-        found = {own} if own is not None else set()
-        below = slaves.get(link.number, []) if link.kind in ("bridge", "vrf", "bond", "team") else []
-        if (stacked_on := lower(link)) is not None:
-            below = [stacked_on]
-        return frozenset(found).union(*map(brings, below))
-
-    def bridged(link: Link) -> bool:
-        return link.master in by_index and by_index[link.master].kind == "bridge"
-
+    known = _Known(links, addressed, default)
+    by_index = known.by_index
     named = [link for link in links if _PRINTABLE.fullmatch(link.name)]
-    ports = [link for link in named if bridged(link) and leads_outside(link)]
+    ports = [link for link in named if known.bridged(link) and known.leads_outside(link)]
     masters = {port.master for port in ports}
-    underlay = {link for link in named if not bridged(link) and outside(link)}
+    underlay = {link for link in named if not known.bridged(link) and known.outside(link)}
     mixed = {link for link in named if link.number in masters and link not in underlay}
-    carried = {link.name: found for link in links if (found := brings(link))}
+    carried = {link.name: found for link in links if (found := known.brings(link))}
     carried |= {link.name: frozenset() for link in links if link.kind == "tun"}
     return Surroundings(
-        frozenset([*(tunnel for tunnel in tunnel_at.values() if tunnel is not None), *more]),
+        frozenset([*(tunnel for tunnel in known.tunnel_at.values() if tunnel is not None), *more]),
         _names(underlay),
         _names(ports),
         _names(mixed),
@@ -172,6 +135,58 @@ def sort(
         _names(link for link in links if link.number in default and link not in underlay | mixed),
         frozenset(_network(at) for at in addresses if _is_pods_bridge(by_index.get(at.interface), underlay)),
     )
+
+
+class _Known:
+    """What is asked of the interfaces together.
+
+    Methods, since functions within a function that call each other would be left to the garbage collector.
+    """
+
+    def __init__(self, links: Collection[Link], addressed: Collection[int], default: Collection[int]) -> None:
+        self._addressed = addressed
+        self._default = default
+        self.by_index = {link.number: link for link in links}
+        self.tunnel_at = {link.number: _tunnel(link) for link in links if link.kind in tunnelling.KINDS}
+        self._slaves: dict[int, list[Link]] = {}
+        for link in links:
+            if link.master:
+                self._slaves.setdefault(link.master, []).append(link)
+
+    def _lower(self, link: Link) -> Link | None:
+        """Return what an interface is stacked on, in this namespace."""
+        here = link.kind in _STACKED and link.namespace is None
+        return self.by_index.get(link.lower) if here else None
+
+    def outside(self, link: Link) -> bool:
+        """Whether an interface leads to the network outside."""
+        if link.kind in POD_KINDS:
+            return link.number in self._addressed or link.number in self._default
+        if link.kind == _SWITCH:
+            return link.number in self._default
+        if link.kind in ("bridge", "vrf"):
+            ports = self._slaves.get(link.number, [])
+            return any(map(self.leads_outside, ports)) and not any(port.kind in POD_KINDS for port in ports)
+        if (below := self._lower(link)) is not None:
+            return self.outside(below)
+        return link.kind not in tunnelling.KINDS and link.kind not in _IDLE and link.name != "lo"
+
+    def leads_outside(self, port: Link) -> bool:
+        """Whether a port leads there, and is no pod's."""
+        return port.kind not in POD_KINDS and self.outside(port)
+
+    def brings(self, link: Link) -> frozenset[Tunnel]:
+        """Return the tunnels whose packets come in by an interface."""
+        own = self.tunnel_at.get(link.number)
+        found = {own} if own is not None else set()
+        below = self._slaves.get(link.number, []) if link.kind in ("bridge", "vrf", "bond", "team") else []
+        if (stacked_on := self._lower(link)) is not None:
+            below = [stacked_on]
+        return frozenset(found).union(*map(self.brings, below))
+
+    def bridged(self, link: Link) -> bool:
+        """Whether an interface is a port of a bridge."""
+        return link.master in self.by_index and self.by_index[link.master].kind == "bridge"
 
 
 def _is_pods_bridge(link: Link | None, underlay: Collection[Link]) -> bool:

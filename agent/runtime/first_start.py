@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 
 from agent import log
@@ -10,7 +9,6 @@ from agent.clock import AT_ONCE, NEVER, Clock
 from agent.kube.model import Kind
 from agent.net import Direction
 from agent.policy.engine import Engine
-from agent.runtime import heap
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
 from agent.runtime.linked_pods import LinkedPods
@@ -50,6 +48,8 @@ class FirstStart:
         self.began_at = clock.time()
         self.adopted: Callable[[Mapping[Direction, set[bytes]]], None] = lambda _: None
         """Called with the addresses that the kernel holds isolated before the agent begins to write."""
+        self.enforcing: Callable[[], None] = lambda: None
+        """Called when everything that the sources knew has been in the kernel once."""
         self._source = source
         self._engine = engine
         self._calls = calls
@@ -153,7 +153,4 @@ class FirstStart:
             isolated_pods=len({pod.pod for pod in program.pods}),
             policies=len({policy.policy for policy in program.policies}),
         )
-        # What has been read until now lives as long as the agent: no collection need look at it again.
-        gc.collect()
-        gc.freeze()
-        heap.give_back()
+        self.enforcing()

@@ -27,12 +27,14 @@ from agent.policy.engine import Engine
 from agent.policy.extract import Extract
 from agent.runtime.backends import Mode, ModeChoice, read_counters, read_logged
 from agent.runtime.calls import Calls, Phase
+from agent.runtime.collecting import Collecting
 from agent.runtime.cutting import Cutting
 from agent.runtime.drift import Drift
 from agent.runtime.enforced import Enforced
 from agent.runtime.first_start import FirstStart
 from agent.runtime.flow_log import make_flow_log
 from agent.runtime.frames import KERNEL, Frames, Kernel
+from agent.runtime.heap import MEMORY, Memory
 from agent.runtime.host_check import CheckHost, HostCheck, MakeBackend, backend_for, chosen_families
 from agent.runtime.inbox import Inbox
 from agent.runtime.kept_networks import KeptNetworks
@@ -78,6 +80,7 @@ class World(NamedTuple):
     check_host: CheckHost = check_host
     prove: Child = in_a_process
     frames: Kernel = KERNEL
+    memory: Memory = MEMORY
 
 
 REAL = World()
@@ -220,6 +223,8 @@ class Agent:
         self.frames.repaired = self.drift.repaired
         self.drift.writing_beside = lambda: self.frames.writing
         first_start.adopted = recorder.adopted
+        self._collecting = Collecting(self._reconcile.quiet, clock, world.memory)
+        first_start.enforcing = self._collecting.begin
         self._takes = {Call.SYNC: self._reconcile.synced, Call.APPLY: calls.note, Call.TIDY: tidy.tidied}
         """Who takes the report of a call whose work went on."""
         self._tasks: tuple[Task, ...] = (
@@ -234,6 +239,7 @@ class Agent:
             cutting,
             recorder,
             self.proving,
+            self._collecting,
         )
         meter = Meter(
             lambda: read_counters(choice, self.families, policies=settings.metrics_per_policy), clock
@@ -325,6 +331,7 @@ class Agent:
         self._calls.backend.close()
         self._recorder.stopped()
         self.history.stop()
+        self._collecting.end()
 
     def _rest(self) -> float:
         """Return for how many seconds there is nothing to do."""

@@ -150,6 +150,10 @@ class Reconcile:
         engine, backend = self._engine, self._calls.backend
         return not engine.waits_for(pod.key) and backend.enforces(engine.lowered, pod.key, pod.addresses)
 
+    def quiet(self) -> bool:
+        """Whether nothing has come, and nothing is left to be written."""
+        return self._inbox.empty and self._calls.phase.begun and self._has_written()
+
     def _has_written(self) -> bool:
         calls = self._calls
         return not (calls.retry.pending or calls.backend.busy or self._engine.waiting)
@@ -166,6 +170,8 @@ class Reconcile:
             self._apply(portion, now, compiling, more, seen)
         if waited and (events or not self._calls.backend.busy):
             self._apply([], now, most, self.has_news)
+            # Sets of thousands of members, which a collection would look at one by one.
+            gc.freeze()
 
     def _apply(
         self, events: list[Event], now: float, most: int, more: Callable[[], bool], seen: float = 0.0

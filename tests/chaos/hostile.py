@@ -8,6 +8,7 @@ its second process, which sees when the kernel has a change.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -32,6 +33,7 @@ from agent.kube.wire import object_from
 from agent.net import Family
 from agent.policy.lower.lowered import Delta, LoweredProgram, SetKind
 from agent.runtime.backends import ModeChoice
+from agent.runtime.heap import MEMORY
 from agent.runtime.loop import Agent, World
 from agent.setting_values import LogFormat, LogLevel
 from agent.settings import resolve
@@ -56,7 +58,7 @@ class Told(NamedTuple):
     ``took``: of each revocation the milliseconds from its event to the kernel. ``work``: the milliseconds of
     processor time that this process and its commands have spent meanwhile, on whatever. ``events``: those of
     the tenant; ``memory``: resident MB before, and at the peak; ``rules`` and ``members``: what the kernel
-    holds at the end.
+    holds at the end; ``garbage``: objects that went only because the garbage collector looked for them.
     """
 
     took: list[float]
@@ -65,6 +67,7 @@ class Told(NamedTuple):
     memory: tuple[float, float]
     rules: int
     members: int
+    garbage: int
 
 
 # --- What the tenant writes -------------------------------------------------------------------------------
@@ -261,6 +264,8 @@ class _Run:
             if set_id.kind is SetKind.ADDRESSES and set_id.family is Family.V4 and "peer" in set_id.meaning
         )
         before = _memory()
+        garbage: list[int] = []
+        gc.callbacks.append(lambda phase, told: garbage.append(told["collected"] if phase == "stop" else 0))
         with subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.hostile", "watch", name],
             stdin=subprocess.PIPE,
@@ -274,6 +279,7 @@ class _Run:
             while not self._ended.is_set():
                 agent.turn()
             watch.kill()
+        MEMORY.collect_all()
         view = agent.views.calls.backend.view()
         agent.end()
         if self._error:
@@ -285,6 +291,7 @@ class _Run:
             (before, _memory()),
             sum(view.chains.values()),
             sum(size for _, size in view.sets.values()),
+            sum(garbage),
         )
 
     def _watch_work(self) -> None:

@@ -18,6 +18,8 @@ from tests.lab.netns import Netns
 MEDIAN_MS, WORST_MS = 50.0, 500.0
 """Of processor time between a revocation's event and the kernel, as docs/guarantees.md has it."""
 MEMORY_MB = 400.0
+GARBAGE = 100
+"""Objects that refer to themselves in a circle: more would be a leak."""
 _SECONDS = {Length.LONG: 15.0, Length.SHORT: 2.0}
 _FEWEST = 3
 
@@ -40,6 +42,8 @@ def attacked(kind: str, length: Length) -> Outcome:
         broken.append(f"{kind}: a revocation took {median:.0f} ms of processor time, {worst:.0f} at most")
     if peak > MEMORY_MB:
         broken.append(f"{kind}: {peak:.0f} MB of memory")
+    if told.garbage > GARBAGE:
+        broken.append(f"{kind}: {told.garbage} objects were left to the garbage collector")
     note = (
         f"{told.events:,} events; {len(told.work)} revocations took {median:.1f} ms of processor time, "
         f"{worst:.0f} at most ({statistics.median(told.took):.1f} and {max(told.took):.0f} ms on this busy "

@@ -222,9 +222,9 @@ STEPS = (
     ),
     Mutation(
         "a bridge with a card and pods' ports is taken for the network outside",
-        "agent.kernel.surroundings:sort.outside",
-        "any(map(leads_outside, ports)) and (not any((port.kind in POD_KINDS for port in ports)))",
-        "any(map(leads_outside, ports))",
+        "agent.kernel.surroundings:_Known.outside",
+        "any(map(self.leads_outside, ports)) and (not any((port.kind in POD_KINDS for port in ports)))",
+        "any(map(self.leads_outside, ports))",
         (Selection.SURROUNDINGS,),
     ),
 )
