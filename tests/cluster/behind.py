@@ -33,9 +33,8 @@ class Behind(NamedTuple):
 
     def start(self) -> AgentProcess:
         kubeconfig = str(self.gate.kubeconfig("agent"))
-        agent = AgentProcess(
-            self.node, "--kubeconfig", kubeconfig, "--confirm-empty", str(CONFIRM_SECONDS), "--linger", "0"
-        )
+        arguments = ("--kubeconfig", kubeconfig, "--confirm-empty", str(CONFIRM_SECONDS), "--linger", "0")
+        agent = AgentProcess(self.node, *arguments, forked=True)
         self.cluster.agents[self.node.name] = agent
         return agent
 

@@ -43,7 +43,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     # The first build takes minutes: who waits should see that.
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         kube_apiserver()
-    with Cluster() as made:
+    with Cluster(forked=True) as made:
         yield made
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster.behind import Behind, closed_behind
 from tests.lab.apiserver import ApiServer
-from tests.lab.cluster import ROOT, Cluster, http_get, wait_until
+from tests.lab.cluster import Cluster, http_get, wait_until
 from tests.lab.node import Layout, Mode
 
 
@@ -29,12 +27,7 @@ def command(behind: Behind, name: str) -> tuple[int, str]:
     """Run one of the agent's commands on the node; return its exit code and what it printed."""
     log = behind.node.directory / f"{name}.log"
     with log.open("wb") as output:
-        process = behind.node.popen(
-            [sys.executable, "-m", "agent", name],
-            output=output,
-            environment={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
-        )
-        code = process.wait(60)
+        code = behind.node.fork("agent", name, output=output).wait(60)
     return code, log.read_text()
 
 

@@ -257,8 +257,9 @@ def test_a_pod_that_the_watch_does_not_tell_is_asked_for_by_name(cluster: Cluste
     node = cluster.bare_node("cni-unwatched", Layout.ROUTED, Mode.NFT)
     with cluster.workspace() as workspace, Gate(cluster.api, is_watch_of_pods) as gate:
         runtime = ContainerRuntime(node, 200, 202)
+        kubeconfig = str(gate.kubeconfig("agent"))
         agent = AgentProcess(
-            node, "--kubeconfig", str(gate.kubeconfig("agent")), "--cni-results", str(runtime.results)
+            node, "--kubeconfig", kubeconfig, "--cni-results", str(runtime.results), forked=True
         )
         cluster.agents[node.name] = agent
         namespace = workspace.namespace("a")

@@ -48,7 +48,7 @@ class Start(NamedTuple):
     def held_back(self) -> Iterator[tuple[Gate, AgentProcess]]:
         """Start the node's agent, and have its list of all pods wait at a gate."""
         with Gate(self.cluster.api, is_list_of_all_pods) as gate:
-            agent = AgentProcess(self.node, "--kubeconfig", str(gate.kubeconfig("agent")))
+            agent = AgentProcess(self.node, "--kubeconfig", str(gate.kubeconfig("agent")), forked=True)
             self.cluster.agents[self.node.name] = agent
             assert gate.waiting.wait(30), agent.tail()
             yield gate, agent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +16,7 @@ from agent.history.query import Query
 from agent.history.store import NAME, read
 from tests.cluster.behind import Behind, behind_a_gate
 from tests.cluster.scene import pods, port, rule
-from tests.lab.cluster import ROOT, AgentProcess, Cluster, http_get, wait_until
+from tests.lab.cluster import AgentProcess, Cluster, http_get, wait_until
 from tests.lab.lab import flows
 from tests.lab.node import Layout, Mode
 from tests.lab.probe import Verdict
@@ -119,8 +118,7 @@ def test_who_labels_a_pod_is_told_with_what_that_did(behind: Behind) -> None:
 
 def netpol_agent(behind: Behind, *arguments: str) -> str:
     """Run a command of the agent's on the node; return what it prints."""
-    command = [sys.executable, "-m", "agent", *arguments]
-    return behind.node.netns.run(command, environment={"PYTHONPATH": str(ROOT)})
+    return behind.node.agent(*arguments)
 
 
 def test_when_a_pod_became_denied_and_by_what_is_one_command(behind: Behind) -> None:

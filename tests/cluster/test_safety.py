@@ -180,7 +180,7 @@ def test_a_set_of_seventy_thousand_members(alone: tuple[Lab, Node], tmp_path: Pa
     }
     items = {"apiVersion": "v1", "kind": "List", "items": [*members, *local, policy]}
     (tmp_path / "all.json").write_text(json.dumps(items))
-    agent = AgentProcess(node, "--manifests", str(tmp_path))
+    agent = AgentProcess(node, "--manifests", str(tmp_path), forked=True)
     try:
         agent.wait_ready(120)
         expected = {f: Verdict.ALLOWED if f.source is peer else Verdict.DENIED for f in ways}

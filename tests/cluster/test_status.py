@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from tests.cluster.scene import Scene, Way, pods, port, rule
-from tests.lab.cluster import ROOT, wait_until
+from tests.lab.cluster import wait_until
 
 
 def status(scene: Scene, *arguments: str) -> str:
-    command = [sys.executable, "-m", "agent", "status", *arguments]
-    return scene.near.netns.run(command, environment={"PYTHONPATH": str(ROOT)})
+    return scene.near.agent("status", *arguments)
 
 
 def policy(scene: Scene, name: str) -> Any:

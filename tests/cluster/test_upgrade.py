@@ -61,7 +61,9 @@ class Pair:
 
     def start(self, node: Node, code: Path) -> AgentProcess:
         kubeconfig = str(self.cluster.api.kubeconfig("agent"))
-        agent = self.cluster.agents[node.name] = AgentProcess(node, "--kubeconfig", kubeconfig, code=code)
+        agent = self.cluster.agents[node.name] = AgentProcess(
+            node, "--kubeconfig", kubeconfig, code=code, forked=code == ROOT
+        )
         return agent
 
     def fresh(self, code: Path) -> Mapping[str, object]:
@@ -69,7 +71,7 @@ class Pair:
         for node in self.nodes:
             if agent := self.cluster.agents.get(node.name):
                 agent.stop()
-                node.run("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "agent", "cleanup")
+                node.agent("cleanup")
             self.start(node, code)
         self.cluster.wait_ready()
         self.cluster.settle()
@@ -174,7 +176,7 @@ def test_a_node_with_manifests(before: Path, measured: Measured) -> None:
         (manifests / "audited.yaml").write_text(yaml.safe_dump(audited))
 
         def start(node: Node, code: Path) -> AgentProcess:
-            return AgentProcess(node, "--manifests", str(manifests), code=code)
+            return AgentProcess(node, "--manifests", str(manifests), code=code, forked=code == ROOT)
 
         agents = {node.name: start(node, before)}
         try:

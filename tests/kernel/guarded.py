@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-import sys
 from collections.abc import Iterable
 from typing import Self
 
 from agent.net import Family, Protocol
-from tests.lab.cluster import ROOT, AgentProcess, http_get, wait_until
+from tests.lab.cluster import AgentProcess, http_get, wait_until
 from tests.lab.lab import Host, Lab
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Flow, Verdict
@@ -76,9 +75,10 @@ class Guarded:
         assert self._agent is not None
         return self._agent
 
-    def start(self, *arguments: str, ready: bool = True) -> AgentProcess:
-        """Start the agent, and wait until it is ready."""
-        self._agent = AgentProcess(self.node, "--manifests", str(self.manifests), *arguments)
+    def start(self, *arguments: str, ready: bool = True, forked: bool = True) -> AgentProcess:
+        """Start the agent, and wait until it is ready. ``forked``: see AgentProcess."""
+        arguments = ("--manifests", str(self.manifests), *arguments)
+        self._agent = AgentProcess(self.node, *arguments, forked=forked)
         if ready:
             self._agent.wait_ready()
         return self._agent
@@ -92,11 +92,7 @@ class Guarded:
         """Run another command of the agent on the node, with the node's own lock, and wait for its end."""
         output = self.node.directory / "output"
         with output.open("wb") as file:
-            process = self.node.popen(
-                [sys.executable, "-m", "agent", *arguments],
-                output=file,
-                environment={"PYTHONPATH": str(ROOT)},
-            )
+            process = self.node.fork("agent", *arguments, output=file)
         return subprocess.CompletedProcess(process.args, process.wait(60), output.read_text())
 
     def readyz(self) -> str:

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +29,7 @@ from agent.dataplane.iptables.variant import MODES
 from agent.net import Family, Protocol
 from tests.kernel import kube_router
 from tests.kernel.kube_router import KnownPod, KnownPolicy
+from tests.lab.forking import Forked
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Pod
 from tests.lab.probe import Flow, Verdict
@@ -50,7 +49,6 @@ WAYS = {
 }
 """Source and destination to whether kube-router allowed it, and whether it is allowed today."""
 
-_ROOT = Path(__file__).parents[2]
 _POLICIES = """\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -155,10 +153,9 @@ class OldNode:
     def command(self, *arguments: str, name: str = "worker", killed: str = "") -> Ended:
         """Run ``migrate`` to its end; ``killed``: see :mod:`tests.kernel.killed`."""
         module = ["tests.kernel.killed", killed] if killed else ["agent"]
-        command = [sys.executable, "-m", *module, "migrate", "--manifests", str(self.manifests)]
-        command += ["--node-name", name, "--state-dir", str(self.node.directory / "state")]
-        command += ["--iptables-mode", self.node.mode, "--log-format", "console", *arguments]
-        return self.ended(self.started(command))
+        command = [*module, "migrate", "--manifests", str(self.manifests), "--node-name", name]
+        command += ["--state-dir", str(self.node.directory / "state"), "--log-format", "console"]
+        return self.ended(self.started(*command, "--iptables-mode", self.node.mode, *arguments))
 
     def cleanup(self) -> None:
         """Remove everything of the agent's."""
@@ -167,26 +164,26 @@ class OldNode:
                 assert leftovers.remove(mode, Family) == []
             assert leftovers.remove_sets() == []
 
-    def started(self, command: list[str]) -> subprocess.Popen[bytes]:
+    def started(self, module: str, *arguments: str) -> Forked:
         """Start a command of the agent on the node; its log and output go to files there."""
-        self._output.with_name(self._output.name + ".log").unlink(missing_ok=True)
-        shell = ["sh", "-c", 'exec "$@" >"$0" 2>"$0.log"', str(self._output), *command]
-        with Path("/dev/null").open("wb") as output:
-            return self.node.popen(shell, output=output, environment={"PYTHONPATH": str(_ROOT)})
+        with self._output.open("wb") as output, self._log.open("wb") as log:
+            return self.node.fork(module, *arguments, output=output, errors=log)
 
-    def ended(self, process: subprocess.Popen[bytes]) -> Ended:
+    def ended(self, process: Forked) -> Ended:
         """Wait for the end of what was started last."""
-        process.wait(120)
-        return Ended(process.returncode, self._output.read_text(), self.log())
+        return Ended(process.wait(120), self._output.read_text(), self.log())
 
     def log(self) -> str:
         """Return the log of what was started last, as far as it has come."""
-        path = self._output.with_name(self._output.name + ".log")
-        return path.read_text() if path.exists() else ""
+        return self._log.read_text() if self._log.exists() else ""
 
     @property
     def _output(self) -> Path:
         return self.node.directory / "output"
+
+    @property
+    def _log(self) -> Path:
+        return self.node.directory / "log"
 
     def web(self, nft_family: str) -> str:
         """Return the address of web in a family as nft calls it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from agent.net import Family
 from agent.runtime.guard import choose_networks, keep
 from agent.settings import resolve
 from tests.build import network
-from tests.lab.cluster import ROOT, AgentProcess, wait_until
+from tests.lab.cluster import AgentProcess, wait_until
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Flow, Verdict
@@ -43,11 +42,11 @@ def stage(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Node, Pod, Pod]
 
 
 def guard(node: Node, *arguments: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "agent", "guard", "--iptables-mode", node.mode]
-    command += ["--state-dir", str(node.directory / "state"), "--log-format", "console", *arguments]
+    command = ["guard", "--iptables-mode", node.mode, "--state-dir", str(node.directory / "state")]
+    command += ["--log-format", "console", *arguments]
     log = node.directory / "guard.log"
     with log.open("wb") as output:
-        done = node.popen(command, output=output, environment={"PYTHONPATH": str(ROOT)})
+        done = node.fork("agent", *command, output=output)
         assert done.wait(60) == code, log.read_text()
     return log.read_text()
 
@@ -71,7 +70,7 @@ def of_the_node(node: Node, *pods: Pod) -> list[Flow]:
 
 
 def agent(node: Node, directory: Path, *arguments: str) -> AgentProcess:
-    return AgentProcess(node, "--manifests", str(directory), *arguments)
+    return AgentProcess(node, "--manifests", str(directory), *arguments, forked=True)
 
 
 def written(directory: Path, *pods: Pod) -> None:

@@ -45,7 +45,7 @@ def crowded(guarded: Guarded, seconds: float) -> Iterator[None]:
 
 def start(guarded: Guarded, soft: int, hard: int) -> None:
     """Start the agent with a limit of descriptors, which it has before it does anything."""
-    guarded.start(ready=False)
+    guarded.start(ready=False, forked=False)
     resource.prlimit(guarded.agent.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
     guarded.agent.wait_ready()
 

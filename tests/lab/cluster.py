@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from tests.lab.apiserver import ApiServer
 from tests.lab.client import Json
+from tests.lab.forking import Process
 from tests.lab.lab import UNDERLAY4, Lab
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.place import LabError
@@ -46,24 +47,32 @@ def python_of(code: Path) -> dict[str, str]:
 class AgentProcess:
     """An agent running on a node. Its log is ``agent.log`` in the node's directory, kept over restarts.
 
-    ``code`` is the checkout whose agent it is, ``module`` what is run of it.
+    ``code`` is the checkout whose agent it is, ``module`` what is run of it. ``forked``: it begins as a fork
+    of a process that has imported it already; what its start takes is not what it takes on a node.
     """
 
     def __init__(
-        self, node: Node, *arguments: str, code: Path = ROOT, module: Sequence[str] = ("agent",)
+        self,
+        node: Node,
+        *arguments: str,
+        code: Path = ROOT,
+        module: Sequence[str] = ("agent",),
+        forked: bool = False,
     ) -> None:
         self.node = node
         self.log = node.directory / "agent.log"
         state = node.directory / "state"
         command = [
-            *(sys.executable, "-m", *module, "run", "--node-name", node.name),
+            *(*module, "run", "--node-name", node.name),
             *("--iptables-mode", node.mode, "--health-port", str(HEALTH_PORT)),
             *("--state-dir", str(state), "--log-format", "console"),
             *arguments,
         ]
         with self.log.open("ab") as log:
-            self.process: subprocess.Popen[bytes] = node.popen(
-                command, output=log, environment=python_of(code)
+            self.process: Process = (
+                node.fork(*command, output=log)
+                if forked
+                else node.popen([sys.executable, "-m", *command], output=log, environment=python_of(code))
             )
 
     def wait_ready(self, timeout: float = 60.0) -> None:
@@ -119,10 +128,11 @@ class Cluster:
     """An API server on a lab's underlay, and nodes that run the agent; a context manager.
 
     Nodes can be of different layouts and modes, and come and go. Objects of tests live in a
-    :class:`Workspace` each.
+    :class:`Workspace` each. ``forked``: see :class:`AgentProcess`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, forked: bool = False) -> None:
+        self._forked = forked
         with contextlib.ExitStack() as stack:
             self.lab = stack.enter_context(Lab())
             self.api = stack.enter_context(
@@ -169,7 +179,7 @@ class Cluster:
         kubeconfig = str(self.api.kubeconfig("agent"))
         # One test wants a set of more members than a kernel gives by default: more than a policy may have.
         budget = ("--policy-budget", "networks=100000")
-        agent = AgentProcess(node, "--kubeconfig", kubeconfig, *budget, *arguments)
+        agent = AgentProcess(node, "--kubeconfig", kubeconfig, *budget, *arguments, forked=self._forked)
         self.agents[node.name] = agent
         return agent
 

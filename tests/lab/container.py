@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
 from tests.lab.client import Json
+from tests.lab.forking import Process
 from tests.lab.node import Node
 from tests.lab.place import LabError
 
@@ -70,7 +71,7 @@ def start(
     return node.popen(arguments, output=output)
 
 
-def main_process(started: subprocess.Popen[bytes]) -> int:
+def main_process(started: Process) -> int:
     """Return the process id, as seen from here, of the container's first process; 0 when there is none."""
     try:
         children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
@@ -79,7 +80,7 @@ def main_process(started: subprocess.Popen[bytes]) -> int:
     return int(children[0]) if children else 0
 
 
-def stop(started: subprocess.Popen[bytes], number: int = signal.SIGTERM, timeout: float = 20.0) -> int:
+def stop(started: Process, number: int = signal.SIGTERM, timeout: float = 20.0) -> int:
     """Send the container's first process a signal, then kill after a time; return its exit code."""
     if started.poll() is None:
         if pid := main_process(started):

@@ -13,14 +13,17 @@ import ipaddress
 import itertools
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from agent.net import Family
+from tests.lab import forking
 from tests.lab.children import dies_with_us
-from tests.lab.netns import Netns, own_link_local
+from tests.lab.forking import Forked
+from tests.lab.netns import CommandError, Netns, own_link_local
 from tests.lab.place import LabError
 
 VETH_MAC = "ee:ee:ee:ee:ee:ee"
@@ -256,8 +259,7 @@ class Node:
 
         Call it from the main thread: a process ends with the thread that started it.
         """
-        run = self.directory / "run"
-        run.mkdir(exist_ok=True)
+        run = self._run_directory()
         mounts = 'mount -t sysfs sysfs /sys && mount --bind "$0" /run && exec "$@"'
         with self.netns.entered():
             return subprocess.Popen(
@@ -268,6 +270,43 @@ class Node:
                 env={**os.environ, **self.netns.environment, **(environment or {})},
                 start_new_session=True,
             )
+
+    def fork(
+        self,
+        module: str,
+        *arguments: str,
+        output: IO[Any],
+        errors: IO[Any] | None = None,
+        environment: Mapping[str, str] = forking.ENVIRONMENT,
+    ) -> Forked:
+        """Start what :meth:`popen` would start as ``python -m MODULE``, sooner; see :mod:`tests.lab.forking`.
+
+        ``errors``: what it writes to standard error, which else goes to ``output``, too.
+        """
+        return forking.fork(
+            module,
+            arguments,
+            netns=self.netns.fd,
+            run=self._run_directory(),
+            output=output,
+            errors=errors or output,
+            environment={**os.environ, **self.netns.environment, **environment},
+        )
+
+    def agent(self, *arguments: str) -> str:
+        """Run a command of the agent's on the node; return what it printed. Raises CommandError."""
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            code = self.fork("agent", *arguments, output=output, errors=errors).wait(60)
+            for file in (output, errors):
+                file.seek(0)
+            if code != 0:
+                raise CommandError(f"netpol-agent {' '.join(arguments)}\n{output.read()}{errors.read()}")
+            return output.read()
+
+    def _run_directory(self) -> Path:
+        run = self.directory / "run"
+        run.mkdir(exist_ok=True)
+        return run
 
 
 def _load_bridge_filter() -> None:

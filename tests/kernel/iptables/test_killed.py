@@ -8,12 +8,8 @@ without the verdict cache.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -24,6 +20,7 @@ from agent.net import Family
 from tests.kernel.revoking import WAYS
 from tests.kernel.stream import Stream
 from tests.lab.cluster import wait_until
+from tests.lab.forking import Forked
 from tests.lab.lab import Lab
 from tests.lab.node import Node, Pod
 from tests.workers import grouped
@@ -45,30 +42,25 @@ class Scene:
         # Each packet is a new connection, and there is room for as many.
         self.node.netns.sysctl({"net.netfilter.nf_conntrack_udp_timeout": 1})
 
-    def start(self, way: str) -> subprocess.Popen[str]:
+    def start(self, way: str) -> Forked:
         """Start an agent, which is alone in its session with what it starts."""
-        command = [sys.executable, "-m", "tests.kernel.revoking", self.mode, way]
-        with self.node.netns.entered():
-            agent = subprocess.Popen(
-                [*command, self.client.v4, self.server.v4],
-                cwd=Path(__file__).parents[3],
-                env={**os.environ, **self.node.netns.environment},
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        assert agent.stdout
-        assert agent.stdout.readline() == "revoking\n"
+        reading, writing = os.pipe()
+        with open(reading, "rb") as told:
+            with open(writing, "wb") as output:
+                agent = self.node.fork(
+                    "tests.kernel.revoking", self.mode, way, self.client.v4, self.server.v4, output=output
+                )
+            assert told.readline() == b"revoking\n"
         return agent
 
     def close_cache(self) -> None:
         self.node.run("ipset", "flush", names.cache(self.mode, Family.V4).lookup)
 
 
-def kill(agent: subprocess.Popen[str]) -> None:
+def kill(agent: Forked) -> None:
     """Kill an agent, and wait for the end of the commands that it started: they may write rules yet."""
-    os.kill(agent.pid, signal.SIGKILL)
-    agent.communicate()
+    agent.kill()
+    agent.wait(20)
 
     def ended() -> bool:
         try:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,8 @@ import pytest
 from tests.kernel.migrated import Ended, OldNode, by_both, by_kube_router, by_us
 from tests.lab.cluster import AgentProcess, http_get, wait_until
 from tests.lab.node import Layout, Mode
+
+MIGRATE = ("migrate", "--json", "--node-name", "worker", "--iptables-mode", "nft")
 
 pytestmark = pytest.mark.xdist_group("migrate-refused")
 
@@ -90,8 +91,7 @@ def test_rules_that_are_not_whole_in_time_replace_nothing(old: OldNode) -> None:
 
 def test_a_signal_ends_it_and_replaces_nothing(old: OldNode) -> None:
     with unfinished(old):
-        command = [sys.executable, "-m", "agent", "migrate", "--manifests", str(old.manifests), "--json"]
-        process = old.started([*command, "--node-name", "worker", "--iptables-mode", "nft"])
+        process = old.started("agent", *MIGRATE, "--manifests", str(old.manifests))
         wait_until(lambda: catches_sigterm(process.pid), 30)
         process.terminate()
         ended = old.ended(process)
@@ -130,13 +130,13 @@ def running(old: OldNode, *command: str) -> Iterator[int]:
 
 
 def test_beside_an_agent_that_runs_neither_this_nor_cleanup_does_anything(own: OldNode) -> None:
-    agent = AgentProcess(own.node, "--manifests", str(own.manifests))
+    agent = AgentProcess(own.node, "--manifests", str(own.manifests), forked=True)
     try:
         wait_until(lambda: "kube-router" in ready(own)[1], 30)
         assert ready(own)[0] == 503
         for arguments in (["--json"], ["--json", "--dry-run"]):
             assert_untouched(own, own.command(*arguments), "holds this node")
-        cleanup = own.ended(own.started([sys.executable, "-m", "agent", "cleanup", "--json"]))
+        cleanup = own.ended(own.started("agent", "cleanup", "--json"))
         assert cleanup.code == 1
         assert "holds this node" in cleanup.json()["left"][0]["what"]
         assert "DaemonSet" in cleanup.json()["left"][0]["remedy"]
@@ -148,8 +148,7 @@ def test_beside_an_agent_that_runs_neither_this_nor_cleanup_does_anything(own: O
 
 def test_a_firewall_that_writes_meanwhile_keeps_its_place(own: OldNode) -> None:
     with unfinished(own):
-        command = [sys.executable, "-m", "agent", "migrate", "--manifests", str(own.manifests), "--json"]
-        process = own.started([*command, "--node-name", "worker", "--iptables-mode", "nft"])
+        process = own.started("agent", *MIGRATE, "--manifests", str(own.manifests))
         wait_until(lambda: "starting" in own.log(), 30)
         own.kube_router_syncs("2")
     ended = own.ended(process)
@@ -164,7 +163,7 @@ def test_a_firewall_that_writes_meanwhile_keeps_its_place(own: OldNode) -> None:
 @pytest.mark.parametrize("own", [False, True], ids=["kube-router", "k3s"], indirect=True)
 def test_a_firewall_that_comes_back_is_told_and_opens_nothing(own: OldNode) -> None:
     assert own.command().code == 0
-    agent = AgentProcess(own.node, "--manifests", str(own.manifests))
+    agent = AgentProcess(own.node, "--manifests", str(own.manifests), forked=True)
     try:
         agent.wait_ready()
         own.kube_router_syncs("2")
