@@ -10,18 +10,18 @@ from rich.markup import escape
 from agent.decoding import UndecodableError, decode
 from agent.observe import client
 from agent.observe.client import UnreachableError
+from agent.observe.proof import ANSWER_SECONDS
 from agent.proof.difference import Result
 from agent.words import count
 
 SHOWN = 10
 """Differences that are shown to a person."""
-_SECONDS = 120.0
 
 
 def ask(url: str, pod: str) -> tuple[bytes, Result]:
     """Return what the agent's proof says, as served and decoded. Raises :class:`UnreachableError`."""
     query = f"?{urllib.parse.urlencode({'pod': pod})}" if pod else ""
-    body = client.get(url, f"/verify{query}", seconds=_SECONDS)
+    body = client.get(url, f"/verify{query}", seconds=ANSWER_SECONDS)
     try:
         return body, decode(body, Result)
     except UndecodableError as error:

@@ -98,6 +98,12 @@ class Connections:
         """Note that a further request begins on a connection, which has its own deadline."""
         self._note(connection, answering=False)
 
+    def working(self, connection: socket.socket, seconds: float) -> None:
+        """Note that it takes up to so many seconds more to make an answer."""
+        with self._changed:
+            if found := self._open.get(connection):
+                found.since = self._now() + seconds
+
     def answering(self, connection: socket.socket) -> None:
         """Note that a request has been read."""
         with self._changed:

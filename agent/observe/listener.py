@@ -12,7 +12,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import cast
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -46,6 +46,7 @@ class Listener(http.server.ThreadingHTTPServer):
         refuse: Callable[[Request], Response | None],
         respond: Callable[[Request], Response],
         large: frozenset[str],
+        patience: Mapping[str, float],
         names: frozenset[str],
         wrap: Callable[[socket.socket], socket.socket],
     ) -> None:
@@ -53,6 +54,7 @@ class Listener(http.server.ThreadingHTTPServer):
         self.refuse = refuse
         self.respond = respond
         self.large = large
+        self.patience = patience
         self.names = names
         self.wrap = wrap
         self.connections = Connections(connections.most(connections.limit()))
@@ -183,7 +185,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(refused)
             return
         if request.path not in self.server.large:
-            self._send(self.server.respond(request))
+            self._send(self._response(request))
             return
         # Not waited for: a thread that waits would not let go of a connection that has to make room.
         if not self.server.sending_large.acquire(blocking=False):
@@ -192,7 +194,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             )
             return
         try:
-            response = self.server.respond(request)
+            response = self._response(request)
             if response.stream is None:
                 self._send(response)
                 return
@@ -200,6 +202,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.sending_large.release()
         # A stream has a bound of its own, and goes on for as long as its client likes.
         self._send(response)
+
+    def _response(self, request: Request) -> Response:
+        if (patience := self.server.patience.get(request.path)) is None:
+            return self.server.respond(request)
+        self.server.connections.working(self.connection, patience)
+        try:
+            return self.server.respond(request)
+        finally:
+            self.server.connections.answering_still(self.connection)
 
     def do_HEAD(self) -> None:
         self.do_GET()

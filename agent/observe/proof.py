@@ -9,6 +9,9 @@ import msgspec
 from agent.clock import Moment, moment
 from agent.words import count
 
+ANSWER_SECONDS = 120.0
+"""How long a proof that somebody asks for may take: a process of low priority on a node that may be busy."""
+
 
 class ProofState(NamedTuple):
     """How the last proof went: ``at`` in ``time.time()`` seconds, 0.0 never, and what differed.

@@ -53,13 +53,15 @@ class Route(NamedTuple):
     """One path: who answers, what the index says of it, and whether few are sent at the same time.
 
     ``large``: the answer takes memory until the client has read it. ``refuse`` is asked first, and what it
-    returns is the answer: who is not let in takes no place from those who are.
+    returns is the answer: who is not let in takes no place from those who are. ``patience``: so many seconds
+    later than others may the answer come (:data:`agent.observe.connections.SECONDS`).
     """
 
     answer: Callable[[Request], Response]
     about: str = ""
     large: bool = False
     refuse: Callable[[Request], Response | None] | None = None
+    patience: float = 0.0
 
 
 Routes = Mapping[str, Route]

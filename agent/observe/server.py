@@ -108,7 +108,10 @@ class RouteServer:
         try:
             wrap = _plain if self._certificate is None else self._certificate().wrap
             asked = self._refuse, self._respond
-            self._server = Listener(self._address, self.port, *asked, self._large(), self._names, wrap)
+            patience = {path: route.patience for path, route in self._routes.items() if route.patience}
+            self._server = Listener(
+                self._address, self.port, *asked, self._large(), patience, self._names, wrap
+            )
         except OSError as error:
             fault = Fault(
                 f"{self._what} cannot be served on {self._address} port {self.port}: "

@@ -55,7 +55,7 @@ def _answer() -> Answer:
         reading = read(cast(Mode, head.mode), map(Family, head.families))
         seconds = time.perf_counter() - started
         found = prove(given.taken(given_by), reading, Key.of(head.pod) if head.pod else None)
-        return Answer(msgspec.structs.replace(found, reading=seconds))
+        return Answer(msgspec.structs.replace(found, reading=seconds, processor=time.process_time()))
     except (TableError, SetError, OSError) as error:
         return Answer(error=f"the kernel cannot be read: {error}")
     except (EOFError, msgspec.MsgspecError) as error:

@@ -49,9 +49,10 @@ class Result(msgspec.Struct, frozen=True):
     """What a proof found, the smallest difference first, of each pod and direction one of a kind.
 
     ``addresses``: how many were proved, of one pod its own, ``isolated`` of them in some direction.
-    ``reading`` and ``comparing``: the seconds that reading the kernel and comparing took. ``wrong`` are the
-    pods of which something differs; where all is doubtful, ``everything``. ``proved`` are the policies that
-    isolate pods here, and of which none differs.
+    ``reading`` and ``comparing``: the seconds that reading the kernel and comparing took; ``processor``: the
+    seconds of processor time that the process took in all. ``wrong`` are the pods of which something differs;
+    where all is doubtful, ``everything``. ``proved`` are the policies that isolate pods here, and of which
+    none differs.
     """
 
     differences: tuple[Difference, ...] = ()
@@ -59,6 +60,7 @@ class Result(msgspec.Struct, frozen=True):
     isolated: int = 0
     reading: float = 0.0
     comparing: float = 0.0
+    processor: float = 0.0
     wrong: tuple[str, ...] = ()
     everything: bool = False
     proved: tuple[str, ...] = ()

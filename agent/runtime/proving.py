@@ -49,7 +49,7 @@ UNSETTLED = 0.1
 PATIENCE = 60.0
 """Seconds that a process may take."""
 SHARE = 20
-"""So many times as long as a proof took it waits at least until the next one: that is 5 % of a core."""
+"""So many times as much processor time as a proof took it waits at least until the next: 5 % of a core."""
 TOLD = 5
 """How many differences are told."""
 
@@ -152,7 +152,6 @@ class Proving:
             self._missed(str(error))
 
     def _prove(self) -> None:
-        started = self._clock.monotonic()
         try:
             result, moment = self._made("")
         except (UnprovedError, TimeoutError, OSError) as error:
@@ -165,8 +164,7 @@ class Proving:
             failed = f"{type(error).__name__}: {error}"
             self._inbox.call(lambda: self._missed(failed))
             return
-        took = self._clock.monotonic() - started
-        self._inbox.call(lambda: self._take(result, moment, took))
+        self._inbox.call(lambda: self._take(result, moment))
 
     def _made(self, pod: str) -> tuple[Result, Moment]:
         """Return what a proof finds, and of what. Raises UnprovedError, TimeoutError and OSError."""
@@ -230,10 +228,10 @@ class Proving:
         self._at = self._clock.monotonic() + self.interval
         _log.warning("the kernel could not be proved", detail=why)
 
-    def _take(self, result: Result, moment: Moment, took: float) -> None:
+    def _take(self, result: Result, moment: Moment) -> None:
         self._going = False
         now = self._clock.monotonic()
-        self.pause = max(self.interval, SHARE * took)
+        self.pause = max(self.interval, SHARE * result.processor)
         self._at = now + self.pause
         if result.differences and not self._unchanged(moment):
             settled = self._piecewise(result, moment)
@@ -247,8 +245,21 @@ class Proving:
                 return
             result = settled
         else:
-            self._right = {key: moment.policies[key] for key in result.proved if key in moment.policies}
+            self._right = _right(result, moment)
         self._tries = 0
+        self._settle(result, now)
+
+    def _counted(self, result: Result, moment: Moment, *, whole: bool) -> bool:
+        """Whether a proof that somebody asked for counts; of all pods it does as the agent's own do."""
+        if result.differences and not self._unchanged(moment):
+            return False
+        if whole and (self.interval or not result.differences):
+            self._right = _right(result, moment)
+            self._settle(result, self._clock.monotonic())
+        return True
+
+    def _settle(self, result: Result, now: float) -> None:
+        """Take note of what was found, and have it put back."""
         self.trouble = ""
         self.result, self.proved_at = result, self._clock.time()
         self._note()
@@ -273,7 +284,7 @@ class Proving:
         if not self._tries:
             self._left, self._right = _places(result), {}
         self._left &= _places(result)
-        self._right |= {key: moment.policies[key] for key in result.proved if key in moment.policies}
+        self._right |= _right(result, moment)
         return None if self._left else _without_differences(result)
 
     def _note(self) -> None:
@@ -318,17 +329,24 @@ class Proving:
     def verify(self, pod: str = "") -> Result:
         """Prove now, and return what differs; ``pod``: of this one alone.
 
-        For any thread but the loop's own. Raises UnprovedError, TimeoutError and OSError.
+        What is found of all pods counts as the agent's own proofs do, and is put back as theirs is, unless
+        proofs are turned off. For any thread but the loop's own. Raises UnprovedError, TimeoutError and
+        OSError.
         """
         left: set[Place] | None = None
         for _ in range(TRIES):
             result, moment = self._made(pod)
-            if not result.differences or self._inbox.ask(functools.partial(self._unchanged, moment)):
+            if self._inbox.ask(functools.partial(self._counted, result, moment, whole=not pod)):
                 return result
             left = _places(result) if left is None else left & _places(result)
             if not left:
                 return _without_differences(result)
         raise UnprovedError("the kernel was written to whenever it was read; ask again")
+
+
+def _right(result: Result, moment: Moment) -> dict[str, NetworkPolicy]:
+    """Return the policies of a moment that were proved."""
+    return {key: moment.policies[key] for key in result.proved if key in moment.policies}
 
 
 def _places(result: Result) -> set[Place]:

@@ -12,6 +12,7 @@ import msgspec
 
 from agent.kube.model import Key
 from agent.observe.page.site import page_routes
+from agent.observe.proof import ANSWER_SECONDS
 from agent.observe.routes import JSON, TEXT, Request, Response, Route, Routes
 from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import backends
@@ -84,7 +85,7 @@ def verify_route(proving: Proving) -> Route:
         return Response(200, JSON, msgspec.json.encode(found) + b"\n")
 
     told = "whether the kernel does what the policies say, for every packet: ?pod=NS/NAME (JSON)"
-    return Route(answer, told, large=True)
+    return Route(answer, told, large=True, patience=ANSWER_SECONDS)
 
 
 def settings_route(settings: Settings) -> Route:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import time
 
 from agent.dataplane.iptables.variant import Mode
+from agent.words import count
+from tests.chaos import kernel
 from tests.chaos.churn import of_manifests
 from tests.chaos.probe import Probe
+from tests.chaos.s06_someone_else_writes import SETS
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import Stage
 from tests.kernel.proved import BREAKS, ProvedNode
@@ -16,7 +20,14 @@ from tests.lab.cluster import http_get, wait_until
 from tests.lab.netns import Netns
 from tests.lab.node import Layout
 
-_FAILURES = re.compile(r"^netpol_agent_proof_failures_total (\S+)$", re.MULTILINE)
+_ONLY_PROVED = (
+    "the sets of isolated addresses flushed",
+    "a member in another's place",
+    "two sets of peers swapped",
+)
+_LOOK = 0.3
+"""Seconds that a look at the whole of the kernel takes."""
+_BETWEEN = 0.6
 _LEAST = 2
 """Proofs that a scenario has to see to have shown anything."""
 
@@ -54,21 +65,59 @@ def changing(layout: Layout, mode: Mode, length: Length) -> Outcome:
                 moments.add(agent.status()["kernel"]["proof"]["at"])
                 time.sleep(0.5)
         found = agent.status()["kernel"]["proof"]
-        failures = _FAILURES.search(http_get(stage.node, "/metrics")[1])
+        failures = _figure(stage, "proof_failures_total")
         told = [f"a proof found: {difference}" for difference in found["differences"]]
-        if failures is None or float(failures[1]):
-            told.append(
-                f"{failures[1] if failures else 'no count'} proofs found something where nothing is wrong"
-            )
+        if failures:
+            told.append(f"{count(int(failures), 'proof')} found something where nothing is wrong")
         if length is Length.LONG and len(moments) < _LEAST:
             raise RuntimeError(f"only {len(moments)} proofs came to an end in {seconds:.0f} s")
-        note = f"{len(moments)} proofs during {churn.changes} changes"
+        note = f"{count(len(moments), 'proof')} during {count(churn.changes, 'change')}"
         return Outcome.of(probe.report, note=note, broken=tuple(told))
+
+
+def mending(length: Length) -> Outcome:
+    """Break what nothing else than a proof looks at for an hour: each is put back."""
+    breakages = [SETS[name] for name in _ONLY_PROVED]
+    told: list[str] = []
+    slowest = 0.0
+    with Stage() as stage:
+        agent = stage.start("--verify-interval", "2", "--drift-interval", "3600")
+        whole = kernel.settled(agent)
+        wait_until(lambda: agent.status()["kernel"]["proof"]["at"], timeout=60)
+        with Probe(stage.lanes) as probe:
+            for breakage in breakages:
+                began = time.monotonic()
+                if json.loads(http_get(stage.node, "/verify", timeout=60)[1])["differences"]:
+                    raise RuntimeError("something differs before anything was broken")
+                two_proofs = 2 * (time.monotonic() - began)
+                allowed = length.within(_figure(stage, "proof_interval_seconds") + two_proofs)
+                probe.allow(allowed)
+                began = time.monotonic()
+                breakage.do(stage.node)
+                kernel.wait_for(stage.node, whole, timeout=60 + allowed)
+                took = time.monotonic() - began
+                slowest = max(slowest, took)
+                if took > allowed + _LOOK:
+                    told.append(f"put back after {took:.1f} s where {allowed:.1f} s are promised")
+                time.sleep(_BETWEEN)
+        found = _figure(stage, "proof_failures_total")
+        if found < len(breakages):
+            told.append(f"proofs have found only {found:.0f} of {len(breakages)}")
+    note = f"{count(len(breakages), 'way')} to break it, the slowest put back after {slowest:.1f} s"
+    return Outcome.of(probe.report, note=note, broken=tuple(told))
+
+
+def _figure(stage: Stage, name: str) -> float:
+    found = re.search(rf"^netpol_agent_{name} (\S+)$", http_get(stage.node, "/metrics")[1], re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"no metric {name}")
+    return float(found[1])
 
 
 SCENARIOS = (
     Scenario("7.2", "what is broken in nft tables is found", functools.partial(broken, "nft"), 20),
     Scenario("7.2", "what is broken in legacy tables is found", functools.partial(broken, "legacy"), 20),
+    Scenario("7.3", "what only a proof finds is put back", mending, 40),
     Scenario(
         "7.4",
         "nothing is found while objects change",

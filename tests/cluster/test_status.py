@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
+import pytest
+
+from tests.cluster.conftest import Pair
 from tests.cluster.scene import Scene, Way, pods, port, rule
-from tests.lab.cluster import wait_until
+from tests.lab.cluster import http_get, wait_until
+from tests.lab.node import Layout
 
 
 def status(scene: Scene, *arguments: str) -> str:
@@ -50,3 +55,39 @@ def test_a_policy_shows_which_rules_packets_use_and_which_match_nobody(scene: Sc
     assert f"{scene.near.name}  ready  netpol-agent" in screen
     assert f"policy {name} added by " in screen
     assert "repairs of drift" in screen or "repair of drift" in screen
+
+
+@pytest.mark.guarantee("7.5")
+@pytest.mark.parametrize("pair", [Layout.BRIDGE], ids=str, indirect=True)
+@pytest.mark.xdist_group("cluster-bridge")
+def test_a_policy_is_proved_at_each_generation_anew(pair: Pair, scene: Scene) -> None:
+    """What the API server counts as another generation has to be proved again, and nothing else has to."""
+    namespace = scene.namespace("proved")
+    scene.pod(scene.near, namespace, "server", {"app": "server"})
+    name = f"{namespace}/web"
+
+    def known() -> Any:
+        found = http_get(pair.near, f"/rules?policy={name}")
+        return json.loads(found[1]) if found[0] == 200 else {"generation": 0}
+
+    def prove() -> Any:
+        found = http_get(pair.near, "/verify", timeout=120.0)
+        assert json.loads(found[1])["differences"] == []
+        return known()
+
+    began = time.time()
+    scene.policy(namespace, "web", pods(app="server"), ingress=[rule(ports=[port(80)])])
+    wait_until(lambda: known()["generation"] == 1, 20.0)
+    first = prove()
+    assert first["generation"] == 1
+    assert first["proved_since"] > began
+    assert "proved to be enforced here (generation 1) since " in status(scene, "--policy", name)
+    # The same spec, written again: the API server counts no other generation, and nothing has to be proved.
+    scene.replace_policy(namespace, "web", pods(app="server"), ingress=[rule(ports=[port(80)])])
+    assert prove()["proved_since"] == first["proved_since"]
+    changed = time.time()
+    scene.replace_policy(namespace, "web", pods(app="server"), ingress=[rule(ports=[port(81)])])
+    wait_until(lambda: known()["generation"] == 2, 20.0)
+    second = prove()
+    assert second["generation"] == 2
+    assert second["proved_since"] > changed

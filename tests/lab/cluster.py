@@ -28,9 +28,9 @@ HEALTH_PORT = 20245
 ROOT = Path(__file__).parents[2]
 
 
-def http_get(node: Node, path: str, port: int = HEALTH_PORT) -> tuple[int, str]:
+def http_get(node: Node, path: str, port: int = HEALTH_PORT, timeout: float = 10.0) -> tuple[int, str]:
     """Ask an agent's HTTP server from its own node; return the status and the body. Raises OSError."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     with node.netns.entered():
         connection.connect()
     with contextlib.closing(connection):

@@ -315,10 +315,12 @@ def _policy(policy: PolicyView) -> Iterator[str]:
             continue
         names = ", ".join(pods[:_NAMED]) + (f" and {len(pods) - _NAMED} more" if len(pods) > _NAMED else "")
         yield f"  {isolates} for {direction}: {escape(names) or '[yellow]no pod of this node[/]'}"
+    which = f"generation {policy.generation}" if policy.generation else "as it is now"
     if policy.proved_since is not None:
-        which = f"generation {policy.generation}" if policy.generation else "as it is now"
         since = moment_text(moment(policy.proved_since))
         yield f"  [green]proved[/] to be enforced here ({which}) since {since}"
+    elif policy.mode == Mode.ENFORCE and (policy.ingress or policy.egress) and not policy.problems:
+        yield f"  not proved yet to be enforced here ({which}): the next proof tells, or netpol-agent verify"
     for problem in policy.problems:
         yield f"  [yellow]{escape(one_line(problem, 600))}[/]"
     for rule in policy.rules:

@@ -18,6 +18,7 @@ from agent.observe.routes import TEXT, Request, Response, Route, Routes
 from agent.observe.server import StatusServer
 from agent.observe.snapshot import StatusSnapshot
 from tests.lab.cluster import wait_until
+from tests.unit.observe.test_server_clients import connections_of
 
 Serve = Callable[[Routes], StatusServer]
 
@@ -39,8 +40,10 @@ def serve(snapshot: StatusSnapshot) -> Iterator[Serve]:
         one.stop()
 
 
-def get(server: StatusServer, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+def get(
+    server: StatusServer, path: str, seconds: float = 5, **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=seconds)
     try:
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
@@ -139,6 +142,31 @@ def test_streams_are_few(serve: Serve) -> None:
     again, received = follow(port)
     assert b" 200 " in received.splitlines()[0]
     again.close()
+
+
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+def test_an_answer_may_come_late_where_its_route_has_the_patience(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    cut: list[bool] = []
+
+    def is_cut() -> bool:
+        """Whether a silent client that comes now is let go at the deadline."""
+        with socket.create_connection(("127.0.0.1", asked.port), 30) as silent:
+            return silent.recv(1) == b""
+
+    def answer(_: Request) -> Response:
+        cut.extend(is_cut() for _ in range(2))
+        return Response(200, TEXT, b"late\n")
+
+    asked = serve({"/slow": Route(answer, large=True, patience=patience)})
+    monkeypatch.setattr(connections_of(asked), "_seconds", 0.2)
+    if patience:
+        assert get(asked, "/slow", seconds=60)[1] == b"late\n"
+        assert cut == [True, True]
+    else:
+        with pytest.raises(http.client.RemoteDisconnected):
+            get(asked, "/slow", seconds=60)
 
 
 def test_a_stream_takes_no_place_from_large_answers(serve: Serve) -> None:

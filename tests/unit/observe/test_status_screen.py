@@ -198,3 +198,26 @@ def test_a_pod_that_nothing_isolates_is_said_to_be_open(snapshot: StatusSnapshot
     show_pod("shop/none", snapshot, [], Around(), console(file))
     assert file.getvalue().startswith("shop/none  no policy on this node isolates it")
     assert "explain SOURCE shop/none PORT says which do not select it" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("generation", "since", "said"),
+    [
+        (3, NOW - 60, "proved to be enforced here (generation 3) since "),
+        (0, NOW - 60, "proved to be enforced here (as it is now) since "),
+        (3, None, "not proved yet to be enforced here (generation 3)"),
+    ],
+)
+def test_a_policy_says_at_which_generation_it_is_proved(
+    generation: int, since: float | None, said: str, file: io.StringIO
+) -> None:
+    policy = PolicyView(
+        "shop/db", "all pods", ("shop/db-0",), None, (), generation=generation, proved_since=since
+    )
+    show_policy(policy, None, console(file))
+    assert said in file.getvalue()
+
+
+def test_of_a_policy_that_isolates_nobody_here_nothing_is_said_of_proofs(file: io.StringIO) -> None:
+    show_policy(PolicyView("shop/db", "all pods", (), (), ()), None, console(file))
+    assert "proved" not in file.getvalue()

@@ -105,6 +105,13 @@ def test_what_a_repair_does_not_mend_is_told_and_not_put_back_again(proved: Rig)
     assert any(OPEN.said in fault.what for fault in proved.agent.proving.faults())
 
 
+def test_proofs_take_a_twentieth_of_a_core_at_most(proved: Rig) -> None:
+    proved.proofs = [Result(proved=("shop/db",), processor=5.0)]
+    prove(proved)
+    assert proved.agent.figures().proof_interval == 100.0
+    assert 99.0 < proved.agent.proving.due() - proved.clock.monotonic() <= 100.0
+
+
 def test_what_is_read_while_the_agent_writes_says_nothing(proved: Rig) -> None:
     before = proved.agent.proving.proved_at
     syncs = len(proved.backend.named("sync"))
@@ -166,6 +173,31 @@ def test_a_process_that_fails_is_told_and_tried_again(proved: Rig, error: Except
     assert proved.agent.proving.trouble == ""
 
 
+def test_what_is_proved_on_demand_counts_and_is_put_back(proved: Rig) -> None:
+    """A change need not wait for the next minute to be proved, nor what differs to be put back."""
+    changed = NetworkPolicy("shop", "db", ingress=(), egress=(), generation=2)
+    proved.source.sink([Upsert(Kind.POLICY, changed)])
+    proved.turn()
+    proved.proofs = [RIGHT, RIGHT]
+    assert proved.beside(proved.agent.proving.verify) == RIGHT
+    found = proved.agent.proving.proved(Key("shop", "db"))
+    assert found is not None
+    assert found.policy.generation == 2
+    assert found.since == proved.agent.proving.proved_at
+    proved.clock.sleep(1.0)
+    proved.beside(proved.agent.proving.verify)
+    assert proved.agent.proving.proved(Key("shop", "db")) == found
+    syncs = len(proved.backend.named("sync"))
+    proved.proofs = [WRONG]
+    assert proved.beside(lambda: proved.agent.proving.verify("shop/db")) == WRONG
+    assert proved.agent.proving.proved(Key("shop", "db")) == found
+    proved.proofs = [WRONG]
+    assert proved.beside(proved.agent.proving.verify) == WRONG
+    proved.turn()
+    assert len(proved.backend.named("sync")) == syncs + 1
+    assert proved.agent.proving.proved(Key("shop", "db")) is None
+
+
 def test_without_an_interval_nothing_is_proved_but_on_demand(make: Callable[..., Rig]) -> None:
     rig = make(verify_interval="0")
     rig.synced()
@@ -174,4 +206,8 @@ def test_without_an_interval_nothing_is_proved_but_on_demand(make: Callable[...,
     assert rig.agent.proving.state() is None
     rig.proofs = [WRONG]
     assert rig.beside(lambda: rig.agent.proving.verify("shop/db")) == WRONG
+    rig.proofs = [WRONG]
+    assert rig.beside(rig.agent.proving.verify) == WRONG
+    rig.turn()
+    assert rig.agent.proving.faults() == ()
     assert What.UNPROVED.name.lower() not in rig.agent.figures().drift
