@@ -7,6 +7,7 @@ chain and rule, of programs that use nft(8) too. Messages and attributes are tho
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -21,6 +22,9 @@ NETDEV = 5
 """NFPROTO_NETDEV: the family whose chains see the frames of one interface."""
 FAMILY_NAMES = {Family.V4: "ip", Family.V6: "ip6"}
 """As nft(8) calls them."""
+
+ABSENT = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EINVAL)
+"""What a kernel without nftables, or without a family of it, answers: no such table can be there."""
 
 _GET_TABLE, _GET_CHAIN, _NEW_RULE, _GET_RULE, _DELETE_RULE, _GET_GENERATION = 1, 4, 6, 7, 8, 16
 _TABLE_NAME, _GENERATION_ID = 1, 1

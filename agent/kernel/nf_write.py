@@ -46,6 +46,12 @@ _TYPE_BITS = 6
 
 IIF, L4PROTO = 4, 16
 """NFT_META_IIF, as the host orders bytes, and NFT_META_L4PROTO."""
+FORWARD, OUTPUT = 2, 3
+"""NF_INET_FORWARD and NF_INET_LOCAL_OUT: the hooks for what the node forwards, and for what it sends."""
+RELATED_OR_ESTABLISHED = 6
+"""NF_CT_STATE_BIT of the two, replies included."""
+_FIB_TYPE, _FIB_SOURCE, _LOCAL = 3, 1, 2
+"""NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR, and RTN_LOCAL."""
 LINK, NETWORK, TRANSPORT = 0, 1, 2
 """Where a payload is counted from: NFT_PAYLOAD_LL_HEADER and so on."""
 EQUAL, UNEQUAL = 0, 1
@@ -127,6 +133,20 @@ def compared(value: bytes, operation: int = EQUAL) -> bytes:
     )
 
 
+def tracked(states: int) -> bytes:
+    """Return ``ct state``: match a packet of one of some states of connection tracking."""
+    loaded = _expression("ct", (1, _number(_FIRST_REGISTER)), (2, _number(0)))
+    return loaded + masked(struct.pack("=I", states)) + compared(bytes(4), UNEQUAL)
+
+
+def not_from_here() -> bytes:
+    """Return ``fib saddr type != local``: match a packet whose source is no address of the node."""
+    loaded = _expression(
+        "fib", (1, _number(_FIRST_REGISTER)), (2, _number(_FIB_TYPE)), (3, _number(_FIB_SOURCE))
+    )
+    return loaded + compared(struct.pack("=I", _LOCAL), UNEQUAL)
+
+
 def looked_up(name: str, *, absent: bool = False) -> bytes:
     """Return ``@set``, or ``!= @set``: whether the set holds what was loaded."""
     flags = [(5, _number(1))] if absent else []
@@ -145,38 +165,53 @@ def verdict(word: str, target: str = "") -> bytes:
     return _expression("immediate", (1, _number(0)), (2 | NESTED, data))
 
 
-def add_table(table: str) -> Message:
-    """Return the message that makes a table of interfaces' chains, if it is not there."""
-    return Message(SUBSYSTEM | _NEW_TABLE, NETDEV, attribute(_TABLE_NAME, _name(table)), _CREATE)
+def add_table(table: str, family: int = NETDEV) -> Message:
+    """Return the message that makes a table, if it is not there; ``family``: its number, here and below.
+
+    Without a family it is a table of interfaces' chains.
+    """
+    return Message(SUBSYSTEM | _NEW_TABLE, family, attribute(_TABLE_NAME, _name(table)), _CREATE)
 
 
-def delete_table(table: str) -> Message:
+def delete_table(table: str, family: int = NETDEV) -> Message:
     """Return the message that removes one and everything in it."""
-    return Message(SUBSYSTEM | _DELETE_TABLE, NETDEV, attribute(_TABLE_NAME, _name(table)))
+    return Message(SUBSYSTEM | _DELETE_TABLE, family, attribute(_TABLE_NAME, _name(table)))
 
 
-def add_chain(table: str, chain: str, device: str = "", priority: int = 0) -> Message:
+def add_chain(table: str, chain: str, device: str = "", priority: int = 0, family: int = NETDEV) -> Message:
     """Return the message that makes a chain; ``device``: it is the first that takes what comes in there."""
-    made = attribute(_CHAIN_TABLE, _name(table)) + attribute(_CHAIN_NAME, _name(chain))
+    made = _chain(table, chain)
     if device:
-        hook = attribute(_HOOK_NUMBER, _number(INGRESS)) + attribute(_HOOK_PRIORITY, _number(priority))
-        hook += attribute(_HOOK_DEVICE, _name(device))
-        made += attribute(_CHAIN_HOOK | NESTED, hook) + attribute(_CHAIN_POLICY, _number(_ACCEPT))
-        made += attribute(_CHAIN_TYPE, _name("filter"))
-    return Message(SUBSYSTEM | _NEW_CHAIN, NETDEV, made, _CREATE)
+        made += _seeing(INGRESS, priority, attribute(_HOOK_DEVICE, _name(device)))
+    return Message(SUBSYSTEM | _NEW_CHAIN, family, made, _CREATE)
+
+
+def add_hooked_chain(table: str, chain: str, hook: int, priority: int, family: int) -> Message:
+    """Return the message that makes a chain of a family that sees what comes to a hook, by its number."""
+    made = _chain(table, chain) + _seeing(hook, priority)
+    return Message(SUBSYSTEM | _NEW_CHAIN, family, made, _CREATE)
+
+
+def _chain(table: str, chain: str) -> bytes:
+    return attribute(_CHAIN_TABLE, _name(table)) + attribute(_CHAIN_NAME, _name(chain))
+
+
+def _seeing(number: int, priority: int, rest: bytes = b"") -> bytes:
+    hook = attribute(_HOOK_NUMBER, _number(number)) + attribute(_HOOK_PRIORITY, _number(priority)) + rest
+    made = attribute(_CHAIN_HOOK | NESTED, hook) + attribute(_CHAIN_POLICY, _number(_ACCEPT))
+    return made + attribute(_CHAIN_TYPE, _name("filter"))
 
 
 def delete_chain(table: str, chain: str) -> Message:
     """Return the message that removes a chain, with its rules."""
-    where = attribute(_CHAIN_TABLE, _name(table)) + attribute(_CHAIN_NAME, _name(chain))
-    return Message(SUBSYSTEM | _DELETE_CHAIN, NETDEV, where)
+    return Message(SUBSYSTEM | _DELETE_CHAIN, NETDEV, _chain(table, chain))
 
 
-def add_rule(table: str, chain: str, *expressions: bytes) -> Message:
+def add_rule(table: str, chain: str, *expressions: bytes, family: int = NETDEV) -> Message:
     """Return the message that adds a rule at a chain's end."""
     made = attribute(_RULE_TABLE, _name(table)) + attribute(_RULE_CHAIN, _name(chain))
     made += attribute(_RULE_EXPRESSIONS | NESTED, b"".join(expressions))
-    return Message(SUBSYSTEM | _NEW_RULE, NETDEV, made, _CREATE | _APPEND)
+    return Message(SUBSYSTEM | _NEW_RULE, family, made, _CREATE | _APPEND)
 
 
 def add_set(table: str, name: str, number: int, *parts: KeyType) -> Message:
@@ -249,12 +284,9 @@ class BaseChain(NamedTuple):
     devices: tuple[str, ...]
 
 
-def table_flags(netlink: NetlinkSocket, table: str) -> int | None:
-    """Return the flags of a table of interfaces' chains, of which 1 is ``dormant``; None without one.
-
-    Raises OSError.
-    """
-    found = table_of(netlink, NETDEV, table)
+def table_flags(netlink: NetlinkSocket, table: str, family: int = NETDEV) -> int | None:
+    """Return the flags of a table, of which 1 is ``dormant``; None without one. Raises OSError."""
+    found = table_of(netlink, family, table)
     return None if found is None else int.from_bytes(found.get(_TABLE_FLAGS, b""), "big")
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from agent.dataplane.backend import Backend
-from agent.dataplane.iptables import cleanup, counters, guard, log_counters, takeover
+from agent.dataplane.iptables import cleanup, counters, guard, guard_table, log_counters, takeover
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.cleanup import is_clean
 from agent.dataplane.iptables.held_text import held_text
@@ -135,6 +135,7 @@ def remove_all() -> list[Fault]:
     faults = []
     for mode in MODES:
         faults += cleanup.remove(mode, Family)
+    faults += filter(None, map(guard_table.remove, Family))
     return [*guard.remove(), *(faults or cleanup.remove_sets())]
 
 

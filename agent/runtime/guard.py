@@ -45,8 +45,10 @@ class NoNetworksError(Exception):
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """What stands of a guard: in which families, over which networks.
 
-    ``closed``: new pods are closed, by a guard or, ``by_agent``, by the agent's own rules. ``passed``: a rule
-    before the guard's by which packets could pass; then they are not.
+    ``closed``: new pods are closed, by a guard or, ``by_agent``, by the agent's own rules. ``own_table``: the
+    families in which the guard has a table of its own, which no rule of iptables passes. ``passed``: in
+    another family, a rule before the guard's by which packets could pass; then they are not closed.
+    ``mode``: of iptables, in which the guard stands; empty where it stands in tables of its own alone.
     """
 
     closed: bool
@@ -55,6 +57,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     mode: str
     by_agent: bool
     passed: str = ""
+    own_table: tuple[int, ...] = ()
 
 
 def keep(networks: frozenset[Network], directory: Path) -> None:
@@ -150,15 +153,19 @@ def status() -> Status:
     found = [one for mode in backends.MODES for one in backends.guard.standing(mode)]
     guarded = [one for one in found if one.guarded]
     closing = [one for one in found if one.closes]
-    told = guarded or closing
-    passed = next((one.passed for one in guarded if one.passed), "")
+    tables = backends.guard.own_tables()
+    is_guarded = bool(guarded or tables)
+    told = guarded if is_guarded else closing
+    passed = next((one.passed for one in guarded if one.passed and one.family not in tables), "")
+    networks = {network for one in guarded for network in one.networks}
     return Status(
-        bool(told) and not passed,
-        tuple(sorted({int(one.family) for one in told})),
-        tuple(sorted({network for one in guarded for network in one.networks})),
+        bool(told or tables) and not passed,
+        tuple(sorted({*(int(one.family) for one in told), *map(int, tables)})),
+        tuple(sorted(networks.union(*tables.values()))),
         told[0].mode if told else "",
-        by_agent=bool(closing) and not guarded,
+        by_agent=bool(closing) and not is_guarded,
         passed=passed,
+        own_table=tuple(sorted(map(int, tables))),
     )
 
 
@@ -177,7 +184,10 @@ def text(found: Status) -> str:
     if found.by_agent:
         return f"no guard is needed: the agent's rules close new pods in {families} (iptables {found.mode})\n"
     where = ", ".join(found.networks)
-    return f"a guard closes {where} (iptables {found.mode}) until the first sync of netpol-agent run\n"
+    by = [f"iptables {found.mode}"] if found.mode else []
+    if found.own_table:
+        by.append("tables of nftables of its own, which no rule of iptables passes")
+    return f"a guard closes {where} ({' and '.join(by)}) until the first sync of netpol-agent run\n"
 
 
 def as_json(found: Status) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.dataplane.iptables import guard as guard_rules
+from agent.fault import Fault
+from agent.kernel import nf_write
 from agent.net import Family
 from agent.runtime.guard import choose_networks, keep
 from agent.settings import resolve
@@ -49,6 +53,12 @@ def guard(node: Node, *arguments: str, code: int = 0) -> str:
         done = node.fork("agent", *command, output=output)
         assert done.wait(60) == code, log.read_text()
     return log.read_text()
+
+
+def put(node: Node) -> list[Fault]:
+    """Put a guard on a node, in this process."""
+    with node.netns.entered():
+        return guard_rules.put(node.mode.value, [network(node.cidr4), network(node.cidr6)])
 
 
 def networks(node: Node) -> tuple[str, str]:
@@ -109,6 +119,7 @@ def test_a_boot_with_a_guard_and_an_agent_that_comes_late(
         "mode": node.mode.value,
         "byAgent": False,
         "passed": "",
+        "ownTable": [4, 6],
     }
     # An agent that has not been told everything leaves it as it is; one that has, closes by itself.
     written(tmp_path, one)
@@ -119,6 +130,7 @@ def test_a_boot_with_a_guard_and_an_agent_that_comes_late(
         known = dict.fromkeys(flows(one, lab.hosts["out"], tcp=[80]), Verdict.ALLOWED)
         unknown = {f: v for f, v in closed.items() if f.source is two or f.address in (two.v4, two.v6)}
         lab.wait_for({**known, **unknown, **told}, 20)
+        assert "netpol-agent-guard" not in node.run("nft", "list", "tables")
         assert "not needed" in guard(node, *networks(node))
         assert json.loads(guard(node, "--status", "--json"))["byAgent"]
         kept = (node.directory / "state/pod-networks").read_text().split()
@@ -144,14 +156,72 @@ def test_an_agent_that_lets_new_pods_in_removes_it_too(
     finally:
         running.stop()
     assert node.iptables(Family.V4, "-S").count("KUBE-NETPOL-GUARD") == 0
+    assert "netpol-agent-guard" not in node.run("nft", "list", "tables")
+
+
+@pytest.mark.guarantee("2.1")
+def test_what_other_programs_write_before_it_or_flush_opens_nothing(
+    stage: tuple[Lab, Node, Pod, Pod],
+) -> None:
+    lab, node, one, two = stage
+    assert put(node) == []
+    expected = {
+        **dict.fromkeys(of_pods(lab, one, two), Verdict.DENIED),
+        **dict.fromkeys(of_the_node(node, one, two), Verdict.ALLOWED),
+    }
+    before_it = [(table, chain) for table in ("raw", "mangle") for chain in ("PREROUTING", "OUTPUT")]
+    before_it += [("mangle", "FORWARD"), ("filter", "FORWARD"), ("filter", "OUTPUT")]
+    for family in Family:
+        for table, chain in before_it:
+            node.iptables(family, "-t", table, "-I", chain, "-j", "ACCEPT")
+    assert lab.check(expected) == {}
+    for family in Family:
+        node.iptables(family, "-F")
+    assert lab.check(expected) == {}
+    found = json.loads(guard(node, "--status", "--json"))
+    assert (found["closed"], found["families"], found["ownTable"]) == (True, [4, 6], [4, 6])
+    assert found["networks"] == sorted([node.cidr4, node.cidr6])
+    if node.mode is Mode.LEGACY:
+        # The other way round: what closes in iptables stands without nftables.
+        assert put(node) == []
+        node.run("nft", "flush", "ruleset")
+        assert lab.check(expected) == {}
 
 
 @ONE
-def test_it_is_removed_on_request(
+def test_a_table_of_its_own_that_is_changed_or_refused_counts_as_none(
+    stage: tuple[Lab, Node, Pod, Pod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, node, one, two = stage
+    assert put(node) == []
+    with node.netns.entered():
+        assert guard_rules.own_tables() == {Family.V4: (node.cidr4,), Family.V6: (node.cidr6,)}
+        node.run("nft", "insert", "rule", "ip", "netpol-agent-guard", "closed", "accept")
+        node.run("nft", "add", "table", "ip6", "netpol-agent-guard", "{ flags dormant; }")
+        assert guard_rules.own_tables() == {}
+    assert put(node) == []
+    with node.netns.entered():
+        assert guard_rules.own_tables().keys() == set(Family)
+    node.run("nft", "flush", "ruleset")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(nf_write, "transact", refused)
+    faults = put(node)
+    assert [fault.blocking for fault in faults] == [False, False]
+    assert "stands in iptables alone" in faults[0].what
+    assert lab.check(dict.fromkeys(of_pods(lab, one, two), Verdict.DENIED)) == {}
+
+
+@ONE
+def test_without_its_table_a_rule_before_it_is_named_and_it_is_removed_on_request(
     stage: tuple[Lab, Node, Pod, Pod],
 ) -> None:
     lab, node, one, two = stage
     guard(node, *networks(node))
+    for kind in ("ip", "ip6"):
+        node.run("nft", "delete", "table", kind, "netpol-agent-guard")
     # As kube-proxy does, for connections to a Service.
     node.iptables(Family.V4, "-I", "FORWARD", "-m", "mark", "--mark", "0x4000/0x4000", "-j", "ACCEPT")
     found = json.loads(guard(node, "--status", "--json", code=1))
@@ -162,6 +232,7 @@ def test_it_is_removed_on_request(
     guard(node, "--remove")
     for family in Family:
         assert "GUARD" not in node.iptables(family, "-S")
+    assert "netpol-agent-guard" not in node.run("nft", "list", "tables")
     lab.assert_open(of_pods(lab, one, two))
 
 

@@ -277,6 +277,7 @@ def access(kernel: Kernel) -> Access:
         uplinks=lambda networks: frozenset({UPLINK} if list(networks) else ()),
         elsewhere=lambda *_: ({}, {}),
         remove=lambda *_: [],
+        lift=lambda _: None,
     )
 
 

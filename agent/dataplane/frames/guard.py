@@ -14,6 +14,7 @@ from agent.dataplane.podlinks import PodLink
 from agent.fault import Fault
 from agent.kernel import nf_write as nf
 from agent.kernel.netlink import Message, NetlinkSocket
+from agent.kernel.nf_tables import ABSENT
 
 _BUFFER_FORCE, _BUFFER_BYTES = 32, 8 << 20
 """SO_SNDBUFFORCE (socket(7)): a transaction is one datagram, and one of 1,000 pods takes half a megabyte."""
@@ -135,20 +136,16 @@ def remove() -> tuple[Fault, ...]:
             if nf.table_flags(netlink, TABLE) is not None:
                 nf.transact(netlink, table.remove())
     except OSError as error:
-        if error.errno in _UNSUPPORTED:
+        if error.errno in ABSENT:
             return ()
         what = f"nftables table netdev {TABLE} is left: {error.strerror}"
         return (Fault(what, f"nft delete table netdev {TABLE}", blocking=False),)
     return ()
 
 
-_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EINVAL)
-"""What a kernel without nftables answers: none of its tables can be there."""
-
-
 def _fault(what: str, error: OSError) -> Fault:
     remedy = "the agent tries again by itself"
-    if error.errno in (*_UNSUPPORTED, errno.ENOENT):
+    if error.errno in (*ABSENT, errno.ENOENT):
         remedy = "a kernel with nftables for interfaces (CONFIG_NF_TABLES_NETDEV), or --no-guard-frames"
     return Fault(f"{what} are not guarded: {error.strerror or error}", remedy, reason="rules")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from agent.dataplane.iptables import cleanup
+from agent.dataplane.iptables import cleanup, guard_table
 from agent.dataplane.iptables.tables.marks import Uses
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.variant import Mode
@@ -46,6 +46,8 @@ class Access:
     """Reads another mode's tables."""
     remove: Callable[[Mode, Iterable[Family]], list[Fault]] = cleanup.remove
     """Removes what the agent has left in another mode."""
+    lift: Callable[[Family], Fault | None] = guard_table.remove
+    """Removes the table of a guard; returns why it is left."""
 
 
 KERNEL = Access()

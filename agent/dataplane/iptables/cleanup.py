@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 
+from agent.dataplane.iptables import guard_table
 from agent.dataplane.iptables.rules import names, parse, script
 from agent.dataplane.iptables.rules.rule import sets_in
 from agent.dataplane.iptables.tables import foreign, hooks, nft
@@ -112,6 +113,8 @@ def is_clean() -> bool:
         for mode in MODES:
             if any(_holds_ours(mode, family) for family in Family):
                 return False
+        if any(map(guard_table.is_there, Family)):
+            return False
         with IpSets() as ipsets:
             return not any(map(names.is_our_set, ipsets.list_shapes(names.SET_PREFIX)))
     except (TableError, SetError, OSError):

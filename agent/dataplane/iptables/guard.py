@@ -7,6 +7,10 @@
 
 They need no set, and no agent. The chain is one of the agent's: its first sync takes it away, after its own
 rules stand, since it asks for no such chain.
+
+What other programs put before these rules would let packets pass. So the same rules stand in tables of
+nftables, too (:mod:`agent.dataplane.iptables.guard_table`). Each of the two closes by itself: a kernel may
+have no nftables, and ``nft flush ruleset`` removes the tables, but in legacy mode not these rules.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from agent.dataplane.iptables import cleanup
+from agent.dataplane.iptables import cleanup, guard_table
 from agent.dataplane.iptables.rules import names, parse, script
 from agent.dataplane.iptables.rules.guards import discovery_rules
 from agent.dataplane.iptables.rules.rule import Guard, Rules, jump
@@ -63,6 +67,11 @@ def guard_rules(networks: Iterable[Network]) -> Rules:
     return tuple(found)
 
 
+def own_tables() -> dict[Family, tuple[str, ...]]:
+    """Return the networks that each family's own table closes, whatever is in the filter tables."""
+    return {family: found for family in Family if (found := guard_table.closed_networks(family))}
+
+
 def standing(mode: Mode, families: Iterable[Family] = Family) -> list[Standing]:
     """Say what stands in one mode, making no table. Raises TableError."""
     return [_standing(mode, family, table) for family, table in cleanup.tables(mode, families).items()]
@@ -92,31 +101,36 @@ def _passing(table: Table, chain: str) -> str:
 
 
 def put(mode: Mode, networks: Collection[Network]) -> list[Fault]:
-    """Put the guard into the filter tables of one mode, in front; return what could not be written.
+    """Put the guard into tables of its own, and into the filter tables of one mode, in front.
 
-    One that stands with other networks is changed to these. Each family is written at once, or not at all.
+    Returns what could not be written: it is blocking where a family is not closed by any of the two. One that
+    stands with other networks is changed to these. Each family is written at once, or not at all.
     """
+    failed = guard_table.put(networks)
+    faults = [_alone(family, why) for family, why in failed.items()]
+    unwritten: dict[Family, TableError] = {}
     written = Tables(mode)
     lines: dict[Family, list[str]] = {}
-    faults = []
     for family in Family:
         rules = guard_rules(n for n in networks if n.family is family)
         try:
             table = written.read(family)
         except TableError as error:
-            faults.append(_fault(family, error))
+            unwritten |= {family: error}
             continue
         if not any(network.family is family for network in networks):
             lines[family] = _removing(table)
         elif not _stands(table, rules):
             lines[family] = hooks.remove(table, _is_guard) + _adding(rules)
-    failed = written.restore({family: some for family, some in lines.items() if some})
-    return faults + [_fault(family, error) for family, error in failed.items()]
+    unwritten |= written.restore({family: some for family, some in lines.items() if some})
+    return faults + [
+        _fault(family, error)._replace(blocking=family in failed) for family, error in unwritten.items()
+    ]
 
 
 def remove() -> list[Fault]:
-    """Take the guard out of both modes; return what could not be removed."""
-    faults = []
+    """Take the guard out of both modes, and its own tables; return what could not be removed."""
+    faults = [fault for fault in map(guard_table.remove, Family) if fault is not None]
     for mode in MODES:
         written = Tables(mode)
         found, failed = cleanup.each_table(mode, Family)
@@ -142,6 +156,15 @@ def _removing(table: Table) -> list[str]:
 
 def _is_guard(chain: str) -> bool:
     return chain == names.GUARD
+
+
+def _alone(family: Family, why: str) -> Fault:
+    what = f"IPv{int(family)}: the guard stands in iptables alone, since nftables takes no table of it: {why}"
+    remedy = (
+        "a kernel with nftables (nf_tables, nft_ct, nft_fib); without it, run netpol-agent guard again after "
+        "programs that put rules before it"
+    )
+    return Fault(what, remedy, blocking=False, reason="rules")
 
 
 def _fault(family: Family, error: TableError) -> Fault:

@@ -22,12 +22,21 @@ class Placement:
     """Our rules in the built-in chains, both families."""
 
     def __init__(
-        self, rules: ChainWriter, netlink: NetlinkSocket, now: Callable[[], float], authors: Authors
+        self,
+        rules: ChainWriter,
+        netlink: NetlinkSocket,
+        now: Callable[[], float],
+        authors: Authors,
+        lift: Callable[[Family], Fault | None],
     ) -> None:
+        """``lift`` removes the table of a guard, if there is one, and returns why it could not."""
         self._rules = rules
         self._chains = rules.chains
         self._netlink = netlink
         self._authors = authors
+        self._lift = lift
+        self._guarded = set(rules.chains.families)
+        """The families that a guard may still close."""
         self._displaced = Contention(now)
         self._removed = Contention(now, REMOVING, STOP_REMOVING)
         self._waiting: set[tuple[Family, str]] = set()
@@ -60,7 +69,7 @@ class Placement:
         return bool(self._waiting) and self._displaced.due()
 
     def put_back(self) -> Work[list[Fault]]:
-        """Put our rules in front, where they are missing or could be passed by."""
+        """Put our rules in front, where they are missing or could be passed by; then a guard's table goes."""
         lines: dict[Family, list[str]] = {}
         by_netlink: dict[Family, dict[str, tuple[str, list[int]]]] = {}
         displaced: list[str] = []
@@ -87,9 +96,22 @@ class Placement:
             _log.warning("hooks put back in front", reasons=displaced + removed)
         faults = yield from self._rules.run(lines)
         for family, placed in by_netlink.items():
-            faults += self._rules.put_in_front(family, placed)
+            failed = self._rules.put_in_front(family, placed)
+            if not (failed or (lines[family] and family in self._chains.why)):
+                failed = self._relieve(family)
+            faults += failed
         if not faults:
             self._placed = {
                 (f, c) for f in self._chains.families for c in hooks.needed(self._chains.needed(f))
             }
         return faults
+
+    def _relieve(self, family: Family) -> list[Fault]:
+        """Remove a guard's table of a family, whose own rules are in front now; return why it is left."""
+        if family not in self._guarded:
+            return []
+        fault = self._lift(family)
+        if fault is not None:
+            return [fault]
+        self._guarded.discard(family)
+        return []

@@ -240,10 +240,10 @@ def _host(address: bytes, family: Family) -> str:
     return f"{address_text(address)}/{family.bits}"
 
 
-_DISCOVERY = (133, 135, 136)
+DISCOVERY = (133, 135, 136)
 """ICMPv6 router and neighbour discovery that pods take part in (RFC 4861, section 4); its hop limit, 255,
 never crosses a router."""
-_LISTENER = (130, 131, 132, 143)
+LISTENER = (130, 131, 132, 143)
 """ICMPv6 multicast listener discovery (RFC 2710, RFC 3810): always to a group, with hop limit 1."""
 
 
@@ -251,8 +251,8 @@ def discovery_rules(leave: str) -> list[Rule]:
     """Return the rules by which what IPv6 itself needs on a bridge leaves: it is never judged."""
     icmp = "-p ipv6-icmp -m icmp6 --icmpv6-type"
     return [
-        *(jump(leave, f"{icmp} {kind} -m hl --hl-eq 255") for kind in _DISCOVERY),
-        *(jump(leave, f"-d ff00::/8 {icmp} {kind} -m hl --hl-eq 1") for kind in _LISTENER),
+        *(jump(leave, f"{icmp} {kind} -m hl --hl-eq 255") for kind in DISCOVERY),
+        *(jump(leave, f"-d ff00::/8 {icmp} {kind} -m hl --hl-eq 1") for kind in LISTENER),
     ]
 
 
