@@ -55,13 +55,15 @@ class Inbox:
         self._calls: list[Callable[[], None]] = []
         self._arrivals: list[Arrival] = []
         self._waiting: set[Future[Any]] = set()
+        self.unmade = 0
+        """How many events were taken and wait for their turn: whoever takes says so."""
         self._stopped = False
         self._closed = False
 
     def room(self) -> None:
         """Wait while too many events wait: for sources, before each :meth:`put` that is not urgent."""
         with self._lock:
-            while len(self._events) >= WAITING and not self._stopped and not self._closed:
+            while len(self._events) + self.unmade >= WAITING and not self._stopped and not self._closed:
                 # Whoever stops may be a signal handler, which cannot tell.
                 self._room.wait(_LOOK_SECONDS)
 

@@ -14,7 +14,7 @@ from agent.kube.model import Key, Kind, Pod
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import Delta
 from agent.runtime import overbudget
-from agent.runtime.batches import portions
+from agent.runtime.backlog import FAR, NEAR, Backlog, Batch
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.inbox import Arrival, Inbox
 from agent.runtime.latency import Latency
@@ -28,6 +28,7 @@ SLICE = 400
 """As much is compiled, counted in rules, between two looks for events: some 30 ms with writing it."""
 SLICE_AT_START = 4_000
 """The same until everything has been enforced for the first time: nothing else waits then."""
+_NONE = Batch([], [])
 
 
 def _always() -> bool:
@@ -61,6 +62,9 @@ class Reconcile:
         self._inbox = inbox
         self._recorder = recorder
         self._clock = clock
+        self._backlog = Backlog(node, engine.is_here)
+        self._compile_next = False
+        """Whether compiling comes before more events, of which it has let some go first."""
         self.noted: Callable[[list[Event]], None] = lambda _: None
         """Called with events before they are compiled."""
         self.changed: Callable[[Delta], None] = lambda _: None
@@ -77,13 +81,14 @@ class Reconcile:
 
         ``arrivals``: when the events arrived.
         """
-        self.latency.take(arrivals)
         self.noted(events)
         if events and self._calls.phase is not Phase.ENFORCING and not self.told_everything():
             # A collection would look at the whole cluster again and again while it is read.
             gc.freeze()
         if self._calls.phase.begun:
-            self._enforce(events, now, self._seen(now, arrivals))
+            self._backlog.put(events, arrivals, now)
+            self._enforce(now)
+            self._inbox.unmade = len(self._backlog)
         else:
             self._engine.apply(events, now, SLICE_AT_START)
         self._tell_budgets()
@@ -92,6 +97,8 @@ class Reconcile:
         """Return when a turn is due though nothing comes."""
         deadline = self._engine.deadline()
         due = NEVER if deadline is None else deadline
+        if len(self._backlog):
+            return AT_ONCE
         if self._calls.backend.busy:
             return min(due, self._calls.backend.waits().until)
         if self._engine.waiting:
@@ -147,6 +154,8 @@ class Reconcile:
             return False
         if self._has_written():
             return True
+        if self._backlog.waits_in(pod.namespace):
+            return False
         engine, backend = self._engine, self._calls.backend
         return not engine.waits_for(pod.key) and backend.enforces(engine.lowered, pod.key, pod.addresses)
 
@@ -156,26 +165,51 @@ class Reconcile:
 
     def _has_written(self) -> bool:
         calls = self._calls
-        return not (calls.retry.pending or calls.backend.busy or self._engine.waiting)
+        return not (calls.retry.pending or calls.backend.busy or self._engine.waiting or self._backlog)
 
-    def _enforce(self, events: list[Event], now: float, seen: float) -> None:
-        most = SLICE if self._calls.phase is Phase.ENFORCING else SLICE_AT_START
+    def _enforce(self, now: float) -> None:
+        """Make steps of events and of compiling, and look between any two of them whether something came.
+
+        What came goes first, but for compiling, which gets its turn then: a step each of pods of other nodes,
+        of all else, and of compiling.
+        """
+        enforcing, backend = self._calls.phase is Phase.ENFORCING, self._calls.backend
+        far, near, most = (FAR, NEAR, SLICE) if enforcing else (None, None, SLICE_AT_START)
         waited = self._engine.waiting
-        cut = portions(events, self._engine.is_here, self._node)
-        for number, portion in enumerate(cut, start=1):
+        compiling, made = 0, False
+        compile_next = self._compile_next and waited and not backend.busy
+        while self._backlog.far:
             # What waits has a step of its own, so that events are changes of the simplest kind.
-            more = _always if number < len(cut) or waited else self.has_news
+            batch, made = self._backlog.take_far(far), True
+            compiling = 0 if waited or self._backlog else most
+            self._apply(batch, now, compiling)
+            if self.has_news():
+                break
+        while self._backlog.near and not compile_next:
+            batch, made = self._backlog.take_near(near), True
             # Compiling comes after all events: a revocation among them waits for none of it.
-            compiling = 0 if self._engine.waiting or number < len(cut) else most
-            self._apply(portion, now, compiling, more, seen)
-        if waited and (events or not self._calls.backend.busy):
-            self._apply([], now, most, self.has_news)
-            # Sets of thousands of members, which a collection would look at one by one.
-            gc.freeze()
+            compiling = 0 if self._engine.waiting or self._backlog else most
+            self._apply(batch, now, compiling)
+            if self.has_news():
+                break
+        if compiling:
+            return
+        if self._engine.waiting and (made or not backend.busy):
+            self._compile_next = made and not compile_next and self.has_news()
+            if not self._compile_next:
+                self._apply(_NONE, now, most)
+                # Sets of thousands of members, which a collection would look at one by one.
+                gc.freeze()
+        elif not made:
+            # Time passes: an address may have been closed for long enough.
+            self._apply(_NONE, now, 0 if self._engine.waiting else most)
 
-    def _apply(
-        self, events: list[Event], now: float, most: int, more: Callable[[], bool], seen: float = 0.0
-    ) -> None:
+    def _apply(self, batch: Batch, now: float, most: int) -> None:
+        events = batch.events
+        # A long write lets go first what comes; and at once where there is more to be done.
+        more = self.has_news if most else _always
+        self.latency.take(batch.arrivals)
+        seen = self._seen(now, batch.arrivals)
         here = self._here(events)
         noted = self._recorder.begin(events, seen)
         delta = self._engine.apply(events, now, most)

@@ -22,7 +22,7 @@ from agent.policy.engine import Engine
 from agent.policy.lower.lowered import Delta
 from agent.policy.program import PodId
 from agent.runtime import effects
-from agent.runtime.batches import is_far
+from agent.runtime.backlog import is_far
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.churn import Churn
 from agent.runtime.cutting import Cut

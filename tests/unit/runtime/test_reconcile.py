@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 
 import pytest
 
 from agent.dataplane.backend import Call, Report
 from agent.fault import Fault
+from agent.kube.events import Event, Upsert
+from agent.kube.model import Kind, NetworkPolicy, Operator, Peer, Pod, Requirement, Rule, Selector
 from agent.net import Direction
+from agent.policy.lower.lowered import Delta, LoweredProgram
 from agent.runtime.calls import LONGEST_RETRY
 from tests.unit.runtime.events import deny, far, pod
 from tests.unit.runtime.rig import DONE, FAILED, GOES_ON, TROUBLE, Rig
@@ -183,3 +187,65 @@ def test_what_could_not_be_taken_away_while_work_goes_on_is_tried_again_when_tha
     rig.backend.resumes = [DONE]
     rig.source.sink([far(1)])
     rig.until(lambda: len(rig.backend.named("sync")) > syncs)
+
+
+class _TenantAndVictim:
+    """A victim's policy whose peer is on another node, and a tenant's policies, all of a pod of this node."""
+
+    WEB, PEER = Selector((Requirement("app", Operator.IN, ("web",)),)), bytes((10, 0, 1, 1))
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        rig.synced()
+        guard = NetworkPolicy("victim", "guard", ingress=(Rule(peers=(Peer(self.WEB),)),))
+        here = Pod("victim", "here", "", {}, "here", (bytes((10, 0, 0, 9)),))
+        rig.source.sink([pod(1), Upsert(Kind.POD, here), Upsert(Kind.POLICY, guard), self.peer("web")])
+        rig.rest(1.0)
+        rig.backend.deltas.clear()
+
+    def peer(self, app: str) -> Event:
+        return Upsert(Kind.POD, Pod("victim", "peer", "", {"app": app}, "there", (self.PEER,)))
+
+    def revoked(self) -> list[bool]:
+        """Return of each delta whether it revokes."""
+        deltas = self.rig.backend.deltas
+        return [any(self.PEER in each.removed for each in delta.members.values()) for delta in deltas]
+
+
+def test_a_revocation_is_written_before_policies_that_came_before_it(rig: Rig) -> None:
+    stage = _TenantAndVictim(rig)
+    rig.source.sink([*(deny(f"p{number}") for number in range(500)), stage.peer("nobody")])
+    rig.turn()
+    assert stage.revoked()[0]
+
+
+def test_one_that_comes_while_policies_are_compiled_waits_for_no_more_than_one_step(rig: Rig) -> None:
+    stage = _TenantAndVictim(rig)
+    apply = rig.backend.apply
+    come = [[stage.peer("nobody")], [stage.peer("web")], [stage.peer("nobody")]]
+
+    def noting(
+        program: LoweredProgram, delta: Delta, interrupted: Callable[[], bool] = lambda: False
+    ) -> Report:
+        report = apply(program, delta, interrupted)
+        if come and not any(stage.revoked()[-1:]):
+            rig.source.sink(come.pop(0))
+        return report
+
+    rig.backend.apply = noting  # type: ignore[method-assign]
+    rig.source.sink([deny(f"p{number}") for number in range(500)])
+    rig.until(lambda: not come and sum(stage.revoked()) == 2)
+    assert stage.revoked().index(True) == 1
+    rig.until(lambda: len(rig.agent.views.engine.lowered.policies) == 501)
+
+
+def test_compiling_has_its_turn_though_something_comes_all_the_time(rig: Rig) -> None:
+    stage = _TenantAndVictim(rig)
+    engine = rig.agent.views.engine
+    rig.source.sink([*(deny(f"p{number}") for number in range(5000))])
+    for number in range(1000):
+        rig.source.sink([stage.peer("nobody" if number % 2 else "web"), deny(f"q{number % 7}")])
+        rig.turn()
+        if len(engine.lowered.policies) > 400:
+            return
+    raise AssertionError(f"{len(engine.lowered.policies)} policies were compiled")
