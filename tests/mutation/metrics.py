@@ -43,8 +43,8 @@ METRICS = (
     Mutation(
         "a change taken for done while its write is to be tried again",
         "agent.runtime.reconcile:Reconcile._has_written",
-        "calls.retry.pending or calls.backend.busy or self._engine.waiting",
-        "calls.backend.busy or self._engine.waiting",
+        "calls.retry.pending or calls.backend.busy or self._engine.waiting or self._backlog",
+        "calls.backend.busy or self._engine.waiting or self._backlog",
         (Selection.LATENCY,),
     ),
     Mutation(
