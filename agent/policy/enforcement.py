@@ -28,9 +28,9 @@ _DIRECTIONS = tuple(Direction)
 _MANY_MEMBERS = 20_000
 """The sets of a policy with more are filled in several steps: 10,000 members take some 10 ms."""
 _MANY_NETWORKS = 2_000
-"""A policy with more is lowered in a step of its own: 10,000 networks take some 30 ms."""
-_MEMBERS_AT_ONCE = 20
-"""Members that are filled, and forgotten, at once, for each rule that a step may compile."""
+"""A policy with more is lowered in a step of its own: 10,000 networks take some 15 ms."""
+_MEMBERS_AT_ONCE = 10
+"""Members that are filled, or forgotten, at once, for each rule that a step may compile."""
 
 
 class Enforcement:
@@ -66,6 +66,8 @@ class Enforcement:
         self._preparing = Preparing(sets)
         self.turns = Turns()
         """Policies that wait to be compiled."""
+        self._forgetting = False
+        """Whether the last step had time for sets to be forgotten."""
         self._families: tuple[Family, ...] = ()
         """Those in which targets have addresses: in another no packet comes to a policy's rules."""
 
@@ -97,8 +99,10 @@ class Enforcement:
                 self.turns.put(key, _work(self.ledger, key))
         for policy_id in self._lowering.stirred():
             self.turns.put(policy_id.policy, _work(self.ledger, policy_id.policy))
+        # Sets are filled and forgotten in turns: in one step both would take twice as long.
+        self._forgetting = most is None or (self._sets.unforgotten > 0 and not self._forgetting)
         for key in self.turns.take(most):
-            if most is None or self._is_prepared(key, most):
+            if most is None or self._is_prepared(key, 0 if self._forgetting else _MEMBERS_AT_ONCE * most):
                 self._enforce(key, selection.policy(key), delta)
                 self._preparing.let_go(key)
         for key in changed:
@@ -108,7 +112,8 @@ class Enforcement:
                     # It would allow to pods for which nobody ever meant it.
                     self._enforce(key, None, delta)
         dropped = self._lowering.drop(delta)
-        self._sets.forget(None if most is None else _MEMBERS_AT_ONCE * most)
+        if self._forgetting:
+            self._sets.forget(None if most is None else _MEMBERS_AT_ONCE * most)
         return dropped
 
     @property
@@ -130,11 +135,14 @@ class Enforcement:
         return networks > _MANY_NETWORKS or self.ledger.members(key) > _MANY_MEMBERS
 
     def _is_prepared(self, key: Key, most: int) -> bool:
-        """Prepare a part of a policy that is large; return whether all is prepared, else it waits again."""
+        """Prepare a part of a policy that is large: so many members, or another part; 0: nothing.
+
+        Return whether all is prepared, else it waits again.
+        """
         policy = self._selection.policy(key)
         if policy is None or not self._is_large(key):
             return True
-        left, of = self._preparing.go_on(key, policy, self._families, _MEMBERS_AT_ONCE * most)
+        left, of = self._preparing.go_on(key, policy, self._families, most)
         if left:
             self.turns.put(key, max(1, _work(self.ledger, key) * left // of))
         return not left

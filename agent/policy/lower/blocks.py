@@ -9,8 +9,9 @@ around it, would be as many as an address has bits.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import sha256
+from itertools import repeat
 from typing import NamedTuple
 
 from agent.kube.model import IPBlock
@@ -18,6 +19,9 @@ from agent.net import Family, Network, NetworkMember, address_text
 
 _SHOWN = 8
 """As many networks are named in a text; more are counted, and told apart by their hash."""
+
+_ENDS = tuple([bytes((prefix, nomatch)) for prefix in range(129)] for nomatch in (False, True))
+"""What follows an address where members are sorted, by whether a member excludes, and by its prefix."""
 
 
 class Range(NamedTuple):
@@ -51,7 +55,7 @@ def block_covers(blocks: Iterable[IPBlock], family: Family) -> tuple[Network, ..
     return tuple(network for addresses in ranges for network in range_networks(addresses, family))
 
 
-def block_members(blocks: Iterable[IPBlock], family: Family) -> frozenset[NetworkMember]:
+def block_members(blocks: Collection[IPBlock], family: Family) -> frozenset[NetworkMember]:
     """Return the members of a NETWORKS set that holds exactly what the blocks hold in a family.
 
     Empty when nothing is left. A /0, which the kernel's set type cannot hold, is told as its two halves.
@@ -59,14 +63,16 @@ def block_members(blocks: Iterable[IPBlock], family: Family) -> frozenset[Networ
     of an address what all blocks together say of it, and one block's except never shadows another block.
     """
     size = family.bits // 8
+    if not any(excepts for _, excepts in blocks):
+        cidrs = {cidr for cidr, _ in blocks if len(cidr[0]) == size}
+        if _are_apart(cidrs, family.bits):
+            # Each is a range of its own: of thousands the most common case, and made without a call for each.
+            return frozenset(map(tuple.__new__, repeat(NetworkMember), zip(cidrs, repeat(False))))
     own = {block for block in blocks if len(block.cidr.address) == size}
+    plain = not any(block.excepts for block in own)
     ranges = block_ranges(own, family)
     if not ranges:
         return frozenset()
-    plain = not any(block.excepts for block in own)
-    if plain and len(ranges) == len(own) and ranges[0] != _range(Network(bytes(size), 0)):
-        # None of them touches another, so each is a range of its own: of thousands the most common case.
-        return frozenset(NetworkMember(cidr) for cidr, _ in own)
     if not plain:
         bits = family.bits
         including = sum(_count(addresses, bits) for addresses in ranges)
@@ -74,6 +80,23 @@ def block_members(blocks: Iterable[IPBlock], family: Family) -> frozenset[Networ
         if len(excluding) < including:
             return frozenset(NetworkMember(network, nomatch) for network, nomatch in excluding.items())
     return frozenset(NetworkMember(n) for addresses in ranges for n in range_networks(addresses, family))
+
+
+def _are_apart(networks: Iterable[Network], bits: int) -> bool:
+    """Whether no network touches another or overlaps it, nor is a /0."""
+    numbers: list[int] = []
+    for address, prefix in networks:
+        # A first address with the number of bits behind it that are free sorts as both do.
+        free = bits - prefix
+        numbers.append((int.from_bytes(address) >> free << free) << 8 | free)
+    numbers.sort()
+    end = -1
+    for number in numbers:
+        first, free = number >> 8, number & 0xFF
+        if first <= end or free == bits:
+            return False
+        end = first + (1 << free)
+    return True
 
 
 def _single(block: IPBlock, ranges: Ranges, family: Family) -> dict[Network, bool]:
@@ -140,7 +163,7 @@ def _leave(named: tuple[list[int], list[int]], holding: set[int], excepted: dict
 def members_text(members: Iterable[NetworkMember]) -> str:
     """Return the canonical text of the members of a NETWORKS set: short, and another for other members."""
     # Of one family these sort as the members do, and much quicker.
-    ordered = sorted(address + bytes((prefix, nomatch)) for (address, prefix), nomatch in members)
+    ordered = sorted([address + _ENDS[nomatch][prefix] for (address, prefix), nomatch in members])
     text = ",".join(("!" if one[-1] else "") + str(Network(one[:-2], one[-2])) for one in ordered[:_SHOWN])
     if len(ordered) <= _SHOWN:
         return text

@@ -20,9 +20,16 @@ FEWEST = 1_000
 class _Begun:
     policy: NetworkPolicy
     families: tuple[Family, ...]
+    directions: list[Direction]
+    """In which it is to be lowered."""
     lowered: dict[Direction, Lowered]
-    todo: list[tuple[SetId, Definition]]
+    todo: dict[SetId, Definition]
     held: list[SetId]
+
+    @property
+    def left(self) -> int:
+        """How many parts are left."""
+        return len(self.directions) + len(self.todo)
 
 
 class Preparing:
@@ -39,21 +46,27 @@ class Preparing:
     def go_on(
         self, key: Key, policy: NetworkPolicy, families: tuple[Family, ...], most: int
     ) -> tuple[int, int]:
-        """Lower a policy, or fill sets of it of about so many members; return how many are left, of all.
+        """Lower a policy in one direction, or fill sets of it of about so many members; 0: neither.
 
-        Where it was lowered, one of them is counted more, since nothing else is to be done in that step.
+        Return how many parts are left, of all. In the step that a policy comes in, and in one that lowers it,
+        nothing else is to be done: so one part more is left then.
         """
         begun = self._begun.get(key)
         if begun is None or begun.policy is not policy or begun.families != families:
             self.let_go(key)
             begun = self._begun[key] = _begin(policy, families)
-            return len(begun.todo) + 1, len(begun.todo) + 1
+            return begun.left + 1, begun.left + 1
+        if begun.directions and most:
+            _lower(begun)
+            return begun.left + 1, begun.left + 1
+        if not most:
+            return max(1, begun.left), max(1, begun.left + len(begun.held))
         filled = 0
         while begun.todo and filled < most:
-            set_id, definition = begun.todo.pop()
+            set_id, definition = begun.todo.popitem()
             filled += max(FEWEST, self._sets.acquire(set_id, definition))
             begun.held.append(set_id)
-        return len(begun.todo), len(begun.todo) + len(begun.held)
+        return begun.left, begun.left + len(begun.held)
 
     def lowered(
         self, key: Key, policy: NetworkPolicy, families: tuple[Family, ...], direction: Direction
@@ -75,12 +88,13 @@ class Preparing:
 
 
 def _begin(policy: NetworkPolicy, families: tuple[Family, ...]) -> _Begun:
-    lowered = {
-        direction: lower_policy(program, direction, families)
-        for direction in Direction
-        if (program := compile_policy(policy, direction)) is not None
-    }
-    sets: dict[SetId, Definition] = {}
-    for one in lowered.values():
-        sets |= one.sets
-    return _Begun(policy, families, lowered, list(sets.items()), [])
+    directions = [direction for direction in Direction if policy.rules(direction) is not None]
+    return _Begun(policy, families, directions, {}, {}, [])
+
+
+def _lower(begun: _Begun) -> None:
+    direction = begun.directions.pop()
+    program = compile_policy(begun.policy, direction)
+    if program is not None:
+        found = begun.lowered[direction] = lower_policy(program, direction, begun.families)
+        begun.todo |= found.sets

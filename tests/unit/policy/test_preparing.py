@@ -108,3 +108,19 @@ def test_the_sets_of_one_that_went_are_forgotten_some_at_a_time_and_asked_for_ag
     assert len(engine.lowered.sets) == PEERS
     assert engine.is_waiting(Key("default", "large")) is False
     assert all(len(members) == PODS - 1 for members in engine.lowered.sets.values())
+
+
+def test_sets_are_forgotten_though_others_are_filled_all_the_time() -> None:
+    engine, _ = begun(LARGE)
+    finish(engine)
+    leaving = []
+    for number in range(20):
+        peers = [labelled(**{f"peer-{n}": "yes", f"peer-{n + 1}": "yes"}) for n in range(PEERS - 1)]
+        rules = [Rule((Peer(pod_selector=peer),)) for peer in peers[number % 2 :]]
+        engine.apply([policy("large", selector=labelled(app="web"), ingress=rules)], 0.0, SLICE)
+        for _ in range(PEERS):
+            engine.apply([], 0.0, SLICE)
+        leaving.append(engine.sizes()["sets that leave"])
+    assert max(leaving) < 2 * PEERS
+    finish(engine)
+    assert engine.sizes()["sets that leave"] == 0

@@ -14,7 +14,7 @@ from agent.kernel.ipset_errors import SetError
 from agent.net import AddressPort, Member, address_text
 from agent.words import count
 
-SECONDS = 0.02
+SECONDS = 0.01
 """How long one look takes at most, but for the last set begun within it."""
 _SHOWN = 3
 
