@@ -29,8 +29,8 @@ _MANY_MEMBERS = 20_000
 """The sets of a policy with more are filled in several steps: 10,000 members take some 10 ms."""
 _MANY_NETWORKS = 2_000
 """A policy with more is lowered in a step of its own: 10,000 networks take some 15 ms."""
-_MEMBERS_AT_ONCE = 10
-"""Members that are filled, or forgotten, at once, for each rule that a step may compile."""
+_MEMBERS_AT_ONCE, _FORGOTTEN_AT_ONCE = 10, 30
+"""Members that are filled, or else forgotten, at once, for each rule that a step may compile."""
 
 
 class Enforcement:
@@ -66,8 +66,6 @@ class Enforcement:
         self._preparing = Preparing(sets)
         self.turns = Turns()
         """Policies that wait to be compiled."""
-        self._forgetting = False
-        """Whether the last step had time for sets to be forgotten."""
         self._families: tuple[Family, ...] = ()
         """Those in which targets have addresses: in another no packet comes to a policy's rules."""
 
@@ -99,10 +97,10 @@ class Enforcement:
                 self.turns.put(key, _work(self.ledger, key))
         for policy_id in self._lowering.stirred():
             self.turns.put(policy_id.policy, _work(self.ledger, policy_id.policy))
-        # Sets are filled and forgotten in turns: in one step both would take twice as long.
-        self._forgetting = most is None or (self._sets.unforgotten > 0 and not self._forgetting)
+        # In one step both would take twice as long, and the memory is needed for those that are filled.
+        forgetting = self._sets.unforgotten > 0
         for key in self.turns.take(most):
-            if most is None or self._is_prepared(key, 0 if self._forgetting else _MEMBERS_AT_ONCE * most):
+            if most is None or self._is_prepared(key, 0 if forgetting else _MEMBERS_AT_ONCE * most):
                 self._enforce(key, selection.policy(key), delta)
                 self._preparing.let_go(key)
         for key in changed:
@@ -112,8 +110,8 @@ class Enforcement:
                     # It would allow to pods for which nobody ever meant it.
                     self._enforce(key, None, delta)
         dropped = self._lowering.drop(delta)
-        if self._forgetting:
-            self._sets.forget(None if most is None else _MEMBERS_AT_ONCE * most)
+        if forgetting or most is None:
+            self._sets.forget(None if most is None else _FORGOTTEN_AT_ONCE * most)
         return dropped
 
     @property

@@ -21,7 +21,7 @@ from agent.net import Member, member_address
 
 MANY_SETS = 500
 """How many sets are made at once: 10 ms."""
-MANY_MEMBERS = 20_000
+MANY_MEMBERS = 10_000
 """How many members new sets get at once: 10 ms."""
 
 
@@ -118,15 +118,18 @@ class Carrying:
 
     @functools.cached_property
     def _later(self) -> frozenset[str]:
-        """The new sets that are made while the first family's chains are written, if these are few.
+        """The new sets that are made while the first family's chains are written, if both are few.
 
-        Those only of which the kernel need not be asked what they hold, so that nothing is raised then.
+        Those only of which the kernel need not be asked what they hold, so that nothing is raised then. Many
+        members take so long that what is more urgent has to go first between them.
         """
         if lines(self._step.chains) > FEW_LINES:
             return frozenset()
         first, held = self._writers.families[0], self._held.sets.shapes
-        fresh = {name for name, (shape, _) in self._step.fresh.items() if shape.family is not first}
-        return frozenset(name for name in fresh if name not in held and not names.is_isolated_set(name))
+        others = {n: members for n, (shape, members) in self._step.fresh.items() if shape.family is not first}
+        fresh = {name for name in others if name not in held and not names.is_isolated_set(name)}
+        few = sum(len(others[name]) for name in fresh) <= MANY_MEMBERS
+        return frozenset(fresh if few else ())
 
     def _make(self, chosen: Iterable[str]) -> set[str]:
         """Make some of the new sets, or give those that can be reused members; return which failed."""
