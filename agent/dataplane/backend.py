@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from agent.dataplane.differences import Difference
@@ -168,6 +168,13 @@ class Backend(Protocol):
         """Whether the kernel enforces what the program says of a pod of this node with these addresses.
 
         Also while other things could not be written, or are still being written; in doubt it is False.
+        """
+        ...
+
+    def withdraw(self, addresses: Collection[bytes], /) -> None:
+        """Close addresses at once that no pod has any more, where unknown addresses are closed.
+
+        For any thread, whatever else goes on; the delta that says so follows. Never raises.
         """
         ...
 

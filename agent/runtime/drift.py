@@ -63,6 +63,8 @@ class Drift:
         """Whether this agent is writing rules that are not the backend's."""
         self.repairing: Callable[[Repair], None] = lambda _: None
         """Called before what differs is repaired."""
+        self.ahead: Callable[[], bool] = lambda: False
+        """Says whether the kernel may be ahead of the program, so that a difference says nothing."""
         self._interval = interval
         self._engine = engine
         self._calls = calls
@@ -190,6 +192,9 @@ class Drift:
             found = self._differences()
         else:
             found = self._differences(reading)
+        if self.ahead():
+            self._at = now + OVERTAKEN_PAUSE
+            return
         self._overtaken = 0
         differences = [difference for difference in found if difference not in self._lasting]
         self.checked_at = self._clock.time()

@@ -1,8 +1,7 @@
 """1: pods are started by real network plugins, and connect and listen in their first instruction.
 
 Their runtime waits for the agent (NRI), or new pods are closed until they are known. Each pod gets the
-address of the one before, and the API server still says that. With NRI it had it until some milliseconds ago,
-else a second ago.
+address of the one before, which had it until some milliseconds ago, and the API server still says it has.
 """
 
 from __future__ import annotations
@@ -36,8 +35,6 @@ _PACE = 0.005
 """Seconds between two packets of each peer to the address, in each family."""
 _RUNTIME_WAITS = 2.0
 """Seconds, as containerd and CRI-O have it by default."""
-_REST = 1.0
-"""Seconds after which an address is given again where no runtime waits."""
 _STARTS = {Length.SHORT: (6, 4), Length.LONG: (380, 120)}
 """Pods that are started: with NRI, and closed until they are known."""
 _SPARED = {"red": "friend", "blue": "stranger"}
@@ -145,12 +142,9 @@ class Place:
             name, started = self.start(number, ("red", "blue")[number % 2], seen)
             self.report(name, started)
             self.runtime.stop(started)
-            stopped = time.monotonic()
             if before:
                 self.client.delete_pod(NAMESPACE, before)
             before = name
-            if not self.nri:
-                time.sleep(max(0.0, stopped + _REST - time.monotonic()))
         return seen
 
     def start(self, number: int, kind: str, seen: Seen) -> tuple[str, Started]:

@@ -27,6 +27,20 @@ EARLY = (
         (Selection.EARLY,),
     ),
     Mutation(
+        "an address is withdrawn that another pod was given",
+        "agent.sources.cni.early:Early.lost",
+        "left.difference(*(pod.addresses for pod in others))",
+        "left",
+        (Selection.EARLY,),
+    ),
+    Mutation(
+        "a result without a uid is any pod's of its second",
+        "agent.sources.cni.early:Early._take_for",
+        "not known.had",
+        "False",
+        (Selection.EARLY,),
+    ),
+    Mutation(
         "the status adds nothing to a result",
         "agent.sources.cni.early:Early._merged",
         "{len(address) for address in pod.addresses}",

@@ -42,6 +42,7 @@ from agent.dataplane.iptables.tables.tables import TableError
 from agent.dataplane.iptables.trust import Trust
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import VerdictCache
+from agent.dataplane.iptables.withdrawal import Withdrawal
 from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits, Work, beside
 from agent.fault import Fault
@@ -95,6 +96,7 @@ class IptablesBackend:
         self._driver: Driver[Report] = Driver(patient=patience == math.inf)
         self._ipsets = access.ipsets()
         self._sets = KernelSets(self._ipsets, held.sets)
+        self.withdraw = Withdrawal(held, self._cache, access)
         self._connections = Connections(access.forget, held.tracked)
         self._executor = Executor(Writers(held, self._rules, self._sets, self._cache, self._connections))
         closed = self._executor.closed
@@ -314,10 +316,7 @@ class IptablesBackend:
         return self._tidying.due()
 
     def tidy(self, program: LoweredProgram, interrupted: Callable[[], bool] = lambda: False) -> Report:
-        return self._begin(self._tidy(program, interrupted), interrupted)
-
-    def _tidy(self, program: LoweredProgram, interrupted: Callable[[], bool]) -> Work[Report]:
-        return (yield from self._tidied(program, interrupted))._replace(of=Call.TIDY)
+        return self._begin(self._tidied(program, interrupted), interrupted)
 
     def _tidied(self, program: LoweredProgram, interrupted: Callable[[], bool]) -> Work[Report]:
         started = time.perf_counter()
@@ -332,8 +331,8 @@ class IptablesBackend:
             if faults:
                 break
             if self._writes() > writes and interrupted():
-                return self._report(started, writes, [], left)._replace(unfinished=True)
-        return self._report(started, writes, faults, left)
+                return self._report(started, writes, [], left)._replace(unfinished=True, of=Call.TIDY)
+        return self._report(started, writes, faults, left)._replace(of=Call.TIDY)
 
     def judge_transit(self) -> bool:
         return self._transit.judge()
@@ -376,7 +375,7 @@ class IptablesBackend:
         self._netlink.close()
 
     def _writes(self) -> int:
-        return self._rules.writes + self._sets.writes
+        return self._rules.writes + self._sets.writes + self.withdraw.writes
 
     def _report(
         self, started: float, writes: int, faults: list[Fault], harmless: Iterable[Fault] = ()

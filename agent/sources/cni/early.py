@@ -10,7 +10,9 @@ anything of the pod runs. So the pods of this node are told on with what their r
 The rules, of one pod:
 
 - A result counts for the pod whose namespace, name and uid it names; without a uid, for a pod that was
-  created before it. Of several, the newest: a pod's sandbox may be made anew.
+  created before it. Pods say only in which second they were created: one that was taken for an older pod of
+  the name does not count for another one that was created in the same second. Of several, the newest: a pod's
+  sandbox may be made anew.
 - In a family of which its status says no address, the pod has the result's. Where its status says another
   one, the status holds, unless the result is newer than what the status says.
 - A result that goes takes no address from its pod: the pod does, or its status, or a newer result. Where an
@@ -24,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -35,14 +37,24 @@ from agent.sources.cni.result import Result
 
 ORIGIN = Origin("cni")
 """Who says an address before the API server does."""
+Withdraw = Callable[[Collection[bytes]], None]
+"""Closes packed addresses at once."""
 TOLD = "nri:"
 """How names of results begin that a container runtime has told, and that are no files."""
+
+
+def nothing_to_withdraw(_: Collection[bytes]) -> None:
+    """Leave addresses to who takes the events."""
+
+
+_SECOND = 1_000_000_000
+"""Nanoseconds: pods say when they were created in whole seconds."""
 
 
 class _Known:
     """A pod of this node: as the source tells it, as it was told on, and what holds of its results."""
 
-    __slots__ = ("before", "detached", "kept", "pod", "told")
+    __slots__ = ("before", "gone", "had", "kept", "pod", "told")
 
     def __init__(self, pod: Pod) -> None:
         self.pod = pod
@@ -51,8 +63,10 @@ class _Known:
         """Addresses of a result that is gone, or of the one that counts."""
         self.before: tuple[bytes, ...] | None = None
         """What the status said when a newer sandbox was given other addresses."""
-        self.detached: tuple[bytes, ...] | None = None
-        """What the status said when the network of its last sandbox was taken away."""
+        self.gone: frozenset[bytes] = frozenset()
+        """What it had when the network of its last sandbox was taken away: its status may say that later."""
+        self.had = bool(pod.addresses)
+        """Whether a sandbox of it is known, or must have been."""
 
 
 class _Asked(NamedTuple):
@@ -84,9 +98,15 @@ class Early:
         sink: Sink,
         wanted: Callable[[Key], None] = lambda _: None,
         is_link: Callable[[str], bool] = lambda _: True,
+        withdraw: Withdraw = nothing_to_withdraw,
     ) -> None:
-        """``is_link``: whether the node has an interface of a name."""
+        """``is_link``: whether the node has an interface of a name.
+
+        ``withdraw`` is called with addresses that no pod has any more, after that was told. It does not wait
+        for who takes the events, and nothing is told meanwhile: an address that is given again is told after.
+        """
         self._is_link = is_link
+        self._withdraw = withdraw
         self._node = node
         self._sink = sink
         self._wanted = wanted
@@ -177,8 +197,11 @@ class Early:
                 result = result._replace(at=max(result.at, self._last + 1))
             self._last = max(self._last, result.at)
             before = self._results.get(name)
-            if before is not None and before.pod != result.pod:
-                self._forget(name, before)
+            if before is not None:
+                if before.pod != result.pod:
+                    self._forget(name, before)
+                elif before.sandbox == result.sandbox:
+                    result = result._replace(first=before.first)
             self._results[name] = result
             self._of_pods.setdefault(result.pod, set()).add(name)
             known = self._pods.get(result.pod)
@@ -197,13 +220,23 @@ class Early:
             if result is None:
                 return
             self._forget(name, result)
+            is_gone = not all(map(self._is_link, result.links))
+            if is_gone and (same := self._results.get(f"{TOLD}{result.sandbox}")) is not None:
+                # The runtime may tell of the end of a sandbox later than its network ends.
+                self._forget(f"{TOLD}{result.sandbox}", same)
             known = self._pods.get(result.pod)
             if known is None:
                 return
-            is_gone = not all(map(self._is_link, result.links))
             if is_gone and _counts(result, known.pod) and self._newest(known.pod) is None:
-                known.kept, known.detached = (), known.pod.addresses
+                known.kept = ()
+                known.gone = frozenset((*result.addresses, *known.pod.addresses))
+            before = known.told.addresses
             self._tell(known)
+            if left := {*before} - {*known.told.addresses}:
+                # Another pod may have been given them before this result was removed.
+                others = (one.told for one in self._pods.values() if not one.told.finished)
+                if left := left.difference(*(pod.addresses for pod in others)):
+                    self._withdraw(left)
 
     def _forget(self, name: str, result: Result) -> None:
         del self._results[name]
@@ -229,11 +262,12 @@ class Early:
             known.before = None
         result = self._newest(pod)
         if result is not None:
-            known.kept, known.detached = result.addresses, None
-        if known.detached is not None:
-            if known.detached == pod.addresses:
+            self._take_for(known, result)
+            known.kept, known.gone = result.addresses, frozenset()
+        if known.gone:
+            if known.gone.issuperset(pod.addresses):
                 return replace(pod, addresses=()) if pod.addresses else pod
-            known.detached = None
+            known.gone = frozenset()
         given = known.kept
         if not given:
             return pod
@@ -248,6 +282,14 @@ class Early:
         if attached == UNATTACHED and not more:
             return pod
         return replace(pod, addresses=addresses, attached=attached)
+
+    def _take_for(self, known: _Known, result: Result) -> None:
+        """Remember for which pod a result was taken first, where it is the first of this pod's."""
+        if not known.had and not result.uid and not result.first:
+            for name in self._of_pods[result.pod]:
+                if self._results[name] is result:
+                    self._results[name] = result._replace(first=known.pod.uid)
+        known.had = True
 
     def _tell(self, known: _Known) -> None:
         """Pass on a pod of which only a result has changed."""
@@ -300,7 +342,10 @@ def _counts(result: Result, pod: Pod) -> bool:
     """Whether a result is of this pod, and of none that had its name before."""
     if result.uid and pod.uid:
         return result.uid == pod.uid
-    return not pod.created or result.at >= _nanoseconds(pod.created)
+    if not pod.created:
+        return True
+    of_another = result.first not in ("", pod.uid)
+    return result.at >= _nanoseconds(pod.created) + (_SECOND if of_another else 0)
 
 
 def _nanoseconds(text: str) -> int:

@@ -37,7 +37,8 @@ class Result(NamedTuple):
 
     ``uid`` is empty where the runtime does not say it. ``at``: when, in nanoseconds since 1970. ``addresses``
     are packed, the first of each family, as kubelet takes them for ``status.podIPs``. ``links`` are the
-    interfaces of the node that the plugin names, such as the pod's veth and the bridge.
+    interfaces of the node that the plugin names, such as the pod's veth and the bridge. ``first`` is the uid
+    of the pod that it was taken for first, where it says none.
     """
 
     pod: Key
@@ -46,6 +47,7 @@ class Result(NamedTuple):
     addresses: tuple[bytes, ...]
     at: int
     links: tuple[str, ...] = ()
+    first: str = ""
 
 
 class _Interface(msgspec.Struct, frozen=True, gc=False):

@@ -16,7 +16,7 @@ from agent import log
 from agent.kube.events import Room, Sink, enough
 from agent.kube.model import Key, Kind, Pod
 from agent.sources.cni.asking import Ask, Asking
-from agent.sources.cni.early import TOLD, Counts, Early
+from agent.sources.cni.early import TOLD, Counts, Early, Withdraw, nothing_to_withdraw
 from agent.sources.cni.folder import Folders, Seen
 from agent.sources.cni.result import INTERFACE, Result, read
 from agent.sources.nri.messages import Sandbox
@@ -70,6 +70,8 @@ class CniSource:
         self._since = _booted() if since is None else since
         self._early: Early | None = None
         self._room: Room = enough
+        self.withdraw: Withdraw = nothing_to_withdraw
+        """Called with addresses as soon as the networks of the pods that had them are gone."""
         self._asking: Asking | None = None
         self._thread: threading.Thread | None = None
         self._sleeps, self._wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -80,7 +82,7 @@ class CniSource:
         self._fault = ""
 
     def start(self, sink: Sink, room: Room = enough) -> None:
-        early = self._early = Early(self._node, sink, self._want, _is_link)
+        early = self._early = Early(self._node, sink, self._want, _is_link, self.withdraw)
         self._room = room
         if self._ask is not None:
 
@@ -180,7 +182,9 @@ class CniSource:
 
     def _note(self, early: Early, seen: Iterable[Seen]) -> None:
         for path, there, live in seen:
-            self._room()
+            if there:
+                # What is taken away does not wait, and is no more than what was given.
+                self._room()
             result = read(path) if there else None
             if result is not None and (live or result.at >= self._since * 1_000_000_000):
                 early.found(str(path), result, live=live)

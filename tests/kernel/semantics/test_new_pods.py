@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -71,6 +72,28 @@ def test_a_pod_opens_when_it_is_known_and_closes_when_it_is_gone(stage: Stage) -
     stage.expect("a -> b", denied=["a f out -> t", "t -> a f out"])
     stage.repair()
     stage.expect("a -> b", denied=["a f -> t", "t -> a f"])
+
+
+@pytest.mark.guarantee("1.5")
+@pytest.mark.both_modes
+def test_an_address_is_withdrawn_on_another_thread_ahead_of_the_delta_that_says_so(stage: Stage) -> None:
+    """With all that its pod was allowed: established connections, and the cache."""
+    closing(stage)
+    gone = stage.pod("t").addresses
+    stage.expect("a f -> t", "t -> a b")
+    assert stage.backend is not None
+    with _connected(stage, "t", "a", Family.V4) as running, _connected(stage, "s", "a", Family.V4) as other:
+        with stage.kernel():
+            thread = threading.Thread(target=stage.backend.withdraw, args=(gone,))
+            thread.start()
+            thread.join()
+        assert not _answers(running)
+        assert _answers(other)
+    stage.expect("a -> b s", denied=["a f -> t", "t -> a b"])
+    stage.then(T)
+    _nothing_differs(stage)
+    stage.then(stage.pod("t"))
+    stage.expect("a f -> t", "t -> a b")
 
 
 def test_a_new_pod_is_judged_by_its_policies_at_once(stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TypeVar
@@ -105,6 +105,7 @@ class FakeBackend:
         self.closed = False
         self.enforced: set[Key] = set()
         """The pods that it enforces while something else has failed."""
+        self.withdrawn: list[frozenset[bytes]] = []
         self.cutting: CutMarks | None = None
 
     def named(self, name: str) -> list[float]:
@@ -140,6 +141,9 @@ class FakeBackend:
     def enforces(self, program: LoweredProgram, pod: Key, addresses: Iterable[bytes]) -> bool:
         del program, addresses
         return pod in self.enforced
+
+    def withdraw(self, addresses: Collection[bytes], /) -> None:
+        self.withdrawn.append(frozenset(addresses))
 
     def waits(self) -> Waits:
         return Waits(self.descriptors, self._clock.monotonic() + self.seconds)

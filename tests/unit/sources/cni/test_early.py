@@ -25,8 +25,14 @@ class Stage:
         self.told: list[Event] = []
         self.wanted: list[Key] = []
         self.links = {"cni0", "veth1"}
+        self.withdrawn: list[tuple[int, set[bytes]]] = []
+        """After how many events, and what."""
         self.early = Early(
-            "here", lambda events: self.told.extend(events), self.wanted.append, self.links.__contains__
+            "here",
+            lambda events: self.told.extend(events),
+            self.wanted.append,
+            self.links.__contains__,
+            lambda gone: self.withdrawn.append((len(self.told), {*gone})),
         )
         self.take(Synced(Kind.POD))
         self.told.clear()
@@ -151,6 +157,50 @@ def test_a_pod_whose_network_was_taken_away_has_no_address_though_its_status_say
     assert list(stage.upsert(pod(OTHER)).addresses) == [OTHER]
 
 
+@pytest.mark.guarantee("1.5")
+def test_a_status_that_comes_after_the_network_was_taken_away_gives_nothing_back() -> None:
+    """The watch tells some time later what kubelet wrote before."""
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(V4, V6)
+    stage.links.discard("veth1")
+    stage.early.lost("1")
+    for late in (pod(V4), pod(V4, V6)):
+        assert not stage.upsert(late).addresses
+    assert stage.upsert(pod(OTHER)).addresses == (OTHER,)
+
+
+@pytest.mark.guarantee("1.5")
+def test_an_address_is_withdrawn_as_soon_as_its_network_was_taken_away() -> None:
+    """After that was told, and unless another pod was given it before."""
+    stage = Stage()
+    stage.upsert(pod(V4))
+    stage.find(V4, V6)
+    stage.early.lost("1")
+    assert not stage.withdrawn
+    stage.find(V4, V6, name="2")
+    told = len(stage.told)
+    stage.early.lost("2")
+    assert stage.withdrawn == [(told + 1, {V4, V6})]
+    stage.find(V4, V6, name="3")
+    other = Key("shop", "other")
+    stage.take(Upsert(Kind.POD, Pod("shop", "other", "u9", node="here", created=CREATED)))
+    stage.early.found("9", Result(other, "u9", "c9", (V4,), CREATED_NS), live=True)
+    stage.early.lost("3")
+    assert stage.withdrawn[1:] == [(len(stage.told), {V6})]
+
+
+def test_what_a_runtime_told_of_a_sandbox_goes_with_its_network() -> None:
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(V4, name="1")
+    stage.early.found("nri:c1", Result(WEB, "u1", "c1", (V4,), CREATED_NS), live=True)
+    stage.links.discard("veth1")
+    stage.early.lost("1")
+    assert not stage.last.addresses
+    assert stage.early.counts().results == 0
+
+
 def test_what_a_runtime_told_of_a_pod_goes_with_it() -> None:
     stage = Stage()
     stage.upsert(pod())
@@ -188,6 +238,33 @@ def test_without_a_uid_a_result_counts_for_a_pod_that_was_created_before_it() ->
     assert stage.last == pod()
     stage.find(V4, uid="", at=CREATED_NS, live=False)
     assert stage.last.addresses == (V4,)
+
+
+@pytest.mark.guarantee("1.3")
+def test_without_a_uid_a_result_is_not_taken_for_a_newer_pod_of_the_same_second() -> None:
+    """The older pod of the name was deleted, and made anew at once, as a StatefulSet does."""
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(V4, uid="", at=CREATED_NS + 100)
+    assert stage.last.addresses == (V4,)
+    stage.take(Delete(Kind.POD, WEB))
+    assert stage.upsert(pod(uid="u2")) == pod(uid="u2")
+    stage.find(OTHER, uid="", name="2", at=CREATED_NS + 200)
+    assert stage.last.addresses == (OTHER,)
+    stage.find(V4, uid="", at=CREATED_NS + 300)
+    assert stage.last.addresses == (OTHER,)
+
+
+def test_without_a_uid_a_result_that_comes_before_the_watch_tells_its_pod_counts_for_that() -> None:
+    stage = Stage()
+    stage.upsert(pod())
+    stage.find(V4, uid="", at=CREATED_NS + 100)
+    stage.find(OTHER, uid="", name="2", at=CREATED_NS + 200)
+    assert stage.upsert(pod(uid="u2")).addresses == (OTHER,)
+    late = Stage()
+    late.upsert(pod())
+    late.find(V4, uid="", at=CREATED_NS + 10**9)
+    assert late.upsert(pod(uid="u2")).addresses == (V4,)
 
 
 def test_pods_on_the_hosts_network_finished_pods_and_pods_of_other_nodes_stay_as_they_are() -> None:

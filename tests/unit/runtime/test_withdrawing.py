@@ -1,0 +1,37 @@
+"""Addresses that are closed beside the loop: what it finds to differ meanwhile was changed by nobody else."""
+
+from __future__ import annotations
+
+from agent.dataplane.differences import Difference, What
+from agent.runtime.drift import OVERTAKEN_PAUSE
+from agent.runtime.withdrawing import Withdrawing
+from tests.unit.runtime.rig import Rig
+
+V4 = bytes((10, 1, 0, 2))
+SMALLER = Difference(What.SET_SIZE, name="KUBE-KNOWN-4")
+
+
+def test_the_kernel_is_ahead_of_the_program_until_the_loop_has_taken_the_event(rig: Rig) -> None:
+    rig.synced()
+    withdrawing = Withdrawing(rig.agent._calls, rig.agent.inbox)
+    rig.agent.drift.ahead = lambda: withdrawing.ahead
+    withdrawing.withdraw([V4])
+    assert rig.backend.withdrawn == [{V4}]
+    assert withdrawing.ahead
+    rig.turn()
+    assert not withdrawing.ahead
+
+
+def test_nothing_is_put_back_while_the_kernel_is_ahead_of_the_program(rig: Rig) -> None:
+    rig.synced()
+    rig.until(lambda: rig.ready)
+    ahead = [True, False]
+    rig.agent.drift.ahead = lambda: ahead.pop(0)
+    rig.backend.drifts = [[SMALLER], [SMALLER]]
+    syncs = len(rig.backend.named("sync"))
+    rig.look_for_drift()
+    rig.until(lambda: ahead == [False])
+    assert (len(rig.backend.named("sync")), rig.agent.drift.repairs) == (syncs, 0)
+    before = rig.clock.now
+    rig.until(lambda: rig.agent.drift.repairs == 1)
+    assert rig.clock.now - before < 2 * OVERTAKEN_PAUSE + 1
