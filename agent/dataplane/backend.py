@@ -171,10 +171,11 @@ class Backend(Protocol):
         """
         ...
 
-    def withdraw(self, addresses: Collection[bytes], /) -> None:
+    def withdraw(self, addresses: Collection[bytes], followed: Callable[[], bool], /) -> None:
         """Close addresses at once that no pod has any more, where unknown addresses are closed.
 
-        For any thread, whatever else goes on; the delta that says so follows. Never raises.
+        For any thread, whatever else goes on; the delta that says so follows. ``followed``: whether the
+        program that is given to the backend knows of it; until then nothing opens them. Never raises.
         """
         ...
 

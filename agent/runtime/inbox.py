@@ -57,6 +57,10 @@ class Inbox:
         self._waiting: set[Future[Any]] = set()
         self.unmade = 0
         """How many events were taken and wait for their turn: whoever takes says so."""
+        self.told = 0
+        """How many events have been put."""
+        self.taken = 0
+        """How many of them have been taken."""
         self._stopped = False
         self._closed = False
 
@@ -72,6 +76,7 @@ class Inbox:
         at = self._clock.monotonic()
         with self._lock:
             self._events.extend(events)
+            self.told += len(events)
             self._arrivals.append(Arrival(at, len(events)))
         self._wake()
 
@@ -144,6 +149,7 @@ class Inbox:
         with self._lock:
             batch = Batch(self._events, self._calls, self._arrivals)
             self._events, self._calls, self._arrivals = [], [], []
+            self.taken += len(batch.events)
             self._room.notify_all()
         return batch
 

@@ -342,6 +342,8 @@ class IptablesBackend:
 
     def upkeep(self) -> None:
         self._cache.resume()
+        if self._executor.idle:
+            self.withdraw.settle()
 
     def disturbed(self) -> bool:
         return self._audit.disturbed()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from agent.dataplane.backend import KernelCounts, KernelView
 from agent.dataplane.iptables.ipset.closed import Place
 from agent.dataplane.iptables.ipset.set_table import SetTable
+from agent.dataplane.iptables.ipset.withdrawn import Withdrawn
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules.draft import Draft, Drawn, Redrawn
 from agent.dataplane.iptables.rules.node import NodeFacts
@@ -59,7 +60,8 @@ class Held:
     a write failed. ``closed``: who is in each set of closed addresses; ``untracked``: whom packets that are
     not tracked had left in its sets at the last read; ``pod_networks``: those in which unknown addresses are
     closed; ``unadmitted``: addresses that are not known in the kernel yet, since something failed that was to
-    come before; ``tracked``: of whom there may be old connections.
+    come before; ``withdrawn``: those that were closed ahead of the program; ``tracked``: of whom there may be
+    old connections.
 
     Whether OUTPUT judges packets of others is no part of it: that is a decision, which holds until the agent
     ends (:class:`.ipset.transit.Transit`). The kernel's part of it, a set with a trace, is read at each sync.
@@ -77,6 +79,7 @@ class Held:
     untracked: frozenset[Member] = frozenset()
     pod_networks: frozenset[Network] = frozenset()
     unadmitted: set[Member] = field(default_factory=set)
+    withdrawn: Withdrawn = field(default_factory=Withdrawn)
     tracked: Tracked = field(default_factory=Tracked)
 
     @classmethod

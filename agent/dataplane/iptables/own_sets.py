@@ -54,7 +54,7 @@ class OwnSets:
         Raises SetError.
         """
         referred = self.held.chains.referred() | {*elsewhere}
-        withheld = self.held.tracked.unforgotten
+        withheld = self.held.tracked.unforgotten | self.held.withdrawn.now()
         closing = self.known.make(self.sets, content, program, node.surroundings, referred, withheld)
         self.held.names = replace(self.held.names, closing=closing)
         self.held.pod_networks = self.known.networks.networks

@@ -7,7 +7,8 @@ address, and have what was allowed to the one before.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection
 
 from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.held import Held
@@ -21,18 +22,25 @@ from agent.net import family_of
 class Withdrawal:
     """Takes addresses out of the sets of known ones, whatever else is being written. For any thread.
 
-    It is no part of the record: the delta that follows does the same again, tells what fails, and is what
-    counts. Where new pods are open it does nothing.
+    The delta that follows does the same again, tells what fails, and is what counts: the record knows no more
+    than that nothing may make these addresses known before it. Until that is written the verdict cache stays
+    closed: the rules of the pods that had them are there still, and a packet that is on its way to where the
+    address no longer is may meet them. Where new pods are open, nothing is done.
     """
 
     def __init__(self, held: Held, cache: VerdictCache, access: Access) -> None:
         self._held = held
         self._cache = cache
         self._access = access
+        self._lock = threading.Lock()
+        self._closed = contextlib.ExitStack()
         self.writes = 0
 
-    def __call__(self, addresses: Collection[bytes]) -> None:
-        """Close addresses, and forget their connections; the verdict cache is closed in the same message."""
+    def __call__(self, addresses: Collection[bytes], followed: Callable[[], bool]) -> None:
+        """Close addresses, and forget their connections; the verdict cache is closed in the same message.
+
+        What the program that is being written says of them is of before, until ``followed`` says otherwise.
+        """
         changes = [
             SetChange(closing.known, (), gone)
             for family, closing in self._held.names.closing.items()
@@ -41,7 +49,19 @@ class Withdrawal:
         if not changes:
             return
         self.writes += 1
+        with self._lock:
+            self._held.withdrawn.add(addresses, followed)
+            lookups = self._closed.enter_context(self._cache.closed())
         with contextlib.suppress(OSError, SetError, ConntrackError):
-            with self._access.ipsets() as ipsets, self._cache.closed() as lookups:
+            with self._access.ipsets() as ipsets:
                 ipsets.change(changes, lookups)
             self._access.forget(addresses)
+
+    def settle(self) -> None:
+        """Let the verdict cache open where all is written that was to follow.
+
+        To be called when nothing is being written, nor any event being taken.
+        """
+        with self._lock:
+            if not self._held.withdrawn.now():
+                self._closed.close()

@@ -105,7 +105,7 @@ class FakeBackend:
         self.closed = False
         self.enforced: set[Key] = set()
         """The pods that it enforces while something else has failed."""
-        self.withdrawn: list[frozenset[bytes]] = []
+        self.withdrawn: list[tuple[frozenset[bytes], Callable[[], bool]]] = []
         self.cutting: CutMarks | None = None
 
     def named(self, name: str) -> list[float]:
@@ -142,8 +142,8 @@ class FakeBackend:
         del program, addresses
         return pod in self.enforced
 
-    def withdraw(self, addresses: Collection[bytes], /) -> None:
-        self.withdrawn.append(frozenset(addresses))
+    def withdraw(self, addresses: Collection[bytes], followed: Callable[[], bool], /) -> None:
+        self.withdrawn.append((frozenset(addresses), followed))
 
     def waits(self) -> Waits:
         return Waits(self.descriptors, self._clock.monotonic() + self.seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.dataplane.differences import Difference, What
 from agent.runtime.drift import OVERTAKEN_PAUSE
 from agent.runtime.withdrawing import Withdrawing
+from tests.unit.runtime.events import pod as another
 from tests.unit.runtime.rig import Rig
 
 V4 = bytes((10, 1, 0, 2))
@@ -15,11 +16,13 @@ def test_the_kernel_is_ahead_of_the_program_until_the_loop_has_taken_the_event(r
     rig.synced()
     withdrawing = Withdrawing(rig.agent._calls, rig.agent.inbox)
     rig.agent.drift.ahead = lambda: withdrawing.ahead
+    rig.source.sink([another(1)])
     withdrawing.withdraw([V4])
-    assert rig.backend.withdrawn == [{V4}]
-    assert withdrawing.ahead
+    ((gone, followed),) = rig.backend.withdrawn
+    assert gone == {V4}
+    assert [followed(), withdrawing.ahead] == [False, True]
     rig.turn()
-    assert not withdrawing.ahead
+    assert [followed(), withdrawing.ahead] == [True, False]
 
 
 def test_nothing_is_put_back_while_the_kernel_is_ahead_of_the_program(rig: Rig) -> None:

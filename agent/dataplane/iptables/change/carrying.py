@@ -94,6 +94,9 @@ class Carrying:
         early |= {old: early[name] for name, old in others.items() if old in lagging}
         early |= {name: Gains(removed=set(gains.removed)) for name, gains in step.known.items()}
         self._change(early)
+        if any(gains.removed for gains in step.known.values()):
+            # Addresses may have been withdrawn before, so that it is not known how many left now.
+            self._writers.sets.measure(step.known)
         self._held.tracked.vacant |= step.vacant
         self.faults += self._writers.connections.forget(self._at_once)
 
@@ -274,8 +277,8 @@ class Carrying:
         """Have addresses be known, once whoever is to be isolated is: after a failure, ask the kernel."""
         wanted = {m for gains in self._step.known.values() for m in gains.added}
         entering = {n: self._without_unforgotten(g.added) for n, g in self._step.known.items() if g.added}
-        if entering and self.faults:
-            closed = self._still_open()
+        closed = {*self._held.withdrawn.now(), *(self._still_open() if entering and self.faults else ())}
+        if closed:
             entering = {name: added - closed for name, added in entering.items()}
         self._change({name: Gains(added) for name, added in entering.items()})
         self._held.unadmitted = (self._held.unadmitted | wanted).difference(*entering.values())

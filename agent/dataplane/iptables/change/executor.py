@@ -125,6 +125,11 @@ class Executor:
                 step.otherwise[name] = Gains()
         return faults
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being made, or waits to be."""
+        return self.pending is None and not self.carrying
+
     def enforces(self, program: LoweredProgram, pod: Key, addresses: Iterable[bytes]) -> bool:
         """Whether the kernel enforces what the program says of a pod: see :func:`.enforced.enforces`."""
         steps = [*self.carrying, *([self.pending] if self.pending is not None else [])]
