@@ -14,7 +14,7 @@ class Withdrawing:
     def __init__(self, calls: Calls, inbox: Inbox) -> None:
         self._calls = calls
         self._inbox = inbox
-        self._until = 0
+        self._until = self._made = 0
 
     def withdraw(self, addresses: Collection[bytes]) -> None:
         """Close addresses now. For one thread at a time, which has put the event that says why."""
@@ -25,4 +25,8 @@ class Withdrawing:
     @property
     def ahead(self) -> bool:
         """Whether the kernel may be ahead of the program. For the loop's own thread."""
-        return self._inbox.taken < self._until
+        until = self._until
+        if until and self._inbox.taken >= until and not self._inbox.unmade:
+            # Another one may have been withdrawn meanwhile.
+            self._made = until
+        return until > self._made
