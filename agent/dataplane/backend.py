@@ -98,7 +98,7 @@ class Around(NamedTuple):
 
 
 class Reading(Protocol):
-    """A look at the rules in the kernel, which takes long."""
+    """A look at the rules, or at the sets, in the kernel, which takes long."""
 
     @property
     def seconds(self) -> float:
@@ -107,6 +107,25 @@ class Reading(Protocol):
 
     def run(self) -> None:
         """Read them, on any thread; nothing is raised here."""
+        ...
+
+
+class SetsFound(NamedTuple):
+    """What a look at sets has found; ``unfinished``: more of them are to be read, soon."""
+
+    differences: list[Difference]
+    unfinished: bool
+
+
+class Members(Protocol):
+    """Compares the members of all sets with the program, some at a time."""
+
+    def begin(self, program: LoweredProgram) -> Reading:
+        """Begin a look, or go on with one; the caller has the reading that is returned run."""
+        ...
+
+    def compare(self, program: LoweredProgram, reading: Reading) -> SetsFound:
+        """Return what differs of the sets that were read. Writes nothing."""
         ...
 
 
@@ -238,6 +257,11 @@ class Backend(Protocol):
     @property
     def authors(self) -> Authors:
         """Who writes rules."""
+        ...
+
+    @property
+    def members(self) -> Members:
+        """Looks at the members of all sets."""
         ...
 
     def read(self) -> Reading:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,7 @@ from agent.kernel.netlink import (
     NetlinkSocket,
     attribute,
     attributes,
+    picked,
 )
 from agent.net import Family, Member
 
@@ -59,6 +61,7 @@ _HEADERS_ONLY = attribute(_ATTR_FLAGS | NET_ORDER, struct.pack("!I", FLAG_LIST_H
 _AF_UNSPEC, _AF_INET, _AF_INET6 = 0, 2, 10
 
 _MAX_HASHSIZE = 1 << 20
+_DIGEST_BYTES = 16
 
 _TRANSIENT = frozenset({errno.EBUSY, errno.EAGAIN, errno.EINTR})
 _RETRY_SECONDS = (0.001, 0.004, 0.016)
@@ -97,15 +100,34 @@ class IpSets(Closing):
 
     def content(self, name: str) -> SetContent:
         """Return one set's shape and members."""
+        return self.content_and_digest(name)[0]
+
+    def content_and_digest(self, name: str) -> tuple[SetContent, bytes]:
+        """Return one set's shape and members, and the :meth:`digest` of the same answer."""
         shape: SetShape | None = None
         members: set[Member] = set()
+        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         for _, found, _, elements in self._list(_name(name), name):
             shape = found or shape
             if shape is not None and elements is not None:
                 members |= decode_members(shape.type, elements)
+                digest.update(elements)
         if shape is None:
             raise error_of(name, errno.ENOENT)
-        return SetContent(shape, members)
+        return SetContent(shape, members), digest.digest()
+
+    def digest(self, name: str) -> bytes:
+        """Return a digest of the members as the kernel tells them, the same as long as the set is.
+
+        A tenth of the work of :meth:`content`. Equal members may be told in another order after a change.
+        """
+        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        try:
+            for body in self._socket.dump(_message(CMD_LIST, _name(name))):
+                digest.update(picked(body, (_ATTR_ADT,)).get(_ATTR_ADT, b""))
+        except OSError as error:
+            raise error_of(name, error.errno or 0) from error
+        return digest.digest()
 
     def flows(self, name: str) -> set[Flow]:
         """Return the members of a set of type ``hash:ip,port,ip``."""

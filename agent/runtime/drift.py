@@ -208,6 +208,12 @@ class Drift:
             # Without differences, too: what was wrong may have ended, which only a look at everything tells.
             self._repair(reading)
 
+    def mend(self, found: Sequence[Difference]) -> None:
+        """Put back what a look at sets has found to differ, by looking at everything."""
+        self._tell(found, ())
+        self._told = frozenset(found)
+        self._reconcile.sync()
+
     def repair(self, found: Sequence[str]) -> None:
         """Put back what a proof has found to differ from the policies, by looking at everything."""
         self._tell([Difference(What.UNPROVED, detail=said) for said in found], ())

@@ -47,6 +47,7 @@ from agent.runtime.proving import Child, Proving, in_a_process
 from agent.runtime.reconcile import Reconcile
 from agent.runtime.recorder import Recorder
 from agent.runtime.relink import Relink
+from agent.runtime.set_look import SetLook
 from agent.runtime.threads import StartThread, start_thread
 from agent.runtime.tidy import Tidy
 from agent.runtime.unconfirmed import Unconfirmed
@@ -150,6 +151,9 @@ class Agent:
         self.drift = Drift(
             settings.drift_interval, engine, calls, self._reconcile, self.inbox, clock, world.start_thread
         )
+        set_look = SetLook(
+            settings.drift_interval, engine, calls, self.drift, self.inbox, clock, world.start_thread
+        )
         first_start = FirstStart(
             source, engine, calls, self._reconcile, self.drift, self._linked_pods, self._node_name, clock
         )
@@ -235,6 +239,7 @@ class Agent:
             self.host_check,
             # Before the retry, since it leaves a turn in which everything is looked at alone.
             self.drift,
+            set_look,
             self._reconcile,
             first_start,
             relink,

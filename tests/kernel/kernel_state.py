@@ -277,7 +277,11 @@ class TwoPods:
 
     def differences(self) -> list[str]:
         """Return what is not as it was left, as people are told."""
-        return [str(difference) for difference in self.backend.audit(self.program)]
+        found = self.backend.audit(self.program)
+        reading = self.backend.members.begin(self.program)
+        reading.run()
+        found += self.backend.members.compare(self.program, reading).differences
+        return [str(difference) for difference in found]
 
     def assert_repaired(self, told: str) -> None:
         found = self.differences()
@@ -286,6 +290,6 @@ class TwoPods:
         assert report.faults == ()
         assert not report.pending
         self.backend.tidy(self.program)
-        assert self.backend.audit(self.program) == []
+        assert self.differences() == []
         assert (our_chains(self.mode), our_sets()) == self.whole
         assert_hooked(self.mode)

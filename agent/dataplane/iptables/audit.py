@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Set
-
 from agent.dataplane.backend import Reading
 from agent.dataplane.differences import Difference, What
 from agent.dataplane.iptables import edges
 from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.edges import Uplinks
 from agent.dataplane.iptables.held import Held
-from agent.dataplane.iptables.ipset.known import known_members
-from agent.dataplane.iptables.ipset.members import SpotCheck
-from agent.dataplane.iptables.ipset.sets import KernelSets, network_members
+from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.ipset.transit import Transit
 from agent.dataplane.iptables.ipset.untracked import Untracked
+from agent.dataplane.iptables.ipset.watch import all_compared
+from agent.dataplane.iptables.member_look import isolated
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.placement import Placement
 from agent.dataplane.iptables.rules import names
@@ -25,7 +22,6 @@ from agent.dataplane.iptables.tables.marks import MarkBits
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.kernel.ipset import IpSets
-from agent.net import Direction, Member
 from agent.policy.lower.lowered import LoweredProgram
 from agent.words import count
 
@@ -65,7 +61,6 @@ class Audit:
         self._ipsets = ipsets
         self._transit = transit
         self._untracked = untracked
-        self._spot_check = SpotCheck(ipsets.members)
         self._foreign_seen = False
         """Whether the record of others' chains is what was last seen, and nothing was wrong with them."""
 
@@ -151,7 +146,9 @@ class Audit:
         in_kernel = self._sets.sizes_in_kernel()
         differences += self._sizes(in_kernel)
         if certain:
-            differences += self._exchanged(program, in_kernel.keys())
+            wanted = isolated(self._held, program, self._chains.families)
+            there = wanted.keys() & in_kernel.keys() - self._held.sets.garbage
+            differences += all_compared({name: wanted[name] for name in there}, self._ipsets.members)
         if edges.moved(self._held.node, self._look) or self._uplinks.rerouted(self._held.node, program):
             differences.append(Difference(What.INTERFACES))
         return differences
@@ -193,30 +190,3 @@ class Audit:
                 detail = f"{count(in_kernel[name] or 0, 'member')}, not {size}"
                 differences.append(Difference(What.SET_SIZE, name=name, detail=detail))
         return differences
-
-    def _exchanged(self, program: LoweredProgram, present: Set[str]) -> list[Difference]:
-        """Return the sets that hold other members than the program says, of those looked at this time."""
-        held, families = self._held, self._chains.families
-        isolated: dict[str, Callable[[], Iterable[Member]]] = {
-            held.names.isolated_set(d, f): functools.partial(program.isolated, d, f)
-            for d in Direction
-            for f in families
-        }
-        for family, closing in held.names.closing.items():
-            isolated[closing.known] = functools.partial(known_members, program, family)
-            isolated[closing.networks] = functools.partial(network_members, held.pod_networks, family)
-        others: dict[str, Callable[[], Iterable[Member]]] = {
-            name: functools.partial(program.sets.__getitem__, set_id)
-            for set_id, name in held.of_sets.items()
-            if set_id in program.sets
-        }
-        for family in families:
-            others[names.nodes_set(family)] = functools.partial(
-                network_members, program.node_networks, family
-            )
-        # What a set holds that nothing needs any more says nothing.
-        needed = present - held.sets.garbage
-        return self._spot_check.compare(
-            {name: wanted for name, wanted in isolated.items() if name in needed},
-            {name: wanted for name, wanted in others.items() if name in needed},
-        )

@@ -28,6 +28,7 @@ from agent.dataplane.iptables.held import Held, Revision
 from agent.dataplane.iptables.ipset.sets import KernelSets, isolated_in
 from agent.dataplane.iptables.ipset.transit import Transit
 from agent.dataplane.iptables.ipset.untracked import Untracked
+from agent.dataplane.iptables.member_look import MemberLook
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.other_mode import OtherMode
 from agent.dataplane.iptables.own_sets import OwnSets
@@ -120,6 +121,7 @@ class IptablesBackend:
             self._transit,
             self._untracked,
         )
+        self.members = MemberLook(held, access, self._ipsets.members, lambda: not self._failed)
         self._tidying = Tidying(held, self._executor, self._rules, self._sets)
         self._refused = self._outdated = self._failed = False
         """Whether something failed since the last sync that went through."""
@@ -161,8 +163,7 @@ class IptablesBackend:
             self._refused = refusal is not None
             if refusal is not None:
                 self._executor.drop_pending()
-                seconds = time.perf_counter() - started
-                return Report(seconds, 0, True, (refusal,), refused=True, of=Call.SYNC)
+                return Report(time.perf_counter() - started, 0, True, (refusal,), refused=True, of=Call.SYNC)
             self._foreign.take(tables)
             faults = self._rules.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from agent.clock import NEVER, Clock
-from agent.dataplane.backend import Around, CutMarks, KernelView, Reading, Report
+from agent.dataplane.backend import Around, CutMarks, KernelView, Reading, Report, SetsFound
 from agent.dataplane.differences import Difference
 from agent.dataplane.frames.guard import FrameGuard
 from agent.dataplane.podlinks import PodLink
@@ -88,6 +88,8 @@ class FakeBackend:
         self.applies: list[Report | Exception] = []
         self.tidies: list[Report | Exception] = []
         self.drifts: list[list[Difference]] = []
+        self.set_drifts: list[SetsFound] = []
+        self.looked_at_sets = 0
         self.moves: list[bool] = []
         self.overtakes: list[bool] = []
         self.resumes: list[Report | Exception] = []
@@ -210,6 +212,10 @@ class FakeBackend:
         self.calls.append(("audit", self._clock.monotonic()))
         return self.drifts.pop(0) if self.drifts else []
 
+    @property
+    def members(self) -> FakeMembers:
+        return FakeMembers(self)
+
     def view(self) -> KernelView:
         return KernelView({}, {})
 
@@ -218,6 +224,23 @@ class FakeBackend:
 
     def around(self) -> Around:
         return Around(writes=len(self.calls))
+
+
+class FakeMembers:
+    """Finds in sets what it is told to find."""
+
+    def __init__(self, backend: FakeBackend) -> None:
+        self._backend = backend
+
+    def begin(self, program: LoweredProgram) -> Reading:
+        del program
+        return FakeReading(0.0)
+
+    def compare(self, program: LoweredProgram, reading: Reading) -> SetsFound:
+        del program, reading
+        self._backend.looked_at_sets += 1
+        found = self._backend.set_drifts
+        return found.pop(0) if found else SetsFound([], unfinished=False)
 
 
 class FakeSource:
@@ -288,7 +311,7 @@ class Rig:
     def _start_thread(self, name: str, target: Callable[[], None]) -> NoThread:
         self.started.append(name)
         self.threads[name] = target
-        if name in ("drift", "frames"):
+        if name in ("drift", "sets", "frames"):
             target()
         return NoThread()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.dataplane.backend import SetsFound
 from agent.dataplane.differences import Difference, What
 from agent.net import Family
 from agent.runtime.drift import OVERTAKEN, PROGRAMS
@@ -195,3 +196,25 @@ def test_looks_take_a_tenth_of_the_time_at_most(make: Callable[..., Rig]) -> Non
     rig.backend.disturbances = [True] * 100
     rig.rest(100.0)
     assert 4 <= len(rig.backend.named("audit")) - looked <= 6
+
+
+def test_sets_are_looked_at_each_interval_and_soon_again_while_that_has_not_come_to_its_end(rig: Rig) -> None:
+    rig.synced()
+    rig.until(lambda: rig.ready)
+    rig.rest(25.0)
+    looked = rig.backend.looked_at_sets
+    assert looked == 2
+    rig.backend.set_drifts = [SetsFound([], unfinished=True)] * 3
+    rig.rest(10.0)
+    assert rig.backend.looked_at_sets == looked + 4
+
+
+@pytest.mark.guarantee("6.4")
+def test_what_differs_in_sets_is_told_and_put_back(rig: Rig) -> None:
+    rig.synced()
+    rig.until(lambda: rig.ready)
+    rig.backend.set_drifts = [SetsFound([FULL], unfinished=False)]
+    rig.rest(15.0)
+    rig.until(lambda: len(rig.backend.named("sync")) == 2)
+    assert rig.status().kernel.drift.repairs == 1
+    assert rig.agent.drift.found == {What.SET_MEMBERS: 1}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.kernel.ipset_shapes import SetContent, SetShape
@@ -19,18 +21,36 @@ class SetTable:
 
     ``garbage`` are sets that nothing needs any more, to be destroyed when no rule refers to them.
     ``doubtful`` are those of which a change has failed since they were read or made: their members may be
-    others than they are to be.
+    others than they are to be. ``versions`` has the number of the last write of each set that we wrote, one
+    number from its beginning on and another from its end on: who reads a set on another thread knows whether
+    it was written meanwhile.
     """
 
     shapes: dict[str, SetShape] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     garbage: set[str] = field(default_factory=set)
     doubtful: set[str] = field(default_factory=set)
+    versions: dict[str, int] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @contextlib.contextmanager
+    def written(self, names: Collection[str]) -> Iterator[None]:
+        """Give a write of some sets its numbers, around it."""
+        self.versions.update(dict.fromkeys(names, next(self._numbers)))
+        try:
+            yield
+        finally:
+            self.versions.update(dict.fromkeys(names, next(self._numbers)))
+
+    def version(self, name: str) -> int:
+        """Return the number of a set's last write; 0 where it was never written. Safe on any thread."""
+        return self.versions.get(name, 0)
 
     def take(self, found: Mapping[str, SetContent]) -> None:
         """Take what was read for what is in the kernel."""
         self.shapes = {name: content.shape for name, content in found.items()}
         self.sizes = {name: len(content.members) for name, content in found.items()}
+        self.versions = {name: number for name, number in self.versions.items() if name in found}
         self.garbage.clear()
         self.doubtful.clear()
 
@@ -46,6 +66,7 @@ class SetTable:
         self.garbage.discard(name)
         self.shapes.pop(name, None)
         self.sizes.pop(name, None)
+        self.versions.pop(name, None)
 
     def fits(self, name: str, shape: SetShape) -> bool:
         """Whether garbage can take the place of a set of a shape, as it is."""

@@ -88,13 +88,15 @@ class KernelSets:
         try:
             if name in self.table.shapes:
                 try:
-                    self._ipsets.destroy(name)
+                    with self.table.written([name]):
+                        self._ipsets.destroy(name)
                 except SetError as error:
                     if not error.referenced or not alike(self.table.shapes[name], shape):
                         raise
                     return self._refill(name, wanted)
                 self.table.gone(name)
-            self._ipsets.create(name, shape, wanted, hashsize=hashsize)
+            with self.table.written([name]):
+                self._ipsets.create(name, shape, wanted, hashsize=hashsize)
         except SetError as error:
             return [self._failed(error, name)]
         self.table.made(name, shape, len(wanted))
@@ -106,7 +108,9 @@ class KernelSets:
         failed: dict[str, list[Fault]] = {}
         if new:
             self.writes += 1
-            for error in self._ipsets.create_all(new):
+            with self.table.written(new):
+                errors = self._ipsets.create_all(new)
+            for error in errors:
                 failed.setdefault(error.name, []).append(self._failed(error, error.name))
             for name in new.keys() - failed.keys():
                 self.table.made(name, new[name].shape, len(new[name].members))
@@ -152,7 +156,9 @@ class KernelSets:
         emptied = list(emptied)
         self.writes += bool(todo)
         if todo or emptied:
-            faults += [self._failed(error, error.name) for error in self._ipsets.change(todo, emptied)]
+            with self.table.written([*(change.name for change in todo), *emptied]):
+                errors = self._ipsets.change(todo, emptied)
+            faults += [self._failed(error, error.name) for error in errors]
         return faults
 
     def _failed(self, error: SetError, name: str) -> Fault:
@@ -170,7 +176,8 @@ class KernelSets:
     def _grow(self, name: str, size: int) -> list[Fault]:
         shape = self.table.shapes[name]._replace(maxelem=needed_maxelem(size))
         try:
-            self._ipsets.grow(name, shape)
+            with self.table.written([name]):
+                self._ipsets.grow(name, shape)
         except SetError as error:
             return [self._failed(error, name)]
         self.table.shapes[name] = shape
@@ -181,7 +188,8 @@ class KernelSets:
         wanted = set(members)
         self.writes += 1
         try:
-            self._ipsets.replace(name, shape, wanted)
+            with self.table.written([name]):
+                self._ipsets.replace(name, shape, wanted)
         except SetError as error:
             return [self._failed(error, name)]
         self.table.made(name, shape, len(wanted))
@@ -194,7 +202,8 @@ class KernelSets:
         self._ipsets.change((), sorted(filter(names.is_lookup, self.table.garbage)))
         for name in sorted(self.table.garbage):
             try:
-                self._ipsets.destroy(name)
+                with self.table.written([name]):
+                    self._ipsets.destroy(name)
             except SetError as error:
                 if not error.referenced:
                     faults.append(error.fault()._replace(blocking=False))
