@@ -62,7 +62,7 @@ class SetLook:
         now = self._clock.monotonic()
         if self._calls.refused or backend is not self._calls.backend:
             return
-        if backend.busy:
+        if backend.busy or self._drift.ahead():
             self._at = now + OVERTAKEN_PAUSE
             return
         found = backend.members.compare(self._engine.lowered, reading)

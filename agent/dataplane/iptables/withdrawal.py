@@ -53,7 +53,9 @@ class Withdrawal:
             self._held.withdrawn.add(addresses, followed)
             lookups = self._closed.enter_context(self._cache.closed())
         with contextlib.suppress(OSError, SetError, ConntrackError):
-            with self._access.ipsets() as ipsets:
+            # Who reads the sets just now must not take this for someone else's change.
+            written = self._held.sets.written([change.name for change in changes])
+            with self._access.ipsets() as ipsets, written:
                 ipsets.change(changes, lookups)
             self._access.forget(addresses)
 

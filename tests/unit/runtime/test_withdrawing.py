@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.dataplane.backend import SetsFound
 from agent.dataplane.differences import Difference, What
 from agent.runtime.drift import OVERTAKEN_PAUSE
 from agent.runtime.withdrawing import Withdrawing
@@ -38,3 +39,17 @@ def test_nothing_is_put_back_while_the_kernel_is_ahead_of_the_program(rig: Rig) 
     before = rig.clock.now
     rig.until(lambda: rig.agent.drift.repairs == 1)
     assert rig.clock.now - before < 2 * OVERTAKEN_PAUSE + 1
+
+
+def test_what_a_look_at_sets_finds_while_the_kernel_is_ahead_is_looked_at_again(rig: Rig) -> None:
+    rig.synced()
+    rig.until(lambda: rig.ready)
+    rig.agent.drift.ahead = lambda: True
+    rig.rest(25.0)
+    syncs = len(rig.backend.named("sync"))
+    rig.backend.set_drifts = [SetsFound([SMALLER], unfinished=False)]
+    rig.rest(15.0)
+    assert (len(rig.backend.named("sync")), rig.agent.drift.repairs) == (syncs, 0)
+    rig.agent.drift.ahead = lambda: False
+    rig.rest(15.0)
+    assert rig.agent.drift.repairs == 1
