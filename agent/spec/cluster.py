@@ -1,11 +1,11 @@
-"""A cluster's objects as they are, and whose an address is; nothing is indexed, every answer is a search."""
+"""A cluster's objects as they are, and whose an address is; every answer is a search, which is made once."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from msgspec.structs import replace
@@ -28,7 +28,7 @@ own), all pods that are judged, the namespaces, and the families of the addresse
 
 @dataclass(frozen=True)
 class Cluster:
-    """The objects that exist, each once."""
+    """The objects that exist, each once. Nobody changes the mappings any more: what is found is kept."""
 
     pods: Mapping[Key, Pod]
     namespaces: Mapping[str, Namespace]
@@ -36,6 +36,12 @@ class Cluster:
     nodes: Mapping[str, Node]
     limit: Limit | None = None
     """What policies may cost a node; None: anything."""
+    owners: dict[bytes, Pod | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What :func:`owner` has found."""
+    sorted_policies: dict[str, list[NetworkPolicy]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What :func:`in_force` has found for namespaces, sorted by key."""
 
 
 def cluster_of(objects: Iterable[Object], limit: Limit | None = None) -> Cluster:
@@ -81,11 +87,14 @@ def enforcing(cluster: Cluster) -> Cluster:
 
 
 def in_force(cluster: Cluster, namespace: str) -> list[NetworkPolicy]:
-    """Return the policies of a namespace that are enforced or audited.
+    """Return the policies of a namespace that are enforced or audited, sorted by key.
 
     Its DefaultDeny annotation counts as one that selects every pod, names Ingress, and has no rule.
     """
-    return [p for p in written_in(cluster, namespace) if mode_in(cluster, p) is not Mode.DISABLED]
+    if namespace not in cluster.sorted_policies:
+        found = [p for p in written_in(cluster, namespace) if mode_in(cluster, p) is not Mode.DISABLED]
+        cluster.sorted_policies[namespace] = sorted(found, key=lambda policy: policy.key)
+    return cluster.sorted_policies[namespace]
 
 
 def written_in(cluster: Cluster, namespace: str) -> list[NetworkPolicy]:
@@ -111,7 +120,7 @@ def closed_by_budget(cluster: Cluster, namespace: str, node: str) -> Mapping[Key
         mine = pod.namespace == namespace
         for address in pod.addresses if pod.node == node else ():
             family = family_of(address)
-            # Each look for an owner is a search.
+            # The first look for an address's owner is a search.
             if (mine or family not in families) and owner(cluster, address) is pod:
                 families.add(family)
                 if mine:
@@ -131,10 +140,10 @@ def owner(cluster: Cluster, address: bytes) -> Pod | None:
     nothing, the one that started last, then the one created last, then by uid. Pods on the host's network and
     finished pods own no address.
     """
-    claimants = [pod for pod in cluster.pods.values() if address in pod.addresses and pod.judged]
-    if len(claimants) <= 1:
-        return claimants[0] if claimants else None
-    return max(claimants, key=lambda pod: claim(pod, address))
+    if address not in cluster.owners:
+        claimants = [pod for pod in cluster.pods.values() if address in pod.addresses and pod.judged]
+        cluster.owners[address] = max(claimants, key=lambda pod: claim(pod, address), default=None)
+    return cluster.owners[address]
 
 
 def claim(pod: Pod, address: bytes) -> tuple[int, str, str, str, str, str]:

@@ -169,7 +169,7 @@ def _if_not_isolated(cluster: Cluster, direction: Direction, packet: Packet) -> 
     if isolating(cluster, direction, pod):
         return None
     why = f"no policy isolates {pod.key} on {direction}"
-    policies = _policies(cluster, pod)
+    policies = in_force(cluster, pod.namespace)
     hints = (
         *without_effect(policies, direction, pod),
         *not_selecting(policies, direction, pod),
@@ -191,7 +191,7 @@ def _by_policies(cluster: Cluster, direction: Direction, packet: Packet) -> Dire
     allowed = any(rule.allows for finding in findings for rule in finding.rules)
     why = "a rule allows it" if allowed else "no rule of the policies that isolate it allows it"
     hints = (
-        *without_effect(_policies(cluster, pod), direction, pod),
+        *without_effect(in_force(cluster, pod.namespace), direction, pod),
         *disabled(_disabled(cluster, pod), direction, pod),
         *(without_dns(policies, pod.key) if direction is Direction.EGRESS else ()),
         *early_address(pod),
@@ -237,16 +237,11 @@ def auditing(cluster: Cluster, direction: Direction, pod: Pod) -> list[NetworkPo
 def _selecting(cluster: Cluster, direction: Direction, pod: Pod, mode: Mode) -> list[NetworkPolicy]:
     return [
         policy
-        for policy in _policies(cluster, pod)
+        for policy in in_force(cluster, pod.namespace)
         if policy.rules(direction) is not None
         and policy.pod_selector.matches(pod.labels)
         and mode_in(cluster, policy) is mode
     ]
-
-
-def _policies(cluster: Cluster, pod: Pod) -> list[NetworkPolicy]:
-    """Return the policies of a pod's namespace that are not disabled, sorted by key."""
-    return sorted(in_force(cluster, pod.namespace), key=lambda policy: policy.key)
 
 
 def _disabled(cluster: Cluster, pod: Pod) -> list[NetworkPolicy]:
