@@ -17,18 +17,20 @@ def program_allows(program: LoweredProgram, direction: Direction, probe: Packet)
         address, peer = probe.destination, probe.source
     else:
         address, peer = probe.source, probe.destination
-    family = family_of(address)
     closing = program.known is not None and address not in program.known
     if closing and any(lies_in(address, n) for n in program.pod_networks.networks):
         return False
-    if address == peer or address not in program.isolated(direction, family):
+    if address == peer:
+        return True
+    judging = [pod for (d, _), pod in program.pods.items() if d is direction and address in pod.addresses]
+    if not judging and address not in program.closed[direction]:
         return True
     if direction is Direction.INGRESS and any(lies_in(peer, n) for n in program.node_networks):
         return True
+    family = family_of(address)
     return any(
         _rule_allows(program, rule, peer, probe)
-        for (pod_direction, _), pod in program.pods.items()
-        if pod_direction is direction and address in pod.addresses
+        for pod in judging
         for policy in pod.policies
         for rule in program.policies[PolicyId(direction, policy)].rules(family)
     )

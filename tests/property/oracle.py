@@ -42,9 +42,12 @@ class World:
         self.invalid: dict[tuple[Kind, Key], Invalid] = {}
         self._owners: dict[bytes, Pod | None] = {}
         """What :meth:`owner` has found since the last event."""
+        self._isolating: dict[tuple[Key, Direction, Mode], list[NetworkPolicy]] = {}
+        """The same of :meth:`isolating`."""
 
     def take(self, event: Event) -> None:
         self._owners.clear()
+        self._isolating.clear()
         if isinstance(event, Invalid):
             self.invalid[event.kind, event.key] = event
         elif isinstance(event, Delete):
@@ -131,14 +134,18 @@ class World:
         return Mode.ENFORCE
 
     def isolating(self, pod: Pod, direction: Direction, mode: Mode = Mode.ENFORCE) -> list[NetworkPolicy]:
-        return [
-            policy
-            for policy in self.in_force()
-            if self.mode(policy) is mode
-            and policy.namespace == pod.namespace
-            and matches(policy.pod_selector, pod.labels)
-            and policy.rules(direction) is not None
-        ]
+        """Return the policies of a mode that select one of the pods in a direction."""
+        asked = pod.key, direction, mode
+        if asked not in self._isolating:
+            self._isolating[asked] = [
+                policy
+                for policy in self.in_force()
+                if self.mode(policy) is mode
+                and policy.namespace == pod.namespace
+                and matches(policy.pod_selector, pod.labels)
+                and policy.rules(direction) is not None
+            ]
+        return self._isolating[asked]
 
     def bypasses(self, address: bytes) -> bool:
         """Whether an address is another node's; what this one sends its pods is not judged anyway."""
@@ -234,12 +241,15 @@ def matches(selector: Selector, labels: dict[str, str]) -> bool:
 
 def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:
     key, operator, values = requirement
-    return {
-        Operator.IN: key in labels and labels[key] in values,
-        Operator.NOT_IN: key not in labels or labels[key] not in values,
-        Operator.EXISTS: key in labels,
-        Operator.DOES_NOT_EXIST: key not in labels,
-    }[operator]
+    match operator:
+        case Operator.IN:
+            return key in labels and labels[key] in values
+        case Operator.NOT_IN:
+            return key not in labels or labels[key] not in values
+        case Operator.EXISTS:
+            return key in labels
+        case Operator.DOES_NOT_EXIST:
+            return key not in labels
 
 
 @lru_cache(maxsize=1 << 16)
