@@ -74,13 +74,14 @@ class ModelTables:
             try:
                 if family_lines and (self.kernel.fails() or self.kernel.unwritten()):
                     raise ValueError("out of luck")
-                self.kernel.tables[family] = _restored(self.kernel, family, family_lines)
+                table, touched = _restored(self.kernel, family, family_lines)
             except ValueError as error:
                 failed[family] = TableError(
                     "iptables-restore", str(error), refused=not killed, unknown=killed
                 )
                 continue
-            self.kernel.changed()
+            self.kernel.tables[family] = table
+            self.kernel.changed(*((family, chain) for chain in touched))
             if killed:
                 failed[family] = TableError("iptables-restore", "killed", refused=False, unknown=True)
             else:
@@ -88,42 +89,59 @@ class ModelTables:
         return failed
 
 
-def _restored(kernel: Kernel, family: Family, lines: Iterable[str]) -> Table:
-    chains = {chain: list(rules) for chain, rules in kernel.tables[family].items()}
+def _restored(kernel: Kernel, family: Family, lines: Iterable[str]) -> tuple[Table, set[str]]:
+    """Return the table after some lines of iptables-restore, and the chains that they name."""
+    table: Table = dict(kernel.tables[family])
+    touched: dict[str, list[str]] = {}
+    deleted = set()
+
+    def rules_of(chain: str) -> list[str]:
+        if chain not in touched:
+            if chain in deleted or chain not in table:
+                raise ValueError(f"no chain {chain}")
+            touched[chain] = list(table[chain])
+        return touched[chain]
+
     for line in lines:
         command, rest = line[:1] if line.startswith(":") else line.split(" ", 1)[0], line
         if command == ":":
-            chains[rest[1:].split(" ", 1)[0]] = []
+            touched[rest[1:].split(" ", 1)[0]] = []
             continue
         _, chain, *tail = rest.split(" ", 2)
         if command == "-X":
-            if chains.pop(chain, None) != []:
+            if rules_of(chain):
                 raise ValueError(f"chain {chain} is not empty, or not there")
+            del touched[chain]
+            deleted.add(chain)
             continue
-        if chain not in chains:
-            raise ValueError(f"no chain {chain}")
+        rules = rules_of(chain)
         (rule,) = tail
         if command == "-I":
             number, rule = rule.split(" ", 1)
-            chains[chain].insert(int(number) - 1, rule)
+            rules.insert(int(number) - 1, rule)
         elif command == "-D":
-            if rule not in chains[chain]:
+            if rule not in rules:
                 raise ValueError(f"no such rule in {chain}: {rule}")
-            chains[chain].remove(rule)
+            rules.remove(rule)
         else:
             assert command == "-A", line
-            chains[chain].append(rule)
-    for rules in chains.values():
-        for rule in rules:
+            rules.append(rule)
+    for chain in deleted - touched.keys():
+        # Not there before, if these lines made it too.
+        table.pop(chain, None)
+    table |= {chain: tuple(rules) for chain, rules in touched.items()}
+    # What no line names leads where it did, but for what is deleted; sets that rules refer to stay.
+    for chain in table if deleted else touched:
+        for rule in table[chain]:
             read = compiled(rule)
             target = read.target
-            if target.startswith("KUBE-") and target not in chains:
+            if target.startswith("KUBE-") and target not in table:
                 raise ValueError(f"no chain {target}")
             assert len(read.sets) <= 2, rule
             for name in read.sets:
                 if name not in kernel.sets:
                     raise ValueError(f"no set {name}")
-    return {chain: tuple(rules) for chain, rules in chains.items()}
+    return table, touched.keys() | deleted
 
 
 class ModelIpSets:
@@ -148,12 +166,12 @@ class ModelIpSets:
             raise SetError(name, "a set of that name exists", code=errno.EEXIST)
         self._try(name)
         self.kernel.sets[name] = (shape, set(members))
-        self.kernel.changed()
+        self.kernel.changed(name)
 
     def replace(self, name: str, shape: SetShape, members: Iterable[Member]) -> None:
         self._try(name)
         self.kernel.sets[name] = (shape, set(members))
-        self.kernel.changed()
+        self.kernel.changed(name)
 
     def create_all(self, wanted: Mapping[str, SetContent]) -> list[SetError]:
         errors = []
@@ -169,7 +187,7 @@ class ModelIpSets:
             raise SetError(name, "a rule still refers to the set", code=uapi.IPSET_ERR_BUSY)
         self._try(name)
         self.kernel.sets.pop(name, None)
-        self.kernel.changed()
+        self.kernel.changed(name)
 
     def change(self, changes: Iterable[SetChange], emptied: Iterable[str] = ()) -> list[SetError]:
         changes = [SetChange(name, list(added), list(removed)) for name, added, removed in changes]
@@ -180,7 +198,7 @@ class ModelIpSets:
             elif self._has(name):
                 self.kernel.cached.pop(name, None)
                 self.kernel.sets[name][1].clear()
-                self.kernel.changed()
+                self.kernel.changed(name)
         missing = [SetError(c.name, "missing", code=errno.ENOENT) for c in changes if not self._has(c.name)]
         missing += [SetError(c.name, "out of luck") for c in changes if self.kernel.fails()]
         lost = {error.name for error in missing}
@@ -188,11 +206,11 @@ class ModelIpSets:
         for name, added, _ in changes:
             for member in added if self._has(name) else ():
                 self.kernel.sets[name][1].add(member)
-                self.kernel.changed()
+                self.kernel.changed(name)
         for name, _, removed in changes:
             for member in removed if self._has(name) else ():
                 self.kernel.sets[name][1].discard(member)
-                self.kernel.changed()
+                self.kernel.changed(name)
         return [*failed, *missing]
 
     def enlist(self, name: str, member: str) -> None:
@@ -200,7 +218,7 @@ class ModelIpSets:
         if member not in self.kernel.sets:
             raise SetError(name, "missing", code=errno.ENOENT)
         self.kernel.sets[name][1].add(cast(Member, member))
-        self.kernel.changed()
+        self.kernel.changed(name)
 
     def _try(self, name: str) -> None:
         if self.kernel.fails() or self.kernel.unwritten():

@@ -22,11 +22,12 @@ from agent.net import Family, Protocol, family_of
 from agent.policy.engine import Engine
 from agent.spec.verdict import Packet
 from tests.build import labelled, packed, pod, upsert
-from tests.property.kernel_model import Kernel
+from tests.property.kernel_model import Kernel, Touched
 from tests.property.modelled import make_backend
 from tests.property.test_steps import verdict
 
 _CACHES = {family: names.cache("nft", family) for family in Family}
+_NAMES = frozenset(name for cache in _CACHES.values() for name in (cache.lookup, cache.entries))
 
 
 class Killed(BaseException):
@@ -47,19 +48,29 @@ class Traffic:
         self.refused: set[Packet] = set()
         """Packets that the rules denied at the last look."""
         self.answered = 0
+        self._known: dict[Packet, tuple[bool, bool, set[Touched]]] = {}
+        """Whether rules allow a packet, and cache it, and what that depends on."""
         kernel.seen = self.look
         kernel.judged = self.judged
 
     def allowed(self) -> set[Packet]:
         """Return the packets that rules allow, without the cache, and cache."""
         kernel, cached = self.kernel, self.kernel.cached
-        kernel.cached = {}
         lookups = [kernel.sets[c.lookup][1] for c in _CACHES.values() if c.lookup in kernel.sets]
         named = [set(members) for members in lookups]
         for members in lookups:
             members.clear()
-        found = {packet for packet in self.packets if kernel.passes(packet)}
-        added = set().union(*kernel.cached.values())
+        for packet in self.packets:
+            known = self._known.get(packet)
+            # Most writes touch nothing that its verdict depends on.
+            if known is None or not known[2].isdisjoint(kernel.touched):
+                kernel.cached = {}
+                met: set[Touched] = set()
+                passes, _ = kernel.judge(packet, 0, met)
+                caches = any(packet in each for each in kernel.cached.values())
+                self._known[packet] = passes, caches, met - _NAMES
+        found = {packet for packet, (passes, _, _) in self._known.items() if passes}
+        added = {packet for packet, (_, caches, _) in self._known.items() if caches}
         for members, before in zip(lookups, named, strict=True):
             members |= before
         kernel.cached = cached
