@@ -25,7 +25,7 @@ LONGEST_FIRST = (
     "upgrade",
     "cluster-",
     "tests/chaos",
-    "large-",
+    "large",
     "tests/cluster",
     "tests/deploy",
     "tests/property",

@@ -11,6 +11,8 @@ from tests.lab.apiserver import ApiServer
 from tests.lab.cluster import Cluster, http_get, wait_until
 from tests.lab.node import Layout, Mode
 
+pytestmark = pytest.mark.xdist_group("cluster-apart")
+
 
 @pytest.fixture
 def moved(cluster: Cluster) -> Iterator[tuple[Behind, ApiServer]]:

@@ -14,6 +14,8 @@ from tests.lab.lab import flows
 from tests.lab.node import Layout, Mode
 from tests.lab.probe import Verdict
 
+pytestmark = pytest.mark.xdist_group("cluster-apart")
+
 RBAC = ROOT / "deploy/components/new-pods-deny/rbac.yaml"
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 

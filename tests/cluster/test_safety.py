@@ -130,13 +130,14 @@ def test_forged_node_sources_link_local_and_broadcast_do_not_reach_an_isolated_p
     assert _forgeries_that_arrive(lab, attacker, victim) == []
 
 
-@pytest.fixture(params=[pytest.param(mode, marks=pytest.mark.xdist_group(f"large-{mode}")) for mode in Mode])
-def alone(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Node]]:
-    """A node with no API server."""
+@pytest.fixture
+def alone() -> Iterator[tuple[Lab, Node]]:
+    """A node with no API server. Its sets are the same in both modes of iptables."""
     with Lab() as lab:
-        yield lab, lab.node("alone", Layout.ROUTED, request.param)
+        yield lab, lab.node("alone", Layout.ROUTED, Mode.NFT)
 
 
+@pytest.mark.xdist_group("large")
 def test_a_set_of_seventy_thousand_members(alone: tuple[Lab, Node], tmp_path: Path) -> None:
     lab, node = alone
     server, peer, stranger = (lab.pod(node, name) for name in ("server", "peer", "stranger"))
@@ -191,6 +192,8 @@ def test_a_set_of_seventy_thousand_members(alone: tuple[Lab, Node], tmp_path: Pa
         agent.stop()
 
 
+@pytest.mark.parametrize("pair", [Layout.ROUTED], ids=str, indirect=True)
+@pytest.mark.xdist_group("cluster-routed")
 def test_a_policy_of_seventy_thousand_blocks(scene: Scene) -> None:
     namespace = scene.namespace("a")
     client = scene.pod(scene.near, namespace, "client", {"app": "client"})

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.lab.cluster import ROOT, Cluster
+from tests.lab.cluster import Cluster
 from tests.lab.node import Layout, Mode, Node
+
+pytestmark = pytest.mark.xdist_group("cluster-apart")
 
 NAMESPACE = "kube-system"
 
@@ -25,30 +25,13 @@ class Asked(NamedTuple):
     local: Node
 
     def status(self, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run ``status --cluster`` where the API server is, as ``admin`` or ``agent``."""
+        """Run ``status --cluster`` on a node, as ``admin`` or ``agent``."""
         return self.run(user, "status", *arguments)
 
     def run(self, user: str, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command with ``--cluster`` where the API server is, as ``admin`` or ``agent``."""
+        """Run a command with ``--cluster`` on a node, as ``admin`` or ``agent``."""
         kubeconfig = str(self.cluster.api.kubeconfig(user))
-        command = [
-            sys.executable,
-            "-m",
-            "agent",
-            name,
-            "--cluster",
-            "--kubeconfig",
-            kubeconfig,
-            *arguments,
-        ]
-        with self.cluster.lab.underlay.entered():
-            return subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
+        return self.open.agent_ended(name, "--cluster", "--kubeconfig", kubeconfig, *arguments)
 
     def nodes(self, user: str) -> dict[str, Any]:
         answer = json.loads(self.status(user, "--json").stdout)

@@ -135,7 +135,8 @@ def run_kubectl(netns: Netns, kubeconfig: Path, *arguments: str, stdin: str = ""
     """Run kubectl in a namespace; return what it printed. Raises CommandError."""
     cache = kubeconfig.parent / "kubectl-cache"
     command = [str(kubectl()), f"--kubeconfig={kubeconfig}", f"--cache-dir={cache}", *arguments]
-    return netns.run(command, stdin=stdin)
+    # It ends before its memory is worth collecting.
+    return netns.run(command, stdin=stdin, environment={"GOGC": "off"})
 
 
 def reach_api_server(node: Node, address: str) -> None:

@@ -166,6 +166,8 @@ class Stage(DeployedCluster):
         run = ["--tmpfs", "/run"] if own_network else ["--bind", "/run", "/run"]
         privileges = ["--cap-drop", "CAP_NET_ADMIN", "--cap-drop", "CAP_NET_RAW"] if own_network else []
         environment = {
+            # kubectl ends before its memory is worth collecting.
+            "GOGC": "off",
             "HOME": "/tmp/home",
             "KUBECACHEDIR": "/tmp/home/kubectl",
             "PATH": f"/tmp/bin:{root}/.venv/bin:{os.environ['PATH']}:/usr/sbin:/sbin",

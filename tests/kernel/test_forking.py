@@ -17,6 +17,8 @@ from tests.lab.cluster import wait_until
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Node
 
+pytestmark = pytest.mark.xdist_group("forking")
+
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:

@@ -295,13 +295,18 @@ class Node:
 
     def agent(self, *arguments: str) -> str:
         """Run a command of the agent's on the node; return what it printed. Raises CommandError."""
+        done = self.agent_ended(*arguments)
+        if done.returncode != 0:
+            raise CommandError(f"netpol-agent {' '.join(arguments)}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def agent_ended(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the agent's on the node; return how it ended."""
         with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
             code = self.fork("agent", *arguments, output=output, errors=errors).wait(60)
             for file in (output, errors):
                 file.seek(0)
-            if code != 0:
-                raise CommandError(f"netpol-agent {' '.join(arguments)}\n{output.read()}{errors.read()}")
-            return output.read()
+            return subprocess.CompletedProcess(arguments, code, output.read(), errors.read())
 
     def _run_directory(self) -> Path:
         run = self.directory / "run"
