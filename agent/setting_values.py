@@ -254,12 +254,17 @@ def file_path(text: str) -> Path | None:
     return path
 
 
+BOOLEANS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+"""What a boolean can be, in lower case."""
+
+
 def switch(text: str) -> bool:
-    if text.lower() in {"1", "true", "yes", "on"}:
-        return True
-    if text.lower() in {"0", "false", "no", "off"}:
-        return False
-    raise UnfitError("give true or false")
+    if (found := BOOLEANS.get(text.lower())) is None:
+        raise UnfitError("give true or false")
+    return found
 
 
 class Endpoint(NamedTuple):

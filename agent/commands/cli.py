@@ -30,6 +30,7 @@ from agent.commands.options import (
     texts_of,
     value_of,
 )
+from agent.commands.switches import Commands
 from agent.commands.variables import unknown_variables
 from agent.settings import Settings, given, setting_of, warnings
 
@@ -70,7 +71,7 @@ def _end_without_privilege() -> None:
         sys.exit(1)
 
 
-@click.group(context_settings=_CONTEXT)
+@click.group(cls=Commands, context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="netpol-agent", message="%(prog)s %(version)s")
 def main() -> None:
     """Enforce Kubernetes NetworkPolicy on this node, with iptables and ipset.
