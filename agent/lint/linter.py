@@ -15,6 +15,8 @@ from agent.lint.silence import Silence, faults_of, silences
 
 _PART = re.compile(r"spec\.(podSelector|(ingress|egress)\[\d+\](\.(from|to|ports)\[\d+\])?)")
 
+_EDGE = re.compile(r"[.\[]")
+
 
 class Report(NamedTuple):
     """What was found, sorted by place; how many policies and files were looked at, how many silenced."""
@@ -65,10 +67,10 @@ def _hits(gathered: Gathered) -> Iterator[tuple[Place, str, str, Hit]]:
                 for hit in rule.check(policy, gathered.scene):
                     yield place, rule.id, title, hit
     for policy, place in gathered.apart:
-        parts = [_part(field) for field in policy.broken]
+        parts = {_part(field) for field in policy.broken}
         for rule in RULES:
             for hit in rule.check(policy, gathered.scene) if rule.check is not None and rule.of_parts else ():
-                if not any(_is_within(hit.path, part) for part in parts):
+                if not any(around in parts for around in _around(hit.path)):
                     yield place, rule.id, f"NetworkPolicy {policy.key}", hit
 
 
@@ -78,8 +80,10 @@ def _part(field: str) -> str:
     return found[0] if found else field
 
 
-def _is_within(path: str, part: str) -> bool:
-    return path == part or path.startswith((f"{part}.", f"{part}["))
+def _around(path: str) -> Iterator[str]:
+    """Give a field and every field around it."""
+    yield path
+    yield from (path[: edge.start()] for edge in _EDGE.finditer(path))
 
 
 def _finding(
@@ -111,9 +115,12 @@ def _silenced(source: Input, findings: Sequence[Finding]) -> tuple[list[Finding]
     """Take out what comments silence, and add what is wrong with the comments. Returns how many it took."""
     comments = silences(source.text)
     used: dict[Silence, set[str]] = {comment: set() for comment in comments}
+    on_line: dict[int, list[Silence]] = {}
+    for comment in comments:
+        on_line.setdefault(comment.about, []).append(comment)
     left: list[Finding] = []
     for finding in findings:
-        by = [c for c in comments if c.about == finding.line and finding.rule in c.rules]
+        by = [c for c in on_line.get(finding.line, ()) if finding.rule in c.rules]
         for comment in by:
             used[comment].add(finding.rule)
         if not by:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from agent.kube.address import covers
 from agent.kube.mode import Mode
-from agent.kube.model import Key, NetworkPolicy, Operator, Peer, Selector
+from agent.kube.model import Key, NetworkPolicy, Operator, Peer, Requirement, Selector
 from agent.kube.validate import METADATA_NAME
-from agent.net import Network, Protocol
+from agent.lint.networks import Networks
+from agent.lint.openings import Openings
+from agent.net import Direction, Network, Protocol
 
 
 class DeclaredPort(NamedTuple):
@@ -176,27 +177,62 @@ class Scene:
         selector = peer.pod_selector or Selector()
         return tuple(pod for name in namespaces for pod in self.matching(name, selector))
 
+    @functools.cached_property
+    def _openings(self) -> dict[tuple[int, Direction, bool], Openings]:
+        return {}
+
+    def openings(self, policy: Policy, direction: Direction, *, everywhere: bool = False) -> Openings:
+        """Return the blocks of a policy of this scene; ``everywhere`` as :class:`Openings` says."""
+        asked = id(policy.value), direction, everywhere
+        if (found := self._openings.get(asked)) is None:
+            rules = policy.value.rules(direction) or ()
+            found = self._openings[asked] = Openings(rules, everywhere=everywhere)
+        return found
+
+    @functools.cached_property
+    def pods_at(self) -> Mapping[bytes, Key]:
+        """The pods by address."""
+        return {address: pod.key for pod in self.pods for address in pod.addresses}
+
+    @functools.cached_property
+    def pods_by_range(self) -> tuple[Networks, Mapping[Network, Range]]:
+        """The ranges of pods, and of each the first that says so."""
+        return _by_network(self.pod_ranges)
+
+    @functools.cached_property
+    def _services_by_range(self) -> tuple[Networks, Mapping[Network, Range]]:
+        return _by_network(self.service_ranges)
+
+    @functools.cached_property
+    def _services_at(self) -> Mapping[bytes, Key]:
+        return {one: service.key for service in reversed(self.services) for one in service.addresses}
+
     def is_of_services(self, network: Network) -> str:
         """Say of which Service, or range of Services, all addresses of a block are; "" when of none."""
-        for known in self.service_ranges:
-            if covers(known.network, network):
-                return f"is in the range of Services {known.network} ({known.source})"
-        if network.prefix == 8 * len(network.address):
-            for service in self.services:
-                if network.address in service.addresses:
-                    return f"is the ClusterIP of Service {service.key}"
+        networks, ranges = self._services_by_range
+        for around in networks.around(network):
+            return f"is in the range of Services {around} ({ranges[around].source})"
+        if network.prefix == 8 * len(network.address) and network.address in self._services_at:
+            return f"is the ClusterIP of Service {self._services_at[network.address]}"
         return ""
+
+
+def _by_network(ranges: Sequence[Range]) -> tuple[Networks, Mapping[Network, Range]]:
+    return Networks(one.network for one in ranges), {one.network: one for one in reversed(ranges)}
 
 
 def narrower(one: Selector, other: Selector) -> bool:
     """Whether all labels that ``one`` matches are matched by ``other``, as single requirements tell."""
-    return all(_implied(one, key, operator, values) for key, operator, values in other.requirements)
+    mine: dict[str, list[Requirement]] = {}
+    for requirement in one.requirements:
+        mine.setdefault(requirement.key, []).append(requirement)
+    return all(_implied(mine.get(theirs.key, ()), theirs) for theirs in other.requirements)
 
 
-def _implied(selector: Selector, key: str, operator: Operator, values: tuple[str, ...]) -> bool:
-    for mine in selector.requirements:
-        if mine.key != key:
-            continue
+def _implied(requirements: Sequence[Requirement], theirs: Requirement) -> bool:
+    """Whether one of some requirements of a key is enough for another requirement of that key."""
+    operator, values = theirs.operator, theirs.values
+    for mine in requirements:
         if operator is Operator.EXISTS and mine.operator in (Operator.IN, Operator.EXISTS):
             return True
         if operator is Operator.DOES_NOT_EXIST and mine.operator is Operator.DOES_NOT_EXIST:

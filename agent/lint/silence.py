@@ -32,6 +32,10 @@ def silences(text: bytes) -> list[Silence]:
     if b"netpol-agent:" not in text:
         return []
     lines = text.decode(errors="replace").splitlines()
+    # Of each line, the next one that says something: what a comment above is about.
+    below = [0] * len(lines)
+    for at in range(len(lines) - 1, 0, -1):
+        below[at - 1] = below[at] if _NOTHING.match(lines[at]) else at + 1
     found: list[Silence] = []
     for number, line in enumerate(lines, 1):
         match = _COMMENT.search(line)
@@ -39,8 +43,7 @@ def silences(text: bytes) -> list[Silence]:
             continue
         about = number
         if not line[: match.start()].strip():
-            later = enumerate(lines[number:], number + 1)
-            about = next((n for n, other in later if not _NOTHING.match(other)), number)
+            about = below[number - 1] or number
         rules = tuple(filter(None, match[1].split(",")))
         found.append(Silence(number, match.start() + 1, rules, match[2].strip(), about))
     return found

@@ -7,14 +7,15 @@ what another one allows.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterator
 
 from agent.kube.model import Rule
 from agent.lint.finding import Hit
-from agent.lint.rules.blocks import except_path, opens, peer_blocks, share_ports
+from agent.lint.rules.blocks import except_paths
 from agent.lint.rules.shape import PEERS, rules_of
 from agent.lint.scene import Policy, Scene, narrower
-from agent.net import Direction, Network
+from agent.net import Direction
 
 
 class _Reach(enum.Enum):
@@ -140,30 +141,22 @@ def _meaning(policy: Policy) -> tuple[object, object]:
 
 
 def except_opened(policy: Policy, scene: Scene) -> Iterator[Hit]:
+    beside = [other for other in scene.enforced[policy.key.namespace] if other is not policy]
+    on_same_pods = functools.cache(lambda at: _reach(policy, beside[at], scene))
     for direction, path, rule in rules_of(policy):
+        openings = [scene.openings(other, direction, everywhere=True) for other in beside]
         for index, peer in enumerate(rule.peers):
-            for out in peer.block.excepts if peer.block is not None else ():
-                opener = _opener(policy, scene, direction, rule, out)
-                if opener is not None:
-                    other, pod = opener
+            if peer.block is None or not peer.block.excepts:
+                continue
+            path_of = except_paths(policy, f"{path}.{PEERS[direction]}[{index}].ipBlock")
+            for out in peer.block.excepts:
+                for at, other in enumerate(beside):
+                    if openings[at].sharing(out, rule.ports) is None or (found := on_same_pods(at)) is None:
+                        continue
                     yield Hit(
-                        except_path(policy, f"{path}.{PEERS[direction]}[{index}].ipBlock", out),
-                        f"{out} is allowed after all: {other.key} allows it for the same pods{_at(pod)}, and "
-                        "policies add up",
+                        path_of(out),
+                        f"{out} is allowed after all: {other.key} allows it for the same "
+                        f"pods{_at(found[1])}, and policies add up",
                         f"narrow {other.key}, or remove the except",
                     )
-
-
-def _opener(
-    policy: Policy, scene: Scene, direction: Direction, rule: Rule, out: Network
-) -> tuple[Policy, str] | None:
-    for other in scene.enforced[policy.key.namespace]:
-        if other is policy:
-            continue
-        for theirs in other.value.rules(direction) or ():
-            if not any(opens(block, out) for block in peer_blocks(theirs)):
-                continue
-            found = _reach(policy, other, scene) if share_ports(rule.ports, theirs.ports) else None
-            if found is not None:
-                return other, found[1]
-    return None
+                    break

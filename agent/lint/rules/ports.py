@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from agent.kube.model import Port, Rule
@@ -12,14 +14,67 @@ from agent.net import Direction, Protocol
 from agent.words import some
 
 
-def _asked(policy: Policy, scene: Scene) -> Iterator[tuple[str, Port, Sequence[SeenPod]]]:
+class _Targets:
+    """The pods that a rule's ports are on. What they declare is put together once, for thousands of ports."""
+
+    def __init__(self, pods: Sequence[SeenPod], scene: Scene) -> None:
+        self._pods = pods
+        self._scene = scene
+        declared = {one for pod in pods for one in pod.ports}
+        self._names = {(one.protocol, one.name) for one in declared}
+        self._numbers = {
+            protocol: sorted({one.number for one in declared if one.protocol is protocol})
+            for protocol in Protocol
+        }
+        self.declared = {_text(one) for one in declared}
+
+    def declare(self, port: Port) -> bool:
+        """Whether one of them declares a port, or one of a range."""
+        if isinstance(port.port, str):
+            return (port.protocol, port.port) in self._names
+        if port.port is None:
+            return False
+        numbers = self._numbers[port.protocol]
+        at = bisect_left(numbers, port.port)
+        return at < len(numbers) and numbers[at] <= (port.end or port.port)
+
+    @functools.cached_property
+    def all_declare_some(self) -> bool:
+        return all(pod.ports for pod in self._pods)
+
+    @functools.cached_property
+    def named(self) -> str:
+        return some({pod.title for pod in self._pods})
+
+    @functools.cached_property
+    def _services(self) -> dict[tuple[Protocol, int | str], tuple[SeenService, ServicePort]]:
+        """The Services before these pods, by the port that a client asks for: its number or its name."""
+        found: dict[tuple[Protocol, int | str], tuple[SeenService, ServicePort]] = {}
+        for namespace in dict.fromkeys(pod.key.namespace for pod in self._pods):
+            here = [pod for pod in self._pods if pod.key.namespace == namespace]
+            for service in self._scene.services_of.get(namespace, ()):
+                wanted = service.selector.items()
+                if not (wanted and any(wanted <= pod.labels.items() for pod in here)):
+                    continue
+                for one in service.ports:
+                    for asked in (one.number, one.name):
+                        if one.target != asked:
+                            found.setdefault((one.protocol, asked), (service, one))
+        return found
+
+    def service(self, port: Port) -> tuple[SeenService, ServicePort] | None:
+        """Return the Service whose port a rule has in place of the pods', if one is before these pods."""
+        return None if port.port is None else self._services.get((port.protocol, port.port))
+
+
+def _asked(policy: Policy, scene: Scene) -> Iterator[tuple[str, Port, _Targets]]:
     """Give each port that no pod declares which it is about, with these pods."""
     for direction, path, rule in rules_of(policy):
-        targets = _targets(policy, scene, direction, rule)
-        if not targets:
+        pods = _targets(policy, scene, direction, rule) if rule.ports else ()
+        if not pods:
             continue
-        declared = {one for pod in targets for one in pod.ports}
-        met = {port for port in rule.ports if any(_fits(port, one) for one in declared)}
+        targets = _Targets(pods, scene)
+        met = {port for port in rule.ports if targets.declare(port)}
         # Ports are often declared for one protocol and serve two, as DNS does.
         numbers = {port._replace(protocol=Protocol.TCP) for port in met}
         for index, port in enumerate(rule.ports):
@@ -41,18 +96,9 @@ def _targets(policy: Policy, scene: Scene, direction: Direction, rule: Rule) -> 
     return found
 
 
-def _fits(port: Port, declared: DeclaredPort) -> bool:
-    if declared.protocol is not port.protocol:
-        return False
-    if isinstance(port.port, str):
-        return declared.name == port.port
-    return port.port is not None and port.port <= declared.number <= (port.end or port.port)
-
-
 def service_port(policy: Policy, scene: Scene) -> Iterator[Hit]:
-    for path, port, pods in _asked(policy, scene):
-        found = _service(scene, port, pods)
-        if found is not None:
+    for path, port, targets in _asked(policy, scene):
+        if (found := targets.service(port)) is not None:
             service, meant = found
             yield Hit(
                 path,
@@ -62,40 +108,22 @@ def service_port(policy: Policy, scene: Scene) -> Iterator[Hit]:
             )
 
 
-def _service(scene: Scene, port: Port, pods: Sequence[SeenPod]) -> tuple[SeenService, ServicePort] | None:
-    """Return the Service whose port a rule has in place of the pods', if one is before these pods."""
-    for namespace in dict.fromkeys(pod.key.namespace for pod in pods):
-        for service in scene.services_of.get(namespace, ()):
-            wanted = service.selector.items()
-            behind = [p for p in pods if p.key.namespace == namespace and wanted <= p.labels.items()]
-            if not (wanted and behind):
-                continue
-            for one in service.ports:
-                asked = one.name if isinstance(port.port, str) else one.number
-                if one.protocol is port.protocol and port.port == asked and one.target != port.port:
-                    return service, one
-    return None
-
-
 def port_not_declared(policy: Policy, scene: Scene) -> Iterator[Hit]:
-    for path, port, pods in _asked(policy, scene):
-        if _service(scene, port, pods) is not None:
+    for path, port, targets in _asked(policy, scene):
+        if targets.service(port) is not None:
             continue
         # Containers may listen on ports that they do not declare, but have names only for those they do.
-        if isinstance(port.port, int) and not all(pod.ports for pod in pods):
+        if isinstance(port.port, int) and not targets.all_declare_some:
             continue
-        declared = {_text(one) for pod in pods for one in pod.ports}
-        other = {
-            o.protocol.name for pod in pods for o in pod.ports if _fits(port._replace(protocol=o.protocol), o)
-        }
-        named = some({pod.title for pod in pods})
+        other = {one.name for one in Protocol if targets.declare(port._replace(protocol=one))}
         yield Hit(
             path,
-            f"{port_text(port)} is declared by none of the pods ({named})",
+            f"{port_text(port)} is declared by none of the pods ({targets.named})",
             f"they declare it for {some(other)}; write protocol: {min(other)}"
             if other
-            else f"they declare {some(declared)}; write one of these, or declare the port in the container"
-            if declared
+            else f"they declare {some(targets.declared)}; write one of these, or declare the port in the "
+            "container"
+            if targets.declared
             else "they declare no port; declare it in the container",
         )
 

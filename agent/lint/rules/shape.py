@@ -10,6 +10,7 @@ from agent.kube.mode import MODE_ANNOTATION, Mode
 from agent.kube.model import Operator, Peer, Port, Rule, Selector
 from agent.lint.finding import Hit
 from agent.lint.scene import Policy, Scene, narrower
+from agent.lint.spans import Span, span_of
 from agent.net import Direction, Protocol
 
 PEERS = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
@@ -137,35 +138,29 @@ def duplicate_port(policy: Policy, _: Scene) -> Iterator[Hit]:
     for _direction, path, rule in rules_of(policy):
         if len(rule.ports) < 2:
             continue
-        ports = list(enumerate(rule.ports))
-        # A rule may list thousands. What covers another port is wide, or begins where it does.
-        wide = [(n, one) for n, one in ports if one.port is None or one.end is not None]
-        narrow: dict[int | str, list[tuple[int, Port]]] = {}
-        for n, one in ports:
-            if one.port is not None and one.end is None:
-                narrow.setdefault(one.port, []).append((n, one))
-        for index, port in ports:
-            alike = narrow.get(port.port, ()) if port.port is not None else ()
-            for before, other in sorted((*wide, *alike), key=itemgetter(0)) if alike else wide:
-                if before != index and _covers_port(other, port) and (before < index or other != port):
-                    what = "twice" if other == port else f"within {port_text(other)}"
-                    yield Hit(f"{path}.ports[{index}]", f"{port_text(port)} is listed {what}", "remove it")
-                    break
+        spans = [*map(span_of, rule.ports)]
+        first: dict[Span, int] = {}
+        for index, span in enumerate(spans):
+            first.setdefault(span, index)
+        within = _within(first)
+        for index, (port, span) in enumerate(zip(rule.ports, spans, strict=True)):
+            outer = within.get(first[span])
+            if outer is not None or first[span] != index:
+                what = "twice" if outer is None else f"within {port_text(rule.ports[outer])}"
+                yield Hit(f"{path}.ports[{index}]", f"{port_text(port)} is listed {what}", "remove it")
 
 
-def _covers_port(outer: Port, inner: Port) -> bool:
-    if outer == inner:
-        return True
-    if outer.protocol is not inner.protocol:
-        return False
-    if outer.port is None:
-        return True
-    return (
-        isinstance(outer.port, int)
-        and isinstance(inner.port, int)
-        and outer.port <= inner.port
-        and (inner.end or inner.port) <= (outer.end or outer.port)
-    )
+def _within(spans: Mapping[Span, int]) -> dict[int, int]:
+    """Return whose spans lie within whose, each within that one which reaches furthest of those around it."""
+    found: dict[int, int] = {}
+    # Of two that begin at one place, the longer comes first, so what is around a span is always before it.
+    furthest: Span | None = None
+    for span in sorted(sorted(spans, key=lambda one: one.last, reverse=True), key=lambda one: one.first):
+        if furthest is not None and furthest.last >= span.last:
+            found[spans[span]] = spans[furthest]
+        else:
+            furthest = span
+    return found
 
 
 def duplicate_peer(policy: Policy, _: Scene) -> Iterator[Hit]:
@@ -234,8 +229,10 @@ def _contradicted(selector: Selector) -> str:
     """Return the key whose requirements no label meets; "" when there is none."""
     if len(selector.requirements) < 2:
         return ""
-    for key in sorted({requirement.key for requirement in selector.requirements}):
-        mine = [(r.operator, set(r.values)) for r in selector.requirements if r.key == key]
+    by_key: dict[str, list[tuple[Operator, set[str]]]] = {}
+    for requirement in selector.requirements:
+        by_key.setdefault(requirement.key, []).append((requirement.operator, set(requirement.values)))
+    for key, mine in sorted(by_key.items(), key=itemgetter(0)):
         wanted = [values for operator, values in mine if operator is Operator.IN]
         unwanted = set[str]().union(*(values for operator, values in mine if operator is Operator.NOT_IN))
         operators = {operator for operator, _ in mine}
