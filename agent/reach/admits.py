@@ -102,7 +102,7 @@ class Rules:
             for rule in policy.rules(direction) or ():
                 for parts, allowed in self._rule(policy.namespace, rule, look, direction):
                     found[allowed] |= parts
-        return _overlaid(found.items(), self.known.every)
+        return laid_over(found.items(), self.known.every)
 
     def _rule(
         self, namespace: str, rule: Rule, look: int, direction: Direction
@@ -187,21 +187,53 @@ def on(pod: Look | Pod, port: Port) -> Ports:
     return NONE
 
 
-def _overlaid(found: Iterable[tuple[Ports, int]], every: int) -> Share:
-    """Lay sets of parts over each other: what is allowed with a part is what any of its sets allows."""
+_FEW = 64
+"""So many pieces are all looked at, for each set that is laid over them."""
+
+
+def laid_over(found: Iterable[tuple[Ports, int]], every: int) -> Share:
+    """Lay sets of parts over each other: what is allowed with a part is what any of its sets allows.
+
+    A policy may have thousands of rules about a few parts each, and then has as many pieces. From so many on
+    each part knows its piece, and a set costs what it has of parts.
+    """
     pieces = [(every, NONE)]
+    piece_of: list[int] | None = None
     for allowed, parts in found:
         if not allowed:
             continue
-        split = []
-        for piece, before in pieces:
-            if inside := piece & parts:
-                split.append((inside, before | allowed))
-            if outside := piece & ~parts:
-                split.append((outside, before))
-        pieces = split
+        touched: Iterable[int] = range(len(pieces))
+        if len(pieces) > _FEW:
+            if piece_of is None:
+                piece_of = _pieces_of(pieces)
+            if parts.bit_count() < len(pieces):
+                touched = sorted({piece_of[part] for part in bits(parts)})
+        for at in touched:
+            piece, before = pieces[at]
+            inside, outside = piece & parts, piece & ~parts
+            if not inside:
+                continue
+            if not outside:
+                pieces[at] = inside, before | allowed
+                continue
+            # The smaller half gets the new number: then a part changes its own a few times only.
+            halves = (inside, before | allowed), (outside, before)
+            less, more = sorted(halves, key=lambda half: half[0].bit_count())
+            pieces[at] = more
+            pieces.append(less)
+            if piece_of is not None:
+                for part in bits(less[0]):
+                    piece_of[part] = len(pieces) - 1
     merged: defaultdict[Ports, int] = defaultdict(int)
     for piece, allowed in pieces:
         if allowed:
             merged[allowed] |= piece
     return tuple((parts, allowed) for allowed, parts in merged.items())
+
+
+def _pieces_of(pieces: Sequence[tuple[int, Ports]]) -> list[int]:
+    found = [0] * max(parts.bit_length() for parts, _ in pieces)
+    for at, (parts, _) in enumerate(pieces):
+        for part in bits(parts):
+            found[part] = at
+    return found

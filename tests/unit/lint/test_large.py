@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from itertools import product
-from types import FrameType
 from typing import Any
 
 import pytest
 
-import agent
 from agent.kube.model import IPBlock, NetworkPolicy, Peer, Port, Rule, Selector
 from agent.lint.linter import lint
 from agent.lint.networks import Networks
@@ -22,10 +19,10 @@ from agent.lint.scene import Policy, Scene
 from agent.lint.spans import Spans, span_of
 from agent.net import Protocol
 from tests.build import network
+from tests.work import work
 
 Written = dict[str, Any]
 FEW, MANY = 60, 240
-HOME = agent.__file__.rpartition("/")[0]
 
 
 def net(number: int, rest: str) -> str:
@@ -80,27 +77,6 @@ def listed(rules: list[Written]) -> bytes:
     metadata = {"name": "p", "namespace": "shop"}
     items.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": declares})
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": items}).encode()
-
-
-def work(do: Callable[[], object]) -> int:
-    """Return how many lines of the agent's own code ran, each turn of a loop counted."""
-    count = 0
-
-    def line(*_: object) -> Any:
-        nonlocal count
-        count += 1
-        return line
-
-    def call(frame: FrameType, *_: object) -> Any:
-        return line if frame.f_code.co_filename.startswith(HOME) else None
-
-    before = sys.gettrace()
-    sys.settrace(call)
-    try:
-        do()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 @pytest.mark.parametrize("shape", SHAPES)
