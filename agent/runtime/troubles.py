@@ -14,12 +14,14 @@ from agent.sources.source import SyncState
 MOST = 50
 """Faults that are told of at a time: a policy that is wrong in a hundred ways is one trouble."""
 
+API_SERVER = "API server"
+"""Whose outages there are."""
 
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 
 
 class Trouble(NamedTuple):
-    """One that begins or ends. ``name``: of the kind of object, or what the fault is."""
+    """One that begins or ends. ``name``: whose outage it is, or what the fault is."""
 
     subject: Subject
     what: What
@@ -31,7 +33,9 @@ class Troubles:
     """Compares how things stand with how they stood."""
 
     def __init__(self) -> None:
-        self._outage: dict[str, float] = {}
+        self._behind: set[str] = set()
+        self._missed: set[str] = set()
+        self._since = 0.0
         self._faults: dict[str, Fault] = {}
 
     def look(
@@ -39,16 +43,10 @@ class Troubles:
     ) -> Iterator[Trouble]:
         """Yield what began or ended since the last look; ``now`` in ``time.time()`` seconds.
 
-        An outage: what is known of a kind may not be what there is. It is told once the kind has been known.
+        An outage: what is known of a kind may not be what there is. A kind counts once it has been known. An
+        outage begins with the first kind and ends with the last: a server that is away is away for all.
         """
-        for kind, state in states.items():
-            behind = state.synced and not state.current
-            if behind and kind.value not in self._outage:
-                self._outage[kind.value] = state.last_contact or now
-                yield Trouble(Subject.OUTAGE, What.BEGUN, kind.value, (state.fault,) if state.fault else ())
-            elif not behind and kind.value in self._outage and state.synced:
-                seconds = max(0.0, now - self._outage.pop(kind.value))
-                yield Trouble(Subject.OUTAGE, What.ENDED, kind.value, (f"after {seconds:.0f} s",))
+        yield from self._outage({kind: state for kind, state in states.items() if state.synced}, now)
         # A number that changes in the text (of pods, of seconds) makes no other fault of it.
         present = {_NUMBERS.sub("#", fault.what): fault for fault in faults[:MOST]}
         if present.keys() == self._faults.keys():
@@ -60,6 +58,21 @@ class Troubles:
             if key not in self._faults:
                 yield Trouble(Subject.FAULT, What.BEGUN, fault.what, _told(fault))
         self._faults = {key: self._faults.get(key, fault) for key, fault in present.items()}
+
+    def _outage(self, states: Mapping[Kind, SyncState], now: float) -> Iterator[Trouble]:
+        before = bool(self._behind)
+        behind = {kind: state for kind, state in states.items() if not state.current}
+        self._behind = {kind.value for kind in behind} | (self._behind - {kind.value for kind in states})
+        self._missed |= self._behind
+        kinds = f"not read: {', '.join(sorted(self._missed))}"
+        if self._behind and not before:
+            self._since = min(state.last_contact or now for state in behind.values())
+            faults = dict.fromkeys(state.fault for state in behind.values() if state.fault)
+            yield Trouble(Subject.OUTAGE, What.BEGUN, API_SERVER, (kinds, *faults))
+        elif before and not self._behind:
+            seconds = max(0.0, now - self._since)
+            yield Trouble(Subject.OUTAGE, What.ENDED, API_SERVER, (f"after {seconds:.0f} s", kinds))
+            self._missed = set()
 
 
 def _told(fault: Fault) -> tuple[str, ...]:

@@ -69,6 +69,8 @@ def _subject(row: Row) -> str:
         return f"connections of pod {row.object}"
     if row.subject is Subject.BUDGET:
         return f"policy {row.object} over budget"
+    if row.subject is Subject.OUTAGE:
+        return f"outage of the {row.object}"
     if row.subject is Subject.FAULT:
         return f"fault: {row.object}:"
     return f"{row.subject.value} {row.object}".rstrip()

@@ -85,7 +85,7 @@ def test_what_the_kernel_did_not_have_is_said() -> None:
             Row(Subject.REPAIR, What.MADE, moment(NOW), who="nft (pid 5)"),
             "the kernel was changed from outside by nft (pid 5); the agent put back what differed",
         ),
-        (Row(Subject.OUTAGE, What.BEGUN, moment(NOW), "Pod"), "outage Pod began"),
+        (Row(Subject.OUTAGE, What.BEGUN, moment(NOW), "API server"), "outage of the API server began"),
         (Row(Subject.FAULT, What.ENDED, moment(NOW), "no route"), "fault: no route: ended"),
         (Row(Subject.BUDGET, What.BEGUN, moment(NOW), "a/p"), "policy a/p over budget began"),
         (

@@ -19,11 +19,32 @@ def test_an_outage_lasts_from_the_last_contact_to_when_all_is_known_again() -> N
     (began,) = troubles.look(state(current=False, fault="refused"), (), 101.0)
     assert (began.subject, began.what, began.name, began.detail) == (
         *(Subject.OUTAGE, What.BEGUN),
-        *("Pod", ("refused",)),
+        *("API server", ("not read: Pod", "refused")),
     )
     assert list(troubles.look(state(current=False, fault="timed out"), (), 102.0)) == []
     (ended,) = troubles.look(state(current=True), (), 120.0)
-    assert (ended.what, ended.detail) == (What.ENDED, ("after 30 s",))
+    assert (ended.what, ended.detail) == (What.ENDED, ("after 30 s", "not read: Pod"))
+
+
+def test_one_outage_of_several_kinds_is_told_once_at_each_end() -> None:
+    def states(**current: bool) -> dict[Kind, SyncState]:
+        return {
+            kind: SyncState(True, 0, 0.0, 90.0 + n, "refused", current=current[kind.name])
+            for n, kind in enumerate((Kind.POD, Kind.POLICY))
+        }
+
+    troubles = Troubles()
+    told = [
+        [*troubles.look(states(POD=pods, POLICY=policies), (), now)]
+        for now, pods, policies in (
+            *((100.0, True, True), (101.0, True, False), (102.0, False, False)),
+            *((103.0, False, True), (121.0, True, True), (122.0, False, True)),
+        )
+    ]
+    assert [len(each) for each in told] == [0, 1, 0, 0, 1, 1]
+    assert told[1][0].detail == ("not read: NetworkPolicy", "refused")
+    assert told[4][0].detail == ("after 30 s", "not read: NetworkPolicy, Pod")
+    assert told[5][0].detail == ("not read: Pod", "refused")
 
 
 def test_a_kind_that_was_never_known_has_no_outage() -> None:
