@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Self
 
 from tests.chaos.clustered import NAMESPACE, Clustered
 from tests.chaos.stage import PORT, SPECS, Stage, policy_manifest
+from tests.lab.beside import Beside
 from tests.lab.client import ApiError
 from tests.lab.node import Pod
 
@@ -62,7 +62,7 @@ class Churn:
     """Makes one change after another in a thread, ``rate`` a second; a context manager.
 
     ``kinds``: functions that make a change of some kind, given what chooses. ``rest`` puts everything back as
-    it was, at the end. ``changes``: how many there were. Raises RuntimeError at its end if one failed.
+    it was, at the end. ``changes``: how many there were. Raises LabError at its end if one failed.
     """
 
     def __init__(
@@ -77,29 +77,20 @@ class Churn:
         self._rest = rest
         self._random = Random(seed)
         self._pause = 1 / rate
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._error: BaseException | None = None
+        self._beside = Beside(self._change, lambda: self._random.uniform(0, 2 * self._pause), "change")
         self.changes = 0
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._beside.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-        if self._error is not None:
-            raise RuntimeError("nothing changed any more") from self._error
+        self._beside.close()
         self._rest()
 
-    def _work(self) -> None:
-        try:
-            while not self._end.wait(self._random.uniform(0, 2 * self._pause)):
-                self._random.choice(self._kinds)(self._random)
-                self.changes += 1
-        except BaseException as error:
-            self._error = error  # told when it ends
+    def _change(self) -> None:
+        self._random.choice(self._kinds)(self._random)
+        self.changes += 1
 
 
 def of_manifests(stage: Stage, seed: int = 1) -> Churn:

@@ -6,12 +6,12 @@ import contextlib
 import itertools
 import socket
 import struct
-import threading
 from collections.abc import Mapping
 from typing import Self
 
 from agent.net import Family
 from tests.lab import packets
+from tests.lab.beside import Beside
 from tests.lab.node import Layout, Pod
 
 RATE = 500
@@ -55,31 +55,28 @@ class Forger:
         self.frames = tuple(forgeries(one, other, third).values())
         self.sent = 0
         self._one = one
-        self._over = threading.Event()
+        self._next = itertools.cycle(self.frames)
         with contextlib.ExitStack() as stack:
             self._found = stack.enter_context(packets.sniff(other, _TAG))
             with one.netns.entered():
                 self._socket = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
             self._socket.bind(("eth0", 0))
             self._stack = stack.pop_all()
-        self._thread = threading.Thread(target=self._work, name="forger", daemon=True)
+        self._beside = Beside(self._send, lambda: 1 / RATE, "sending of forged frames")
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._beside.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._stack.close()
+        with self._stack:
+            self._beside.close()
 
-    def _work(self) -> None:
-        for data in itertools.cycle(self.frames):
-            if self._over.wait(1 / RATE):
-                return
-            with contextlib.suppress(OSError):  # a full queue: it is sent the next time
-                self._socket.send(data)
-                self.sent += 1
+    def _send(self) -> None:
+        data = next(self._next)
+        with contextlib.suppress(OSError):  # a full queue: it is sent the next time
+            self._socket.send(data)
+            self.sent += 1
 
     def arrived(self) -> int:
         """Return how many have arrived so far."""

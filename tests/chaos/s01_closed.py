@@ -9,7 +9,7 @@ import time
 from tests.chaos.judge import Expected
 from tests.chaos.probe import Lane, Probe, both_families
 from tests.chaos.scenario import Length, Outcome, Scenario
-from tests.chaos.stage import OTHER_PORT, PORT, Stage, pod_manifest, policy_manifest
+from tests.chaos.stage import OTHER_PORT, PORT, Stage, killed_at, pod_manifest, policy_manifest
 from tests.lab.cluster import wait_until
 from tests.lab.cni import ContainerRuntime
 from tests.lab.node import Layout, Node, Pod
@@ -123,10 +123,10 @@ def other_starts(length: Length) -> Outcome:
                 (("--iptables-mode", "legacy"), ""),
                 ((), ""),
             ]
-            for arguments, killed_at in starts if length is Length.LONG else starts[:1]:
+            for arguments, step in starts if length is Length.LONG else starts[:1]:
                 stage.stop(signal.SIGKILL)
-                stage.start(*networks(stage.node), *arguments, ready=not killed_at, killed_at=killed_at)
-                if killed_at:
+                stage.start(*networks(stage.node), *arguments, ready=not step, module=killed_at(step))
+                if step:
                     time.sleep(2)
     return Outcome.of(probe.report, note="switched on, killed in a sync, and in both modes of iptables")
 

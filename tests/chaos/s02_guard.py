@@ -13,7 +13,7 @@ from tests.chaos.judge import Expected
 from tests.chaos.probe import Lane, Probe, both_families
 from tests.chaos.s01_closed import networks
 from tests.chaos.scenario import Length, Outcome, Scenario
-from tests.chaos.stage import OTHER_PORT, PORT, Stage
+from tests.chaos.stage import OTHER_PORT, PORT, Stage, killed_at
 from tests.lab.cluster import ROOT, wait_until
 from tests.lab.node import Layout, Mode, Node
 
@@ -55,7 +55,7 @@ def boot(length: Length, layout: Layout, mode: Mode) -> Outcome:
             for step in killed:
                 if step == _WRITTEN:
                     probe.expect(Expected.EITHER, lambda lane: _of(lane) in allowed)
-                stage.start(*networks(stage.node), ready=False, killed_at=step)
+                stage.start(*networks(stage.node), ready=False, module=killed_at(step))
                 assert stage.agent.process.wait(60) == -signal.SIGKILL, stage.agent.tail()
             stage.start(*networks(stage.node))
             for opened in [lane for lane in closed if _of(lane) in allowed]:

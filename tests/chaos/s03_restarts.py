@@ -14,7 +14,7 @@ from tests.chaos import kernel
 from tests.chaos.clustered import Clustered
 from tests.chaos.probe import Probe
 from tests.chaos.scenario import Length, Outcome, Scenario
-from tests.chaos.stage import Stage
+from tests.chaos.stage import Stage, killed_at
 from tests.lab.node import Layout, Mode
 
 STEPS = (
@@ -38,7 +38,7 @@ def _random_moment(stage: Stage, random: Random, until: float) -> None:
 
 def _step(stage: Stage, step: str) -> bool:
     """Start an agent that ends itself at a step; return whether it came there."""
-    agent = stage.start(ready=False, killed_at=step)
+    agent = stage.start(ready=False, module=killed_at(step))
     with contextlib.suppress(subprocess.TimeoutExpired):
         agent.process.wait(_AT_MOST_SECONDS)
         return True

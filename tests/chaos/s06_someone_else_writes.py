@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import select
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Self
@@ -22,6 +21,7 @@ from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import PORT, SPECS, Stage, policy_manifest
 from tests.kernel import kube_router
 from tests.lab.backends import Held, differences
+from tests.lab.beside import Beside
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.firewalls import Dockerd, Firewalld
 from tests.lab.netns import CommandError
@@ -228,28 +228,27 @@ class Allowing:
 
     def __init__(self, node: Node, probe: Probe, seconds: float) -> None:
         self._seconds, self._probe = seconds, probe
-        self._end = threading.Event()
         with node.netns.entered():
             self._writes = RuleWrites()
-        self._thread = threading.Thread(target=self._allow, daemon=True)
+        self._beside = Beside(self._allow, lambda: 0.0, "listening for writes")
         self.programs: set[str] = set()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._beside.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-        self._writes.close()
+        try:
+            self._beside.close()
+        finally:
+            self._writes.close()
 
     def _allow(self) -> None:
-        while not self._end.is_set():
-            if select.select([self._writes], [], [], 0.1)[0]:
-                heard = {write.program for write in self._writes.heard()[0]} - _AGENTS
-                self.programs |= heard
-                if heard:
-                    self._probe.allow(self._seconds, ago=_HEARD)
+        if select.select([self._writes], [], [], 0.1)[0]:
+            heard = {write.program for write in self._writes.heard()[0]} - _AGENTS
+            self.programs |= heard
+            if heard:
+                self._probe.allow(self._seconds, ago=_HEARD)
 
 
 _AGENTS = {"iptables-nft-re", "ip6tables-nft-r", "python", "netpol-agent"}

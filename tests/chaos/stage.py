@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 from tests.chaos.judge import Expected
 from tests.chaos.probe import Lane, both_families
-from tests.lab.cluster import AgentProcess
-from tests.lab.lab import Host, Lab
+from tests.lab.lab import Host
 from tests.lab.node import Layout, Mode, Node, Pod
+from tests.lab.standing import Standing
 
 PORT, OTHER_PORT = 5000, 5001
 PODS = ("client", "web", "job", "store")
@@ -34,7 +31,7 @@ SPECS: Mapping[str, Mapping[str, Any]] = {
 """What makes the lanes' verdicts: ``web`` for ingress, ``job`` for egress."""
 
 
-class Stage:
+class Stage(Standing):
     """A node, its pods :data:`PODS` and a host ``out`` outside; a context manager.
 
     ``web`` takes UDP port 5000 from ``client`` and nothing else, and ``job`` sends to port 5000 of ``store``
@@ -43,56 +40,25 @@ class Stage:
     """
 
     def __init__(self, layout: Layout | str = Layout.ROUTED, mode: Mode | str = Mode.NFT) -> None:
+        super().__init__("node", layout, mode)
         with contextlib.ExitStack() as stack:
-            self.lab = stack.enter_context(Lab())
-            self.node: Node = self.lab.node("node", layout, mode)
+            stack.push(self)
             fresh_flows(self.node)
             self.pods: dict[str, Pod] = {name: self.lab.pod(self.node, name) for name in PODS}
             self.out: Host = self.lab.host("out")
-            self.manifests = self.node.directory / "manifests"
-            self.manifests.mkdir()
             self.say("pods", [pod_manifest(pod) for pod in self.pods.values()])
             for name, spec in SPECS.items():
                 self.say(name, [policy_manifest(name, spec)])
-            self._agent: AgentProcess | None = None
-            stack.callback(self.stop, signal.SIGKILL)
-            self._stack = stack.pop_all()
+            stack.pop_all()
         self.lanes = lanes(self.pods, self.out)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+def killed_at(step: str) -> tuple[str, ...]:
+    """Return the module of an agent that ends itself at a step, as :mod:`tests.chaos.killed` reads it.
 
-    def say(self, name: str, objects: Iterable[Mapping[str, Any]]) -> None:
-        """Have a manifest hold these objects, at once and whole."""
-        say(self.manifests, name, objects)
-
-    def unsay(self, name: str) -> None:
-        """Remove a manifest."""
-        (self.manifests / f"{name}.yaml").unlink()
-
-    @property
-    def agent(self) -> AgentProcess:
-        assert self._agent is not None
-        return self._agent
-
-    def start(self, *arguments: str, ready: bool = True, killed_at: str = "") -> AgentProcess:
-        """Start the agent, which must not run, and wait until it is ready.
-
-        ``killed_at``: a step at which it ends itself, as :mod:`tests.chaos.killed` reads it.
-        """
-        module = ("tests.chaos.killed", killed_at) if killed_at else ("agent",)
-        self._agent = AgentProcess(self.node, "--manifests", str(self.manifests), *arguments, module=module)
-        if ready:
-            self._agent.wait_ready()
-        return self._agent
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the agent, if it runs."""
-        if self._agent is not None:
-            self._agent.stop(number)
+    Without a step it is the agent itself.
+    """
+    return ("tests.chaos.killed", step) if step else ("agent",)
 
 
 def fresh_flows(node: Node) -> None:
@@ -132,10 +98,3 @@ def policy_manifest(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": dict(spec),
     }
-
-
-def say(directory: Path, name: str, objects: Iterable[Mapping[str, Any]]) -> None:
-    """Put objects into a file of a directory of manifests, at once and whole. JSON is YAML, too."""
-    part = directory / f".{name}"
-    part.write_text("---\n".join(f"{json.dumps(found)}\n" for found in objects))
-    part.rename(directory / f"{name}.yaml")

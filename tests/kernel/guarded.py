@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 from collections.abc import Iterable
-from typing import Self
 
 from agent.net import Family, Protocol
-from tests.lab.cluster import AgentProcess, http_get, wait_until
-from tests.lab.lab import Host, Lab
-from tests.lab.node import Layout, Mode, Node, Pod
+from tests.lab.cluster import http_get, wait_until
+from tests.lab.lab import Host
+from tests.lab.node import Layout, Mode, Pod
 from tests.lab.probe import Flow, Verdict
+from tests.lab.standing import Standing
 
 PORT = 80
 OTHER_PORT = 81
@@ -40,53 +39,19 @@ spec:
 """
 
 
-class Guarded:
+class Guarded(Standing):
     """The node, its pods ``client`` and ``web``, a host ``out`` outside, and the agent; a context manager."""
 
     def __init__(self, layout: Layout | str, mode: Mode | str) -> None:
+        super().__init__("guarded", layout, mode, forked=True)
         with contextlib.ExitStack() as stack:
-            self.lab = stack.enter_context(Lab())
-            self.node: Node = self.lab.node("guarded", layout, mode)
+            stack.push(self)
             self.client: Pod = self.lab.pod(self.node, "client")
             self.web: Pod = self.lab.pod(self.node, "web")
             self.out: Host = self.lab.host("out")
             self.lab.serve(self.web, tcp=(PORT, OTHER_PORT), udp=(PORT, OTHER_PORT))
-            self.manifests = self.node.directory / "manifests"
-            self.manifests.mkdir()
             self.say("pods", "---\n".join(_POD.format(pod) for pod in (self.client, self.web)))
-            self._agent: AgentProcess | None = None
-            stack.callback(self.stop, signal.SIGKILL)
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def say(self, name: str, text: str) -> None:
-        """Have a manifest say something else, at once and whole."""
-        part = self.manifests / f".{name}"
-        part.write_text(text)
-        part.rename(self.manifests / f"{name}.yaml")
-
-    @property
-    def agent(self) -> AgentProcess:
-        assert self._agent is not None
-        return self._agent
-
-    def start(self, *arguments: str, ready: bool = True, forked: bool = True) -> AgentProcess:
-        """Start the agent, and wait until it is ready. ``forked``: see AgentProcess."""
-        arguments = ("--manifests", str(self.manifests), *arguments)
-        self._agent = AgentProcess(self.node, *arguments, forked=forked)
-        if ready:
-            self._agent.wait_ready()
-        return self._agent
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the agent, if it runs."""
-        if self._agent is not None:
-            self._agent.stop(number)
+            stack.pop_all()
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of the agent on the node, with the node's own lock, and wait for its end."""

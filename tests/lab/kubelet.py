@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Self
 
+from tests.lab.beside import Beside
 from tests.lab.client import ApiError, Json
 from tests.lab.cluster import Cluster
 from tests.lab.netns import Netns
@@ -33,33 +33,23 @@ class Kubelets:
         self.directory.mkdir()
         self._places: dict[tuple[str, str], Netns] = {}
         self._running: dict[str, tuple[tuple[str, str], subprocess.Popen[bytes]]] = {}
-        self._end = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._beside = Beside(self._look, lambda: INTERVAL, "making of pods")
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._beside.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-        for uid in list(self._running):
-            self._remove(uid)
-        self._client.close()
-        if self._error is not None:
-            raise LabError("no pods were made any more") from self._error
+        try:
+            self._beside.close()
+        finally:
+            for uid in list(self._running):
+                self._remove(uid)
+            self._client.close()
 
     def execute(self, namespace: str, name: str, *command: str) -> str:
         """Run a command, which begins with ``python3``, in a pod; return what it printed."""
         return self._places[namespace, name].run(_by_our_python(list(command)))
-
-    def _work(self) -> None:
-        try:
-            while not self._end.wait(INTERVAL):
-                self._look()
-        except BaseException as error:
-            self._error = error  # told when the test ends
 
     def _look(self) -> None:
         for namespace in self._client.get("/api/v1/namespaces")["items"]:

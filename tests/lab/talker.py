@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 
 from agent.net import Family
+from tests.lab.beside import Beside
 from tests.lab.place import LabError, Place
 
 INTERVAL = 0.001
@@ -25,7 +25,6 @@ class Talker:
         with source.netns.entered():
             self._sock = socket.socket(kind, socket.SOCK_DGRAM)
         self._tag = tag
-        self._end = threading.Event()
         self.sent = 0
         self._sock.connect((destination.address(family), port))
         self._sock.settimeout(5)
@@ -37,22 +36,20 @@ class Talker:
             self._sock.close()
             raise LabError(f"{source.name} has no answer from {destination.name}: {error}") from error
         self._sock.setblocking(False)
-        self._thread = threading.Thread(target=self._talk, daemon=True)
-        self._thread.start()
+        self._beside = Beside(self._talk, lambda: INTERVAL, "talk")
+        self._beside.start()
 
     def __enter__(self) -> Talker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-        self._sock.close()
+        with self._sock:
+            self._beside.close()
 
     def _talk(self) -> None:
-        while not self._end.wait(INTERVAL):
-            # What comes back, refusals included, is of no interest; the next one goes out all the same.
-            with contextlib.suppress(OSError):
-                self._sock.send(self._tag)
-                self.sent += 1
-            with contextlib.suppress(OSError):
-                self._sock.recv(100)
+        # What comes back, refusals included, is of no interest; the next one goes out all the same.
+        with contextlib.suppress(OSError):
+            self._sock.send(self._tag)
+            self.sent += 1
+        with contextlib.suppress(OSError):
+            self._sock.recv(100)
