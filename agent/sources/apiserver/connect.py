@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import urllib3
 
@@ -34,6 +34,31 @@ _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, KEEPALIVE_SECONDS * 1000),
 ]
+
+
+class Getting(Protocol):
+    """What lists and watches need of a connection: GETs, and to begin anew."""
+
+    @property
+    def address(self) -> str:
+        """As :attr:`Connection.address` says."""
+        ...
+
+    def get(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        read_seconds: float,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        anew: bool = False,
+    ) -> urllib3.BaseHTTPResponse:
+        """As :meth:`Connection.get` does."""
+        ...
+
+    def reset(self) -> None:
+        """As :meth:`Connection.reset` does."""
+        ...
 
 
 class Connection:

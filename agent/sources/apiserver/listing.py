@@ -12,7 +12,7 @@ import msgspec
 from agent.kube.model import Kind
 from agent.kube.wire import Page, decode_page
 from agent.sources.apiserver.answers import raise_for
-from agent.sources.apiserver.connect import Connection
+from agent.sources.apiserver.connect import Getting
 from agent.sources.apiserver.faults import PATHS, RequestFailedError
 from agent.sources.apiserver.proof import PagesProof, not_a_list, number
 
@@ -55,7 +55,7 @@ def pages(
         body = coming.result()
 
 
-def version_reached(connection: Connection, kind: Kind, seconds: float) -> int:
+def version_reached(connection: Getting, kind: Kind, seconds: float) -> int:
     """Ask how far the server's store of a kind has got: of which version a list is, from one page of it.
 
     ``seconds``: how long an answer may take. Raises UnprovenError, RequestFailedError, and what a connection

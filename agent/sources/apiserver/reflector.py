@@ -17,7 +17,7 @@ from agent.kube.model import Kind
 from agent.sources.apiserver.absence import CONFIRM_EMPTY_SECONDS, Absence
 from agent.sources.apiserver.answers import ExpiredError, raise_for
 from agent.sources.apiserver.backoff import LIMITED_SECONDS, LONGEST_SECONDS, Backoff
-from agent.sources.apiserver.connect import Connection
+from agent.sources.apiserver.connect import Getting
 from agent.sources.apiserver.contact import Clock, Contact
 from agent.sources.apiserver.ends import AnotherCluster, Due, Pause, Silent
 from agent.sources.apiserver.faults import PATHS, RequestFailedError, failure, refusal, resource
@@ -63,7 +63,7 @@ class Reflector:
     def __init__(
         self,
         kind: Kind,
-        connection: Connection,
+        connection: Getting,
         sink: Sink,
         seen: Seen,
         *,

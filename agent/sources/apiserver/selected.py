@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import urllib3
 
-from agent.sources.apiserver.connect import CONNECT_SECONDS, Connection
+from agent.sources.apiserver.connect import CONNECT_SECONDS, Getting
 
 
-class Selected(Connection):
-    """A connection of which every GET has a field selector: lists and watches of one object, as a rule."""
+class Selected:
+    """Has every GET of a connection ask by a field selector: lists and watches of one object, as a rule."""
 
-    def __init__(self, connection: Connection, selector: str) -> None:
-        super().__init__()
+    def __init__(self, connection: Getting, selector: str) -> None:
         self._of = connection
         self._selector = selector
 

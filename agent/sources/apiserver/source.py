@@ -11,7 +11,7 @@ from agent.kube.events import Room, Sink, after_room, enough
 from agent.kube.model import Kind
 from agent.sources.apiserver.absence import CONFIRM_EMPTY_SECONDS
 from agent.sources.apiserver.answers import raise_for
-from agent.sources.apiserver.connect import Connection
+from agent.sources.apiserver.connect import Connection, Getting
 from agent.sources.apiserver.contact import Contact
 from agent.sources.apiserver.faults import PATHS, RequestFailedError
 from agent.sources.apiserver.identity import QUERY, ClusterIdentity, Records
@@ -59,7 +59,7 @@ class ApiSource:
         self._contact = Contact()
         self._connection = Connection(kubeconfig, context)
         self._kinds = [Kind.NAMESPACE, Kind.POD, Kind.POLICY] + ([Kind.NODE] if nodes or own_node else [])
-        self._nodes_by = (
+        self._nodes_by: Getting = (
             self._connection
             if nodes or not own_node
             else Selected(self._connection, f"metadata.name={own_node}")
