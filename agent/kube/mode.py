@@ -37,10 +37,11 @@ def mode_of(text: str | None) -> ModeSaid:
     if text is None:
         return NO_MODE
     mode = _MODES.get(text.strip().lower())
-    return ModeSaid(Mode.ENFORCE, text[:_SHOWN] or _EMPTY) if mode is None else ModeSaid(mode)
+    return ModeSaid(Mode.ENFORCE, text[:_SHOWN] or EMPTY) if mode is None else ModeSaid(mode)
 
 
 _MODES = {mode.value: mode for mode in Mode}
-_EMPTY = '""'
+EMPTY = '""'
+"""An empty value, as it is shown."""
 _SHOWN = 40
 """Characters of a value that is not known: a tenant writes it, and it is kept."""

@@ -149,9 +149,9 @@ class Node(msgspec.Struct, frozen=True, gc=False):
 
 
 class ModeAnnotation(msgspec.Struct, frozen=True, gc=False):
-    """The annotation that is read of a NetworkPolicy."""
+    """The annotation that is read of a NetworkPolicy. A null is a value: API servers keep it as ""."""
 
-    mode: str | None = msgspec.field(default=None, name=MODE_ANNOTATION)
+    mode: str | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name=MODE_ANNOTATION)
 
 
 class PolicyMeta(Meta, frozen=True, gc=False):

@@ -294,7 +294,13 @@ def _mode(raw: bytes | msgspec.Raw) -> ModeSaid:
         annotations = _ANNOTATED.decode(raw).metadata.annotations
     except UNDECODABLE:
         return NO_MODE
-    return NO_MODE if annotations is None else mode_of(annotations.mode)
+    return _said(annotations)
+
+
+def _said(annotations: shapes.ModeAnnotation | None) -> ModeSaid:
+    if annotations is None or annotations.mode is msgspec.UNSET:
+        return NO_MODE
+    return mode_of(annotations.mode or "")
 
 
 def _decoded(kind: Kind, wire: shapes.Wire, *, told: bool = True) -> Decoded:
@@ -303,8 +309,7 @@ def _decoded(kind: Kind, wire: shapes.Wire, *, told: bool = True) -> Decoded:
     origin = origin_of(meta.managed) if told else UNKNOWN
     if isinstance(wire, shapes.Policy):
         key = _key(kind, meta)
-        said = wire.metadata.annotations
-        reading = staged(read_policy(key, wire.spec, strict=False), mode_of(said.mode if said else None))
+        reading = staged(read_policy(key, wire.spec, strict=False), _said(wire.metadata.annotations))
         if reading.policy is not None:
             generation = wire.metadata.generation or 0
             created = time_text(meta.created)

@@ -14,6 +14,7 @@ from agent.kube.policy import PROTOCOLS, read_policy
 from agent.kube.text import UnreadableError
 from agent.kube.workloads import TEMPLATES, workload_of
 from agent.lint.finding import Hit
+from agent.lint.modes import no_mode
 from agent.lint.scene import DeclaredPort, Policy, Range, Scene, SeenPod, SeenService, ServicePort
 
 _LINE = re.compile(r"line (\d+): ")
@@ -143,6 +144,9 @@ class _Gathering:
         elif isinstance(value, Namespace):
             self.namespaces[value.name] = value.labels
             self.staged[value.name] = value.staging
+            if not source.context:
+                hits = no_mode(value.staging, "its policies that do not say their own mode are")
+                self.found += [Early("mode-unknown", place, title, hit) for hit in hits]
         elif isinstance(value, Node):
             self.pod_ranges += [Range(cidr, f"podCIDR of Node {value.name}") for cidr in value.pod_cidrs]
             self.node_addresses.update((address, value.name) for address in value.addresses)

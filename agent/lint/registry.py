@@ -174,7 +174,8 @@ RULES: tuple[Rule, ...] = (
         "mode-unknown",
         _WARNING,
         "An annotation netpol-agent.io/mode with a value that is no mode",
-        "The policy is enforced: a slip opens nothing. If audit was meant, it denies what it should log.",
+        "The policy is enforced, or the policies of the namespace are: a slip opens nothing. If audit was "
+        "meant, they deny what they should log.",
         "Write enforce, audit or disabled.",
         shape.unknown_mode,
     ),

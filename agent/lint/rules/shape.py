@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
-from agent.kube.mode import MODE_ANNOTATION, Mode
 from agent.kube.model import Operator, Peer, Port, Rule, Selector
 from agent.lint.finding import Hit
+from agent.lint.modes import no_mode
 from agent.lint.scene import Policy, Scene, narrower
 from agent.lint.spans import Span, span_of
 from agent.net import Direction, Protocol
@@ -258,12 +258,7 @@ def named_port_to_block(policy: Policy, _: Scene) -> Iterator[Hit]:
 
 
 def unknown_mode(policy: Policy, _: Scene) -> Iterator[Hit]:
-    if unknown := policy.value.staging.unknown:
-        yield Hit(
-            f"metadata.annotations[{MODE_ANNOTATION}]",
-            f"{unknown!r} is no mode, so the policy is enforced",
-            f"write one of {', '.join(Mode)}",
-        )
+    yield from no_mode(policy.value.staging, "the policy is")
 
 
 def long_description(policy: Policy, _: Scene) -> Iterator[Hit]:

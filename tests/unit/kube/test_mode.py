@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from agent.kube.events import Invalid
+from agent.kube.manifest import read_text
 from agent.kube.mode import MODE_ANNOTATION, NO_MODE, Mode, ModeSaid, mode_of
 from agent.kube.model import Kind, Namespace, NetworkPolicy
 from agent.kube.wire import object_from, read_stored
@@ -46,6 +47,25 @@ def test_it_is_read_from_the_api_server(kind: Kind) -> None:
         found = object_from(kind, written(kind, mode, spec=SPEC if kind is Kind.POLICY else {}))
         assert isinstance(found, NetworkPolicy | Namespace)
         assert found.staging == expected
+
+
+@pytest.mark.parametrize("written_as", ["null", '""', '"  "', '"audited"'])
+def test_no_value_but_a_mode_follows_the_namespace(written_as: str) -> None:
+    body = written(Kind.POLICY, "mode", spec=SPEC).replace(b'"mode"', written_as.encode())
+    audit = ModeSaid(Mode.AUDIT)
+    found = object_from(Kind.POLICY, body)
+    assert isinstance(found, NetworkPolicy)
+    assert found.mode(audit) is Mode.ENFORCE
+    assert found.staging.unknown
+    refused = read_stored(Kind.POLICY, body.replace(b'"uid": "u"', b'"uid": 1'))
+    assert isinstance(refused, Invalid)
+    assert refused.closed is not None
+    assert refused.closed.mode(audit) is Mode.ENFORCE
+    (manifest,) = read_text(
+        body.replace(b'"kind"', b'"apiVersion": "networking.k8s.io/v1", "kind"')
+    ).manifests
+    assert isinstance(manifest.value, NetworkPolicy)
+    assert manifest.value.staging == found.staging
 
 
 @pytest.mark.parametrize("more", [{"ingress": [{"from": [{"ipBlock": {}}]}]}, {"egress": "no"}])

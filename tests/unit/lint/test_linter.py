@@ -232,3 +232,23 @@ def test_a_thousand_policies_take_under_two_seconds_of_cpu() -> None:
     took = time.process_time() - begin
     assert (report.policies, report.findings) == (1000, ())
     assert took < 2
+
+
+def test_a_namespace_whose_mode_is_none_is_named_with_what_is_enforced() -> None:
+    namespace = """\
+        apiVersion: v1
+        kind: Namespace
+        metadata:
+          name: shop
+          annotations:
+            netpol-agent.io/mode: {}
+        """
+    for written, shown in (("null", "an empty value"), ('""', "an empty value"), ("audited", "'audited'")):
+        (one,) = found(namespace.format(written))
+        assert (one.rule, one.line, one.object) == ("mode-unknown", 6, "Namespace shop")
+        assert (
+            one.message == f"{shown} is no mode, so its policies that do not say their own mode are enforced"
+        )
+        assert one.remedy == "write one of enforce, audit, disabled"
+    assert not found(namespace.format("audit"))
+    assert not found("", Input("cluster", textwrap.dedent(namespace).encode(), context=True))
