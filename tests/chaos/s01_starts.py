@@ -10,7 +10,6 @@ import contextlib
 import functools
 import socket
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 
 from agent.net import Family
 from tests.chaos.scenario import Length, Outcome, Scenario
+from tests.lab.beside import Beside
 from tests.lab.client import Json
 from tests.lab.cluster import Cluster, http_get, wait_until
 from tests.lab.cni import ContainerRuntime, Started
@@ -171,7 +171,6 @@ class Place:
     @contextlib.contextmanager
     def knocking(self) -> Iterator[None]:
         """Have both peers send to the address on end, whether or not any pod has it."""
-        ends = threading.Event()
         sockets = []
         base4, base6 = self.node.gateway4.removesuffix("1"), self.node.gateway6.removesuffix("1")
         to = {Family.V4: f"{base4}{HOST}", Family.V6: f"{base6}{HOST:x}"}
@@ -184,18 +183,12 @@ class Place:
                     sockets.append((made, (to[family], LISTENED)))
 
             def knock() -> None:
-                while not ends.wait(_PACE):
-                    for made, address in sockets:
-                        with contextlib.suppress(OSError):  # nobody has the address now
-                            made.sendto(b"x", address)
+                for made, address in sockets:
+                    with contextlib.suppress(OSError):  # nobody has the address now
+                        made.sendto(b"x", address)
 
-            thread = threading.Thread(target=knock, daemon=True)
-            thread.start()
-            try:
+            with Beside(knock, lambda: _PACE, "knocking"):
                 yield
-            finally:
-                ends.set()
-                thread.join()
 
 
 def _addresses(pod: Pod) -> tuple[str, str]:

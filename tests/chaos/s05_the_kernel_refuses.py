@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import functools
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.chaos.judge import Expected
 from tests.chaos.probe import Lane, Probe
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import OTHER_PORT, PORT, SPECS, Stage, pod_manifest, policy_manifest
+from tests.lab.beside import Beside
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.node import Layout, Mode
 from tests.lab.place import LabError
@@ -134,20 +134,15 @@ def _locked(stage: Stage, _: Commands) -> Iterator[None]:
 @contextlib.contextmanager
 def _busy(stage: Stage, _: Commands) -> Iterator[None]:
     """Have another program commit transactions of nf_tables without a pause, 2,000 each time."""
-    end = threading.Event()
     text = "add table ip theirs\n" + "add chain ip theirs a\ndelete chain ip theirs a\n" * 500
 
     def write() -> None:
-        while not end.is_set():
-            stage.node.run("nft", "-i", stdin=text, check=False)
+        stage.node.run("nft", "-i", stdin=text, check=False)
 
-    thread = threading.Thread(target=write)
-    thread.start()
     try:
-        yield
+        with Beside(write, lambda: 0.0, "another program's writing"):
+            yield
     finally:
-        end.set()
-        thread.join()
         stage.node.run("nft", "delete table ip theirs", check=False)
 
 

@@ -10,12 +10,12 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conformance.test_in_the_lab import LabKubectl, deployed, lab_kubectl
 from tests.deploy.stage import DAEMONSETS, DEPLOY, DeployedCluster
+from tests.lab.beside import Beside
 from tests.lab.client import Json
 from tests.lab.cluster import ROOT
 from tests.lab.kube_build import kubectl
@@ -42,27 +42,22 @@ os.execv("{kubectl}", ["kubectl", *words])
 @contextlib.contextmanager
 def rolled_out(cluster: DeployedCluster) -> Iterator[None]:
     """Say of each new DaemonSet that it is rolled out, as its controller would once pods are ready."""
-    end = threading.Event()
+    client = cluster.client.another()
 
     def work() -> None:
-        client = cluster.client.another()
-        while not end.wait(0.2):
-            found = client.get(f"{DAEMONSETS}/netpol-agent")
-            generation = found["metadata"]["generation"]
-            if found.get("status", {}).get("observedGeneration") != generation:
-                numbers = ("currentNumberScheduled", "desiredNumberScheduled", "updatedNumberScheduled")
-                status: Json = dict.fromkeys([*numbers, "numberReady", "numberAvailable"], 2)
-                status |= {"observedGeneration": generation, "numberMisscheduled": 0}
-                client.patch(f"{DAEMONSETS}/netpol-agent/status", {"status": status})
-        client.close()
+        found = client.get(f"{DAEMONSETS}/netpol-agent")
+        generation = found["metadata"]["generation"]
+        if found.get("status", {}).get("observedGeneration") != generation:
+            numbers = ("currentNumberScheduled", "desiredNumberScheduled", "updatedNumberScheduled")
+            status: Json = dict.fromkeys([*numbers, "numberReady", "numberAvailable"], 2)
+            status |= {"observedGeneration": generation, "numberMisscheduled": 0}
+            client.patch(f"{DAEMONSETS}/netpol-agent/status", {"status": status})
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
     try:
-        yield
+        with Beside(work, lambda: 0.2, "rollout of the DaemonSet"):
+            yield
     finally:
-        end.set()
-        thread.join()
+        client.close()
         # As other tests of this cluster want it.
         cluster.kubectl("apply", "-k", str(DEPLOY))
 

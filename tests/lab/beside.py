@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Self
 
 from agent.closing import Closing
 from tests.lab.place import LabError
 
 
 class Beside(Closing):
-    """Calls a function again and again from :meth:`start` to :meth:`close`.
+    """Calls a function again and again from :meth:`start` to :meth:`close`, or in a ``with`` block.
 
     ``pause`` says how many seconds to wait before each call. The first error ends it; :meth:`close` then
     raises LabError, with ``what``, because all that was seen later was seen without it.
@@ -23,6 +24,10 @@ class Beside(Closing):
         self._end = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=what, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
     def start(self) -> None:
         self._thread.start()

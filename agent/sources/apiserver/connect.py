@@ -44,15 +44,7 @@ class Getting(Protocol):
         """As :attr:`Connection.address` says."""
         ...
 
-    def get(
-        self,
-        path: str,
-        query: Mapping[str, str],
-        read_seconds: float,
-        *,
-        connect_seconds: float = CONNECT_SECONDS,
-        anew: bool = False,
-    ) -> urllib3.BaseHTTPResponse:
+    def get(self, path: str, query: Mapping[str, str], read_seconds: float) -> urllib3.BaseHTTPResponse:
         """As :meth:`Connection.get` does."""
         ...
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import urllib3
 
-from agent.sources.apiserver.connect import CONNECT_SECONDS, Getting
+from agent.sources.apiserver.connect import Getting
 
 
 class Selected:
@@ -20,17 +20,8 @@ class Selected:
     def address(self) -> str:
         return self._of.address
 
-    def get(
-        self,
-        path: str,
-        query: Mapping[str, str],
-        read_seconds: float,
-        *,
-        connect_seconds: float = CONNECT_SECONDS,
-        anew: bool = False,
-    ) -> urllib3.BaseHTTPResponse:
-        selecting = {**query, "fieldSelector": self._selector}
-        return self._of.get(path, selecting, read_seconds, connect_seconds=connect_seconds, anew=anew)
+    def get(self, path: str, query: Mapping[str, str], read_seconds: float) -> urllib3.BaseHTTPResponse:
+        return self._of.get(path, {**query, "fieldSelector": self._selector}, read_seconds)
 
     def reset(self) -> None:
         self._of.reset()

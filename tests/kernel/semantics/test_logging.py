@@ -160,25 +160,34 @@ def test_all_is_limited_too_so_that_a_flood_of_one_pod_leaves_others_their_reade
         assert stage.backend.audit(stage.engine.lowered) == []
 
 
+def told_of_a_flood(stage: Stage, reader: Reader, sent: int, burst: int) -> Flow:
+    """Send pod ``s`` so many packets, of which a burst and one a second are logged; return what is told.
+
+    Asserts that all of them are counted, and how many are logged.
+    """
+    which = (Direction.INGRESS, "x/s")
+    # A chain that is there already keeps in legacy mode what its rules have counted.
+    before = read_logged(stage.mode.value, Family)[which]
+    began = time.monotonic()
+    for _ in range(sent):
+        source, destination = stage.pods["c"].v4, stage.pods["s"].v4
+        packets.send_ip(stage.pods["c"], packets.udp(source, destination, 9, b"", source_port=serial()))
+    stage.lab.settle()
+    took = time.monotonic() - began
+    (told,) = reader.packets(burst)
+    counts = read_logged(stage.mode.value, Family)
+    denied, logged = (now - then for now, then in zip(counts[which], before, strict=True))
+    assert denied == sent
+    assert burst <= logged <= burst + took + 1
+    return told
+
+
 def test_the_limit_holds_and_what_it_leaves_out_is_counted(stage: Stage) -> None:
     options = Options(log=LogRules(GROUP, rate=1, burst=3))
     stage.given(stage.namespace("x", logging=Logging(Amount.SAMPLED)), isolated("s"), options=options)
-    sent, which = 500, (Direction.INGRESS, "x/s")
     with reading(stage) as reader:
-        # A chain that is there already keeps in legacy mode what its rules have counted.
-        before = read_logged(stage.mode.value, Family)[which]
-        began = time.monotonic()
-        for _ in range(sent):
-            source, destination = stage.pods["c"].v4, stage.pods["s"].v4
-            packets.send_ip(stage.pods["c"], packets.udp(source, destination, 9, b"", source_port=serial()))
-        stage.lab.settle()
-        took = time.monotonic() - began
-        (told,) = reader.packets(3)
-        counts = read_logged(stage.mode.value, Family)
+        told = told_of_a_flood(stage, reader, 500, burst=3)
     assert (told.source.pod, told.destination.port) == ("y/c", 9)
-    denied, logged = (now - then for now, then in zip(counts[which], before, strict=True))
-    assert denied == sent
-    assert 3 <= logged <= 3 + took + 1
 
 
 def test_what_a_pods_link_denies_is_told_with_the_pod_that_sent_it(
