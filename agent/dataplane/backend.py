@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from agent.dataplane.differences import Difference
@@ -11,7 +12,7 @@ from agent.dataplane.podlinks import PodLink
 from agent.dataplane.turns import Waits
 from agent.fault import Fault
 from agent.kube.model import Key
-from agent.net import Direction, Network
+from agent.net import Direction, Family, Network
 from agent.policy.lower.lowered import Delta, LoweredProgram, SetId
 
 
@@ -85,14 +86,14 @@ class Around(NamedTuple):
     """What the rules in the kernel depend on besides the program.
 
     ``uplinks``: interfaces by which other nodes are let in; ``links``: which interface belongs to which pod;
-    ``tunnels``: UDP ports of the node's tunnels. ``closing``: networks in which addresses are closed that no
-    pod here is known to have. ``writes``: how often the kernel has been written to: what
-    is read between two equal numbers is of one state.
+    ``tunnels``: of each family in which rules are about tunnels of the node, their UDP ports. ``closing``:
+    networks in which addresses are closed that no pod here is known to have. ``writes``: how often the kernel
+    has been written to: what is read between two equal numbers is of one state.
     """
 
     uplinks: frozenset[str] = frozenset()
     links: tuple[PodLink, ...] = ()
-    tunnels: frozenset[int] = frozenset()
+    tunnels: Mapping[Family, frozenset[int]] = MappingProxyType({})
     closing: frozenset[Network] = frozenset()
     writes: int = 0
 

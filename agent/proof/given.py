@@ -21,8 +21,9 @@ class Given(msgspec.Struct, frozen=True):
     which the node has no budget is there without its rules. ``closed`` are addresses that stay isolated
     though no pod has them any more, by direction. ``node_networks``: those of other nodes that may reach
     every pod, by the interfaces in ``uplinks``. ``links``: which interface belongs to which pod.
-    ``tunnels``: UDP ports of the node's tunnels, which pods may not send to. ``closing``: networks in which
-    addresses are closed that no pod here is known to have.
+    ``tunnels``: of each family in which the node has tunnels, their UDP ports, which pods may not send to.
+    ``linked``: the kernel holds the rules by which pods are judged by their links, as they are now.
+    ``closing``: networks in which addresses are closed that no pod here is known to have.
     """
 
     node: str
@@ -35,8 +36,9 @@ class Given(msgspec.Struct, frozen=True):
     node_networks: tuple[Network, ...] = ()
     uplinks: tuple[str, ...] = ()
     links: tuple[PodLink, ...] = ()
-    tunnels: tuple[int, ...] = ()
+    tunnels: dict[int, tuple[int, ...]] = {}
     closing: tuple[Network, ...] = ()
+    linked: bool = True
 
 
 class Head(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.tables import builtin
+from agent.dataplane.iptables.tables import builtin, hooks
 from agent.dataplane.iptables.tables.tables import Table, Tables
 from agent.dataplane.iptables.variant import Mode
 from agent.kernel.ipset import IpSets
@@ -81,9 +81,9 @@ def read(mode: Mode, families: Iterable[Family]) -> Reading:
     return Reading(found, sets, lists, flows, _unseeing(found) if mode == "nft" else {})
 
 
-def _unseeing(families: Iterable[Family]) -> dict[Family, tuple[str, ...]]:
+def _unseeing(found: Mapping[Family, Table]) -> dict[Family, tuple[str, ...]]:
     with NetlinkSocket() as netlink:
         return {
-            family: tuple(fault.what for fault in builtin.unseeing(netlink, {family: ("FORWARD", "OUTPUT")}))
-            for family in families
+            family: tuple(fault.what for fault in builtin.unseeing(netlink, {family: hooks.needed(table)}))
+            for family, table in found.items()
         }

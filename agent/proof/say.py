@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 
 from agent.dataplane.iptables.rules import comments, names
+from agent.dataplane.podlinks import PodLink
 from agent.net import Direction, Family, Protocol, address_text
 from agent.proof.area import Area
 from agent.proof.atoms import Atoms, bits
@@ -82,6 +83,62 @@ class Sayer:
         said = f"{self._whose(target)}: what {what} does cannot be told: {'' if step is None else step.text}"
         return Difference(Kind.UNREAD, self.family, said, *self._who(target), rule=_rule(step))
 
+    def of_node(self, target: Target, way: Way, start: str, found: Area) -> Difference:
+        """Say what the node and a pod do not get of each other."""
+        which, mask, size = self._smallest(found)
+        step = _denying_step(self._steps(target, way, start, which, mask))
+        inwards = target.direction is Direction.INGRESS
+        what = "does not take" if inwards else "may not send"
+        other = "from the node itself" if inwards else "to the node itself"
+        denied = "nothing lets it pass" if step is None else f"{self._named(step)} denies it"
+        said = f"{self._whose(target)} {what} {ports.text(which)} {other}{_by(way)}: {denied}"
+        return Difference(
+            Kind.SHUT, self.family, said, *self._who(target), "", ports.text(which), _rule(step), size=size
+        )
+
+    def to_tunnel(self, target: Target, direction: Direction, way: Way, found: Area) -> Difference:
+        """Say what a pod may send to a tunnel of the node; ``direction``: which end is any."""
+        which, mask, size = self._smallest(found)
+        steps = self._steps(target, way, names.INPUT, which, mask, self._walkers[direction])
+        leaving = [step for step in steps if step.target in ("ACCEPT", "RETURN")]
+        step = leaving[-1] if leaving else None
+        why = "no rule denies it" if step is None else f"{self._named(step)} lets it pass"
+        said = (
+            f"{self._whose(target)} may send {ports.text(which)} to the node itself, which takes other "
+            f"nodes' packets out of it{_by(way)}: {why}"
+        )
+        return Difference(
+            Kind.OPEN, self.family, said, *self._who(target), "", ports.text(which), _rule(step), size=size
+        )
+
+    def strange(
+        self, link: PodLink, direction: Direction, way: Way, walker: Walker, other: int, found: Area
+    ) -> Difference:
+        """Say what passes by the link of an isolated pod under an address that is not the pod's."""
+        which, mask, size = self._smallest(found)
+        packet = next(bits(mask)), *self._sample(which)
+        steps = walker.way_of(names.FORWARD, other, way, *packet)
+        step = next((s for s in reversed(steps) if s.target in ("ACCEPT", "RETURN")), None)
+        why = "no rule denies it" if step is None else f"{self._named(step)} lets it pass"
+        end = "from" if direction is Direction.EGRESS else "to"
+        peers = self._peers(mask)
+        pod = str(link.pod)
+        said = (
+            f"{ports.text(which)} {end} {peers} passes by the interface {link.name} of pod {pod}, which is "
+            f"isolated for {direction} and has another address{_by(way)}: {why}"
+        )
+        return Difference(
+            Kind.OPEN,
+            self.family,
+            said,
+            str(direction),
+            pod,
+            peers,
+            ports.text(which),
+            _rule(step),
+            size=size,
+        )
+
     def caching(self, target: Target, start: str) -> Difference:
         """Say that a rule caches connections of an address as allowed, and they are not."""
         said = f"{self._whose(target)}: a rule that {start} leads to caches connections that no policy allows"
@@ -143,10 +200,12 @@ class Sayer:
             return "any address"
         return networks_text(self._atoms.places(mask))
 
-    def _steps(self, target: Target, way: Way, start: str, which: Ports, mask: int) -> list[Step]:
+    def _steps(
+        self, target: Target, way: Way, start: str, which: Ports, mask: int, walker: Walker | None = None
+    ) -> list[Step]:
         atom = next(bits(mask))
         protocol, port = self._sample(which)
-        walker = self._walkers[target.direction]
+        walker = walker or self._walkers[target.direction]
         try:
             return walker.way_of(start, target.number, way, atom, protocol, port)
         except KeyError:
@@ -204,7 +263,8 @@ def networks_text(places: Intervals) -> str:
 
 def _allowing_step(steps: list[Step], direction: Direction) -> Step | None:
     """Return the rule by which a packet was allowed: that of a policy, or one by which it left early."""
-    judged = [step for step in steps if step.target == names.allow(direction)]
+    at = next((n for n, step in enumerate(steps) if step.target == names.judge(direction)), len(steps))
+    judged = [step for step in steps[at:] if step.target == names.allow(direction)]
     if judged:
         return judged[-1]
     early = [step for step in steps if step.target == "ACCEPT" or step.chain in _TOPS]

@@ -8,21 +8,20 @@ of its rules looks at the fixed end.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 from agent.dataplane.iptables.rules import names
 from agent.kernel.ipset_shapes import SetContent
-from agent.net import Direction, Network, Protocol
+from agent.net import Direction
 from agent.proof import area
 from agent.proof.area import Area, Products
 from agent.proof.atoms import Atoms, covered
 from agent.proof.lines import ENDS, NOTING, Condition, Line, line, mark_of
+from agent.proof.matches import PROTOCOLS, crossed, network, numbers
 from agent.proof.special import is_ours
 from agent.proof.ways import FIELDS, UnreadError, Way, on_the_way
-from agent.reach import intervals, ports
+from agent.reach import intervals
 from agent.reach.addresses import of_network
 from agent.reach.ports import ALL, Ports
 
@@ -36,12 +35,11 @@ Outcome = tuple[str, int]
 """What becomes of packets, and the mark that they bear then."""
 Outcomes = dict[Outcome, Area]
 
-_PROTOCOLS = {protocol.name.lower(): ports.ports(protocol) for protocol in Protocol} | {
-    str(int(protocol)): ports.ports(protocol) for protocol in Protocol
-}
 _OTHERS_TOLD_APART = (names.TUNNEL_OUT, names.UNTRACKED)
 """Chains for packets of one of the protocols that policies do not tell apart, such as those of tunnels: an
 ordinary packet is of another one."""
+_OF_TUNNELS = (names.TUNNEL_IN, names.TUNNEL_ANY)
+"""The same in INPUT, where packets are sent on for good."""
 _OF_UNKNOWN = tuple(map(names.unknown, Direction))
 """Chains that close addresses that no pod is known to have; what such an other end gets is not asked here."""
 _ENDS = {"ACCEPT": PASSED, "RETURN": BACK}
@@ -253,9 +251,9 @@ class Walker:
         mask, some, looked = self._atoms.every, ALL, False
         several: Products | None = None
         for condition in rule.conditions:
-            found = self._is(condition, rule, own, way, mark)
+            found = self._is(condition, rule, chain, own, way, mark)
             if isinstance(found, tuple):
-                several = found if several is None else _crossed(several, found)
+                several = found if several is None else crossed(several, found)
             elif isinstance(found, bool):
                 looked = True
                 if not found:
@@ -288,7 +286,7 @@ class Walker:
         raise UnreadError("a limit")
 
     def _is(
-        self, condition: Condition, rule: Line, own: int, way: Way, mark: int
+        self, condition: Condition, rule: Line, chain: str, own: int, way: Way, mark: int
     ) -> bool | int | Ports | Products:
         """Return what a condition asks for: of the way (True, False), atoms, ports, or atoms with ports."""
         option, value, more, negated = condition
@@ -300,14 +298,15 @@ class Walker:
             found = self._atoms.of_network[asked]
             return self._atoms.every & ~found if negated else found
         if option == "-p":
-            known = _PROTOCOLS.get(value)
-            if known is None and rule.target in _OTHERS_TOLD_APART and not rule.goto:
+            known = PROTOCOLS.get(value)
+            apart = _OF_TUNNELS if rule.goto and chain == names.INPUT else _OTHERS_TOLD_APART
+            if known is None and rule.target in apart and rule.goto is (apart is _OF_TUNNELS):
                 return negated
             if known is None:
                 raise UnreadError(f"-p {value}: policies do not tell other protocols from each other")
             return ALL - known if negated else known
         if option in ("--dport", "--dports"):
-            return _numbers(rule, value, negated=negated)
+            return numbers(rule, value, negated=negated)
         if option == "--match-set":
             return self._in_set(value, more, own, negated=negated)
         if option == "--mark":
@@ -372,35 +371,3 @@ class Walker:
             own = self._inwards if "," in sides else (sides == "src") is not self._inwards
             return OWN if own else ""
         return ""
-
-
-def _numbers(rule: Line, value: str, *, negated: bool) -> Ports:
-    protocol = next((c.value for c in rule.conditions if c.option == "-p" and not c.negated), "")
-    known = _PROTOCOLS.get(protocol)
-    if known is None:
-        raise UnreadError("ports of no protocol")
-    number = next(p for p in Protocol if ports.ports(p) == known)
-    try:
-        found = ports.union(_range(number, part) for part in value.split(","))
-    except ValueError:
-        raise UnreadError(f"ports {value}") from None
-    return known - found if negated else found
-
-
-def _range(protocol: Protocol, text: str) -> Ports:
-    first, colon, last = text.partition(":")
-    return ports.ports(protocol, int(first), int(last if colon else first))
-
-
-def _crossed(one: Products, other: Products) -> Products:
-    return tuple((a & b, some & more) for a, some in one for b, more in other if a & b and some & more)
-
-
-@lru_cache(1 << 14)
-def network(text: str) -> Network:
-    """Return a network as a rule has it. Raises UnreadError."""
-    try:
-        found = ipaddress.ip_network(text)
-    except ValueError:
-        raise UnreadError(f"the network {text}") from None
-    return Network(found.network_address.packed, found.prefixlen)

@@ -18,6 +18,7 @@ FIELDS = {
     "--physdev-in": "port_in",
     "--physdev-out": "port_out",
     "--physdev-is-bridged": "bridged",
+    "--src-type": "local",
 }
 """Matches on the way of a packet, with its field of :class:`Way`."""
 
@@ -36,7 +37,7 @@ class Way(NamedTuple):
 
     ``come`` and ``go`` are names of interfaces, ``port_in`` and ``port_out`` of ports of bridges, empty for
     one that no rule names. ``bridged``: they are forwarded by a bridge. ``state``: what connection tracking
-    says. ``mark``: what they bear before.
+    says. ``mark``: what they bear before. ``local``: their source is an address of the node.
     """
 
     come: str = ""
@@ -46,6 +47,7 @@ class Way(NamedTuple):
     port_out: str = ""
     state: str = "NEW"
     mark: int = 0
+    local: bool = False
 
 
 class Marks(NamedTuple):
@@ -116,8 +118,7 @@ def on_the_way(condition: Condition, way: Way) -> bool:
     if option == "--ctstate":
         return way.state in value.split(",")
     if option == "--src-type" and value == "LOCAL":
-        # What the node itself sends is never judged.
-        return False
+        return way.local
     if option == "--dst-type" and value == "BROADCAST":
         return False
     raise UnreadError(f"{option} {value}")

@@ -149,6 +149,11 @@ class LinkedPods:
         return self._looked_for is not None
 
     @property
+    def written(self) -> bool:
+        """Whether the backend was told of the links as they are known, since pods have changed last."""
+        return self._since is None
+
+    @property
     def settled(self) -> bool:
         """Whether it looked for the links of all pods that are known now."""
         return self._looked_for == self._owners()

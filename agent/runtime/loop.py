@@ -180,6 +180,7 @@ class Agent:
             engine,
             calls,
             self.drift,
+            lambda: self._linked_pods.written,
             self.inbox,
             clock,
             world.start_thread,

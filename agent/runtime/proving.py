@@ -26,11 +26,12 @@ from agent.clock import AT_ONCE, NEVER, Clock
 from agent.decoding import UndecodableError, decode
 from agent.fault import Fault
 from agent.kube.model import Key, NetworkPolicy
-from agent.net import Direction, Family
+from agent.net import Family
 from agent.observe.proof import ProofState
 from agent.policy.engine import Engine
 from agent.proof.difference import Answer, Difference, Kind, Result
-from agent.proof.given import Given, pieces, without_rules
+from agent.proof.given import Given, pieces
+from agent.runtime import to_prove
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
 from agent.runtime.inbox import Inbox
@@ -46,6 +47,8 @@ AGAIN = 0.5
 """Seconds until then, and until what was put back is proved."""
 UNSETTLED = 0.1
 """Seconds after which the loop is asked again whether nothing is being written."""
+LINKED = 3.0
+"""Seconds that are waited for rules about pods' links: some changes of pods keep them from being whole."""
 PATIENCE = 60.0
 """Seconds that a process may take."""
 SHARE = 20
@@ -92,6 +95,7 @@ class Proving:
         engine: Engine,
         calls: Calls,
         drift: Drift,
+        linked: Callable[[], bool],
         inbox: Inbox,
         clock: Clock,
         start_thread: StartThread,
@@ -114,6 +118,7 @@ class Proving:
         self._engine = engine
         self._calls = calls
         self._drift = drift
+        self._linked = linked
         self._inbox = inbox
         self._clock = clock
         self._start_thread = start_thread
@@ -181,36 +186,31 @@ class Proving:
         """Return what is to be proved, when nothing is being written. Raises UnprovedError, TimeoutError."""
         until = self._clock.monotonic() + PATIENCE / 4
         while True:
-            found = self._inbox.ask(self._settled)
+            linked = self._clock.monotonic() < until - PATIENCE / 4 + LINKED
+            found = self._inbox.ask(functools.partial(self._settled, linked=linked))
             if found is not None:
                 return found
             if self._clock.monotonic() > until:
                 raise UnprovedError("changes are being written all the time")
             self._clock.sleep(UNSETTLED)
 
-    def _settled(self) -> Moment | None:
-        """Return what is to be proved; None while the kernel does not hold it yet."""
+    def _settled(self, *, linked: bool) -> Moment | None:
+        """Return what is to be proved; None while the kernel does not hold it yet.
+
+        ``linked``: wait for the rules about links, too.
+        """
         calls, engine = self._calls, self._engine
         if calls.refused:
             raise UnprovedError("another program enforces policies here")
         if calls.phase is not Phase.ENFORCING or calls.retry.pending or calls.backend.busy or engine.waiting:
             return None
+        if linked and not self._linked():
+            return None
         around, all_ = calls.backend.around(), engine.extract(None)
         written = {str(policy.key): policy for policy in all_.policies if policy.key not in all_.over_budget}
-        given = Given(
-            self._node,
-            self._mode,
-            tuple(int(family) for family in self._families()),
-            all_.pods,
-            all_.namespaces,
-            tuple(without_rules(p) if p.key in all_.over_budget else p for p in all_.policies),
-            {str(direction): tuple(engine.program.closed[direction]) for direction in Direction},
-            tuple(engine.program.node_networks),
-            tuple(around.uplinks),
-            around.links,
-            tuple(around.tunnels),
-            tuple(around.closing),
-        )
+        families = tuple(int(family) for family in self._families())
+        head = Given(self._node, self._mode, families, (), (), (), linked=self._linked())
+        given = to_prove.given(head, engine.program, all_, around)
         return Moment(given, written, self._writes())
 
     def _writes(self) -> tuple[int, int]:

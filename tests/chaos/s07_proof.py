@@ -15,7 +15,8 @@ from tests.chaos.probe import Probe
 from tests.chaos.s06_someone_else_writes import SETS
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import Stage
-from tests.kernel.proved import BREAKS, ProvedNode
+from tests.kernel.breaks import BREAKS
+from tests.kernel.proved import ProvedNode
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.netns import Netns
 from tests.lab.node import Layout

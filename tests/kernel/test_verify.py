@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.chaos.kernel import settled
 from tests.kernel.guarded import ALLOW_PORT, Guarded
 from tests.lab.cluster import wait_until
 
@@ -43,13 +44,15 @@ def test_a_node_is_proved_broken_found_and_mended() -> None:
         assert guarded.command("verify").returncode == 2
         # The start puts that back, though it may be ready before. Until a proof has been made that is said.
         guarded.start("--drift-interval", "3600", "--verify-interval", "1")
+        settled(guarded.agent)
         wait_until(lambda: "[+]proof ok: nothing differed" in guarded.readyz(), timeout=30)
         before = time.time()
         guarded.node.run("ipset", "del", ISOLATED, guarded.web.v4)
         wait_until(lambda: guarded.web.v4 in guarded.node.run("ipset", "list", ISOLATED), timeout=30)
         wait_until(lambda: _proved_since(guarded) > before, timeout=30)
         assert guarded.agent.status()["kernel"]["drift"]["repairs"] == 1
-        assert "the kernel does not do what the policies say" in guarded.command("history").stdout
+        history = guarded.command("history").stdout
+        assert "the kernel does not do what the policies say" in history, history
 
 
 def _proved_since(guarded: Guarded) -> float:

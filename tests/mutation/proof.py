@@ -21,7 +21,7 @@ PROOF = (
     ),
     Mutation(
         "what the kernel opens not looked for",
-        "agent.proof.prove:Proof._of",
+        "agent.proof.family:Proof._of",
         "area.without(passed, wanted)",
         "area.NOTHING",
         (Selection.PROOF, Selection.BREAKS),

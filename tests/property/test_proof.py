@@ -20,8 +20,9 @@ from agent.kernel.ipset_shapes import LIST, SetContent
 from agent.kube.model import Namespace, NetworkPolicy, Object, Pod
 from agent.net import Direction, Family, NetworkMember, family_of
 from agent.policy.engine import Engine
+from agent.proof.family import Proof, passing
 from agent.proof.given import Given
-from agent.proof.prove import Proof, passing, prove
+from agent.proof.prove import prove
 from agent.proof.reading import FLOWS, Reading
 from agent.proof.ways import Way
 from agent.reach.addresses import number_of

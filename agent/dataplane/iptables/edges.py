@@ -40,7 +40,10 @@ def moved(node: NodeFacts, look: Callable[[], Surroundings]) -> bool:
 def around(held: Held, writes: int) -> Around:
     """Return what the rules depend on besides the program; ``writes``: to the kernel, until now."""
     node = held.node
-    tunnels = frozenset[int]().union(*(tunnel.ports for tunnel in node.surroundings.tunnels))
+    tunnels: dict[Family, frozenset[int]] = {}
+    for tunnel in node.surroundings.tunnels:
+        for family in () if tunnel.elsewhere else tunnel.families:
+            tunnels[family] = tunnels.get(family, frozenset()) | tunnel.ports
     return Around(node.uplinks, node.links, tunnels, frozenset(held.pod_networks), writes)
 
 

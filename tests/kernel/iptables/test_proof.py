@@ -13,8 +13,9 @@ from agent.net import Family
 from agent.policy.engine import Engine
 from agent.proof.prove import prove
 from agent.proof.reading import read
+from tests.kernel.breaks import BREAKS
 from tests.kernel.kernel_state import HERE, every_rule_form, make_backend
-from tests.kernel.proved import BREAKS, ProvedNode, given_of
+from tests.kernel.proved import ProvedNode, given_of
 
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")
 

@@ -10,7 +10,8 @@ from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.net import AddressPort, Direction, Family, Protocol
 from agent.proof.atoms import Atoms
 from agent.proof.lines import line
-from agent.proof.walk import BACK, DENIED, PASSED, UNREAD, Tables, Walker, network
+from agent.proof.matches import network
+from agent.proof.walk import BACK, DENIED, PASSED, UNREAD, Tables, Walker
 from agent.proof.ways import Way
 from agent.reach.addresses import number_of
 from agent.reach.known import know

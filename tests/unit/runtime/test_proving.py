@@ -198,6 +198,14 @@ def test_what_is_proved_on_demand_counts_and_is_put_back(proved: Rig) -> None:
     assert proved.agent.proving.proved(Key("shop", "db")) is None
 
 
+def test_rules_about_links_are_left_out_where_they_are_never_whole(proved: Rig) -> None:
+    assert proved.given[-1].linked
+    proved.agent.proving._linked = lambda: False
+    proved.proofs = [RIGHT]
+    assert proved.beside(proved.agent.proving.verify) == RIGHT
+    assert not proved.given[-1].linked
+
+
 def test_without_an_interval_nothing_is_proved_but_on_demand(make: Callable[..., Rig]) -> None:
     rig = make(verify_interval="0")
     rig.synced()
