@@ -37,6 +37,10 @@ def split(area: Area, products: Products, every: int) -> tuple[Area, Area]:
             if not both:
                 continue
             left &= ~both
+            if allowed is ALL:
+                # As most of rules have it: worth not asking.
+                inside[ports] = inside.get(ports, 0) | both
+                continue
             if shared := ports & allowed:
                 inside[shared] = inside.get(shared, 0) | both
             if rest := ports - allowed:

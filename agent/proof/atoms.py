@@ -136,7 +136,8 @@ class Atoms:
             self._of_stretch.append(
                 None if lone == end - begin else atom(((), kinds[at], part), places, part)
             )
-        self.count = len(atoms)
+        self.every = (1 << len(atoms)) - 1
+        """All atoms."""
         masks = [0] * len(meanings)
         for number, places in enumerate(members):
             bit = 1 << number
@@ -149,11 +150,6 @@ class Atoms:
                 self.of_set[what] = mask
             elif mask:
                 self.of_ports[what].append((mask, some))
-
-    @property
-    def every(self) -> int:
-        """All atoms."""
-        return (1 << self.count) - 1
 
     def at(self, number: int) -> int:
         """Return the atom that an address is in, as a number from 0."""
