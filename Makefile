@@ -13,8 +13,8 @@ STAMP := $(VENV)/.installed
 # The first that is new enough; PYTHON=... chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-# Four at a time, also on two cores: half of the time a test waits, for an agent, a packet or a server.
-WORKERS ?= 4
+# Six at a time, also on two cores: half of the time a test waits, for an agent, a packet or a server.
+WORKERS ?= 6
 ARGS ?=
 # What a target needs of Debian, as .ci/packages names it; prerequisites know it too, so that it is installed at once.
 NEEDS :=
