@@ -10,9 +10,9 @@ import time
 from agent.dataplane.iptables.variant import Mode
 from agent.words import count
 from tests.chaos import kernel
+from tests.chaos.breakages import SETS
 from tests.chaos.churn import of_manifests
 from tests.chaos.probe import Probe
-from tests.chaos.s06_someone_else_writes import SETS
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import Stage
 from tests.kernel.breaks import BREAKS

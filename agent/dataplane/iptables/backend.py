@@ -322,8 +322,7 @@ class IptablesBackend:
     def _tidied(self, program: LoweredProgram, interrupted: Callable[[], bool]) -> Work[Report]:
         started = time.perf_counter()
         writes = self._writes()
-        faults: list[Fault] = []
-        left: list[Fault] = []
+        faults, left = list[Fault](), list[Fault]()
         for part in self._tidying.parts(program, faults, left, certain=not self._failed):
             yield from part()
             if not faults:
