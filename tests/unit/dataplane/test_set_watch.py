@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import weakref
 from collections.abc import Callable, Iterable
 from typing import cast
 
@@ -161,3 +163,18 @@ def test_a_set_that_cannot_be_read_is_told() -> None:
     look.kernel.meanwhile = refused
     found = look.watch.compare(look.read(), look.expected())
     assert [difference.what for difference in found.differences] == [What.SET_UNREAD]
+
+
+def test_a_reading_goes_by_itself_though_a_set_was_gone() -> None:
+    """Garbage is looked for once in a while: an error that is kept would keep the reading until then."""
+    looked = Round(a={ONE})
+    gc.disable()
+    try:
+        reading = looked.watch.begin([*looked.wanted, "gone"])
+        reading.run()
+        looked.watch.compare(reading, looked.expected())
+        alive = weakref.ref(reading)
+        del reading
+        assert alive() is None
+    finally:
+        gc.enable()

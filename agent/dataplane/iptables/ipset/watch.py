@@ -31,12 +31,17 @@ Wanted = Mapping[str, Callable[[], Iterable[Member]]]
 
 
 class _Seen(NamedTuple):
-    """A set as it was read: the number of its last write, and its members if the digest was new."""
+    """A set as it was read: the number of its last write, and its members if the digest was new.
+
+    ``failed``: it could not be read, which is a difference (``unread``) unless the set is gone. The error
+    itself is not kept: its frames would keep the reading, and the reading the error.
+    """
 
     version: int
     digest: bytes = b""
     members: set[Member] | None = None
-    error: SetError | None = None
+    failed: bool = False
+    unread: Difference | None = None
 
 
 class SetsReading:
@@ -82,7 +87,7 @@ class SetsReading:
                 return _Seen(version, digest)
             content, digest = ipsets.content_and_digest(name)
         except SetError as error:
-            return _Seen(version, error=error)
+            return _Seen(version, failed=True, unread=_unread(name, error))
         return _Seen(version, digest, content.members)
 
 
@@ -131,11 +136,11 @@ class SetWatch:
         try:
             return _Seen(-1, members=self._read(name))
         except SetError as error:
-            return _Seen(-1, error=error)
+            return _Seen(-1, failed=True, unread=_unread(name, error))
 
     def _compared(self, name: str, seen: _Seen, wanted: Callable[[], Iterable[Member]]) -> Difference | None:
-        if seen.error is not None:
-            return _unread(name, seen.error)
+        if seen.failed:
+            return seen.unread
         if seen.members is None:
             return None
         difference = compared(name, seen.members, wanted())
