@@ -53,7 +53,7 @@ class _Daemon(ABC):
         """End it, if it runs."""
 
     def _run(self, command: Sequence[str], writable: Sequence[str], is_up: Callable[[], bool]) -> None:
-        """Start it, and wait until it is up. Raises LabError if it ends."""
+        """Start it, and wait until it is up. Raises LabError if it ends, or is not up in time."""
         self._log.unlink(missing_ok=True)
         with self._log.open("wb") as log:
             overlay = overlaid(self._root, command, over=self._over, writable=writable)
@@ -64,7 +64,10 @@ class _Daemon(ABC):
                 raise LabError(f"{self._log.stem} has ended:\n{_tail(self._log)}")
             return is_up()
 
-        wait_until(there, _SECONDS, interval=0.1)
+        try:
+            wait_until(there, _SECONDS, interval=0.1)
+        except TimeoutError as error:
+            raise LabError(f"{self._log.stem} is not up ({error}):\n{_tail(self._log)}") from None
 
 
 class Firewalld(_Daemon):
