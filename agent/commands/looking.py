@@ -166,7 +166,9 @@ def _json(body: bytes, snapshot: StatusSnapshot, pod: str | None, policies: list
     import msgspec
 
     isolated = next((one for one in snapshot.pods if one.pod == pod), None)
-    answer = {"pod": pod, "isolated": isolated, "policies": [msgspec.Raw(one) for one in policies]}
+    answer: dict[str, Any] = {"pod": pod, "isolated": isolated, "policies": list(map(msgspec.Raw, policies))}
+    if snapshot.cuts is not None:
+        answer["cut"] = snapshot.cuts.of_pod(pod)
     return msgspec.json.encode(answer) + b"\n"
 
 

@@ -22,20 +22,24 @@ _HOPS = 64
 _WINDOW = 1024
 
 
-def ask(connections: Iterable[tuple[Tuple, Tuple]], mark: int) -> None:
+def ask(connections: Iterable[tuple[Tuple, Tuple]], mark: int) -> OSError | None:
     """Send both ends of each connection a segment, in the name of the other.
 
     A connection is given as it was opened and as its replies come: connection tracking translates the
     segments as it does the connection's own. ``mark``: of the packets, by which rules know them. What cannot
-    be sent is not: then an end gets its reset as soon as it sends something itself. Never raises. Acts in the
-    calling thread's network namespace.
+    be sent is not: then an end gets its reset as soon as it sends something itself. Returns why nothing could
+    be sent in one of the families, if so; never raises. Acts in the calling thread's network namespace.
     """
+    failed: OSError | None = None
     with contextlib.ExitStack() as stack:
         sockets: dict[int, socket.socket | None] = {}
         for opened, reply in connections:
             size = len(opened.source)
             if size not in sockets:
-                sockets[size] = _open(stack, size, mark)
+                try:
+                    sockets[size] = _open(stack, size, mark)
+                except OSError as error:
+                    sockets[size], failed = None, error
             sending = sockets[size]
             if sending is not None:
                 # Connection tracking lets a SYN of who has opened it pass, and a SYN with ACK of who answers;
@@ -43,16 +47,14 @@ def ask(connections: Iterable[tuple[Tuple, Tuple]], mark: int) -> None:
                 # opened it is gone, it refuses what it is asked, and after that a SYN would open it anew.
                 _send(sending, opened, _SYN)
                 _send(sending, reply, _SYN | _ACK)
+    return failed
 
 
-def _open(stack: contextlib.ExitStack, size: int, mark: int) -> socket.socket | None:
+def _open(stack: contextlib.ExitStack, size: int, mark: int) -> socket.socket:
     family = socket.AF_INET if size == 4 else socket.AF_INET6
-    try:
-        opened = stack.enter_context(socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        opened.setblocking(False)
-    except OSError:
-        return None
+    opened = stack.enter_context(socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    opened.setblocking(False)
     return opened
 
 

@@ -20,6 +20,7 @@ from agent.fault import Fault
 from agent.kube.mode import Mode
 from agent.kube.model import Key, Kind
 from agent.net import Direction, Family, address_text
+from agent.observe.cuts import CutsStatus
 from agent.observe.links import NO_LINKS, LinkCounts
 from agent.observe.new_pods import NewPodsStatus
 from agent.observe.proof import ProofState, ProofStatus, status_of
@@ -200,6 +201,7 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     staged: tuple[StagedStatus, ...] = ()
     unconfirmed: tuple[UnconfirmedStatus, ...] = ()
     new_pods: NewPodsStatus | None = None
+    cuts: CutsStatus | None = None
 
     @property
     def uptime(self) -> float:
@@ -246,6 +248,7 @@ class Facts:
     results: CniState | None = None
     unconfirmed: Mapping[Key, str] = field(default_factory=dict)
     new_pods: NewPodsStatus | None = None
+    cuts: CutsStatus | None = None
 
 
 def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnapshot:
@@ -279,6 +282,7 @@ def take(facts: Facts, program: LoweredProgram, view: KernelView) -> StatusSnaps
         staged=tuple(StagedStatus(str(key), mode.value) for key, mode in sorted(facts.staged.items())),
         unconfirmed=tuple(UnconfirmedStatus(str(k), who) for k, who in sorted(facts.unconfirmed.items())),
         new_pods=facts.new_pods,
+        cuts=facts.cuts,
     )
 
 

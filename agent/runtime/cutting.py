@@ -24,15 +24,16 @@ from agent.kernel.conntrack import ConntrackError
 from agent.kernel.marked import Connection
 from agent.kernel.netlink import ROUTE, NetlinkSocket
 from agent.kernel.rtnetlink import read_own_addresses
-from agent.net import Protocol, address_text, member_address
+from agent.net import Protocol, member_address
+from agent.observe.cuts import CutsStatus, by_protocol
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import Delta
 from agent.policy.lower.verdicts import Sort, Verdicts
 from agent.policy.program import PodId
 from agent.runtime.calls import Calls, Phase
+from agent.runtime.cuts import SHOWN, Cut, Tally, protocol_of, sort_of, text_of, unasked
 from agent.runtime.inbox import Inbox
 from agent.runtime.threads import StartThread, do_beside
-from agent.words import count
 
 _log = log.get(__name__)
 
@@ -48,8 +49,6 @@ PATIENCE = 0.5
 RETRY = 1.0
 _JUDGED = 10_000
 """Sorts of connections whose verdict a look remembers."""
-_SHOWN = 5
-"""Connections of a pod that are named, and causes."""
 
 
 class Kernel(NamedTuple):
@@ -61,7 +60,7 @@ class Kernel(NamedTuple):
     carrying: Callable[[int], Iterable[Connection]] = marked.carrying
     mark: Callable[[Sequence[Connection], int], list[Connection]] = marked.mark
     forget: Callable[[Iterable[conntrack.Entry]], int] = conntrack.forget_entries
-    ask: Callable[[Iterable[tuple[conntrack.Tuple, conntrack.Tuple]], int], None] = resets.ask
+    ask: Callable[[Iterable[tuple[conntrack.Tuple, conntrack.Tuple]], int], OSError | None] = resets.ask
 
 
 KERNEL = Kernel()
@@ -70,24 +69,6 @@ KERNEL = Kernel()
 def _own() -> frozenset[bytes]:
     with NetlinkSocket(ROUTE) as netlink:
         return frozenset(read_own_addresses(netlink))
-
-
-class Cut(NamedTuple):
-    """Connections of one pod, in one direction, that were ended.
-
-    ``examples`` are some of them, for people; ``policies`` isolate the pod; ``causes`` are what changed.
-    """
-
-    pod: PodId
-    connections: int
-    examples: tuple[str, ...]
-    policies: tuple[str, ...]
-    causes: tuple[str, ...]
-
-    def lines(self) -> tuple[str, str]:
-        """Return what happened and why, for people."""
-        what = f"{count(self.connections, 'connection')} cut, {self.pod.direction}"
-        return f"{what}: {', '.join(self.examples)}", f"after a change of {', '.join(self.causes)}"
 
 
 @dataclass
@@ -107,7 +88,7 @@ class _Scope:
         self.everything = self.everything or other.everything
         self.again = self.again or other.again
         # It may have to wait for long, and causes are names that tenants choose.
-        room = max(0, _SHOWN - len(self.causes))
+        room = max(0, SHOWN - len(self.causes))
         self.causes |= dict.fromkeys([one for one in other.causes if one not in self.causes][:room])
         if len(self.ends) > MOST:
             self.ends, self.everything = set(), True
@@ -126,7 +107,8 @@ class _Found:
     more: bool = False
     error: Fault | None = None
     seconds: float = 0.0
-    counts: Counter[PodId] = field(default_factory=Counter)
+    counts: dict[PodId, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """How many were ended, by protocol."""
     examples: dict[PodId, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -150,11 +132,10 @@ class Cutting:
     ) -> None:
         self.wanted = wanted
         self.told: Callable[[Cut], None] = lambda _: None
-        self.connections = 0
-        """How many were ended."""
-        self.last_at = 0.0
-        """When the last one was, in ``time.time()`` seconds."""
+        self.tally = Tally()
         self.fault: Fault | None = None
+        self._unasked: Fault | None = None
+        """Why ends of TCP could not be asked to reset, the last time."""
         self._engine = engine
         self._calls = calls
         self._inbox = inbox
@@ -241,8 +222,13 @@ class Cutting:
         return marks is not None and bool(mark & marks.connection)
 
     def faults(self) -> tuple[Fault, ...]:
-        """Return why connections cannot be ended, if they cannot."""
-        return () if self.fault is None else (self.fault,)
+        """Return why connections cannot be ended, or their ends not be reset."""
+        return tuple(fault for fault in (self.fault, self._unasked) if fault is not None)
+
+    def status(self) -> CutsStatus | None:
+        """Return what was ended; None where nothing is to be. For the loop's own thread."""
+        found = self._found
+        return self.tally.status(0 if found is None else len(found.denied)) if self.wanted else None
 
     # --- The look, on its own thread --------------------------------------------------------------------
 
@@ -329,18 +315,22 @@ class Cutting:
         cut = [one for one, pod in denied.items() if pod not in waiting]
         if waiting:
             # Policies that are not compiled yet may allow it.
-            self._want(_Scope({end for one, pod in denied.items() if pod in waiting for end in one.ends}))
+            ends = {end for one, pod in denied.items() if pod in waiting for end in one.ends}
+            self._want(_Scope(ends, causes=dict(found.scope.causes)))
             self._not_before = max(self._not_before, self._clock.monotonic() + PATIENCE)
         if not cut:
             return
         self._cut = True
         ended = self._kernel.mark(cut, found.marks.connection)
         asked = [one for one in ended if one.opened.protocol == Protocol.TCP and one.replied and not one.over]
-        self._kernel.ask(((one.opened, one.reply) for one in asked), found.marks.packet)
+        if asked:
+            error = self._kernel.ask(((one.opened, one.reply) for one in asked), found.marks.packet)
+            self._unasked = None if error is None else unasked(error)
+            self.tally.reset += len(asked) if error is None else 0
         for one in ended:
             if not one.over:
-                found.counts[denied[one]] += 1
-                if len(examples := found.examples[denied[one]]) < _SHOWN:
+                found.counts[denied[one]][protocol_of(one)] += 1
+                if len(examples := found.examples[denied[one]]) < SHOWN:
                     examples.append(text_of(one))
 
     def _free(self, verdicts: Verdicts, found: _Found) -> None:
@@ -351,45 +341,24 @@ class Cutting:
             self._kernel.forget(marked.entries(allowed))
 
     def _tell(self, found: _Found) -> None:
-        for pod_id, number in sorted(found.counts.items()):
-            self.connections += number
-            self.last_at = self._clock.time()
+        for pod_id, protocols in sorted(found.counts.items()):
             pod = self._engine.lowered.pods.get(pod_id)
             cut = Cut(
+                self._clock.time(),
                 pod_id,
-                number,
+                protocols,
                 tuple(found.examples[pod_id]),
                 tuple(map(str, pod.policies)) if pod is not None else (),
-                tuple(found.scope.causes)[:_SHOWN],
+                tuple(found.scope.causes)[:SHOWN],
             )
+            self.tally.add(cut)
             _log.info(
                 "connections cut",
                 pod=str(pod_id.pod),
                 direction=pod_id.direction.value,
-                connections=number,
+                connections=cut.connections,
+                protocols=by_protocol(protocols),
                 examples=cut.examples,
                 after=cut.causes,
             )
             self.told(cut)
-
-
-def sort_of(one: Connection) -> Sort:
-    """Return what the verdict on a connection depends on: the packet that opened it, as it was judged."""
-    reply = one.reply
-    return Sort(one.opened.source, reply.source, reply.protocol, reply.source_port)
-
-
-def text_of(one: Connection) -> str:
-    """Return a connection for people, as it was judged."""
-    sort = sort_of(one)
-    try:
-        protocol = Protocol(sort.protocol).name
-    except ValueError:
-        protocol = f"protocol {sort.protocol}"
-    ends = ((sort.source, one.opened.source_port), (sort.destination, sort.port))
-    return f"{protocol} {' to '.join(_end(*end) for end in ends)}"
-
-
-def _end(address: bytes, port: int) -> str:
-    text = f"[{address_text(address)}]" if len(address) == 16 and port else address_text(address)
-    return f"{text}:{port}" if port else text

@@ -112,15 +112,15 @@ def _services(settings: Settings) -> tuple[Named, At]:
 def connections(
     is_cut: Callable[[int], bool], source: bytes, destination: bytes, protocol: int, port: int
 ) -> Sequence[Connection]:
-    """Return the connections that the kernel tracks between two ends, but those ended. Raises OSError.
+    """Return the connections that the kernel tracks between two ends. Raises OSError.
 
-    ``is_cut``: whether one was, by its mark.
+    ``is_cut``: whether one was ended, by its mark.
     """
     try:
         found = conntrack.between(source, destination, protocol, port)
     except ConntrackError as error:
         raise OSError(f"{error.what}; {error.remedy}") from None
-    return [Connection(_text(one, destination), one.replied) for one in found if not is_cut(one.mark)]
+    return [Connection(_text(one, destination), one.replied, is_cut(one.mark)) for one in found]
 
 
 def _text(one: conntrack.Tracked, destination: bytes) -> str:

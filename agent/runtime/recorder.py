@@ -25,7 +25,7 @@ from agent.runtime import effects
 from agent.runtime.backlog import is_far
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.churn import Churn
-from agent.runtime.cutting import Cut
+from agent.runtime.cuts import Cut
 from agent.runtime.effects import Effects
 from agent.runtime.troubles import Faults, Troubles
 from agent.sources.source import Source
@@ -235,10 +235,9 @@ class Recorder:
 
     def cut(self, cut: Cut) -> None:
         """Tell that connections of a pod were ended."""
-        now = self._clock.time()
         effect = Effect(selected=(str(cut.pod.pod),), policies=cut.policies)
-        told, pod = cut.lines(), cut.pod.pod
-        self._add(Subject.CONNECTIONS, What.CUT, now, *pod, kernel=now, detail=told, effect=effect)
+        told, pod, at = cut.lines(), cut.pod.pod, cut.at
+        self._add(Subject.CONNECTIONS, What.CUT, at, *pod, kernel=at, detail=told, effect=effect)
 
     def ended(self, report: Report) -> None:
         """Take note of a call of the backend whose work has ended: the kernel may have what is open."""

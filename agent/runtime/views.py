@@ -130,6 +130,7 @@ class Views:
             results=self._results(),
             unconfirmed=self.unconfirmed.policies(),
             new_pods=self.new_pods.status(),
+            cuts=self.cutting.status(),
         )
         return take(facts, self.engine.lowered, self.calls.backend.view())
 
@@ -191,7 +192,7 @@ class Views:
             proof_differences=len(self.proving.result.differences) if self.proving.result else 0,
             proof_found=self.proving.found,
             sysctl_repairs=self.host_check.sysctls.repairs,
-            connections_cut=self.cutting.connections,
+            connections_cut=self.cutting.tally.connections,
             connections_deleted=view.counts.connections_deleted,
             cache_flushes=view.counts.cache_flushes,
             history_missing=self.history.missing(),

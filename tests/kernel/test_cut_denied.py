@@ -63,8 +63,19 @@ def test_what_a_change_forbids_is_ended_at_both_ends_and_nothing_else(guarded: G
         rows = json.loads(guarded.command("history", "--json", "--pod", "default/web").stdout)["rows"]
         told = [row for row in rows if row["subject"] == "connections"]
         assert [row["object"] for row in told] == ["default/web"]
-        assert "8 connections cut, ingress" in told[0]["detail"][0]
+        assert "8 connections cut, ingress (4 TCP, 4 UDP)" in told[0]["detail"][0]
         assert told[0]["detail"][1] == "after a change of policy default/web"
+        cuts = json.loads(guarded.command("status", "--json").stdout)["cuts"]
+        assert (cuts["connections"], cuts["reset"], cuts["waiting"]) == (8, 4, 0)
+        assert cuts["protocols"] == {"TCP": 4, "UDP": 4}
+        lines = guarded.command("status", "--pod", "default/web").stdout
+        assert "8 connections cut, ingress (4 TCP, 4 UDP): " in lines
+        (pod,) = json.loads(guarded.command("status", "--pod", "default/web", "--json").stdout)["cut"]
+        assert (pod["connections"], pod["after"]) == (8, ["policy default/web"])
+        asked = guarded.command("explain", "default/client", "default/web", f"{DENIED}/udp").stdout
+        assert asked.count("was cut (--cut-denied): its packets are dropped") == 2
+        page = guarded.node.run("curl", "-sH", "Accept: text/html", "http://127.0.0.1:20245/")
+        assert "8 connections cut, ingress (4 TCP, 4 UDP)" in page
 
         # Allowed again, the same two ends may talk again; nothing of it was kept open meanwhile.
         guarded.say("policy", POLICY.replace(str(KEPT), str(DENIED)))

@@ -107,11 +107,15 @@ class DirectionAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     would_allow: bool = False
 
 
-class ConnectionAnswer(msgspec.Struct, frozen=True):
-    """A connection that the kernel tracks: its text, and whether a reply was seen: it is established."""
+class ConnectionAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A connection that the kernel tracks: its text, and whether a reply was seen: it is established.
+
+    ``cut``: the agent has ended it (``--cut-denied``), and the kernel drops its packets.
+    """
 
     text: str
     established: bool
+    cut: bool = False
 
 
 class FamilyAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -46,10 +46,11 @@ _COMMENT = re.compile(r'--comment "([^"]*)"')
 
 
 class Connection(NamedTuple):
-    """A connection that the kernel tracks: its text, whether a reply was seen, and since when, if known."""
+    """A connection that the kernel tracks: its text, whether a reply was seen, and whether it was cut."""
 
     text: str
     replied: bool
+    cut: bool = False
 
 
 class LiveAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -330,7 +331,8 @@ class Explainer:
             found = self.connections(packet.source, packet.destination, packet.protocol, packet.port)
         except OSError as error:
             return (ConnectionAnswer(f"connections cannot be read: {error}", established=False),)
-        return tuple(ConnectionAnswer(one.text, one.replied) for one in found[:MOST])
+        found = sorted(found, key=lambda one: one.cut)
+        return tuple(ConnectionAnswer(one.text, one.replied and not one.cut, one.cut) for one in found[:MOST])
 
 
 def _evaluated(cluster: Cluster, question: Question) -> Sequence[Verdict]:

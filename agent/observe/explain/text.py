@@ -107,6 +107,8 @@ def _kernel_lines(where: str, kernel: KernelAnswer) -> Iterator[str]:
 
 def connection_line(family: FamilyAnswer, one: ConnectionAnswer) -> str:
     """Say what is known of a connection that the kernel tracks."""
+    if one.cut:
+        return f"IPv{family.family}: a connection {one.text} was cut (--cut-denied): its packets are dropped"
     if not one.established:
         return f"IPv{family.family}: a connection without an answer: {one.text}"
     lives = "" if family.allowed else ": it lives on, since it is older than what denies new ones"

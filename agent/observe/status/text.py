@@ -13,6 +13,7 @@ from agent.clock import Moment, moment
 from agent.decoding import decode
 from agent.history.change import Row
 from agent.kube.mode import MODE_ANNOTATION, Mode
+from agent.observe.cuts import by_protocol
 from agent.observe.flows.flow import Flow, Report, as_text
 from agent.observe.history.text import headline
 from agent.observe.history.text import time_text as moment_text
@@ -28,7 +29,7 @@ _MODES = {
     Mode.DISABLED: "disabled: it isolates nothing and allows nothing",
 }
 _FLOWS = 5
-"""Denied connections that are shown."""
+"""Denied connections that are shown, and cuts of a pod."""
 _SECONDS = 60.0
 """Denied connections of so long are shown."""
 
@@ -85,6 +86,7 @@ def _screen(snapshot: StatusSnapshot, around: Around) -> Iterator[str]:
         yield from _unconfirmed(snapshot)
         if snapshot.new_pods is not None:
             yield f"[bold]New pods[/] {escape(str(snapshot.new_pods))}"
+        yield from _cuts(snapshot)
         yield from _kernel(snapshot)
     else:
         yield "[bold]Kernel[/] not touched yet: what was in it before this agent started is still enforced"
@@ -149,6 +151,29 @@ def _unconfirmed(snapshot: StatusSnapshot) -> Iterator[str]:
         names = ", ".join(f"{one.policy} ({one.manager or 'nobody known'})" for one in found[:_NAMED])
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         yield f"[bold]Unconfirmed[/] [yellow]{len(found)} of others[/]: {escape(names)}{more}"
+
+
+def _cuts(snapshot: StatusSnapshot) -> Iterator[str]:
+    """Say how many connections were ended because a change forbids them, and the last of them."""
+    cuts = snapshot.cuts
+    if cuts is None:
+        return
+    waiting = f"; [yellow]{cuts.waiting} more are being ended[/]" if cuts.waiting else ""
+    if not cuts.last:
+        yield f"[bold]Cut[/] no connection since the agent started{waiting}"
+        return
+    last = cuts.last[0]
+    yield (
+        f"[bold]Cut[/] {count(cuts.connections, 'connection')} that a change forbids, "
+        f"{by_protocol(cuts.protocols)}{waiting}; "
+        + escape(f"the last {ago(last.at, snapshot.at)}, {last.direction} of {last.pod}, {last.because}")
+    )
+
+
+def _cut(pod: str, snapshot: StatusSnapshot) -> Iterator[str]:
+    """Name the connections of a pod that were ended lately."""
+    for one in snapshot.cuts.of_pod(pod)[:_FLOWS] if snapshot.cuts is not None else ():
+        yield escape(f"  {ago(one.at, snapshot.at)}: {one}")
 
 
 def _kernel(snapshot: StatusSnapshot) -> Iterator[str]:
@@ -222,7 +247,8 @@ def show_pod(
 ) -> None:
     """Print what is enforced for one pod, and what its policies allow."""
     found = next((one for one in snapshot.pods if one.pod == pod), None)
-    for line in (*_pod(pod, found), *_audited(pod, snapshot), *_disabled(pod, snapshot)):
+    told = (*_pod(pod, found), *_audited(pod, snapshot), *_disabled(pod, snapshot), *_cut(pod, snapshot))
+    for line in told:
         console.print(line, soft_wrap=True)
     policies = tuple(policies)
     if found is not None and found.egress is not None:

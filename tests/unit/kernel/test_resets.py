@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 
 import pytest
 
 from agent.kernel.conntrack import Tuple
-from agent.kernel.resets import checksum, segment
+from agent.kernel.resets import ask, checksum, segment
 from tests.build import packed
 
 SYN_ACK = 0x12
@@ -30,3 +31,15 @@ def test_a_segment_is_between_the_ends_and_has_the_right_sum(source: str, destin
     assert tcp[12:14] == bytes((0x50, SYN_ACK))
     # A sum with its own complement in it is nothing (RFC 1071).
     assert checksum(pseudo + tcp) == 0
+
+
+def test_why_no_end_can_be_asked_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> socket.socket:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    way = Tuple(packed("10.0.0.1"), packed("10.0.0.2"), socket.IPPROTO_TCP, 40000, 443)
+    monkeypatch.setattr(socket, "socket", refused)
+    error = ask([(way, way)], 1)
+    assert error is not None
+    assert error.errno == errno.EPERM
+    assert ask([], 1) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.observe.explain.answer import Answer, ConnectionAnswer, DirectionAnswer, FamilyAnswer, Outcome
-from agent.observe.explain.text import live_lines
+from agent.observe.explain.text import connection_line, live_lines
 
 ALLOWED = DirectionAnswer("shop/web", allowed=True, isolated=False, why="no policy isolates it", policies=())
 
@@ -21,3 +21,10 @@ def test_of_many_connections_a_few_are_shown_and_the_rest_counted(number: int, m
 
     assert len(lines) == min(number, 3) + bool(more)
     assert not more or lines[-1] == f"IPv4: and {more} between them (--json has all)"
+
+
+def test_a_connection_that_was_cut_is_said_to_be() -> None:
+    one = ConnectionAnswer("from 10.0.0.1 port 4", established=False, cut=True)
+    family = FamilyAnswer(4, "10.0.0.1", "10.0.0.2", 80, False, ALLOWED, ALLOWED, (one,))
+    told = "IPv4: a connection from 10.0.0.1 port 4 was cut (--cut-denied): its packets are dropped"
+    assert connection_line(family, one) == told

@@ -15,6 +15,7 @@ from agent.dataplane.backend import KernelView
 from agent.dataplane.logged import Decided
 from agent.history.change import Row, Subject, What
 from agent.net import Direction
+from agent.observe.cuts import CutsStatus, CutStatus
 from agent.observe.flows.flow import End, Flow, Unlogged, as_text
 from agent.observe.health import Health, as_dict, readyz
 from agent.observe.history.text import time_text
@@ -87,6 +88,32 @@ def test_the_screen_says_all_at_a_glance(snapshot: StatusSnapshot) -> None:
         f"  {as_text(FLOW)}",
         "",
         "More: status --pod NS/NAME, --policy NS/NAME, --all; history; explain SRC DST PORT",
+    ]
+
+
+def test_connections_that_were_cut_are_told_of_the_node_and_of_the_pod(
+    snapshot: StatusSnapshot, file: io.StringIO
+) -> None:
+    assert "Cut" not in screen(snapshot, Around())
+    none = msgspec.structs.replace(snapshot, cuts=CutsStatus(0, {}, 0, 0))
+    assert "Cut no connection since the agent started" in screen(none, Around()).splitlines()
+    last = CutStatus(
+        *(moment(NOW - 5), "shop/db-0", "ingress", 5, {"UDP": 1, "TCP": 4}),
+        *(("TCP 10.0.0.9:40000 to 10.0.0.5:5432", "UDP 10.0.0.9:5353 to 10.0.0.5:53"), ("shop/db",)),
+        ("policy shop/db",),
+    )
+    other = msgspec.structs.replace(last, at=moment(NOW - 60), pod="shop/web-0")
+    some = msgspec.structs.replace(snapshot, cuts=CutsStatus(10, {"UDP": 2, "TCP": 8}, 7, 9, (last, other)))
+    told = (
+        "Cut 10 connections that a change forbids, 8 TCP, 2 UDP; 9 more are being ended; the last 5 s ago, "
+        "ingress of shop/db-0, after a change of policy shop/db"
+    )
+    assert told in screen(some, Around()).splitlines()
+
+    show_pod("shop/db-0", some, (), Around(), console(file))
+    assert [line for line in file.getvalue().splitlines() if " cut, " in line] == [
+        "  5 s ago: 5 connections cut, ingress (4 TCP, 1 UDP): TCP 10.0.0.9:40000 to 10.0.0.5:5432, "
+        "UDP 10.0.0.9:5353 to 10.0.0.5:53 and 3 more, after a change of policy shop/db"
     ]
 
 

@@ -17,7 +17,8 @@ from agent.net import Protocol
 from agent.policy.engine import Engine
 from agent.runtime import cutting
 from agent.runtime.calls import Calls, Phase
-from agent.runtime.cutting import Cut, Cutting, Kernel
+from agent.runtime.cuts import LAST, Cut, sort_of
+from agent.runtime.cutting import Cutting, Kernel
 from agent.runtime.inbox import Inbox
 from tests.build import labelled, packed
 from tests.clock import FakeClock
@@ -50,13 +51,15 @@ class FakeKernel:
     asked: list[tuple[Tuple, Tuple]] = field(default_factory=list)
     searches: int = 0
     failing: bool = False
+    refusing: OSError | None = None
+    """Why no end of TCP can be asked."""
 
     def connections(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
         assert bit == MARKS.connection
         self.searches += 1
         if self.failing:
             raise ConntrackError("it cannot be read", "mend it")
-        return [one for one in self.held if wanted(*cutting.sort_of(one))]
+        return [one for one in self.held if wanted(*sort_of(one))]
 
     def carrying(self, bit: int) -> Iterable[Connection]:
         assert bit == MARKS.connection
@@ -73,9 +76,10 @@ class FakeKernel:
         self.held = [one for one in self.held if one.entry not in names]
         return before - len(self.held)
 
-    def ask(self, ways: Iterable[tuple[Tuple, Tuple]], mark: int) -> None:
+    def ask(self, ways: Iterable[tuple[Tuple, Tuple]], mark: int) -> OSError | None:
         assert mark == MARKS.packet
-        self.asked += ways
+        self.asked += () if self.refusing else ways
+        return self.refusing
 
     @property
     def cut(self) -> list[Connection]:
@@ -170,7 +174,12 @@ def test_a_change_ends_what_it_forbids_and_nothing_else() -> None:
     }
     assert told.lines()[1] == "after a change of policy default/web"
     assert told.policies == ("default/web",)
-    assert desk.task.connections == 2
+    status = desk.task.status()
+    assert status is not None
+    assert (status.connections, status.reset, status.waiting) == (2, 2, 0)
+    (last,) = status.last
+    assert (last.pod, last.direction, last.protocols) == ("default/web", "ingress", {"TCP": 2})
+    assert (last.examples, last.after) == (told.examples, ("policy default/web",))
 
 
 def test_a_peer_that_leaves_a_set_loses_its_connections() -> None:
@@ -262,6 +271,45 @@ def test_what_cannot_be_read_is_told_and_tried_again() -> None:
     desk.work()
     assert desk.task.faults() == ()
     assert len(desk.kernel.cut) == 1
+
+
+def test_ends_that_cannot_be_asked_to_reset_are_told_until_they_can() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB)]
+    desk.kernel.refusing = PermissionError(1, "Operation not permitted")
+    desk.change(ONLY_81)
+    desk.work()
+    (fault,) = desk.task.faults()
+    assert fault.what.endswith("not reset before it sends something: Operation not permitted")
+    assert (len(desk.kernel.cut), desk.task.tally.connections, desk.task.tally.reset) == (1, 1, 0)
+    desk.kernel.refusing = None
+    desk.kernel.held += [connection(WEB, CLIENT)]
+    desk.change(policy("web", selector=labelled(app="web"), egress=[]))
+    desk.work()
+    assert desk.task.faults() == ()
+    assert desk.task.tally.reset == 1
+
+
+def test_the_status_says_how_many_wait_and_shows_the_last_cuts_alone() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB, number=n) for n in range(3 * cutting.BATCH)]
+    desk.change(ONLY_81)
+    desk.work(2)
+    status = desk.task.status()
+    assert status is not None
+    assert (status.waiting, status.connections) == (2 * cutting.BATCH, 0)
+    desk.work()
+    for _ in range(LAST + 5):
+        desk.kernel.held = [connection(CLIENT, WEB)]
+        desk.change(ONLY_81, gone(ONLY_81))
+        desk.work()
+        desk.change(ONLY_81)
+        desk.work()
+    status = desk.task.status()
+    assert status is not None
+    assert len(status.last) == LAST
+    assert status.connections == 3 * cutting.BATCH + LAST + 5
+    assert Desk(wanted=False).task.status() is None
 
 
 @pytest.mark.parametrize(("wanted", "marks"), [(False, MARKS), (True, None)])
