@@ -4,12 +4,14 @@
 agent finds one: it tracks connections and has the few rules of kube-proxy that a forwarded packet meets;
 where pods are on a bridge, iptables sees what is bridged. The agent's engine and backend program it once, and
 then only the two rules that lead packets to the agent's chains are taken out and put back, so that nothing
-but the rules differs. Each pair of measurements is one ratio, with / without; which comes first is drawn.
+but the rules differs; with ``--cut`` it is the rule of ``--cut-denied`` alone. Each pair of measurements is
+one ratio, with / without; which comes first is drawn.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import itertools
 import json
@@ -27,6 +29,7 @@ import msgspec
 
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.rules.cut import forward
 from agent.dataplane.iptables.tables import hooks
 from agent.dataplane.iptables.tables.tables import Tables
 from agent.dataplane.iptables.variant import MODES, Mode
@@ -94,12 +97,17 @@ def measure(
     progress: Callable[[str], None] = lambda _: None,
     *,
     anew: bool = False,
+    cut: bool = False,
 ) -> Iterator[Result]:
     """Yield what a new packet meets, and the ratios of connections and of throughput in bulk.
 
-    ``anew``: each connection is judged, as are those that are not in the verdict cache.
+    ``anew``: each connection is judged, as are those that are not in the verdict cache. ``cut``: the ratios
+    are those of all rules with ``--cut-denied`` to all rules without.
     """
     size, where = crowd.size(local), f"{layout}, {mode}{', each judged anew' if anew else ''}"
+    options = Options(cut=cut, cache=0) if anew else Options(cut=cut)
+    switch = functools.partial(_cut if cut else _enforce, mode)
+    title = "with / without --cut-denied" if cut else "with / without"
     with Lab() as lab:
         node = lab.node("node", layout, mode)
         client, server = lab.pod(node, "client"), lab.pod(node, "server")
@@ -109,11 +117,11 @@ def measure(
         node.iptables_restore(Family.V4, _KUBE_PROXY)
         with _environment("XTABLES_LOCKFILE", str(node.directory / "xtables.lock")), node.netns.entered():
             progress(f"{local} local pods, {where}: programming")
-            _program(Options(cache=0) if anew else Options(), mode, texts, node.cidr4)
+            _program(options, mode, texts, node.cidr4)
             addresses = [ipaddress.IPv4Address(v4).packed for v4, _ in texts]
             yield from _rules_met(size, where, node, mode, addresses)
             with serving(lab, server):
-                yield from _ratios(size, where, mode, client, server, pairs, progress)
+                yield from _ratios(size, where, title, switch, client, server, pairs, progress)
 
 
 def _program(options: Options, mode: Mode, texts: Sequence[tuple[str, str]], known: str) -> None:
@@ -212,7 +220,8 @@ def _bulk(client: Pod, server: Pod) -> float:
 def _ratios(
     size: Size,
     where: str,
-    mode: Mode,
+    words: str,
+    switch: Callable[[bool], None],
     client: Pod,
     server: Pod,
     pairs: int,
@@ -230,7 +239,7 @@ def _ratios(
         order = random.sample((True, False), 2)
         for _ in range(SLICES):
             for enforced in order:
-                _enforce(mode, enforced)
+                switch(enforced)
                 for name, load in loads.items():
                     rates[name, enforced].append(load(client, server))
             order.reverse()
@@ -242,7 +251,7 @@ def _ratios(
     for name, found in ratios.items():
         rate = statistics.median(without[name])
         note = f"{rate / 1e9:.1f} Gbit/s without" if name.startswith("bulk") else f"{rate:,.0f} without"
-        title = f"{name}, with / without ({where})"
+        title = f"{name}, {words} ({where})"
         yield summary(SECTION, title, "ratio", found, size=size, more_is_better=True, note=note)
 
 
@@ -269,6 +278,16 @@ def _enforce(mode: Mode, enforced: bool) -> None:
         raise error
 
 
+def _cut(mode: Mode, wanted: bool) -> None:
+    """Put the rule of ``--cut-denied`` where every forwarded packet meets it, or take it out."""
+    there = any(f"-g {names.CUT}" in rule for rule in Tables(mode).read(Family.V4)[names.FORWARD])
+    (rule,) = forward(Options(cut=True))
+    if there is not wanted:
+        line = f"-I {names.FORWARD} 1 {rule}" if wanted else f"-D {names.FORWARD} {rule}"
+        for error in Tables(mode).restore({Family.V4: [line]}).values():
+            raise error
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--local", type=click.IntRange(2, 240), multiple=True, help="Pods of the node: 110 and 240.")
 @click.option(
@@ -277,6 +296,7 @@ def _enforce(mode: Mode, enforced: bool) -> None:
 @click.option("--iptables-mode", "modes", type=click.Choice(MODES), multiple=True, help="One or both; nft.")
 @click.option("--pairs", type=click.IntRange(1), default=PAIRS, show_default=True, help="Pairs of each.")
 @click.option("--anew", is_flag=True, help="Have each connection judged, without the verdict cache.")
+@click.option("--cut", is_flag=True, help="Compare with and without --cut-denied.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     local: tuple[int, ...],
@@ -284,6 +304,7 @@ def main(
     modes: tuple[Mode, ...],
     pairs: int,
     anew: bool,
+    cut: bool,
     as_json: bool,
 ) -> None:
     """Measure what enforcement costs the packets between two pods of one node.
@@ -304,7 +325,7 @@ def main(
                 status.update(text)
 
         for mode, layout, count in itertools.product(modes or ("nft",), layouts or Layout, local or SIZES):
-            for result in measure(count, Layout(layout), mode, pairs, progress, anew=anew):
+            for result in measure(count, Layout(layout), mode, pairs, progress, anew=anew, cut=cut):
                 found.append(result)
                 if not as_json:
                     click.echo(_line(result))
