@@ -33,6 +33,11 @@ gc.disable()
 os.environ.pop("FORCE_COLOR", None)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the mark of pytest-xdist, also where that is switched off, as it is for mutations."""
+    config.addinivalue_line("markers", "xdist_group(name): runs on one worker with the others of this name")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes long where workers share the tests; see :mod:`tests.workers`."""
