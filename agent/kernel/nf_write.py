@@ -165,12 +165,14 @@ def verdict(word: str, target: str = "") -> bytes:
     return _expression("immediate", (1, _number(0)), (2 | NESTED, data))
 
 
-def add_table(table: str, family: int = NETDEV) -> Message:
+def add_table(table: str, family: int = NETDEV, flags: int = 0) -> Message:
     """Return the message that makes a table, if it is not there; ``family``: its number, here and below.
 
-    Without a family it is a table of interfaces' chains.
+    Without a family it is a table of interfaces' chains. ``flags``: see :mod:`agent.kernel.nf_owned`.
     """
-    return Message(SUBSYSTEM | _NEW_TABLE, family, attribute(_TABLE_NAME, _name(table)), _CREATE)
+    made = attribute(_TABLE_NAME, _name(table))
+    made += attribute(_TABLE_FLAGS, _number(flags)) if flags else b""
+    return Message(SUBSYSTEM | _NEW_TABLE, family, made, _CREATE)
 
 
 def delete_table(table: str, family: int = NETDEV) -> Message:

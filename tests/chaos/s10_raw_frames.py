@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import NamedTuple
 
 from agent.dataplane.frames import TABLE
 from tests.chaos.forger import Forger
@@ -16,7 +17,9 @@ from tests.chaos.probe import Probe
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import Stage, pod_manifest
 from tests.lab.cluster import http_get, wait_until
+from tests.lab.netns import CommandError
 from tests.lab.node import Layout
+from tests.lab.owned import held
 
 _GUARD = "--guard-frames"
 _MENDED = 3.0
@@ -30,6 +33,14 @@ _BREAKAGES = (
 )
 
 
+class _Tried(NamedTuple):
+    """What became of what others did to the table: forged frames that arrived then, and how it was broken."""
+
+    arrived: int
+    broken: tuple[str, ...]
+    note: str
+
+
 def _guards_all(stage: Stage) -> Callable[[], bool]:
     return lambda: "[+]frames ok: guarded for " in http_get(stage.node, "/readyz")[1]
 
@@ -40,10 +51,53 @@ def _rules(stage: Stage) -> str:
     return re.sub(r"packets \d+ bytes \d+", "", listed)
 
 
+def _refused(stage: Stage, forger: Forger) -> _Tried:
+    """Have others try to change a table that belongs to the agent, and flush all that there is."""
+    whole, before = _rules(stage), forger.arrived()
+    changed = []
+    for breakage in _BREAKAGES:
+        try:
+            stage.node.run("nft", "-f", "-", stdin=breakage)
+            changed.append(breakage)
+        except CommandError:
+            changed += [breakage] if _rules(stage) != whole else []
+        time.sleep(0.5)
+    note = f"{len(_BREAKAGES)} writes of others refused"
+    return _Tried(forger.arrived() - before, tuple(f"not refused: {breakage}" for breakage in changed), note)
+
+
+def _flushed(stage: Stage, forger: Forger, probe: Probe, length: Length) -> _Tried:
+    """Flush all rules of nftables: those of iptables are put back (6.1), and the table stays."""
+    whole, before = _rules(stage), forger.arrived()
+    probe.allow(length.within(_MENDED))
+    stage.node.run("nft", "flush", "ruleset")
+    stays = _rules(stage) == whole
+    time.sleep(_MENDED)
+    broken = () if stays else ("a flush of all rules has changed the table",)
+    return _Tried(forger.arrived() - before, broken, "all rules flushed")
+
+
+def _put_back(stage: Stage, forger: Forger, probe: Probe, length: Length) -> _Tried:
+    """Have others change a table that belongs to nobody; the agent puts it back in time."""
+    whole = _rules(stage)
+    took, arrived = 0.0, 0
+    for breakage in _BREAKAGES:
+        probe.allow(length.within(_MENDED))
+        began = time.monotonic()
+        stage.node.run("nft", "-f", "-", stdin=breakage)
+        wait_until(lambda: _rules(stage) == whole, 60)
+        took = max(took, time.monotonic() - began)
+        stage.lab.settle()
+        before = forger.arrived()
+        time.sleep(0.5)
+        arrived += forger.arrived() - before
+    broken = (f"the table was put back after {took:.1f} s",) if took > length.within(_MENDED) else ()
+    return _Tried(arrived, broken, f"{len(_BREAKAGES)} times put back in {took:.1f} s at most")
+
+
 def forged(layout: Layout, length: Length) -> Outcome:
     """Forge while agents are killed and started, pods come and go, and others write in the table."""
     random = Random(layout.value)
-    took, wrong, mended = 0.0, 0, 0
     kills = 8 if length is Length.LONG else 1
     with Stage(layout) as stage:
         client, store, job = (stage.pods[name] for name in ("client", "store", "job"))
@@ -64,25 +118,18 @@ def forged(layout: Layout, length: Length) -> Outcome:
             stage.agent.wait_ready()
             wait_until(_guards_all(stage), 60)
             wrong = forger.arrived()
-            whole = _rules(stage)
-            for breakage in _BREAKAGES:
-                probe.allow(length.within(_MENDED))
-                began = time.monotonic()
-                stage.node.run("nft", "-f", "-", stdin=breakage)
-                wait_until(lambda: _rules(stage) == whole, 60)
-                took = max(took, time.monotonic() - began)
-                stage.lab.settle()
-                before = forger.arrived()
-                time.sleep(0.5)
-                mended += 1
-                wrong += forger.arrived() - before
+            if held(stage.node):
+                tried = [_refused(stage, forger), _flushed(stage, forger, probe, length)]
+            else:
+                tried = [_put_back(stage, forger, probe, length)]
             sent = forger.sent
-    late = took > length.within(_MENDED)
+    wrong += sum(one.arrived for one in tried)
     broken = (
         *([f"{wrong} forged frames arrived"] if wrong else ()),
-        *([f"the table was put back after {took:.1f} s"] if late else ()),
+        *(line for one in tried for line in one.broken),
     )
-    note = f"{sent} forged frames, {kills} agents killed, {mended} times put back in {took:.1f} s at most"
+    done = ", ".join((f"{kills} agents killed", *(one.note for one in tried)))
+    note = f"{sent} forged frames, {done}"
     found = Outcome.of(probe.report, note=note, broken=broken)
     return replace(found, flows=found.flows + sent, wrong=found.wrong + wrong)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent.dataplane.iptables.variant import MODES
+from agent.kernel import nf_owned
+from agent.kernel.netlink import NetlinkSocket
 from tests.kernel import kernel_state
 from tests.lab.backends import USUAL, BackendKind
 from tests.lab.netns import Netns
@@ -32,6 +35,14 @@ def netns() -> Iterator[Netns]:
             yield namespace
     finally:
         namespace.close()
+
+
+@pytest.fixture
+def owning() -> None:
+    """For what needs a kernel that lets tables of nftables belong to a program."""
+    with contextlib.closing(Netns("owning")) as namespace, namespace.entered(), NetlinkSocket() as netlink:
+        if not nf_owned.flags(netlink):
+            pytest.skip("needs Linux 6.9: tables of nftables that belong to a program, and stay without it")
 
 
 @pytest.fixture

@@ -47,4 +47,25 @@ FRAMES = (
         "True",
         (Selection.FRAMES_TASK,),
     ),
+    Mutation(
+        "a table of frames that anybody can change",
+        "agent.dataplane.frames.guard:FrameGuard._open",
+        "nf_owned.flags(netlink)",
+        "0",
+        (Selection.HELD_FRAMES,),
+    ),
+    Mutation(
+        "a table that goes with the program it belongs to",
+        "agent.kernel.nf_owned:flags",
+        "return OWNED",
+        "return OWNER",
+        (Selection.HELD_FRAMES,),
+    ),
+    Mutation(
+        "what others wrote in the sets taken for what this agent allowed",
+        "agent.dataplane.frames.guard:FrameGuard.follow",
+        "seen.keys if self._rules is None else table.keys(self._bound.values())",
+        "seen.keys",
+        (Selection.HELD_FRAMES,),
+    ),
 )

@@ -51,6 +51,8 @@ class Selection(enum.StrEnum):
     """Every state of the verdict cache, with agents that are killed."""
     FRAMES = "tests/unit/dataplane/test_frames.py"
     """Who may send as whom."""
+    HELD_FRAMES = "tests/kernel/semantics/test_held_frames.py"
+    """What others can do to the table that guards frames."""
     FRAMES_TASK = "tests/unit/runtime/test_frames.py"
     EARLY = "tests/unit/sources/cni/test_early.py"
     """What results of network plugins say of pods."""

@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataplane": {"lower", "program", "kernel", "kube", "net", "fault", "clock"},
     "iptables": {"dataplane", "lower", "program", "kernel", "kube", *GROUND},
     "proof": {"iptables", "dataplane", "reach", "spec", "kernel", "kube", "net", "words"},
-    "frames": {"dataplane", "kernel", "net", "fault"},
+    "frames": {"dataplane", "kernel", "net", "fault", "closing"},
     "host": {"kernel", *GROUND},
     "observe": {
         "history",

@@ -8,10 +8,12 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from agent.closing import Closing
 from agent.dataplane.frames import TABLE, table
 from agent.dataplane.frames.bindings import Binding, bindings
 from agent.dataplane.podlinks import PodLink
 from agent.fault import Fault
+from agent.kernel import nf_owned
 from agent.kernel import nf_write as nf
 from agent.kernel.netlink import Message, NetlinkSocket
 from agent.kernel.nf_tables import ABSENT
@@ -48,18 +50,29 @@ class _Seen(NamedTuple):
 _NOTHING = _Seen(None, {}, {}, {})
 
 
-class FrameGuard:
+class FrameGuard(Closing):
     """Holds the table. One thread at a time calls it, in the node's network namespace.
 
-    The first call replaces the table of an earlier run by one transaction, so that there is no gap. After
-    that a link costs one transaction when it comes, changes or goes. What cannot be written leaves all as it
-    was, and is tried again by the next call.
+    The first call replaces the table of an earlier run by one transaction, so that there is no gap. From then
+    on the table belongs to this guard's socket, where the kernel knows that (:mod:`agent.kernel.nf_owned`):
+    nobody else changes it, and it stays when this process ends, however it ends. After that a link costs one
+    transaction when it comes, changes or goes. What cannot be written leaves all as it was, and is tried
+    again by the next call.
     """
 
     def __init__(self) -> None:
         self._bound: dict[int, Binding] = {}
         self._rules: Mapping[str, list[bytes]] | None = None
-        """As the kernel told them after the last write; None: the table is to be made anew."""
+        """As the kernel told them after the last write; None: nothing was written yet."""
+        self._netlink: NetlinkSocket | None = None
+        """None: the table is to be made anew, by a new socket."""
+        self._flags = 0
+
+    def close(self) -> None:
+        """Let go of the table, which stays."""
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
 
     def follow(self, links: Iterable[PodLink]) -> Guarding:
         """Guard these links, and no others; what somebody else changed in the table is put back."""
@@ -67,30 +80,37 @@ class FrameGuard:
         drift: tuple[str, ...] = ()
         wanted: Mapping[int, Binding] = {}
         try:
-            with NetlinkSocket() as netlink:
-                # Refused in a user namespace, where some hundred pods fit all the same.
-                with contextlib.suppress(OSError):
-                    netlink.set_option(socket.SOL_SOCKET, _BUFFER_FORCE, _BUFFER_BYTES)
-                seen = _read(netlink)
-                first = self._rules is None
-                held = seen.keys if first else table.keys(self._bound.values())
-                wanted = _present(bindings(links, table.held_by(held)))
-                drift = () if self._rules is None else tuple(_differences(self._bound, self._rules, seen))
-                if first or drift:
-                    self._rules = None
-                    nf.transact(netlink, _whole(wanted))
-                    commits.append(len(wanted))
-                    self._bound = dict(wanted)
-                    faults: list[Fault] = []
-                else:
-                    faults = self._change(netlink, seen, wanted, commits)
-                self._rules = _read(netlink).rules if commits else seen.rules
+            anew = self._netlink is None
+            netlink = self._netlink or self._open()
+            seen = _read(netlink)
+            held = seen.keys if self._rules is None else table.keys(self._bound.values())
+            wanted = _present(bindings(links, table.held_by(held)))
+            drift = () if self._rules is None else tuple(_differences(self._bound, self._rules, seen))
+            if anew or drift:
+                nf.transact(netlink, _whole(wanted, self._flags))
+                commits.append(len(wanted))
+                self._bound = dict(wanted)
+                faults: list[Fault] = []
+            else:
+                faults = self._change(netlink, seen, wanted, commits)
+            self._rules = _read(netlink).rules if commits else seen.rules
         except OSError as error:
+            # The socket may be what is broken. The next call takes the table over by another.
+            self.close()
             # An interface may have gone meanwhile: then the next call sees that.
             went = len(_present(wanted)) < len(wanted)
             failed = () if went else (_fault("frames of pods", error),)
-            return Guarding(len(commits), self._links(), failed, drift, pending=True)
+            return Guarding(len(commits), self._links(), failed, pending=True)
         return Guarding(len(commits), self._links(), tuple(faults), drift, pending=bool(faults))
+
+    def _open(self) -> NetlinkSocket:
+        """Open the socket that the table is to belong to. Raises OSError."""
+        self._netlink = netlink = NetlinkSocket()
+        # Refused in a user namespace, where some hundred pods fit all the same.
+        with contextlib.suppress(OSError):
+            netlink.set_option(socket.SOL_SOCKET, _BUFFER_FORCE, _BUFFER_BYTES)
+        self._flags = nf_owned.flags(netlink)
+        return netlink
 
     def _links(self) -> frozenset[str]:
         return frozenset(binding.name for binding in self._bound.values())
@@ -138,12 +158,30 @@ def remove() -> tuple[Fault, ...]:
     except OSError as error:
         if error.errno in ABSENT:
             return ()
-        what = f"nftables table netdev {TABLE} is left: {error.strerror}"
-        return (Fault(what, f"nft delete table netdev {TABLE}", blocking=False),)
+        what, remedy = (
+            f"nftables table netdev {TABLE} is left: {error.strerror}",
+            f"nft delete table netdev {TABLE}",
+        )
+        if owner := _other_owner(error):
+            what, remedy = (
+                f"nftables table netdev {TABLE} is left: it belongs to {owner}",
+                f"end {owner} first",
+            )
+        return (Fault(what, remedy, blocking=False),)
     return ()
 
 
+def _other_owner(error: OSError) -> str:
+    """Say whose the table is, where that is why something was refused; else ""."""
+    return nf_owned.owner_of(TABLE) if error.errno == errno.EPERM else ""
+
+
 def _fault(what: str, error: OSError) -> Fault:
+    if owner := _other_owner(error):
+        why = f"nftables table netdev {TABLE} belongs to {owner}, such as another agent of this node"
+        return Fault(
+            f"{what} are not guarded: {why}", f"end {owner}; the agent takes over then", reason="rules"
+        )
     remedy = "the agent tries again by itself"
     if error.errno in (*ABSENT, errno.ENOENT):
         remedy = "a kernel with nftables for interfaces (CONFIG_NF_TABLES_NETDEV), or --no-guard-frames"
@@ -200,8 +238,8 @@ def _differences(
             yield f"chain {chain} of table netdev {TABLE} is not as it was left"
 
 
-def _whole(wanted: Mapping[int, Binding]) -> list[Message]:
-    messages = [*table.remove(), *table.make()]
+def _whole(wanted: Mapping[int, Binding], flags: int) -> list[Message]:
+    messages = [*table.remove(), *table.make(flags)]
     for name, keys in table.keys(wanted.values()).items():
         messages += nf.add_elements(TABLE, name, keys)
     return messages + [message for binding in wanted.values() for message in table.add_link(binding)]

@@ -144,10 +144,10 @@ def link_chain(name: str) -> str:
     return f"link-{name}"
 
 
-def make() -> list[Message]:
-    """Return the messages that make the table, without any link."""
+def make(flags: int) -> list[Message]:
+    """Return the messages that make the table, without any link; ``flags``: :mod:`agent.kernel.nf_owned`."""
     keys = {HARDWARE: nf.ETHERNET, V4: nf.IPV4, V6: nf.IPV6}
-    made = [nf.add_table(TABLE)]
+    made = [nf.add_table(TABLE, flags=flags)]
     made += [
         nf.add_set(TABLE, name, number, nf.INTERFACE, kind)
         for number, (name, kind) in enumerate(keys.items(), 1)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from agent.dataplane.frames.guard import remove
 from agent.dataplane.podlinks import LinkFinder
 from agent.net import Family
+from tests.kernel.semantics.framed import OnStage
 from tests.kernel.semantics.stage import Stage
 from tests.lab.backends import BACKENDS, IPTABLES, USUAL, BackendKind
 from tests.lab.node import Layout
@@ -83,3 +85,15 @@ def finder(stage: Stage) -> Iterator[LinkFinder]:
     """What finds links; afterwards the stage's backend knows of none, as other tests have it."""
     yield LinkFinder()
     stage.unlink()
+
+
+@pytest.fixture
+def guarded(stage: Stage) -> Iterator[OnStage]:
+    """What guards the frames of the stage's pods; afterwards nothing does."""
+    on_stage = OnStage(stage)
+    try:
+        yield on_stage
+    finally:
+        on_stage.guard.close()
+        with stage.kernel():
+            assert remove() == ()

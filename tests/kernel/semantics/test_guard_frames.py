@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from agent.dataplane.frames import TABLE
-from agent.dataplane.frames.guard import FrameGuard, Guarding, dropped, remove
+from agent.dataplane.frames.guard import Guarding, dropped
 from agent.dataplane.podlinks import LinkFinder
 from agent.net import Family
-from agent.runtime.linked_pods import owners_of, without_others_addresses
 from tests.build import packed
 from tests.kernel.semantics.attached import NOBODYS, connects, raw, with_address
 from tests.kernel.semantics.forgeries import arrived
+from tests.kernel.semantics.framed import OnStage
 from tests.kernel.semantics.poisons import succeeds
 from tests.kernel.semantics.stage import TIMES, Stage, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
@@ -27,38 +27,6 @@ from tests.lab import packets
 from tests.lab.node import Layout
 
 DOCUMENT = Path(__file__).parents[3] / "docs/frames.md"
-
-
-class OnStage:
-    """The guard of the stage's policed node, which tests call as the agent does."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self._finder = LinkFinder(senders=True)
-        self.guard = FrameGuard()
-
-    def follow(self) -> Guarding:
-        """Look for links, and have their frames guarded."""
-        stage = self._stage
-        with stage.kernel():
-            links = self._finder.find(owners_of(stage.engine, of_all=True))
-            done = self.guard.follow(without_others_addresses(stage.engine, links))
-        assert not done.faults
-        return done
-
-    def again(self) -> None:
-        """Begin anew, as a restart does."""
-        self._finder, self.guard = LinkFinder(senders=True), FrameGuard()
-
-
-@pytest.fixture
-def guarded(stage: Stage) -> Iterator[OnStage]:
-    on_stage = OnStage(stage)
-    try:
-        yield on_stage
-    finally:
-        with stage.kernel():
-            assert remove() == ()
 
 
 def tables() -> list[dict[str, list[str]]]:
@@ -211,32 +179,6 @@ def test_links_come_and_go_one_transaction_each(stage: Stage, guarded: OnStage) 
     assert guarded.follow() == Guarding(2, before)
     assert guarded.follow() == Guarding(0, before)
     assert extra.veth not in stage.near.run("nft", "list", "table", "netdev", TABLE)
-
-
-BREAKAGES = {
-    "flush": f"flush table netdev {TABLE}",
-    "delete": f"delete table netdev {TABLE}",
-    "rule": f"insert rule netdev {TABLE} ip4 accept",
-    "element": f"flush set netdev {TABLE} addresses4",
-    "dormant": f"add table netdev {TABLE} {{ flags dormant; }}",
-    "chain": f"delete chain netdev {TABLE} link-LINK",
-    "foreign": f"add chain netdev {TABLE} other; add rule netdev {TABLE} other accept",
-}
-
-
-@pytest.mark.guarantee("10.4")
-@pytest.mark.bridge
-@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES)
-def test_what_others_change_is_put_back(stage: Stage, guarded: OnStage, breakage: str) -> None:
-    stage.given()
-    guarded.follow()
-    a, s = stage.pods["a"], stage.pods["s"]
-    stage.near.run("nft", "-f", "-", stdin=breakage.replace("LINK", a.veth))
-    done = guarded.follow()
-    assert done.drift
-    assert done.commits == 1
-    assert stage.arrive(s, raw(stage, a, NOBODYS[Family.V4], s)) == 0
-    assert guarded.follow() == Guarding(0, done.links)
 
 
 RESTARTS = 20

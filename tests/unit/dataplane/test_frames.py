@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 import pytest
 
 from agent.dataplane.frames import guard, table
 from agent.dataplane.frames.bindings import Binding, bindings
 from agent.dataplane.podlinks import PodLink, Sender
+from agent.kernel import nf_owned
 from agent.kernel.netlink import NetlinkSocket
 from agent.kube.model import Key
 from tests.build import packed
@@ -88,22 +90,19 @@ def test_each_denial_has_a_chain_and_each_chain_ends_with_a_verdict() -> None:
         assert last.target in table.DENIALS
 
 
-class Refusing:
-    """A kernel that knows nothing of nftables for interfaces."""
+def refusing(number: int) -> Callable[[], NetlinkSocket]:
+    """Return what opens a socket to a kernel that knows nothing of nftables for interfaces."""
 
-    def __init__(self, error: OSError) -> None:
-        self.error = error
+    def opened() -> NetlinkSocket:
+        raise OSError(number, os.strerror(number))
 
-    def __enter__(self) -> NetlinkSocket:
-        raise self.error
-
-    def __exit__(self, *_: object) -> None:
-        raise AssertionError
+    return opened
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOENT, errno.EPERM])
 def test_a_kernel_that_refuses_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr(guard, "NetlinkSocket", lambda: Refusing(OSError(number, os.strerror(number))))
+    monkeypatch.setattr(guard, "NetlinkSocket", refusing(number))
+    monkeypatch.setattr(nf_owned, "NetlinkSocket", refusing(number))
     done = guard.FrameGuard().follow([FIRST])
     (fault,) = done.faults
     assert (done.commits, done.links, done.pending) == (0, frozenset(), True)
