@@ -6,7 +6,7 @@ import msgspec
 
 from agent.kube.mode import Mode
 from agent.kube.model import Key, NetworkPolicy
-from agent.net import Direction, Family, Member
+from agent.net import Direction, Family
 from agent.policy.budget.census import Census
 from agent.policy.budget.ledger import Ledger
 from agent.policy.budget.limits import Budgets
@@ -17,7 +17,7 @@ from agent.policy.lower.cost import work_of
 from agent.policy.lower.lowered import Delta
 from agent.policy.lower.lowering import Lowering
 from agent.policy.lower.preparing import Preparing
-from agent.policy.lower.sets import Sets
+from agent.policy.lower.sets import Hidden, Sets
 from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
 from agent.policy.peers.selection import Selection
@@ -69,8 +69,8 @@ class Enforcement:
         self._families: tuple[Family, ...] = ()
         """Those in which targets have addresses: in another no packet comes to a policy's rules."""
 
-    def step(self, delta: Delta, most: int | None) -> list[set[Member]]:
-        """Compile what changed and has its turn; return the members that sets which went had before.
+    def step(self, delta: Delta, most: int | None) -> list[Hidden]:
+        """Compile what changed and has its turn; return the sets that went, as they were before.
 
         ``most``: how much work compiling may be, in rules; None: any. What is left over waits for its turn.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from agent.kube.model import Key
-from agent.net import Direction, Member, member_address
+from agent.net import Direction, member_address
 from agent.policy.addresses.former_owners import FormerOwners
 from agent.policy.addresses.known import moves
 from agent.policy.addresses.ownership import Ownership
@@ -13,7 +13,7 @@ from agent.policy.addresses.quarantine import Quarantine
 from agent.policy.enforcement import Enforcement
 from agent.policy.graph import PodIdentity, PodRecord
 from agent.policy.lower.lowered import Delta
-from agent.policy.lower.sets import Sets
+from agent.policy.lower.sets import Hidden, Sets
 from agent.policy.peers.selection import Selection
 from agent.policy.program import PodId, PodProgram, Program, Verdict
 from agent.policy.touched import Touched
@@ -138,10 +138,10 @@ class Stepper:
             audited[pod_id] = new
             delta.audited.add(pod_id)
 
-    def _release(self, touched: Touched, delta: Delta, dropped: list[set[Member]], now: float) -> None:
+    def _release(self, touched: Touched, delta: Delta, dropped: list[Hidden], now: float) -> None:
         owners = self._ownership.owners
         left = {member_address(m) for membership in delta.members.values() for m in membership.removed}
-        left.update(member_address(m) for members in dropped for m in members)
+        left.update(*(hidden.had(touched.departed.keys()) for hidden in dropped))
         for address, pods in touched.departed.items():
             owner = owners.get(address)
             if owner is not None and pods == {owner.identity}:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from agent.net import Family, Member
+from agent.net import Family
 from agent.policy.lower.lowered import Delta, LoweredPolicy, LoweredProgram, SetId, SetKind
 from agent.policy.lower.policy import Lowered, lower_policy, without
-from agent.policy.lower.sets import Sets
+from agent.policy.lower.sets import Hidden, Sets
 from agent.policy.program import PolicyId, PolicyProgram
 
 EMPTY_SETS = 256
@@ -82,19 +82,19 @@ class Lowering:
         for set_id in self._sets.gaining() if self._hiding else ():
             yield from self._hiding.get(set_id, ())
 
-    def drop(self, delta: Delta) -> list[set[Member]]:
-        """Let go of the sets that no policy asks for any more; return the members that they had before.
+    def drop(self, delta: Delta) -> list[Hidden]:
+        """Let go of the sets that no policy asks for any more; return those of pods, as they were before.
 
         To be called once in a step, after every policy: so a set that passes from one to another never goes.
         """
-        dropped: list[set[Member]] = []
+        dropped: list[Hidden] = []
         for left in self._outgoing:
             for set_id in left.shown:
-                members = self._sets.hide(set_id)
-                if members is not None:
+                hidden = self._sets.hide(set_id)
+                if hidden is not None:
                     delta.sets_removed.add(set_id)
                     if set_id.kind is not SetKind.NETWORKS:
-                        dropped.append(members)
+                        dropped.append(hidden)
             for set_id in left.asked:
                 self._sets.release(set_id)
         self._outgoing.clear()

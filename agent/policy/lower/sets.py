@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import chain
+from typing import NamedTuple
 
-from agent.net import AddressPort, Family, Member, family_of
+from agent.net import AddressPort, Family, Member, family_of, member_address
 from agent.policy.addresses.ownership import Ownership
 from agent.policy.graph import ActiveSelector, Identity, PodRecord
 from agent.policy.lower.blocks import in_ranges
@@ -16,6 +18,25 @@ from agent.policy.peers.active_selectors import ActiveSelectors, Link
 
 MANY = 1_000
 """A set with more members is forgotten when there is time for it."""
+
+
+class Hidden(NamedTuple):
+    """A set of pods that is in no program any more, as it was before the step.
+
+    ``members`` are those of now, not copied: there may be thousands. ``before``: whether those that the step
+    has touched were in. ``ports``: whether they are ports of addresses.
+    """
+
+    members: AbstractSet[Member]
+    before: Mapping[Member, bool]
+    ports: bool
+
+    def had(self, addresses: Collection[bytes]) -> set[bytes]:
+        """Return of which addresses there were members."""
+        if not self.ports:
+            return {address for address in addresses if self.before.get(address, address in self.members)}
+        were = chain(self.members - self.before.keys(), (m for m, was in self.before.items() if was))
+        return {found for m in were if (found := member_address(m)) is not None and found in addresses}
 
 
 class Sets:
@@ -173,17 +194,14 @@ class Sets:
         self._changed.pop(live, None)
         return True
 
-    def hide(self, set_id: SetId) -> set[Member] | None:
-        """Count one program less; of the last, return the members that the set had before the step."""
+    def hide(self, set_id: SetId) -> Hidden | None:
+        """Count one program less; of the last, return the set as it was before the step."""
         live = self._live[set_id]
         live.shown -= 1
         if live.shown:
             return None
         del self._program_sets[set_id]
-        members = set(live.members)
-        for member, was in self._changed.pop(live, {}).items():
-            (members.add if was else members.discard)(member)
-        return members
+        return Hidden(live.members, self._changed.pop(live, {}), live.ports is not None)
 
     def has_nobody(self, set_id: SetId) -> bool:
         """Whether a set has no members and is in no program."""

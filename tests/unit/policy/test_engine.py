@@ -111,6 +111,18 @@ def test_an_address_belongs_to_the_pod_that_started_last(engine: Engine) -> None
     assert delta.members[set_id].added == members
 
 
+def test_an_address_that_was_in_a_set_that_goes_in_the_same_step_is_released(engine: Engine) -> None:
+    client, late = (
+        pod(name, address, node="there", app="client")
+        for name, address in (("c", "10.0.5.1"), ("l", "10.0.5.2"))
+    )
+    engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1"), client), 0)
+    gone = [delete_pod("c"), *upsert(late), delete_pod("l"), Delete(Kind.POLICY, FROM_CLIENTS.key)]
+    delta = engine.apply(gone, 0)
+    assert delta.sets_removed
+    assert delta.released == {packed("10.0.5.1")}
+
+
 def test_an_address_that_leaves_and_comes_back_in_one_step_is_not_in_the_delta(engine: Engine) -> None:
     client = pod("client", "10.0.5.1", node="there")
     engine.apply(upsert(FROM_CLIENTS, pod("web", "10.0.0.1"), client), 0)
