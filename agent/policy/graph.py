@@ -71,7 +71,10 @@ def without_one(things: Some[T], thing: T) -> Some[T]:
 
 
 class Identity:
-    """The live pods of one namespace with equal labels, and the terms that match them."""
+    """The live pods of one namespace with equal labels, and the terms that match them.
+
+    Identities that the same terms match share one tuple of these, as far as that is known.
+    """
 
     __slots__ = ("labels", "namespace", "pods", "terms")
 
@@ -79,7 +82,7 @@ class Identity:
         self.namespace = namespace
         self.labels = labels
         self.pods: Some[PodRecord] = ()
-        self.terms: Some[ActiveSelector] = ()
+        self.terms: tuple[ActiveSelector, ...] = ()
 
 
 class ActiveSelector:

@@ -78,4 +78,4 @@ class LiveSet:
 
     def wants(self, group: Identity) -> bool:
         """Whether one of the terms matches a group."""
-        return not self.terms.isdisjoint(group.terms)
+        return any(group in term.groups for term in self.terms)
