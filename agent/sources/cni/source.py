@@ -182,8 +182,8 @@ class CniSource:
 
     def _note(self, early: Early, seen: Iterable[Seen]) -> None:
         for path, there, live in seen:
-            if there:
-                # What is taken away does not wait, and is no more than what was given.
+            if there and not live:
+                # What is written just now is no more than pods start, and what follows may be taken away.
                 self._room()
             result = read(path) if there else None
             if result is not None and (live or result.at >= self._since * 1_000_000_000):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,27 @@ def test_a_runtime_does_not_wait_for_a_loop_that_is_behind(behind: tuple[CniSour
     events: list[Event] = inbox.take(0.0).events
     assert len(events) <= 22
     assert any(isinstance(e, Upsert) and isinstance(e.object, Pod) and e.object.addresses for e in events)
+
+
+@pytest.mark.guarantee("1.5")
+def test_what_a_plugin_gave_just_now_does_not_wait_for_a_loop_that_is_behind(
+    behind: tuple[CniSource, Inbox], tmp_path: Path
+) -> None:
+    """What follows in the folder may be that another pod's network was taken away."""
+    source, inbox = behind
+    before = inbox.told
+    args = [("K8S_POD_NAMESPACE", WEB.namespace), ("K8S_POD_NAME", WEB.name), ("K8S_POD_UID", "u1")]
+    cached = {"kind": "cniCacheV1", "containerId": "c1", "ifName": "eth0", "cniArgs": args}
+    result = {"ips": [{"address": "10.1.0.2/24"}], "interfaces": [{"name": "no-such-link"}]}
+    file = tmp_path / "net-c1-eth0"
+    file.write_text(json.dumps({**cached, "result": result}))
+    _until(lambda: source.state().results == 1 and inbox.told == before + 1)
+    file.unlink()
+    _until(lambda: source.state().results == 0 and inbox.told == before + 2)
+
+
+def _until(what: Callable[[], bool]) -> None:
+    limit, asleep = time.monotonic() + 20.0, threading.Event()
+    while not what():
+        assert time.monotonic() < limit
+        asleep.wait(0.005)
