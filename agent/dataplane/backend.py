@@ -191,11 +191,12 @@ class Backend(Protocol):
         """
         ...
 
-    def withdraw(self, addresses: Collection[bytes], followed: Callable[[], bool], /) -> None:
+    def withdraw(self, addresses: Collection[bytes], followed: Callable[[bytes], bool], /) -> None:
         """Close addresses at once that no pod has any more, where unknown addresses are closed.
 
         For any thread, whatever else goes on; the delta that says so follows. ``followed``: whether the
-        program that is given to the backend knows of it; until then nothing opens them. Never raises.
+        program that is given to the backend knows of it; until then nothing opens such an address. It is
+        asked by the thread that moves the kernel. Never raises.
         """
         ...
 

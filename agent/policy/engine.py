@@ -252,9 +252,9 @@ class Engine:
         """Whether a policy of a namespace waits, so that its pods may be denied what it allows."""
         return self._enforcement.turns.waits_in(namespace)
 
-    def is_owned(self, address: bytes) -> bool:
-        """Whether an address is that of a pod, of whatever node."""
-        return address in self._ownership.owners
+    def owner(self, address: bytes) -> Key | None:
+        """Return the pod that has an address, of whatever node."""
+        return None if (found := self._ownership.owners.get(address)) is None else found.pod.key
 
     def synced(self, kind: Kind, *, here: bool = False) -> bool:
         """Whether every object of a kind that existed at start has been told; ``here``: on this node."""

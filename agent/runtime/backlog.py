@@ -181,6 +181,16 @@ class Backlog:
         return len(self._far) + len(self._near) + len(self._marks)
 
 
+def ended_by(batch: Batch, is_last: Callable[[Event], bool]) -> list[Batch]:
+    """Divide a batch after each event that is to be the last of one; one batch at least."""
+    found: list[list[_Waiting]] = [[]]
+    for at, event in zip(_times(batch.arrivals), batch.events, strict=True):
+        found[-1].append(_Waiting(0, 0, at, event))
+        if is_last(event):
+            found.append([])
+    return [_batch(part) for part in found if part] or [batch]
+
+
 def is_far(event: Event, is_here: Callable[[Key], bool], node: str) -> bool:
     """Whether an event is about a pod of another node."""
     if isinstance(event, Upsert):

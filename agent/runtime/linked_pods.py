@@ -64,7 +64,7 @@ def owners_of(engine: Engine, *, of_all: bool = False) -> dict[bytes, Key]:
 def without_others_addresses(engine: Engine, links: tuple[PodLink, ...]) -> tuple[PodLink, ...]:
     """Take away what a pod claims though the API says that it is another's, on whatever node."""
     return tuple(
-        link._replace(others=tuple(a for a in link.others if not engine.is_owned(a))) for link in links
+        link._replace(others=tuple(a for a in link.others if engine.owner(a) is None)) for link in links
     )
 
 

@@ -52,7 +52,6 @@ from agent.runtime.threads import StartThread, start_thread
 from agent.runtime.tidy import Tidy
 from agent.runtime.unconfirmed import Unconfirmed
 from agent.runtime.views import Views
-from agent.runtime.withdrawing import Withdrawing
 from agent.settings import Settings
 from agent.sources.cni.source import CniSource
 from agent.sources.nri.plugin import NriPlugin
@@ -223,8 +222,8 @@ class Agent:
         enforced = Enforced(engine, self.inbox, self._reconcile.enforces)
         self._reconcile.stepped = leads.step
         self._reconcile.settled, self._reconcile.looked = leads.settle, enforced.settle
+        withdrawing = self._reconcile.withdrawing
         if settings.denies_new and isinstance(source, CniSource):
-            withdrawing = Withdrawing(calls, self.inbox)
             source.withdraw, self.drift.ahead = withdrawing.withdraw, lambda: withdrawing.ahead
         self._nri = _nri(settings, source, enforced)
         self._reconcile.noted, recorder.confirmed = unconfirmed.take, unconfirmed.news

@@ -14,12 +14,13 @@ from agent.kube.model import Key, Kind, Pod
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import Delta
 from agent.runtime import overbudget
-from agent.runtime.backlog import FAR, NEAR, Backlog, Batch
+from agent.runtime.backlog import FAR, NEAR, Backlog, Batch, ended_by
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.inbox import Arrival, Inbox
 from agent.runtime.latency import Latency
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.recorder import Recorder
+from agent.runtime.withdrawing import Withdrawing
 from agent.sources.source import Source
 
 _log = log.get(__name__)
@@ -73,6 +74,8 @@ class Reconcile:
         """Called with the events of each step that was made since the agent began to write."""
         self.settled: Callable[[], None] = lambda: None
         """Called when everything that was taken is in the kernel."""
+        self.withdrawing = Withdrawing(calls, engine)
+        """Which addresses the kernel has closed ahead of what is taken here."""
         self.looked: Callable[[], None] = lambda: None
         """Called after each step, and at the end of each turn, whatever is in the kernel."""
 
@@ -91,6 +94,7 @@ class Reconcile:
             self._inbox.unmade = len(self._backlog)
         else:
             self._engine.apply(events, now, SLICE_AT_START)
+            self.withdrawing.made(events)
         self._tell_budgets()
 
     def due(self) -> float:
@@ -182,14 +186,14 @@ class Reconcile:
             # What waits has a step of its own, so that events are changes of the simplest kind.
             batch, made = self._backlog.take_far(far), True
             compiling = 0 if waited or self._backlog else most
-            self._apply(batch, now, compiling)
+            self._make(batch, now, compiling)
             if self.has_news():
                 break
         while self._backlog.near and not compile_next:
             batch, made = self._backlog.take_near(near), True
             # Compiling comes after all events: a revocation among them waits for none of it.
             compiling = 0 if self._engine.waiting or self._backlog else most
-            self._apply(batch, now, compiling)
+            self._make(batch, now, compiling)
             if self.has_news():
                 break
         if compiling:
@@ -197,12 +201,19 @@ class Reconcile:
         if self._engine.waiting and (made or not backend.busy):
             self._compile_next = made and not compile_next and self.has_news()
             if not self._compile_next:
-                self._apply(_NONE, now, most)
+                self._make(_NONE, now, most)
                 # Sets of thousands of members, which a collection would look at one by one.
                 gc.freeze()
         elif not made:
             # Time passes: an address may have been closed for long enough.
-            self._apply(_NONE, now, 0 if self._engine.waiting else most)
+            self._make(_NONE, now, 0 if self._engine.waiting else most)
+
+    def _make(self, batch: Batch, now: float, most: int) -> None:
+        """Make steps of events: one, but for addresses that were withdrawn; then compile."""
+        parts = ended_by(batch, self.withdrawing.is_withdrawal) if self.withdrawing.ahead else [batch]
+        for part in parts[:-1]:
+            self._apply(part, now, 0)
+        self._apply(parts[-1], now, most)
 
     def _apply(self, batch: Batch, now: float, most: int) -> None:
         events = batch.events
@@ -218,6 +229,7 @@ class Reconcile:
         self.changed(delta)
         if delta and not self._calls.refused:
             self._calls.make(self._calls.note, self._calls.backend.apply, delta, more)
+        self.withdrawing.made(events)
         self.latency.step(events, delta, here)
         self.stepped(events)
         self.settle()

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
+from agent.kube.events import Event, Upsert
+from agent.policy.engine import Engine
 from agent.runtime.calls import Calls
-from agent.runtime.inbox import Inbox
+
+
+class _Withdrawal(NamedTuple):
+    event: Upsert
+    """Of the pod that has the addresses no more."""
+    addresses: frozenset[bytes]
 
 
 class Withdrawing:
-    """Has the backend withdraw addresses, and knows whether the loop has still to follow."""
+    """Has the backend withdraw addresses, and knows whether the loop has still to follow.
 
-    def __init__(self, calls: Calls, inbox: Inbox) -> None:
+    It follows by the event that says why. That one may wait for its turn for a while after it was taken, and
+    events of before with it, such as the one by which the pod was given the address. Until it is made,
+    nothing may open the address for that pod.
+    """
+
+    def __init__(self, calls: Calls, engine: Engine) -> None:
         self._calls = calls
-        self._inbox = inbox
-        self._until = self._made = 0
+        self._engine = engine
+        self._unmade: dict[int, _Withdrawal] = {}
+        """By the identity of the event: an equal one may be told before or after."""
 
-    def withdraw(self, addresses: Collection[bytes]) -> None:
-        """Close addresses now. For one thread at a time, which has put the event that says why."""
-        inbox, until = self._inbox, self._inbox.told
-        self._until = until
-        self._calls.backend.withdraw(addresses, lambda: inbox.taken >= until)
+    def withdraw(self, event: Upsert, addresses: Collection[bytes]) -> None:
+        """Close addresses now. For one thread at a time, which tells the event that says why after that."""
+        self._unmade[id(event)] = _Withdrawal(event, frozenset(addresses))
+        self._calls.backend.withdraw(addresses, self._followed)
+
+    def is_withdrawal(self, event: Event) -> bool:
+        """Whether a step is to end with an event: what follows may give its address to the same pod again."""
+        return id(event) in self._unmade
+
+    def made(self, events: Iterable[Event]) -> None:
+        """Take note of what is in the program now. For the loop's own thread."""
+        if self._unmade:
+            for event in events:
+                self._unmade.pop(id(event), None)
 
     @property
     def ahead(self) -> bool:
-        """Whether the kernel may be ahead of the program. For the loop's own thread."""
-        until = self._until
-        if until and self._inbox.taken >= until and not self._inbox.unmade:
-            # Another one may have been withdrawn meanwhile.
-            self._made = until
-        return until > self._made
+        """Whether the kernel may be ahead of the program."""
+        return bool(self._unmade)
+
+    def _followed(self, address: bytes) -> bool:
+        """Whether the program does not say an address of a pod that has lost it. For the loop's own thread.
+
+        Another pod may have been given it meanwhile, and have had its turn before.
+        """
+        owner = self._engine.owner(address)
+        unmade = tuple(self._unmade.values())
+        return not any(address in one.addresses and owner in (None, one.event.object.key) for one in unmade)

@@ -28,10 +28,24 @@ EARLY = (
     ),
     Mutation(
         "an address is withdrawn that another pod was given",
-        "agent.sources.cni.early:Early.lost",
+        "agent.sources.cni.early:Early._tell",
         "left.difference(*(pod.addresses for pod in others))",
         "left",
         (Selection.EARLY,),
+    ),
+    Mutation(
+        "an address may open again as soon as the event that took it away was taken",
+        "agent.runtime.withdrawing:Withdrawing._followed",
+        "not any(address in one.addresses and owner in (None, one.event.object.key) for one in unmade)",
+        "True",
+        (Selection.WITHDRAWN,),
+    ),
+    Mutation(
+        "a pod that has an address again in the same step as it lost it stays closed",
+        "agent.runtime.withdrawing:Withdrawing.is_withdrawal",
+        "id(event) in self._unmade",
+        "False",
+        (Selection.WITHDRAWN,),
     ),
     Mutation(
         "a result without a uid is any pod's of its second",

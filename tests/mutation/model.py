@@ -101,6 +101,8 @@ class Selection(enum.StrEnum):
     """The rules and sets by which all others are closed."""
     NEW_PODS = "tests/kernel/semantics/test_new_pods.py"
     """The same by packets."""
+    WITHDRAWN = "tests/unit/runtime/test_withdrawing.py"
+    """What is closed beside the loop, while that is behind."""
     FIRST_START = "tests/unit/runtime/test_first_start.py"
     """What has to be known before anything is written."""
     RECONCILE = "tests/unit/runtime/test_reconcile.py"

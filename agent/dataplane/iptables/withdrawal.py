@@ -36,7 +36,7 @@ class Withdrawal:
         self._closed = contextlib.ExitStack()
         self.writes = 0
 
-    def __call__(self, addresses: Collection[bytes], followed: Callable[[], bool]) -> None:
+    def __call__(self, addresses: Collection[bytes], followed: Callable[[bytes], bool]) -> None:
         """Close addresses, and forget their connections; the verdict cache is closed in the same message.
 
         What the program that is being written says of them is of before, until ``followed`` says otherwise.

@@ -37,13 +37,13 @@ from agent.sources.cni.result import Result
 
 ORIGIN = Origin("cni")
 """Who says an address before the API server does."""
-Withdraw = Callable[[Collection[bytes]], None]
-"""Closes packed addresses at once."""
+Withdraw = Callable[[Upsert, Collection[bytes]], None]
+"""Closes packed addresses at once; the event that says why is told next."""
 TOLD = "nri:"
 """How names of results begin that a container runtime has told, and that are no files."""
 
 
-def nothing_to_withdraw(_: Collection[bytes]) -> None:
+def nothing_to_withdraw(_event: Upsert, _addresses: Collection[bytes]) -> None:
     """Leave addresses to who takes the events."""
 
 
@@ -102,7 +102,7 @@ class Early:
     ) -> None:
         """``is_link``: whether the node has an interface of a name.
 
-        ``withdraw`` is called with addresses that no pod has any more, after that was told. It does not wait
+        ``withdraw`` is called with addresses that no pod has any more, before that is told. It does not wait
         for who takes the events, and nothing is told meanwhile: an address that is given again is told after.
         """
         self._is_link = is_link
@@ -230,13 +230,7 @@ class Early:
             if is_gone and _counts(result, known.pod) and self._newest(known.pod) is None:
                 known.kept = ()
                 known.gone = frozenset((*result.addresses, *known.pod.addresses))
-            before = known.told.addresses
-            self._tell(known)
-            if left := {*before} - {*known.told.addresses}:
-                # Another pod may have been given them before this result was removed.
-                others = (one.told for one in self._pods.values() if not one.told.finished)
-                if left := left.difference(*(pod.addresses for pod in others)):
-                    self._withdraw(left)
+            self._tell(known, withdrawing=True)
 
     def _forget(self, name: str, result: Result) -> None:
         del self._results[name]
@@ -291,12 +285,19 @@ class Early:
                     self._results[name] = result._replace(first=known.pod.uid)
         known.had = True
 
-    def _tell(self, known: _Known) -> None:
-        """Pass on a pod of which only a result has changed."""
-        merged = self._merged(known)
-        if merged != known.told:
-            self._remember(known, merged)
-            self._sink([Upsert(Kind.POD, merged, ORIGIN)])
+    def _tell(self, known: _Known, *, withdrawing: bool = False) -> None:
+        """Pass on a pod of which only a result has changed; ``withdrawing``: close at once what it lost."""
+        before, merged = known.told.addresses, self._merged(known)
+        if merged == known.told:
+            return
+        self._remember(known, merged)
+        event = Upsert(Kind.POD, merged, ORIGIN)
+        if withdrawing and (left := {*before} - {*merged.addresses}):
+            # Another pod may have been given them before this one's result was removed.
+            others = (one.told for one in self._pods.values() if not one.told.finished)
+            if left := left.difference(*(pod.addresses for pod in others)):
+                self._withdraw(event, left)
+        self._sink([event])
 
     def _remember(self, known: _Known, merged: Pod) -> None:
         if merged.attached.early and not known.told.attached.early:
@@ -324,9 +325,9 @@ class Early:
                 return
             if pod is None or pod.node != self._node or key in self._pods:
                 return
-            known = _Known(pod)
             if self._newest(pod) is None:
                 return
+            known = _Known(pod)
             self._remember(known, self._merged(known))
             self._pods[key] = known
             self._asked[key] = _Asked(pod.uid)

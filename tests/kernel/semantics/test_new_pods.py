@@ -85,7 +85,7 @@ def test_an_address_is_withdrawn_on_another_thread_ahead_of_the_delta_that_says_
     with _connected(stage, "t", "a", Family.V4) as running, _connected(stage, "s", "a", Family.V4) as other:
         with stage.kernel():
             followed: list[None] = []
-            thread = threading.Thread(target=stage.backend.withdraw, args=(gone, lambda: bool(followed)))
+            thread = threading.Thread(target=stage.backend.withdraw, args=(gone, lambda _: bool(followed)))
             thread.start()
             thread.join()
         assert not _answers(running)

@@ -107,7 +107,7 @@ class FakeBackend:
         self.closed = False
         self.enforced: set[Key] = set()
         """The pods that it enforces while something else has failed."""
-        self.withdrawn: list[tuple[frozenset[bytes], Callable[[], bool]]] = []
+        self.withdrawn: list[tuple[frozenset[bytes], Callable[[bytes], bool]]] = []
         self.cutting: CutMarks | None = None
 
     def named(self, name: str) -> list[float]:
@@ -144,7 +144,7 @@ class FakeBackend:
         del program, addresses
         return pod in self.enforced
 
-    def withdraw(self, addresses: Collection[bytes], followed: Callable[[], bool], /) -> None:
+    def withdraw(self, addresses: Collection[bytes], followed: Callable[[bytes], bool], /) -> None:
         self.withdrawn.append((frozenset(addresses), followed))
 
     def waits(self) -> Waits:

@@ -11,10 +11,10 @@ class Withdrawn:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._until: dict[bytes, Callable[[], bool]] = {}
+        self._until: dict[bytes, Callable[[bytes], bool]] = {}
 
-    def add(self, addresses: Iterable[bytes], followed: Callable[[], bool]) -> None:
-        """Add addresses, until ``followed`` says that the program that is written knows of it."""
+    def add(self, addresses: Iterable[bytes], followed: Callable[[bytes], bool]) -> None:
+        """Add addresses, each until ``followed`` says that the program that is written knows of it."""
         with self._lock:
             self._until.update(dict.fromkeys(addresses, followed))
 
@@ -23,5 +23,5 @@ class Withdrawn:
         if not self._until:
             return frozenset()
         with self._lock:
-            self._until = {address: until for address, until in self._until.items() if not until()}
+            self._until = {a: followed for a, followed in self._until.items() if not followed(a)}
             return frozenset(self._until)

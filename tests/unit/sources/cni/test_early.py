@@ -25,14 +25,14 @@ class Stage:
         self.told: list[Event] = []
         self.wanted: list[Key] = []
         self.links = {"cni0", "veth1"}
-        self.withdrawn: list[tuple[int, set[bytes]]] = []
-        """After how many events, and what."""
+        self.withdrawn: list[tuple[int, Event, set[bytes]]] = []
+        """After how many events, by which, and what."""
         self.early = Early(
             "here",
             lambda events: self.told.extend(events),
             self.wanted.append,
             self.links.__contains__,
-            lambda gone: self.withdrawn.append((len(self.told), {*gone})),
+            lambda event, gone: self.withdrawn.append((len(self.told), event, {*gone})),
         )
         self.take(Synced(Kind.POD))
         self.told.clear()
@@ -172,7 +172,7 @@ def test_a_status_that_comes_after_the_network_was_taken_away_gives_nothing_back
 
 @pytest.mark.guarantee("1.5")
 def test_an_address_is_withdrawn_as_soon_as_its_network_was_taken_away() -> None:
-    """After that was told, and unless another pod was given it before."""
+    """Before that is told, and unless another pod was given it before."""
     stage = Stage()
     stage.upsert(pod(V4))
     stage.find(V4, V6)
@@ -181,13 +181,14 @@ def test_an_address_is_withdrawn_as_soon_as_its_network_was_taken_away() -> None
     stage.find(V4, V6, name="2")
     told = len(stage.told)
     stage.early.lost("2")
-    assert stage.withdrawn == [(told + 1, {V4, V6})]
+    assert stage.withdrawn == [(told, stage.told[-1], {V4, V6})]
+    assert stage.withdrawn[0][1] is stage.told[-1]
     stage.find(V4, V6, name="3")
     other = Key("shop", "other")
     stage.take(Upsert(Kind.POD, Pod("shop", "other", "u9", node="here", created=CREATED)))
     stage.early.found("9", Result(other, "u9", "c9", (V4,), CREATED_NS), live=True)
     stage.early.lost("3")
-    assert stage.withdrawn[1:] == [(len(stage.told), {V6})]
+    assert stage.withdrawn[1:] == [(len(stage.told) - 1, stage.told[-1], {V6})]
 
 
 def test_what_a_runtime_told_of_a_sandbox_goes_with_its_network() -> None:

@@ -1,0 +1,227 @@
+"""A pod whose network goes while the agent is behind: the address opens for nobody, with ``--new-pods deny``.
+
+The whole agent but for the API server, on a real kernel. Results of network plugins are real files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from agent.clock import SYSTEM
+from agent.dataplane.backend import Backend
+from agent.dataplane.iptables.options import Options
+from agent.host.check import HostState
+from agent.kube.events import Event, Room, Sink, Synced, Upsert, enough
+from agent.kube.model import Kind, Namespace, Pod
+from agent.net import Family
+from agent.runtime.backends import ModeChoice
+from agent.runtime.backlog import NEAR
+from agent.runtime.loop import Agent, World
+from agent.settings import resolve
+from agent.sources.cni.source import CniSource
+from agent.sources.source import SyncState
+from tests.kernel.semantics.stage import Stage
+from tests.lab.node import Mode
+
+_SECONDS = 20.0
+_LINK = "vgone"
+"""An interface of the node that does not exist: the pod's network has been taken away."""
+_OPEN = ("a -> t: tcp/80", "t -> b: tcp/80")
+_CLOSED = ("a -> t: tcp/80", "t -> a b: tcp/80")
+LATE = Pod("x", "late", uid="uid-late", node="near", created="2026-01-01T00:00:00Z")
+
+
+class _Watch:
+    """Tells what a test has it tell."""
+
+    def __init__(self) -> None:
+        self.sink: Sink = lambda _: None
+
+    def start(self, sink: Sink, room: Room = enough) -> None:
+        del room
+        self.sink = sink
+
+    def stop(self) -> None:
+        """It has nothing to stop."""
+
+    def states(self) -> Mapping[Kind, SyncState]:
+        return {kind: SyncState(True, 0, 0.0, time.time()) for kind in Kind}
+
+    def threads(self) -> Mapping[str, bool]:
+        return {}
+
+
+class _Idle:
+    """A thread that does nothing."""
+
+    def is_alive(self) -> bool:
+        return True
+
+
+def _no_thread(_name: str, _target: Callable[[], None]) -> _Idle:
+    return _Idle()
+
+
+class Node:
+    """The agent of the stage's node ``near``; no pod has the addresses of ``t``. A test turns its loop."""
+
+    def __init__(self, stage: Stage, results: Path) -> None:
+        self._stage = stage
+        self._results = results
+        self._watch = _Watch()
+        networks = f"{stage.near.cidr4},{stage.near.cidr6}"
+        given = {"node_name": "near", "new_pods": "deny", "pod_networks": networks, "history_size": "0"}
+        host = HostState((), frozenset(Family), False, False)
+        self._source = CniSource(self._watch, "near", [results], None)
+        world = World(SYSTEM, _no_thread, lambda *_: host)
+        choice = ModeChoice("legacy" if stage.mode is Mode.LEGACY else "nft", "chosen")
+        self.agent = Agent(resolve(given, {}), choice, host, self._source, self._backend, world=world)
+
+    def _backend(self, _families: tuple[Family, ...]) -> Backend:
+        return self._stage.kind.make(Options(), patience=0.1)
+
+    def start(self) -> None:
+        self.agent.start()
+        cast = [Upsert(Kind.POD, self._stage.pod(name)) for name in self._stage.pods if name != "t"]
+        named = [Upsert(Kind.NAMESPACE, Namespace(name, {"team": name})) for name in ("x", "y")]
+        self.tell(*cast, *named, *map(Synced, Kind))
+        self._until(lambda: self.agent.views.health().applied, self.agent.turn)
+        self.settle()
+
+    def tell(self, *events: Event) -> None:
+        """Have the watch tell something."""
+        self._watch.sink(events)
+
+    def settle(self) -> None:
+        """Turn the loop until all that was told is in the kernel."""
+        self._until(self.agent._reconcile.quiet, self.agent.turn)
+
+    def _until(self, what: Callable[[], bool], otherwise: Callable[[], object]) -> None:
+        limit = time.monotonic() + _SECONDS
+        while not what():
+            assert time.monotonic() < limit, "it took too long"
+            otherwise()
+
+    def has(self, pod: Pod, stage: Stage, *, told: bool = True) -> None:
+        """Have a network plugin give a pod the addresses of ``t``; wait until the source has taken it.
+
+        ``told``: it then tells of it, since it knows the pod.
+        """
+        addresses = (stage.pods["t"].v4, stage.pods["t"].v6)
+        args = {"K8S_POD_NAMESPACE": pod.namespace, "K8S_POD_NAME": pod.name, "K8S_POD_UID": pod.uid}
+        found = {
+            "kind": "cniCacheV1",
+            "containerId": f"c{pod.uid}",
+            "ifName": "eth0",
+            "cniArgs": list(args.items()),
+            "result": {"interfaces": [{"name": _LINK}], "ips": [{"address": f"{a}/32"} for a in addresses]},
+        }
+        file = self._results / f"net-c{pod.uid}-eth0"
+        self._until_taken(lambda: file.write_text(json.dumps(found)), 1, told=told)
+
+    def loses(self, pod: Pod, *, told: bool = True) -> None:
+        """Have the network of a pod be taken away, and wait as in :meth:`has`."""
+        file = self._results / f"net-c{pod.uid}-eth0"
+        self._until_taken(file.unlink, 0, told=told)
+
+    def _until_taken(self, change: Callable[[], object], results: int, *, told: bool) -> None:
+        number = self.agent.inbox.told + told
+        change()
+
+        def is_taken() -> bool:
+            return self._source.state().results == results and self.agent.inbox.told >= number
+
+        self._until(is_taken, lambda: time.sleep(0.002))
+
+
+@pytest.fixture
+def node(stage: Stage, tmp_path: Path) -> Iterator[Node]:
+    stage.given()
+    stage.prove_open(*_CLOSED)
+    assert stage.backend is not None
+    stage.backend.close()
+    stage.backend = None
+    with contextlib.ExitStack() as stack:
+        stack.callback(stage.given)
+        stack.enter_context(stage.kernel())
+        made = Node(stage, tmp_path)
+        stack.callback(made.agent.end)
+        made.start()
+        stage.expect("a -> b: tcp/80", denied=_CLOSED)
+        yield made
+
+
+def _busy() -> list[Event]:
+    """Events of more namespaces than have their turn at once."""
+    return [Upsert(Kind.NAMESPACE, Namespace(f"n{number}")) for number in range(2 * NEAR)]
+
+
+def _judged_in_between(stage: Stage, node: Node) -> list[int]:
+    """Have the address be seen closed after each step that does not finish what was taken; count these."""
+    steps: list[int] = []
+
+    def look(events: list[Event]) -> None:
+        if events and len(steps) < 4:
+            stage.expect("a -> b: tcp/80", denied=_CLOSED)
+            steps.append(len(events))
+
+    node.agent._reconcile.stepped = look
+    return steps
+
+
+@pytest.mark.guarantee("1.5")
+def test_an_address_opens_for_no_pod_that_has_ended_before_its_turn(stage: Stage, node: Node) -> None:
+    """The loop takes both at once, what the pod was given and that it is gone, and makes a step of each."""
+    node.tell(Upsert(Kind.POD, LATE))
+    node.settle()
+    node.has(LATE, stage)
+    node.loses(LATE)
+    node.tell(*_busy())
+    steps = _judged_in_between(stage, node)
+    node.settle()
+    assert len(steps) > 2
+    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+
+
+def test_a_pod_that_gets_its_address_again_at_once_has_it(stage: Stage, node: Node) -> None:
+    """Its sandbox is made anew while the loop is behind, and the network plugin gives the same address."""
+    node.tell(Upsert(Kind.POD, LATE))
+    node.has(LATE, stage)
+    node.settle()
+    stage.expect(*_OPEN)
+    node.loses(LATE)
+    node.has(LATE, stage)
+    node.settle()
+    stage.expect(*_OPEN)
+
+
+@pytest.mark.guarantee("1.3")
+def test_the_next_pod_has_an_address_though_the_end_of_the_last_one_waits(stage: Stage, node: Node) -> None:
+    """It is of a namespace that has its turn before."""
+    node.tell(Upsert(Kind.POD, LATE))
+    node.has(LATE, stage)
+    node.settle()
+    other = Pod("y", "other", uid="uid-other", node="near", created=LATE.created)
+    node.tell(Upsert(Kind.POD, other))
+    node.settle()
+    node.tell(*(Upsert(Kind.NAMESPACE, Namespace("x", {"team": str(n)})) for n in range(3 * NEAR)))
+    node.loses(LATE)
+    node.has(other, stage)
+    steps: list[bool] = []
+
+    def look(events: list[Event]) -> None:
+        if not steps and any(isinstance(e, Upsert) and e.object.key == other.key for e in events):
+            assert node.agent._reconcile._backlog.waits_in(LATE.namespace)
+            stage.expect(*_OPEN)
+            steps.append(True)
+
+    node.agent._reconcile.stepped = look
+    node.settle()
+    assert steps
+    stage.expect(*_OPEN)
