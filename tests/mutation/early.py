@@ -34,6 +34,13 @@ EARLY = (
         (Selection.EARLY,),
     ),
     Mutation(
+        "a pod has an address back that it lost before it was told",
+        "agent.sources.cni.early:Early._first",
+        "frozenset(ended.addresses)",
+        "frozenset()",
+        (Selection.EARLY,),
+    ),
+    Mutation(
         "an address may open again as soon as the event that took it away was taken",
         "agent.runtime.withdrawing:Withdrawing._followed",
         "not any(address in one.addresses and owner in (None, one.event.object.key) for one in unmade)",

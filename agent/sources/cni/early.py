@@ -47,6 +47,8 @@ def nothing_to_withdraw(_event: Upsert, _addresses: Collection[bytes]) -> None:
     """Leave addresses to who takes the events."""
 
 
+_MOST_ENDED = 1000
+"""Pods whose network has ended before they were told, that are remembered."""
 _SECOND = 1_000_000_000
 """Nanoseconds: pods say when they were created in whole seconds."""
 
@@ -114,6 +116,8 @@ class Early:
         self._pods: dict[Key, _Known] = {}
         self._results: dict[str, Result] = {}
         self._of_pods: dict[Key, set[str]] = {}
+        self._ended: dict[Key, Result] = {}
+        """The last result of each pod that nobody has told yet, where its network has been taken away."""
         self._asked: dict[Key, _Asked] = {}
         self._due: list[Key] = []
         """Pods to be asked for, once nothing is held that others wait for."""
@@ -165,7 +169,7 @@ class Early:
             del self._asked[pod.key]
         known = self._pods.get(pod.key)
         if known is None or known.pod.uid != pod.uid:
-            known = self._pods[pod.key] = _Known(pod)
+            known = self._pods[pod.key] = self._first(pod)
         known.pod = pod
         self._remember(known, self._merged(known))
         return event if known.told is pod else event._replace(object=known.told)
@@ -226,6 +230,8 @@ class Early:
                 self._forget(f"{TOLD}{result.sandbox}", same)
             known = self._pods.get(result.pod)
             if known is None:
+                if is_gone:
+                    self._end(result)
                 return
             if is_gone and _counts(result, known.pod) and self._newest(known.pod) is None:
                 known.kept = ()
@@ -238,6 +244,20 @@ class Early:
         names.discard(name)
         if not names:
             del self._of_pods[result.pod]
+
+    def _first(self, pod: Pod) -> _Known:
+        """Begin with a pod that was not known: its network may have come and gone before it was told."""
+        known = _Known(pod)
+        ended = self._ended.pop(pod.key, None)
+        if ended is not None and _counts(ended, pod):
+            known.gone = frozenset(ended.addresses)
+        return known
+
+    def _end(self, result: Result) -> None:
+        self._ended.pop(result.pod, None)
+        self._ended[result.pod] = result
+        if len(self._ended) > _MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
 
     def _newest(self, pod: Pod) -> Result | None:
         """Return the newest result of a pod."""
@@ -327,7 +347,7 @@ class Early:
                 return
             if self._newest(pod) is None:
                 return
-            known = _Known(pod)
+            known = self._first(pod)
             self._remember(known, self._merged(known))
             self._pods[key] = known
             self._asked[key] = _Asked(pod.uid)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.clock import SYSTEM
 from agent.dataplane.backend import Backend
@@ -187,6 +188,24 @@ def test_an_address_opens_for_no_pod_that_has_ended_before_its_turn(stage: Stage
     node.settle()
     assert len(steps) > 2
     stage.expect("a -> b: tcp/80", denied=_CLOSED)
+
+
+@pytest.mark.guarantee("1.5")
+def test_an_address_stays_closed_if_its_pod_is_told_after_its_network_has_ended(
+    stage: Stage, node: Node
+) -> None:
+    """The watch is behind: it tells the pod, and that it has the address, when it is somebody else's."""
+    node.has(LATE, stage, told=False)
+    node.loses(LATE, told=False)
+    node.tell(Upsert(Kind.POD, LATE))
+    node.settle()
+    t = stage.pod("t").addresses
+    node.tell(Upsert(Kind.POD, replace(LATE, addresses=t)))
+    node.settle()
+    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    node.has(LATE, stage)
+    node.settle()
+    stage.expect(*_OPEN)
 
 
 def test_a_pod_that_gets_its_address_again_at_once_has_it(stage: Stage, node: Node) -> None:

@@ -191,6 +191,41 @@ def test_an_address_is_withdrawn_as_soon_as_its_network_was_taken_away() -> None
     assert stage.withdrawn[1:] == [(len(stage.told) - 1, stage.told[-1], {V6})]
 
 
+@pytest.mark.guarantee("1.5")
+def test_a_pod_that_is_told_after_its_network_has_ended_has_no_address_of_it() -> None:
+    stage = Stage()
+    stage.find(V4, name="1")
+    stage.links.discard("veth1")
+    stage.early.lost("1")
+    assert not stage.upsert(pod()).addresses
+    assert not stage.upsert(pod(V4)).addresses
+    assert stage.upsert(pod(OTHER)).addresses == (OTHER,)
+    assert stage.upsert(pod(V4, uid="u2")).addresses == (V4,)
+
+
+def test_a_pod_whose_network_was_made_anew_before_it_was_told_has_the_new_one() -> None:
+    stage = Stage()
+    stage.find(V4, name="1")
+    stage.links.discard("veth1")
+    stage.early.lost("1")
+    stage.find(V4, name="2")
+    assert stage.upsert(pod()).addresses == (V4,)
+
+
+def test_of_pods_that_nobody_tells_the_last_thousand_ended_networks_are_remembered() -> None:
+    stage = Stage()
+    stage.links.clear()
+    for number in range(1002):
+        gone = Result(Key("shop", f"p{number}"), f"u{number}", f"c{number}", (V4,), CREATED_NS, ("veth1",))
+        stage.early.found(f"{number}", gone, live=True)
+        stage.early.lost(f"{number}")
+    told = []
+    for number in (1, 2):
+        found = Pod("shop", f"p{number}", f"u{number}", node="here", addresses=(V4,), created=CREATED)
+        told.append(stage.upsert(found).addresses)
+    assert told == [(V4,), ()]
+
+
 def test_what_a_runtime_told_of_a_sandbox_goes_with_its_network() -> None:
     stage = Stage()
     stage.upsert(pod())
