@@ -17,7 +17,8 @@ _KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
 class Conversation:
     """An established connection between two places; a context manager. ``client`` has opened it.
 
-    ``through``: the address that the client asks, where that is another than the server's.
+    ``through``: the address that the client asks, where that is another than the server's. ``size``: of each
+    message, in bytes; a datagram of more than a link takes is fragmented.
     """
 
     def __init__(
@@ -28,9 +29,11 @@ class Conversation:
         protocol: Protocol,
         port: int,
         through: tuple[str, int] | None = None,
+        size: int = 1,
     ) -> None:
         self.name = f"{protocol.name}/IPv{int(family)} {client.name} to {server.name} port {port}"
         self.protocol = protocol
+        self._message = b"x" * size
         kind = socket.AF_INET if family is Family.V4 else socket.AF_INET6
         with server.netns.entered():
             listener = socket.socket(kind, _KINDS[protocol])
@@ -90,9 +93,9 @@ class Conversation:
                 return bool(select.select([receiver], [], [], SECONDS)[0]) and receiver.recv(1) == b"x"
             for _ in range(20):
                 with contextlib.suppress(ConnectionError):
-                    sender.send(b"x")
+                    sender.send(self._message)
                 if select.select([receiver], [], [], 0.01)[0]:
-                    return receiver.recv(1) == b"x"
+                    return receiver.recv(len(self._message)) == self._message
         except OSError:
             pass
         return False

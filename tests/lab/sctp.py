@@ -1,4 +1,4 @@
-"""SCTP as far as a handshake's first two packets (RFC 9260), for kernels without SCTP sockets.
+"""SCTP as far as an association's handshake (RFC 9260), for kernels without SCTP sockets.
 
 Packets go through raw sockets, so there are no IP headers here; SCTP's checksum does not cover them.
 """
@@ -9,7 +9,7 @@ import struct
 from typing import NamedTuple
 
 NUMBER = 132
-INIT, INIT_ACK, ABORT = 1, 2, 6
+INIT, INIT_ACK, HEARTBEAT, ABORT, COOKIE_ECHO, COOKIE_ACK = 1, 2, 4, 6, 10, 11
 
 
 def _crc_table() -> tuple[int, ...]:
@@ -34,7 +34,7 @@ def crc32c(data: bytes) -> int:
 
 
 class Packet(NamedTuple):
-    """The common header and the first chunk; ``tag`` is the chunk's initiate tag (0 in an ABORT)."""
+    """The common header and the first chunk; ``tag`` is the chunk's initiate tag (0 where it has none)."""
 
     source: int
     destination: int

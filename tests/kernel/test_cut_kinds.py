@@ -1,0 +1,88 @@
+"""What an agent with --cut-denied ends and leaves, of each kind of connection there is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+
+from agent.net import Family, Protocol
+from tests.kernel.conversation import Conversation
+from tests.kernel.exchange import Association, Echo
+from tests.kernel.guarded import Guarded
+from tests.kernel.test_cut_denied import DENIED, KEPT, POLICY
+from tests.lab.cluster import wait_until
+from tests.lab.place import Place
+
+WITH_SCTP = POLICY.replace("protocol: UDP}", f"protocol: UDP}}, {{port: {KEPT}, protocol: SCTP}}")
+_FRAGMENTED = 4000
+
+
+@pytest.fixture(params=[("bridge", "legacy"), ("routed", "nft")], ids="-".join)
+def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
+    with Guarded(*request.param) as found:
+        yield found
+
+
+def test_what_has_no_reset_is_dropped_both_ways_and_what_is_allowed_goes_on(guarded: Guarded) -> None:
+    guarded.start("--cut-denied")
+    web, others = guarded.web, tuple[Place, ...]((guarded.client, guarded.out))
+    with contextlib.ExitStack() as stack:
+        denied: list[Association | Echo | Conversation] = []
+        kept: list[Association | Echo | Conversation] = []
+        for number, (family, other) in enumerate(product(Family, others)):
+            for port, found in ((DENIED, denied), (KEPT, kept)):
+                ports = port, 5000 + number
+                found.append(stack.enter_context(Association(other, web, family, *ports)))
+                large = Conversation(other, web, family, Protocol.UDP, port, size=_FRAGMENTED)
+                found.append(stack.enter_context(large))
+            denied.append(stack.enter_context(Echo(other, web, family)))
+            kept.append(stack.enter_context(Association(web, other, family, DENIED, 6000 + number)))
+            kept.append(stack.enter_context(Echo(web, other, family)))
+        guarded.say("policy", WITH_SCTP)
+        wait_until(lambda: all(one.is_dead() for one in denied))
+        assert [one for one in kept if not one.goes_on()] == []
+        # Again: what is silent for a while is no new connection.
+        assert [one for one in denied if not one.is_dead()] == []
+
+        guarded.unsay("policy")
+        wait_until(lambda: all(one.goes_on() for one in denied))
+        assert [one for one in kept if not one.goes_on()] == []
+
+
+def test_connections_of_the_node_itself_go_on_whatever_its_pods_policies_say(guarded: Guarded) -> None:
+    """Those of pods on its own network have its addresses; probes of kubelet are such connections."""
+    guarded.start("--cut-denied")
+    node, web = guarded.node, guarded.web
+    ways = tuple[tuple[Place, Place], ...](((node, web), (web, node)))
+    with contextlib.ExitStack() as stack:
+        kept: list[Conversation | Echo] = []
+        for ends, family in product(ways, Family):
+            kept += [
+                stack.enter_context(Conversation(*ends, family, protocol, DENIED))
+                for protocol in (Protocol.TCP, Protocol.UDP)
+            ]
+            kept.append(stack.enter_context(Echo(*ends, family)))
+        cut = stack.enter_context(Conversation(guarded.out, guarded.web, Family.V4, Protocol.TCP, DENIED))
+        guarded.say("policy", POLICY + "  policyTypes: [Ingress, Egress]\n")
+        assert cut.is_reset()
+        assert [one for one in kept if not one.goes_on()] == []
+
+
+def test_of_two_pods_here_the_policy_of_either_end_cuts_what_it_denies(guarded: Guarded) -> None:
+    guarded.start("--cut-denied")
+    client, web = guarded.client, guarded.web
+    with contextlib.ExitStack() as stack:
+        there, back = (
+            [
+                stack.enter_context(Conversation(*ends, family, protocol, DENIED))
+                for family, protocol in product(Family, (Protocol.TCP, Protocol.UDP))
+            ]
+            for ends in ((client, web), (web, client))
+        )
+        egress = POLICY.replace("app: web", "app: client").replace("  ingress: ", "  egress: ")
+        guarded.say("policy", egress + "  policyTypes: [Egress]\n")
+        wait_until(lambda: all(one.is_dead() for one in there))
+        assert [one for one in back if not one.goes_on()] == []
