@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from agent.kernel.conntrack import (
@@ -51,7 +51,8 @@ class Connection(NamedTuple):
     """A tracked connection: as it was opened, as its replies come, and what is known of it.
 
     ``marked``: it carries the bit that was asked for. ``over``: a TCP connection that both ends have closed.
-    ``status``: of ``enum ip_conntrack_status``.
+    ``status``: of ``enum ip_conntrack_status``. ``master``: how the connection was opened that it belongs to,
+    where a helper of connection tracking has expected it.
     """
 
     entry: Entry
@@ -60,6 +61,7 @@ class Connection(NamedTuple):
     marked: bool
     over: bool
     status: int
+    master: Tuple | None = None
 
     @property
     def ends(self) -> tuple[bytes, bytes]:
@@ -77,30 +79,33 @@ Wanted = Callable[[bytes, bytes, int, int], bool]
 
 
 def connections(bit: int, wanted: Wanted) -> Iterator[Connection]:
-    """Give the connections that are wanted, each once.
+    """Give the connections that are wanted and do not carry the bit, each once.
 
-    ``bit`` is that of the mark. ``wanted`` is asked of every connection in the table: of its two ends as the
-    firewall sees them, behind a translation. A connection that belongs to another one, as a helper expects
-    it, is left out. The table is read as it is asked for, some 3 µs for each that is not wanted. Acts in the
-    calling thread's network namespace. Raises ConntrackError.
+    ``bit`` is that of the mark. ``wanted`` is asked of the two ends of a connection as the firewall sees
+    them, behind a translation. The table is read as it is asked for, some 3 µs for each that is not wanted.
+    Acts in the calling thread's network namespace. Raises ConntrackError.
     """
+    # A kernel that does not pick gives all.
+    return (one for one in _read(_mark(0, bit), bit, wanted) if not one.marked)
+
+
+def carrying(bit: int, wanted: Wanted) -> Iterator[Connection]:
+    """Give the connections that are wanted and carry the bit. As :func:`connections`."""
+    return (one for one in _read(_mark(bit, bit), bit, wanted) if one.marked)
+
+
+def opened(ways: Collection[Tuple]) -> Iterator[Connection]:
+    """Give the connections that were opened so, whatever marks they carry. As :func:`connections`."""
+    sources = {way.source for way in ways}
+    found = _read(b"", 0, lambda source, *_: source in sources)
+    return (one for one in found if one.opened in ways)
+
+
+def _read(request: bytes, bit: int, wanted: Wanted) -> Iterator[Connection]:
     try:
         with NetlinkSocket() as netlink:
-            for body in netlink.dump(question(socket.AF_UNSPEC, b"")):
+            for body in netlink.dump(question(socket.AF_UNSPEC, request)):
                 if wanted(*_sort(body)) and (found := _connection(body, bit)) is not None:
-                    yield found
-    except OSError as error:
-        raise failure(error) from error
-
-
-def carrying(bit: int) -> Iterator[Connection]:
-    """Give the connections that carry the bit, whoever's they are. As :func:`connections`."""
-    try:
-        with NetlinkSocket() as netlink:
-            for body in netlink.dump(question(socket.AF_UNSPEC, _mark(bit, bit))):
-                found = _connection(body, bit)
-                # A kernel that does not pick gives all.
-                if found is not None and found.marked:
                     yield found
     except OSError as error:
         raise failure(error) from error
@@ -120,7 +125,7 @@ def _sort(body: memoryview) -> tuple[bytes, bytes, int, int]:
 def _connection(body: memoryview, bit: int) -> Connection | None:
     fields = picked(body, _WANTED)
     opened, reply = tuple_of(fields[_TUPLE_ORIG]), tuple_of(fields[_TUPLE_REPLY])
-    if opened is None or reply is None or _TUPLE_MASTER in fields:
+    if opened is None or reply is None:
         return None
     return Connection(
         entry_of(body),
@@ -129,6 +134,7 @@ def _connection(body: memoryview, bit: int) -> Connection | None:
         bool(int.from_bytes(fields.get(_MARK, b""), "big") & bit),
         opened.protocol == _TCP and _tcp_state(fields.get(_PROTOINFO)) in _OVER,
         int.from_bytes(fields.get(_STATUS, b""), "big"),
+        tuple_of(fields[_TUPLE_MASTER]) if _TUPLE_MASTER in fields else None,
     )
 
 

@@ -11,26 +11,24 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.backend import CutMarks
 from agent.fault import Fault
-from agent.kernel import conntrack, marked, membarrier, resets
-from agent.kernel.conntrack import ConntrackError
+from agent.kernel import marked
+from agent.kernel.conntrack import ConntrackError, Entry
 from agent.kernel.marked import Connection
-from agent.kernel.netlink import ROUTE, NetlinkSocket
-from agent.kernel.rtnetlink import read_own_addresses
 from agent.net import Protocol, member_address
 from agent.observe.cuts import CutsStatus, by_protocol
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import Delta
-from agent.policy.lower.verdicts import Sort, Verdicts
+from agent.policy.lower.verdicts import Verdicts
 from agent.policy.program import PodId
 from agent.runtime.calls import Calls, Phase
+from agent.runtime.cut_look import MOST, Judged, Kernel, Look, Waiting
 from agent.runtime.cuts import SHOWN, Cut, Tally, protocol_of, sort_of, text_of, unasked
 from agent.runtime.inbox import Inbox
 from agent.runtime.threads import StartThread, do_beside
@@ -38,78 +36,46 @@ from agent.runtime.threads import StartThread, do_beside
 _log = log.get(__name__)
 
 BATCH = 100
-"""Connections that are ended between two looks for events: some 3 ms."""
-MOST = 20_000
-"""Connections that one look remembers; the next look finds the others. With so many addresses to look at, it
-looks at all."""
-REST = 4
-"""How many times as long as a look took the next one waits."""
+"""Connections that are ended between two looks for events: some 10 ms."""
+REST, MOST_REST = 4, 0.3
+"""How many times as long as a look took the next one waits, and seconds that it waits at most."""
 PATIENCE = 0.5
 """Seconds after which a look is made though a write to the kernel goes on: what is denied is closed then."""
 RETRY = 1.0
-_JUDGED = 10_000
-"""Sorts of connections whose verdict a look remembers."""
-
-
-class Kernel(NamedTuple):
-    """What is asked of the kernel; a test gives another."""
-
-    settle: Callable[[], object] = membarrier.packets_judged
-    own: Callable[[], frozenset[bytes]] = lambda: _own()
-    connections: Callable[[int, marked.Wanted], Iterable[Connection]] = marked.connections
-    carrying: Callable[[int], Iterable[Connection]] = marked.carrying
-    mark: Callable[[Sequence[Connection], int], list[Connection]] = marked.mark
-    forget: Callable[[Iterable[conntrack.Entry]], int] = conntrack.forget_entries
-    ask: Callable[[Iterable[tuple[conntrack.Tuple, conntrack.Tuple]], int], OSError | None] = resets.ask
-
-
-KERNEL = Kernel()
-
-
-def _own() -> frozenset[bytes]:
-    with NetlinkSocket(ROUTE) as netlink:
-        return frozenset(read_own_addresses(netlink))
 
 
 @dataclass
 class _Scope:
-    """Whose connections are to be looked at, and why. ``again``: cut ones may be allowed now."""
+    """Whose connections are to be looked at, and why."""
 
     ends: set[bytes] = field(default_factory=set)
     everything: bool = False
-    again: bool = False
     causes: dict[str, None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.ends) or self.everything or self.again
+        return bool(self.ends) or self.everything
 
     def add(self, other: _Scope) -> None:
         self.ends |= other.ends
         self.everything = self.everything or other.everything
-        self.again = self.again or other.again
-        # It may have to wait for long, and causes are names that tenants choose.
-        room = max(0, SHOWN - len(self.causes))
-        self.causes |= dict.fromkeys([one for one in other.causes if one not in self.causes][:room])
+        add_causes(self.causes, other.causes)
         if len(self.ends) > MOST:
             self.ends, self.everything = set(), True
 
 
-@dataclass
-class _Found:
-    """What a look has found: connections that may be denied, and cut ones that may be allowed."""
+def add_causes(causes: dict[str, None], others: Iterable[str]) -> None:
+    """Add some: they may have to wait for long, and are names that tenants choose."""
+    room = max(0, SHOWN - len(causes))
+    causes |= dict.fromkeys([one for one in others if one not in causes][:room])
 
-    scope: _Scope
-    marks: CutMarks
-    denied: list[Connection] = field(default_factory=list)
-    freed: list[Connection] = field(default_factory=list)
-    cut: bool = False
-    """Whether any cut connection was seen, where all were looked at."""
-    more: bool = False
-    error: Fault | None = None
-    seconds: float = 0.0
-    counts: dict[PodId, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """How many were ended, by protocol."""
-    examples: dict[PodId, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+@dataclass
+class _Ended:
+    """What was ended of one pod, and is not told yet."""
+
+    causes: dict[str, None] = field(default_factory=dict)
+    protocols: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
 
 
 class Cutting:
@@ -117,6 +83,8 @@ class Cutting:
 
     Only what may be denied by a change is looked at: connections of pods whose policies changed, and of
     addresses that left a set. When the agent begins to enforce, and when nodes change, those of all pods.
+    Looks go on while connections are being ended, so that no change waits for what an earlier one has denied.
+    What may be allowed again is looked for when nothing else is.
     """
 
     def __init__(
@@ -128,7 +96,7 @@ class Cutting:
         inbox: Inbox,
         clock: Clock,
         start_thread: StartThread,
-        kernel: Kernel = KERNEL,
+        kernel: Kernel | None = None,
     ) -> None:
         self.wanted = wanted
         self.told: Callable[[Cut], None] = lambda _: None
@@ -141,14 +109,24 @@ class Cutting:
         self._inbox = inbox
         self._clock = clock
         self._start_thread = start_thread
-        self._kernel = kernel
+        self._kernel = kernel or Kernel()
         self._scope = _Scope()
+        self._more = _Scope()
+        """What there was no room for: looked at when all else is ended."""
         self._since = 0.0
         self._not_before = AT_ONCE
         self._looking = False
-        self._found: _Found | None = None
+        self._marks = CutMarks(0, 0)
+        self._waiting = Waiting()
+        self._meanwhile: set[Entry] = set()
+        """Connections that were ended since the look began."""
+        self._ended: dict[PodId, _Ended] = defaultdict(_Ended)
         self._cut = True
         """Whether there may be cut connections in the kernel, of an earlier agent too."""
+        self._again = False
+        """Whether some of these may be allowed again."""
+        self._again_at = AT_ONCE
+        self._freed: list[Connection] = []
         self._enforcing = False
 
     # --- What changed -----------------------------------------------------------------------------------
@@ -157,16 +135,17 @@ class Cutting:
         """Take note of what a step changed."""
         if not self.wanted or not self._enforcing or not delta:
             return
+        self._again = self._cut
         self._want(self._concerned(delta))
 
     def _want(self, scope: _Scope) -> None:
-        if not self._scope:
+        if scope and not self._scope:
             self._since = self._clock.monotonic()
         self._scope.add(scope)
 
     def _concerned(self, delta: Delta) -> _Scope:
-        """Return whose connections a change may deny, or allow again."""
-        found = _Scope(everything=delta.node_networks, again=self._cut)
+        """Return whose connections a change may deny."""
+        found = _Scope(everything=delta.node_networks)
         pods = set(delta.pods)
         for policy in delta.policies:
             pods |= self._engine.selected_by(policy.policy)
@@ -190,31 +169,49 @@ class Cutting:
         """Return when to look, or to go on with what was found."""
         if not self.wanted or self._calls.refused or self._calls.phase is not Phase.ENFORCING:
             return NEVER
-        if not self._enforcing or self._found is not None:
+        if not self._enforcing or self._waiting or self._freed:
             return AT_ONCE
-        if not self._scope or self._looking:
+        return self._next_look()
+
+    def _next_look(self) -> float:
+        if self._looking:
             return NEVER
-        return max(self._not_before, self._since + PATIENCE if self._calls.backend.busy else AT_ONCE)
+        if self._scope or (self._more and not self._waiting):
+            return max(self._not_before, self._since + PATIENCE if self._calls.backend.busy else AT_ONCE)
+        return max(self._not_before, self._again_at) if self._again and not self._waiting else NEVER
 
     def run(self, now: float) -> None:
-        """Look, or end some of the connections that were found."""
+        """Look, and end some of the connections that were found."""
         if not self._enforcing:
             # Whatever changed while there was no agent: the kernel holds the new state now.
-            self._enforcing = True
-            self._want(_Scope(everything=True, again=True, causes={"the agent's start": None}))
-        if self._found is not None:
-            self._go_on(self._found)
-            return
+            self._enforcing = self._again = True
+            self._want(_Scope(everything=True, causes={"the agent's start": None}))
+        if self._next_look() <= now:
+            self._begin(now)
+        if self._waiting or self._freed:
+            self._go_on()
+
+    def _begin(self, now: float) -> None:
         marks = self._calls.backend.cut_marks()
         if marks is None:
             self._not_before = now + RETRY
             return
-        scope, self._scope = self._scope, _Scope()
-        self._looking = True
+        self._marks, self._looking = marks, True
         verdicts = Verdicts(self._engine.lowered)
-        ends = frozenset(verdicts.addresses() if scope.everything else scope.ends)
-        look = functools.partial(self._look, verdicts, ends, _Found(scope, marks))
-        do_beside(self._start_thread, "cut", look)
+        look = Look(self._kernel, verdicts, marks.connection)
+        scope, self._scope = self._scope, _Scope()
+        if not self._waiting:
+            scope.add(self._more)
+            self._more = _Scope()
+        if scope:
+            self._meanwhile.clear()
+            ends = frozenset(verdicts.addresses() if scope.everything else scope.ends)
+            take = functools.partial(self._take, look, scope)
+            work = functools.partial(self._look, functools.partial(look.search, ends), take)
+        else:
+            self._again = False
+            work = functools.partial(self._look, look.search_freed, functools.partial(self._take_freed, look))
+        do_beside(self._start_thread, "cut", work)
 
     def is_cut(self, mark: int) -> bool:
         """Whether a connection with a mark of its own was ended, though it is tracked. For any thread."""
@@ -227,138 +224,129 @@ class Cutting:
 
     def status(self) -> CutsStatus | None:
         """Return what was ended; None where nothing is to be. For the loop's own thread."""
-        found = self._found
-        return self.tally.status(0 if found is None else len(found.denied)) if self.wanted else None
+        return self.tally.status(len(self._waiting)) if self.wanted else None
 
-    # --- The look, on its own thread --------------------------------------------------------------------
+    # --- The look, on its own thread, and what it has found ---------------------------------------------
 
-    def _look(self, verdicts: Verdicts, ends: frozenset[bytes], found: _Found) -> None:
-        began = self._clock.monotonic()
+    def _look(self, search: Callable[[], None], take: Callable[[Fault | None, float], None]) -> None:
+        began, error = self._clock.monotonic(), None
         try:
-            self._search(verdicts, ends, found)
-        except ConntrackError as error:
-            found.error = error.fault()
-        except Exception as error:
+            search()
+        except ConntrackError as found:
+            error = found.fault()
+        except Exception as found:
             _log.exception("looking for denied connections failed")
-            found.error = Fault(f"denied connections cannot be looked for: {error}", "see the log")
-        found.seconds = self._clock.monotonic() - began
-        self._inbox.call(lambda: self._take(found))
+            error = Fault(f"denied connections cannot be looked for: {found}", "see the log")
+        seconds = self._clock.monotonic() - began
+        self._inbox.call(lambda: take(error, seconds))
 
-    def _search(self, verdicts: Verdicts, ends: frozenset[bytes], found: _Found) -> None:
-        kernel, bit = self._kernel, found.marks.connection
-        # What was allowed a moment ago may not be tracked yet.
-        kernel.settle()
-        own = kernel.own()
-        known: dict[tuple[bytes, bytes, int, int], bool] = {}
-
-        def denied(*sort: *tuple[bytes, bytes, int, int]) -> bool:
-            verdict = known.get(sort)
-            if verdict is None:
-                if len(known) >= _JUDGED:
-                    known.clear()
-                one = Sort(*sort)
-                free = one.source in own or one.destination in own
-                verdict = known[sort] = not free and verdicts.denies(one) is not None
-            return verdict
-
-        def wanted(source: bytes, destination: bytes, protocol: int, port: int) -> bool:
-            return (source in ends or destination in ends) and denied(source, destination, protocol, port)
-
-        for one in kernel.connections(bit, wanted) if ends else ():
-            if not one.marked:
-                if len(found.denied) >= MOST:
-                    found.more = True
-                    break
-                found.denied.append(one)
-        if found.scope.again:
-            for one in kernel.carrying(bit):
-                found.cut = True
-                if len(found.freed) < MOST and not denied(*sort_of(one)):
-                    found.freed.append(one)
-
-    def _take(self, found: _Found) -> None:
-        self._looking = False
-        self.fault = found.error and found.error._replace(blocking=False)
-        if found.error is not None:
-            self._want(found.scope)
-            self._not_before = self._clock.monotonic() + RETRY
+    def _take(self, look: Look, scope: _Scope, error: Fault | None, seconds: float) -> None:
+        self._looked(error, seconds)
+        if error is not None:
+            self._want(scope)
             return
-        self._not_before = AT_ONCE if found.more else self._clock.monotonic() + REST * found.seconds
-        if found.more:
-            self._want(found.scope)
-        if found.scope.again:
-            self._cut = found.cut
-        if found.denied or found.freed:
-            self._found = found
+        more = look.more
+        for pod, one in look.waiting.items():
+            if one.connection.entry not in self._meanwhile and not self._waiting.has(one):
+                more = not self._waiting.put(pod, one) or more
+                add_causes(self._ended[pod].causes, scope.causes)
+        if more:
+            self._more.add(scope)
+
+    def _take_freed(self, look: Look, error: Fault | None, seconds: float) -> None:
+        self._looked(error, seconds)
+        self._again_at = self._clock.monotonic() + REST * seconds
+        if error is not None:
+            self._again = True
+            return
+        self._cut = look.cut
+        self._freed = look.freed
+
+    def _looked(self, error: Fault | None, seconds: float) -> None:
+        self._looking = False
+        self.fault = error and error._replace(blocking=False)
+        rest = RETRY if error else min(REST * seconds, MOST_REST)
+        self._not_before = self._clock.monotonic() + rest
 
     # --- Ending connections, a few at a time ------------------------------------------------------------
 
-    def _go_on(self, found: _Found) -> None:
+    def _go_on(self) -> None:
         verdicts = Verdicts(self._engine.lowered)
+        some = self._waiting.take(BATCH)
         try:
-            self._end(verdicts, found)
-            self._free(verdicts, found)
+            self._end(verdicts, some)
+            self._free(verdicts)
         except ConntrackError as error:
             self.fault = error.fault()._replace(blocking=False)
-            found.denied.clear()
-            found.freed.clear()
-            self._want(found.scope)
+            some += (one for _, one in self._waiting.items())
+            scope = _Scope({end for one in some for end in one.connection.ends})
+            for ended in self._ended.values():
+                add_causes(scope.causes, ended.causes)
+            self._want(scope)
+            self._again = self._again or bool(self._freed)
+            self._waiting.clear()
+            self._freed.clear()
             self._not_before = self._clock.monotonic() + RETRY
-        if not found.denied and not found.freed:
-            self._found = None
-            self._tell(found)
+        for pod in self._ended.keys() - self._waiting.pods():
+            self._tell(pod, self._ended.pop(pod))
 
-    def _end(self, verdicts: Verdicts, found: _Found) -> None:
-        some, found.denied = found.denied[-BATCH:], found.denied[:-BATCH]
-        denied = {one: pod for one in some if (pod := verdicts.denies(sort_of(one))) is not None}
-        waiting = {pod for pod in denied.values() if self._engine.waits_in(pod.pod.namespace)}
-        cut = [one for one, pod in denied.items() if pod not in waiting]
-        if waiting:
-            # Policies that are not compiled yet may allow it.
-            ends = {end for one, pod in denied.items() if pod in waiting for end in one.ends}
-            self._want(_Scope(ends, causes=dict(found.scope.causes)))
-            self._not_before = max(self._not_before, self._clock.monotonic() + PATIENCE)
+    def _end(self, verdicts: Verdicts, some: Iterable[Judged]) -> None:
+        cut: dict[Connection, PodId] = {}
+        for judged in some:
+            one, pod = judged.connection, judged.denied_by(verdicts)
+            if pod is None:
+                continue
+            if self._engine.waits_in(pod.pod.namespace):
+                # Policies that are not compiled yet may allow it.
+                self._want(_Scope(set(one.ends), causes=dict(self._ended[pod].causes)))
+                self._not_before = max(self._not_before, self._clock.monotonic() + PATIENCE)
+            else:
+                cut[one] = pod
         if not cut:
             return
         self._cut = True
-        ended = self._kernel.mark(cut, found.marks.connection)
+        if self._looking:
+            self._meanwhile.update(one.entry for one in cut)
+        ended = self._kernel.mark(list(cut), self._marks.connection)
         asked = [one for one in ended if one.opened.protocol == Protocol.TCP and one.replied and not one.over]
         if asked:
-            error = self._kernel.ask(((one.opened, one.reply) for one in asked), found.marks.packet)
+            error = self._kernel.ask(((one.opened, one.reply) for one in asked), self._marks.packet)
             self._unasked = None if error is None else unasked(error)
             self.tally.reset += len(asked) if error is None else 0
         for one in ended:
             if not one.over:
-                found.counts[denied[one]][protocol_of(one)] += 1
-                if len(examples := found.examples[denied[one]]) < SHOWN:
-                    examples.append(text_of(one))
+                told = self._ended[cut[one]]
+                told.protocols[protocol_of(one)] += 1
+                if len(told.examples) < SHOWN:
+                    told.examples.append(text_of(one))
 
-    def _free(self, verdicts: Verdicts, found: _Found) -> None:
+    def _free(self, verdicts: Verdicts) -> None:
         """Have connections that are allowed again judged as new ones."""
-        some, found.freed = found.freed[-BATCH:], found.freed[:-BATCH]
+        some, self._freed = self._freed[-BATCH:], self._freed[:-BATCH]
         allowed = [one for one in some if verdicts.denies(sort_of(one)) is None]
         if allowed:
             self._kernel.forget(marked.entries(allowed))
 
-    def _tell(self, found: _Found) -> None:
-        for pod_id, protocols in sorted(found.counts.items()):
-            pod = self._engine.lowered.pods.get(pod_id)
-            cut = Cut(
-                self._clock.time(),
-                pod_id,
-                protocols,
-                tuple(found.examples[pod_id]),
-                tuple(map(str, pod.policies)) if pod is not None else (),
-                tuple(found.scope.causes)[:SHOWN],
-            )
-            self.tally.add(cut)
-            _log.info(
-                "connections cut",
-                pod=str(pod_id.pod),
-                direction=pod_id.direction.value,
-                connections=cut.connections,
-                protocols=by_protocol(protocols),
-                examples=cut.examples,
-                after=cut.causes,
-            )
-            self.told(cut)
+    def _tell(self, pod_id: PodId, ended: _Ended) -> None:
+        if not ended.protocols:
+            return
+        pod = self._engine.lowered.pods.get(pod_id)
+        cut = Cut(
+            self._clock.time(),
+            pod_id,
+            ended.protocols,
+            tuple(ended.examples),
+            tuple(map(str, pod.policies)) if pod is not None else (),
+            tuple(ended.causes),
+        )
+        self.tally.add(cut)
+        _log.info(
+            "connections cut",
+            pod=str(pod_id.pod),
+            direction=pod_id.direction.value,
+            connections=cut.connections,
+            protocols=by_protocol(cut.protocols),
+            examples=cut.examples,
+            after=cut.causes,
+        )
+        self.told(cut)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,10 +15,11 @@ from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, Pod, Port, Rule
 from agent.net import Protocol
 from agent.policy.engine import Engine
-from agent.runtime import cutting
+from agent.runtime import cut_look, cutting
 from agent.runtime.calls import Calls, Phase
+from agent.runtime.cut_look import Kernel, Waiting
 from agent.runtime.cuts import LAST, Cut, sort_of
-from agent.runtime.cutting import Cutting, Kernel
+from agent.runtime.cutting import Cutting
 from agent.runtime.inbox import Inbox
 from tests.build import labelled, packed
 from tests.clock import FakeClock
@@ -53,20 +54,26 @@ class FakeKernel:
     failing: bool = False
     refusing: OSError | None = None
     """Why no end of TCP can be asked."""
+    unmarkable: bool = False
 
     def connections(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
         assert bit == MARKS.connection
         self.searches += 1
         if self.failing:
             raise ConntrackError("it cannot be read", "mend it")
-        return [one for one in self.held if wanted(*sort_of(one))]
+        return [one for one in self.held if wanted(*sort_of(one)) and not one.marked]
 
-    def carrying(self, bit: int) -> Iterable[Connection]:
+    def carrying(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
         assert bit == MARKS.connection
-        return [one for one in self.held if one.marked]
+        return [one for one in self.held if one.marked and wanted(*sort_of(one))]
+
+    def opened(self, ways: Collection[Tuple]) -> Iterable[Connection]:
+        return [one for one in self.held if one.opened in ways]
 
     def mark(self, found: Sequence[Connection], bit: int) -> list[Connection]:
         assert bit == MARKS.connection
+        if self.unmarkable:
+            raise ConntrackError("it cannot be marked", "mend it")
         there = [one for one in found if one in self.held]
         self.held = [one._replace(marked=True) if one in there else one for one in self.held]
         return there
@@ -104,6 +111,7 @@ class Desk:
             lambda: frozenset({NODE}),
             self.kernel.connections,
             self.kernel.carrying,
+            self.kernel.opened,
             self.kernel.mark,
             self.kernel.forget,
             self.kernel.ask,
@@ -342,3 +350,79 @@ def test_what_waits_for_long_takes_no_more_room() -> None:
         scope.add(cutting._Scope(found, causes={f"{number}-{n}": None for n in range(50)}))
     assert (scope.ends, scope.everything, len(scope.causes)) == (set(), True, 5)
     assert len(desk.task._scope.causes) <= 5
+
+
+def test_a_change_does_not_wait_for_the_many_that_an_earlier_one_denies() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB, number=n) for n in range(10 * cutting.BATCH)]
+    desk.change(ONLY_81)
+    desk.work(2)
+    assert len(desk.kernel.cut) == cutting.BATCH
+    other = connection(packed("192.0.2.1"), CLIENT)
+    desk.kernel.held.append(other)
+    desk.change(policy("client", selector=labelled(app="client"), ingress=[]))
+    desk.clock.now += cutting.MOST_REST
+    desk.work(3)
+    assert other.entry in {one.entry for one in desk.kernel.cut}
+    assert len(desk.kernel.cut) < 10 * cutting.BATCH
+    desk.work()
+    assert len(desk.kernel.cut) == 10 * cutting.BATCH + 1
+    assert {str(told.pod.pod): told.connections for told in desk.told} == {
+        "default/web": 10 * cutting.BATCH,
+        "default/client": 1,
+    }
+    assert {told.causes for told in desk.told} == {("policy default/web",), ("policy default/client",)}
+
+
+def test_what_there_is_no_room_for_is_found_by_a_later_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut_look, "MOST", 50)
+    monkeypatch.setattr(Waiting.__init__, "__defaults__", (50,))
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB, number=n) for n in range(230)]
+    desk.kernel.held += [connection(packed("192.0.2.1"), CLIENT)]
+    desk.change(ONLY_81, policy("client", selector=labelled(app="client"), ingress=[]))
+    desk.work(2)
+    # One pod's many do not keep another's one out.
+    assert {str(told.pod.pod) for told in desk.told} == {"default/web", "default/client"}
+    assert len(desk.kernel.cut) == 50
+    desk.work()
+    assert len(desk.kernel.cut) == 231
+
+
+def test_a_connection_that_is_found_twice_is_counted_once() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB, number=n) for n in range(3 * cutting.BATCH)]
+    desk.change(ONLY_81)
+    desk.work(2)
+    desk.change(policy("more", selector=labelled(app="web"), ingress=[]))
+    desk.clock.now += cutting.MOST_REST
+    desk.work()
+    assert desk.task.tally.connections == 3 * cutting.BATCH
+    assert len(desk.kernel.cut) == 3 * cutting.BATCH
+
+
+def test_what_cannot_be_marked_is_looked_for_again() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB, number=n) for n in range(2 * cutting.BATCH)]
+    desk.kernel.unmarkable = True
+    desk.change(ONLY_81)
+    desk.work(2)
+    assert [fault.what for fault in desk.task.faults()] == ["it cannot be marked"]
+    desk.kernel.unmarkable = False
+    desk.work()
+    assert len(desk.kernel.cut) == desk.task.tally.connections == 2 * cutting.BATCH
+    assert desk.task.faults() == ()
+    assert [told.causes for told in desk.told] == [("policy default/web",)]
+
+
+@pytest.mark.parametrize(("port", "cut"), [(80, True), (81, False)])
+def test_what_belongs_to_another_connection_is_ended_with_it_alone(port: int, cut: bool) -> None:
+    """The data of FTP goes to ports that no policy names."""
+    desk = Desk()
+    control = connection(CLIENT, WEB, port)
+    data = connection(CLIENT, WEB, 50_000)._replace(master=control.opened)
+    orphan = connection(CLIENT, WEB, 50_001)._replace(master=connection(CLIENT, WEB, 21).opened)
+    desk.kernel.held = [data, orphan, control]
+    desk.change(ONLY_81)
+    desk.work()
+    assert {one.opened.port for one in desk.kernel.cut} == ({80, 50_000} if cut else set())
