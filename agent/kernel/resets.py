@@ -3,23 +3,31 @@
 A reset counts only with the sequence number that its receiver expects next (RFC 5961, 3.2), which nobody here
 knows. But an end that gets a SYN for a connection that it has already answers with an acknowledgement that
 says both (RFC 5961, 4.2). Where a rule refuses that answer by a reset, the reset has the right number.
+
+Where the end is on a bridge and has asked for a Service, that reset does not reach it: the kernel sends it
+straight to the bridge's port, not translated back. So the answer is also read here, and the reset sent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 
+from agent.kernel.answers import Answers
 from agent.kernel.conntrack import Tuple
 
-_SYN, _ACK = 0x02, 0x10
+_SYN, _RST, _ACK = 0x02, 0x04, 0x10
 _TCP = struct.Struct("!HHIIBBHHH")
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _HOPS = 64
 _WINDOW = 1024
+_PATIENCE = 0.01
+"""Seconds within which an answer of a pod of this node comes."""
 
 
 def ask(connections: Iterable[tuple[Tuple, Tuple]], mark: int) -> OSError | None:
@@ -30,10 +38,12 @@ def ask(connections: Iterable[tuple[Tuple, Tuple]], mark: int) -> OSError | None
     be sent is not: then an end gets its reset as soon as it sends something itself. Returns why nothing could
     be sent in one of the families, if so; never raises. Acts in the calling thread's network namespace.
     """
+    found = list(connections)
     failed: OSError | None = None
     with contextlib.ExitStack() as stack:
+        answers, asked = _answers(stack, found), dict[Tuple, Tuple]()
         sockets: dict[int, socket.socket | None] = {}
-        for opened, reply in connections:
+        for opened, reply in found:
             size = len(opened.source)
             if size not in sockets:
                 try:
@@ -47,7 +57,39 @@ def ask(connections: Iterable[tuple[Tuple, Tuple]], mark: int) -> OSError | None
                 # opened it is gone, it refuses what it is asked, and after that a SYN would open it anew.
                 _send(sending, opened, _SYN)
                 _send(sending, reply, _SYN | _ACK)
+                if _is_translated(opened, reply):
+                    asked[opened] = reply
+        if answers is not None:
+            _reset(sockets, answers, asked)
     return failed
+
+
+def _is_translated(opened: Tuple, reply: Tuple) -> bool:
+    return (opened.destination, opened.port) != (reply.source, reply.source_port)
+
+
+def _answers(stack: contextlib.ExitStack, found: Iterable[tuple[Tuple, Tuple]]) -> Answers | None:
+    ports = {way.port for way, reply in found if _is_translated(way, reply)}
+    if not ports:
+        return None
+    try:
+        return stack.enter_context(Answers(ports))
+    except OSError:
+        # Like one that is asked later: it is reset where it is not on a bridge.
+        return None
+
+
+def _reset(sockets: Mapping[int, socket.socket | None], answers: Answers, asked: dict[Tuple, Tuple]) -> None:
+    """Reset those that answer at once, as pods of this node do."""
+    until = time.monotonic() + _PATIENCE
+    while asked and (left := until - time.monotonic()) > 0 and select.select([answers], [], [], left)[0]:
+        for answer in answers.read():
+            reply = asked.pop(answer.way, None)
+            if reply is None or answer.expects is None:
+                continue
+            sending = sockets.get(len(reply.source))
+            if sending is not None:
+                _send(sending, reply, _RST, answer.expects)
 
 
 def _open(stack: contextlib.ExitStack, size: int, mark: int) -> socket.socket:
@@ -58,16 +100,16 @@ def _open(stack: contextlib.ExitStack, size: int, mark: int) -> socket.socket:
     return opened
 
 
-def _send(sending: socket.socket, way: Tuple, flags: int) -> None:
+def _send(sending: socket.socket, way: Tuple, flags: int, sequence: int = 0) -> None:
     to = socket.inet_ntop(socket.AF_INET if len(way.destination) == 4 else socket.AF_INET6, way.destination)
     with contextlib.suppress(OSError):
-        sending.sendto(segment(way, flags), (to, 0))
+        sending.sendto(segment(way, flags, sequence), (to, 0))
 
 
-def segment(way: Tuple, flags: int) -> bytes:
-    """Return a TCP segment without data, with its IP header. Its sequence number means nothing."""
+def segment(way: Tuple, flags: int, sequence: int = 0) -> bytes:
+    """Return a TCP segment without data, with its IP header."""
     source, destination = way.source, way.destination
-    bare = _TCP.pack(way.source_port, way.port, 0, 0, _TCP.size // 4 << 4, flags, _WINDOW, 0, 0)
+    bare = _TCP.pack(way.source_port, way.port, sequence, 0, _TCP.size // 4 << 4, flags, _WINDOW, 0, 0)
     # The pseudo-header of IPv4 (RFC 9293, 3.1) has the same sum as that of IPv6 (RFC 8200, 8.1).
     summed = source + destination + struct.pack("!HH", socket.IPPROTO_TCP, len(bare))
     tcp = bare[:16] + struct.pack("!H", checksum(summed + bare)) + bare[18:]

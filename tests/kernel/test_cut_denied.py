@@ -84,33 +84,37 @@ def test_what_a_change_forbids_is_ended_at_both_ends_and_nothing_else(guarded: G
         assert {one.name for one in gone} == {one.name for one in kept if _leads_to(one, KEPT)}
 
 
-def test_translated_connections_are_cut_by_the_ends_that_policies_see() -> None:
+@pytest.mark.parametrize(("layout", "mode"), [("routed", "nft"), ("bridge", "legacy")])
+def test_translated_connections_are_cut_by_the_ends_that_policies_see(layout: str, mode: str) -> None:
     """Both ways, and by an agent that was not there when they were forbidden."""
-    with Guarded("routed", "nft") as guarded, contextlib.ExitStack() as stack:
+    with Guarded(layout, mode) as guarded, contextlib.ExitStack() as stack:
         client, web, out = guarded.client, guarded.web, guarded.out
-        service = Service(1, Protocol.TCP, 90, DENIED, (web,))
-        other = Service(2, Protocol.TCP, 91, KEPT, (web,))
-        install_kube_proxy(guarded.node, [service, other])
-        for command in ("iptables-nft", "ip6tables-nft"):
-            guarded.node.run(command, "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
+        asked = list(product(tuple[Place, ...]((web, out)), _PROTOCOLS, (DENIED, KEPT)))
+        services = {
+            (server.name, protocol, port): Service(number, protocol, 90 + number, port, (server,))
+            for number, (server, protocol, port) in enumerate(asked)
+        }
+        install_kube_proxy(guarded.node, list(services.values()))
+        for family in Family:
+            guarded.node.iptables(family, "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
         guarded.start("--cut-denied")
         denied: list[Conversation] = []
         kept: list[Conversation] = []
-        for family in Family:
-            for asked, found in ((service, denied), (other, kept)):
-                way = asked.address(family), asked.port
-                one = Conversation(client, web, family, Protocol.TCP, asked.target_port, way)
-                found.append(stack.enter_context(one))
-            for port, found in ((DENIED, denied), (KEPT, kept)):
-                found.append(stack.enter_context(Conversation(web, out, family, Protocol.TCP, port)))
-                found.append(stack.enter_context(Conversation(client, out, family, Protocol.TCP, port)))
+        for family, protocol, (port, found) in product(Family, _PROTOCOLS, ((DENIED, denied), (KEPT, kept))):
+            for asking, server in ((client, web), (web, out)):
+                service = services[server.name, protocol, port]
+                way = service.address(family), service.port
+                found.append(stack.enter_context(Conversation(asking, server, family, protocol, port, way)))
+            found.append(stack.enter_context(Conversation(web, out, family, protocol, port)))
+            found.append(stack.enter_context(Conversation(client, out, family, protocol, port)))
         kept += [one for one in denied if one.name.endswith(f"client to out port {DENIED}")]
         denied = [one for one in denied if one not in kept]
         guarded.stop(signal.SIGKILL)
         egress = POLICY.partition("  ingress")[2].partition("\n")[0]
         guarded.say("policy", POLICY + f"  egress{egress}\n")
         guarded.start("--cut-denied")
-        assert [one for one in denied if not one.is_reset()] == []
+        assert [one for one in denied if one.protocol is Protocol.TCP and not one.is_reset()] == []
+        wait_until(lambda: all(one.is_dead() for one in denied))
         assert [one for one in kept if not one.goes_on()] == []
         assert _metric(guarded) == len(denied)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.net import Family, Protocol
-from tests.lab.node import Node, Pod
+from tests.lab.node import Node
+from tests.lab.place import Place
 
 MASQUERADE_MARK = "0x4000"
 
@@ -44,7 +45,7 @@ class Service:
     protocol: Protocol
     port: int
     target_port: int
-    endpoints: tuple[Pod, ...]
+    endpoints: tuple[Place, ...]
 
     def address(self, family: Family) -> str:
         base = "10.96.0.0" if family is Family.V4 else "fd00:10:96::"
