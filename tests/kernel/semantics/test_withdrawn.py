@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from agent.clock import SYSTEM
 from agent.dataplane.backend import Backend
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.tables.tables import Tables
 from agent.host.check import HostState
 from agent.kube.events import Event, Room, Sink, Synced, Upsert, enough
 from agent.kube.model import Kind, Namespace, Pod
@@ -28,14 +29,17 @@ from agent.settings import resolve
 from agent.sources.cni.source import CniSource
 from agent.sources.source import SyncState
 from tests.kernel.semantics.stage import Stage
+from tests.kernel.semantics.written import labels, policy
 from tests.lab.node import Mode
 
 _SECONDS = 20.0
+_SLOW = 0.4
+"""Seconds that a slow command takes: longer than the agent waits for one."""
 _LINK = "vgone"
 """An interface of the node that does not exist: the pod's network has been taken away."""
 _OPEN = ("a -> t: tcp/80", "t -> b: tcp/80")
 _CLOSED = ("a -> t: tcp/80", "t -> a b: tcp/80")
-LATE = Pod("x", "late", uid="uid-late", node="near", created="2026-01-01T00:00:00Z")
+LATE = Pod("x", "late", uid="uid-late", labels={"pod": "late"}, node="near", created="2026-01-01T00:00:00Z")
 
 
 class _Watch:
@@ -99,6 +103,10 @@ class Node:
         """Have the watch tell something."""
         self._watch.sink(events)
 
+    def is_busy(self) -> bool:
+        """Whether a command is waited for."""
+        return self.agent._calls.backend.busy
+
     def settle(self) -> None:
         """Turn the loop until all that was told is in the kernel."""
         self._until(self.agent._reconcile.quiet, self.agent.turn)
@@ -158,6 +166,20 @@ def node(stage: Stage, tmp_path: Path) -> Iterator[Node]:
         yield made
 
 
+@pytest.fixture
+def slowly(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file as long as which exists commands that write rules take their time."""
+    flag = tmp_path_factory.mktemp("slowly") / "flag"
+    restoring = Tables._restoring
+
+    def late(tables: Tables, family: Family) -> list[str]:
+        wait = f'[ ! -e {flag} ] || sleep {_SLOW}; exec "$@"'
+        return ["sh", "-c", wait, "sh", *restoring(tables, family)]
+
+    monkeypatch.setattr(Tables, "_restoring", late)
+    return flag
+
+
 def _busy() -> list[Event]:
     """Events of more namespaces than have their turn at once."""
     return [Upsert(Kind.NAMESPACE, Namespace(f"n{number}")) for number in range(2 * NEAR)]
@@ -187,6 +209,38 @@ def test_an_address_opens_for_no_pod_that_has_ended_before_its_turn(stage: Stage
     steps = _judged_in_between(stage, node)
     node.settle()
     assert len(steps) > 2
+    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+
+
+@pytest.mark.guarantee("1.5")
+def test_an_address_opens_for_no_pod_that_has_ended_while_a_command_was_slow(
+    stage: Stage, node: Node, slowly: Path
+) -> None:
+    """The command writes its rules, and ends when the loop has taken that the pod has ended."""
+    node.tell(Upsert(Kind.POD, LATE), Upsert(Kind.POLICY, policy("late", labels(pod="late"), ingress=[{}])))
+    node.settle()
+    slowly.touch()
+    node.has(LATE, stage)
+    node.agent.turn()
+    assert node.is_busy()
+    node.tell(*(Upsert(Kind.NAMESPACE, Namespace("x", {"team": str(n)})) for n in range(2 * NEAR)))
+    node.loses(LATE)
+    backlog, steps = node.agent._reconcile._backlog, list[bool]()
+
+    def look(_events: list[Event]) -> None:
+        if not steps:
+            # Other news let the loop look after the command, which has ended now.
+            steps.append(True)
+            slowly.unlink()
+            time.sleep(1.5 * _SLOW)
+            node.tell(*_busy()[:1])
+
+    node.agent._reconcile.stepped = look
+    node.agent.turn()
+    assert backlog.waits_in(LATE.namespace)
+    assert not node.is_busy()
+    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    node.settle()
     stage.expect("a -> b: tcp/80", denied=_CLOSED)
 
 
