@@ -106,7 +106,7 @@ class Place:
         self.client = cluster.client.another()
         self.nri = nri
         self.node: Node = cluster.bare_node(f"starts-{layout}", layout, mode)
-        self.runtime = ContainerRuntime(self.node, HOST, HOST)
+        self.runtime = ContainerRuntime(self.node, HOST, HOST, like_crio=layout is Layout.ROUTED)
         self.peers = {name: self._peer(name) for name in ("friend", "stranger")}
         arguments = ["--cni-results", str(self.runtime.results)]
         if nri:

@@ -49,7 +49,7 @@ class Place(NamedTuple):
 def place(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Place]:
     layout, mode = request.param
     node = cluster.bare_node(f"cni-{layout}", layout, mode)
-    runtime = ContainerRuntime(node, 200, 202)
+    runtime = ContainerRuntime(node, 200, 202, like_crio=layout is Layout.ROUTED)
     agent = cluster.start_agent(
         node, "--cni-results", str(runtime.results), "--nri-socket", str(runtime.socket)
     )

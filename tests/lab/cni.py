@@ -4,6 +4,10 @@ A runtime makes a pod's network by libcni, which keeps the result in a folder be
 runs. Then it asks the plugins of NRI, and then the first container starts. ``cri/main.go`` does that, and
 what a container does in its first instruction, in one process for each node. The plugins are Debian's
 (containernetworking-plugins).
+
+containerd tells the plugins of NRI that a sandbox ends before it takes its network away. CRI-O takes the
+network away first, then ends the containers, and tells of it last (``server/sandbox_run_linux.go`` and
+``server/sandbox_stop_linux.go`` of cri-o/cri-o). Another pod may have the address by then.
 """
 
 from __future__ import annotations
@@ -69,13 +73,19 @@ class Started(NamedTuple):
 class ContainerRuntime:
     """Starts and stops pods of a node. A context manager; make it on the main thread.
 
+    ``like_crio``: in the order of CRI-O; plugins of NRI are told of a pod's end when the next pod runs.
     ``results`` is libcni's folder, for ``--cni-results``; it is made with the first pod. ``first`` and
     ``last`` bound the addresses: with both the same, each pod gets the address of the one before, and on a
     bridge the same MAC address, so that no neighbour has to forget the one before.
     """
 
-    def __init__(self, node: Node, first: int = FIRST_HOST, last: int = LAST_HOST) -> None:
+    def __init__(
+        self, node: Node, first: int = FIRST_HOST, last: int = LAST_HOST, *, like_crio: bool = False
+    ) -> None:
         self.node = node
+        self._like_crio = like_crio
+        self._ended: list[str] = []
+        """Sandboxes whose network was taken away and of whose end nobody was told yet."""
         self.plugin = Plugin.BRIDGE if node.layout is Layout.BRIDGE else Plugin.PTP
         self.cache = node.directory / "cni"
         self.results = self.cache / "results"
@@ -133,6 +143,7 @@ class ContainerRuntime:
         """
         tries = dial if isinstance(dial, Mapping) else dict.fromkeys(dial, patience)
         netns = Netns(name)
+        ended, self._ended = self._ended, []
         sandbox = f"{next(self._numbers):064x}"
         try:
             said = self._ask(
@@ -145,6 +156,8 @@ class ContainerRuntime:
         except LabError:
             netns.close()
             raise
+        for before in ended:
+            self._ask(op="stopped", id=before)
         v4, v6 = (str(ipaddress.ip_interface(one["address"]).ip) for one in said["result"]["ips"])
         host_side = (i["name"] for i in said["result"]["interfaces"] if not i.get("sandbox"))
         veth = next(name for name in host_side if name.startswith("veth"))
@@ -163,6 +176,8 @@ class ContainerRuntime:
         del self._started[started.id]
         pod = started.pod
         self._ask(**self._about(started.id, pod.netns.path, pod.name, uid, ifname), op="del")
+        if self._like_crio:
+            self._ended.append(started.id)
         if self.node.pods.get(pod.name) is pod:
             del self.node.pods[pod.name]
         pod.netns.close()
@@ -184,6 +199,7 @@ class ContainerRuntime:
             "name": short,
             "uid": uid,
             "caps": {"mac": self._mac} if self._mac else {},
+            "crio": self._like_crio,
         }
 
     def _ask(self, **request: object) -> dict[str, Any]:

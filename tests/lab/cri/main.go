@@ -39,6 +39,9 @@ type request struct {
 	Uid       string         `json:"uid"`
 	Ips       bool           `json:"ips"`
 	Caps      map[string]any `json:"caps"`
+	// As CRI-O does it: the network is checked before anything else, and plugins of NRI are told of the end of a
+	// sandbox with op stopped, some time after its network has been taken away.
+	Crio bool `json:"crio"`
 	// What its container does first, all at once: connections to these, each tried for so long; and it listens on
 	// a UDP port until the connections have ended.
 	Dial   []target `json:"dial"`
@@ -109,6 +112,8 @@ func serve(asked *request, said *answer) error {
 		return add(ctx, asked, said)
 	case "del":
 		return del(ctx, asked)
+	case "stopped":
+		return stopped(ctx, asked)
 	}
 	return fmt.Errorf("unknown op %q", asked.Op)
 }
@@ -167,6 +172,11 @@ func add(ctx context.Context, asked *request, said *answer) error {
 	if err != nil {
 		return err
 	}
+	if asked.Crio {
+		if err := cni.CheckNetworkList(ctx, network, conf); err != nil {
+			return err
+		}
+	}
 	said.Network = time.Since(began).Seconds()
 	said.Result, err = json.Marshal(result)
 	if err != nil {
@@ -192,14 +202,22 @@ func del(ctx context.Context, asked *request) error {
 	if err != nil {
 		return err
 	}
-	pod := running[asked.Id]
-	delete(running, asked.Id)
-	if nri != nil && pod != nil {
-		if err := nri.StopPodSandbox(ctx, &adaptation.StopPodSandboxRequest{Pod: pod}); err != nil {
+	if !asked.Crio {
+		if err := stopped(ctx, asked); err != nil {
 			return err
 		}
 	}
 	return cni.DelNetworkList(ctx, network, conf)
+}
+
+// stopped tells plugins of NRI that a sandbox has ended, or is about to.
+func stopped(ctx context.Context, asked *request) error {
+	pod := running[asked.Id]
+	delete(running, asked.Id)
+	if nri == nil || pod == nil {
+		return nil
+	}
+	return nri.StopPodSandbox(ctx, &adaptation.StopPodSandboxRequest{Pod: pod})
 }
 
 func addressesOf(result types.Result) []string {
