@@ -54,4 +54,6 @@ def show(found: Result, pod: str, console: Console) -> None:
             f"{found.isolated} of them isolated",
             soft_wrap=True,
         )
+    if found.links and not any(one.frames for one in found.differences):
+        console.print(f"  {count(found.links, 'link')} of pods: each sends nothing but its own frames")
     console.print(f"  {found.reading:.2f} s to read the kernel, {found.comparing:.2f} s to compare")

@@ -35,6 +35,7 @@ _IMMEDIATE_REGISTER, _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHA
 _LOOKUP_DESTINATION = 3
 _COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
 _GET_ELEMENTS, _ELEMENTS_TABLE, _ELEMENTS_SET, _ELEMENTS_LIST = 13, 1, 2, 3
+_GET_SET, _SET_TABLE, _SET_NAME, _SET_FLAGS = 10, 1, 2, 3
 _CREATE = 0x400
 _JUMP, _GOTO, _RETURN, _DROP, _ACCEPT = -3, -4, -5, 0, 1
 _VERDICTS = {_RETURN: "-j RETURN", _DROP: "-j DROP", _ACCEPT: "-j ACCEPT"}
@@ -136,6 +137,16 @@ def elements_of(netlink: NetlinkSocket, family: int, table: str, name: bytes) ->
     for body in netlink.dump(Message(SUBSYSTEM | _GET_ELEMENTS, family, wanted)):
         for _, element in attributes(dict(attributes(body)).get(_ELEMENTS_LIST, b"")):
             yield dict(attributes(element))
+
+
+def set_flags(netlink: NetlinkSocket, family: int, table: str) -> dict[str, int]:
+    """Return the sets of a table, each with its flags (``enum nft_set_flags``). Raises OSError."""
+    found = {}
+    for body in netlink.dump(Message(SUBSYSTEM | _GET_SET, family, attribute(_SET_TABLE, _name(table)))):
+        fields = dict(attributes(body))
+        if text(fields.get(_SET_TABLE, b"")) == table:
+            found[text(fields.get(_SET_NAME, b""))] = _number(fields.get(_SET_FLAGS))
+    return found
 
 
 def expressions(rule: Rule) -> Iterator[tuple[str, Attributes]]:

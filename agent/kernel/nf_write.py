@@ -277,13 +277,18 @@ def transact(netlink: NetlinkSocket, messages: Sequence[Message]) -> None:
 
 
 class BaseChain(NamedTuple):
-    """A chain that sees an interface's frames. ``devices``: those of which it sees any now."""
+    """A chain that sees an interface's frames.
+
+    ``number`` is that of its hook, ``devices`` are those of which it sees any now, ``accepts``: it lets pass
+    what no rule of it decides.
+    """
 
     table: str
     name: str
     number: int
     priority: int
     devices: tuple[str, ...]
+    accepts: bool = True
 
 
 def table_flags(netlink: NetlinkSocket, table: str, family: int = NETDEV) -> int | None:
@@ -312,6 +317,7 @@ def base_chain_of(body: memoryview | bytes) -> BaseChain | None:
         int.from_bytes(hook.get(_HOOK_NUMBER, b""), "big"),
         int.from_bytes(hook.get(_HOOK_PRIORITY, b""), "big", signed=True),
         _devices(hook),
+        int.from_bytes(fields.get(_CHAIN_POLICY, b"\0\0\0\1"), "big") == _ACCEPT,
     )
 
 

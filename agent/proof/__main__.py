@@ -52,7 +52,7 @@ def _answer() -> Answer:
         head = given.head(given_by)
         started = time.perf_counter()
         # At once: what the agent writes after it told of its objects is not theirs.
-        reading = read(cast(Mode, head.mode), map(Family, head.families))
+        reading = read(cast(Mode, head.mode), map(Family, head.families), frames=head.frames)
         seconds = time.perf_counter() - started
         found = prove(given.taken(given_by), reading, Key.of(head.pod) if head.pod else None)
         return Answer(msgspec.structs.replace(found, reading=seconds, processor=time.process_time()))

@@ -30,7 +30,8 @@ class Difference(msgspec.Struct, frozen=True):
     ``family`` is 4 or 6, ``direction`` and ``pod`` say of which address it is, empty where it is of none.
     ``peers`` are addresses as text, ``ports`` protocols and ports. ``rule`` is the rule that decides, by its
     chain and its number from 1, ``policy`` what allows it or is said to. ``said`` is all of it for people.
-    ``size`` counts addresses and ports: the smallest difference is told first.
+    ``size`` counts addresses and ports: the smallest difference is told first. ``frames``: it is of the table
+    that guards frames; ``family`` is 0 where these are neither of IPv4 nor of IPv6.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class Difference(msgspec.Struct, frozen=True):
     rule: str = ""
     policy: str = ""
     size: int = ANY
+    frames: bool = False
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ class Result(msgspec.Struct, frozen=True):
     ``reading`` and ``comparing``: the seconds that reading the kernel and comparing took; ``processor``: the
     seconds of processor time that the process took in all. ``wrong`` are the pods of which something differs;
     where all is doubtful, ``everything``. ``proved`` are the policies that isolate pods here, and of which
-    none differs.
+    none differs. ``links``: of how many pods' links the frames were proved, where they are guarded.
     """
 
     differences: tuple[Difference, ...] = ()
@@ -64,6 +66,7 @@ class Result(msgspec.Struct, frozen=True):
     wrong: tuple[str, ...] = ()
     everything: bool = False
     proved: tuple[str, ...] = ()
+    links: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -20,10 +20,12 @@ class Given(msgspec.Struct, frozen=True):
     ``mode`` is ``nft`` or ``legacy``, ``families`` are 4 and 6. ``pods`` are those of all nodes. A policy for
     which the node has no budget is there without its rules. ``closed`` are addresses that stay isolated
     though no pod has them any more, by direction. ``node_networks``: those of other nodes that may reach
-    every pod, by the interfaces in ``uplinks``. ``links``: which interface belongs to which pod.
-    ``tunnels``: of each family in which the node has tunnels, their UDP ports, which pods may not send to.
-    ``linked``: the kernel holds the rules by which pods are judged by their links, as they are now.
-    ``closing``: networks in which addresses are closed that no pod here is known to have.
+    every pod, by the interfaces in ``uplinks``. ``links``: which interface belongs to which pod. ``tunnels``:
+    of each family in which the node has tunnels, their UDP ports, which pods may not send to. ``linked``: the
+    kernel holds the rules by which pods are judged by their links, as they are now. ``closing``: networks in
+    which addresses are closed that no pod here is known to have. ``frames``: the links whose frames are
+    guarded, None where none are, or where that is being written. ``holders``: by the index of such a link the
+    addresses that it is allowed to send from, which tells who had first what two of them claim.
     """
 
     node: str
@@ -39,14 +41,20 @@ class Given(msgspec.Struct, frozen=True):
     tunnels: dict[int, tuple[int, ...]] = {}
     closing: tuple[Network, ...] = ()
     linked: bool = True
+    frames: tuple[PodLink, ...] | None = None
+    holders: dict[int, tuple[bytes, ...]] = {}
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What a proof has to know before the objects come: of which tables; ``pod``: of which pod alone."""
+    """What a proof has to know before the objects come: of which tables; ``pod``: of which pod alone.
+
+    ``frames``: whether the table that guards frames is to be proved.
+    """
 
     mode: str
     families: tuple[int, ...]
     pod: str = ""
+    frames: bool = False
 
 
 def without_rules(policy: NetworkPolicy) -> NetworkPolicy:
@@ -61,7 +69,10 @@ _LENGTH = 4
 
 def pieces(given: Given, pod: str = "") -> Iterator[bytes]:
     """Yield what :func:`taken` reads: the head, the objects but the pods, then these, some at a time."""
-    parts: list[object] = [Head(given.mode, given.families, pod), msgspec.structs.replace(given, pods=())]
+    parts: list[object] = [
+        Head(given.mode, given.families, pod, given.frames is not None),
+        msgspec.structs.replace(given, pods=()),
+    ]
     for part in parts:
         yield _piece(_ENCODER.encode(part))
     for at in range(0, len(given.pods), PIECE):

@@ -3,8 +3,9 @@
 For each address of a pod here and each direction, the rules that were read are walked for all peers and ports
 at once (:mod:`.walk`), by each way that a packet may come. What passes must be what the specification says.
 
-Two more modules say what no policy does: :mod:`.node` of what the node and its pods send each other, and
-:mod:`.strange` of addresses that a link's pod does not have. Not in the statement are packets of discovery,
+Three more modules say what no policy does: :mod:`.node` of what the node and its pods send each other,
+:mod:`.strange` of addresses that a link's pod does not have, and :mod:`.frames` of what pods write by
+themselves, where that is guarded. Not in the statement are packets of discovery,
 which IPv6 needs, and those to tunnels of other nodes.
 """
 
@@ -20,6 +21,7 @@ from agent.proof import node, strange
 from agent.proof.difference import Difference, Result
 from agent.proof.expected import Expected
 from agent.proof.family import Proof
+from agent.proof.frames import prove as frames
 from agent.proof.given import Given
 from agent.proof.reading import Reading
 
@@ -38,6 +40,8 @@ def prove(given: Given, reading: Reading, pod: Key | None = None) -> Result:
             if target.pod is not None and pod in (None, target.pod):
                 addresses.add(target.number)
                 isolated |= {target.number} if expected.isolating(target) else set()
+    links, of_frames = frames.prove(given, reading.frames, pod)
+    found += of_frames
     found.sort(key=lambda one: (one.size, one.said))
     wrong = {one.pod for one in found if one.pod}
     everything = any(not one.pod for one in found)
@@ -48,6 +52,7 @@ def prove(given: Given, reading: Reading, pod: Key | None = None) -> Result:
         comparing=time.perf_counter() - started,
         wrong=tuple(sorted(wrong)),
         everything=everything,
+        links=links,
         proved=() if everything else tuple(map(str, expected.enforced(wrong))),
     )
 

@@ -16,6 +16,8 @@ from agent.kernel.ipset_members import Flow
 from agent.kernel.ipset_shapes import LIST, SetContent
 from agent.kernel.netlink import NetlinkSocket
 from agent.net import Family
+from agent.proof.frames.reading import NOT_READ, FrameReading
+from agent.proof.frames.reading import read as read_frames
 
 FLOWS = "hash:ip,port,ip"
 _SETS = re.compile(r"--(?:match-set|add-set) (\S+) ")
@@ -27,7 +29,7 @@ class Reading:
 
     ``lists`` are the sets of sets, each with the names of those in it; ``flows`` the sets of connections.
     What rules name and is in none of these was not there when it was read. ``unseeing``: why no packets come
-    to the tables, whatever is in them.
+    to the tables, whatever is in them. ``frames``: the table that guards frames, where that is asked for.
     """
 
     tables: Mapping[Family, Table]
@@ -35,6 +37,7 @@ class Reading:
     lists: Mapping[str, frozenset[str]] = field(default_factory=dict)
     flows: Mapping[str, frozenset[Flow]] = field(default_factory=dict)
     unseeing: Mapping[Family, tuple[str, ...]] = field(default_factory=dict)
+    frames: FrameReading = NOT_READ
 
 
 def named_sets(table: Table) -> set[str]:
@@ -49,10 +52,10 @@ def named_sets(table: Table) -> set[str]:
     }
 
 
-def read(mode: Mode, families: Iterable[Family]) -> Reading:
+def read(mode: Mode, families: Iterable[Family], *, frames: bool = False) -> Reading:
     """Read the kernel of the calling thread's network namespace; changes nothing there.
 
-    Raises TableError, SetError and OSError.
+    ``frames``: read the table that guards frames, too. Raises TableError, SetError and OSError.
     """
     tables = Tables(mode)
     found = {family: tables.read(family) for family in families}
@@ -78,7 +81,8 @@ def read(mode: Mode, families: Iterable[Family]) -> Reading:
             except SetError as error:
                 if not error.missing:
                     raise
-    return Reading(found, sets, lists, flows, _unseeing(found) if mode == "nft" else {})
+    unseeing = _unseeing(found) if mode == "nft" else {}
+    return Reading(found, sets, lists, flows, unseeing, read_frames() if frames else NOT_READ)
 
 
 def _unseeing(found: Mapping[Family, Table]) -> dict[Family, tuple[str, ...]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
 from agent.dataplane.frames import TABLE
+from agent.dataplane.podlinks import PodLink
 from agent.fault import Fault
 from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.nf_tables import NETDEV, generation, table_of
@@ -19,6 +20,7 @@ from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.threads import StartThread
 
 if TYPE_CHECKING:
+    from agent.dataplane.frames.bindings import Held
     from agent.dataplane.frames.guard import FrameGuard, Guarding
 
 _log = log.get(__name__)
@@ -88,6 +90,20 @@ class Kernel(NamedTuple):
 KERNEL = Kernel()
 
 
+class Settled(NamedTuple):
+    """Whose frames are guarded: the links, and by their index what each may send as.
+
+    ``links`` is None where frames are not to be guarded. ``commits``: how many have been made until then.
+    """
+
+    commits: int
+    links: tuple[PodLink, ...] | None
+    held: Held
+
+
+NOT_GUARDED = Settled(0, None, {})
+
+
 class Frames:
     """Due when links have changed, each second to ask whether somebody wrote, and each drift interval.
 
@@ -128,6 +144,9 @@ class Frames:
         self._version: int | None = None
         self._ask_at = AT_ONCE
         self._at = AT_ONCE
+        self._followed: tuple[PodLink, ...] = ()
+        self._commits = 0
+        self._renewing = False
 
     def start(self) -> None:
         """Remove what an earlier run left, where that is no longer wanted."""
@@ -158,7 +177,10 @@ class Frames:
             return
         self._at, self._taken = now + self._interval, self._linked_pods.changes
         links, guard = self._linked_pods.known(), self._guard or self._kernel.make_guard()
-        self._guard, self._running = guard, True
+        self._guard, self._running, self._followed = guard, True, links
+        if self._renewing:
+            self._renewing = False
+            guard.forget()
 
         def follow() -> None:
             try:
@@ -172,6 +194,24 @@ class Frames:
 
         self._start_thread("frames", follow)
 
+    def settled(self) -> Settled | None:
+        """Return whose frames the kernel guards; None while that is not known, or being written."""
+        if not self._wanted:
+            return NOT_GUARDED
+        if self._guard is None or self._running or self._linked_pods.changes != self._taken:
+            return None
+        if not self._known():
+            return None
+        if self._linked_pods.known() != self._followed:
+            # An address inside a pod has become another's.
+            self._at = AT_ONCE
+            return None
+        return Settled(self._commits, self._followed, self._guard.held)
+
+    def renew(self) -> None:
+        """Write the whole table anew, since a proof has found it to differ."""
+        self._renewing, self._at = True, AT_ONCE
+
     def _known(self) -> bool:
         """Whether the links of this run are known, so that none is let go for that."""
         return self._linked_pods.looked if self._links is not None else self._linked_pods.settled
@@ -180,6 +220,7 @@ class Frames:
         self._running = False
         self._version = seen
         self._links = done.links
+        self._commits += done.commits
         self.faults = done.faults
         self._calls.backend.authors.wrote_beside(done.commits)
         if done.pending:

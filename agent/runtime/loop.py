@@ -43,7 +43,8 @@ from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.new_pods import NewPods
 from agent.runtime.node_name import NodeName
-from agent.runtime.proving import Child, Proving, in_a_process
+from agent.runtime.prover import Child, in_a_process
+from agent.runtime.proving import Proving
 from agent.runtime.reconcile import Reconcile
 from agent.runtime.recorder import Recorder
 from agent.runtime.relink import Relink
@@ -229,10 +230,10 @@ class Agent:
         self._reconcile.noted, recorder.confirmed = unconfirmed.take, unconfirmed.news
         self.drift.repairing = recorder.repair
         self.frames.repaired = self.drift.repaired
+        self.proving.frames, self.proving.renew = self.frames.settled, self.frames.renew
         self.drift.writing_beside = lambda: self.frames.writing
-        first_start.adopted = recorder.adopted
         self._collecting = Collecting(self._reconcile.quiet, clock, world.memory)
-        first_start.enforcing = self._collecting.begin
+        first_start.adopted, first_start.enforcing = recorder.adopted, self._collecting.begin
         self._takes = {Call.SYNC: self._reconcile.synced, Call.APPLY: calls.note, Call.TIDY: tidy.tidied}
         """Who takes the report of a call whose work went on."""
         self._tasks: tuple[Task, ...] = (

@@ -10,31 +10,27 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-import agent
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
-from agent.decoding import UndecodableError, decode
 from agent.fault import Fault
 from agent.kube.model import Key, NetworkPolicy
 from agent.net import Family
 from agent.observe.proof import ProofState
 from agent.policy.engine import Engine
-from agent.proof.difference import Answer, Difference, Kind, Result
-from agent.proof.given import Given, pieces
+from agent.proof.difference import Difference, Kind, Result
+from agent.proof.given import Given
 from agent.runtime import to_prove
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.drift import Drift
+from agent.runtime.frames import NOT_GUARDED, Settled
 from agent.runtime.inbox import Inbox
+from agent.runtime.prover import PATIENCE, Child, UnprovedError
 from agent.runtime.threads import StartThread
 
 _log = log.get(__name__)
@@ -49,16 +45,10 @@ UNSETTLED = 0.1
 """Seconds after which the loop is asked again whether nothing is being written."""
 LINKED = 3.0
 """Seconds that are waited for rules about pods' links: some changes of pods keep them from being whole."""
-PATIENCE = 60.0
-"""Seconds that a process may take."""
 SHARE = 20
 """So many times as much processor time as a proof took it waits at least until the next: 5 % of a core."""
 TOLD = 5
 """How many differences are told."""
-
-
-class UnprovedError(Exception):
-    """It cannot be proved now; the text says why."""
 
 
 class Moment(NamedTuple):
@@ -66,7 +56,7 @@ class Moment(NamedTuple):
 
     given: Given
     policies: Mapping[str, NetworkPolicy]
-    writes: tuple[int, int]
+    writes: tuple[int, int, int]
 
 
 class Proved(NamedTuple):
@@ -78,9 +68,6 @@ class Proved(NamedTuple):
 
 Place = tuple[int, Kind, str, str]
 """Of what something differs: a family, in which way, a direction, and a pod."""
-
-Child = Callable[[Callable[[], Given], str], Result]
-"""Proves in another process: takes what gives the objects when it is ready, and of which pod alone."""
 
 
 class Proving:
@@ -112,6 +99,10 @@ class Proving:
         """Why the last proof came to nothing, if so."""
         self.pause = interval
         """Seconds from one proof to the next, 0.0 where none is made."""
+        self.frames: Callable[[], Settled | None] = lambda: NOT_GUARDED
+        """Returns whose frames the kernel guards; None while that is being written."""
+        self.renew: Callable[[], None] = lambda: None
+        """Has the table that guards frames written anew."""
         self._node = node
         self._mode = mode
         self._families = families
@@ -197,24 +188,26 @@ class Proving:
     def _settled(self, *, linked: bool) -> Moment | None:
         """Return what is to be proved; None while the kernel does not hold it yet.
 
-        ``linked``: wait for the rules about links, too.
+        ``linked``: wait for the rules about links and their frames, too.
         """
         calls, engine = self._calls, self._engine
         if calls.refused:
             raise UnprovedError("another program enforces policies here")
         if calls.phase is not Phase.ENFORCING or calls.retry.pending or calls.backend.busy or engine.waiting:
             return None
-        if linked and not self._linked():
+        frames = self.frames()
+        if linked and (frames is None or not self._linked()):
             return None
         around, all_ = calls.backend.around(), engine.extract(None)
         written = {str(policy.key): policy for policy in all_.policies if policy.key not in all_.over_budget}
         families = tuple(int(family) for family in self._families())
         head = Given(self._node, self._mode, families, (), (), (), linked=self._linked())
-        given = to_prove.given(head, engine.program, all_, around)
+        given = to_prove.given(head, engine.program, all_, around, frames)
         return Moment(given, written, self._writes())
 
-    def _writes(self) -> tuple[int, int]:
-        return id(self._calls.backend), self._calls.backend.around().writes
+    def _writes(self) -> tuple[int, int, int]:
+        frames, backend = self.frames(), self._calls.backend
+        return id(backend), backend.around().writes, -1 if frames is None else frames.commits
 
     def _unchanged(self, moment: Moment) -> bool:
         calls = self._calls
@@ -273,6 +266,8 @@ class Proving:
             self._lasting = frozenset(one.said for one in result.differences)
             self._repair_at = now + self.interval
             self._drift.repair(told)
+            if any(one.frames for one in result.differences):
+                self.renew()
             self._at = now + AGAIN
 
     def _piecewise(self, result: Result, moment: Moment) -> Result | None:
@@ -355,35 +350,6 @@ def _places(result: Result) -> set[Place]:
 
 def _without_differences(result: Result) -> Result:
     return msgspec.structs.replace(result, differences=(), wrong=(), everything=False)
-
-
-def in_a_process(given: Callable[[], Given], pod: str) -> Result:
-    """Prove in a process of its own, which is made for it. Raises UnprovedError and OSError."""
-    home = str(Path(agent.__file__).parent.parent)
-    command = [sys.executable, "-P", "-m", "agent.proof"]
-    environment = {**os.environ, "PYTHONPATH": home}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
-        limit = threading.Timer(PATIENCE, process.kill)
-        limit.daemon = True
-        limit.start()
-        try:
-            assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
-            if process.stdout.readline() != b"ready\n":
-                raise UnprovedError("the process that proves ended at once; see the log")
-            for piece in pieces(given(), pod):
-                process.stdin.write(piece)
-            process.stdin.close()
-            answer = decode(process.stdout.read() or b"{}", Answer)
-        except (BrokenPipeError, UndecodableError) as error:
-            raise UnprovedError(f"the process that proves has failed: {error}; see the log") from error
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            limit.cancel()
-    if answer.result is None:
-        raise UnprovedError(answer.error or "the process that proves has ended early; see the log")
-    return answer.result
 
 
 def told(differences: Iterable[Difference]) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from agent.observe.routes import JSON, TEXT, Request, Response, Route, Routes
 from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import backends
 from agent.runtime.loop import Agent
-from agent.runtime.proving import Proving, UnprovedError
+from agent.runtime.prover import UnprovedError
+from agent.runtime.proving import Proving
 from agent.settings import Settings
 
 if TYPE_CHECKING:

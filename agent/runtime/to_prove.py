@@ -9,10 +9,15 @@ from agent.net import Direction
 from agent.policy.extract import Extract
 from agent.policy.program import Program
 from agent.proof.given import Given, without_rules
+from agent.runtime.frames import NOT_GUARDED, Settled
 
 
-def given(head: Given, program: Program, objects: Extract, around: Around) -> Given:
-    """Return ``head`` with all objects, which the kernel enforces as ``program``, and what is around."""
+def given(head: Given, program: Program, objects: Extract, around: Around, frames: Settled | None) -> Given:
+    """Return ``head`` with all objects, which the kernel enforces as ``program``, and what is around.
+
+    ``frames``: whose the kernel guards, None while that is being written.
+    """
+    guarded = NOT_GUARDED if frames is None else frames
     over = objects.over_budget
     return msgspec.structs.replace(
         head,
@@ -25,4 +30,6 @@ def given(head: Given, program: Program, objects: Extract, around: Around) -> Gi
         links=around.links,
         tunnels={int(family): tuple(sorted(ports)) for family, ports in around.tunnels.items()},
         closing=tuple(around.closing),
+        frames=guarded.links,
+        holders={number: tuple(addresses) for number, addresses in guarded.held.items()},
     )

@@ -16,6 +16,7 @@ from tests.chaos.probe import Probe
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import Stage
 from tests.kernel.breaks import BREAKS
+from tests.kernel.frame_breaks import FRAME_BREAKS, GuardedNode
 from tests.kernel.proved import ProvedNode
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.netns import Netns
@@ -51,6 +52,18 @@ def broken(mode: Mode, length: Length) -> Outcome:
     finally:
         netns.close()
     return Outcome(note=f"{len(BREAKS)} ways to break a kernel", broken=tuple(missed))
+
+
+def broken_frames(length: Length) -> Outcome:
+    """Break the table that guards frames in each way that is known, and see that a proof finds it."""
+    del length
+    netns = Netns("proved")
+    try:
+        with netns.entered():
+            missed = GuardedNode().missed()
+    finally:
+        netns.close()
+    return Outcome(note=f"{len(FRAME_BREAKS)} ways to break the table of frames", broken=tuple(missed))
 
 
 def changing(layout: Layout, mode: Mode, length: Length) -> Outcome:
@@ -118,6 +131,7 @@ def _figure(stage: Stage, name: str) -> float:
 SCENARIOS = (
     Scenario("7.2", "what is broken in nft tables is found", functools.partial(broken, "nft"), 20),
     Scenario("7.2", "what is broken in legacy tables is found", functools.partial(broken, "legacy"), 20),
+    Scenario("7.2", "what is broken in the table of frames is found", broken_frames, 10),
     Scenario("7.3", "what only a proof finds is put back", mending, 40),
     Scenario(
         "7.4",

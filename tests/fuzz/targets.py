@@ -19,11 +19,13 @@ from agent.history import query
 from agent.kernel import conntrack, headers, nf_write, nflog, rtnetlink, tunnels
 from agent.kernel.ipset_members import decode_members
 from agent.kernel.netlink import attribute, attributes
+from agent.kernel.nf_tables import Rule
 from agent.kube import address, facts, wire
 from agent.kube.logging import logging_of
 from agent.kube.manifest import read_text
 from agent.kube.model import Kind
 from agent.kube.text import UnreadableError
+from agent.proof.frames.lines import line
 from agent.sources.apiserver import proof
 from agent.sources.cni import result
 from agent.sources.nri import messages
@@ -252,6 +254,7 @@ TARGETS: Sequence[Target] = (
     Target(
         "comment of a rule", _texts(_of_each_rule(comments.read_of_rule)), [b"1 of shop/a", b"pod shop/a"]
     ),
+    Target("rule about frames, proved", lambda data: line(Rule("t", "c", 0, data)), [_FRAME_RULE]),
     Target("comment of a denial", _texts(_of_each_rule(comments.read_denies)), [b"pod shop/a: denied"]),
     Target("iptables -S", _texts(foreign._parse), [b"-P FORWARD DROP\n-N A\n-A A -j DROP\n"]),
     Target(

@@ -82,6 +82,8 @@ class Selection(enum.StrEnum):
     """The kernel, broken in each way that is known."""
     AREAS = "tests/unit/proof/test_area.py"
     WALK = "tests/unit/proof/test_walk.py"
+    FRAMES_PROVED = "tests/unit/proof/frames/test_walk.py"
+    """The table that guards frames, whole and broken, against frames one by one."""
     PROVING = "tests/unit/runtime/test_proving.py"
     MARKS = "tests/unit/dataplane/test_marks.py"
     """Which bits of packets' marks others use, and which are taken."""

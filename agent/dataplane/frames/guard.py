@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from agent.closing import Closing
 from agent.dataplane.frames import TABLE, table
-from agent.dataplane.frames.bindings import Binding, bindings
+from agent.dataplane.frames.bindings import Binding, Held, bindings
 from agent.dataplane.podlinks import PodLink
 from agent.fault import Fault
 from agent.kernel import nf_owned
@@ -67,6 +67,7 @@ class FrameGuard(Closing):
         self._netlink: NetlinkSocket | None = None
         """None: the table is to be made anew, by a new socket."""
         self._flags = 0
+        self._doubted = False
 
     def close(self) -> None:
         """Let go of the table, which stays."""
@@ -86,10 +87,10 @@ class FrameGuard(Closing):
             held = seen.keys if self._rules is None else table.keys(self._bound.values())
             wanted = _present(bindings(links, table.held_by(held)))
             drift = () if self._rules is None else tuple(_differences(self._bound, self._rules, seen))
-            if anew or drift:
+            if anew or drift or self._doubted:
                 nf.transact(netlink, _whole(wanted, self._flags))
                 commits.append(len(wanted))
-                self._bound = dict(wanted)
+                self._bound, self._doubted = dict(wanted), False
                 faults: list[Fault] = []
             else:
                 faults = self._change(netlink, seen, wanted, commits)
@@ -111,6 +112,15 @@ class FrameGuard(Closing):
             netlink.set_option(socket.SOL_SOCKET, _BUFFER_FORCE, _BUFFER_BYTES)
         self._flags = nf_owned.flags(netlink)
         return netlink
+
+    @property
+    def held(self) -> Held:
+        """As what each link may send, by its index: hardware and IP addresses."""
+        return {number: one.hardware | one.addresses for number, one in self._bound.items()}
+
+    def forget(self) -> None:
+        """Have the next call replace the whole table, whatever it holds."""
+        self._doubted = True
 
     def _links(self) -> frozenset[str]:
         return frozenset(binding.name for binding in self._bound.values())

@@ -13,6 +13,7 @@ from agent.dataplane.podlinks import PodLink
 from agent.fault import Fault
 from agent.kube.model import Key
 from agent.observe.health import HealthCheck, State, readyz
+from agent.proof.difference import Difference, Kind, Result
 from agent.runtime.frames import ASK_EVERY, RETRY, Kernel
 from agent.runtime.linked_pods import _Found
 from agent.settings import resolve
@@ -32,7 +33,9 @@ class Guarded(Rig):
         self.at: list[float] = []
         self.answers: list[Guarding] = []
         self.let_go = 0
+        self.forgotten = 0
         self.version = 1
+        self.held = {1: frozenset({b"\2\0\0\0\0\1"})}
         settings = resolve({"node_name": "here", "guard_frames": str(wanted).lower()}, {})
         kernel = Kernel(
             lambda: cast(FrameGuard, self), self._let_go, lambda: self.version, lambda: {"kind": 3}
@@ -45,6 +48,9 @@ class Guarded(Rig):
         self.followed.append(tuple(sorted(names)))
         self.at.append(self.clock.monotonic())
         return self.answers.pop(0) if self.answers else Guarding(1, names)
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def _let_go(self) -> tuple[Fault, ...]:
         self.let_go += 1
@@ -127,6 +133,37 @@ def test_what_others_changed_is_counted_and_told(guarded: Guarded) -> None:
     guarded.rest(ASK_EVERY)
     assert guarded.agent.drift.found[What.FRAMES] == 1
     assert guarded.agent.drift.repairs == 1
+
+
+def test_a_proof_is_told_whose_frames_are_guarded(guarded: Guarded) -> None:
+    proving = guarded.agent.proving
+    assert proving.frames() is None
+    guarded.found(1)
+    guarded.rest(ASK_EVERY)
+    settled = proving.frames()
+    assert settled is not None
+    assert settled.commits == 1
+    assert [link.name for link in settled.links or ()] == ["veth1"]
+    guarded.proofs = [Result()]
+    guarded.beside(proving.verify)
+    (given,) = guarded.given
+    assert given.frames == settled.links
+    assert given.holders == {1: (b"\2\0\0\0\0\1",)}
+    guarded.found(1, 2)
+    assert proving.frames() is None
+
+
+def test_what_a_proof_finds_has_the_whole_table_written_anew(guarded: Guarded) -> None:
+    guarded.found(1)
+    guarded.rest(ASK_EVERY)
+    followed = len(guarded.followed)
+    wrong = Difference(Kind.OPEN, 4, "pod default/p1 may send", pod="default/p1", frames=True)
+    guarded.proofs = [Result((wrong,)), Result()]
+    guarded.beside(guarded.agent.proving.verify)
+    guarded.rest(ASK_EVERY)
+    assert guarded.forgotten == 1
+    assert len(guarded.followed) == followed + 1
+    assert guarded.agent.drift.found[What.UNPROVED] == 1
 
 
 def test_what_cannot_be_written_is_told_and_tried_again(guarded: Guarded) -> None:

@@ -12,7 +12,8 @@ from agent.kube.model import Key, Kind, Namespace, NetworkPolicy
 from agent.observe.health import State, readyz
 from agent.proof.difference import Difference, Result
 from agent.proof.difference import Kind as Found
-from agent.runtime.proving import FIRST, TRIES, UnprovedError
+from agent.runtime.prover import UnprovedError
+from agent.runtime.proving import FIRST, TRIES
 from tests.build import pod, upsert
 from tests.unit.runtime.rig import Rig
 

@@ -1,0 +1,1 @@
+"""The table that guards frames, proved without a kernel."""
