@@ -86,7 +86,8 @@ class Around(NamedTuple):
     """What the rules in the kernel depend on besides the program.
 
     ``uplinks``: interfaces by which other nodes are let in; ``links``: which interface belongs to which pod;
-    ``tunnels``: of each family in which rules are about tunnels of the node, their UDP ports. ``closing``:
+    ``tunnels``: of each family in which rules are about tunnels of the node, their UDP ports, and
+    ``tunnel_protocols``: their IP protocols. ``closing``:
     networks in which addresses are closed that no pod here is known to have. ``writes``: how often the kernel
     has been written to: what is read between two equal numbers is of one state.
     """
@@ -94,6 +95,7 @@ class Around(NamedTuple):
     uplinks: frozenset[str] = frozenset()
     links: tuple[PodLink, ...] = ()
     tunnels: Mapping[Family, frozenset[int]] = MappingProxyType({})
+    tunnel_protocols: Mapping[Family, frozenset[int]] = MappingProxyType({})
     closing: frozenset[Network] = frozenset()
     writes: int = 0
 

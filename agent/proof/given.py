@@ -21,11 +21,12 @@ class Given(msgspec.Struct, frozen=True):
     which the node has no budget is there without its rules. ``closed`` are addresses that stay isolated
     though no pod has them any more, by direction. ``node_networks``: those of other nodes that may reach
     every pod, by the interfaces in ``uplinks``. ``links``: which interface belongs to which pod. ``tunnels``:
-    of each family in which the node has tunnels, their UDP ports, which pods may not send to. ``linked``: the
-    kernel holds the rules by which pods are judged by their links, as they are now. ``closing``: networks in
-    which addresses are closed that no pod here is known to have. ``frames``: the links whose frames are
-    guarded, None where none are, or where that is being written. ``holders``: by the index of such a link the
-    addresses that it is allowed to send from, which tells who had first what two of them claim.
+    of each family in which the node has tunnels, their UDP ports, which pods may not send to;
+    ``tunnel_protocols``: and their IP protocols. ``linked``: the kernel holds the rules by which pods are
+    judged by their links, as they are now. ``closing``: networks in which addresses are closed that no pod
+    here is known to have. ``frames``: the links whose frames are guarded, None where none are, or where that
+    is being written. ``holders``: by the index of such a link the addresses that it is allowed to send from,
+    which tells who had first what two of them claim.
     """
 
     node: str
@@ -39,6 +40,7 @@ class Given(msgspec.Struct, frozen=True):
     uplinks: tuple[str, ...] = ()
     links: tuple[PodLink, ...] = ()
     tunnels: dict[int, tuple[int, ...]] = {}
+    tunnel_protocols: dict[int, tuple[int, ...]] = {}
     closing: tuple[Network, ...] = ()
     linked: bool = True
     frames: tuple[PodLink, ...] | None = None

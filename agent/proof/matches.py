@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from functools import lru_cache
 
 from agent.net import Network, Protocol
@@ -16,6 +17,31 @@ PROTOCOLS = {protocol.name.lower(): ports.ports(protocol) for protocol in Protoc
     str(int(protocol)): ports.ports(protocol) for protocol in Protocol
 }
 """The protocols that policies tell apart, by their names and numbers in rules."""
+
+
+_NAMES = {
+    "udplite": 136,
+    "esp": 50,
+    "ah": 51,
+    "ipv6-mh": 135,
+    "mh": 135,
+    "icmp": 1,
+    "ipv6-icmp": 58,
+    "icmpv6": 58,
+}
+"""What iptables calls protocols by itself; all others it has from the machine's list, protocols(5)."""
+
+
+def protocol_number(text: str) -> int:
+    """Return the IANA number of a protocol as a rule has it. Raises UnreadError."""
+    if text.isdecimal():
+        return int(text)
+    if text in _NAMES:
+        return _NAMES[text]
+    try:
+        return socket.getprotobyname(text)
+    except OSError:
+        raise UnreadError(f"the protocol {text}") from None
 
 
 def numbers(rule: Line, value: str, *, negated: bool) -> Ports:

@@ -8,6 +8,7 @@ It passes, but for what a pod sends to the node's tunnels, which would bring it 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 
 from agent.dataplane.iptables.rules import names
@@ -18,8 +19,10 @@ from agent.proof.area import Area
 from agent.proof.difference import Difference, Kind
 from agent.proof.expected import Target
 from agent.proof.family import Proof, passing
+from agent.proof.matches import PROTOCOLS, protocol_number
 from agent.proof.walk import Walker
-from agent.proof.ways import Way
+from agent.proof.ways import UNNAMED, UnreadError, Way
+from agent.reach.ports import OTHER
 
 
 def differences(proof: Proof, pod: Key | None) -> Iterator[Difference]:
@@ -27,6 +30,7 @@ def differences(proof: Proof, pod: Key | None) -> Iterator[Difference]:
     yield from _missing(proof)
     walkers, every = proof.walkers, area.whole(proof.atoms.every)
     marks = tuple(mark for mark in proof.marks.first if mark != proof.marks.used)
+    protocols = _protocols(proof)
     for target in proof.targets:
         if target.pod is None or pod not in (None, target.pod):
             continue
@@ -35,12 +39,15 @@ def differences(proof: Proof, pod: Key | None) -> Iterator[Difference]:
             ways = [Way(go=near, mark=mark, local=True) for mark in marks]
             yield from _shut(proof, walkers, target, ways, names.OUTPUT, every)
             continue
-        wanted = area.without(every, proof.to_tunnels)
-        ways = [Way(near, port_in=port, mark=mark) for mark in marks]
-        ways += [Way(near, port_in=port, state=state) for state in proof.states]
-        yield from _shut(proof, walkers, target, ways, names.INPUT, wanted)
-        # Whatever address it has, and whatever address it writes.
-        yield from _opened(proof, walkers, target, ways)
+        for protocol in protocols:
+            tunnels = proof.to_tunnels
+            if protocol in proof.given.tunnel_protocols.get(proof.family, ()):
+                tunnels = area.merged(tunnels, {OTHER: proof.atoms.every})
+            ways = [Way(near, port_in=port, mark=mark, protocol=protocol) for mark in marks]
+            ways += [Way(near, port_in=port, state=one, protocol=protocol) for one in proof.states]
+            yield from _shut(proof, walkers, target, ways, names.INPUT, area.without(every, tunnels))
+            # Whatever address it has, and whatever address it writes.
+            yield from _opened(proof, target, ways, tunnels)
 
 
 def _shut(
@@ -61,16 +68,27 @@ def _shut(
             yield proof.say.of_node(target, way, start, shut)
 
 
-def _opened(
-    proof: Proof, walkers: Mapping[Direction, Walker], target: Target, ways: list[Way]
-) -> Iterator[Difference]:
-    if not proof.to_tunnels or names.INPUT not in proof.chains:
+def _opened(proof: Proof, target: Target, ways: list[Way], tunnels: Area) -> Iterator[Difference]:
+    if not tunnels or names.INPUT not in proof.chains:
         return
     for direction in Direction:
         for way in ways:
-            passed, _ = passing(walkers[direction].walk(names.INPUT, target.number, way))
-            if opened := area.common(passed, proof.to_tunnels):
+            passed, _ = passing(proof.walkers[direction].walk(names.INPUT, target.number, way))
+            if opened := area.common(passed, tunnels):
                 yield proof.say.to_tunnel(target, direction, way, opened)
+
+
+def _protocols(proof: Proof) -> tuple[int, ...]:
+    """Return the protocols that INPUT tells apart, or the node's tunnels are of, and one for all others."""
+    found = set(proof.given.tunnel_protocols.get(proof.family, ()))
+    for chain in proof.walkers[Direction.EGRESS].led_to(names.INPUT):
+        for rule in proof.tables.lines(chain):
+            for condition in rule.conditions:
+                if condition.option == "-p" and condition.value not in PROTOCOLS and not rule.special:
+                    # One that cannot be read is told of where packets come to its rule.
+                    with contextlib.suppress(UnreadError):
+                        found.add(protocol_number(condition.value))
+    return (UNNAMED, *sorted(found))
 
 
 def _missing(proof: Proof) -> Iterator[Difference]:

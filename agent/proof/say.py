@@ -290,6 +290,8 @@ def _by(way: Way) -> str:
         told.append("if it is bridged")
     if way.mark:
         told.append(f"if it bears the mark {way.mark:#x}")
+    if way.protocol > 0:
+        told.append(f"if it is of protocol {way.protocol}")
     if way.state != "NEW":
         told.append(f"if connection tracking says {way.state}")
     return f" ({', '.join(told)})" if told else ""

@@ -18,12 +18,12 @@ from agent.proof import area
 from agent.proof.area import Area, Products
 from agent.proof.atoms import Atoms, covered
 from agent.proof.lines import ENDS, NOTING, Condition, Line, line, mark_of
-from agent.proof.matches import PROTOCOLS, crossed, network, numbers
+from agent.proof.matches import PROTOCOLS, crossed, network, numbers, protocol_number
 from agent.proof.special import is_ours
 from agent.proof.ways import FIELDS, UnreadError, Way, on_the_way
 from agent.reach import intervals
 from agent.reach.addresses import of_network
-from agent.reach.ports import ALL, Ports
+from agent.reach.ports import ALL, NONE, OTHER, Ports
 
 PASSED, DENIED, BACK, UNREAD = "passed", "denied", "back", "unread"
 """What becomes of a packet: accepted, dropped, returned from the chain, or a rule cannot be read."""
@@ -38,8 +38,6 @@ Outcomes = dict[Outcome, Area]
 _OTHERS_TOLD_APART = (names.TUNNEL_OUT, names.UNTRACKED)
 """Chains for packets of one of the protocols that policies do not tell apart, such as those of tunnels: an
 ordinary packet is of another one."""
-_OF_TUNNELS = (names.TUNNEL_IN, names.TUNNEL_ANY)
-"""The same in INPUT, where packets are sent on for good."""
 _OF_UNKNOWN = tuple(map(names.unknown, Direction))
 """Chains that close addresses that no pod is known to have; what such an other end gets is not asked here."""
 _ENDS = {"ACCEPT": PASSED, "RETURN": BACK}
@@ -251,7 +249,7 @@ class Walker:
         mask, some, looked = self._atoms.every, ALL, False
         several: Products | None = None
         for condition in rule.conditions:
-            found = self._is(condition, rule, chain, own, way, mark)
+            found = self._is(condition, rule, own, way, mark)
             if isinstance(found, tuple):
                 several = found if several is None else crossed(several, found)
             elif isinstance(found, bool):
@@ -286,7 +284,7 @@ class Walker:
         raise UnreadError("a limit")
 
     def _is(
-        self, condition: Condition, rule: Line, chain: str, own: int, way: Way, mark: int
+        self, condition: Condition, rule: Line, own: int, way: Way, mark: int
     ) -> bool | int | Ports | Products:
         """Return what a condition asks for: of the way (True, False), atoms, ports, or atoms with ports."""
         option, value, more, negated = condition
@@ -298,13 +296,8 @@ class Walker:
             found = self._atoms.of_network[asked]
             return self._atoms.every & ~found if negated else found
         if option == "-p":
-            known = PROTOCOLS.get(value)
-            apart = _OF_TUNNELS if rule.goto and chain == names.INPUT else _OTHERS_TOLD_APART
-            if known is None and rule.target in apart and rule.goto is (apart is _OF_TUNNELS):
-                return negated
-            if known is None:
-                raise UnreadError(f"-p {value}: policies do not tell other protocols from each other")
-            return ALL - known if negated else known
+            some = self._of_protocol(value, rule, way)
+            return ALL - some if negated else some
         if option in ("--dport", "--dports"):
             return numbers(rule, value, negated=negated)
         if option == "--match-set":
@@ -318,6 +311,16 @@ class Walker:
         if option.startswith("--limit"):
             return True
         return on_the_way(condition, way) is not negated
+
+    def _of_protocol(self, value: str, rule: Line, way: Way) -> Ports:
+        known = PROTOCOLS.get(value)
+        if known is not None:
+            return known
+        if way.protocol:
+            return OTHER if protocol_number(value) == way.protocol else NONE
+        if rule.target in _OTHERS_TOLD_APART and not rule.goto:
+            return NONE
+        raise UnreadError(f"-p {value}: policies do not tell other protocols from each other")
 
     def _in_set(self, name: str, sides: str, own: int, *, negated: bool) -> bool | int | Ports | Products:
         if name in self._tables.lookups and sides == "src,dst,dst":
@@ -362,8 +365,8 @@ class Walker:
         return found
 
     def _looks_at(self, condition: Condition) -> str:
-        option, _, sides, _ = condition
-        if option in FIELDS:
+        option, value, sides, _ = condition
+        if option in FIELDS and not (option == "-p" and value in PROTOCOLS):
             return FIELDS[option]
         if option in ("-s", "-d") and (option == "-s") is not self._inwards:
             return OWN

@@ -19,6 +19,7 @@ FIELDS = {
     "--physdev-out": "port_out",
     "--physdev-is-bridged": "bridged",
     "--src-type": "local",
+    "-p": "protocol",
 }
 """Matches on the way of a packet, with its field of :class:`Way`."""
 
@@ -26,6 +27,9 @@ _MOST_MARKS = 8
 """Marks that are tried of those that rules ask for and the agent did not write."""
 
 Chains = Mapping[str, tuple[str, ...]]
+
+
+UNNAMED = -1
 
 
 class UnreadError(Exception):
@@ -37,7 +41,9 @@ class Way(NamedTuple):
 
     ``come`` and ``go`` are names of interfaces, ``port_in`` and ``port_out`` of ports of bridges, empty for
     one that no rule names. ``bridged``: they are forwarded by a bridge. ``state``: what connection tracking
-    says. ``mark``: what they bear before. ``local``: their source is an address of the node.
+    says. ``mark``: what they bear before. ``local``: their source is an address of the node. ``protocol``: of
+    which of the protocols that no policy tells apart they are; 0: it is not to be told, :data:`UNNAMED`: of
+    one that no rule names.
     """
 
     come: str = ""
@@ -48,6 +54,7 @@ class Way(NamedTuple):
     state: str = "NEW"
     mark: int = 0
     local: bool = False
+    protocol: int = 0
 
 
 class Marks(NamedTuple):

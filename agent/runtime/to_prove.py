@@ -29,6 +29,9 @@ def given(head: Given, program: Program, objects: Extract, around: Around, frame
         uplinks=tuple(around.uplinks),
         links=around.links,
         tunnels={int(family): tuple(sorted(ports)) for family, ports in around.tunnels.items()},
+        tunnel_protocols={
+            int(family): tuple(sorted(some)) for family, some in around.tunnel_protocols.items()
+        },
         closing=tuple(around.closing),
         frames=guarded.links,
         holders={number: tuple(addresses) for number, addresses in guarded.held.items()},

@@ -256,6 +256,26 @@ BREAKS = (
         f"udp {TUNNEL_PORT} to the node itself, which takes",
     ),
     Break(
+        "a tunnel's protocol let pass",
+        lambda n: n.delete(names.INPUT, "-p gre"),
+        "other nodes' packets out of it (if it is of protocol 47)",
+    ),
+    Break(
+        "a tunnel's protocol taken for another",
+        lambda n: n.replace(names.INPUT, "-p gre", "-p esp"),
+        "may not send other protocols to the node itself (if it is of protocol 50)",
+    ),
+    Break(
+        "a pod let in to a tunnel of a protocol",
+        lambda n: n.insert(names.INPUT, 1, "-s fd00::1/128 -p ipv6 -j RETURN", Family.V6),
+        "(if it is of protocol 41)",
+    ),
+    Break(
+        "a protocol of no tunnel kept from the node",
+        lambda n: n.insert(names.INPUT, 1, "-p ospf -j DROP"),
+        "may not send other protocols to the node itself (if it is of protocol 89)",
+    ),
+    Break(
         "a pod kept from the node",
         lambda n: n.insert(names.INPUT, 1, "-s 10.0.0.3/32 -p tcp -m tcp --dport 53 -j DROP"),
         "default/open (10.0.0.3) may not send tcp 53 to the node itself",

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 
 import msgspec
 
+from agent.dataplane.iptables.access import Access
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.podlinks import PodLink
+from agent.kernel.surroundings import Surroundings, look
+from agent.kernel.tunnels import GRE, IPV6_IN_IP, Tunnel
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Key, NamedPort, Namespace, NetworkPolicy, Object, Pod, Port, Rule
 from agent.net import Direction, Family, Protocol
@@ -101,6 +104,18 @@ def given_of(objects: Iterable[Object], mode: Mode, node: str = HERE) -> Given:
     )
 
 
+_OF_IP = (
+    Tunnel("gre1", "gre", frozenset({Family.V4}), protocols=frozenset({GRE})),
+    Tunnel("ip6tnl1", "ip6tnl", frozenset({Family.V6}), protocols=frozenset({IPV6_IN_IP})),
+)
+"""Not every kernel has such interfaces; rules about them every one takes."""
+
+
+def _look() -> Surroundings:
+    found = look()
+    return found._replace(tunnels=found.tunnels.union(_OF_IP))
+
+
 class ProvedNode:
     """A node with the cluster in its kernel, in the network namespace of the thread."""
 
@@ -109,7 +124,7 @@ class ProvedNode:
         # The node takes packets of other nodes out of those that come to this port.
         subprocess.run(VXLAN, check=True, capture_output=True)
         self.engine = Engine(HERE)
-        self.backend = make_backend(mode, options)
+        self.backend = make_backend(mode, options, Access(look=_look))
         events = cluster()
         self.engine.apply(events, 0.0)
         # Its address stays closed for a while.
@@ -121,8 +136,12 @@ class ProvedNode:
         self.mend()
         around = self.backend.around()
         self.given = msgspec.structs.replace(
-            self.given, links=around.links, tunnels={int(f): tuple(p) for f, p in around.tunnels.items()}
+            self.given,
+            links=around.links,
+            tunnels={int(f): tuple(p) for f, p in around.tunnels.items()},
+            tunnel_protocols={int(f): tuple(p) for f, p in around.tunnel_protocols.items()},
         )
+        assert self.given.tunnel_protocols == {4: (GRE,), 6: (IPV6_IN_IP,)}
         assert self.given.tunnels[Family.V4] == (TUNNEL_PORT,)
 
     def mend(self) -> None:

@@ -76,6 +76,13 @@ PROOF = (
         (Selection.FRAMES_PROVED,),
     ),
     Mutation(
+        "tunnels told by a port alone",
+        "agent.proof.node:differences",
+        "area.merged(tunnels, {OTHER: proof.atoms.every})",
+        "tunnels",
+        (Selection.BREAKS,),
+    ),
+    Mutation(
         "a repair while the agent writes",
         "agent.runtime.proving:Proving._take",
         "not self._unchanged(moment)",

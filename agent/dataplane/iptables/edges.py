@@ -41,10 +41,12 @@ def around(held: Held, writes: int) -> Around:
     """Return what the rules depend on besides the program; ``writes``: to the kernel, until now."""
     node = held.node
     tunnels: dict[Family, frozenset[int]] = {}
+    protocols: dict[Family, frozenset[int]] = {}
     for tunnel in node.surroundings.tunnels:
         for family in () if tunnel.elsewhere else tunnel.families:
             tunnels[family] = tunnels.get(family, frozenset()) | tunnel.ports
-    return Around(node.uplinks, node.links, tunnels, frozenset(held.pod_networks), writes)
+            protocols[family] = protocols.get(family, frozenset()) | tunnel.protocols
+    return Around(node.uplinks, node.links, tunnels, protocols, frozenset(held.pod_networks), writes)
 
 
 class Uplinks:

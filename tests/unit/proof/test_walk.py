@@ -12,7 +12,7 @@ from agent.proof.atoms import Atoms
 from agent.proof.lines import line
 from agent.proof.matches import network
 from agent.proof.walk import BACK, DENIED, PASSED, UNREAD, Tables, Walker
-from agent.proof.ways import Way
+from agent.proof.ways import UNNAMED, Way
 from agent.reach.addresses import number_of
 from agent.reach.known import know
 from agent.spec.cluster import cluster_of
@@ -106,3 +106,13 @@ def test_the_way_of_a_packet_is_asked_for() -> None:
 def test_what_cannot_be_read_ends_the_way_of_all_that_come_to_it(rule: str) -> None:
     assert fate({"top": (rule,)}) == (UNREAD, 0)
     assert fate({"top": ("-m set --match-set peers src -j DROP", rule)}) == (DENIED, 0)
+
+
+def test_protocols_that_policies_do_not_tell_apart_are_told_apart_where_it_is_asked() -> None:
+    chains = {"top": ("-p gre -j DROP", "! -p esp -j RETURN", "-j ACCEPT")}
+    assert fate(chains, protocol=1)[0] == UNREAD
+    assert fate(chains, way=Way(protocol=47), protocol=47)[0] == DENIED
+    assert fate(chains, way=Way(protocol=50), protocol=50)[0] == PASSED
+    assert fate(chains, way=Way(protocol=UNNAMED), protocol=1)[0] == BACK
+    assert fate(chains, way=Way(protocol=47))[0] == BACK
+    assert fate({"top": ("-p nothing -j DROP",)}, way=Way(protocol=47), protocol=47)[0] == UNREAD
