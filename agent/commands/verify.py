@@ -56,4 +56,6 @@ def show(found: Result, pod: str, console: Console) -> None:
         )
     if found.links and not any(one.frames for one in found.differences):
         console.print(f"  {count(found.links, 'link')} of pods: each sends nothing but its own frames")
+    for note in found.notes:
+        console.print(f"  beside this: {escape(note)}", soft_wrap=True)
     console.print(f"  {found.reading:.2f} s to read the kernel, {found.comparing:.2f} s to compare")

@@ -27,7 +27,7 @@ ABSENT = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EIN
 """What a kernel without nftables, or without a family of it, answers: no such table can be there."""
 
 _GET_TABLE, _GET_CHAIN, _NEW_RULE, _GET_RULE, _DELETE_RULE, _GET_GENERATION = 1, 4, 6, 7, 8, 16
-_TABLE_NAME, _GENERATION_ID = 1, 1
+_TABLE_NAME, _TABLE_FLAGS, _GENERATION_ID = 1, 2, 1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _HOOK_NUMBER, _HOOK_PRIORITY = 1, 3, 4, 1, 2
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
 _LIST_ELEMENT, _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 1, 2
@@ -72,6 +72,25 @@ def generation(netlink: NetlinkSocket) -> int | None:
         return None
     found = dict(attributes(answer)).get(_GENERATION_ID)
     return None if found is None else int.from_bytes(found, "big")
+
+
+class Table(NamedTuple):
+    """A table: the number of its family, its name, and its flags, of which 1 is ``dormant``."""
+
+    family: int
+    name: str
+    flags: int
+
+
+def tables(netlink: NetlinkSocket) -> list[Table]:
+    """Return the tables of all families. Raises OSError."""
+    found = []
+    # The family stands before the attributes.
+    for body in netlink.dump(Message(SUBSYSTEM | _GET_TABLE, 0, b""), behind=0):
+        fields = dict(attributes(body[4:]))
+        flags = int.from_bytes(fields.get(_TABLE_FLAGS, b""), "big")
+        found.append(Table(body[0], text(fields.get(_TABLE_NAME, b"")), flags))
+    return found
 
 
 def table_of(netlink: NetlinkSocket, family: int, table: str) -> Attributes | None:

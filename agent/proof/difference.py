@@ -55,6 +55,7 @@ class Result(msgspec.Struct, frozen=True):
     seconds of processor time that the process took in all. ``wrong`` are the pods of which something differs;
     where all is doubtful, ``everything``. ``proved`` are the policies that isolate pods here, and of which
     none differs. ``links``: of how many pods' links the frames were proved, where they are guarded.
+    ``notes``: what rules of others do that makes less of the statement true.
     """
 
     differences: tuple[Difference, ...] = ()
@@ -67,6 +68,7 @@ class Result(msgspec.Struct, frozen=True):
     everything: bool = False
     proved: tuple[str, ...] = ()
     links: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from agent.kube.model import Key
 from agent.net import Family
-from agent.proof import node, strange
+from agent.proof import beside, node, strange
 from agent.proof.difference import Difference, Result
 from agent.proof.expected import Expected
 from agent.proof.family import Proof
@@ -42,6 +42,7 @@ def prove(given: Given, reading: Reading, pod: Key | None = None) -> Result:
                 isolated |= {target.number} if expected.isolating(target) else set()
     links, of_frames = frames.prove(given, reading.frames, pod)
     found += of_frames
+    found += beside.differences(given, reading.beside)
     found.sort(key=lambda one: (one.size, one.said))
     wrong = {one.pod for one in found if one.pod}
     everything = any(not one.pod for one in found)
@@ -53,6 +54,7 @@ def prove(given: Given, reading: Reading, pod: Key | None = None) -> Result:
         wrong=tuple(sorted(wrong)),
         everything=everything,
         links=links,
+        notes=reading.beside.notes,
         proved=() if everything else tuple(map(str, expected.enforced(wrong))),
     )
 

@@ -16,6 +16,8 @@ from agent.kernel.ipset_members import Flow
 from agent.kernel.ipset_shapes import LIST, SetContent
 from agent.kernel.netlink import NetlinkSocket
 from agent.net import Family
+from agent.proof import beside
+from agent.proof.beside import Beside
 from agent.proof.frames.reading import NOT_READ, FrameReading
 from agent.proof.frames.reading import read as read_frames
 
@@ -30,6 +32,7 @@ class Reading:
     ``lists`` are the sets of sets, each with the names of those in it; ``flows`` the sets of connections.
     What rules name and is in none of these was not there when it was read. ``unseeing``: why no packets come
     to the tables, whatever is in them. ``frames``: the table that guards frames, where that is asked for.
+    ``beside``: what other tables of nftables do.
     """
 
     tables: Mapping[Family, Table]
@@ -38,6 +41,7 @@ class Reading:
     flows: Mapping[str, frozenset[Flow]] = field(default_factory=dict)
     unseeing: Mapping[Family, tuple[str, ...]] = field(default_factory=dict)
     frames: FrameReading = NOT_READ
+    beside: Beside = beside.NOTHING
 
 
 def named_sets(table: Table) -> set[str]:
@@ -82,7 +86,7 @@ def read(mode: Mode, families: Iterable[Family], *, frames: bool = False) -> Rea
                 if not error.missing:
                     raise
     unseeing = _unseeing(found) if mode == "nft" else {}
-    return Reading(found, sets, lists, flows, unseeing, read_frames() if frames else NOT_READ)
+    return Reading(found, sets, lists, flows, unseeing, read_frames() if frames else NOT_READ, beside.read())
 
 
 def _unseeing(found: Mapping[Family, Table]) -> dict[Family, tuple[str, ...]]:

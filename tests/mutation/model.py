@@ -81,6 +81,8 @@ class Selection(enum.StrEnum):
     BREAKS = "tests/kernel/iptables/test_proof.py::test_each_break_of_the_kernel_is_found"
     """The kernel, broken in each way that is known."""
     AREAS = "tests/unit/proof/test_area.py"
+    BESIDE = "tests/kernel/test_beside.py"
+    """Tables of nftables beside the rules."""
     WALK = "tests/unit/proof/test_walk.py"
     FRAMES_PROVED = "tests/unit/proof/frames/test_walk.py"
     """The table that guards frames, whole and broken, against frames one by one."""

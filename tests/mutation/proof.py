@@ -83,6 +83,13 @@ PROOF = (
         (Selection.BREAKS,),
     ),
     Mutation(
+        "where a frame is sent to taken for no pod's if it is not told",
+        "agent.proof.beside:differences",
+        "not ours and not (one.go is None and pods)",
+        "not ours",
+        (Selection.BESIDE,),
+    ),
+    Mutation(
         "a repair while the agent writes",
         "agent.runtime.proving:Proving._take",
         "not self._unchanged(moment)",
