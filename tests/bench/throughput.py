@@ -39,6 +39,7 @@ from agent.observe.text import plain_console
 from agent.policy.engine import Engine
 from agent.spec.verdict import Packet
 from tests.bench import crowd
+from tests.bench.packet_time import added, sending
 from tests.bench.result import Result, Size, summary
 from tests.lab.backends import BACKENDS
 from tests.lab.lab import Lab
@@ -122,6 +123,9 @@ def measure(
             yield from _rules_met(size, where, node, mode, addresses)
             with serving(lab, server):
                 yield from _ratios(size, where, title, switch, client, server, pairs, progress)
+            if cut:
+                progress(f"{local} local pods, {where}: single packets")
+                yield _packet(size, where, mode, switch, client, server, pairs)
 
 
 def _program(options: Options, mode: Mode, texts: Sequence[tuple[str, str]], known: str) -> None:
@@ -276,6 +280,25 @@ def _enforce(mode: Mode, enforced: bool) -> None:
     lines = hooks.place(table, dict.fromkeys(hooks.needed(table), "")) if enforced else hooks.remove(table)
     for error in Tables(mode).restore({Family.V4: lines}).values():
         raise error
+
+
+def _packet(
+    size: Size,
+    where: str,
+    mode: Mode,
+    switch: Callable[[bool], None],
+    client: Pod,
+    server: Pod,
+    pairs: int,
+) -> Result:
+    """Measure what is added to a packet of a known connection, which is opened before it could be denied."""
+    _enforce(mode, False)
+    with sending(client, server, _BULK_PORT, _on(_CPUS[0], [])) as measure:
+        _enforce(mode, True)
+        found = added(measure, switch, 2 * pairs)
+    note = f"{statistics.median(without for _, without in found):,.0f} ns without"
+    title = f"processor time that --cut-denied adds to a packet ({where})"
+    return summary(SECTION, title, "ns", [more for more, _ in found], size=size, note=note)
 
 
 def _cut(mode: Mode, wanted: bool) -> None:
