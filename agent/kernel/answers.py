@@ -17,6 +17,7 @@ _SO_ATTACH_FILTER, _SOL_PACKET, _PACKET_IGNORE_OUTGOING = 26, 263, 23
 _ACK, _SYN = 0x10, 0x02
 _COPIED = 80
 """Bytes of IPv6's header and of TCP's without its options, or of IPv4's with all of its and TCP's."""
+_AT_A_TIME = 1000
 _MOST_PORTS = 100
 """A jump of a filter reaches 255 steps."""
 
@@ -27,12 +28,13 @@ _SHIFT_RIGHT, _JUMP_ALWAYS, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x74, 0x05, 0x15, 
 
 
 class Answer(NamedTuple):
-    """A segment without SYN that came in: its way, and the number that its sender expects next (RFC 9293).
+    """A segment without SYN that came in: its way, its number, and the one that its sender expects next.
 
-    ``expects`` is None where it says none: a reset without an acknowledgement.
+    Numbers are those of RFC 9293. ``expects`` is None where it says none: a reset without an acknowledgement.
     """
 
     way: Tuple
+    sequence: int
     expects: int | None
 
 
@@ -59,8 +61,8 @@ class Answers(Closing):
         return self._socket.fileno()
 
     def read(self) -> Iterator[Answer]:
-        """Give what has come in, and do not wait."""
-        while True:
+        """Give what has come in, and do not wait; no more than some, since a port may be flooded."""
+        for _ in range(_AT_A_TIME):
             try:
                 data = self._socket.recv(_COPIED)
             except BlockingIOError:
@@ -125,5 +127,6 @@ def answer_of(data: bytes) -> Answer | None:
     if len(data) < start + 20:
         return None
     ends = (data[12:16], data[16:20]) if v4 else (data[8:24], data[24:40])
-    source_port, port, _, expects, _, flags = struct.unpack_from("!HHIIBB", data, start)
-    return Answer(Tuple(*ends, socket.IPPROTO_TCP, source_port, port), expects if flags & _ACK else None)
+    source_port, port, sequence, expects, _, flags = struct.unpack_from("!HHIIBB", data, start)
+    way = Tuple(*ends, socket.IPPROTO_TCP, source_port, port)
+    return Answer(way, sequence, expects if flags & _ACK else None)

@@ -82,7 +82,12 @@ def _answers(stack: contextlib.ExitStack, found: Iterable[tuple[Tuple, Tuple]]) 
 def _reset(sockets: Mapping[int, socket.socket | None], answers: Answers, asked: dict[Tuple, Tuple]) -> None:
     """Reset those that answer at once, as pods of this node do."""
     until = time.monotonic() + _PATIENCE
-    while asked and (left := until - time.monotonic()) > 0 and select.select([answers], [], [], left)[0]:
+    left = _PATIENCE
+    # At least once, however busy the processors are: answers come while the others are asked.
+    while asked and left > 0:
+        left = until - time.monotonic()
+        if not select.select([answers], [], [], max(0.0, left))[0]:
+            return
         for answer in answers.read():
             reply = asked.pop(answer.way, None)
             if reply is None or answer.expects is None:
@@ -90,6 +95,9 @@ def _reset(sockets: Mapping[int, socket.socket | None], answers: Answers, asked:
             sending = sockets.get(len(reply.source))
             if sending is not None:
                 _send(sending, reply, _RST, answer.expects)
+                # It refuses this by a reset. With a reset as the last that it has seen of who has opened the
+                # connection, connection tracking takes a SYN of it for that of a new one, as it is.
+                _send(sending, reply, _SYN | _ACK, acknowledges=answer.sequence)
 
 
 def _open(stack: contextlib.ExitStack, size: int, mark: int) -> socket.socket:
@@ -100,16 +108,17 @@ def _open(stack: contextlib.ExitStack, size: int, mark: int) -> socket.socket:
     return opened
 
 
-def _send(sending: socket.socket, way: Tuple, flags: int, sequence: int = 0) -> None:
+def _send(sending: socket.socket, way: Tuple, flags: int, sequence: int = 0, acknowledges: int = 0) -> None:
     to = socket.inet_ntop(socket.AF_INET if len(way.destination) == 4 else socket.AF_INET6, way.destination)
     with contextlib.suppress(OSError):
-        sending.sendto(segment(way, flags, sequence), (to, 0))
+        sending.sendto(segment(way, flags, sequence, acknowledges), (to, 0))
 
 
-def segment(way: Tuple, flags: int, sequence: int = 0) -> bytes:
+def segment(way: Tuple, flags: int, sequence: int = 0, acknowledges: int = 0) -> bytes:
     """Return a TCP segment without data, with its IP header."""
     source, destination = way.source, way.destination
-    bare = _TCP.pack(way.source_port, way.port, sequence, 0, _TCP.size // 4 << 4, flags, _WINDOW, 0, 0)
+    numbers, words = (sequence, acknowledges), _TCP.size // 4
+    bare = _TCP.pack(way.source_port, way.port, *numbers, words << 4, flags, _WINDOW, 0, 0)
     # The pseudo-header of IPv4 (RFC 9293, 3.1) has the same sum as that of IPv6 (RFC 8200, 8.1).
     summed = source + destination + struct.pack("!HH", socket.IPPROTO_TCP, len(bare))
     tcp = bare[:16] + struct.pack("!H", checksum(summed + bare)) + bare[18:]

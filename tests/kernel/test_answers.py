@@ -68,5 +68,6 @@ def test_what_a_segment_says(source: str, destination: str) -> None:
         assert answer is not None
         assert (answer.way.source, answer.way.destination) == (packed(source), packed(destination))
         assert (answer.way.port, answer.expects) == (90, expects)
+        assert answer.sequence == int.from_bytes(whole[start + 4 : start + 8])
     assert answer_of(whole[: start + 19]) is None
     assert answer_of(b"") is None

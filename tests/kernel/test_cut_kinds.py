@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from itertools import product
 
 import pytest
 
 from agent.net import Family, Protocol
-from tests.kernel.conversation import Conversation
+from tests.kernel.conversation import SECONDS, Conversation
 from tests.kernel.exchange import Association, Echo
-from tests.kernel.guarded import Guarded
+from tests.kernel.guarded import DENY_ALL, Guarded
 from tests.kernel.test_cut_denied import DENIED, KEPT, POLICY
 from tests.lab.cluster import wait_until
 from tests.lab.place import Place
+from tests.lab.service import Service, add_service, install_kube_proxy, remove_service
 
 WITH_SCTP = POLICY.replace("protocol: UDP}", f"protocol: UDP}}, {{port: {KEPT}, protocol: SCTP}}")
 _FRAGMENTED = 4000
@@ -86,3 +88,44 @@ def test_of_two_pods_here_the_policy_of_either_end_cuts_what_it_denies(guarded: 
         guarded.say("policy", egress + "  policyTypes: [Egress]\n")
         wait_until(lambda: all(one.is_dead() for one in there))
         assert [one for one in back if not one.goes_on()] == []
+
+
+@pytest.mark.parametrize("family", Family)
+def test_who_comes_again_from_the_same_port_is_judged_anew(guarded: Guarded, family: Family) -> None:
+    """The pod that answers for the Service may be another by now."""
+    before, after = (
+        Service(1, Protocol.TCP, 90, DENIED, (server,))
+        for server in tuple[Place, ...]((guarded.web, guarded.out))
+    )
+    install_kube_proxy(guarded.node, [before])
+    guarded.start("--cut-denied")
+    way = before.address(family), before.port
+    with contextlib.ExitStack() as stack:
+        made = Conversation(guarded.client, guarded.web, family, Protocol.TCP, DENIED, way)
+        source = stack.enter_context(made).client.getsockname()[1]
+        guarded.say("policy", DENY_ALL)
+        assert made.is_reset()
+        made.client.close()
+        kind = socket.AF_INET if family is Family.V4 else socket.AF_INET6
+        with guarded.client.netns.entered():
+            again = stack.enter_context(socket.socket(kind))
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("", source))
+        again.settimeout(1)
+        with pytest.raises(TimeoutError):
+            again.connect(way)
+        again.close()
+
+        remove_service(guarded.node, before)
+        add_service(guarded.node, after)
+        with guarded.out.netns.entered():
+            server = stack.enter_context(socket.socket(kind))
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((guarded.out.address(family), DENIED))
+        server.listen()
+        with guarded.client.netns.entered():
+            last = stack.enter_context(socket.socket(kind))
+        last.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        last.bind(("", source))
+        last.settimeout(SECONDS)
+        last.connect(way)
