@@ -104,10 +104,13 @@ class NetlinkSocket(Closing):
     Raises OSError where the kernel has no such netlink or the process may not use it.
     """
 
-    def __init__(self, protocol: int = NETFILTER) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    def __init__(self, protocol: int = NETFILTER, descriptor: int | None = None) -> None:
+        """``descriptor``: of such a socket that the process was started with, and goes on using."""
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_NETLINK, kind, protocol, fileno=descriptor)
         try:
-            self._socket.bind((0, 0))
+            if descriptor is None:
+                self._socket.bind((0, 0))
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
         except OSError:
@@ -125,6 +128,12 @@ class NetlinkSocket(Closing):
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    @property
+    def number(self) -> int:
+        """The number that the kernel gave the socket (netlink(7)); a process's first has the process's."""
+        number: int = self._socket.getsockname()[0]
+        return number
 
     def set_option(self, level: int, name: int, value: int) -> None:
         """Set an option of the socket (setsockopt(2)). Raises OSError."""

@@ -46,6 +46,7 @@ __all__ = [
     "UndecidedError",
     "choose",
     "guard",
+    "guard_table",
     "held_families",
     "held_text",
     "is_clean",

@@ -15,9 +15,11 @@ from agent import log
 from agent.decoding import UndecodableError, decode
 from agent.fault import Fault
 from agent.host.check import check_host
+from agent.kernel.netlink import NetlinkSocket
+from agent.kernel.nf_release import Held
 from agent.kernel.node_lock import LockedError, lock_node
-from agent.net import Network
-from agent.runtime import backends
+from agent.net import Family, Network
+from agent.runtime import backends, holding
 from agent.settings import Settings
 from agent.words import one_line
 
@@ -49,6 +51,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     families in which the guard has a table of its own, which no rule of iptables passes. ``passed``: in
     another family, a rule before the guard's by which packets could pass; then they are not closed.
     ``mode``: of iptables, in which the guard stands; empty where it stands in tables of its own alone.
+    ``held_by``: the process that its own tables belong to, so that no other program removes them.
     """
 
     closed: bool
@@ -58,6 +61,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     by_agent: bool
     passed: str = ""
     own_table: tuple[int, ...] = ()
+    held_by: str = ""
 
 
 def keep(networks: frozenset[Network], directory: Path) -> None:
@@ -166,6 +170,7 @@ def status() -> Status:
         by_agent=bool(closing) and not is_guarded,
         passed=passed,
         own_table=tuple(sorted(map(int, tables))),
+        held_by=next(filter(None, map(backends.guard_table.holder_of, tables)), ""),
     )
 
 
@@ -187,7 +192,8 @@ def text(found: Status) -> str:
     by = [f"iptables {found.mode}"] if found.mode else []
     if found.own_table:
         by.append("tables of nftables of its own, which no rule of iptables passes")
-    return f"a guard closes {where} ({' and '.join(by)}) until the first sync of netpol-agent run\n"
+    held = f"; {found.held_by} holds these tables, which no other program can remove" if found.held_by else ""
+    return f"a guard closes {where} ({' and '.join(by)}) until the first sync of netpol-agent run{held}\n"
 
 
 def as_json(found: Status) -> str:
@@ -195,27 +201,43 @@ def as_json(found: Status) -> str:
     return json.dumps(msgspec.to_builtins(found), indent=2) + "\n"
 
 
-def put(settings: Settings) -> list[Fault]:
-    """Put the guard into the kernel, unless an agent's own rules close; return what went wrong.
+class Holder(NamedTuple):
+    """A socket, and the tables of a guard that belong to it."""
 
-    Raises NoNetworksError, UndecidedError and TableError.
+    netlink: NetlinkSocket
+    tables: tuple[Held, ...]
+
+
+class Put(NamedTuple):
+    """What has come of a guard: what went wrong, and who holds its tables."""
+
+    faults: list[Fault]
+    holder: Holder | None = None
+
+
+def put(settings: Settings, *, hold: bool = False) -> Put:
+    """Put the guard into the kernel, unless an agent's own rules close.
+
+    ``hold``: its own tables are to belong to this process; go on with :func:`hold` then. Raises
+    NoNetworksError, UndecidedError and TableError.
     """
     if status().by_agent:
         _log.info("not needed", detail="the agent's own rules close what is not known")
-        return []
+        return Put([])
     chosen = choose_networks(settings)
     choice = backends.choose(settings)
+    netlink = _open() if hold else None
     try:
         with lock_node():
             host = check_host(settings.fix_host, backends.lacking(choice))
-            faults = [*choice.faults, *host.faults, *backends.guard.put(choice.mode, chosen.networks)]
+            faults = [*choice.faults, *host.faults]
+            faults += backends.guard.put(choice.mode, chosen.networks, netlink)
+            tables = backends.guard_table.held_by(netlink) if netlink is not None else ()
     except LockedError as error:
-        return [
-            Fault(
-                str(error),
-                "no guard is put beside an agent that runs: to close new pods, run it with --new-pods deny",
-            )
-        ]
+        remedy = "no guard is put beside an agent that runs: to close new pods, run it with --new-pods deny"
+        return Put([Fault(str(error), remedy)])
+    if hold and not tables:
+        faults.append(_not_held())
     if not any(fault.blocking for fault in faults):
         _log.info(
             "closed",
@@ -223,8 +245,33 @@ def put(settings: Settings) -> list[Fault]:
             by=chosen.source,
             iptables_mode=choice.mode,
             until="the first sync of netpol-agent run, or netpol-agent guard --remove",
+            held=bool(tables),
         )
-    return faults
+    return Put(faults, Holder(netlink, tables) if netlink is not None and tables else None)
+
+
+def hold(holder: Holder | None, settings: Settings) -> None:
+    """Go on as the program that holds a guard's tables; return if there are none. Raises OSError."""
+    if holder is None:
+        holding.notify()
+    else:
+        holding.become(*holder, (settings.log_format.value, settings.log_level.value))
+
+
+def _open() -> NetlinkSocket | None:
+    try:
+        return NetlinkSocket()
+    except OSError:
+        return None  # a kernel without nftables has nothing to hold
+
+
+def _not_held() -> Fault:
+    """Say why this process holds no table."""
+    owners = set(filter(None, map(backends.guard_table.holder_of, Family)))
+    if owners:
+        return Fault(f"the guard is held already, by {' and '.join(sorted(owners))}", "nothing is to be done")
+    what = "the guard stands, but nothing keeps other programs from removing it: no table of it can be held"
+    return Fault(what, "Linux 6.9 or later, with nftables (nf_tables, nft_ct, nft_fib)", blocking=False)
 
 
 def remove() -> list[Fault]:

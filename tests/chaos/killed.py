@@ -3,7 +3,7 @@
 ``python -m tests.chaos.killed PHASE:WRITE:N COMMAND...``: before the Nth write of a kind in a phase. Phases:
 ``start`` (until the first sync begins), ``sync``, ``apply``, ``tidy``; writes: ``begin`` (of the phase),
 ``rules`` (each restore), ``ruled`` (after it), ``made``, ``changed``, ``swapped`` and ``destroyed`` (sets),
-and ``read``, before a table is read.
+``read``, before a table is read, ``asking`` and ``asked``, before and after a guard's holder is asked.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from agent.commands import cli
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.tables.tables import Tables
 from agent.dataplane.turns import Work
+from agent.kernel import nf_release
 from agent.kernel.ipset import IpSets
 
 PHASES = {"adopt": "start", "sync": "sync", "apply": "apply", "tidy": "tidy"}
@@ -64,6 +65,16 @@ def _before(write: str, method: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _asking(method: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(method)
+    def wrapped(*arguments: Any, **named: Any) -> None:
+        _step("asking")
+        method(*arguments, **named)
+        _step("asked")
+
+    return wrapped
+
+
 def _around(method: Callable[..., Work[Any]]) -> Callable[..., Work[Any]]:
     @functools.wraps(method)
     def wrapped(*arguments: Any, **named: Any) -> Work[Any]:
@@ -80,6 +91,7 @@ if __name__ == "__main__":
         setattr(IptablesBackend, name, _beginning(begun, getattr(IptablesBackend, name)))
     for name, written in WRITES.items():
         setattr(IpSets, name, _before(written, getattr(IpSets, name)))
+    nf_release.ask = _asking(nf_release.ask)
     Tables.read = _before("read", Tables.read)  # type: ignore[method-assign]
     Tables.restoring = _around(Tables.restoring)  # type: ignore[method-assign]
     cli.main(sys.argv[2:], prog_name="netpol-agent")

@@ -58,6 +58,10 @@ NOT_RUN = (
         r"netpol-agent guard --remove$",
         "wants a node without an agent; tests/kernel/test_guard.py",
     ),
+    (
+        r"netpol-agent guard --hold$",
+        "stays until an agent asks for it; tests/kernel/test_guard_held.py",
+    ),
     (r"make test-newest\b", "runs every test, with other packages"),
     (r"netpol-agent watch\b", "goes on until Ctrl-C; tests/unit/observe/flows/test_routes.py"),
     (r"make lock\b", "chooses new versions; tests/deploy/test_requirements.py checks what it has chosen"),

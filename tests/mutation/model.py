@@ -53,6 +53,8 @@ class Selection(enum.StrEnum):
     """Who may send as whom."""
     HELD_FRAMES = "tests/kernel/semantics/test_held_frames.py"
     """What others can do to the table that guards frames."""
+    HELD_GUARD = "tests/kernel/test_guard_held.py"
+    """A guard that a process holds, and what ends that."""
     FRAMES_TASK = "tests/unit/runtime/test_frames.py"
     EARLY = "tests/unit/sources/cni/test_early.py"
     """What results of network plugins say of pods."""

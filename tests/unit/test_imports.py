@@ -16,3 +16,12 @@ WHO_ASKS = ("agent.observe.explain.live", "agent.observe.page.pages", "agent.spe
 def test_running_loads_only_what_is_used(package: str) -> None:
     code = f"import agent.runtime.start, sys; sys.exit({package!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+HEAVY = (*PACKAGES, *WITH_THE_FIRST_QUESTION, "click", "structlog", "msgspec", "agent.log", "agent.settings")
+
+
+@pytest.mark.parametrize("package", [*HEAVY, "agent.dataplane", "agent.runtime.start"])
+def test_what_holds_a_guard_loads_nearly_nothing(package: str) -> None:
+    code = f"import agent.runtime.holding, sys; sys.exit({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -103,7 +103,7 @@ class IptablesBackend:
         closed = self._executor.closed
         self._own = OwnSets(held, self._sets, self._cache, self._transit, closed, self._untracked)
         self._trust = Trust(self._executor, Uplinks(access.uplinks, self.families))
-        self._placement = Placement(self._rules, self._netlink, now, self.authors, access.lift)
+        self._placement = Placement(self._rules, self._netlink, now, self.authors, access.lift, patience)
         self._foreign = ForeignRules(self._chains, self._netlink, beside_kube_router=beside_kube_router)
         self._other_mode = OtherMode(mode, self.families, access, now)
         self._marks = MarkBits(options, access.uses(), self._chains)

@@ -26,6 +26,7 @@ from agent.dataplane.iptables.tables import foreign, hooks
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.variant import MODES, Mode
 from agent.fault import Fault
+from agent.kernel.netlink import NetlinkSocket
 from agent.net import Direction, Family, Network
 
 _ABOUT = names.comment("closed until the agent knows the pods of this node")
@@ -100,14 +101,15 @@ def _passing(table: Table, chain: str) -> str:
     return "" if found is None else f"{chain} {found}"
 
 
-def put(mode: Mode, networks: Collection[Network]) -> list[Fault]:
+def put(mode: Mode, networks: Collection[Network], holder: NetlinkSocket | None = None) -> list[Fault]:
     """Put the guard into tables of its own, and into the filter tables of one mode, in front.
 
     Returns what could not be written: it is blocking where a family is not closed by any of the two. One that
-    stands with other networks is changed to these. Each family is written at once, or not at all.
+    stands with other networks is changed to these, unless another process holds it. Each family is written at
+    once, or not at all. ``holder``: its own tables are to belong to it (:mod:`agent.kernel.nf_owned`).
     """
-    failed = guard_table.put(networks)
-    faults = [_alone(family, why) for family, why in failed.items()]
+    failed = guard_table.put(networks, holder)
+    faults = [*failed.values()]
     unwritten: dict[Family, TableError] = {}
     written = Tables(mode)
     lines: dict[Family, list[str]] = {}
@@ -156,15 +158,6 @@ def _removing(table: Table) -> list[str]:
 
 def _is_guard(chain: str) -> bool:
     return chain == names.GUARD
-
-
-def _alone(family: Family, why: str) -> Fault:
-    what = f"IPv{int(family)}: the guard stands in iptables alone, since nftables takes no table of it: {why}"
-    remedy = (
-        "a kernel with nftables (nf_tables, nft_ct, nft_fib); without it, run netpol-agent guard again after "
-        "programs that put rules before it"
-    )
-    return Fault(what, remedy, blocking=False, reason="rules")
 
 
 def _fault(family: Family, error: TableError) -> Fault:

@@ -9,16 +9,19 @@ The kernel asks every chain at a hook; an ACCEPT of one says nothing for the oth
 it does not matter what other programs put before the guard's rules in the filter table, nor whether they
 flush that, in either mode of iptables. These chains come before all of iptables' but for raw.
 
-A table for each family, since an agent takes over one family after the other.
+A table for each family, since an agent takes over one family after the other. Both may belong to a process
+(:mod:`agent.kernel.nf_owned`); then nobody else changes them, and an agent asks that process to remove them.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from agent.dataplane.iptables.rules.guards import DISCOVERY, LISTENER
 from agent.fault import Fault
+from agent.kernel import nf_owned, nf_release
 from agent.kernel import nf_write as nf
 from agent.kernel.netlink import Message, NetlinkSocket, attributes
 from agent.kernel.nf_tables import (
@@ -65,38 +68,74 @@ _MEANINGFUL = {
 """The attributes of expressions that say what they do; registers are numbered in two ways."""
 
 
-def put(networks: Collection[Network]) -> dict[Family, str]:
+def put(networks: Collection[Network], holder: NetlinkSocket | None = None) -> dict[Family, Fault]:
     """Close networks by a table for each of their families, and remove that of a family without any.
 
-    One that stands is replaced in one step. Returns the families whose networks are not closed so, and why.
+    One that stands is replaced in one step. ``holder``: the tables are to belong to it, where the kernel
+    knows that. Returns the families whose networks are not closed so, and why.
     """
     failed = {}
     for family in Family:
-        if found := sorted(network for network in networks if network.family is family):
-            try:
-                with NetlinkSocket() as netlink:
-                    nf.transact(netlink, [*_emptied(family), *_made(family, found)])
-            except OSError as error:
-                failed[family] = error.strerror or str(error)
-        else:
-            remove(family)
+        wanted = sorted(network for network in networks if network.family is family)
+        if fault := _put(family, wanted, holder):
+            failed[family] = fault
     return failed
 
 
-def remove(family: Family) -> Fault | None:
-    """Remove a family's table, if it is there; return what is left, and why."""
+def _put(family: Family, wanted: list[Network], holder: NetlinkSocket | None) -> Fault | None:
+    if owner := holder_of(family):
+        closed = closed_networks(family)
+        return None if set(closed) == set(map(str, wanted)) else _held(family, owner, closed)
+    if not wanted:
+        return remove(family)
     try:
+        with contextlib.nullcontext(holder) if holder is not None else NetlinkSocket() as netlink:
+            flags = nf_owned.flags(netlink, FAMILIES[family]) if netlink is holder else 0
+            nf.transact(netlink, [*_emptied(family), *_made(family, wanted, flags)])
+    except OSError as error:
+        return _alone(family, error.strerror or str(error))
+    return None
+
+
+def remove(family: Family) -> Fault | None:
+    """Remove a family's table, if it is there; return what is left, and why.
+
+    If it belongs to another process, that one is asked for it, which takes some milliseconds as a rule, and
+    :data:`.nf_release.PATIENCE` seconds at most.
+    """
+    try:
+        nf_release.ask(TABLE, FAMILIES[family])
         with NetlinkSocket() as netlink:
             if nf.table_flags(netlink, TABLE, FAMILIES[family]) is not None:
                 nf.transact(netlink, _emptied(family))
     except OSError as error:
-        if error.errno not in ABSENT:
-            table = f"table {FAMILY_NAMES[family]} {TABLE}"
-            what = (
-                f"nftables {table}, which closes pods until the agent knows them, is left: {error.strerror}"
-            )
-            return Fault(what, f"nft delete {table}", reason="rules")
+        return None if error.errno in ABSENT else _left(family, error.strerror or str(error))
     return None
+
+
+def _left(family: Family, why: str) -> Fault:
+    table = f"table {FAMILY_NAMES[family]} {TABLE}"
+    what = f"nftables {table}, which closes pods until the agent knows them, is left: "
+    if owner := holder_of(family):
+        asking = nf_owned.owner_of(nf_release.ASKING, FAMILIES[family])
+        kept = f"; nobody else can ask, since {asking} keeps table {nf_release.ASKING}" if asking else ""
+        why = f"{owner} holds it, and does not let go of it{kept}"
+        return Fault(what + why, _end(owner), reason="rules")
+    return Fault(what + why, f"nft delete {table}", reason="rules")
+
+
+def holder_of(family: Family) -> str:
+    """Say which process a family's table belongs to; "" where it belongs to none."""
+    return nf_owned.owner_of(TABLE, FAMILIES[family])
+
+
+def held_by(holder: NetlinkSocket) -> tuple[nf_release.Held, ...]:
+    """Return the tables that belong to a socket; none where the kernel has no nftables."""
+    found = []
+    for family in Family:
+        with contextlib.suppress(OSError):
+            found.append(nf_release.held(holder, TABLE, FAMILIES[family]))
+    return tuple(one for one in found if one is not None)
 
 
 def is_there(family: Family) -> bool:
@@ -170,9 +209,9 @@ def _emptied(family: Family) -> list[Message]:
     return [nf.add_table(TABLE, number), nf.delete_table(TABLE, number)]
 
 
-def _made(family: Family, networks: Iterable[Network]) -> list[Message]:
+def _made(family: Family, networks: Iterable[Network], flags: int) -> list[Message]:
     number = FAMILIES[family]
-    made = [nf.add_table(TABLE, number), nf.add_chain(TABLE, CLOSED, family=number)]
+    made = [nf.add_table(TABLE, number, flags), nf.add_chain(TABLE, CLOSED, family=number)]
     made += [nf.add_hooked_chain(TABLE, name, hook, PRIORITY, number) for name, hook in _HOOKS.items()]
     return made + [nf.add_rule(TABLE, chain, rule, family=number) for chain, rule in _rules(family, networks)]
 
@@ -209,3 +248,23 @@ def _is(field: tuple[int, int, int], value: bytes) -> bytes:
 
 def _icmp(kind: int) -> bytes:
     return nf.meta(nf.L4PROTO) + nf.compared(_ICMPV6) + _is(_ICMP_TYPE, bytes([kind]))
+
+
+def _alone(family: Family, why: str) -> Fault:
+    what = f"IPv{int(family)}: the guard stands in iptables alone, since nftables takes no table of it: {why}"
+    remedy = (
+        "a kernel with nftables (nf_tables, nft_ct, nft_fib); without it, run netpol-agent guard again after "
+        "programs that put rules before it"
+    )
+    return Fault(what, remedy, blocking=False, reason="rules")
+
+
+def _held(family: Family, owner: str, closed: Iterable[str]) -> Fault:
+    closes = ", ".join(closed) or "something else"
+    table = f"nftables table {FAMILY_NAMES[family]} {TABLE}"
+    what = f"IPv{int(family)}: {table} belongs to {owner}, and closes {closes}"
+    return Fault(what, f"{_end(owner)}, and run it again", reason="rules")
+
+
+def _end(owner: str) -> str:
+    return f"end {owner} (systemctl kill netpol-agent-guard, if systemd has started it)"

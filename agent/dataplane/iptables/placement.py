@@ -10,7 +10,7 @@ from agent.dataplane.iptables.tables import builtin, hooks
 from agent.dataplane.iptables.tables.authors import Authors
 from agent.dataplane.iptables.tables.chain_writer import ChainWriter
 from agent.dataplane.iptables.tables.tables import Table
-from agent.dataplane.turns import Work
+from agent.dataplane.turns import Work, beside
 from agent.fault import Fault
 from agent.kernel.netlink import NetlinkSocket
 from agent.net import Family
@@ -28,13 +28,19 @@ class Placement:
         now: Callable[[], float],
         authors: Authors,
         lift: Callable[[Family], Fault | None],
+        patience: float,
     ) -> None:
-        """``lift`` removes the table of a guard, if there is one, and returns why it could not."""
+        """``lift`` removes the table of a guard, if there is one, and returns why it could not.
+
+        It may have to ask another process for it; ``patience``: seconds after which that is waited for beside
+        other work.
+        """
         self._rules = rules
         self._chains = rules.chains
         self._netlink = netlink
         self._authors = authors
         self._lift = lift
+        self._patience = patience
         self._guarded = set(rules.chains.families)
         """The families that a guard may still close."""
         self._displaced = Contention(now)
@@ -98,7 +104,7 @@ class Placement:
         for family, placed in by_netlink.items():
             failed = self._rules.put_in_front(family, placed)
             if not (failed or (lines[family] and family in self._chains.why)):
-                failed = self._relieve(family)
+                failed = yield from self._relieve(family)
             faults += failed
         if not faults:
             self._placed = {
@@ -106,11 +112,13 @@ class Placement:
             }
         return faults
 
-    def _relieve(self, family: Family) -> list[Fault]:
+    def _relieve(self, family: Family) -> Work[list[Fault]]:
         """Remove a guard's table of a family, whose own rules are in front now; return why it is left."""
         if family not in self._guarded:
             return []
-        fault = self._lift(family)
+        found: list[Fault | None] = []
+        yield from beside("relieving", lambda: found.append(self._lift(family)), self._patience)
+        (fault,) = found
         if fault is not None:
             return [fault]
         self._guarded.discard(family)
