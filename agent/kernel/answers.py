@@ -44,11 +44,12 @@ class Answers(Closing):
     Acts in the calling thread's network namespace. Raises OSError.
     """
 
-    def __init__(self, ports: Collection[int]) -> None:
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_EVERY_PROTOCOL))
+    def __init__(self) -> None:
+        every = socket.htons(_EVERY_PROTOCOL)
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, every)
         try:
+            self.to(())
             self._socket.setblocking(False)
-            self._filter(sorted(ports)[:_MOST_PORTS])
             self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         except OSError:
             self._socket.close()
@@ -70,9 +71,11 @@ class Answers(Closing):
             if (answer := answer_of(data)) is not None:
                 yield answer
 
-    def _filter(self, ports: Collection[int]) -> None:
-        """Have the kernel copy nothing else: classic BPF (linux/filter.h), 8 bytes for each instruction."""
-        code = b"".join(struct.pack("=HBBI", *one) for one in _assembled(_program(ports)))
+    def to(self, ports: Collection[int]) -> None:
+        """Have the kernel copy only what is sent to these ports from now on: of many, to the first."""
+        # Classic BPF (linux/filter.h), 8 bytes for each instruction.
+        steps = _program(sorted(ports)[:_MOST_PORTS])
+        code = b"".join(struct.pack("=HBBI", *one) for one in _assembled(steps))
         held = ctypes.create_string_buffer(code, len(code))
         program = struct.pack("@HP", len(code) // 8, ctypes.addressof(held))
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)

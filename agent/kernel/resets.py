@@ -15,8 +15,9 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 
+from agent.closing import Closing
 from agent.kernel.answers import Answers
 from agent.kernel.conntrack import Tuple
 
@@ -30,82 +31,95 @@ _PATIENCE = 0.01
 """Seconds within which an answer of a pod of this node comes."""
 
 
-def ask(connections: Iterable[tuple[Tuple, Tuple]], mark: int) -> OSError | None:
-    """Send both ends of each connection a segment, in the name of the other.
+class Resets(Closing):
+    """Asks ends, with sockets that it opens as it needs them, and keeps until it is closed.
 
-    A connection is given as it was opened and as its replies come: connection tracking translates the
-    segments as it does the connection's own. ``mark``: of the packets, by which rules know them. What cannot
-    be sent is not: then an end gets its reset as soon as it sends something itself. Returns why nothing could
-    be sent in one of the families, if so; never raises. Acts in the calling thread's network namespace.
+    To close one that reads answers takes the kernel some 15 ms. It may be asked again afterwards. Acts in the
+    network namespace of the thread that asks first.
     """
-    found = list(connections)
-    failed: OSError | None = None
-    with contextlib.ExitStack() as stack:
-        answers, asked = _answers(stack, found), dict[Tuple, Tuple]()
-        sockets: dict[int, socket.socket | None] = {}
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, socket.socket] = {}
+        self._answers: Answers | None = None
+
+    def close(self) -> None:
+        for one in self._sockets.values():
+            one.close()
+        self._sockets.clear()
+        if self._answers is not None:
+            self._answers.close()
+            self._answers = None
+
+    def ask(self, connections: Iterable[tuple[Tuple, Tuple]], mark: int) -> OSError | None:
+        """Send both ends of each connection a segment, in the name of the other.
+
+        A connection is given as it was opened and as its replies come: connection tracking translates the
+        segments as it does the connection's own. ``mark``: of the packets, by which rules know them. What
+        cannot be sent is not: then an end gets its reset as soon as it sends something itself. Returns why
+        nothing could be sent in one of the families, if so; never raises.
+        """
+        found = list(connections)
+        failed: OSError | None = None
+        translated = {opened: reply for opened, reply in found if _is_translated(opened, reply)}
+        listening = bool(translated) and self._listen({way.port for way in translated})
         for opened, reply in found:
-            size = len(opened.source)
-            if size not in sockets:
-                try:
-                    sockets[size] = _open(stack, size, mark)
-                except OSError as error:
-                    sockets[size], failed = None, error
-            sending = sockets[size]
-            if sending is not None:
-                # Connection tracking lets a SYN of who has opened it pass, and a SYN with ACK of who answers;
-                # the others it takes for invalid, and does not translate. The SYN comes first: where who has
-                # opened it is gone, it refuses what it is asked, and after that a SYN would open it anew.
-                _send(sending, opened, _SYN)
-                _send(sending, reply, _SYN | _ACK)
-                if _is_translated(opened, reply):
-                    asked[opened] = reply
-        if answers is not None:
-            _reset(sockets, answers, asked)
-    return failed
+            try:
+                sending = self._sending(len(opened.source), mark)
+            except OSError as error:
+                failed = error
+                continue
+            # Connection tracking lets a SYN of who has opened it pass, and a SYN with ACK of who answers; the
+            # others it takes for invalid, and does not translate. The SYN comes first: where who has opened
+            # it is gone, it refuses what it is asked, and after that a SYN would open it anew.
+            _send(sending, opened, _SYN)
+            _send(sending, reply, _SYN | _ACK)
+        if listening and self._answers is not None:
+            self._reset(self._answers, translated, mark)
+        return failed
+
+    def _sending(self, size: int, mark: int) -> socket.socket:
+        sending = self._sockets.get(size)
+        if sending is None:
+            family = socket.AF_INET if size == 4 else socket.AF_INET6
+            sending = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            sending.setblocking(False)
+            self._sockets[size] = sending
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        return sending
+
+    def _listen(self, ports: Collection[int]) -> bool:
+        try:
+            if self._answers is None:
+                self._answers = Answers()
+            self._answers.to(ports)
+        except OSError:
+            # Like one that answers later: it is reset where it is not on a bridge.
+            return False
+        return True
+
+    def _reset(self, answers: Answers, asked: dict[Tuple, Tuple], mark: int) -> None:
+        """Reset those that answer at once, as pods of this node do."""
+        until = time.monotonic() + _PATIENCE
+        left = _PATIENCE
+        # At least once, however busy the processors are: answers come while the others are asked.
+        while asked and left > 0:
+            left = until - time.monotonic()
+            if not select.select([answers], [], [], max(0.0, left))[0]:
+                return
+            for answer in answers.read():
+                reply = asked.pop(answer.way, None)
+                if reply is None or answer.expects is None:
+                    continue
+                with contextlib.suppress(OSError):
+                    sending = self._sending(len(reply.source), mark)
+                    _send(sending, reply, _RST, answer.expects)
+                    # It refuses this by a reset. With a reset as the last that it has seen of who has opened
+                    # the connection, connection tracking takes a SYN of it for that of a new one, as it is.
+                    _send(sending, reply, _SYN | _ACK, acknowledges=answer.sequence)
 
 
 def _is_translated(opened: Tuple, reply: Tuple) -> bool:
     return (opened.destination, opened.port) != (reply.source, reply.source_port)
-
-
-def _answers(stack: contextlib.ExitStack, found: Iterable[tuple[Tuple, Tuple]]) -> Answers | None:
-    ports = {way.port for way, reply in found if _is_translated(way, reply)}
-    if not ports:
-        return None
-    try:
-        return stack.enter_context(Answers(ports))
-    except OSError:
-        # Like one that is asked later: it is reset where it is not on a bridge.
-        return None
-
-
-def _reset(sockets: Mapping[int, socket.socket | None], answers: Answers, asked: dict[Tuple, Tuple]) -> None:
-    """Reset those that answer at once, as pods of this node do."""
-    until = time.monotonic() + _PATIENCE
-    left = _PATIENCE
-    # At least once, however busy the processors are: answers come while the others are asked.
-    while asked and left > 0:
-        left = until - time.monotonic()
-        if not select.select([answers], [], [], max(0.0, left))[0]:
-            return
-        for answer in answers.read():
-            reply = asked.pop(answer.way, None)
-            if reply is None or answer.expects is None:
-                continue
-            sending = sockets.get(len(reply.source))
-            if sending is not None:
-                _send(sending, reply, _RST, answer.expects)
-                # It refuses this by a reset. With a reset as the last that it has seen of who has opened the
-                # connection, connection tracking takes a SYN of it for that of a new one, as it is.
-                _send(sending, reply, _SYN | _ACK, acknowledges=answer.sequence)
-
-
-def _open(stack: contextlib.ExitStack, size: int, mark: int) -> socket.socket:
-    family = socket.AF_INET if size == 4 else socket.AF_INET6
-    opened = stack.enter_context(socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-    opened.setblocking(False)
-    return opened
 
 
 def _send(sending: socket.socket, way: Tuple, flags: int, sequence: int = 0, acknowledges: int = 0) -> None:

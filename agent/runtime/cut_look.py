@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from agent.kernel import conntrack, marked, membarrier, resets
 from agent.kernel.marked import Connection
@@ -21,6 +21,16 @@ _JUDGED = 10_000
 """Sorts of connections whose verdict a look remembers."""
 
 
+class Asking(Protocol):
+    """Asks ends of TCP connections, so that they are reset: :class:`agent.kernel.resets.Resets`."""
+
+    def ask(
+        self, connections: Iterable[tuple[conntrack.Tuple, conntrack.Tuple]], mark: int
+    ) -> OSError | None: ...
+
+    def close(self) -> None: ...
+
+
 class Kernel(NamedTuple):
     """What is asked of the kernel; a test gives another."""
 
@@ -31,7 +41,7 @@ class Kernel(NamedTuple):
     opened: Callable[[Collection[conntrack.Tuple]], Iterable[Connection]] = marked.opened
     mark: Callable[[Sequence[Connection], int], list[Connection]] = marked.mark
     forget: Callable[[Iterable[conntrack.Entry]], int] = conntrack.forget_entries
-    ask: Callable[[Iterable[tuple[conntrack.Tuple, conntrack.Tuple]], int], OSError | None] = resets.ask
+    resets: Callable[[], Asking] = resets.Resets
 
 
 def _own() -> frozenset[bytes]:

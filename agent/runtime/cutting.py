@@ -110,6 +110,7 @@ class Cutting:
         self._clock = clock
         self._start_thread = start_thread
         self._kernel = kernel or Kernel()
+        self._resets = self._kernel.resets()
         self._scope = _Scope()
         self._more = _Scope()
         """What there was no room for: looked at when all else is ended."""
@@ -287,6 +288,8 @@ class Cutting:
             self._waiting.clear()
             self._freed.clear()
             self._not_before = self._clock.monotonic() + RETRY
+        if not self._waiting:
+            self._resets.close()
         for pod in self._ended.keys() - self._waiting.pods():
             self._tell(pod, self._ended.pop(pod))
 
@@ -310,7 +313,7 @@ class Cutting:
         ended = self._kernel.mark(list(cut), self._marks.connection)
         asked = [one for one in ended if one.opened.protocol == Protocol.TCP and one.replied and not one.over]
         if asked:
-            error = self._kernel.ask(((one.opened, one.reply) for one in asked), self._marks.packet)
+            error = self._resets.ask(((one.opened, one.reply) for one in asked), self._marks.packet)
             self._unasked = None if error is None else unasked(error)
             self.tally.reset += len(asked) if error is None else 0
         for one in ended:

@@ -32,7 +32,8 @@ def netns() -> Iterator[Netns]:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_only_segments_to_the_ports_are_read_and_no_syn(netns: Netns, address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with netns.entered(), Answers(PORTS) as answers, contextlib.ExitStack() as stack:
+    with netns.entered(), Answers() as answers, contextlib.ExitStack() as stack:
+        answers.to(PORTS)
         opened = []
         for port in (*PORTS, 91):
             server = stack.enter_context(socket.create_server((address, port), family=family))

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from agent.kernel.conntrack import Tuple
-from agent.kernel.resets import ask, checksum, segment
+from agent.kernel.resets import Resets, checksum, segment
 from tests.build import packed
 
 SYN_ACK = 0x12
@@ -39,7 +39,8 @@ def test_why_no_end_can_be_asked_is_returned(monkeypatch: pytest.MonkeyPatch) ->
 
     way = Tuple(packed("10.0.0.1"), packed("10.0.0.2"), socket.IPPROTO_TCP, 40000, 443)
     monkeypatch.setattr(socket, "socket", refused)
-    error = ask([(way, way)], 1)
-    assert error is not None
-    assert error.errno == errno.EPERM
-    assert ask([], 1) is None
+    with Resets() as resets:
+        error = resets.ask([(way, way)], 1)
+        assert error is not None
+        assert error.errno == errno.EPERM
+        assert resets.ask([], 1) is None

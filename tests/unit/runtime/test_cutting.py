@@ -55,6 +55,8 @@ class FakeKernel:
     refusing: OSError | None = None
     """Why no end of TCP can be asked."""
     unmarkable: bool = False
+    open: bool = False
+    """Whether there are sockets by which ends were asked."""
 
     def connections(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
         assert bit == MARKS.connection
@@ -86,7 +88,11 @@ class FakeKernel:
     def ask(self, ways: Iterable[tuple[Tuple, Tuple]], mark: int) -> OSError | None:
         assert mark == MARKS.packet
         self.asked += () if self.refusing else ways
+        self.open = True
         return self.refusing
+
+    def close(self) -> None:
+        self.open = False
 
     @property
     def cut(self) -> list[Connection]:
@@ -114,7 +120,7 @@ class Desk:
             self.kernel.opened,
             self.kernel.mark,
             self.kernel.forget,
-            self.kernel.ask,
+            lambda: self.kernel,
         )
         self.task = Cutting(
             wanted=wanted,
@@ -174,6 +180,7 @@ def test_a_change_ends_what_it_forbids_and_nothing_else() -> None:
     desk.work()
     assert {one.entry for one in desk.kernel.cut} == {one.entry for one in denied}
     assert {*desk.kernel.asked} == {(one.opened, one.reply) for one in denied}
+    assert not desk.kernel.open
     (told,) = desk.told
     assert (str(told.pod.pod), told.pod.direction, told.connections) == ("default/web", "ingress", 2)
     assert set(told.examples) == {
