@@ -17,7 +17,7 @@ from agent.kernel.nf_write import add_table, delete_table, transact
 
 ASKING = "netpol-agent-release"
 PATIENCE = 2.0
-"""Seconds for which a holder is asked. It answers within milliseconds, unless it is stopped."""
+"""Seconds for which a holder is asked. It answers within a tenth of one, unless it is stopped."""
 _PAUSE = 0.005
 
 

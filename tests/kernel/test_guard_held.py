@@ -105,6 +105,10 @@ def test_nobody_else_removes_it_and_it_ends_when_an_agent_has_taken_over(
                 if two in (flow.source,) or flow.address in (two.v4, two.v6)
             ]
             assert lab.check(dict.fromkeys(unknown, Verdict.DENIED)) == {}
+            # A guard that is not needed is ready, too, for what waits for it.
+            with Holder(node) as again:
+                assert again.process.wait(20) == 0
+                assert "not needed" in again.said()
         finally:
             running.stop()
 

@@ -100,8 +100,8 @@ def _put(family: Family, wanted: list[Network], holder: NetlinkSocket | None) ->
 def remove(family: Family) -> Fault | None:
     """Remove a family's table, if it is there; return what is left, and why.
 
-    If it belongs to another process, that one is asked for it, which takes some milliseconds as a rule, and
-    :data:`.nf_release.PATIENCE` seconds at most.
+    If it belongs to another process, that one is asked for it, which takes less than a tenth of a second as a
+    rule, and :data:`.nf_release.PATIENCE` seconds at most.
     """
     try:
         nf_release.ask(TABLE, FAMILIES[family])
