@@ -53,6 +53,15 @@ def _both(program: str) -> Callable[[Node], None]:
     return run
 
 
+def _without_native(node: Node) -> None:
+    """Delete the native rule from the built-in chain, and nothing else of it: the agent's jump stays."""
+    for family in ("ip", "ip6"):
+        listed = node.run("nft", "-a", "list", "chain", family, "filter", "FORWARD").splitlines()
+        (handle,) = (line.split()[-1] for line in listed if line.strip().startswith(_NATIVE))
+        node.run("nft", "delete", "rule", family, "filter", "FORWARD", "handle", handle)
+
+
+_NATIVE = "meta l4proto udp accept"
 _HOOK = names.FORWARD
 RULES: Mapping[str, Breakage] = {
     "the chain of a pod flushed": Breakage(lambda node: node.iptables(Family.V4, "-F", _pod_chain(node))),
@@ -77,12 +86,11 @@ RULES_OF_NFT: Mapping[str, Breakage] = {
     "nft flush ruleset": Breakage(lambda node: node.run("nft", "flush", "ruleset"), takes_theirs=True),
     "the table deleted": Breakage(_both("delete table {} filter"), takes_theirs=True),
     "a native rule put into a chain of it": Breakage(
-        _both("insert rule {} filter KUBE-NETPOL-INGRESS meta l4proto udp accept")
+        _both(f"insert rule {{}} filter KUBE-NETPOL-INGRESS {_NATIVE}")
     ),
     "a native rule put before its jump": Breakage(
-        _both("insert rule {} filter FORWARD meta l4proto udp accept"),
-        _both("flush chain {} filter FORWARD"),
-        takes_theirs=True,
+        _both(f"insert rule {{}} filter FORWARD {_NATIVE}"),
+        _without_native,
     ),
 }
 
