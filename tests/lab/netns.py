@@ -30,6 +30,7 @@ SO_RCVBUFFORCE = 33
 
 _RTM_GETROUTE, _RTA_DST, _RTA_OIF, _RTN_LOCAL = 26, 1, 4, 2
 _RTMSG_REST, _RTMSG_TYPE = 8, 3
+_LINK_SECONDS = 60.0
 """What follows the family's four bytes in an rtmsg (rtnetlink(7)): its size, and where the type is in it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -162,13 +163,13 @@ class Netns:
     def wait_for_link(self, name: str) -> None:
         """Wait until a link passes packets: a veth's first end does so moments after its second came up.
 
-        Raises OSError (ETIMEDOUT) after 10 s.
+        A work queue of the whole machine sees to that. Raises OSError (ETIMEDOUT) after a minute.
         """
         request = struct.pack("16s24x", name.encode())
         with self.entered():
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with sock:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + _LINK_SECONDS
             while not struct.unpack_from("H", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)[0] & IFF_RUNNING:
                 if time.monotonic() > deadline:
                     raise OSError(errno.ETIMEDOUT, f"{name} of {self.label} does not come up")
@@ -181,13 +182,13 @@ class Netns:
 
         A work queue of the whole machine joins its groups and then makes its route; until that, nothing is
         delivered to it, nobody is told its link's address, and, were it the only link-local one, nobody is
-        asked for theirs. Raises OSError (ETIMEDOUT) after 10 s.
+        asked for theirs. Raises OSError (ETIMEDOUT) after a minute.
         """
         with self.entered(), NetlinkSocket(ROUTE) as netlink:
             asked = attribute(_RTA_DST, socket.inet_pton(socket.AF_INET6, address))
             asked += attribute(_RTA_OIF, struct.pack("=I", socket.if_nametoindex(name)))
             message = Message(_RTM_GETROUTE, socket.AF_INET6, bytes(_RTMSG_REST) + asked)
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + _LINK_SECONDS
             while True:
                 with contextlib.suppress(OSError):  # no route at all
                     if netlink.get(message)[_RTMSG_TYPE] == _RTN_LOCAL:
