@@ -181,9 +181,14 @@ class Audit:
         return [Difference(What.MARK_USERS, detail=what) for what in changed]
 
     def _sizes(self, in_kernel: dict[str, int | None]) -> list[Difference]:
-        """Return the sets that are gone, or have another number of members than was left there."""
+        """Return the sets that are gone, or have another number of members than was left there.
+
+        How many are in a set is not known where a change of it has failed.
+        """
         differences = []
         for name, size in self._held.sets.sizes.items():
+            if name in self._held.sets.doubtful:
+                continue
             if name not in in_kernel:
                 differences.append(Difference(What.SET_GONE, name=name))
             elif in_kernel[name] not in (None, size) and not names.changes_by_itself(name):

@@ -130,6 +130,26 @@ def test_it_is_closed_where_that_cannot_be_written_either() -> None:
     assert not node.passes(TWO, WEB)
 
 
+def test_what_a_killed_command_has_written_is_nobody_elses() -> None:
+    node = Node(pod_event("web", 1), lets_in(ONE))
+    node.tables.killed = True
+    assert node.change(lets_in(ONE, TWO))
+    assert node.backend.audit(node.engine.lowered) == []
+    node.tables.killed = False
+    assert node.sync() == ()
+    assert node.backend.audit(node.engine.lowered) == []
+
+
+def test_what_a_failed_change_did_not_add_to_a_set_is_taken_away_by_nobody() -> None:
+    node = Node(pod_event("web", 1), lets_in(ONE))
+    node.kernel.fails = lambda: True
+    assert node.change(pod_event("more", 2), lets_in(ONE))
+    node.kernel.fails = lambda: False
+    assert node.backend.audit(node.engine.lowered) == []
+    assert node.sync() == ()
+    assert node.backend.audit(node.engine.lowered) == []
+
+
 def test_a_family_whose_rules_cannot_be_read_opens_nobody() -> None:
     node = Node(pod_event("web", 1), lets_in(ONE, ONE_6))
     node.kernel.unwritten = lambda: True

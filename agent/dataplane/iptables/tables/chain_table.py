@@ -80,11 +80,11 @@ class ChainTable:
         return chain in self.held[family] and chain not in self.garbage[family]
 
     def changed(self, family: Family, now: Table) -> list[Difference]:
-        """Return which chains of ours a table holds otherwise than they were left."""
-        held = self.held[family]
+        """Return which chains of ours a table holds otherwise than they were surely left."""
+        held, unsure = self.held[family], self._unsure[family].keys()
         return [
             Difference(What.CHAIN_CHANGED if chain in now else What.CHAIN_GONE, family, chain)
-            for chain in sorted(held.keys() | set(filter(names.is_ours, now)))
+            for chain in sorted((held.keys() | set(filter(names.is_ours, now))) - unsure)
             if held.get(chain) != now.get(chain)
         ]
 
