@@ -51,6 +51,9 @@ class HostState(NamedTuple):
     needed: tuple[str, ...] = ()
 
 
+_NO_MEMORY = (errno.ENOMEM, errno.ENOBUFS)
+
+
 def _answers(message: Message) -> int:
     """Return 0 if the kernel carries out a netfilter request, else its error number."""
     try:
@@ -202,9 +205,11 @@ class _Host:
 
     def _answering(self, what: str, message: Message, module: str) -> None:
         code = self.read.answers(message)
-        if code and code != errno.EPERM and self._load(module):
+        if code and code not in (errno.EPERM, *_NO_MEMORY) and self._load(module):
             code = self.read.answers(message)
-        if code == errno.EPERM:
+        if code in _NO_MEMORY:
+            self.fault(f"the kernel has no memory to answer about its {what}", "free memory on the node")
+        elif code == errno.EPERM:
             self.fault(f"the kernel's {what} may not be used", "run the agent with CAP_NET_ADMIN")
         elif code:
             self.fault(

@@ -43,6 +43,7 @@ _GENERIC = struct.Struct("!BBH")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 
+_BUFFER_BYTES = 256 * 1024
 _SEND_BYTES = 128 * 1024
 _SEND_MESSAGES = 64
 """Per datagram: it must fit the send buffer, and its errors, should all fail, the receive buffer."""
@@ -113,11 +114,14 @@ class NetlinkSocket(Closing):
                 self._socket.bind((0, 0))
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
+            self._buffer = bytearray(_BUFFER_BYTES)
         except OSError:
             self._socket.close()
             raise
+        except MemoryError:
+            self._socket.close()
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
         self._sequence = 0
-        self._buffer = bytearray(1 << 18)
 
     def check_strictly(self) -> None:
         """Have the kernel refuse questions it does not understand. Raises OSError on one before 4.20."""

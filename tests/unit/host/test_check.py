@@ -204,6 +204,13 @@ def test_netlink_must_answer(node: Node, subsystem: int, module: str, what: str)
     assert node.check().faults == ()
 
 
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENOBUFS])
+def test_a_kernel_without_memory_is_not_one_without_the_module(node: Node, code: int) -> None:
+    node.codes[6] = code
+    assert only(node.check()).what == "the kernel has no memory to answer about its sets"
+    assert node.modules == []
+
+
 def test_without_permission_no_module_is_tried(node: Node) -> None:
     node.codes = {6: errno.EPERM, 1: errno.EPERM}
     faults = node.check().faults
