@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import NamedTuple, TypeVar
 
+from agent.kernel.thread import start
+
 T = TypeVar("T")
 
 PATIENCE = 0.1
@@ -41,12 +43,21 @@ Work = Generator[Waits, None, T]
 def beside(name: str, do: Callable[[], None], patience: float) -> Work[None]:
     """Do something on a thread, waiting for so many seconds before yielding; here if that is for ever.
 
-    Also here where the system has no more threads to give: then little else can be done, either.
+    Also here where the system has no more threads to give: then little else can be done, either. Raises what
+    is raised there.
     """
-    thread = None if patience == math.inf else threading.Thread(target=do, name=name, daemon=True)
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            do()
+        except Exception as error:
+            failed.append(error)
+
+    thread = None if patience == math.inf else threading.Thread(target=run, name=name, daemon=True)
     try:
         if thread is not None:
-            thread.start()
+            start(thread)
     except RuntimeError:
         thread = None
     if thread is None:
@@ -55,6 +66,8 @@ def beside(name: str, do: Callable[[], None], patience: float) -> Work[None]:
     thread.join(patience)
     while thread.is_alive():
         yield Waits((), time.monotonic() + LOOK_AGAIN)
+    if failed:
+        raise failed[0]
 
 
 def wait(waits: Waits) -> None:

@@ -17,6 +17,7 @@ from typing import cast
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from agent import log
+from agent.kernel.thread import require_room
 from agent.observe import connections, hosts
 from agent.observe.bounded import BoundedReader
 from agent.observe.connections import Connections
@@ -87,6 +88,7 @@ class Listener(http.server.ThreadingHTTPServer):
     def process_request(self, request: object, client_address: object) -> None:
         """Answer on a thread; on this one where the system has no more to give, and then no stream."""
         try:
+            require_room()
             super().process_request(cast(socket.socket, request), cast(tuple[str, int], client_address))
         except RuntimeError:
             self.alone = True

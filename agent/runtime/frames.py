@@ -29,6 +29,7 @@ ASK_EVERY = 1.0
 """Seconds between two questions to the kernel whether anybody wrote rules of nftables."""
 RETRY = 1.0
 """Seconds after which what could not be written is tried again."""
+_NO_THREAD = "let the agent have more threads, and memory for them (pids.max, ulimit -u, ulimit -v)"
 
 
 def make_guard() -> FrameGuard:
@@ -192,7 +193,11 @@ class Frames:
             seen = self._kernel.version()
             self._inbox.call(lambda: self._done(done, seen))
 
-        self._start_thread("frames", follow)
+        try:
+            self._start_thread("frames", follow)
+        except RuntimeError as error:
+            self._running, self._at = False, now + RETRY
+            self.faults = (Fault(f"frames of pods are not guarded anew: {error}", _NO_THREAD),)
 
     def settled(self) -> Settled | None:
         """Return whose frames the kernel guards; None while that is not known, or being written."""

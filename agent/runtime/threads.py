@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from agent.kernel.thread import start
+
 
 class Thread(Protocol):
     """A thread that was started."""
@@ -20,9 +22,9 @@ StartThread = Callable[[str, Callable[[], None]], Thread]
 
 
 def start_thread(name: str, target: Callable[[], None]) -> Thread:
-    """Start a thread of the system's. Raises RuntimeError where it has none to give."""
+    """Start a thread of the system's. Raises RuntimeError where it has none to give, or no memory for it."""
     thread = threading.Thread(target=target, name=name, daemon=True)
-    thread.start()
+    start(thread)
     return thread
 
 

@@ -33,6 +33,7 @@ from agent.kernel import membarrier
 from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_shapes import LIST, SetContent, SetShape
+from agent.kernel.thread import start
 from agent.net import Family
 
 _log = log.get(__name__)
@@ -186,7 +187,7 @@ class Flusher:
     def _follow(self) -> None:
         thread = threading.Thread(target=self._run, name="flusher", daemon=True)
         try:
-            thread.start()
+            start(thread)
         except RuntimeError as error:
             self._failed(str(error))
         else:
@@ -252,5 +253,6 @@ class Flusher:
         self.trouble = ""
 
     def _failed(self, why: str) -> None:
+        if why != self.trouble:
+            _log.error("the verdict cache stays closed", detail=why)
         self.trouble = why
-        _log.error("the verdict cache stays closed", detail=why)

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 import msgspec
 
+from agent.kernel.thread import start
 from agent.kube.model import Kind
 from agent.kube.wire import Page, decode_page
 from agent.sources.apiserver.answers import raise_for
@@ -102,7 +103,7 @@ def _ahead(get: Callable[[Mapping[str, str]], bytes], token: str) -> Future[byte
             coming.set_exception(error)
 
     try:
-        threading.Thread(target=fetch, name="list", daemon=True).start()
+        start(threading.Thread(target=fetch, name="list", daemon=True))
     except RuntimeError:
         # The system has no more threads to give.
         fetch()

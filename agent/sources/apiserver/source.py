@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from agent.kernel.thread import start
 from agent.kube.events import Room, Sink, after_room, enough
 from agent.kube.model import Kind
 from agent.sources.apiserver.absence import CONFIRM_EMPTY_SECONDS
@@ -101,7 +102,7 @@ class ApiSource:
         for name, run in work:
             thread = threading.Thread(target=run, name=name, daemon=True)
             self._threads.append(thread)
-            thread.start()
+            start(thread)
 
     def _seen(self, kind: Kind) -> Seen:
         return Seen(self._state / "seen" / kind.value if self._state is not None else None)

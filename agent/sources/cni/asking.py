@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from agent import log
+from agent.kernel.thread import start
 from agent.kube.model import Key, Pod
 
 _log = log.get(__name__)
@@ -62,7 +63,7 @@ class Asking:
                 thread = threading.Thread(target=self._run, name="cni-asks", daemon=True)
                 # Where the system has none to give, the next pod tries again.
                 with contextlib.suppress(RuntimeError):
-                    thread.start()
+                    start(thread)
                     self._thread = thread
 
     def stop(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent import log
+from agent.kernel.thread import start
 from agent.kube.events import Room, Sink, enough
 from agent.kube.model import Key, Kind, Pod
 from agent.sources.cni.asking import Ask, Asking
@@ -92,7 +93,7 @@ class CniSource:
 
             self._asking = Asking(self._ask, answered, early.untold)
         self._thread = threading.Thread(target=lambda: self._run(early), name="cni", daemon=True)
-        self._thread.start()
+        start(self._thread)
         self._inner.start(early.take, room)
 
     def stop(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent import log
+from agent.kernel.thread import start
 from agent.sources.nri.messages import (
     PLUGIN,
     RUN_POD_SANDBOX,
@@ -109,7 +110,7 @@ class NriPlugin:
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="nri", daemon=True)
-        self._thread.start()
+        start(self._thread)
 
     def stop(self) -> None:
         self._stopping = True

@@ -38,3 +38,12 @@ def test_where_the_system_has_no_more_threads_it_is_done_here(monkeypatch: pytes
     done: list[str] = []
     whole(beside("x", lambda: done.append(threading.current_thread().name), 0.1))
     assert done == [threading.current_thread().name]
+
+
+@pytest.mark.parametrize("patience", [math.inf, 0.0, 1.0])
+def test_what_fails_beside_it_fails_the_work(patience: float) -> None:
+    def fail() -> None:
+        raise MemoryError("none left")
+
+    with pytest.raises(MemoryError, match="none left"):
+        whole(beside("x", fail, patience))

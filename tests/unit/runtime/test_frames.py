@@ -205,3 +205,20 @@ def test_without_it_what_an_earlier_run_left_is_removed_once(monkeypatch: pytest
     assert (rig.let_go, rig.followed) == (1, [])
     assert rig.check() is None
     assert LEFT in rig.agent.health().faults
+
+
+def test_where_the_system_has_no_thread_for_it_it_is_tried_again(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    guarded.synced()
+    some = guarded.agent.frames._start_thread
+    monkeypatch.setattr(guarded.agent.frames, "_start_thread", none)
+    guarded.found(1)
+    guarded.until(lambda: guarded.agent.frames.faults)
+    assert "can't start new thread" in guarded.agent.frames.faults[0].what
+    monkeypatch.setattr(guarded.agent.frames, "_start_thread", some)
+    guarded.until(lambda: not guarded.agent.frames.faults)
+    assert guarded.followed == [("veth1",)]
