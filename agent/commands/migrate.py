@@ -20,7 +20,7 @@ from agent.host.check import check_host
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.node_lock import LockedError, lock_node
 from agent.observe.health import State, readyz
-from agent.runtime import start
+from agent.runtime import lives, start
 from agent.runtime.backends import TableError, UndecidedError, takeover
 from agent.runtime.loop import Agent
 from agent.runtime.node_name import REMEDY, no_pod_names
@@ -109,7 +109,7 @@ def _run_until_ready(agent: Agent, timeout: float) -> Fault | None:
         agent.inbox.stop()
 
     watcher = threading.Thread(target=watch, name="ready", daemon=True)
-    start.stop_on_signals(agent)
+    lives.stop_on_signals(agent)
     watcher.start()
     try:
         agent.run()

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from agent import log
 from agent.fault import Fault
+from agent.kernel.thread import start
 from agent.observe import health, snapshot
 from agent.observe.listener import Listener
 from agent.observe.routes import TEXT, Request, Response, Routes, index, own_routes
@@ -75,7 +76,7 @@ class RouteServer:
     def start(self) -> None:
         """Begin to answer, or to try; raises nothing."""
         self._bind()
-        self._thread.start()
+        start(self._thread)
 
     def stop(self) -> None:
         """Stop answering and give the port back."""
@@ -101,8 +102,12 @@ class RouteServer:
             self._bind()
         self._server.timeout = _TURN_SECONDS
         while not self._stopping.is_set():
-            self._server.handle_request()
-            self._server.connections.expire()
+            try:
+                self._server.handle_request()
+                self._server.connections.expire()
+            except MemoryError:
+                # Who asks again may be answered then.
+                self._stopping.wait(_TURN_SECONDS)
 
     def _bind(self) -> None:
         try:

@@ -162,10 +162,15 @@ class Calls:
         self.note(Report(0.0, 0, True, (fault,)))
 
     def _call(self, move: Callable[..., Report], *arguments: object) -> Report:
-        """Call the backend; whatever it raises is a failure to try again, and ends nothing."""
+        """Call the backend; whatever it raises is a failure to try again, and ends nothing.
+
+        But MemoryError: what the backend knows may be half changed.
+        """
         self.beat()
         try:
             return move(self._program, *arguments)
+        except MemoryError:
+            raise
         except Exception as error:
             _log.exception("programming the kernel failed")
             fault = Fault(f"{type(error).__name__}: {error}", "see the log", reason="defect")

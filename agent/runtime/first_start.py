@@ -96,6 +96,8 @@ class FirstStart:
             if any(isolated.values()):
                 # What an earlier run judged by links stays judged by them.
                 self._calls.backend.expect(self._linked_pods.look())
+        except MemoryError:
+            raise
         except Exception as error:
             self._calls.unread(error)
             return
@@ -121,6 +123,8 @@ class FirstStart:
             return
         try:
             held = self._calls.backend.adopt()
+        except MemoryError:
+            raise
         except Exception as error:
             self._calls.unread(error)
             return

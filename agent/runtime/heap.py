@@ -9,11 +9,14 @@ import contextlib
 import ctypes
 import gc
 import sys
+import threading
 
 # mallopt(3)
 _M_ARENA_MAX = -8
 _M_MMAP_THRESHOLD = -3
 
+_STACK = 2 << 20
+"""Bytes of a thread's stack, of which Python code takes a tenth at most: the system's own size is 8 MB."""
 _LARGE = 128 * 1024
 """Bytes. As the C library has it at first; once told, it does not raise it when something large is freed."""
 
@@ -22,8 +25,10 @@ def keep_little() -> None:
     """Have all threads allocate from one heap, and what is large apart from it, to be given back at once.
 
     Each thread would keep in its own heap what pages of a list once took, and what is small would come to lie
-    behind what was large.
+    behind what was large. And have threads take a smaller stack: used or not, it counts where address space
+    is limited, and where the system gives no more than there is (``vm.overcommit_memory`` 2).
     """
+    threading.stack_size(_STACK)
     with contextlib.suppress(AttributeError):  # a C library without it
         library = ctypes.CDLL(None)
         library.mallopt(_M_ARENA_MAX, 1)

@@ -72,9 +72,11 @@ class Inbox:
                 self._room.wait(_LOOK_SECONDS)
 
     def put(self, events: Sequence[Event]) -> None:
-        """Add events: a sink for sources. Waits for nothing."""
+        """Add events: a sink for sources. Waits for nothing. Once closed, nobody is left to take them."""
         at = self._clock.monotonic()
         with self._lock:
+            if self._closed:
+                return
             self._events.extend(events)
             self.told += len(events)
             self._arrivals.append(Arrival(at, len(events)))
@@ -133,7 +135,13 @@ class Inbox:
 
     @property
     def stopped(self) -> bool:
+        """Whether somebody wants the agent to end."""
         return self._stopped
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is taken any more, or soon will not be."""
+        return self._stopped or self._closed
 
     def take(self, seconds: float, descriptors: Collection[int] = ()) -> Batch:
         """Wait at most so many seconds; return everything that is there.

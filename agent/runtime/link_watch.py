@@ -57,7 +57,7 @@ class LinkWatch:
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        """Begin to listen, on a thread that ends when the inbox is stopped."""
+        """Begin to listen, on a thread that ends when the inbox is over."""
         self._thread = self._start_thread("links", self._run)
 
     @property
@@ -71,18 +71,18 @@ class LinkWatch:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._inbox.stopped:
+        while not self._inbox.over:
             try:
                 self._listen()
-            except OSError as error:
-                _log.warning("changes of interfaces cannot be watched", error=str(error))
+            except (OSError, MemoryError) as error:
+                _log.warning("changes of interfaces cannot be watched", error=str(error) or "no memory")
                 self._clock.sleep(RETRY)
 
     def _listen(self) -> None:
         """Tell of what changes. Raises OSError."""
         lookout = Lookout(HOST_CHECK, self._clock.monotonic)
         with self._open_changes() as changes:
-            while not self._inbox.stopped:
+            while not self._inbox.over:
                 changed = changes.wait(EVERY)
                 if lookout.changed(told=changed):
                     self._inbox.call(self._host_check.interfaces_changed)

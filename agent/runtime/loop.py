@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -38,7 +39,7 @@ from agent.runtime.heap import MEMORY, Memory
 from agent.runtime.host_check import CheckHost, HostCheck, MakeBackend, backend_for, chosen_families
 from agent.runtime.inbox import Inbox
 from agent.runtime.kept_networks import KeptNetworks
-from agent.runtime.leads import Leads
+from agent.runtime.leads import Leads, text_of
 from agent.runtime.link_watch import LinkWatch
 from agent.runtime.linked_pods import LinkedPods
 from agent.runtime.new_pods import NewPods
@@ -48,6 +49,7 @@ from agent.runtime.proving import Proving
 from agent.runtime.reconcile import Reconcile
 from agent.runtime.recorder import Recorder
 from agent.runtime.relink import Relink
+from agent.runtime.scarcity import LOOK, Scarcity, Spare, taken
 from agent.runtime.set_look import SetLook
 from agent.runtime.threads import StartThread, start_thread
 from agent.runtime.tidy import Tidy
@@ -83,6 +85,7 @@ class World(NamedTuple):
     prove: Child = in_a_process
     frames: Kernel = KERNEL
     memory: Memory = MEMORY
+    spare: Callable[[int], Spare] = taken
 
 
 REAL = World()
@@ -128,6 +131,7 @@ class Agent:
         self.mode: Mode = choice.mode
         """The iptables mode that it programs."""
         self.inbox = Inbox(clock)
+        self.scarcity = Scarcity(world.spare)
         engine = Engine(
             settings.node_name,
             linger=settings.linger,
@@ -219,7 +223,9 @@ class Agent:
         # Files are one's own.
         own = settings.own_managers if settings.manifests is None else frozenset[str]()
         unconfirmed = Unconfirmed(own, settings.state_dir)
-        leads = Leads(settings.node_name, engine, clock, _tells_lead(recorder))
+        leads = Leads(
+            settings.node_name, engine, clock, lambda pod, ahead: recorder.pod_told(pod, text_of(ahead))
+        )
         enforced = Enforced(engine, self.inbox, self._reconcile.enforces)
         self._reconcile.stepped = leads.step
         self._reconcile.settled, self._reconcile.looked = leads.settle, enforced.settle
@@ -290,14 +296,15 @@ class Agent:
             self.proving,
             self._nri,
             NewPods(engine, calls, self._linked_pods, clock),
+            self.scarcity,
             clock,
         )
         recorder.faults = self.views.faults
 
     def run(self) -> None:
-        """Work until the inbox is stopped."""
-        self.start()
+        """Work until the inbox is stopped. Raises MemoryError where a step, or a thread, had no more."""
         try:
+            self.start()
             while not self.inbox.stopped:
                 self.turn()
         finally:
@@ -316,8 +323,13 @@ class Agent:
             self._nri.start()
 
     def turn(self) -> None:
-        """Wait until something comes or is due, and do it."""
+        """Wait until something comes or is due, and do it, if there is memory for that."""
+        if not self.scarcity.begins():
+            self._calls.beat()
+            self._clock.sleep(LOOK)
+            return
         batch = self.inbox.take(self._rest(), (*self._calls.descriptors, *self.drift.descriptors))
+        self.scarcity.spend()
         now = self._clock.monotonic()
         self._reconcile.take(batch.events, now, batch.arrivals)
         self._calls.go_on(self._reconcile.has_news, self._takes)
@@ -331,17 +343,14 @@ class Agent:
         self._calls.beat()
 
     def end(self) -> None:
-        """Let go of everything; what the kernel holds stays."""
-        self.inbox.close()
-        if self._nri is not None:
-            self._nri.stop()
-        self._source.stop()
-        self._linked_pods.stop()
-        self._flow_log.stop()
-        self._calls.backend.close()
-        self._recorder.stopped()
-        self.history.stop()
-        self._collecting.end()
+        """Let go of everything, whatever fails at that; what the kernel holds stays."""
+        nri = () if self._nri is None else (self._nri.stop,)
+        kept = (self._linked_pods.stop, self._flow_log.stop, self._calls.backend.close)
+        history = (self._recorder.stopped, self.history.stop)
+        stops = (self.inbox.close, *nri, self._source.stop, *kept, *history, self._collecting.end)
+        with contextlib.ExitStack() as stack:
+            for stop in reversed(stops):
+                stack.callback(stop)
 
     def _rest(self) -> float:
         """Return for how many seconds there is nothing to do."""
@@ -385,15 +394,3 @@ def _nri(settings: Settings, source: Source, enforced: Enforced) -> NriPlugin | 
     if settings.nri_socket is None or not isinstance(source, CniSource):
         return None
     return NriPlugin(settings.nri_socket, source.began, source.ended, enforced.wait)
-
-
-def _tells_lead(recorder: Recorder) -> Callable[[Key, float], None]:
-    """Return what tells the history how much earlier a pod was isolated than by its status."""
-
-    def tell(pod: Key, seconds: float) -> None:
-        recorder.pod_told(
-            pod,
-            f"isolated {1000 * seconds:.0f} ms before status.podIPs, by its network plugin (CNI)",
-        )
-
-    return tell

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import signal
+import functools
 import socket
 import time
 from pathlib import Path
 
 from agent import __version__, log
+from agent.clock import SYSTEM
 from agent.dataplane.backend import Backend
 from agent.fault import Fault
 from agent.host.check import check_host
@@ -18,9 +19,10 @@ from agent.observe.flows.routes import flow_routes
 from agent.observe.history.route import history_route
 from agent.observe.server import StatusServer
 from agent.observe.status.policy import rules_route
-from agent.runtime import backends, heap
+from agent.runtime import backends, heap, lives
 from agent.runtime.backends import UndecidedError
 from agent.runtime.host_check import chosen_families
+from agent.runtime.lives import lead
 from agent.runtime.loop import Agent
 from agent.runtime.policy_look import make_look
 from agent.runtime.routes import asked_routes, verify_route
@@ -49,7 +51,9 @@ def run(settings: Settings) -> int:
     raise_limit()
     try:
         with lock_node():
-            return _run_locked(settings)
+            lead(functools.partial(_run_locked, settings), SYSTEM)
+            _log.info("stopped", detail="what is in the kernel stays there")
+            return STOPPED
     except LockedError as error:
         _log.error("the node cannot be locked", detail=str(error))
     except UndecidedError as error:
@@ -59,7 +63,8 @@ def run(settings: Settings) -> int:
     return CANNOT_GO_ON
 
 
-def _run_locked(settings: Settings) -> int:
+def _run_locked(settings: Settings) -> None:
+    """Make an agent and run it, served, until a signal. Raises MemoryError where it cannot go on."""
     agent = make_agent(settings)
     names = (settings.node_name, socket.gethostname())
     route = metrics_route(agent.figures)
@@ -75,17 +80,15 @@ def _run_locked(settings: Settings) -> int:
     server = StatusServer(
         settings.health_address, settings.health_port, agent.health, agent.status, names, more
     )
-    stop_on_signals(agent)
+    lives.stop_on_signals(agent)
     servers = [server] if scraped is None else [server, scraped]
-    for each in servers:
-        each.start()
     try:
-        agent.run()
+        for each in servers:
+            each.start()
+        lives.run(agent)
     finally:
         for each in servers:
             each.stop()
-    _log.info("stopped", detail="what is in the kernel stays there")
-    return STOPPED
 
 
 def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent:
@@ -123,14 +126,6 @@ def make_agent(settings: Settings, *, beside_kube_router: bool = False) -> Agent
             f"the kernel cannot be programmed: {error}",
             "run as root, with CAP_NET_ADMIN, in the node's network namespace",
         ) from error
-
-
-def stop_on_signals(agent: Agent) -> None:
-    """Have the signals that end a process stop the agent's loop."""
-    # Whichever thread the signal comes to, the loop wakes up and runs its handler.
-    signal.set_wakeup_fd(agent.inbox.wakes, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, agent.inbox.stop)
 
 
 def _source(settings: Settings, *, fresh: bool) -> Source:

@@ -35,6 +35,7 @@ from agent.runtime.new_pods import NewPods
 from agent.runtime.node_name import NodeName
 from agent.runtime.proving import Proving
 from agent.runtime.reconcile import Reconcile
+from agent.runtime.scarcity import Scarcity
 from agent.runtime.unconfirmed import Unconfirmed
 from agent.sources.cni.source import CniSource, CniState
 from agent.sources.nri.plugin import NriPlugin
@@ -69,6 +70,7 @@ class Views:
     proving: Proving
     nri: NriPlugin | None
     new_pods: NewPods
+    scarcity: Scarcity
     clock: Clock
 
     def health(self) -> Health:
@@ -209,7 +211,8 @@ class Views:
         unknown = staging.faults(self.engine.staging.unknown.copy())
         own = (*self.history.faults(), *self.flow_log.faults(), *self.cutting.faults())
         beside = (*self.frames.faults, *own, *unknown, *self.proving.faults(), *self.new_pods.faults())
-        return (*self.choice.faults, *host, *node, *calls.faults, *calls.standing, *beside)
+        first = (*self.scarcity.faults(), *self.choice.faults)
+        return (*first, *host, *node, *calls.faults, *calls.standing, *beside)
 
     def _faults(self) -> tuple[Fault, ...]:
         return (*self.faults(), *overbudget.faults(self.engine.over_budget()))

@@ -11,6 +11,7 @@ from pathlib import Path
 import watchfiles
 
 from agent import log
+from agent.kernel.thread import start
 from agent.kube.documents import NOT_APPLIED, is_kustomization
 from agent.kube.events import Invalid, Room, Sink, Synced, after_room, enough
 from agent.kube.kinds import is_policy
@@ -96,7 +97,7 @@ class ManifestSource:
     def start(self, sink: Sink, room: Room = enough) -> None:
         work = (after_room(room, sink),)
         self._thread = threading.Thread(target=self._run, args=work, name="source-manifests", daemon=True)
-        self._thread.start()
+        start(self._thread)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -145,7 +146,7 @@ class ManifestSource:
                     if (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
                         # Another directory took the name; the watch still holds the old one.
                         break
-            except (OSError, RuntimeError):
+            except (OSError, RuntimeError, MemoryError):
                 # Gone, or not to be watched: looked at again soon, and named by the refresh.
                 self._stopping.wait(_ABSENT_SECONDS)
 
@@ -161,6 +162,8 @@ class ManifestSource:
     def _safely_refresh(self, sink: Sink) -> None:
         try:
             self.refresh(sink)
+        except MemoryError:
+            self._fail("no memory to read the manifests; trying again")
         except Exception as error:
             # A fault of ours must not end the watch: the node would go stale in silence.
             _log.exception("manifests not read", directory=str(self._directory))

@@ -26,6 +26,7 @@ from agent.proof.given import Given
 from agent.runtime.backends import ModeChoice
 from agent.runtime.frames import Kernel
 from agent.runtime.loop import Agent, World
+from agent.runtime.scarcity import Spare, taken
 from agent.settings import Settings
 from agent.sources.source import SyncState
 from tests.clock import FakeClock
@@ -299,7 +300,16 @@ class Rig:
         self.proofs: list[Result | Exception] = []
         """What proofs find; nothing wrong once these are used up."""
         choice = ModeChoice("nft", "because")
-        world = World(self.clock, self._start_thread, lambda *_: self.host, self._prove, frames=self.frames)
+        self.spare: Callable[[int], Spare] = taken
+        """Takes memory for a step."""
+        world = World(
+            self.clock,
+            self._start_thread,
+            lambda *_: self.host,
+            self._prove,
+            frames=self.frames,
+            spare=lambda size: self.spare(size),
+        )
         self.agent = Agent(
             settings, choice, self.host, self.source, self._make_backend, fresh=fresh, world=world
         )
