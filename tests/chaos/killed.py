@@ -1,6 +1,7 @@
-"""An agent that ends itself by SIGKILL at a named step.
+"""An agent that ends itself by SIGKILL at a named step, or has no memory to go on there.
 
-``python -m tests.chaos.killed PHASE:WRITE:N COMMAND...``: before the Nth write of a kind in a phase. Phases:
+``python -m tests.chaos.killed PHASE:WRITE:N COMMAND...``: before the Nth write of a kind in a phase. With
+``memory,PHASE:WRITE:N,...`` MemoryError is raised at each of the steps, once. Phases:
 ``start`` (until the first sync begins), ``sync``, ``apply``, ``tidy``; writes: ``begin`` (of the phase),
 ``rules`` (each restore), ``ruled`` (after it), ``made``, ``changed``, ``swapped`` and ``destroyed`` (sets),
 ``read``, before a table is read, ``asking`` and ``asked``, before and after a guard's holder is asked.
@@ -23,6 +24,7 @@ from agent.dataplane.turns import Work
 from agent.kernel import nf_release
 from agent.kernel.ipset import IpSets
 
+WITHOUT_MEMORY = "memory,"
 PHASES = {"adopt": "start", "sync": "sync", "apply": "apply", "tidy": "tidy"}
 """Methods of the backend, and the phases that they begin."""
 WRITES = {
@@ -41,8 +43,11 @@ _phase = "start"
 def _step(write: str) -> None:
     name = f"{_phase}:{write}"
     _counts[name] += 1
-    if f"{name}:{_counts[name]}" == sys.argv[1]:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if f"{name}:{_counts[name]}" not in sys.argv[1].split(","):
+        return
+    if sys.argv[1].startswith(WITHOUT_MEMORY):
+        raise MemoryError(f"at {name}:{_counts[name]}")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _beginning(phase: str, method: Callable[..., Any]) -> Callable[..., Any]:

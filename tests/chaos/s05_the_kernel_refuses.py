@@ -50,11 +50,13 @@ _IN, _MORE, _OUT = (
 )
 
 
-def _change_all(stage: Stage, probe: Probe, length: Length) -> None:
+def _change_all(stage: Stage, probe: Probe, length: Length, *, closes: bool) -> None:
     """Change policies and labels while a fault is there: what is taken away is so within a second.
 
-    What is given may wait. A policy whose rules cannot be written may close its pods meanwhile.
+    What is given may wait. A policy whose rules cannot be written may close its pods meanwhile. ``closes``:
+    what is taken away can be; else it may wait, too.
     """
+    taken = Expected.DENIED if closes else Expected.EITHER
     # In nft mode the first is written by a command that has waited since before the fault.
     probe.expect(Expected.EITHER, _MORE)
     stage.say("web", [policy_manifest("web", _WEB_MORE)])
@@ -62,12 +64,12 @@ def _change_all(stage: Stage, probe: Probe, length: Length) -> None:
     probe.expect(Expected.EITHER, _OUT)
     stage.say("job", [policy_manifest("job", _JOB_NOWHERE)])
     time.sleep(length.within(_REVOKED))
-    probe.expect(Expected.DENIED, _OUT)
+    probe.expect(taken, _OUT)
     # Another pod's revocation, which needs no rule: the client leaves the set of peers.
     probe.expect(Expected.EITHER, _IN)
     _label(stage, client="other")
     time.sleep(length.within(_REVOKED))
-    probe.expect(Expected.DENIED, lambda lane: _IN(lane) or _MORE(lane))
+    probe.expect(taken, lambda lane: _IN(lane) or _MORE(lane))
 
 
 def _label(stage: Stage, **labels: str) -> None:
@@ -85,7 +87,11 @@ def _as_at_first(stage: Stage, probe: Probe) -> None:
 
 
 def _unready(stage: Stage) -> str:
-    status, text = http_get(stage.node, "/readyz")
+    """Return what keeps the agent from being ready. One that begins anew does not answer for a moment."""
+    try:
+        status, text = http_get(stage.node, "/readyz")
+    except OSError as error:
+        return f"no answer: {error}"
     return "" if status == 200 else text
 
 
@@ -96,16 +102,23 @@ def refused(
     seconds: float,
     told: str,
     length: Length,
+    *,
+    closes: bool = True,
+    module: Callable[[Stage], tuple[str, ...]] = lambda _: ("agent",),
 ) -> Outcome:
-    """Have a fault for so long, with changes in it: what packets meet, what is told, and how it ends."""
+    """Have a fault for so long, with changes in it: what packets meet, what is told, and how it ends.
+
+    ``closes``: what is taken away meanwhile is closed at once. ``module``: what is run as the agent, which
+    has to be one process from the beginning to the end.
+    """
     with Stage(layout, mode) as stage:
         commands = Commands(stage.node)
-        first = kernel.settled(stage.start())
+        first = kernel.settled(stage.start(module=module(stage)))
         with Probe(stage.lanes) as probe:
             time.sleep(0.5)
             began = time.monotonic()
             with fault(stage, commands):
-                _change_all(stage, probe, length)
+                _change_all(stage, probe, length, closes=closes)
                 if told:
                     wait_until(lambda: told in _unready(stage), 30)
                 time.sleep(max(0.0, began + seconds - time.monotonic()))
@@ -117,10 +130,13 @@ def refused(
             probe.expect(Expected.ALLOWED, lambda lane: _IN(lane) or _OUT(lane))
             probe.expect(Expected.DENIED, _MORE)
             time.sleep(0.5)
+        assert stage.agent.process.poll() is None, f"the agent has ended: {stage.agent.tail()}"
+        repair = stage.agent.status()["kernel"]["drift"]["last_repair"]
+    broken = () if repair is None else (f"what nobody changed is told as changed by others: {repair}",)
     note = (
         f"{seconds:.0f} s of it, all is written {took:.1f} s after its end; {probe.report.rate:.0f} flows/s"
     )
-    return Outcome.of(probe.report, note=note)
+    return Outcome.of(probe.report, note=note, broken=broken)
 
 
 @contextlib.contextmanager
