@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Callable, Mapping
 from typing import cast
 
 import pytest
 
 from agent.dataplane.backend import Report
+from agent.dataplane.iptables.ipset.sets import addresses_shape
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.tables import foreign_rules
@@ -18,6 +20,7 @@ from agent.dataplane.iptables.tables.tables import Table, TableError
 from agent.dataplane.iptables.tables.tables import Tables as IptablesTables
 from agent.dataplane.turns import Waits, Work
 from agent.fault import Fault
+from agent.kernel.ipset_errors import error_of
 from agent.kube.events import Delete, Event, Upsert
 from agent.kube.model import IPBlock, Kind, Peer, Rule
 from agent.kube.model import Node as KubeNode
@@ -147,6 +150,20 @@ def test_what_a_failed_change_did_not_add_to_a_set_is_taken_away_by_nobody() -> 
     node.kernel.fails = lambda: False
     assert node.backend.audit(node.engine.lowered) == []
     assert node.sync() == ()
+    assert node.backend.audit(node.engine.lowered) == []
+
+
+def test_a_set_that_may_have_been_destroyed_is_missed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(pod_event("web", 1), lets_in(ONE))
+    name = "KUBE-SRC-4-abcdefghijklmnop"
+    node.backend._held.sets.made(name, addresses_shape(Family.V4, 0), 0)
+    node.backend._held.sets.garbage.add(name)
+
+    def lost(_: str) -> None:
+        raise error_of(name, errno.ENOBUFS)
+
+    monkeypatch.setattr(node.backend._ipsets, "destroy", lost)
+    assert node.backend._sets.sweep()
     assert node.backend.audit(node.engine.lowered) == []
 
 

@@ -64,6 +64,7 @@ class SetTable:
     def gone(self, name: str) -> None:
         """Note that a set has been destroyed."""
         self.garbage.discard(name)
+        self.doubtful.discard(name)
         self.shapes.pop(name, None)
         self.sizes.pop(name, None)
         self.versions.pop(name, None)

@@ -206,7 +206,7 @@ class KernelSets:
                     self._ipsets.destroy(name)
             except SetError as error:
                 if not error.referenced:
-                    faults.append(error.fault()._replace(blocking=False))
+                    faults.append(self._failed(error, name)._replace(blocking=False))
                 continue
             self.table.gone(name)
             self.writes += 1
