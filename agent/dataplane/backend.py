@@ -194,7 +194,7 @@ class Backend(Protocol):
         ...
 
     def withdraw(self, addresses: Collection[bytes], followed: Callable[[bytes], bool], /) -> None:
-        """Close addresses at once that no pod has any more, where unknown addresses are closed.
+        """Close addresses at once that no pod has any more: where new pods are open, those that are isolated.
 
         For any thread, whatever else goes on; the delta that says so follows. ``followed``: whether the
         program that is given to the backend knows of it; until then nothing opens such an address. It is

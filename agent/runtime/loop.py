@@ -230,7 +230,7 @@ class Agent:
         self._reconcile.stepped = leads.step
         self._reconcile.settled, self._reconcile.looked = leads.settle, enforced.settle
         withdrawing = self._reconcile.withdrawing
-        if settings.denies_new and isinstance(source, CniSource):
+        if isinstance(source, CniSource):
             source.withdraw, self.drift.ahead = withdrawing.withdraw, lambda: withdrawing.ahead
         self._nri = _nri(settings, source, enforced)
         self._reconcile.noted, recorder.confirmed = unconfirmed.take, unconfirmed.news

@@ -195,6 +195,8 @@ class Proving:
             raise UnprovedError("another program enforces policies here")
         if calls.phase is not Phase.ENFORCING or calls.retry.pending or calls.backend.busy or engine.waiting:
             return None
+        if self._drift.ahead():
+            return None
         frames = self.frames()
         if linked and (frames is None or not self._linked()):
             return None

@@ -41,9 +41,9 @@ class Withdrawing:
 
     def made(self, events: Iterable[Event]) -> None:
         """Take note of what is in the program now. For the loop's own thread."""
-        if self._unmade:
-            for event in events:
-                self._unmade.pop(id(event), None)
+        if self._unmade and [event for event in events if self._unmade.pop(id(event), None)]:
+            # What was closed for them alone may open.
+            self._calls.backend.upkeep()
 
     @property
     def ahead(self) -> bool:

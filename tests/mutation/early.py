@@ -48,6 +48,20 @@ EARLY = (
         (Selection.WITHDRAWN,),
     ),
     Mutation(
+        "an address that was closed beside the loop stays so for good",
+        "agent.dataplane.iptables.change.executor:Executor.close_unwritten",
+        "self.closed.joined(self.held.closed, shut)",
+        "self.held.closed",
+        (Selection.WITHDRAWN_PACKETS,),
+    ),
+    Mutation(
+        "an address that was closed beside the loop opens before the program has followed",
+        "agent.dataplane.iptables.change.executor:Executor.close_unwritten",
+        "shut & self.held.withdrawn.now()",
+        "frozenset()",
+        (Selection.WITHDRAWN_PACKETS,),
+    ),
+    Mutation(
         "a pod that has an address again in the same step as it lost it stays closed",
         "agent.runtime.withdrawing:Withdrawing.is_withdrawal",
         "id(event) in self._unmade",

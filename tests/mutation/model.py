@@ -109,6 +109,8 @@ class Selection(enum.StrEnum):
     """The same by packets."""
     WITHDRAWN = "tests/unit/runtime/test_withdrawing.py"
     """What is closed beside the loop, while that is behind."""
+    WITHDRAWN_PACKETS = "tests/kernel/semantics/test_withdrawn.py"
+    """The same by packets."""
     FIRST_START = "tests/unit/runtime/test_first_start.py"
     """What has to be known before anything is written."""
     RECONCILE = "tests/unit/runtime/test_reconcile.py"

@@ -343,7 +343,7 @@ class IptablesBackend:
     def upkeep(self) -> None:
         self._cache.resume()
         if self._executor.idle:
-            self.withdraw.settle()
+            self.withdraw.settle(self._executor.close_unwritten)
 
     def disturbed(self) -> bool:
         return self._audit.disturbed()

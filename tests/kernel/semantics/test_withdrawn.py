@@ -1,4 +1,4 @@
-"""A pod whose network goes while the agent is behind: the address opens for nobody, with ``--new-pods deny``.
+"""A pod whose network goes while the agent is behind: its address opens for nobody.
 
 The whole agent but for the API server, on a real kernel. Results of network plugins are real files.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ _LINK = "vgone"
 """An interface of the node that does not exist: the pod's network has been taken away."""
 _OPEN = ("a -> t: tcp/80", "t -> b: tcp/80")
 _CLOSED = ("a -> t: tcp/80", "t -> a b: tcp/80")
+_CLOSED_SETS = "KUBE-CLOSED"
 LATE = Pod("x", "late", uid="uid-late", labels={"pod": "late"}, node="near", created="2026-01-01T00:00:00Z")
 
 
@@ -76,12 +78,14 @@ def _no_thread(_name: str, _target: Callable[[], None]) -> _Idle:
 class Node:
     """The agent of the stage's node ``near``; no pod has the addresses of ``t``. A test turns its loop."""
 
-    def __init__(self, stage: Stage, results: Path) -> None:
+    def __init__(self, stage: Stage, results: Path, *, closing: bool) -> None:
+        """``closing``: what no pod is known to have is closed."""
         self._stage = stage
         self._results = results
         self._watch = _Watch()
         networks = f"{stage.near.cidr4},{stage.near.cidr6}"
-        given = {"node_name": "near", "new_pods": "deny", "pod_networks": networks, "history_size": "0"}
+        given = {"node_name": "near", "history_size": "0"}
+        given |= {"new_pods": "deny", "pod_networks": networks} if closing else {}
         host = HostState((), frozenset(Family), False, False)
         self._source = CniSource(self._watch, "near", [results], None)
         world = World(SYSTEM, _no_thread, lambda *_: host)
@@ -102,6 +106,12 @@ class Node:
     def tell(self, *events: Event) -> None:
         """Have the watch tell something."""
         self._watch.sink(events)
+
+    def nothing_differs(self) -> bool:
+        """Whether the kernel holds what it is to hold, and no address is closed that was withdrawn."""
+        backend, program = self.agent._calls.backend, self.agent.views.engine.lowered
+        found = self._stage.near.run("ipset", "list", *("-output", "save"))
+        return not backend.audit(program) and f"add {_CLOSED_SETS}" not in found
 
     def is_busy(self) -> bool:
         """Whether a command is waited for."""
@@ -151,6 +161,19 @@ class Node:
 
 @pytest.fixture
 def node(stage: Stage, tmp_path: Path) -> Iterator[Node]:
+    with _running(stage, tmp_path, closing=True) as made:
+        stage.expect("a -> b: tcp/80", denied=_CLOSED)
+        yield made
+
+
+@pytest.fixture
+def open_node(stage: Stage, tmp_path: Path) -> Iterator[Node]:
+    with _running(stage, tmp_path, closing=False) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _running(stage: Stage, results: Path, *, closing: bool) -> Iterator[Node]:
     stage.given()
     stage.prove_open(*_CLOSED)
     assert stage.backend is not None
@@ -159,10 +182,9 @@ def node(stage: Stage, tmp_path: Path) -> Iterator[Node]:
     with contextlib.ExitStack() as stack:
         stack.callback(stage.given)
         stack.enter_context(stage.kernel())
-        made = Node(stage, tmp_path)
+        made = Node(stage, results, closing=closing)
         stack.callback(made.agent.end)
         made.start()
-        stage.expect("a -> b: tcp/80", denied=_CLOSED)
         yield made
 
 
@@ -298,3 +320,124 @@ def test_the_next_pod_has_an_address_though_the_end_of_the_last_one_waits(stage:
     node.settle()
     assert steps
     stage.expect(*_OPEN)
+
+
+@pytest.mark.guarantee("1.5")
+@pytest.mark.both_modes
+def test_an_isolated_address_is_shut_on_another_thread_and_opens_when_the_program_has_followed(
+    stage: Stage,
+) -> None:
+    """Without a delta: the pod has it again already, as far as the program can tell."""
+    every = policy("late", labels(pod="t"), ingress=[{}], egress=[{}], types=["Ingress", "Egress"])
+    stage.given(every)
+    stage.expect(*_OPEN)
+    assert stage.backend is not None
+    followed: list[None] = []
+    gone = stage.pod("t").addresses
+    with stage.kernel():
+        thread = threading.Thread(target=stage.backend.withdraw, args=(gone, lambda _: bool(followed)))
+        thread.start()
+        thread.join()
+    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    followed.append(None)
+    with stage.kernel():
+        stage.backend.upkeep()
+    stage.expect(*_OPEN)
+    followed.clear()
+    with stage.kernel():
+        stage.backend.withdraw(gone, lambda _: bool(followed))
+        stage.backend.sync(stage.engine.lowered)
+        stage.backend.upkeep()
+    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    followed.append(None)
+    with stage.kernel():
+        stage.backend.upkeep()
+        assert stage.backend.audit(stage.engine.lowered) == []
+    stage.expect(*_OPEN)
+
+
+@pytest.mark.guarantee("1.5")
+@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "not isolated"])
+def test_where_new_pods_are_open_what_was_isolated_is_closed_until_another_pod_has_it(
+    stage: Stage, open_node: Node, isolated: bool
+) -> None:
+    """Whatever the loop does meanwhile. What was open stays so: the next pod may run already."""
+    node = open_node
+    every = policy("late", labels(pod="late"), ingress=[{}], egress=[{}], types=["Ingress", "Egress"])
+    node.tell(Upsert(Kind.POD, LATE), *([Upsert(Kind.POLICY, every)] if isolated else []))
+    other = Pod("y", "other", uid="uid-other", node="near", created=LATE.created)
+    node.tell(Upsert(Kind.POD, other))
+    node.has(LATE, stage)
+    node.settle()
+    stage.expect(*_OPEN)
+    node.loses(LATE)
+    # The loop has not been told yet.
+    stage.expect(*(() if isolated else _OPEN), denied=_CLOSED if isolated else ())
+    node.settle()
+    stage.expect(*(() if isolated else _OPEN), denied=_CLOSED if isolated else ())
+    assert node.nothing_differs()
+    node.has(other, stage)
+    node.settle()
+    stage.expect(*_OPEN)
+    assert node.nothing_differs()
+
+
+def _next(stage: Stage, node: Node) -> Pod:
+    """Have a pod be isolated that admits everybody; return another one that will be, in another namespace."""
+    every = policy("late", labels(pod="late"), ingress=[{}], egress=[{}], types=["Ingress", "Egress"])
+    mine = policy("other", labels(pod="other"), ns="y", ingress=[{}])
+    other = Pod("y", "other", uid="uid-other", labels={"pod": "other"}, node="near", created=LATE.created)
+    node.tell(*(Upsert(Kind.POD, one) for one in (LATE, other)))
+    node.tell(*(Upsert(Kind.POLICY, one) for one in (every, mine)))
+    node.has(LATE, stage)
+    node.settle()
+    stage.expect(*_OPEN)
+    return other
+
+
+@pytest.mark.guarantee("1.5")
+def test_the_next_pod_is_judged_by_its_own_policies_once_they_are_written(
+    stage: Stage, open_node: Node
+) -> None:
+    """The loop has much to write before it comes to either."""
+    node = open_node
+    other = _next(stage, node)
+    writes = [policy(f"p{n}", labels(pod="c"), ns=ns, ingress=[{}]) for n in range(NEAR) for ns in "xy"]
+    node.tell(*(Upsert(Kind.POLICY, one) for one in writes))
+    node.loses(LATE)
+    node.has(other, stage)
+    steps: list[bool] = []
+
+    def look(events: list[Event]) -> None:
+        if events and not any(steps):
+            steps.append(any(isinstance(e, Upsert) and e.object.key == other.key for e in events))
+            if not steps[-1]:
+                stage.expect(denied=_CLOSED)
+
+    node.agent._reconcile.stepped = look
+    node.settle()
+    assert steps[0] is False
+    assert steps[-1] is True
+    stage.expect(*_OPEN)
+    assert node.nothing_differs()
+
+
+@pytest.mark.guarantee("1.5")
+def test_an_address_stays_closed_while_a_command_is_slow_that_takes_it_from_the_rules(
+    stage: Stage, open_node: Node, slowly: Path
+) -> None:
+    node = open_node
+    other = _next(stage, node)
+    slowly.touch()
+    node.loses(LATE)
+    node.agent.turn()
+    assert node.is_busy()
+    stage.expect(denied=_CLOSED)
+    node.has(other, stage)
+    node.agent.turn()
+    assert node.is_busy()
+    stage.expect(denied=_CLOSED)
+    slowly.unlink()
+    node.settle()
+    stage.expect(*_OPEN)
+    assert node.nothing_differs()

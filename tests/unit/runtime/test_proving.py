@@ -78,6 +78,21 @@ def test_a_policy_stays_proved_since_then_until_it_is_another(proved: Rig) -> No
     assert later.since > since.since
 
 
+def test_nothing_is_proved_while_the_kernel_is_ahead_of_the_program(proved: Rig) -> None:
+    """An address is closed beside the loop, which has still to take why."""
+    proved.agent.drift.ahead = lambda: True
+    proved.threads.pop("proof", None)
+    proved.rest(2.0 * proved.agent.proving.interval)
+    if "proof" in proved.threads:
+        proved.beside(proved.threads["proof"])
+        proved.turn()
+    assert len(proved.given) == 1
+    proved.agent.drift.ahead = lambda: False
+    proved.proofs = [RIGHT]
+    prove(proved)
+    assert len(proved.given) == 2
+
+
 def test_what_differs_is_put_back_and_proved_at_once(proved: Rig) -> None:
     syncs = len(proved.backend.named("sync"))
     proved.proofs = [WRONG, RIGHT]

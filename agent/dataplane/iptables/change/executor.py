@@ -145,8 +145,12 @@ class Executor:
         return (lambda _: None) if step is self._lenient else self._ask
 
     def close_unwritten(self) -> list[Fault]:
-        """Close the addresses whose rules take something away and are unwritten; open the others."""
-        if not any(self.held.closed.values()) and not any(self._chains.wanted.values()):
+        """Close the addresses whose rules take something away and are unwritten; open the others.
+
+        Also those that were withdrawn ahead of the program, as long as it has not followed.
+        """
+        shut = self.held.withdrawn.shut
+        if not any((*self.held.closed.values(), *self._chains.wanted.values(), shut)):
             return []
         writing: Changes = {}
         families = self._writers.families
@@ -157,9 +161,15 @@ class Executor:
             self._chains.settle()
         # It is not known whom rules that were never read let pass.
         staying = set(self._chains.unread if self._lenient is None else families)
-        before = self.held.closed
-        self.held.closed, changes = self.closed.changes(before, self._chains.closed(writing), staying=staying)
+        still = shut & self.held.withdrawn.now()
+        before, unwritten = self.closed.joined(self.held.closed, shut), self._chains.closed(writing)
+        self.held.closed, changes = self.closed.changes(before, unwritten, staying=staying, still=still)
         faults = self._writers.change({name: Gains(*moved) for name, moved in changes.items()})
         if faults:
             self.held.closed = before
+        elif shut:
+            self.held.withdrawn.opened(shut - still)
+        if shut:
+            # It is not known how many others had put there.
+            self._writers.sets.measure(self.closed.usable.values())
         return faults

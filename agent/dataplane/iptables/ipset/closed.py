@@ -20,7 +20,7 @@ from agent.dataplane.iptables.rules.parse import unmarked
 from agent.dataplane.iptables.rules.rule import Leaf, Rule, Rules
 from agent.fault import Fault
 from agent.kernel.ipset_shapes import SetContent
-from agent.net import Direction, Family, Member
+from agent.net import Direction, Family, Member, family_of
 
 Table = Mapping[str, Rules]
 Place = tuple[Direction, Family]
@@ -175,22 +175,32 @@ class Closed:
             members[place] = frozenset(m for m in held.members if isinstance(m, bytes)) if held else _NOBODY
         return self.usable, members
 
+    def joined(
+        self, closed: dict[Place, frozenset[bytes]], more: frozenset[bytes]
+    ) -> dict[Place, frozenset[bytes]]:
+        """Return who is closed with more addresses, which are so in both directions."""
+        if not more:
+            return closed
+        return {place: closed.get(place, _NOBODY) | _of(place, more) for place in self.usable}
+
     def changes(
         self,
         closed: Mapping[Place, frozenset[bytes]],
         wanted: Mapping[Place, Mapping[bytes, str]],
         *,
         staying: Set[Family],
+        still: frozenset[bytes] = _NOBODY,
     ) -> tuple[dict[Place, frozenset[bytes]], dict[str, tuple[set[Member], set[Member]]]]:
         """Return who is closed then, and by name which addresses each set is to gain and to lose for that.
 
-        ``closed``: who is now. ``staying``: the families in which it is not known of everybody whether they
-        can be opened: nobody is.
+        ``closed``: who is now; ``still``: who is to be so whatever ``wanted`` says. ``staying``: the families
+        in which it is not known of everybody whether they can be opened: nobody is.
         """
         found: dict[str, tuple[set[Member], set[Member]]] = {}
         then = dict(closed)
         for place, name in self.usable.items():
-            before, after = closed.get(place, _NOBODY), dict(wanted.get(place, {}))
+            before = closed.get(place, _NOBODY)
+            after = {**dict.fromkeys(_of(place, still), ""), **wanted.get(place, {})}
             if place[1] in staying:
                 known = self.known.get(place, {})
                 after = {address: known.get(address, "") for address in before} | after
@@ -213,3 +223,7 @@ class Closed:
                     "they open by themselves when the rules are written: remove what prevents that",
                 )
         yield from self.unmade
+
+
+def _of(place: Place, addresses: frozenset[bytes]) -> frozenset[bytes]:
+    return frozenset(address for address in addresses if family_of(address) is place[1])
