@@ -95,15 +95,19 @@ def _put_back(stage: Stage, forger: Forger, probe: Probe, length: Length) -> _Tr
     return _Tried(arrived, broken, f"{len(_BREAKAGES)} times put back in {took:.1f} s at most")
 
 
-def forged(layout: Layout, length: Length) -> Outcome:
-    """Forge while agents are killed and started, pods come and go, and others write in the table."""
+def forged(layout: Layout, length: Length, *, older: bool = False) -> Outcome:
+    """Forge while agents are killed and started, pods come and go, and others write in the table.
+
+    ``older``: the agent is as on an older kernel, and puts the table back.
+    """
+    module = ("tests.chaos.older",) if older else ("agent",)
     random = Random(layout.value)
-    kills = 8 if length is Length.LONG else 1
+    kills = 8 if length is Length.LONG and not older else 1
     with Stage(layout) as stage:
         client, store, job = (stage.pods[name] for name in ("client", "store", "job"))
         with Forger(client, store, job) as open_still:
             wait_until(lambda: open_still.arrived() > 0, 20)
-        stage.start(_GUARD)
+        stage.start(_GUARD, module=module)
         wait_until(_guards_all(stage), 60)
         with Probe(stage.lanes) as probe, Forger(client, store, job) as forger:
             for _ in range(kills):
@@ -113,12 +117,12 @@ def forged(layout: Layout, length: Length) -> Outcome:
                 stage.stop(signal.SIGKILL)
                 stage.unsay("extra")
                 stage.lab.remove(extra)
-                stage.start(_GUARD, ready=False)
+                stage.start(_GUARD, ready=False, module=module)
                 time.sleep(random.uniform(0, 3))
             stage.agent.wait_ready()
             wait_until(_guards_all(stage), 60)
             wrong = forger.arrived()
-            if held(stage.node):
+            if held(stage.node) and not older:
                 tried = [_refused(stage, forger), _flushed(stage, forger, probe, length)]
             else:
                 tried = [_put_back(stage, forger, probe, length)]
@@ -134,13 +138,25 @@ def forged(layout: Layout, length: Length) -> Outcome:
     return replace(found, flows=found.flows + sent, wrong=found.wrong + wrong)
 
 
-SCENARIOS = tuple(
-    Scenario(
-        promise="10.1",
-        also=("10.3", "10.4"),
-        name=f"forged without a pause, {layout.value}",
-        run=functools.partial(forged, layout),
-        seconds=60,
-    )
-    for layout in Layout
+SCENARIOS = (
+    *(
+        Scenario(
+            promise="10.1",
+            also=("10.3", "10.4"),
+            name=f"forged without a pause, {layout.value}",
+            run=functools.partial(forged, layout),
+            seconds=60,
+        )
+        for layout in Layout
+    ),
+    *(
+        Scenario(
+            promise="10.4",
+            also=("10.1", "10.3"),
+            name=f"the frames' table put back as on an older kernel, {layout.value}",
+            run=functools.partial(forged, layout, older=True),
+            seconds=30,
+        )
+        for layout in Layout
+    ),
 )
