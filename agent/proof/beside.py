@@ -143,7 +143,8 @@ def differences(given: Given, found: Beside) -> Iterator[Difference]:
     """Give what may not be there, of all that stands beside the rules."""
     for family in sorted(found.guards & set(map(Family, given.families))):
         table = f"table {FAMILY_NAMES[family]} {GUARD}"
-        said = f"{table} stands and drops what pods begin, though an agent enforces: nft delete {table}"
+        mend = f"end netpol-agent guard --hold, if that still runs, and nft delete {table}"
+        said = f"{table} stands and drops what pods begin, though an agent enforces: {mend}"
         yield Difference(Kind.SHUT, family, said, rule=table)
     pods = _by_interface((*given.links, *(given.frames or ())))
     for one in found.sending:

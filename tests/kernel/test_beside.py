@@ -42,7 +42,7 @@ def test_a_table_that_a_guard_has_left_is_found() -> None:
     assert (one.kind, one.family) == (Kind.SHUT, 4)
     assert one.said == (
         "table ip netpol-agent-guard stands and drops what pods begin, though an agent enforces: "
-        "nft delete table ip netpol-agent-guard"
+        "end netpol-agent guard --hold, if that still runs, and nft delete table ip netpol-agent-guard"
     )
     assert guard_table.remove(Family.V4) is None
     assert found(node) == []
