@@ -28,6 +28,8 @@ def split(area: Area, products: Products, every: int) -> tuple[Area, Area]:
         return area, NOTHING
     if not products:
         return NOTHING, area
+    if len(products) == 1 and products[0][1] is ALL:
+        return _apart(area, products[0][0])
     inside: dict[Ports, int] = {}
     outside: dict[Ports, int] = {}
     for ports, mask in area.items():
@@ -47,6 +49,17 @@ def split(area: Area, products: Products, every: int) -> tuple[Area, Area]:
                 outside[rest] = outside.get(rest, 0) | both
         if left:
             outside[ports] = outside.get(ports, 0) | left
+    return inside, outside
+
+
+def _apart(area: Area, wanted: int) -> tuple[Area, Area]:
+    """Return what of an area is in some atoms, and what is not: most rules ask for no more."""
+    inside, outside = {}, {}
+    for ports, mask in area.items():
+        if both := mask & wanted:
+            inside[ports] = both
+        if left := mask & ~wanted:
+            outside[ports] = left
     return inside, outside
 
 
@@ -75,14 +88,23 @@ def merged(one: Area, other: Area) -> Area:
 
 def without(one: Area, other: Area) -> Area:
     """Return what is in the one and not in the other."""
-    _, rest = split(one, tuple((mask, ports) for ports, mask in other.items()), -1)
+    if one is other or not one or not other:
+        return NOTHING if one is other else one
+    _, rest = split(one, _products(other), -1)
     return rest
 
 
 def common(one: Area, other: Area) -> Area:
     """Return what is in both."""
-    both, _ = split(one, tuple((mask, ports) for ports, mask in other.items()), -1)
+    if one is other or not one or not other:
+        return one if one is other else NOTHING
+    both, _ = split(one, _products(other), -1)
     return both
+
+
+def _products(area: Area) -> Products:
+    """Return an area as atoms with ports; where these are all, it is the value that is known for it."""
+    return tuple((mask, ALL if ports == ALL else ports) for ports, mask in area.items())
 
 
 def union(areas: Iterable[Area]) -> Area:

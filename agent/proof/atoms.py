@@ -71,15 +71,20 @@ class Atoms:
         single: dict[int, list[int]],
         meanings: list[tuple[str | Network, Ports | None]],
     ) -> None:
-        found: dict[int, list[Ports]] = {}
+        found: dict[int, list[tuple[Protocol, int]]] = {}
         for member in content.members:
             if isinstance(member, AddressPort) and member.protocol in _PROTOCOLS:
                 number = number_of(member.address)
                 if bounds[0] <= number < bounds[1]:
-                    found.setdefault(number, []).append(
-                        ports.ports(member.protocol, member.port, member.port)
-                    )
-        own = self._own_ports[name] = {number: ports.union(some) for number, some in found.items()}
+                    found.setdefault(number, []).append((member.protocol, member.port))
+        # Most pods have the same ports.
+        several: dict[tuple[tuple[Protocol, int], ...], Ports] = {}
+        own = self._own_ports[name] = {}
+        for number, pairs in found.items():
+            key = tuple(sorted(pairs))
+            if key not in several:
+                several[key] = ports.union(ports.ports(protocol, port, port) for protocol, port in key)
+            own[number] = several[key]
         places: dict[Ports, int] = {}
         for number, some in own.items():
             if some not in places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -10,8 +11,8 @@ from agent.dataplane.podlinks import PodLink
 from agent.kube.model import Namespace, NetworkPolicy, Pod
 from agent.net import Network
 
-PIECE = 500
-"""So many pods are encoded at a time, which takes a millisecond: meanwhile no other thread runs."""
+PODS, POLICIES = 500, 50
+"""So many are encoded at a time, which takes a millisecond: meanwhile no other thread runs."""
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -70,16 +71,17 @@ _LENGTH = 4
 
 
 def pieces(given: Given, pod: str = "") -> Iterator[bytes]:
-    """Yield what :func:`taken` reads: the head, the objects but the pods, then these, some at a time."""
+    """Yield what :func:`taken` reads: the head, all but pods and policies, then these, some at a time."""
     parts: list[object] = [
         Head(given.mode, given.families, pod, given.frames is not None),
-        msgspec.structs.replace(given, pods=()),
+        msgspec.structs.replace(given, pods=(), policies=()),
     ]
     for part in parts:
         yield _piece(_ENCODER.encode(part))
-    for at in range(0, len(given.pods), PIECE):
-        yield _piece(_ENCODER.encode(given.pods[at : at + PIECE]))
-    yield _piece(b"")
+    for several, most in ((given.policies, POLICIES), (given.pods, PODS)):
+        for at in range(0, len(several), most):
+            yield _piece(_ENCODER.encode(several[at : at + most]))
+        yield _piece(b"")
 
 
 def _piece(data: bytes) -> bytes:
@@ -98,11 +100,19 @@ def head(read: Reader) -> Head:
 def taken(read: Reader) -> Given:
     """Return what comes after the head. Raises EOFError, and :class:`msgspec.MsgspecError`."""
     given = msgspec.msgpack.decode(_next(read), type=Given)
-    decoder = msgspec.msgpack.Decoder(tuple[Pod, ...])
-    pods: list[Pod] = []
+    policies = msgspec.msgpack.Decoder(tuple[NetworkPolicy, ...])
+    pods = msgspec.msgpack.Decoder(tuple[Pod, ...])
+    return msgspec.structs.replace(
+        given, policies=tuple(_several(read, policies)), pods=tuple(_several(read, pods))
+    )
+
+
+_T = TypeVar("_T")
+
+
+def _several(read: Reader, decoder: msgspec.msgpack.Decoder[tuple[_T, ...]]) -> Iterator[_T]:
     while piece := _next(read):
-        pods += decoder.decode(piece)
-    return msgspec.structs.replace(given, pods=tuple(pods))
+        yield from decoder.decode(piece)
 
 
 def _next(read: Reader) -> bytes:

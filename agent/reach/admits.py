@@ -49,6 +49,10 @@ class Rules:
     _selected: dict[Selector, int] = field(default_factory=dict)
     _named: dict[tuple[str, Protocol], Mapping[int, int]] = field(default_factory=dict)
     _ways: dict[tuple[Share, Share], int] = field(default_factory=dict)
+    _labels: tuple[dict[str, str], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._labels = tuple(dict(look.labels) for look in self.known.looks)
 
     def share(self, look: int, direction: Direction) -> Share:
         """Return what pods of a look take or may send, by parts; what one sends itself is not in it."""
@@ -148,8 +152,8 @@ class Rules:
         found = self._selected.get(selector)
         if found is None:
             found = 0
-            for look, parts in zip(self.known.looks, self.known.of_look, strict=True):
-                found |= parts if selector.matches(dict(look.labels)) else 0
+            for labels, parts in zip(self._labels, self.known.of_look, strict=True):
+                found |= parts if selector.matches(labels) else 0
             self._selected[selector] = found
         return found
 
