@@ -1,4 +1,6 @@
-"""From the start of an API call to the first packet treated the new way, quiet and while remote pods change.
+"""From the start of an API call to the first packet treated the new way, whatever else goes on.
+
+It is quiet, or remote pods change, or the kernel is proved without a pause.
 
 The call itself, and how long a bare watch of the same objects takes to tell of it, are the floor: no agent
 that watches the API server can be quicker.
@@ -13,9 +15,15 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
+import msgspec
+
+from agent.observe.proof import ANSWER_SECONDS
+from agent.proof.difference import Result as ProofResult
 from tests.bench.arena import HERE, THERE, Arena, load
-from tests.bench.changes import SCENARIOS, Change, Make, isolating
+from tests.bench.changes import SCENARIOS, Change, Make, edits, isolating, labels
 from tests.bench.result import Result, summary
+from tests.lab.cluster import http_get
+from tests.lab.place import LabError
 
 RATES = (0, 50, 500)
 """Remote pod events a second."""
@@ -23,6 +31,8 @@ RATES = (0, 50, 500)
 _PAUSE_SECONDS = (0.05, 0.2)
 """Between two changes: long and random enough that what the agent does in quiet moments falls anywhere."""
 _WARM_SECONDS = 1.0
+_MOST_ROUNDS = 20
+"""Of changes while proofs go on: half a minute is enough."""
 
 
 def latency(arena: Arena) -> Iterator[Result]:
@@ -38,15 +48,60 @@ def latency(arena: Arena) -> Iterator[Result]:
                 time.sleep(_WARM_SECONDS)
             for make in SCENARIOS:
                 yield from measured(arena, make, f"{rate} events/s" if rate else "quiet")
+    with _Proofs(arena) as proofs:
+        for make in (edits, labels):
+            yield from measured(arena, make, "proved without a pause", most=_MOST_ROUNDS)
+    yield from proofs.rows()
 
 
-def measured(arena: Arena, make: Make, circumstances: str) -> Iterator[Result]:
-    """Yield the rows of one scenario's changes."""
+class _Proofs:
+    """Has the kernel proved again and again, each time as soon as it was; a context manager."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._prove, daemon=True)
+        self._took: list[float] = []
+        self._found: list[ProofResult] = []
+
+    def __enter__(self) -> _Proofs:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        if not self._took:
+            self._ask()
+
+    def _prove(self) -> None:
+        while not self._over.is_set():
+            self._ask()
+
+    def _ask(self) -> None:
+        begin = time.monotonic()
+        status, text = http_get(self._arena.node, "/verify", timeout=ANSWER_SECONDS)
+        # While changes are being written all the time it has nothing to say.
+        if status == 200:
+            self._took.append(1000 * (time.monotonic() - begin))
+            self._found.append(msgspec.json.decode(text, type=ProofResult))
+
+    def rows(self) -> Iterator[Result]:
+        """Yield how long proofs took, and what each cost in processor time."""
+        if any(one.differences for one in self._found):
+            raise LabError("a proof found something where nothing is wrong")
+        cpu = [1000 * one.processor for one in self._found]
+        yield summary("latency", "a proof, changes going on", "ms", self._took, size=self._arena.size)
+        yield summary("latency", "CPU per proof", "ms", cpu, size=self._arena.size)
+
+
+def measured(arena: Arena, make: Make, circumstances: str, *, most: int | None = None) -> Iterator[Result]:
+    """Yield the rows of one scenario's changes; ``most``: rounds, if fewer than is usual."""
     taken: dict[str, list[float]] = defaultdict(list)
     calls: dict[str, list[float]] = defaultdict(list)
     flaps: dict[str, int] = defaultdict(int)
     with make(arena) as (changes, packets):
-        for _ in range(arena.settings.rounds):
+        for _ in range(min(arena.settings.rounds, most or arena.settings.rounds)):
             for change in changes:
                 change.prepare()
                 packets.wait(not change.passes)

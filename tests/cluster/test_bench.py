@@ -39,6 +39,8 @@ def test_every_section_measures(tmp_path: Path) -> None:
         "start to the first packet denied",
         "policy added, quiet",
         "peer label removed, 50 events/s",
+        "peer label removed, proved without a pause",
+        "CPU per proof",
         "new local pod, quiet",
         "remote pod deleted, quiet",
         "CPU per remote pod event that concerns this node",
