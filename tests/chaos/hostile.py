@@ -11,13 +11,13 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-import os
 import resource
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent import log
@@ -222,10 +222,35 @@ def _begin(attack: Attack) -> list[Event]:
     return [*map(_event, first), *(Synced(kind) for kind in _KINDS)]
 
 
+_COMMANDS: dict[int, None] = {}
+"""The processes that this one has started, as far as they have not been waited for."""
+
+
+class _Command(subprocess.Popen[Any]):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        _COMMANDS[self.pid] = None
+
+
 def _cpu() -> float:
-    """Return the seconds of processor time of this process and of its commands that have ended."""
-    spent = os.times()
-    return time.process_time() + spent.children_user + spent.children_system
+    """Return the seconds of processor time that this process and its commands have spent until now.
+
+    What a command that runs has spent is the first number of its ``schedstat`` (sched-stats.rst of the
+    kernel), in nanoseconds; with its end it moves to what this process' children have spent (getrusage(2)).
+    """
+    while True:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        running = sum(map(_spent, list(_COMMANDS)))
+        if before == resource.getrusage(resource.RUSAGE_CHILDREN):
+            return time.process_time() + before.ru_utime + before.ru_stime + running
+
+
+def _spent(process: int) -> float:
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
+    except OSError:
+        _COMMANDS.pop(process, None)
+        return 0.0
 
 
 def _memory() -> float:
@@ -272,6 +297,8 @@ class _Run:
             stdout=subprocess.PIPE,
             text=True,
         ) as watch:
+            # From now on: who watches is no command.
+            subprocess.Popen = _Command  # type: ignore[misc]
             victim = threading.Thread(target=self._suffer, args=(watch,), daemon=True)
             tenant = threading.Thread(target=self._do_its_worst, daemon=True)
             victim.start()
