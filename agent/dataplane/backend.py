@@ -202,6 +202,13 @@ class Backend(Protocol):
         """
         ...
 
+    def heed(self, news: tuple[int, ...]) -> None:
+        """Be told of descriptors that can be read when something has come: no call waits for a command then.
+
+        What changes rules had better be applied after ``soon`` of :meth:`waits`, or when it is not busy.
+        """
+        ...
+
     def waits(self) -> Waits:
         """Say when :meth:`resume` is to be called."""
         ...

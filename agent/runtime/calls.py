@@ -129,10 +129,15 @@ class Calls:
         self._finish(self._call(move, *arguments), then)
 
     def go_on(self, interrupted: Callable[[], bool], then: Mapping[Call, Callable[[Report], None]]) -> None:
-        """Go on with the backend's work, where it waits for something; ``then`` says who takes the report."""
-        if self.backend.busy:
+        """Go on with the backend's work, where it waits for something; ``then`` says who takes the report.
+
+        What was put off until then is begun at once, before anything else has to be put off, too.
+        """
+        while self.backend.busy:
             report = self._call(self.backend.resume, interrupted)
             self._finish(report, then[report.of])
+            if report.waiting:
+                break
 
     def note(self, report: Report) -> None:
         """Take in what any other call did; what failed is tried again after a pause that grows."""

@@ -44,6 +44,17 @@ def chosen_families(setting: Families, host: HostState, held: Iterable[Family] =
     return tuple(family for family in wanted if family in usable)
 
 
+def heeding(make_backend: MakeBackend, news: tuple[int, ...]) -> MakeBackend:
+    """Return what makes backends of which no call waits for a command when there is news."""
+
+    def make(families: tuple[Family, ...]) -> Backend:
+        backend = make_backend(families)
+        backend.heed(news)
+        return backend
+
+    return make
+
+
 def backend_for(families: tuple[Family, ...], host: HostState, make_backend: MakeBackend) -> Backend:
     """Make a backend that knows of the host's state. Raises OSError where the kernel cannot be programmed."""
     backend = make_backend(families)

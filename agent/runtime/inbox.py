@@ -134,6 +134,11 @@ class Inbox:
             future.cancel()
 
     @property
+    def news(self) -> tuple[int, ...]:
+        """The descriptor that can be read when something has come since the last :meth:`take`."""
+        return (self._sleeps,)
+
+    @property
     def stopped(self) -> bool:
         """Whether somebody wants the agent to end."""
         return self._stopped

@@ -36,7 +36,7 @@ from agent.runtime.first_start import FirstStart
 from agent.runtime.flow_log import make_flow_log
 from agent.runtime.frames import KERNEL, Frames, Kernel
 from agent.runtime.heap import MEMORY, Memory
-from agent.runtime.host_check import CheckHost, HostCheck, MakeBackend, backend_for, chosen_families
+from agent.runtime.host_check import CheckHost, HostCheck, MakeBackend, backend_for, chosen_families, heeding
 from agent.runtime.inbox import Inbox
 from agent.runtime.kept_networks import KeptNetworks
 from agent.runtime.leads import Leads, text_of
@@ -132,6 +132,7 @@ class Agent:
         """The iptables mode that it programs."""
         self.inbox = Inbox(clock)
         self.scarcity = Scarcity(world.spare)
+        make_backend = heeding(make_backend, self.inbox.news)
         engine = Engine(
             settings.node_name,
             linger=settings.linger,

@@ -101,6 +101,9 @@ class Reconcile:
         """Return when a turn is due though nothing comes."""
         deadline = self._engine.deadline()
         due = NEVER if deadline is None else deadline
+        if self._rules_wait():
+            waits = self._calls.backend.waits()
+            return AT_ONCE if self._backlog.far else min(due, waits.until, waits.soon)
         if len(self._backlog):
             return AT_ONCE
         if self._calls.backend.busy:
@@ -167,6 +170,11 @@ class Reconcile:
         """Whether nothing has come, and nothing is left to be written."""
         return self._inbox.empty and self._calls.phase.begun and self._has_written()
 
+    def _rules_wait(self) -> bool:
+        """Whether a command is about to end, after which what changes rules is written at once."""
+        backend = self._calls.backend
+        return backend.busy and self._clock.monotonic() < backend.waits().soon
+
     def _has_written(self) -> bool:
         calls = self._calls
         return not (calls.retry.pending or calls.backend.busy or self._engine.waiting or self._backlog)
@@ -175,7 +183,8 @@ class Reconcile:
         """Make steps of events and of compiling, and look between any two of them whether something came.
 
         What came goes first, but for compiling, which gets its turn then: a step each of pods of other nodes,
-        of all else, and of compiling.
+        of all else, and of compiling. While a command runs that was begun just now, only pods of other nodes
+        have steps: these change no rule, and what they take away waits for no command.
         """
         enforcing, backend = self._calls.phase is Phase.ENFORCING, self._calls.backend
         far, near, most = (FAR, NEAR, SLICE) if enforcing else (None, None, SLICE_AT_START)
@@ -185,11 +194,11 @@ class Reconcile:
         while self._backlog.far:
             # What waits has a step of its own, so that events are changes of the simplest kind.
             batch, made = self._backlog.take_far(far), True
-            compiling = 0 if waited or self._backlog else most
+            compiling = 0 if waited or self._backlog or self._rules_wait() else most
             self._make(batch, now, compiling)
             if self.has_news():
                 break
-        while self._backlog.near and not compile_next:
+        while self._backlog.near and not compile_next and not self._rules_wait():
             batch, made = self._backlog.take_near(near), True
             # Compiling comes after all events: a revocation among them waits for none of it.
             compiling = 0 if self._engine.waiting or self._backlog else most
@@ -198,7 +207,8 @@ class Reconcile:
                 break
         if compiling:
             return
-        if self._engine.waiting and (made or not backend.busy):
+        rules_wait = self._rules_wait()
+        if self._engine.waiting and not rules_wait and (made or not backend.busy):
             self._compile_next = made and not compile_next and self.has_news()
             if not self._compile_next:
                 self._make(_NONE, now, most)
@@ -206,7 +216,7 @@ class Reconcile:
                 gc.freeze()
         elif not made:
             # Time passes: an address may have been closed for long enough.
-            self._make(_NONE, now, 0 if self._engine.waiting else most)
+            self._make(_NONE, now, 0 if self._engine.waiting or rules_wait else most)
 
     def _make(self, batch: Batch, now: float, most: int) -> None:
         """Make steps of events: one, but for addresses that were withdrawn; then compile."""

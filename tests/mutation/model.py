@@ -150,6 +150,10 @@ class Selection(enum.StrEnum):
     DRIFT = "tests/unit/runtime/test_drift.py"
     """What others change in the kernel."""
     TIDY = "tests/unit/runtime/test_tidy.py"
+    PEERS_BESIDE = (
+        "tests/kernel/semantics/test_hanging.py"
+        "::test_peers_leave_and_come_beside_a_command_that_is_waited_for_and_nobody_is_closed"
+    )
     """When what nothing needs is removed."""
     HOST_CHECK = "tests/unit/runtime/test_host_check.py"
     """What the loop makes of changes of the host."""

@@ -61,6 +61,8 @@ class Kernel:
         """The same, before writes of rules and the making of sets only: members of sets are written."""
         self.slow: Callable[[], bool] = lambda: False
         """Asked before every write of rules whether its command takes longer still."""
+        self.soon: Callable[[], float] = lambda: 0.0
+        """Asked then until when it may be that it ends soon."""
         self.killed: Callable[[], bool] = lambda: False
         """Asked before every write of rules whether its command is killed, when it is done or before."""
         self.writes = 0

@@ -21,7 +21,7 @@ from agent.dataplane.iptables.tables import marks
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.tables import Table, TableError, Tables
 from agent.dataplane.iptables.verdict_cache import Flusher
-from agent.dataplane.turns import Waits, Work, whole
+from agent.dataplane.turns import FOR_EVER, Patience, Waits, Work, whole
 from agent.kernel.conntrack import ConntrackError
 from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_errors import SetError
@@ -55,21 +55,21 @@ class ModelTables:
         done: Callable[[Family], None] = lambda _: None,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[Family, TableError]:
-        return whole(self.restoring(lines, done, meanwhile, math.inf))
+        return whole(self.restoring(lines, done, meanwhile, FOR_EVER))
 
     def restoring(
         self,
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None],
         meanwhile: Callable[[], object],
-        patience: float,
+        patience: Patience,
     ) -> Work[dict[Family, TableError]]:
         del patience
         meanwhile()
         failed = {}
         for family, family_lines in lines.items():
             while self.kernel.slow():
-                yield Waits((), 1.0)
+                yield Waits((), 1.0, self.kernel.soon())
             killed = self.kernel.killed()
             try:
                 if family_lines and (self.kernel.fails() or self.kernel.unwritten()):

@@ -6,6 +6,7 @@ are not written; connections are not forgotten.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -81,6 +82,7 @@ def test_the_record_says_what_the_kernel_holds_whatever_failed(
         delta = engine.apply(batch.events, now)
         kernel.fails = lambda: random.random() < often
         kernel.slow = lambda: random.random() < 0.5
+        kernel.soon = lambda: random.choice((0.0, math.inf))
         kernel.killed = lambda: random.random() < often
         backend.apply(engine.lowered, delta, interrupted)
         while backend.busy and random.random() < 0.7:

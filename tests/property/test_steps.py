@@ -6,6 +6,7 @@ exception: packets of an address that changes hands may find themselves denied f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Set
 from random import Random
 
@@ -337,6 +338,50 @@ def test_what_is_taken_away_waits_for_no_command(
         report = backend.resume(engine.lowered)
         assert not report.faults
         assert not report.standing or backend.busy
+    for packet in found:
+        assert kernel.passes(packet) == verdict(engine.lowered, packet), packet
+    assert backend.audit(engine.lowered) == []
+
+
+@tried(HISTORIES, st.booleans(), st.sampled_from((0.5, 0.9)), st.integers(0, 1 << 32))
+def test_who_leaves_a_set_waits_for_no_command_that_may_end_soon(
+    patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
+) -> None:
+    random = Random(seed)
+    few_in_a_chain(patch, random)
+    engine = Engine(HERE, allow_nodes=allow_nodes)
+    kernel = Kernel()
+    backend = make_backend(kernel, patience=1.0)
+    assert not backend.sync(engine.lowered).faults
+    found = packets(random)
+    states = [snapshot(engine.lowered)]
+
+    def look() -> None:
+        for set_id, (name, _) in backend.view().sets.items():
+            assert kernel.sets[name][1] <= engine.lowered.sets[set_id], name
+        for packet in found:
+            # What rules are to take away, they take away when the command has ended.
+            if kernel.passes(packet):
+                for direction in Direction:
+                    assert any(program_allows(p, direction, packet) for p in states), packet
+
+    now = 0.0
+    kernel.soon = lambda: random.choice((0.0, math.inf))
+    for batch in history:
+        now += batch.seconds
+        delta = engine.apply(batch.events, now)
+        states.append(snapshot(engine.lowered))
+        kernel.slow = lambda: random.random() < often
+        assert not backend.apply(engine.lowered, delta, lambda: random.random() < 0.5).faults
+        look()
+        while backend.busy and random.random() < 0.7:
+            assert not backend.resume(engine.lowered).faults
+            look()
+        if not backend.busy:
+            del states[:-1]
+    kernel.slow = lambda: False
+    while backend.busy:
+        assert not backend.resume(engine.lowered).faults
     for packet in found:
         assert kernel.passes(packet) == verdict(engine.lowered, packet), packet
     assert backend.audit(engine.lowered) == []

@@ -45,7 +45,7 @@ from agent.dataplane.iptables.variant import Mode
 from agent.dataplane.iptables.verdict_cache import VerdictCache
 from agent.dataplane.iptables.withdrawal import Withdrawal
 from agent.dataplane.podlinks import PodLink
-from agent.dataplane.turns import Waits, Work, beside
+from agent.dataplane.turns import Patience, Waits, Work, beside
 from agent.fault import Fault
 from agent.kernel.ipset_errors import SetError
 from agent.kube.model import Key
@@ -79,9 +79,8 @@ class IptablesBackend:
         ``ahead``: have commands wait to be needed. ``patience``: seconds for which a call waits for a
         command; what takes longer goes on with :meth:`resume`. ``access``: by what the kernel is reached.
         """
-        self.mode = mode
+        self.mode, self.families = mode, tuple(families)
         self._access = access
-        self.families = tuple(families)
         self._cache = VerdictCache(mode, self.families, options.cache, access.flusher)
         self._transit = Transit(mode, self.families)
         self._untracked = Untracked(mode, self.families)
@@ -91,9 +90,8 @@ class IptablesBackend:
         self._netlink = access.netlink()
         tables = access.tables(mode, ahead=ahead)
         watch = Generation(mode, self.families, self._netlink)
-        self._rules = ChainWriter(self._chains, tables, watch, patience)
+        self._rules = ChainWriter(self._chains, tables, watch, Patience(patience))
         self.authors = Authors(watch, access.writes if mode == "nft" else None, tables, self.families)
-        self._patience = patience
         self._driver: Driver[Report] = Driver(patient=patience == math.inf)
         self._ipsets = access.ipsets()
         self._sets = KernelSets(self._ipsets, held.sets)
@@ -103,7 +101,7 @@ class IptablesBackend:
         closed = self._executor.closed
         self._own = OwnSets(held, self._sets, self._cache, self._transit, closed, self._untracked)
         self._trust = Trust(self._executor, Uplinks(access.uplinks, self.families))
-        self._placement = Placement(self._rules, self._netlink, now, self.authors, access.lift, patience)
+        self._placement = Placement(self._rules, self._netlink, now, self.authors, access.lift)
         self._foreign = ForeignRules(self._chains, self._netlink, beside_kube_router=beside_kube_router)
         self._other_mode = OtherMode(mode, self.families, access, now)
         self._marks = MarkBits(options, access.uses(), self._chains)
@@ -208,7 +206,7 @@ class IptablesBackend:
     def _read(self) -> Work[TablesReading]:
         """Read the rules: on a thread of its own, since it may take long, unless all is waited for."""
         reading = self._audit.begin(afresh=True)
-        yield from beside("reading", reading.run, self._patience)
+        yield from beside("reading", reading.run, self._rules.patience)
         return reading
 
     def apply(
@@ -230,8 +228,7 @@ class IptablesBackend:
         return self._begin(self._applying(program, step), interrupted)
 
     def _applying(self, program: LoweredProgram, step: Step, *, put_off: bool = False) -> Work[Report]:
-        started = time.perf_counter()
-        writes = self._writes()
+        started, writes = time.perf_counter(), self._writes()
         try:
             faults = yield from self._executor.carry_out(step, certain=not self._failed)
             if not faults:
@@ -240,7 +237,8 @@ class IptablesBackend:
             faults = [error.fault()]
         if put_off:
             self._sets.measure(touched(step))
-        faults += self._executor.close_unwritten()
+        if not step.waits_for_nothing or self._executor.idle:
+            faults += self._executor.close_unwritten()
         return self._report(started, writes, faults)
 
     def _settle(self, program: LoweredProgram) -> Work[list[Fault]]:
@@ -269,8 +267,8 @@ class IptablesBackend:
     def _can_go_first(self, step: Step) -> bool:
         """Whether a step need not wait for those that are being made."""
         carrying = self._executor.carrying
-        idle = self._driver.paused and self._executor.pending is None and bool(carrying)
-        return idle and all(independent(step, each) for each in carrying)
+        can_begin = (self._driver.paused or step.waits_for_nothing) and self._executor.pending is None
+        return can_begin and bool(carrying) and all(independent(step, each) for each in carrying)
 
     @property
     def busy(self) -> bool:
@@ -279,28 +277,31 @@ class IptablesBackend:
     def enforces(self, program: LoweredProgram, pod: Key, addresses: Iterable[bytes]) -> bool:
         return not self._refused and self._executor.enforces(program, pod, addresses)
 
+    def heed(self, news: tuple[int, ...]) -> None:
+        self._rules.patience = self._rules.patience._replace(news=news)
+
     def waits(self) -> Waits:
         return self._driver.waits
 
     def resume(self, program: LoweredProgram, interrupted: Callable[[], bool] = lambda: False) -> Report:
-        started = time.perf_counter()
-        writes = self._writes()
-        if not self._driver.busy:
-            step = self._executor.take_pending()
-            if step is None:
-                return self._report(started, writes, [])
-            return self._begin(self._applying(program, step, put_off=True), interrupted)
-        report = self._driver.resume(interrupted)
-        return self._waiting(started, writes, self._hold()) if report is None else report
+        if self._driver.busy:
+            return self._driven(lambda: self._driver.resume(interrupted))
+        step = self._executor.take_pending()
+        if step is None:
+            return self._report(time.perf_counter(), self._writes(), [])
+        return self._begin(self._applying(program, step, put_off=True), interrupted)
 
     def _begin(self, work: Work[Report], interrupted: Callable[[], bool]) -> Report:
-        started = time.perf_counter()
-        writes = self._writes()
-        report = self._driver.start(work, interrupted)
-        return self._waiting(started, writes, self._hold()) if report is None else report
+        return self._driven(lambda: self._driver.start(work, interrupted))
 
-    def _hold(self) -> list[Fault]:
-        return self._executor.hold(late=self._driver.late)
+    def _driven(self, drive: Callable[[], Report | None]) -> Report:
+        """Return the report of work that has ended, or else of what could not wait for it."""
+        started, writes = time.perf_counter(), self._writes()
+        report = drive()
+        if report is None:
+            faults = [] if self._driver.soon else self._executor.hold(late=self._driver.late)
+            report = self._waiting(started, writes, faults)
+        return report
 
     def _waiting(self, started: float, writes: int, faults: list[Fault]) -> Report:
         """Report that work goes on, and what went wrong in what could not wait for it."""
@@ -364,8 +365,7 @@ class IptablesBackend:
         return edges.around(self._held, self._writes())
 
     def view(self) -> KernelView:
-        counts = KernelCounts(self._writes(), self._connections.forgotten, self._cache.flushes)
-        return self._held.view(counts)
+        return self._held.view(KernelCounts(self._writes(), self._connections.forgotten, self._cache.flushes))
 
     def close(self) -> None:
         """Let go of the kernel; what it holds stays. A command that still runs is killed."""
@@ -394,7 +394,7 @@ class IptablesBackend:
             *self._placement.faults,
             *self._edge_faults,
         )
-        seconds = time.perf_counter() - started
         standing = tuple(self._executor.closed.faults(self._chains.why))
+        seconds, writes = time.perf_counter() - started, self._writes() - writes
         due = bool(faults) or self._outdated
-        return Report(seconds, self._writes() - writes, due, shown, self._refused, standing=standing)
+        return Report(seconds, writes, due, shown, self._refused, standing=standing)

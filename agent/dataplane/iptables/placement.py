@@ -28,19 +28,16 @@ class Placement:
         now: Callable[[], float],
         authors: Authors,
         lift: Callable[[Family], Fault | None],
-        patience: float,
     ) -> None:
         """``lift`` removes the table of a guard, if there is one, and returns why it could not.
 
-        It may have to ask another process for it; ``patience``: seconds after which that is waited for beside
-        other work.
+        It may have to ask another process for it: that is waited for as a command is.
         """
         self._rules = rules
         self._chains = rules.chains
         self._netlink = netlink
         self._authors = authors
         self._lift = lift
-        self._patience = patience
         self._guarded = set(rules.chains.families)
         """The families that a guard may still close."""
         self._displaced = Contention(now)
@@ -117,7 +114,7 @@ class Placement:
         if family not in self._guarded:
             return []
         found: list[Fault | None] = []
-        yield from beside("relieving", lambda: found.append(self._lift(family)), self._patience)
+        yield from beside("relieving", lambda: found.append(self._lift(family)), self._rules.patience)
         (fault,) = found
         if fault is not None:
             return [fault]

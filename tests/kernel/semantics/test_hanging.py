@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,9 +51,9 @@ def held(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     stage.given()
 
 
-def given(stage: Stage, *told: Object) -> None:
+def given(stage: Stage, *told: Object, patience: float = PATIENCE) -> None:
     clients = [stage.pod(name, labels={"pod": name, "role": "client"}) for name in "ab"]
-    stage.given(*clients, AB, TO_A, *told, patience=PATIENCE)
+    stage.given(*clients, AB, TO_A, *told, patience=patience)
 
 
 def sound(stage: Stage) -> None:
@@ -89,8 +90,8 @@ def test_a_revocation_takes_effect_while_another_tenants_command_hangs(
     report = tell(stage, *changed)
     # The commands would take a hundred times as long.
     assert time.monotonic() - began < 5
-    assert report.waiting
     closed = bool(_CHANGES[change])
+    assert report.waiting is closed
     assert bool([fault for fault in report.standing if "x/s" in fault.what and fault.remedy]) is closed
     stage.expect(
         *(() if closed else ("a -> s",)),
@@ -100,6 +101,34 @@ def test_a_revocation_takes_effect_while_another_tenants_command_hangs(
     held.unlink()
     sound(stage)
     stage.expect("a -> s", "a -> t: tcp/80", denied=["b -> s", "a -> t: tcp/81"])
+
+
+def test_peers_leave_and_come_beside_a_command_that_is_waited_for_and_nobody_is_closed(
+    stage: Stage, held: Path
+) -> None:
+    given(stage, patience=3600.0)
+    reads, writes = os.pipe2(os.O_CLOEXEC)
+    assert stage.backend is not None
+    stage.backend.heed((reads,))
+    os.write(writes, b".")
+    held.touch()
+    report = tell(stage, policy("t", T, ingress=[{"from": [pods(pod="a")], "ports": [port(80)]}]))
+    assert report.waiting
+    assert stage.backend.waits().soon > time.monotonic() + 3000
+    left = tell(stage, stage.pod("b", labels={"pod": "b"}))
+    # The rules are those of before.
+    stage.expect("a -> s", "a -> t: tcp/80 tcp/81", denied="b -> s")
+    came = tell(stage, stage.pod("b", labels={"pod": "b", "role": "client"}))
+    stage.expect("a b -> s", "a -> t: tcp/80 tcp/81")
+    assert stage.backend.busy
+    assert report.standing == left.standing == came.standing == ()
+    assert not left.waiting
+    assert not came.waiting
+    held.unlink()
+    sound(stage)
+    stage.expect("a b -> s", "a -> t: tcp/80", denied="a -> t: tcp/81")
+    os.close(reads)
+    os.close(writes)
 
 
 def test_a_pod_that_is_newly_isolated_is_closed_while_a_command_hangs(stage: Stage, held: Path) -> None:

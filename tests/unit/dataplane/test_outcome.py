@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from agent.dataplane.iptables.tables.prestart import outcome, start
+from agent.dataplane.iptables.tables.prestart import Running, outcome, start
 
 
 @pytest.fixture(params=[True, False], ids=["pidfd", "without"], autouse=True)
@@ -60,3 +60,20 @@ def test_what_it_has_started_is_not_waited_for() -> None:
     began = time.monotonic()
     assert outcome(shell("echo one >&2; sleep 3 &"), 5) == "one\n"
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("pidfd", [True], indirect=True)
+def test_it_is_waited_for_only_until_something_comes() -> None:
+    reads, writes = os.pipe2(os.O_CLOEXEC)
+    process = start(["sh", "-c", "read line; echo one >&2"])
+    running = Running(process)
+    os.write(writes, b".")
+    assert not running.wait(60, (reads,))
+    os.read(reads, 1)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert running.wait(60, (reads,))
+    assert running.said == "one\n"
+    running.close()
+    os.close(reads)
+    os.close(writes)

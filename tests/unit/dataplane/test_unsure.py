@@ -18,7 +18,7 @@ from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import Table, TableError
 from agent.dataplane.iptables.tables.tables import Tables as IptablesTables
-from agent.dataplane.turns import Waits, Work
+from agent.dataplane.turns import Patience, Waits, Work
 from agent.fault import Fault
 from agent.kernel.ipset_errors import error_of
 from agent.kube.events import Delete, Event, Upsert
@@ -52,7 +52,7 @@ class Tables(ModelTables):
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None],
         meanwhile: Callable[[], object],
-        patience: float,
+        patience: Patience,
     ) -> Work[dict[Family, TableError]]:
         told = (lambda _: None) if self.killed else done
         failed = yield from super().restoring(lines, told, meanwhile, patience)

@@ -101,7 +101,12 @@ class FakeBackend:
         self.seconds = 60.0
         """How long it waits for its descriptors."""
         self.descriptors: tuple[int, ...] = ()
+        self.soon = 0.0
+        """Until when what it does may end by itself."""
+        self.heeded: tuple[int, ...] = ()
         self.goes_on = False
+        self.put_off = 0
+        """How many changes wait for what goes on."""
         self.going = GOES_ON
         self.dirty = False
         self.stays_dirty = False
@@ -149,11 +154,15 @@ class FakeBackend:
         self.withdrawn.append((frozenset(addresses), followed))
 
     def waits(self) -> Waits:
-        return Waits(self.descriptors, self._clock.monotonic() + self.seconds)
+        return Waits(self.descriptors, self._clock.monotonic() + self.seconds, self.soon)
+
+    def heed(self, news: tuple[int, ...]) -> None:
+        self.heeded = news
 
     def resume(self, program: LoweredProgram, interrupted: Callable[[], bool] = lambda: False) -> Report:
         del program, interrupted
-        self.goes_on = not self.resumes
+        self.goes_on = not self.resumes or self.put_off > 0
+        self.put_off = max(0, self.put_off - bool(self.resumes))
         return self._called("resume", self.resumes, self.going)
 
     def apply(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 from collections.abc import Callable
 
 import pytest
@@ -189,6 +190,21 @@ def test_what_could_not_be_taken_away_while_work_goes_on_is_tried_again_when_tha
     rig.until(lambda: len(rig.backend.named("sync")) > syncs)
 
 
+def test_what_was_put_off_is_begun_as_soon_as_that_has_ended_which_it_waited_for(rig: Rig) -> None:
+    rig.synced()
+    rig.backend.applies = [GOES_ON]
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.goes_on)
+    # The second report is of what was put off.
+    rig.backend.resumes = [DONE._replace(writes=2), DONE._replace(writes=3)]
+    before = len(rig.backend.named("resume"))
+    rig.backend.put_off = 1
+    rig.source.sink([far(1)])
+    rig.turn()
+    assert len(rig.backend.named("resume")) == before + 2
+    assert not rig.backend.goes_on
+
+
 class _TenantAndVictim:
     """A victim's policy whose peer is on another node, and a tenant's policies, all of a pod of this node."""
 
@@ -249,3 +265,48 @@ def test_compiling_has_its_turn_though_something_comes_all_the_time(rig: Rig) ->
         if len(engine.lowered.policies) > 400:
             return
     raise AssertionError(f"{len(engine.lowered.policies)} policies were compiled")
+
+
+# A command that was begun just now
+
+
+def test_nothing_waits_for_a_command_when_something_has_come(rig: Rig) -> None:
+    assert rig.backend.heeded == rig.agent.inbox.news
+    rig.synced()
+    poll = select.poll()
+    for descriptor in rig.backend.heeded:
+        poll.register(descriptor, select.POLLIN)
+    rig.source.sink([pod(1)])
+    assert poll.poll(0)
+    rig.turn()
+    assert not poll.poll(0)
+
+
+def test_while_a_command_runs_peers_come_and_go_and_what_changes_rules_waits_for_it(rig: Rig) -> None:
+    stage = _TenantAndVictim(rig)
+    rig.backend.applies = [GOES_ON]
+    rig.backend.soon = rig.clock.now + 0.1
+    rig.source.sink([deny("first")])
+    rig.turn()
+    rig.source.sink([deny("second"), stage.peer("nobody")])
+    rig.turn()
+    assert stage.revoked() == [False, True]
+    assert rig.rest(0.05) <= 2
+    assert len(rig.backend.deltas) == 2
+    rig.backend.resumes = [DONE]
+    rig.backend.soon = 0.0
+    rig.until(lambda: len(rig.backend.deltas) == 3)
+    assert {policy.policy.name for policy in rig.backend.deltas[-1].policies} == {"second"}
+
+
+def test_what_changes_rules_waits_for_a_command_no_longer_than_it_may_end_by_itself(rig: Rig) -> None:
+    rig.synced()
+    rig.backend.applies = [GOES_ON]
+    rig.backend.soon = rig.clock.now + 0.1
+    rig.source.sink([pod(1), deny("first")])
+    rig.turn()
+    rig.source.sink([deny("second")])
+    began = rig.clock.now
+    rig.until(lambda: len(rig.backend.deltas) == 2)
+    assert rig.backend.goes_on
+    assert 0.09 <= rig.clock.now - began <= 0.11

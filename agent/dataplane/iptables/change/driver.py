@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from agent.dataplane.turns import PAUSE, Work, wait
+from agent.dataplane.turns import PAUSE, Waits, Work, wait
 
 T = TypeVar("T")
 
@@ -14,13 +15,15 @@ LATE = 1.0
 """Seconds after which work that waits is late."""
 
 
-class _Job(NamedTuple, Generic[T]):
+@dataclass(eq=False)
+class _Job(Generic[T]):
     work: Work[T]
     started: float
+    waits: Waits = PAUSE
 
 
 class Driver(Generic[T]):
-    """Jobs. The latest runs first: it was begun while the one before it was paused.
+    """Jobs. The latest runs first: the one before it was paused then, or this one waits for nothing.
 
     ``patient``: each job is run to its end at once, whatever it waits for.
     """
@@ -28,7 +31,6 @@ class Driver(Generic[T]):
     def __init__(self, *, patient: bool) -> None:
         self._patient = patient
         self._jobs: list[_Job[T]] = []
-        self.waits = PAUSE
 
     @property
     def busy(self) -> bool:
@@ -36,9 +38,19 @@ class Driver(Generic[T]):
         return bool(self._jobs)
 
     @property
+    def waits(self) -> Waits:
+        """What the job waits for whose turn it is."""
+        return self._jobs[-1].waits if self._jobs else PAUSE
+
+    @property
     def paused(self) -> bool:
         """Whether the job whose turn it is could go on at once."""
         return self.busy and self.waits is PAUSE
+
+    @property
+    def soon(self) -> bool:
+        """Whether the job whose turn it is has not waited for long yet."""
+        return time.monotonic() < self.waits.soon
 
     @property
     def late(self) -> bool:
@@ -55,23 +67,18 @@ class Driver(Generic[T]):
         job = self._jobs[-1]
         while True:
             try:
-                self.waits = next(job.work)
+                job.waits = next(job.work)
             except StopIteration as end:
-                self._end(job)
+                self._jobs.remove(job)
                 found: T = end.value
                 return found
             except BaseException:
-                self._end(job)
+                self._jobs.remove(job)
                 raise
             if self._patient:
-                wait(self.waits)
-            elif self.waits is not PAUSE or interrupted():
+                wait(job.waits)
+            elif job.waits is not PAUSE or interrupted():
                 return None
-
-    def _end(self, job: _Job[T]) -> None:
-        self._jobs.remove(job)
-        # A job is begun beside another only while that one is paused.
-        self.waits = PAUSE
 
     def close(self) -> None:
         """End what waits; commands that run are killed."""

@@ -86,7 +86,8 @@ class Executor:
             self.pending = taken_over(step)
         else:
             self.pending = both(self.pending, step, self._chains.stays)
-        return faults + self.close_unwritten()
+        # Members are changed by now: who is closed for want of rules stays the same.
+        return faults if step.waits_for_nothing else faults + self.close_unwritten()
 
     def drop_pending(self) -> None:
         """Drop what was put off, since the next sync makes it; keep which connections are to be forgotten."""

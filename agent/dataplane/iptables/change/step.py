@@ -59,6 +59,11 @@ class Step:
     reshapes: bool = False
     revision: Revision = field(default_factory=Revision)
 
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether it changes members alone, by messages that are answered at once."""
+        return not self.fresh and not any(self.chains.values())
+
 
 def taken_over(step: Step) -> Step:
     """Return a step without what it changes in the record, which knows of that already.

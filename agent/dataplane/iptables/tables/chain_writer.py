@@ -12,7 +12,7 @@ from agent.dataplane.iptables.tables.chain_table import ChainTable
 from agent.dataplane.iptables.tables.generation import Generation
 from agent.dataplane.iptables.tables.nft import FILTER
 from agent.dataplane.iptables.tables.tables import TableError, Tables
-from agent.dataplane.turns import PAUSE, Work
+from agent.dataplane.turns import FOR_EVER, PAUSE, Patience, Work
 from agent.fault import Fault
 from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.nf_tables import put_jump_first
@@ -26,14 +26,14 @@ class ChainWriter:
     """Writes chains, and keeps the record of them true. ``watch`` is told of each write."""
 
     def __init__(
-        self, chains: ChainTable, tables: Tables, watch: Generation, patience: float = math.inf
+        self, chains: ChainTable, tables: Tables, watch: Generation, patience: Patience = FOR_EVER
     ) -> None:
-        """``patience``: seconds after which work that waits for a command yields."""
+        """``patience``: after which work that waits for a command yields."""
         self.chains = chains
         self.tables = tables
         self.watch = watch
         self.writes = 0
-        self._patience = patience
+        self.patience = patience
 
     def unread_faults(self) -> list[Fault]:
         """Return a fault for each family that could not be read; the other one goes on."""
@@ -274,10 +274,10 @@ class ChainWriter:
             return {}
         self.writes += len(todo)
         self.watch.before_write()
-        if self._patience == math.inf:
+        if self.patience.seconds == math.inf:
             failed = self.tables.restore(todo, done, meanwhile)
         else:
-            failed = yield from self.tables.restoring(todo, done, meanwhile, self._patience)
+            failed = yield from self.tables.restoring(todo, done, meanwhile, self.patience)
         for family in todo:
             self.chains.why.pop(family, None)
         self.chains.why |= {family: str(error) for family, error in failed.items()}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from agent.dataplane.iptables.tables.prestart import Running, Waiter
 from agent.dataplane.iptables.tables.table import TableError
-from agent.dataplane.turns import LOOK_AGAIN, Waits, Work
+from agent.dataplane.turns import BRIEF, LOOK_AGAIN, Waits, Work
 from agent.net import Family
 
 LOCKED = "the agent tries again by itself; if it stays, see who holds the lock: fuser /run/xtables.lock"
@@ -24,17 +24,19 @@ class Command:
         self._name, self._lines, self._plain = name, lines, plain
         self._beginning = given.beginning
         self.running = Running(given.process)
+        self.began = time.monotonic()
         self.ended = False
         self.failure: TableError | None = None
 
-    def wait(self, until: float, end: float) -> bool:
-        """Wait for its outcome until a time; return whether it is there. At ``end`` it is killed.
+    def wait(self, until: float, end: float, news: Collection[int] = ()) -> bool:
+        """Wait for its outcome until a time, or until news comes; return whether it is there.
 
-        One that failed over what it began with, which somebody may have removed, is started again.
+        At ``end`` it is killed. One that failed over what it began with, which somebody may have removed, is
+        started again. ``news``: as of :class:`.turns.Patience`.
         """
         while not self.ended:
             now = time.monotonic()
-            if self.running.wait(max(0.0, min(until, end) - now)):
+            if self.running.wait(max(0.0, min(until, end) - now), news):
                 self.running.close()
                 self.failure = _failure(self._name, self.running, self._lines)
                 found = self.failure
@@ -45,7 +47,7 @@ class Command:
                 self.kill()
                 why = "no answer in time; its outcome is unknown"
                 self.failure = TableError(self._name, why, refused=False, unknown=True)
-            elif time.monotonic() >= until:
+            elif news or time.monotonic() >= until:
                 return False
         return True
 
@@ -65,33 +67,38 @@ class Command:
 
 
 def outcomes(
-    commands: dict[Family, Command], end: float, done: Callable[[Family], None]
+    commands: dict[Family, Command], soon: float, end: float, done: Callable[[Family], None]
 ) -> Work[dict[Family, TableError]]:
-    """Wait for commands that take long; return the families that failed. Left early, it ends them."""
+    """Wait for commands that go on; return the families that failed. Left early, it ends them.
+
+    They take long from ``soon`` on.
+    """
     failed: dict[Family, TableError] = {}
     left = dict(commands)
+    until = 0.0
     try:
         while left:
             for family, command in sorted(left.items()):
-                if command.wait(0.0, end):
+                if command.wait(until, end):
                     del left[family]
                     if command.failure is None:
                         done(family)
                     else:
                         failed[family] = command.failure
             if left:
-                yield _waits(left.values(), end)
+                yield _waits(left.values(), soon, end)
+                until = min(soon, time.monotonic() + BRIEF)
     finally:
         for command in left.values():
             command.kill()
     return failed
 
 
-def _waits(commands: Iterable[Command], end: float) -> Waits:
+def _waits(commands: Iterable[Command], soon: float, end: float) -> Waits:
     descriptors = [command.running.descriptors for command in commands]
     told = all(descriptors)
     until = end if told else min(end, time.monotonic() + LOOK_AGAIN)
-    return Waits(tuple(fd for each in descriptors for fd in each), until)
+    return Waits(tuple(fd for each in descriptors for fd in each), until, soon)
 
 
 def _failure(name: str, running: Running, lines: list[str]) -> TableError | None:

@@ -14,6 +14,7 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Collection
 from typing import IO, NamedTuple
 
 _F_GETPIPE_SZ = 1032
@@ -74,19 +75,22 @@ class Running:
         found = [] if self._ended is None else [self._ended]
         return found + ([self._source.fileno()] if found and self._source is not None else [])
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for it to end, so long at most; return whether it has."""
+    def wait(self, seconds: float, news: Collection[int] = ()) -> bool:
+        """Wait for it to end, so long at most; return whether it has.
+
+        ``news``: other descriptors that end the wait when one of them can be read.
+        """
         if self._ended is None:
             return self._communicated(seconds)
         poll = select.poll()
-        for descriptor in self.descriptors:
+        for descriptor in (*self.descriptors, *news):
             poll.register(descriptor, select.POLLIN)
         end = time.monotonic() + seconds
         running = True
         while running or poll.poll(0):
             left = max(0.0, 1000 * (end - time.monotonic()))
             ready = [fd for fd, _ in poll.poll(left)]
-            if not ready:
+            if not ready or not set(news).isdisjoint(ready):
                 return False
             if self._ended in ready:
                 running = False

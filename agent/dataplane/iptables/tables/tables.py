@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ from agent.dataplane.iptables.tables.prestart import BYTES, Waiter, Waiting, giv
 from agent.dataplane.iptables.tables.table import Table as Table
 from agent.dataplane.iptables.tables.table import TableError as TableError
 from agent.dataplane.iptables.variant import INSTALL, PROGRAMS, Mode, find_command
-from agent.dataplane.turns import Work, whole
+from agent.dataplane.turns import BRIEF, FOR_EVER, Patience, Work, whole
 from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.nft_writes import PROGRAM_LENGTH
 from agent.net import Family
@@ -199,22 +198,22 @@ class Tables:
         the same time. With few lines they run one after the other: the kernel commits one at a time, so the
         first would often have to wait for the second.
         """
-        return whole(self.restoring(lines, done, meanwhile, math.inf))
+        return whole(self.restoring(lines, done, meanwhile, FOR_EVER))
 
     def restoring(
         self,
         lines: Mapping[Family, list[str]],
         done: Callable[[Family], None],
         meanwhile: Callable[[], object],
-        patience: float,
+        patience: Patience,
     ) -> Work[dict[Family, TableError]]:
-        """Do what :meth:`restore` does, waiting for so many seconds at most before it yields.
+        """Do what :meth:`restore` does, with so much patience at most before it yields.
 
         A family whose command takes longer holds up no other.
         """
         now = time.monotonic()
         end = now + COMMAND_SECONDS + sum(map(len, lines.values())) / _LINES_A_SECOND
-        until = now + patience
+        until = now + patience.seconds
         few = sum(map(len, lines.values())) <= FEW_LINES
         running: dict[Family, Command] = {}
         failed: dict[Family, TableError] = {}
@@ -222,7 +221,8 @@ class Tables:
 
         def take(family: Family) -> None:
             command = running[family]
-            if command.wait(until, end):
+            brief = min(until, command.began + BRIEF)
+            if command.wait(brief, end) or command.wait(until, end, patience.news):
                 ready.add(family)
                 if command.failure is None:
                     done(family)
@@ -248,7 +248,7 @@ class Tables:
         for family in sorted(running.keys() - ready):
             take(family)
         late = {family: command for family, command in running.items() if family not in ready}
-        failed |= yield from outcomes(late, end, done)
+        failed |= yield from outcomes(late, until, end, done)
         if self._waiting is not None:
             for family in running:
                 self._waiting.prepare(self._restoring(family), self._beginnings.get(family, ""))
