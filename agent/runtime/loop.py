@@ -243,6 +243,7 @@ class Agent:
         first_start.adopted, first_start.enforcing = recorder.adopted, self._collecting.begin
         self._takes = {Call.SYNC: self._reconcile.synced, Call.APPLY: calls.note, Call.TIDY: tidy.tidied}
         """Who takes the report of a call whose work went on."""
+        self._let_go_first = False
         self._tasks: tuple[Task, ...] = (
             self.host_check,
             # Before the retry, since it leaves a turn in which everything is looked at alone.
@@ -324,7 +325,7 @@ class Agent:
             self._nri.start()
 
     def turn(self) -> None:
-        """Wait until something comes or is due, and do it, if there is memory for that."""
+        """Wait until something comes or is due, and do it if there is memory; news goes before tasks once."""
         if not self.scarcity.begins():
             self._calls.beat()
             self._clock.sleep(LOOK)
@@ -333,11 +334,13 @@ class Agent:
         self.scarcity.spend()
         now = self._clock.monotonic()
         self._reconcile.take(batch.events, now, batch.arrivals)
-        self._calls.go_on(self._reconcile.has_news, self._takes)
-        self.drift.hear()
-        for task in self._tasks:
-            if task.due() <= now:
-                task.run(now)
+        self._let_go_first = self._reconcile.has_news() and not self._let_go_first
+        if not self._let_go_first:
+            self._calls.go_on(self._reconcile.has_news, self._takes)
+            self.drift.hear()
+            for task in self._tasks:
+                if task.due() <= now:
+                    task.run(now)
         self._reconcile.settle()
         for call in batch.calls:
             call()

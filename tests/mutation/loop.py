@@ -104,6 +104,20 @@ LOOP = (
         (Selection.RECONCILE,),
     ),
     Mutation(
+        "what comes while a step is made waits for all tasks",
+        "agent.runtime.loop:Agent.turn",
+        "self._reconcile.has_news() and not self._let_go_first",
+        "False",
+        (Selection.TIDY,),
+    ),
+    Mutation(
+        "tasks wait for as long as anything comes",
+        "agent.runtime.loop:Agent.turn",
+        "self._reconcile.has_news() and not self._let_go_first",
+        "self._reconcile.has_news()",
+        (Selection.TIDY,),
+    ),
+    Mutation(
         "pods are closed for a command that was begun just now",
         "agent.dataplane.iptables.backend:IptablesBackend._driven",
         "[] if self._driver.soon else self._executor.hold(late=self._driver.late)",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agent.dataplane.backend import Report
 from agent.fault import Fault
 from agent.runtime.calls import QUIET
@@ -68,3 +70,25 @@ def test_tidying_goes_on_while_a_fault_stays(rig: Rig) -> None:
     assert rig.status().kernel.retry_pending
     assert rig.rest(5.0) < 25
     assert len(rig.backend.named("sync")) == 12
+
+
+def test_what_has_come_just_now_goes_before_tidying_once(rig: Rig) -> None:
+    rig.synced()
+    rig.source.sink([pod(1), deny()])
+    rig.until(lambda: rig.backend.named("apply"))
+    apply, after = rig.backend.apply, iter(range(2, 100))
+
+    def coming(*given: Any) -> Report:
+        """Have something come whenever something is written."""
+        rig.source.sink([pod(next(after))])
+        return apply(*given)
+
+    rig.backend.apply = coming  # type: ignore[assignment, method-assign]
+    rig.clock.sleep(AT_LATEST)
+    rig.source.sink([pod(next(after))])
+    rig.turn()
+    applied = len(rig.backend.named("apply"))
+    assert rig.backend.named("tidy") == []
+    rig.turn()
+    assert len(rig.backend.named("apply")) == applied + 1
+    assert len(rig.backend.named("tidy")) == 1
