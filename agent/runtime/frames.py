@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +28,8 @@ _log = log.get(__name__)
 
 ASK_EVERY = 1.0
 """Seconds between two questions to the kernel whether anybody wrote rules of nftables."""
+_PATIENCE = 2.0
+"""Seconds that are waited at the end for what is being written."""
 RETRY = 1.0
 """Seconds after which what could not be written is tried again."""
 _NO_THREAD = "let the agent have more threads, and memory for them (pids.max, ulimit -u, ulimit -v)"
@@ -148,11 +151,30 @@ class Frames:
         self._followed: tuple[PodLink, ...] = ()
         self._commits = 0
         self._renewing = False
+        self._one = threading.Lock()
+        """Held while the table is written."""
+        self._stopping = False
 
     def start(self) -> None:
         """Remove what an earlier run left, where that is no longer wanted."""
         if not self._wanted:
             self.faults = self._kernel.let_go()
+
+    def stop(self) -> None:
+        """Let go of the table, which stays: another agent of this process is to take it over.
+
+        What is being written just now is waited for; what hangs lets go by itself when it ends.
+        """
+        self._stopping = True
+        if self._one.acquire(timeout=_PATIENCE):
+            try:
+                self._close()
+            finally:
+                self._one.release()
+
+    def _close(self) -> None:
+        if self._guard is not None:
+            self._guard.close()
 
     @property
     def writing(self) -> bool:
@@ -184,12 +206,15 @@ class Frames:
             guard.forget()
 
         def follow() -> None:
-            try:
-                done = guard.follow(links)
-            except Exception as error:
-                # Whatever it is: it is told and tried again, and the loop goes on.
-                what = f"frames of pods are not guarded: {type(error).__name__}: {error}"
-                done = guarding((Fault(what, "report this", reason="defect"),))
+            with self._one:
+                try:
+                    done = guard.follow(links)
+                except Exception as error:
+                    # Whatever it is: it is told and tried again, and the loop goes on.
+                    what = f"frames of pods are not guarded: {type(error).__name__}: {error}"
+                    done = guarding((Fault(what, "report this", reason="defect"),))
+                if self._stopping:
+                    self._close()
             seen = self._kernel.version()
             self._inbox.call(lambda: self._done(done, seen))
 

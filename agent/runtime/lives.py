@@ -11,18 +11,21 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from agent import log
-from agent.clock import Clock
+from agent.clock import SYSTEM, Clock
 from agent.runtime.heap import MEMORY
 from agent.runtime.loop import Agent
+from agent.runtime.scarcity import Scarcity
 
 _log = log.get(__name__)
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
 """Seconds until another agent begins; each that does not last has the next one wait for twice as long."""
 LASTING = 60.0
+ENDING = 5.0
+"""Seconds that threads of an agent that has ended are waited for: one may wait for an answer as long."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Those that end an agent."""
 
@@ -30,20 +33,19 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def lead(life: Callable[[], None], clock: Clock) -> None:
     """Lead one life after another until one ends as it should.
 
-    ``life`` makes an agent and runs it. It raises MemoryError when that cannot go on. What the first life
-    raises besides is raised. A later one may fail at its start as well for want of memory, and by any error.
+    ``life`` makes an agent and runs it. It raises MemoryError when that cannot go on. What a life raises
+    besides is raised. But a later one may fail at its start for want of memory, too, and by any error.
     """
     pause = FIRST_PAUSE
-    first = True
+    hides = False
+    """Whether what a life fails by besides is taken for want of memory."""
+    others = frozenset(threading.enumerate())
     while True:
         began = clock.monotonic()
-        failed = _failure(life, first=first)
+        failed = _failure(life, clock, hides=hides)
         if failed is None:
             return
-        # Of the agent that failed nothing is left now but what refers to itself in a circle.
-        gc.enable()
-        MEMORY.collect_all()
-        MEMORY.give_back()
+        _clear()
         if clock.monotonic() - began > LASTING:
             pause = FIRST_PAUSE
         _log.error(
@@ -54,17 +56,38 @@ def lead(life: Callable[[], None], clock: Clock) -> None:
             seconds=pause,
         )
         clock.sleep(pause)
-        first, pause = False, min(LONGEST_PAUSE, 2 * pause)
+        _wait_for_threads(others)
+        _clear()
+        hides, pause = True, min(LONGEST_PAUSE, 2 * pause)
 
 
-def _failure(life: Callable[[], None], *, first: bool) -> str | None:
+def _clear() -> None:
+    """Free what an agent that failed has left: what refers to itself in a circle.
+
+    What one of its threads still knows is not free.
+    """
+    gc.enable()
+    MEMORY.collect_all()
+    MEMORY.give_back()
+
+
+def _wait_for_threads(others: Collection[threading.Thread]) -> None:
+    """Wait until no thread but these others runs, for a while: each keeps much of its agent."""
+    until = SYSTEM.monotonic() + ENDING
+    for thread in threading.enumerate():
+        if thread not in others:
+            thread.join(max(0.0, until - SYSTEM.monotonic()))
+
+
+def _failure(life: Callable[[], None], clock: Clock, *, hides: bool) -> str | None:
     """Lead a life; return why it has to be led again, in words that refer to nothing of it."""
+    began = clock.monotonic()
     try:
         life()
     except MemoryError as error:
         return str(error) or type(error).__name__
     except Exception as error:
-        if first:
+        if not hides or clock.monotonic() - began >= LASTING:
             raise
         return f"{type(error).__name__}: {error}"
     return None
@@ -75,7 +98,7 @@ def run(agent: Agent) -> None:
 
     A thread that ends for want of memory has the agent end, too.
     """
-    threading.excepthook = _hook(agent)
+    threading.excepthook = _hook(agent.scarcity)
     try:
         agent.run()
     except MemoryError:
@@ -86,10 +109,12 @@ def run(agent: Agent) -> None:
         _end_by_signals()
 
 
-def _hook(agent: Agent) -> Callable[[threading.ExceptHookArgs], None]:
+def _hook(scarcity: Scarcity) -> Callable[[threading.ExceptHookArgs], None]:
+    """Return what takes note of threads that end; each keeps it while it runs, and so it knows no agent."""
+
     def hook(failed: threading.ExceptHookArgs) -> None:
         if issubclass(failed.exc_type, MemoryError):
-            agent.scarcity.starved("unnamed" if failed.thread is None else failed.thread.name)
+            scarcity.starved("unnamed" if failed.thread is None else failed.thread.name)
         threading.__excepthook__(failed)
 
     return hook

@@ -76,7 +76,7 @@ def begun_anew(layout: Layout, mode: Mode, length: Length) -> Outcome:
     steps = _STEPS if length is Length.LONG else _STEPS[:2]
     module = ("tests.chaos.killed", WITHOUT_MEMORY + ",".join(steps))
     with Stage(layout, mode) as stage:
-        agent = stage.start(module=module)
+        agent = stage.start("--guard-frames", module=module)
         first = kernel.settled(agent)
 
         def failed() -> int:
@@ -89,6 +89,8 @@ def begun_anew(layout: Layout, mode: Mode, length: Length) -> Outcome:
             kernel.wait_for(stage.node, first, length.within(_RETRIED))
             took = time.monotonic() - began
         assert agent.process.poll() is None, f"the agent has ended: {agent.tail()}"
+        # What belonged to the agent before belongs to the one that runs now.
+        agent.wait_ready(length.within(_RETRIED))
     note = f"begun anew {len(steps)} times, {churn.changes} changes, all is written {took:.1f} s later"
     return Outcome.of(probe.report, note=note)
 

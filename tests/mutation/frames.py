@@ -6,6 +6,13 @@ from tests.mutation.model import Mutation, Selection
 
 FRAMES = (
     Mutation(
+        "the table not let go of for the agent that begins anew",
+        "agent.runtime.frames:Frames._close",
+        "self._guard.close()",
+        "pass",
+        (Selection.FRAMES_TASK,),
+    ),
+    Mutation(
         "a hardware address given to whoever says it is his",
         "agent.dataplane.frames.bindings:bindings",
         "number in holders.get((link.bridge, claim), {number})",

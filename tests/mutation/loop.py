@@ -272,6 +272,20 @@ LOOP = (
         (Selection.LIVES,),
     ),
     Mutation(
+        "a later life's defect taken for want of memory",
+        "agent.runtime.lives:_failure",
+        "clock.monotonic() - began >= LASTING",
+        "False",
+        (Selection.LIVES,),
+    ),
+    Mutation(
+        "the threads of a life that failed not waited for",
+        "agent.runtime.lives:lead",
+        "_wait_for_threads(others)",
+        "pass",
+        (Selection.LIVES,),
+    ),
+    Mutation(
         "a later life ended by what it fails by at its start",
         "agent.runtime.lives:_failure",
         'return f"{type(error).__name__}: {error}"',

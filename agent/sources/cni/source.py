@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from glob import escape
 from pathlib import Path
@@ -76,6 +77,8 @@ class CniSource:
         self._asking: Asking | None = None
         self._thread: threading.Thread | None = None
         self._sleeps, self._wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for end in (self._sleeps, self._wakes):
+            weakref.finalize(self, os.close, end)
         self._stopping = False
         self._watching: Folders | None = None
         self._synced = False

@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,8 @@ class NriPlugin:
         self._late_pod = ""
         self._longest = 0.0
         self._sleeps, self._wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for end in (self._sleeps, self._wakes):
+            weakref.finalize(self, os.close, end)
         self._stopping = False
         self._thread: threading.Thread | None = None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import pytest
@@ -25,6 +26,23 @@ LEFT = Fault("nftables table netdev netpol-agent-frames is left", "nft delete", 
 INTERVAL = 10.0
 
 
+class _Guard:
+    """Stands in for what writes the table."""
+
+    def __init__(self, rig: Guarded) -> None:
+        self._rig = rig
+        self.held = {1: frozenset({b"\2\0\0\0\0\1"})}
+
+    def follow(self, links: Iterable[PodLink]) -> Guarding:
+        return self._rig.follow(links)
+
+    def forget(self) -> None:
+        self._rig.forgotten += 1
+
+    def close(self) -> None:
+        self._rig.closed.append(self._rig.writing)
+
+
 class Guarded(Rig):
     """A rig with a guard that writes down the links it is given, and answers as it is told."""
 
@@ -34,23 +52,22 @@ class Guarded(Rig):
         self.answers: list[Guarding] = []
         self.let_go = 0
         self.forgotten = 0
+        self.closed: list[bool] = []
+        """Whether the table was being written, each time that it was let go of."""
+        self.writing = False
         self.version = 1
-        self.held = {1: frozenset({b"\2\0\0\0\0\1"})}
         settings = resolve({"node_name": "here", "guard_frames": str(wanted).lower()}, {})
         kernel = Kernel(
-            lambda: cast(FrameGuard, self), self._let_go, lambda: self.version, lambda: {"kind": 3}
+            lambda: cast(FrameGuard, _Guard(self)), self._let_go, lambda: self.version, lambda: {"kind": 3}
         )
         super().__init__(settings, frames=kernel)
 
     def follow(self, links: Iterable[PodLink]) -> Guarding:
-        """Stand in for the guard."""
+        """Write down whose frames are to be guarded."""
         names = frozenset(link.name for link in links)
         self.followed.append(tuple(sorted(names)))
         self.at.append(self.clock.monotonic())
         return self.answers.pop(0) if self.answers else Guarding(1, names)
-
-    def forget(self) -> None:
-        self.forgotten += 1
 
     def _let_go(self) -> tuple[Fault, ...]:
         self.let_go += 1
@@ -177,6 +194,45 @@ def test_what_cannot_be_written_is_told_and_tried_again(guarded: Guarded) -> Non
     assert len(guarded.followed) == 2
     assert guarded.at[1] - guarded.at[0] >= RETRY * 0.9
     assert guarded.ready
+
+
+def test_at_the_end_the_table_is_let_go_of_for_another_agent_of_the_process(guarded: Guarded) -> None:
+    guarded.found(1)
+    guarded.rest(ASK_EVERY)
+    assert guarded.closed == []
+    guarded.agent.end()
+    assert guarded.closed == [False]
+
+
+def test_what_is_being_written_at_the_end_is_waited_for(guarded: Guarded) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def follow(links: Iterable[PodLink]) -> Guarding:
+        del links
+        guarded.writing = True
+        begun.set()
+        goes_on.wait(20)
+        guarded.writing = False
+        return Guarding(1, frozenset())
+
+    threads: list[threading.Thread] = []
+
+    def start(name: str, target: Callable[[], None]) -> threading.Thread:
+        threads.append(threading.Thread(target=target, name=name, daemon=True))
+        threads[-1].start()
+        return threads[-1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(guarded, "follow", follow)
+        patched.setattr(guarded.agent.frames, "_start_thread", start)
+        guarded.found(1)
+        guarded.rest(ASK_EVERY)
+        assert begun.wait(20)
+        threading.Timer(0.1, goes_on.set).start()
+        guarded.agent.end()
+    threads[0].join(20)
+    assert guarded.closed
+    assert True not in guarded.closed
 
 
 def test_a_defect_is_told_and_ends_nothing(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,49 @@ def test_what_the_first_one_fails_by_besides_is_not_hidden() -> None:
         lead(failing(RuntimeError("a defect"), clock=clock, began=[]), clock)
 
 
+def test_what_a_later_one_fails_by_when_it_has_lasted_is_not_hidden() -> None:
+    clock = FakeClock()
+    life = failing(MemoryError(), LASTING + 1, RuntimeError("a defect"), clock=clock, began=[])
+    with pytest.raises(RuntimeError, match="a defect"):
+        lead(life, clock)
+
+
+def test_the_next_begins_when_the_threads_of_the_last_have_ended_and_nothing_of_it_is_left() -> None:
+    """Garbage is looked for after that, or what a thread still knows is kept."""
+    clock, goes_on, seen = FakeClock(), threading.Event(), []
+    threads = [threading.Thread(target=goes_on.wait, args=(20,), daemon=True)]
+
+    def life() -> None:
+        if threads[0].ident is None:
+            threads[0].start()
+            threading.Timer(0.2, goes_on.set).start()
+            raise MemoryError
+        seen.append(threads[0].is_alive())
+
+    def look() -> None:
+        seen.append(threads[0].is_alive())
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MEMORY, "collect_all", look)
+        lead(life, clock)
+    assert seen == [True, False, False]
+
+
+def test_a_thread_that_lasts_knows_nothing_of_its_agent_by_what_it_is_to_call_if_it_fails(rig: Rig) -> None:
+    hooks = []
+    real = rig.agent.turn
+
+    def turn() -> None:
+        hooks.append(threading.excepthook)
+        rig.agent.inbox.stop()
+        real()
+
+    rig.agent.turn = turn  # type: ignore[method-assign]
+    lives.run(rig.agent)
+    assert rig.agent not in [cell.cell_contents for cell in hooks[0].__closure__ or ()]
+    assert hooks[0] is not threading.__excepthook__
+
+
 def test_a_later_one_may_fail_at_its_start_by_what_the_kernel_has_no_memory_for() -> None:
     began: list[float] = []
     clock = FakeClock()
