@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import click
 import msgspec
@@ -86,6 +87,9 @@ events {{ worker_connections 4096; }}
 http {{ access_log off; server {{ listen {port} backlog=4096; location / {{ return 200 "ok\\n"; }} }} }}
 """
 
+_SIDES = {"host_total": "sum_sent", "remote_total": "sum_received"}
+"""How iperf3 names what each side has used of a processor, and for how long."""
+
 _RATE = re.compile(r"^Requests per second:\s+([\d.]+)", re.MULTILINE)
 _FAILED = re.compile(r"^Failed requests:\s+(\d+)", re.MULTILINE)
 
@@ -123,6 +127,9 @@ def measure(
             yield from _rules_met(size, where, node, mode, addresses)
             with serving(lab, server):
                 yield from _ratios(size, where, title, switch, client, server, pairs, progress)
+                if cut:
+                    progress(f"{local} local pods, {where}: processor time")
+                    yield _bulk_more(size, where, switch, client, server, pairs)
             if cut:
                 progress(f"{local} local pods, {where}: single packets")
                 yield _packet(size, where, mode, switch, client, server, pairs)
@@ -216,9 +223,21 @@ def connections(client: Pod, server: Pod) -> float:
 
 def _bulk(client: Pod, server: Pod) -> float:
     """Return bits per second over one connection."""
+    return float(_sent(client, server)["sum_received"]["bits_per_second"])
+
+
+def _bulk_time(client: Pod, server: Pod) -> float:
+    """Return the nanoseconds of processor time that both sides of one connection take."""
+    end = _sent(client, server)
+    used = end["cpu_utilization_percent"]
+    return 1e7 * float(sum(used[side] * end[sums]["seconds"] for side, sums in _SIDES.items()))
+
+
+def _sent(client: Pod, server: Pod) -> dict[str, Any]:
+    """Return what iperf3 says at the end."""
     command = ["iperf3", "-c", server.v4, "-p", str(_BULK_PORT), "-n", BULK, "-J"]
-    printed = json.loads(client.netns.run(_on(_CPUS[0], command)))
-    return float(printed["end"]["sum_received"]["bits_per_second"])
+    found: dict[str, Any] = json.loads(client.netns.run(_on(_CPUS[0], command)))["end"]
+    return found
 
 
 def _ratios(
@@ -280,6 +299,17 @@ def _enforce(mode: Mode, enforced: bool) -> None:
     lines = hooks.place(table, dict.fromkeys(hooks.needed(table), "")) if enforced else hooks.remove(table)
     for error in Tables(mode).restore({Family.V4: lines}).values():
         raise error
+
+
+def _bulk_more(
+    size: Size, where: str, switch: Callable[[bool], None], client: Pod, server: Pod, pairs: int
+) -> Result:
+    """Measure what part of its processor time bulk takes more."""
+    found = added(functools.partial(_bulk_time, client, server), switch, 2 * pairs)
+    parts = [100 * more / without for more, without in found]
+    note = f"{statistics.median(without for _, without in found) / 1e6:,.0f} ms for {BULK} without"
+    title = f"processor time that --cut-denied adds to bulk ({where})"
+    return summary(SECTION, title, "%", parts, size=size, note=note)
 
 
 def _packet(

@@ -16,7 +16,7 @@ from agent.dataplane.frames import table as frames
 from agent.dataplane.iptables.rules import comments, parse
 from agent.dataplane.iptables.tables import foreign, markuse, tables
 from agent.history import query
-from agent.kernel import conntrack, headers, nf_write, nflog, rtnetlink, tunnels
+from agent.kernel import answers, conntrack, headers, nf_write, nflog, rtnetlink, tunnels
 from agent.kernel.ipset_members import decode_members
 from agent.kernel.netlink import attribute, attributes
 from agent.kernel.nf_tables import Rule
@@ -226,6 +226,7 @@ TARGETS: Sequence[Target] = (
             packets.ip(*V6, 0, bytes(16)),
         ],
     ),
+    Target("answer of an end", answers.answer_of, [packets.tcp_syn(*V4, 80), packets.tcp_syn(*V6, 80)]),
     Target("logged packet", nflog.decode, [_LOGGED]),
     Target("tracked connection", conntrack.tuple_of, [_TUPLE]),
     Target("netlink attributes", lambda data: list(attributes(data)), [_TUPLE, _LOGGED[4:]]),
