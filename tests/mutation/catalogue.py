@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutation.asked import ASKED
 from tests.mutation.changes import CHANGES
+from tests.mutation.cuts import CUTS
 from tests.mutation.early import EARLY
 from tests.mutation.flows import FLOWS
 from tests.mutation.frames import FRAMES
@@ -37,4 +38,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *FLOWS,
     *TOLD,
     *CHANGES,
+    *CUTS,
 )

@@ -163,6 +163,8 @@ class Selection(enum.StrEnum):
     """The metrics port with TLS."""
     TRAFFIC = "tests/unit/dataplane/test_traffic.py"
     """Readings of counters, added up."""
+    CUTTING = "tests/unit/runtime/test_cutting.py"
+    """Which connections are ended after a change."""
     LATENCY = "tests/unit/runtime/test_latency.py"
     """How long changes take."""
     LINES = "tests/unit/convert/test_lines.py"

@@ -433,3 +433,16 @@ def test_what_belongs_to_another_connection_is_ended_with_it_alone(port: int, cu
     desk.change(ONLY_81)
     desk.work()
     assert {one.opened.port for one in desk.kernel.cut} == ({80, 50_000} if cut else set())
+
+
+def test_what_is_allowed_again_since_the_look_is_not_ended() -> None:
+    desk = Desk()
+    control = connection(CLIENT, WEB)
+    data = connection(CLIENT, WEB, 50_000)._replace(master=control.opened)
+    denied = connection(CLIENT, WEB, 82)
+    desk.kernel.held = [control, data, denied]
+    desk.change(ONLY_81)
+    desk.work(1)
+    desk.change(policy("more", selector=labelled(app="web"), ingress=[Rule(ports=(Port(Protocol.TCP, 80),))]))
+    desk.work()
+    assert [one.opened.port for one in desk.kernel.cut] == [82]

@@ -1,0 +1,57 @@
+"""Mutations of what ends connections that a change forbids."""
+
+from __future__ import annotations
+
+from tests.mutation.model import Mutation, Selection
+
+CUTS: tuple[Mutation, ...] = (
+    Mutation(
+        "data is cut though its control connection is allowed again since the look",
+        "agent.runtime.cut_look:Judged.denied_by",
+        "None if None in found else found[0]",
+        "next(iter(found))",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
+        "the data of FTP is judged alone",
+        "agent.runtime.cut_look:Look._judged",
+        "yield Judged(one, (sort_of(one), sort))",
+        "yield Judged(one, (sort_of(one),))",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
+        "one pod's many connections keep another's out",
+        "agent.runtime.cut_look:Waiting.is_full_for",
+        "len(self._by_pod.get(pod, ())) >= self._most - 1",
+        "True",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
+        "a connection that is found twice is told twice",
+        "agent.runtime.cut_look:Waiting.has",
+        "one.connection.entry in self._known",
+        "False",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
+        "what waits to be compiled is taken for denied",
+        "agent.runtime.cutting:Cutting._end",
+        "self._engine.waits_in(pod.pod.namespace)",
+        "False",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
+        "what there was no room for is forgotten",
+        "agent.runtime.cutting:Cutting._take",
+        "self._more.add(scope)",
+        "pass",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
+        "the node's own connections are cut",
+        "agent.runtime.cut_look:Look._denies",
+        "one.source in self.own or one.destination in self.own",
+        "False",
+        (Selection.CUTTING,),
+    ),
+)
