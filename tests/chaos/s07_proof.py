@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import time
+from random import Random
 
 from agent.dataplane.iptables.variant import Mode
 from agent.words import count
@@ -14,7 +15,7 @@ from tests.chaos.breakages import SETS
 from tests.chaos.churn import of_manifests
 from tests.chaos.probe import Probe
 from tests.chaos.scenario import Length, Outcome, Scenario
-from tests.chaos.stage import Stage
+from tests.chaos.stage import Stage, pod_manifest
 from tests.kernel.breaks import BREAKS
 from tests.kernel.frame_breaks import FRAME_BREAKS, GuardedNode
 from tests.kernel.proved import ProvedNode
@@ -66,18 +67,24 @@ def broken_frames(length: Length) -> Outcome:
     return Outcome(note=f"{len(FRAME_BREAKS)} ways to break the table of frames", broken=tuple(missed))
 
 
-def changing(layout: Layout, mode: Mode, length: Length) -> Outcome:
-    """Have the agent prove its kernel each second while objects change."""
+def changing(layout: Layout, mode: Mode, length: Length, *options: str) -> Outcome:
+    """Have the agent prove its kernel each second while objects change, and a pod comes and goes."""
     seconds = 4.0 if length is Length.SHORT else 30.0
+    random = Random(layout.value)
     with Stage(layout, mode) as stage:
-        agent = stage.start("--verify-interval", "1")
+        agent = stage.start("--verify-interval", "1", *options)
         wait_until(lambda: agent.status()["kernel"]["proof"]["at"], timeout=60)
         moments: set[str] = set()
         with Probe(stage.lanes) as probe, of_manifests(stage) as churn:
             until = time.monotonic() + seconds
             while time.monotonic() < until:
+                extra = stage.lab.pod(stage.node, "extra")
+                stage.say("extra", [pod_manifest(extra)])
                 moments.add(agent.status()["kernel"]["proof"]["at"])
-                time.sleep(0.5)
+                time.sleep(random.uniform(0.2, 2.5))
+                moments.add(agent.status()["kernel"]["proof"]["at"])
+                stage.unsay("extra")
+                stage.lab.remove(extra)
         found = agent.status()["kernel"]["proof"]
         failures = _figure(stage, "proof_failures_total")
         told = [f"a proof found: {difference}" for difference in found["differences"]]
@@ -137,6 +144,12 @@ SCENARIOS = (
         "7.4",
         "nothing is found while objects change",
         functools.partial(changing, Layout.BRIDGE, "nft"),
+        45,
+    ),
+    Scenario(
+        "7.4",
+        "nothing is found while frames are guarded",
+        lambda length: changing(Layout.ROUTED, "nft", length, "--guard-frames"),
         45,
     ),
 )

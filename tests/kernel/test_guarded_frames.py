@@ -37,6 +37,9 @@ def test_frames_are_guarded_by_an_agent_for_as_long_as_it_is_told_to() -> None:
         guarded.start("--guard-frames")
         wait_until(lambda: "[+]frames ok: guarded for all 2 pods" in guarded.readyz(), 20)
         assert forged(guarded) == 0
+        done = guarded.command("verify")
+        assert done.returncode == 0, done.stdout
+        assert "2 links of pods: each sends nothing but its own frames" in done.stdout
         guarded.node.run("nft", "flush", "ruleset")
         with pytest.raises(CommandError, match="Operation not permitted"):
             guarded.node.run("nft", "delete", "table", "netdev", TABLE)

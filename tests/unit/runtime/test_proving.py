@@ -13,7 +13,7 @@ from agent.observe.health import State, readyz
 from agent.proof.difference import Difference, Result
 from agent.proof.difference import Kind as Found
 from agent.runtime.prover import UnprovedError
-from agent.runtime.proving import FIRST, TRIES
+from agent.runtime.proving import FIRST, LINKED, TRIES
 from tests.build import pod, upsert
 from tests.unit.runtime.rig import Rig
 
@@ -91,6 +91,15 @@ def test_nothing_is_proved_while_the_kernel_is_ahead_of_the_program(proved: Rig)
     proved.proofs = [RIGHT]
     prove(proved)
     assert len(proved.given) == 2
+
+
+def test_frames_of_which_nothing_is_settled_are_left_out(proved: Rig) -> None:
+    proved.agent.proving.frames = lambda: None
+    proved.proofs = [RIGHT]
+    began = proved.clock.monotonic()
+    proved.beside(proved.agent.proving.verify)
+    assert proved.given[-1].frames is None
+    assert LINKED <= proved.clock.monotonic() - began < 2 * LINKED
 
 
 def test_what_differs_is_put_back_and_proved_at_once(proved: Rig) -> None:
