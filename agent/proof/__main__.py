@@ -14,6 +14,9 @@ _NICE = 10
 def main() -> None:
     """Take a low priority before anything else is done: what a proof needs takes a while to load."""
     os.nice(_NICE)
+    from agent.kernel.slices import shorten
+
+    shorten()
     from agent.proof.process import run
 
     run()
