@@ -214,6 +214,13 @@ class Cutting:
             work = functools.partial(self._look, look.search_freed, functools.partial(self._take_freed, look))
         do_beside(self._start_thread, "cut", work)
 
+    def stop(self) -> None:
+        """Give back what is held, and tell what was ended; the next agent ends what is left."""
+        self._resets.close()
+        for pod, ended in self._ended.items():
+            self._tell(pod, ended)
+        self._ended.clear()
+
     def is_cut(self, mark: int) -> bool:
         """Whether a connection with a mark of its own was ended, though it is tracked. For any thread."""
         marks = self._calls.backend.cut_marks() if self.wanted else None

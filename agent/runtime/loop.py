@@ -350,8 +350,8 @@ class Agent:
         """Let go of everything, whatever fails at that; what the kernel holds stays."""
         nri = () if self._nri is None else (self._nri.stop,)
         kept = (self._linked_pods.stop, self._flow_log.stop, self.frames.stop, self._calls.backend.close)
-        history = (self._recorder.stopped, self.history.stop)
-        stops = (self.inbox.close, *nri, self._source.stop, *kept, *history, self._collecting.end)
+        told = (self.cutting.stop, self._recorder.stopped, self.history.stop)
+        stops = (self.inbox.close, *nri, self._source.stop, *kept, *told, self._collecting.end)
         with contextlib.ExitStack() as stack:
             for stop in reversed(stops):
                 stack.callback(stop)

@@ -446,3 +446,14 @@ def test_what_is_allowed_again_since_the_look_is_not_ended() -> None:
     desk.change(policy("more", selector=labelled(app="web"), ingress=[Rule(ports=(Port(Protocol.TCP, 80),))]))
     desk.work()
     assert [one.opened.port for one in desk.kernel.cut] == [82]
+
+
+def test_an_agent_that_ends_tells_what_it_has_ended_so_far() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB, number=n) for n in range(3 * cutting.BATCH)]
+    desk.change(ONLY_81)
+    desk.work(2)
+    held = desk.kernel.open
+    desk.task.stop()
+    assert (held, desk.kernel.open) == (True, False)
+    assert [told.connections for told in desk.told] == [cutting.BATCH]
