@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import urllib3
 
 from agent.sources.apiserver.kubeconfig import SERVICE_ACCOUNT, USUAL, ConfigurationError, check_files
+from agent.sources.apiserver.package import load
 from agent.sources.apiserver.reuse import again_if_kept, count_connections
 
 KEEPALIVE_SECONDS = 15
@@ -159,32 +160,27 @@ class Connection:
 
 
 def _pool(configuration: Any) -> Any:
-    from kubernetes.client.rest import RESTClientObject
-
+    rest = load("kubernetes.client.rest")
     configuration.socket_options = _SOCKET_OPTIONS
     try:
-        return count_connections(RESTClientObject(configuration).pool_manager)
+        return count_connections(rest.RESTClientObject(configuration).pool_manager)
     except Exception as error:
         raise ConfigurationError(f"{error}; check the server and proxy of the configuration") from error
 
 
 def _load(kubeconfig: str | None, context: str | None) -> Any:
     """Return the configuration: the kubeconfig named, else the pod's own, else the user's."""
-    from kubernetes.client.configuration import Configuration
-    from kubernetes.config import incluster_config, kube_config
-
-    in_cluster_loader: Any = incluster_config.load_incluster_config
-    kubeconfig_loader: Any = kube_config.load_kube_config
-    configuration = Configuration()
+    configuration = load("kubernetes.client.configuration").Configuration()
     named = kubeconfig or os.environ.get("KUBECONFIG")
     in_cluster = bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and SERVICE_ACCOUNT.exists()
     try:
         if kubeconfig is None and context is None and in_cluster:
-            in_cluster_loader(client_configuration=configuration)
+            in_pod = load("kubernetes.config.incluster_config")
+            in_pod.load_incluster_config(client_configuration=configuration)
             return configuration
         path = named or USUAL
         check_files(path, context, named is not None)
-        kubeconfig_loader(
+        load("kubernetes.config.kube_config").load_kube_config(
             config_file=path,
             context=context,
             client_configuration=configuration,
