@@ -170,9 +170,14 @@ class Cutting:
         """Return when to look, or to go on with what was found."""
         if not self.wanted or self._calls.refused or self._calls.phase is not Phase.ENFORCING:
             return NEVER
-        if not self._enforcing or self._waiting or self._freed:
+        if not self._enforcing or self._waiting or self._freed or self._other_marks() is not None:
             return AT_ONCE
         return self._next_look()
+
+    def _other_marks(self) -> CutMarks | None:
+        """Return by which bits connections are ended now, where it was by others until now."""
+        marks = self._calls.backend.cut_marks()
+        return None if marks == self._marks else marks
 
     def _next_look(self) -> float:
         if self._looking:
@@ -187,6 +192,12 @@ class Cutting:
             # Whatever changed while there was no agent: the kernel holds the new state now.
             self._enforcing = self._again = True
             self._want(_Scope(everything=True, causes={"the agent's start": None}))
+        if (marks := self._other_marks()) is not None:
+            if any(self._marks):
+                # What was ended carries the bit of before, by which no rule knows it any more.
+                self._cut = self._again = True
+                self._want(_Scope(everything=True, causes={"the bits of packets' marks": None}))
+            self._marks = marks
         if self._next_look() <= now:
             self._begin(now)
         if self._waiting or self._freed:

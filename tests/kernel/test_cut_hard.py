@@ -166,6 +166,38 @@ def test_a_policy_that_flaps_leaves_each_connection_as_it_is_at_last(guarded: Gu
         assert [one for one in kept if not one.goes_on()] == []
 
 
+def test_what_was_cut_stays_cut_when_another_program_begins_to_use_the_bit(guarded: Guarded) -> None:
+    """The agent takes another bit then, by which its rules know no connection that was cut before."""
+    guarded.start("--cut-denied")
+    web = guarded.web
+    with contextlib.ExitStack() as stack:
+        denied, kept = (
+            [stack.enter_context(Conversation(guarded.client, web, f, Protocol.UDP, port)) for f in Family]
+            for port in (DENIED, KEPT)
+        )
+        guarded.say("policy", POLICY)
+        wait_until(lambda: all(one.is_dead() for one in denied))
+        (usual, _) = _marks(guarded)
+        bit = f"{usual:#x}/{usual:#x}"
+        for family in Family:
+            guarded.node.iptables(
+                family, "-t", "mangle", "-A", "PREROUTING", "-p", "gre", "-j", "MARK", "--set-xmark", bit
+            )
+        wait_until(lambda: all(mark & ~usual for mark in _marks(guarded)), 20)
+        wait_until(lambda: all(one.is_dead() for one in denied))
+        assert [one for one in kept if not one.goes_on()] == []
+        # Allowed again, no bit of before is left to keep them closed.
+        guarded.unsay("policy")
+        wait_until(lambda: all(one.goes_on() for one in denied))
+
+
+def _marks(guarded: Guarded) -> list[int]:
+    """Return the marks of the conversations that are to be cut, as the kernel tracks them."""
+    lines = guarded.node.run("conntrack", "-L", "-p", "udp").splitlines()
+    tracked = [line for line in lines if f"dport={DENIED} src" in line]
+    return [int(word[5:]) for line in tracked for word in line.split() if word.startswith("mark=")]
+
+
 def _say(sender: socket.socket, receiver: socket.socket, text: str) -> None:
     sender.sendall(text.encode())
     receiver.settimeout(SECONDS)

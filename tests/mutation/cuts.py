@@ -41,6 +41,13 @@ CUTS: tuple[Mutation, ...] = (
         (Selection.CUTTING,),
     ),
     Mutation(
+        "what was cut by a bit of before goes on",
+        "agent.runtime.cutting:Cutting._other_marks",
+        "marks == self._marks",
+        "any(self._marks)",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
         "what there was no room for is forgotten",
         "agent.runtime.cutting:Cutting._take",
         "self._more.add(scope)",

@@ -55,25 +55,26 @@ class FakeKernel:
     refusing: OSError | None = None
     """Why no end of TCP can be asked."""
     unmarkable: bool = False
+    marks: CutMarks = MARKS
     open: bool = False
     """Whether there are sockets by which ends were asked."""
 
     def connections(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
-        assert bit == MARKS.connection
+        assert bit == self.marks.connection
         self.searches += 1
         if self.failing:
             raise ConntrackError("it cannot be read", "mend it")
         return [one for one in self.held if wanted(*sort_of(one)) and not one.marked]
 
     def carrying(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
-        assert bit == MARKS.connection
+        assert bit == self.marks.connection
         return [one for one in self.held if one.marked and wanted(*sort_of(one))]
 
     def opened(self, ways: Collection[Tuple]) -> Iterable[Connection]:
         return [one for one in self.held if one.opened in ways]
 
     def mark(self, found: Sequence[Connection], bit: int) -> list[Connection]:
-        assert bit == MARKS.connection
+        assert bit == self.marks.connection
         if self.unmarkable:
             raise ConntrackError("it cannot be marked", "mend it")
         there = [one for one in found if one in self.held]
@@ -86,7 +87,7 @@ class FakeKernel:
         return before - len(self.held)
 
     def ask(self, ways: Iterable[tuple[Tuple, Tuple]], mark: int) -> OSError | None:
-        assert mark == MARKS.packet
+        assert mark == self.marks.packet
         self.asked += () if self.refusing else ways
         self.open = True
         return self.refusing
@@ -219,6 +220,24 @@ def test_what_is_allowed_again_is_judged_as_a_new_connection() -> None:
     desk.change(gone(ONLY_81), gone(policy("more")))
     desk.work()
     assert desk.kernel.held == []
+
+
+def test_what_was_ended_by_a_bit_that_another_program_uses_now_is_ended_by_another() -> None:
+    desk = Desk()
+    ended, allowed = connection(CLIENT, WEB), connection(CLIENT, WEB, 81)
+    desk.kernel.held = [ended, allowed]
+    desk.change(ONLY_81)
+    desk.work()
+    assert [one.opened for one in desk.kernel.cut] == [ended.opened]
+    desk.backend.cutting = desk.kernel.marks = CutMarks(1 << 29, 3 << 28)
+    # By the new bit none of them is marked.
+    desk.kernel.held = [ended, allowed]
+    desk.work()
+    assert [one.opened for one in desk.kernel.cut] == [ended.opened]
+    assert desk.told[-1].causes == ("the bits of packets' marks",)
+    searches = desk.kernel.searches
+    desk.work()
+    assert desk.kernel.searches == searches
 
 
 def test_what_only_allows_more_is_not_looked_for() -> None:
