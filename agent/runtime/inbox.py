@@ -55,6 +55,8 @@ class Inbox:
         self._calls: list[Callable[[], None]] = []
         self._arrivals: list[Arrival] = []
         self._waiting: set[Future[Any]] = set()
+        self._outside = 0
+        """How many wait for room."""
         self.unmade = 0
         """How many events were taken and wait for their turn: whoever takes says so."""
         self.told = 0
@@ -67,9 +69,13 @@ class Inbox:
     def room(self) -> None:
         """Wait while too many events wait: for sources, before each :meth:`put` that is not urgent."""
         with self._lock:
-            while len(self._events) + self.unmade >= WAITING and not self._stopped and not self._closed:
-                # Whoever stops may be a signal handler, which cannot tell.
-                self._room.wait(_LOOK_SECONDS)
+            self._outside += 1
+            try:
+                while len(self._events) + self.unmade >= WAITING and not self._stopped and not self._closed:
+                    # Whoever stops may be a signal handler, which cannot tell.
+                    self._room.wait(_LOOK_SECONDS)
+            finally:
+                self._outside -= 1
 
     def put(self, events: Sequence[Event]) -> None:
         """Add events: a sink for sources. Waits for nothing. Once closed, nobody is left to take them."""
@@ -132,6 +138,11 @@ class Inbox:
             waiting, self._waiting = self._waiting, set()
         for future in waiting:
             future.cancel()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits for room, with events that are not known here yet."""
+        return self._outside > 0
 
     @property
     def news(self) -> tuple[int, ...]:

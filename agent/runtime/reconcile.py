@@ -142,8 +142,8 @@ class Reconcile:
         return bool(states) and all(self._engine.synced(kind) for kind in states)
 
     def has_news(self) -> bool:
-        """Whether something waits that a long write should let go first."""
-        return not self._inbox.empty
+        """Whether something waits that a long write should let go first, in the inbox or for room in it."""
+        return not self._inbox.empty or self._inbox.crowded
 
     def settle(self) -> None:
         """Take note of it when everything that was taken is in the kernel. Called at the end of each turn."""

@@ -104,6 +104,13 @@ LOOP = (
         (Selection.RECONCILE,),
     ),
     Mutation(
+        "who waits for room waits until all that came before is made",
+        "agent.runtime.reconcile:Reconcile.has_news",
+        "self._inbox.crowded",
+        "False",
+        (Selection.RECONCILE,),
+    ),
+    Mutation(
         "what comes while a step is made waits for all tasks",
         "agent.runtime.loop:Agent.turn",
         "self._reconcile.has_news() and not self._let_go_first",

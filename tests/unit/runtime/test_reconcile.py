@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import select
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +17,8 @@ from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, NetworkPolicy, Operator, Peer, Pod, Requirement, Rule, Selector
 from agent.net import Direction
 from agent.policy.lower.lowered import Delta, LoweredProgram
+from agent.runtime import inbox
+from agent.runtime.backlog import FAR
 from agent.runtime.calls import LONGEST_RETRY
 from tests.unit.runtime.events import deny, far, pod
 from tests.unit.runtime.rig import DONE, FAILED, GOES_ON, TROUBLE, Rig
@@ -265,6 +269,38 @@ def test_compiling_has_its_turn_though_something_comes_all_the_time(rig: Rig) ->
         if len(engine.lowered.policies) > 400:
             return
     raise AssertionError(f"{len(engine.lowered.policies)} policies were compiled")
+
+
+def test_who_waits_for_room_waits_for_no_more_than_one_step(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant may fill the inbox again and again: the victim's event is not in it yet."""
+    stage = _TenantAndVictim(rig)
+    monkeypatch.setattr(inbox, "WAITING", 3 * FAR)
+    rig.source.sink([far(number % 200) for number in range(4 * FAR)])
+
+    def reader() -> None:
+        rig.agent.inbox.room()
+        rig.source.sink([stage.peer("nobody")])
+
+    reading = threading.Thread(target=reader)
+    reading.start()
+    while not rig.agent.inbox.crowded:
+        time.sleep(0.001)
+    apply, waiting = rig.backend.apply, list[int]()
+
+    def noting(
+        program: LoweredProgram, delta: Delta, interrupted: Callable[[], bool] = lambda: False
+    ) -> Report:
+        waiting.append(len(rig.agent._reconcile._backlog))
+        return apply(program, delta, interrupted)
+
+    rig.backend.apply = noting  # type: ignore[method-assign]
+    while not any(stage.revoked()):
+        rig.turn()
+        if rig.agent.inbox.unmade < inbox.WAITING:
+            reading.join(20)
+    assert waiting[-1] >= FAR
 
 
 # A command that was begun just now
