@@ -10,7 +10,7 @@ from agent.fault import Fault
 from agent.net import Network, address_text
 from agent.observe.new_pods import NewPodsStatus
 from agent.policy.engine import Engine
-from agent.runtime.calls import Calls
+from agent.runtime.calls import Calls, Phase
 from agent.runtime.linked_pods import LinkedPods
 
 LATE = 30.0
@@ -40,11 +40,10 @@ class NewPods:
         return known is not None and address not in known and _in(address, self.networks)
 
     def status(self) -> NewPodsStatus | None:
-        """Return what is closed; None where new pods are open, or the agent has not begun to write."""
-        known = self._engine.lowered.known
-        if known is None or not self._calls.phase.begun:
+        """Return what is closed; None where new pods are open, or nothing was closed by this agent yet."""
+        known, networks = self._engine.lowered.known, self.networks
+        if known is None or not self._told(networks):
             return None
-        networks = self.networks
         closed = sorted(
             (a for a in self._linked_pods.inside if a not in known and _in(a, networks)),
             key=lambda a: (len(a), a),
@@ -59,10 +58,9 @@ class NewPods:
 
     def faults(self) -> list[Fault]:
         """Return why new pods may be open though they are to be closed."""
-        known = self._engine.lowered.known
-        if known is None or not self._calls.phase.begun:
+        known, networks = self._engine.lowered.known, self.networks
+        if known is None or not self._told(networks):
             return []
-        networks = self.networks
         if not networks:
             return [
                 Fault(
@@ -84,6 +82,11 @@ class NewPods:
                 blocking=False,
             )
         ]
+
+    def _told(self, networks: frozenset[Network]) -> bool:
+        """Whether something can be said. While a start is being written, no networks says nothing yet."""
+        phase = self._calls.phase
+        return phase is Phase.ENFORCING or (phase.begun and bool(networks))
 
 
 def _in(address: bytes, networks: Iterable[Network]) -> bool:

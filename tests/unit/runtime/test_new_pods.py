@@ -15,6 +15,7 @@ from agent.net import Network
 from agent.observe.health import Health, State, readyz
 from agent.observe.new_pods import NewPodsStatus, reason
 from agent.policy.engine import Engine
+from agent.runtime.calls import Phase
 from agent.runtime.kept_networks import KeptNetworks
 from agent.runtime.new_pods import LATE, NewPods
 from tests.build import network, packed
@@ -39,7 +40,7 @@ class Stage:
         engine.apply([Upsert(Kind.POD, Pod("x", "a", node="here", addresses=known))], 0.0)
         self.closing = networks
         view = SimpleNamespace(view=lambda: KernelView({}, {}, closing=self.closing))
-        self.calls: Any = SimpleNamespace(backend=view, phase=SimpleNamespace(begun=True))
+        self.calls: Any = SimpleNamespace(backend=view, phase=Phase.ENFORCING)
         self.linked: Any = SimpleNamespace(inside=frozenset())
         self.time = _Time()
         parts: Any = self.calls, self.linked, self.time
@@ -52,7 +53,7 @@ def test_nothing_is_told_where_new_pods_are_open_or_nothing_was_written() -> Non
     assert stage.pods.faults() == []
     assert not stage.pods.is_closed(B)
     stage = Stage(A)
-    stage.calls.phase.begun = False
+    stage.calls.phase = Phase.HELD
     assert stage.pods.status() is None
     assert stage.pods.faults() == []
 
@@ -86,6 +87,15 @@ def test_it_does_not_pretend_where_no_network_is_known() -> None:
     assert "closes nothing" in fault.what
     assert "--pod-networks" in fault.remedy
     assert not fault.blocking
+
+
+def test_a_start_that_has_written_no_network_yet_is_no_fault() -> None:
+    stage = Stage(A, networks=frozenset())
+    stage.calls.phase = Phase.WRITING
+    assert stage.pods.faults() == []
+    assert stage.pods.status() is None
+    stage.closing = NETWORKS
+    assert stage.pods.status() == NewPodsStatus(("10.0.0.0/24", "fd00::/64"), 1)
 
 
 def test_pods_outside_of_the_networks_are_named() -> None:
