@@ -83,7 +83,8 @@ def live_lines(answer: Answer, node: str) -> Iterator[str]:
 
 def _node_lines(direction: Direction, part: DirectionAnswer, node: str) -> Iterator[str]:
     if part.here:
-        yield f"{direction} of {part.pod} is enforced on this node, {node}"
+        of = part.pod or ("the destination" if direction is Direction.INGRESS else "the source")
+        yield f"{direction} of {of} is enforced on this node, {node}"
     elif part.node:
         yield (
             f"{direction} of {part.pod} is enforced on node {part.node}: said from the objects, not from the "

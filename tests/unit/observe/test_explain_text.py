@@ -28,3 +28,13 @@ def test_a_connection_that_was_cut_is_said_to_be() -> None:
     family = FamilyAnswer(4, "10.0.0.1", "10.0.0.2", 80, False, ALLOWED, ALLOWED, (one,))
     told = "IPv4: a connection from 10.0.0.1 port 4 was cut (--cut-denied): its packets are dropped"
     assert connection_line(family, one) == told
+
+
+def test_an_end_that_is_no_known_pod_is_not_called_none() -> None:
+    closed = DirectionAnswer(None, allowed=False, isolated=False, why="closed", policies=(), here=True)
+    family = FamilyAnswer(4, "10.0.0.1", "10.0.0.2", 80, False, closed, closed)
+    answer = Answer("10.0.0.1", "10.0.0.2", "TCP", 80, Outcome.DENIED, (), (), (), (family,))
+    assert list(live_lines(answer, "worker-1")) == [
+        "ingress of the destination is enforced on this node, worker-1",
+        "egress of the source is enforced on this node, worker-1",
+    ]
