@@ -19,6 +19,7 @@ from agent.history.change import Effect, Row, Subject, What
 from agent.history.query import Query
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Object, Peer, Port, Rule
 from agent.net import Direction, Family
+from agent.observe.cuts import CutsStatus
 from agent.observe.explain.ends import Inventory
 from agent.observe.explain.live import Explainer
 from agent.observe.flows.between import denied, denied_between
@@ -94,6 +95,7 @@ class Stage:
         self.who = who
         self.busy = False
         self.faults: tuple[Fault, ...] = (Fault("IPv6 forwarding is off", "turn it on", blocking=False),)
+        self.cuts: CutsStatus | None = None
         self.flows = Flows()
         self.kernel = MadeUpKernel()
         clock, hits = FakeClock(), Hits()
@@ -165,6 +167,7 @@ class Stage:
             families=(4, 6),
             states={Kind.POD: SyncState(True, 3, NOW, NOW)},
             faults=self.faults,
+            cuts=self.cuts,
             apply_at=NOW - 30,
             apply_seconds=0.004,
             apply_writes=2,

@@ -133,6 +133,7 @@ def pod(sources: Sources, request: Request) -> Response:
         wrong=trouble,
         rows=_rows(sources, Query(pod=key, limit=_FEW)) if key else (),
         denied=_denied(sources, _FEW, pod=name),
+        cut=cuts.of_pod(name) if (cuts := sources.status().cuts) else (),
     )
 
 

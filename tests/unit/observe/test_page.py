@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.clock import moment
 from agent.fault import Fault
 from agent.kube.model import Namespace, NetworkPolicy, Pod, Rule
+from agent.observe.cuts import CutsStatus, CutStatus
 from agent.observe.page.accept import wants_html
 from agent.observe.page.pages import A_PAGE, part_of
 from agent.observe.routes import Request
@@ -76,6 +78,17 @@ def hostile() -> Iterator[Stage]:
         who=HOSTILE,
     )
     stage.faults = (Fault(HOSTILE, HOSTILE),)
+    cut = CutStatus(
+        moment(1.0),
+        f"shop/{HOSTILE}",
+        "ingress",
+        2,
+        {"TCP": 2},
+        (HOSTILE,),
+        (f"shop/{HOSTILE}",),
+        (f"policy shop/{HOSTILE}",),
+    )
+    stage.cuts = CutsStatus(2, {"TCP": 2}, 2, 0, (cut,))
     stage.flows.put(flow(1, f"shop/{HOSTILE}", why=HOSTILE))
     yield stage
     stage.close()
@@ -93,6 +106,13 @@ def test_what_tenants_wrote_is_escaped(hostile: Stage, path: str) -> None:
         assert "<img" not in text
         assert text.count("<script") == (path == "/denied")
         assert "<h1>" in text
+
+
+def test_what_was_cut_is_told_with_its_pod_and_no_other(hostile: Stage) -> None:
+    told = "2 connections cut, ingress (2 TCP)"
+    assert told in get(hostile, "/")[1]
+    assert told in get(hostile, f"/pod?name={urllib.parse.quote(f'shop/{HOSTILE}')}")[1]
+    assert told not in get(hostile, "/pod?name=shop/other")[1]
 
 
 def get(stage: Stage, path: str) -> tuple[int, str]:
