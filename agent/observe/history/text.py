@@ -48,7 +48,7 @@ def since(rows: Iterable[Row], pod: str) -> Iterator[str]:
             elif pod in getattr(effect, f"opened_{direction}"):
                 last = "open", row
         if last is None:
-            yield f"[bold]{escape(pod)}[/] {direction}: these rows do not say"
+            yield f"[bold]{escape(pod)}[/] {direction}: no change in these rows"
             continue
         state, row = last
         since_when = time_text(row.kernel or row.seen)

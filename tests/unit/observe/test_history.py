@@ -119,7 +119,7 @@ def test_of_many_pods_some_are_named() -> None:
 def test_of_a_pod_it_says_since_when_and_by_what_it_is_isolated() -> None:
     assert shown(ADDED, pod="shop/db")[-2:] == [
         "shop/db ingress: isolated since 2026-01-01 00:00:00.275Z: policy shop/deny added by kubectl (Apply)",
-        "shop/db egress: these rows do not say",
+        "shop/db egress: no change in these rows",
     ]
     assert shown(ADDED, DELETED, pod="shop/db")[-2] == (
         "shop/db ingress: open since 2026-01-01 00:01:00.002Z: policy shop/deny deleted"
