@@ -92,8 +92,9 @@ def choose_networks(settings: Settings, configurations: Path = CNI_CONFIGURATION
             _log.warning("left out", file=str(file.path), why=file.why, remedy=_CORRECT)
         return Chosen(configured, f"the host-local subnets of {configurations}")
     because = "".join(f"; {file.path} cannot be read: {file.why}" for file in unread[:_SHOWN])
+    lacking = "names none" if kept.exists() else "is not there"
     raise NoNetworksError(
-        f"which networks this node's pods have is not known: {kept} is not there, and no configuration in "
+        f"which networks this node's pods have is not known: {kept} {lacking}, and no configuration in "
         f"{configurations} has a host-local subnet{because}; name them with --pod-networks"
         + (f", or {_CORRECT}" if unread else "")
     )
@@ -245,7 +246,7 @@ def put(settings: Settings, *, hold: bool = False) -> Put:
             by=chosen.source,
             iptables_mode=choice.mode,
             until="the first sync of netpol-agent run, or netpol-agent guard --remove",
-            held=bool(tables),
+            **({"held": bool(tables)} if hold else {}),
         )
     return Put(faults, Holder(netlink, tables) if netlink is not None and tables else None)
 
