@@ -130,10 +130,11 @@ def migrate(timeout: float, dry_run: bool, as_json: bool, **flags: Any) -> None:
     log.configure(settings.log_format, settings.log_level)
     _end_without_privilege()
     outcome = migrating.migrate(settings, timeout, dry_run=dry_run)
-    if as_json:
-        click.echo(migrating.as_json(outcome), nl=False)
-    elif dry_run:
-        click.echo(migrating.text(outcome), nl=False)
+    with answering(2 if dry_run else 1):
+        if as_json:
+            click.echo(migrating.as_json(outcome), nl=False)
+        elif dry_run:
+            click.echo(migrating.text(outcome), nl=False)
     if not dry_run:
         for fault in outcome.faults:
             log.get(__name__).error("not migrated", what=fault.what, remedy=fault.remedy)
@@ -202,7 +203,8 @@ def cleanup(as_json: bool, **flags: Any) -> None:
     left = start.cleanup()
     if as_json:
         faults = [{"what": fault.what, "remedy": fault.remedy} for fault in left]
-        click.echo(json.dumps({"left": faults}, indent=2))
+        with answering(1):
+            click.echo(json.dumps({"left": faults}, indent=2))
     for fault in left:
         log.get(__name__).error("not removed", what=fault.what, remedy=fault.remedy)
     if not left:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agent.commands.options import Told, options_for, settings_from
+from agent.commands.options import Told, answering, options_for, settings_from
 
 _IN_GUARD = {
     "pod_networks": Told(
@@ -73,7 +73,8 @@ def guard(hold: bool, status: bool, remove: bool, as_json: bool, **flags: Any) -
     try:
         if status:
             found = guarding.status()
-            click.echo(guarding.as_json(found) if as_json else guarding.text(found), nl=False)
+            with answering():
+                click.echo(guarding.as_json(found) if as_json else guarding.text(found), nl=False)
             sys.exit(0 if found.closed else 1)
         faults, holder = (guarding.remove(), None) if remove else guarding.put(settings, hold=hold)
     except guarding.NoNetworksError as error:

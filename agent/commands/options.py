@@ -213,14 +213,18 @@ def tell(notes: Iterable[str], refused: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def answering() -> Iterator[None]:
-    """End the command with exit code 2 where its answer cannot be written: 0 and 1 would be answers."""
+def answering(code: int = 2) -> Iterator[None]:
+    """End the command where its answer cannot be written.
+
+    ``code`` is the exit code. Where 0 and 1 are answers it is 2. A command that has done something ends with
+    1, since 2 says that nothing was done.
+    """
     try:
         yield
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        end(f"the answer cannot be written: {error.strerror}; write it elsewhere")
+        end(f"the answer cannot be written: {error.strerror}; write it elsewhere", code=code)
 
 
 @contextlib.contextmanager
@@ -253,11 +257,11 @@ def progress(what: str) -> Iterator[None]:
             sys.stderr.flush()
 
 
-def end(*wrong: str) -> NoReturn:
-    """Say what went wrong, a line each, and end the command with exit code 2."""
+def end(*wrong: str, code: int = 2) -> NoReturn:
+    """Say what went wrong, a line each, and end the command."""
     for line in wrong:
         click.echo(f"Error: {line}", err=True)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def texts_of(flags: Flags) -> dict[str, str | None]:

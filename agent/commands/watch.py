@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import click
 
+from agent.commands.options import answering
 from agent.dataplane.logged import Decided
 from agent.decoding import UndecodableError
 from agent.observe.flows.client import follow
@@ -44,8 +45,9 @@ def show(lines: Iterable[bytes], *, as_json: bool) -> None:
     """Print lines of JSON as they are, or for people, in colour on a terminal only."""
     for line in lines:
         if as_json:
-            click.echo(line.decode(errors="replace"))
-            sys.stdout.flush()
+            with answering():
+                click.echo(line.decode(errors="replace"))
+                sys.stdout.flush()
             continue
         try:
             report = from_json(line)
@@ -53,5 +55,6 @@ def show(lines: Iterable[bytes], *, as_json: bool) -> None:
             continue
         text = as_text(report) if report is not None else "some reports came too fast and were left out"
         colour = next((colour for word, colour in _COLOURS.items() if word in text[:30]), None)
-        click.secho(printable(text), fg=colour)
-        sys.stdout.flush()
+        with answering():
+            click.secho(printable(text), fg=colour)
+            sys.stdout.flush()

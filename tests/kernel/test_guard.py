@@ -12,7 +12,7 @@ import pytest
 from agent.dataplane.iptables import guard as guard_rules
 from agent.kernel import nf_write
 from agent.net import Family
-from agent.runtime.guard import choose_networks, keep
+from agent.runtime.guard import NoNetworksError, choose_networks, keep
 from agent.settings import resolve
 from tests.build import network
 from tests.kernel.closed import agent, guard, networks, of_pods, of_the_node, put, written
@@ -186,6 +186,21 @@ def test_without_its_table_a_rule_before_it_is_named_and_it_is_removed_on_reques
 
 
 @ONE
+def test_a_status_that_cannot_be_written_says_neither_open_nor_closed(
+    stage: tuple[Lab, Node, Pod, Pod],
+) -> None:
+    node = stage[1]
+    with Path("/dev/full").open("w") as full, (node.directory / "errors").open("wb") as errors:
+        assert node.fork("agent", "guard", "--status", output=full, errors=errors).wait(60) == 2
+    assert "cannot be written" in (node.directory / "errors").read_text()
+
+
+@ONE
+def test_who_does_not_hold_it_says_nothing_of_holding(stage: tuple[Lab, Node, Pod, Pod]) -> None:
+    assert "held" not in guard(stage[1], *networks(stage[1]))
+
+
+@ONE
 @pytest.mark.guarantee("2.3")
 def test_without_a_network_it_refuses_and_says_what_to_do(stage: tuple[Lab, Node, Pod, Pod]) -> None:
     lab, node, one, two = stage
@@ -207,3 +222,6 @@ def test_what_the_agent_kept_and_what_cni_is_configured_for_are_taken(tmp_path: 
     assert choose_networks(settings, cni).networks == {network("10.1.2.0/24"), network("fd00:1::/64")}
     keep(frozenset({network("10.7.0.0/16")}), settings.state_dir)
     assert choose_networks(settings, cni).networks == {network("10.7.0.0/16")}
+    (settings.state_dir / "pod-networks").write_text("spoiled\n")
+    with pytest.raises(NoNetworksError, match="pod-networks names none"):
+        choose_networks(settings, tmp_path / "no-cni")

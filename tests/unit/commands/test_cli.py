@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from agent import __version__
 from agent.commands import cli
+from agent.commands.options import answering
 from agent.fault import Fault
 from agent.kernel import capability
 from agent.runtime import start
@@ -312,6 +315,13 @@ def test_an_answer_that_cannot_be_written_is_none(command: str) -> None:
     assert (
         ended.stderr == "Error: the answer cannot be written: No space left on device; write it elsewhere\n"
     )
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_command_says_by_its_code_whether_it_did_something_before_its_answer_was_lost(code: int) -> None:
+    with pytest.raises(SystemExit) as ended, answering(code):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert ended.value.code == code
 
 
 def test_without_standard_input_nothing_came() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -130,3 +134,18 @@ def test_lines_are_printed_for_people_or_as_they_are(capsys: pytest.CaptureFixtu
     ]
     show(lines, as_json=True)
     assert capsys.readouterr().out.encode().splitlines() == lines
+
+
+@pytest.mark.parametrize("as_json_lines", [False, True])
+def test_lines_that_cannot_be_printed_end_it(
+    as_json_lines: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(SystemExit) as ended:
+        show([as_json(flow(1))], as_json=as_json_lines)
+    assert ended.value.code == 2
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
