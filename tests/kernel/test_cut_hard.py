@@ -191,6 +191,23 @@ def test_what_was_cut_stays_cut_when_another_program_begins_to_use_the_bit(guard
         wait_until(lambda: all(one.goes_on() for one in denied))
 
 
+def test_who_takes_the_mark_from_connections_that_were_cut_is_named(guarded: Guarded) -> None:
+    guarded.start("--cut-denied")
+    with contextlib.ExitStack() as stack:
+        denied = [
+            stack.enter_context(Conversation(guarded.client, guarded.web, f, Protocol.UDP, DENIED))
+            for f in Family
+        ]
+        guarded.say("policy", POLICY)
+        wait_until(lambda: all(one.is_dead() for one in denied))
+        for family in Family:
+            guarded.node.iptables(family, "-t", "mangle", "-A", "PREROUTING", "-j", "CONNMARK", "--save-mark")
+        wait_until(lambda: "connections that --cut-denied ends go on" in guarded.readyz(), 30)
+        assert guarded.readyz().count("mangle") == 2
+        # What it says is so.
+        assert all(one.goes_on() for one in denied)
+
+
 def _marks(guarded: Guarded) -> list[int]:
     """Return the marks of the conversations that are to be cut, as the kernel tracks them."""
     lines = guarded.node.run("conntrack", "-L", "-p", "udp").splitlines()

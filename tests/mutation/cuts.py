@@ -48,6 +48,13 @@ CUTS: tuple[Mutation, ...] = (
         (Selection.CUTTING,),
     ),
     Mutation(
+        "who takes the mark from what was cut is not told",
+        "agent.dataplane.iptables.tables.marks:_overwritten",
+        "use.overwritten & bit",
+        "False",
+        (Selection.MARKS,),
+    ),
+    Mutation(
         "what there was no room for is forgotten",
         "agent.runtime.cutting:Cutting._take",
         "self._more.add(scope)",

@@ -45,6 +45,51 @@ def test_rules_of_iptables(
     assert read(lambda *where: where == (table, chain)) == []
 
 
+OVERWRITING = [
+    ("CONNMARK --set-mark 0x5", 0xFFFFFFFF),
+    ("CONNMARK --set-xmark 0x40/0xff", 0xFF),
+    ("CONNMARK --or-mark 0x8", 0x8),
+    ("CONNMARK --save-mark", 0xFFFFFFFF),
+    ("CONNMARK --save-mark --mask 0xff", 0xFF),
+    ("CONNMARK --restore-mark", 0),
+    ("MARK --set-mark 0x5", 0),
+]
+
+
+@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("mode", ["nft", "legacy"])
+@pytest.mark.parametrize(("target", "bits"), OVERWRITING)
+def test_rules_of_iptables_that_overwrite_marks_of_connections(
+    netns: Netns, family: Family, mode: str, target: str, bits: int
+) -> None:
+    """Who asks for a mark first is thought to write that of connections of its own."""
+    read = markuse.of_nft if mode == "nft" else markuse.of_legacy
+    command = f"{PROGRAMS[family]}-{mode}", "-t", "mangle", "-A", "POSTROUTING"
+    netns.run([*command, "-m", "mark", "--mark", "0xca6c", "-j", *target.split()])
+    assert markuse.union(use.overwritten for use in read(lambda *_: False)) == 0
+    netns.run([*command, "-m", "mark", "!", "--mark", "0", "-j", *target.split()])
+    assert markuse.union(use.overwritten for use in read(lambda *_: False)) == bits
+
+
+OVERWRITING_OF_NFT = {
+    "ct mark set 0x9": 0xFFFFFFFF,
+    "ct mark set meta mark": 0xFFFFFFFF,
+    "ct mark set meta mark and 0xff": 0xFFFFFFFF,
+    "ct mark set ct mark or 0x10": 0x10,
+    "ct mark set ct mark and 0xffffff00 or 0x1": 0xFF,
+    "meta mark set ct mark": 0,
+    "meta mark set 0x9": 0,
+    "meta mark 0x9 ct mark set meta mark": 0,
+}
+
+
+@pytest.mark.parametrize("rule", OVERWRITING_OF_NFT)
+def test_rules_of_nft_that_overwrite_marks_of_connections(netns: Netns, rule: str) -> None:
+    netns.run(["nft", f"add table inet t; add chain inet t c; add rule inet t c {rule}"])
+    found = markuse.union(use.overwritten for use in markuse.of_nft(lambda *_: False))
+    assert found == OVERWRITING_OF_NFT[rule]
+
+
 NATIVE = {
     "meta mark 0x77 accept": (0x77, 0),
     "meta mark and 0xff == 0x3 accept": (0xFF, 0),

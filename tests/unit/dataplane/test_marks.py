@@ -73,6 +73,15 @@ def test_bits_that_a_person_set_stay_and_are_told_where_they_are_in_use() -> Non
     assert "--mark-egress" in fault.remedy
 
 
+def test_who_overwrites_marks_of_connections_is_told_where_connections_are_cut() -> None:
+    uses = [Use("rule 1", 0x9, 0, FULL), Use("rule 2", 0x80, 0, 0x80)]
+    assert choose(Options(), uses, {}).faults == ()
+    (fault,) = choose(Options(cut=True), uses, {}).faults
+    assert fault.what.endswith("and bit 0x10000 of the agent with it: rule 1")
+    assert not fault.blocking
+    assert choose(Options(cut=True), uses[1:], {}).faults == ()
+
+
 def test_the_settings_say_which_are_chosen() -> None:
     assert options_of(settings()).chosen_marks == set(Direction)
     mixed = options_of(settings(mark_ingress="0x10000"))

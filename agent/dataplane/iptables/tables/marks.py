@@ -67,6 +67,8 @@ def choose(options: Options, uses: Sequence[Use], held: Bits) -> Choice:
                 "none of the 32 bits is free on this node: have one of the programs use another bit",
             )
         bits[direction] = found
+    if options.cut:
+        faults += _overwritten(bits[Direction.EGRESS], uses)
     return Choice(bits, tuple(faults))
 
 
@@ -92,6 +94,26 @@ def _in_use(direction: Direction, bit: int, uses: Iterable[Use], remedy: str) ->
             f"bit {bit:#x} of packets' marks is this agent's for {direction}, and is also used by "
             f"{'; '.join(users[:_SHOWN])}{more}: packets that are judged lose this bit",
             remedy,
+            blocking=False,
+        )
+    ]
+
+
+def _overwritten(bit: int, uses: Iterable[Use]) -> list[Fault]:
+    """Say which rules take the bit from connections that were ended, which go on then.
+
+    Where a rule writes no more than some bits of marks, another bit has been chosen, if one is free.
+    """
+    rules = list(dict.fromkeys(use.where for use in uses if use.overwritten & bit))
+    if not rules:
+        return []
+    more = f" and {len(rules) - _SHOWN} more" if len(rules) > _SHOWN else ""
+    return [
+        Fault(
+            f"connections that --cut-denied ends go on where another program's rule overwrites their whole "
+            f"mark, and bit {bit:#x} of the agent with it: {'; '.join(rules[:_SHOWN])}{more}",
+            "have these rules write no more than bits of their own (--set-xmark VALUE/MASK, --save-mark "
+            "--mask MASK; nft: ct mark set ct mark and ... or ...)",
             blocking=False,
         )
     ]

@@ -39,8 +39,8 @@ _NAMES = (b"mark\0", b"MARK\0", b"TPROXY\0", b"mark_m\0")
 _BRIDGE = 7
 """NFPROTO_BRIDGE"""
 _MATCH_NAME, _MATCH_REVISION, _MATCH_INFO = 1, 2, 3
-_SET = 0
-"""XT_CONNMARK_SET"""
+_SET, _SAVE = 0, 1
+"""XT_CONNMARK_SET, XT_CONNMARK_SAVE"""
 
 _EBT_SET, _EBT_AND = 0xF0, 0xD0
 
@@ -49,11 +49,16 @@ Skip = Callable[[str, str], bool]
 
 
 class Use(NamedTuple):
-    """Bits that a rule uses, and bits that it only clears; ``where`` it is, for people."""
+    """Bits that a rule uses, and bits that it only clears; ``where`` it is, for people.
+
+    ``overwritten``: bits of connections' marks that it writes, whatever was there before, and whatever mark
+    the packet has: who asks for a mark first writes that of connections of its own.
+    """
 
     where: str
     bits: int
     cleared: int = 0
+    overwritten: int = 0
 
 
 def tested(value: int, mask: int) -> tuple[int, int]:
@@ -89,6 +94,15 @@ def xt(name: str, revision: int, info: bytes) -> tuple[int, int]:
     return 0, 0
 
 
+def overwritten(name: str, revision: int, info: bytes) -> int:
+    """Return the bits of a connection's mark that a target of xtables writes, whatever was there before."""
+    if name != "CONNMARK":
+        return 0
+    value, mask, packet_mask, mode = struct.unpack_from("=III2xB" if revision > 1 else "=IIIB", info)
+    written: dict[int, int] = {_SET: value | mask, _SAVE: mask | packet_mask}
+    return written.get(mode, 0)
+
+
 def ebt(name: str, info: bytes) -> tuple[int, int]:
     """Return the bits that a match or target of ebtables uses, and that it only clears."""
     if name == "mark_m":
@@ -119,18 +133,20 @@ def of_nft(skip: Skip) -> list[Use]:
                     if not skip(rule.table, rule.chain)
                 ]
                 for rule in rules:
-                    bits, cleared = _of_rule(netlink, family, rule)
-                    if bits or cleared:
-                        where = f"nft chain {name} {rule.table} {rule.chain}, rule with handle {rule.handle}"
-                        found.append(Use(where, bits, cleared))
+                    where = f"nft chain {name} {rule.table} {rule.chain}, rule with handle {rule.handle}"
+                    use = _of_rule(netlink, family, rule, where)
+                    if any(use[1:]):
+                        found.append(use)
     return found
 
 
-def _of_rule(netlink: NetlinkSocket, family: int, rule: nf_tables.Rule) -> tuple[int, int]:
-    bits = cleared = 0
+def _of_rule(netlink: NetlinkSocket, family: int, rule: nf_tables.Rule, where: str) -> Use:
+    bits = cleared = asked = lost = 0
     marks: dict[bytes, tuple[int, int]] = {}
     """Registers that hold a mark: which of its bits, and which of these are turned over."""
     values: dict[bytes, int] = {}
+    own: set[bytes] = set()
+    """Registers that hold the connection's mark itself."""
     turned_round: set[bytes] = set()
     """Registers that hold a mark in the network's byte order, to be compared with the ends of a range."""
     ends: list[int] = []
@@ -140,25 +156,34 @@ def _of_rule(netlink: NetlinkSocket, family: int, rule: nf_tables.Rule) -> tuple
             revision = int.from_bytes(data.get(_MATCH_REVISION, b""), "big")
             which, info = nf_tables.text(data.get(_MATCH_NAME, b"")), bytes(data.get(_MATCH_INFO, b""))
             used = ebt(which, info) if family == _BRIDGE else xt(which, revision, info)
+            asked |= used[0] if name == "match" else 0
+            lost |= 0 if family == _BRIDGE else overwritten(which, revision, info)
         elif name in ("meta", "ct") and _is_mark(data):
             # NFTA_META_DREG and NFTA_META_SREG are 1 and 3, NFTA_CT_DREG and NFTA_CT_SREG 1 and 4.
             source = bytes(data.get(3 if name == "meta" else 4, b""))
             if 1 in data:
                 marks[bytes(data[1])] = FULL, 0
                 values.pop(bytes(data[1]), None)
-            elif source in marks:
+                (own.add if name == "ct" else own.discard)(bytes(data[1]))
+                continue
+            written = FULL
+            if source in marks:
                 mask, turned = marks[source]
-                used = changed(turned, (~mask & FULL) | turned)
+                written = (~mask & FULL) | turned
+                used = changed(turned, written)
             elif source in values:
                 used = changed(values[source], FULL)
+            lost |= 0 if name == "meta" else written if source in own else FULL
         elif name == "bitwise" and bytes(data.get(1, b"")) in marks:
             _transform(data, marks)
+            (own.add if bytes(data[1]) in own else own.discard)(bytes(data.get(2, b"")))
         elif name == "immediate":
             values[bytes(data.get(1, b""))] = _data(data.get(2))
             marks.pop(bytes(data.get(1, b"")), None)
         elif name == "cmp" and bytes(data.get(1, b"")) in marks:
             mask, turned = marks[bytes(data[1])]
             used = tested(_data(data.get(3)) ^ turned, mask)
+            asked |= used[0]
         elif name == "byteorder" and bytes(data.get(1, b"")) in marks:
             marks.pop(bytes(data[1]))
             turned_round.add(bytes(data.get(2, b"")))
@@ -167,10 +192,11 @@ def _of_rule(netlink: NetlinkSocket, family: int, rule: nf_tables.Rule) -> tuple
         elif name == "lookup" and bytes(data.get(2, b"")) in marks:
             mask, _ = marks[bytes(data[2])]
             used = tested(_elements(netlink, family, rule.table, bytes(data.get(1, b""))), mask)
+            asked |= used[0]
         bits, cleared = bits | used[0], cleared | used[1]
     if ends:
         bits |= union(ends) | (1 << (min(ends) ^ max(ends)).bit_length()) - 1
-    return bits, cleared
+    return Use(where, bits, cleared, 0 if asked or ends else lost)
 
 
 def _is_mark(data: Attributes) -> bool:
@@ -213,11 +239,13 @@ def of_legacy(skip: Skip) -> list[Use]:
                         continue
                     used = [xt(*part) for part in rule.parts]
                     bits, cleared = union(bits for bits, _ in used), union(cleared for _, cleared in used)
-                    if bits or cleared:
+                    asked = union(xt(*part)[0] for part in rule.parts if part[0] in ("mark", "connmark"))
+                    lost = 0 if asked else union(overwritten(*part) for part in rule.parts)
+                    if bits or cleared or lost:
                         where = (
                             f"{PROGRAMS[family]}-legacy -t {table}, chain {rule.chain}, rule {rule.number}"
                         )
-                        found.append(Use(where, bits, cleared))
+                        found.append(Use(where, bits, cleared, lost))
     return found
 
 
