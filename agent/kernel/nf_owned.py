@@ -8,9 +8,13 @@ Without the second one a table would go with its socket.
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Collection
+from pathlib import Path
 from typing import NamedTuple
 
-from agent.kernel.netlink import NetlinkSocket
+from agent.kernel.netlink import NETFILTER, NetlinkSocket
 from agent.kernel.nf_tables import ABSENT, NETDEV, table_of
 from agent.kernel.nf_write import add_table, delete_table, transact
 
@@ -19,8 +23,7 @@ OWNED = OWNER | PERSIST
 """The flags of a table that belongs to the socket that makes it, and stays without it."""
 
 _FLAGS, _HANDLE, _OWNER = 2, 4, 7
-_MOST_PROCESSES = 1 << 22
-"""PID_MAX_LIMIT of the kernel: a higher number of a socket is none of a process (netlink(7))."""
+_UNSEEN = "a process that is not to be seen from here, such as one of a container"
 _NOT_MADE, _NOT_THERE = "netpol-agent-asked", "netpol-agent-nowhere"
 
 
@@ -61,7 +64,7 @@ def flags(netlink: NetlinkSocket, family: int = NETDEV) -> int:
 
 
 def owner_of(table: str, family: int = NETDEV) -> str:
-    """Say whose a table is, ``process 812``, as its PID namespace counts it; "" where it is nobody's."""
+    """Say whose a table is, ``process 812``, as this one counts processes; "" where it is nobody's."""
     try:
         with NetlinkSocket() as netlink:
             found = seen(netlink, table, family)
@@ -69,5 +72,35 @@ def owner_of(table: str, family: int = NETDEV) -> str:
         return ""
     if found is None or not found.owner:
         return ""
-    # The kernel numbers the first such socket of a process as the process, and others at random.
-    return f"process {found.owner}" if found.owner <= _MOST_PROCESSES else "a process that runs"
+    process = _process_of(found.owner)
+    return _UNSEEN if process is None else f"process {process}"
+
+
+def _process_of(number: int) -> int | None:
+    """Return the process that has a netlink socket of a number; None where it is not to be seen from here.
+
+    The number itself says nothing: it is the one that the process has in its own PID namespace, 1 in most
+    containers, or any at all (netlink(7)). So the socket is looked for.
+    """
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/thread-self/net/netlink").read_text().splitlines()
+        sockets = [line.split() for line in lines[1:]]
+        wanted = {f"socket:[{one[-1]}]" for one in sockets if one[1:3] == [str(NETFILTER), str(number)]}
+        for process in Path("/proc").iterdir():
+            if wanted and process.name.isdecimal() and _holds(process / "fd", wanted):
+                return int(process.name)
+    return None
+
+
+def _holds(descriptors: Path, wanted: Collection[str]) -> bool:
+    """Whether one of a process's descriptors is one of some sockets."""
+    try:
+        found = list(descriptors.iterdir())
+    except OSError:
+        return False
+    for one in found:
+        # It may be closed meanwhile.
+        with contextlib.suppress(OSError):
+            if os.readlink(one) in wanted:
+                return True
+    return False

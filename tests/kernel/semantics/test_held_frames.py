@@ -155,7 +155,7 @@ def test_a_second_one_is_told_whose_it_is_and_takes_over_when_that_ends(
     whole = _listed(stage)
     with FrameGuard() as second, stage.kernel():
         (fault,) = second.follow(()).faults
-        assert "belongs to process " in fault.what or "belongs to a process that runs" in fault.what
+        assert "belongs to process " in fault.what
         assert fault.blocking
         (left,) = remove()
         assert "is left: it belongs to " in left.what
