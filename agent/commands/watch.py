@@ -8,9 +8,11 @@ from collections.abc import Iterable
 
 import click
 
-from agent.commands.options import answering
+from agent.commands.options import answering, tell
 from agent.dataplane.logged import Decided
-from agent.decoding import UndecodableError
+from agent.decoding import UndecodableError, decode
+from agent.kube.logging import ALLOWED_ANNOTATION, DENIED_ANNOTATION, Amount
+from agent.observe.client import get
 from agent.observe.flows.client import follow
 from agent.observe.flows.flow import as_text, from_json
 from agent.observe.flows.hub import Wanted
@@ -37,8 +39,34 @@ def wanted_of(*, denied: bool, allowed: bool, audited: bool, pod: str, policy: s
 
 def watch(url: str, wanted: Wanted, last: int, *, as_json: bool) -> None:
     """Print what comes until the agent ends, or Ctrl-C. Raises UnreachableError where no agent answers."""
+    tell(not_logged(get(url, "/settings"), wanted), ())
     with contextlib.suppress(KeyboardInterrupt):
         show(follow(url, wanted, last), as_json=as_json)
+
+
+def not_logged(settings: bytes, wanted: Wanted) -> list[str]:
+    """Return as a note that the agent logs nothing of what is wanted by itself, by its settings as served.
+
+    Else who watches waits, and takes the silence for an answer.
+    """
+    try:
+        told = decode(settings, dict[str, object])
+    except UndecodableError:
+        return []
+    both = {
+        Decided.DENIED: ("log_denied", DENIED_ANNOTATION),
+        Decided.ALLOWED: ("log_allowed", ALLOWED_ANNOTATION),
+    }
+    asked = [both[verdict] for verdict in both if wanted.verdict in (None, verdict)]
+    if not asked or any(told.get(setting) != Amount.OFF for setting, _ in asked):
+        return []
+    flags = " and ".join(f"--{setting.replace('_', '-')}" for setting, _ in asked)
+    annotations = " or ".join(annotation for _, annotation in asked)
+    audited = "" if wanted.verdict else ", and what audited policies would deny"
+    return [
+        f"the agent runs with {flags} off: shown are connections of pods and namespaces with the annotation "
+        f"{annotations}{audited}"
+    ]
 
 
 def show(lines: Iterable[bytes], *, as_json: bool) -> None:

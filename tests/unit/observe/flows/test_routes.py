@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from agent.commands.watch import show, wanted_of
+from agent.commands.watch import not_logged, show, wanted_of
 from agent.dataplane.logged import Decided
 from agent.observe.client import UnreachableError
 from agent.observe.flows.client import follow
@@ -134,6 +134,28 @@ def test_lines_are_printed_for_people_or_as_they_are(capsys: pytest.CaptureFixtu
     ]
     show(lines, as_json=True)
     assert capsys.readouterr().out.encode().splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("verdict", "denied", "allowed", "words"),
+    [
+        (Decided.DENIED, "off", "all", "--log-denied off: shown are connections of pods and namespaces with"),
+        (Decided.ALLOWED, "all", "off", "--log-allowed off: shown"),
+        (None, "off", "off", "--log-denied and --log-allowed off: shown"),
+        (Decided.DENIED, "sampled", "off", ""),
+        (None, "sampled", "off", ""),
+        (Decided.WOULD_DENY, "off", "off", ""),
+    ],
+)
+def test_who_waits_for_what_is_not_logged_is_told(
+    verdict: Decided | None, denied: str, allowed: str, words: str
+) -> None:
+    settings = json.dumps({"log_denied": denied, "log_allowed": allowed}).encode()
+    told = not_logged(settings, Wanted(verdict))
+    assert [words in note for note in told] == [True] * bool(words)
+    assert all("netpol-agent.io/log-" in note for note in told)
+    assert not_logged(b"no settings", Wanted(verdict)) == []
+    assert not_logged(b"{}", Wanted(verdict)) == []
 
 
 @pytest.mark.parametrize("as_json_lines", [False, True])
