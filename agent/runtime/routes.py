@@ -14,11 +14,13 @@ from agent.kube.model import Key
 from agent.observe.page.site import page_routes
 from agent.observe.proof import ANSWER_SECONDS
 from agent.observe.routes import JSON, TEXT, Request, Response, Route, Routes
+from agent.policy.budget.limits import NamespaceBudget, PolicyBudget
 from agent.policy.lower.lowered import LoweredProgram
 from agent.runtime import backends
 from agent.runtime.loop import Agent
 from agent.runtime.prover import UnprovedError
 from agent.runtime.proving import Proving
+from agent.setting_values import Endpoint
 from agent.settings import Settings
 
 if TYPE_CHECKING:
@@ -91,8 +93,18 @@ def verify_route(proving: Proving) -> Route:
 
 def settings_route(settings: Settings) -> Route:
     """Return the route of the settings, as they were read. None of them is a secret: files are named only."""
-    body = json.dumps(dataclasses.asdict(settings), indent=2, default=str).encode() + b"\n"
+    read = {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    body = json.dumps(read, indent=2, default=str).encode() + b"\n"
     return Route(lambda _: Response(200, JSON, body), "the settings it runs with (JSON)")
+
+
+def _plain(value: object) -> object:
+    """Return a setting as JSON has it, with the names of its parts; networks and names in their order."""
+    if isinstance(value, frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, PolicyBudget | NamespaceBudget):
+        return value._asdict()
+    return str(value) if isinstance(value, Endpoint) else value
 
 
 def rendered_route(settings: Settings, agent: Agent) -> Route:
