@@ -154,6 +154,13 @@ def check_host(fix: bool, needs: Needs | None = None, readers: Readers = KERNEL)
     return HostState(tuple(host.faults), families, bool(found), ipvs, tuple(host.needed))
 
 
+def bridge_faults(readers: Readers = KERNEL) -> tuple[Fault, ...]:
+    """Return by which bridges packets pass beside the rules; changes nothing."""
+    host = _Host(False, readers)
+    host.bridge_calls(host.bridges(), frozenset(Family))
+    return tuple(host.faults)
+
+
 def _names(found: list[Bridge]) -> str:
     return ", ".join(sorted(bridge.name for bridge in found))
 

@@ -14,7 +14,7 @@ import msgspec
 from agent import log
 from agent.decoding import UndecodableError, decode
 from agent.fault import Fault
-from agent.host.check import check_host
+from agent.host.check import bridge_faults, check_host
 from agent.kernel.netlink import NetlinkSocket
 from agent.kernel.nf_release import Held
 from agent.kernel.node_lock import LockedError, lock_node
@@ -51,6 +51,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     families in which the guard has a table of its own, which no rule of iptables passes. ``passed``: in
     another family, a rule before the guard's by which packets could pass; then they are not closed.
     ``mode``: of iptables, in which the guard stands; empty where it stands in tables of its own alone.
+    ``bridged``: bridges whose packets meet no rule, so that they are not closed either.
     ``held_by``: the process that its own tables belong to, so that no other program removes them.
     """
 
@@ -62,6 +63,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     passed: str = ""
     own_table: tuple[int, ...] = ()
     held_by: str = ""
+    bridged: str = ""
 
 
 def keep(networks: frozenset[Network], directory: Path) -> None:
@@ -162,9 +164,10 @@ def status() -> Status:
     is_guarded = bool(guarded or tables)
     told = guarded if is_guarded else closing
     passed = next((one.passed for one in guarded if one.passed and one.family not in tables), "")
+    bridged = next((fault for fault in bridge_faults() if fault.blocking), None)
     networks = {network for one in guarded for network in one.networks}
     return Status(
-        bool(told or tables) and not passed,
+        bool(told or tables) and not passed and bridged is None,
         tuple(sorted({*(int(one.family) for one in told), *map(int, tables)})),
         tuple(sorted(networks.union(*tables.values()))),
         told[0].mode if told else "",
@@ -172,6 +175,7 @@ def status() -> Status:
         passed=passed,
         own_table=tuple(sorted(map(int, tables))),
         held_by=next(filter(None, map(backends.guard_table.holder_of, tables)), ""),
+        bridged=f"{bridged.what}; {bridged.remedy}" if bridged and (told or tables) else "",
     )
 
 
@@ -182,6 +186,8 @@ def text(found: Status) -> str:
             f"a guard stands, but packets could pass it: {found.passed}; run netpol-agent guard again, which "
             "puts it in front\n"
         )
+    if found.bridged:
+        return f"what is to close new pods stands, but packets pass beside it: {found.bridged}\n"
     if not found.closed:
         return (
             "no guard stands: new pods are open until an agent that runs with --new-pods deny closes them\n"
@@ -256,7 +262,8 @@ def hold(holder: Holder | None, settings: Settings) -> None:
     if holder is None:
         holding.notify()
     else:
-        holding.become(*holder, (settings.log_format.value, settings.log_level.value))
+        log_settings = settings.log_format.value, settings.log_level.value
+        holding.become(*holder, log_settings, fix_host=settings.fix_host)
 
 
 def _open() -> NetlinkSocket | None:

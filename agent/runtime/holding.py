@@ -6,6 +6,7 @@ socket that the tables belong to stay the same. So this module imports only what
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -21,20 +22,28 @@ from agent.kernel.nf_release import Held, let_go
 from agent.kernel.nft_writes import RuleWrites
 
 _READY = "READY=1"
+_BRIDGE_CALLS = tuple(
+    Path("/proc/sys/net/bridge", name) for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
+)
+"""Where one is 0, what passes a bridge meets no rule of its family (br_netfilter of the kernel)."""
+_LOOK_EVERY = 0.25
+"""Seconds between two looks at them; the kernel tells nobody that a sysctl was written."""
 
 
 class _StoppedError(Exception):
     """A signal asks the process to end."""
 
 
-def become(holder: NetlinkSocket, tables: Iterable[Held], log: tuple[str, str]) -> NoReturn:
+def become(
+    holder: NetlinkSocket, tables: Iterable[Held], log: tuple[str, str], *, fix_host: bool
+) -> NoReturn:
     """Go on as the program that holds tables of a socket; ``log``: the format and the level of its log.
 
-    Raises OSError.
+    ``fix_host``: have bridges call iptables, whoever tells them not to. Raises OSError.
     """
     os.set_inheritable(holder.fileno(), True)
     told = [":".join((one.table, str(one.family), str(one.earlier))) for one in tables]
-    command = [sys.executable, "-P", "-m", __name__, *log, str(holder.fileno()), *told]
+    command = [sys.executable, "-P", "-m", __name__, *log, str(int(fix_host)), str(holder.fileno()), *told]
     # What it was found by, it is found by again.
     paths = (str(Path(agent.__file__).parent.parent), os.environ.get("PYTHONPATH"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -51,20 +60,36 @@ def notify(state: str = _READY) -> None:
             told.sendto(state.encode(), place)
 
 
-def hold(holder: NetlinkSocket, tables: list[Held]) -> None:
+def hold(holder: NetlinkSocket, tables: list[Held], *, fix_host: bool) -> None:
     """Hold tables until each was asked for, and is gone. Raises OSError."""
     with RuleWrites() as writes:
         notify()
         while tables := [one for one in tables if not let_go(holder, one)]:
-            select.select([writes], [], [])
+            while True:
+                if fix_host:
+                    call_from_bridges()
+                if select.select([writes], [], [], _LOOK_EVERY if fix_host else None)[0]:
+                    break
             writes.heard()
+
+
+def call_from_bridges(sysctls: Iterable[Path] = _BRIDGE_CALLS) -> None:
+    """Have packets that pass a bridge meet the guard, where somebody has switched that off.
+
+    One that is not there, as br_netfilter is not loaded, or may not be written, stays as it is:
+    ``guard --status`` says so.
+    """
+    for sysctl in sysctls:
+        with contextlib.suppress(OSError):
+            if sysctl.read_text().strip() == "0":
+                sysctl.write_text("1\n")
 
 
 def _stop(*_: object) -> None:
     raise _StoppedError
 
 
-def main(log_format: str, log_level: str, descriptor: str, *tables: str) -> int:
+def main(log_format: str, log_level: str, fix_host: str, descriptor: str, *tables: str) -> int:
     """Hold the tables that the command line names; return the exit code."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
@@ -72,7 +97,8 @@ def main(log_format: str, log_level: str, descriptor: str, *tables: str) -> int:
     try:
         with NetlinkSocket(descriptor=int(descriptor)) as holder:
             held = [one.split(":") for one in tables]
-            hold(holder, [Held(table, int(family), int(earlier)) for table, family, earlier in held])
+            told_tables = [Held(table, int(family), int(earlier)) for table, family, earlier in held]
+            hold(holder, told_tables, fix_host=fix_host == "1")
         told = "an agent has asked for it, whose own rules are written, or netpol-agent guard --remove has"
     except _StoppedError:
         event, told = "stopped", "the guard stays, and other programs can remove it"

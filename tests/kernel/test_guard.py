@@ -69,6 +69,7 @@ def test_a_boot_with_a_guard_and_an_agent_that_comes_late(
         "passed": "",
         "ownTable": [4, 6],
         "heldBy": "",
+        "bridged": "",
     }
     # An agent that has not been told everything leaves it as it is; one that has, closes by itself.
     written(tmp_path, one)
@@ -193,6 +194,18 @@ def test_a_status_that_cannot_be_written_says_neither_open_nor_closed(
     with Path("/dev/full").open("w") as full, (node.directory / "errors").open("wb") as errors:
         assert node.fork("agent", "guard", "--status", output=full, errors=errors).wait(60) == 2
     assert "cannot be written" in (node.directory / "errors").read_text()
+
+
+@ONE
+def test_a_bridge_that_does_not_call_it_is_named(stage: tuple[Lab, Node, Pod, Pod]) -> None:
+    lab, node, one, two = stage
+    guard(node, *networks(node))
+    assert not lab.check(dict.fromkeys(flows(one, two, tcp=[80]), Verdict.DENIED))
+    node.run("sysctl", "-w", "net.bridge.bridge-nf-call-iptables=0")
+    assert "forward IPv4 without iptables" in guard(node, "--status", code=1)
+    guard(node, *networks(node))
+    guard(node, "--status")
+    assert not lab.check(dict.fromkeys(flows(one, two, tcp=[80]), Verdict.DENIED))
 
 
 @ONE

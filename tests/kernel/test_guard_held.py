@@ -72,6 +72,17 @@ def closed(lab: Lab, node: Node, *pods: Pod) -> bool:
     return lab.check(expected) == {}
 
 
+@ONE
+@pytest.mark.guarantee("2.4")
+def test_a_bridge_that_is_told_not_to_call_it_calls_it_again(stage: Stage) -> None:
+    lab, node, one, two = stage
+    sysctls = [f"net.bridge.bridge-nf-call-{name}" for name in ("iptables", "ip6tables")]
+    with Holder(node):
+        node.run("sysctl", "-w", *(f"{name}=0" for name in sysctls))
+        wait_until(lambda: node.run("sysctl", "-n", *sysctls).split() == ["1", "1"])
+        assert closed(lab, node, one, two)
+
+
 @pytest.mark.guarantee("2.4")
 def test_nobody_else_removes_it_and_it_ends_when_an_agent_has_taken_over(
     stage: Stage, tmp_path: Path
