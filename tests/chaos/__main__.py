@@ -18,7 +18,7 @@ import click
 
 from agent.observe.text import plain_console
 from tests.chaos import table
-from tests.chaos.catalogue import chosen, scenarios
+from tests.chaos.catalogue import chosen, files_of, scenarios
 from tests.chaos.run import Result, run_all, run_one
 from tests.chaos.scenario import Length
 
@@ -57,7 +57,11 @@ def main(
         wanted = " or ".join(repr(each) for each in only)
         raise click.UsageError(
             f"--only is {wanted}: no scenario has that section, promise or name; --list prints them. "
-            "What no packet can show is tested by make test alone."
+            + (
+                f"Ordinary tests show it: .venv/bin/pytest {' '.join(files)}"
+                if (files := sorted({file for each in only for file in files_of(each)}))
+                else "What no packet can show is tested by make test alone."
+            )
         )
     if listing:
         for scenario in found:

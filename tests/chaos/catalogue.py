@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,10 +29,23 @@ def numbers(promise: str) -> tuple[int, ...]:
 
 
 def chosen(found: Sequence[Scenario], only: Sequence[str]) -> list[Scenario]:
-    """Return the scenarios of sections (``3``), promises (``3.2``) or with such a part in their name."""
+    """Return the scenarios of sections (``3``), promises (``3.2``) or with such a part in their name.
+
+    One that shows several promises is found by each of them.
+    """
     return [scenario for scenario in found if not only or any(_fits(scenario, part) for part in only)]
 
 
 def _fits(scenario: Scenario, part: str) -> bool:
     section = scenario.promise.split(".")[0]
-    return part in (section, scenario.promise) or (not part[:1].isdigit() and part in scenario.name)
+    return part in (section, scenario.promise, *scenario.also) or (
+        not part[:1].isdigit() and part in scenario.name
+    )
+
+
+def files_of(promise: str) -> list[str]:
+    """Return the files of ordinary tests that are marked with a promise, from the repository's root."""
+    root = Path(__file__).parents[2]
+    marked = re.compile(rf"mark\.guarantee\([^)]*\"{re.escape(promise)}\"")
+    found = (path for path in root.joinpath("tests").rglob("test_*.py") if marked.search(path.read_text()))
+    return sorted(str(path.relative_to(root)) for path in found)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.catalogue import chosen, files_of, scenarios
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/guarantees.md"
 _PROMISE = re.compile(r"^- \*\*(\d+\.\d+)\*\* ", re.MULTILINE)
@@ -84,3 +86,11 @@ other("9.9")
     assert sorted(numbers_in(code, scenarios=False)) == ["3.2"]
     with pytest.raises(ValueError, match="line 1"):
         list(numbers_in("Scenario(promise=number)", scenarios=True))
+
+
+def test_each_promise_can_be_tried_by_its_number() -> None:
+    """By a scenario that shows it, or else by ordinary tests, which are named then."""
+    every = scenarios()
+    assert [number for number in promises() if not (chosen(every, [number]) or files_of(number))] == []
+    assert {scenario.promise for scenario in chosen(every, ["8.2"])} == {"8.1"}
+    assert files_of("9.3") == ["tests/kernel/test_hostile_texts.py"]
