@@ -118,7 +118,7 @@ def _times(row: Row) -> str:
     parts = []
     if row.api is not None:
         parts.append(f"the API server had it at {row.api:%H:%M:%S}")
-    if row.kernel is not None and row.subject is not Subject.HISTORY:
+    if row.kernel is not None and row.subject not in (Subject.HISTORY, Subject.CONNECTIONS):
         after = max(0.0, (row.kernel - row.seen).total_seconds())
         parts.append(f"the kernel {1000 * after:.0f} ms after this node saw it")
     elif row.subject in (Subject.POLICY, Subject.POD, Subject.NAMESPACE, Subject.REPAIR):

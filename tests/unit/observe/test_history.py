@@ -172,3 +172,12 @@ def test_the_route_loads_none_of_what_prints() -> None:
     code = "import sys, agent.observe.history.route; print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_of_connections_that_were_cut_it_is_not_said_when_the_kernel_had_a_change() -> None:
+    """The row is about what was done, at the moment when it was: nothing had to reach the kernel after it."""
+    cut = Row(
+        Subject.CONNECTIONS, What.CUT, moment(NOW), "a/b", kernel=moment(NOW), detail=("1 connection cut",)
+    )
+    assert shown(cut)[0].endswith("connections of pod a/b cut")
+    assert shown(cut)[1:] == ["    1 connection cut"]
