@@ -11,18 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from agent.clock import SYSTEM
 from agent.dataplane.backend import Backend
+from agent.dataplane.iptables.ipset.sets import KernelSets
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.tables.tables import Tables
 from agent.host.check import HostState
 from agent.kube.events import Event, Room, Sink, Synced, Upsert, enough
 from agent.kube.model import Kind, Namespace, Pod
-from agent.net import Family
+from agent.net import Family, Member
 from agent.runtime.backends import ModeChoice
 from agent.runtime.backlog import NEAR
 from agent.runtime.loop import Agent, World
@@ -120,6 +122,10 @@ class Node:
     def settle(self) -> None:
         """Turn the loop until all that was told is in the kernel."""
         self._until(self.agent._reconcile.quiet, self.agent.turn)
+
+    def until_idle(self) -> None:
+        """Turn the loop until no command is waited for."""
+        self._until(lambda: not self.is_busy(), self.agent.turn)
 
     def _until(self, what: Callable[[], bool], otherwise: Callable[[], object]) -> None:
         limit = time.monotonic() + _SECONDS
@@ -245,23 +251,23 @@ def test_an_address_opens_for_no_pod_that_has_ended_while_a_command_was_slow(
     node.has(LATE, stage)
     node.agent.turn()
     assert node.is_busy()
-    node.tell(*(Upsert(Kind.NAMESPACE, Namespace("x", {"team": str(n)})) for n in range(2 * NEAR)))
+    node.tell(*(Upsert(Kind.NAMESPACE, Namespace("x", {"team": str(n)})) for n in range(8 * NEAR)))
     node.loses(LATE)
     backlog, steps = node.agent._reconcile._backlog, list[bool]()
 
     def look(_events: list[Event]) -> None:
         if not steps:
-            # Other news let the loop look after the command, which has ended now.
-            steps.append(True)
             slowly.unlink()
             time.sleep(1.5 * _SLOW)
-            node.tell(*_busy()[:1])
+        # Other news let the loop look after the command, which has ended now.
+        steps.append(True)
+        node.tell(*_busy()[:1])
 
     node.agent._reconcile.stepped = look
-    node.agent.turn()
+    node.until_idle()
     assert backlog.waits_in(LATE.namespace)
-    assert not node.is_busy()
     stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    node.agent._reconcile.stepped = lambda _: None
     node.settle()
     stage.expect("a -> b: tcp/80", denied=_CLOSED)
 
@@ -320,6 +326,63 @@ def test_the_next_pod_has_an_address_though_the_end_of_the_last_one_waits(stage:
     node.settle()
     assert steps
     stage.expect(*_OPEN)
+
+
+@pytest.mark.guarantee("1.5")
+def test_an_address_that_is_withdrawn_just_as_it_is_to_open_stays_closed(
+    stage: Stage, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread closes it after the loop has found that it may open, and before the loop opens it."""
+    node.tell(Upsert(Kind.POD, LATE))
+    node.settle()
+    _before_a_set(monkeypatch, stage.pod("t").addresses[0], lambda: node.loses(LATE))
+    seen: list[int] = []
+
+    def look(events: list[Event]) -> None:
+        if events and not seen:
+            seen.append(len(events))
+            stage.expect("a -> b: tcp/80", denied=_CLOSED)
+
+    node.agent._reconcile.stepped = look
+    node.has(LATE, stage)
+    node.settle()
+    assert seen
+    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+
+
+@pytest.mark.guarantee("1.5")
+def test_an_address_that_is_withdrawn_again_just_as_it_is_to_open_stays_shut(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = policy("late", labels(pod="t"), ingress=[{}], egress=[{}], types=["Ingress", "Egress"])
+    stage.given(every)
+    backend = stage.backend
+    assert backend is not None
+    gone = stage.pod("t").addresses
+    followed: list[None] = []
+    with stage.kernel():
+        backend.withdraw(gone, lambda _: True)
+        _before_a_set(monkeypatch, gone[0], lambda: backend.withdraw(gone, lambda _: bool(followed)))
+        backend.upkeep()
+    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    followed.append(None)
+    with stage.kernel():
+        backend.upkeep()
+        assert backend.audit(stage.engine.lowered) == []
+    stage.expect(*_OPEN)
+
+
+def _before_a_set(monkeypatch: pytest.MonkeyPatch, address: bytes, what: Callable[[], None]) -> None:
+    """Have something happen just before the loop has an address enter a set, or leave it, the first time."""
+    real = KernelSets.change
+    left = [what]
+
+    def change(sets: KernelSets, moved: Mapping[str, tuple[set[Member], set[Member]]], *rest: Any) -> Any:
+        if left and any(address in members for both in moved.values() for members in both):
+            left.pop()()
+        return real(sets, moved, *rest)
+
+    monkeypatch.setattr(KernelSets, "change", change)
 
 
 @pytest.mark.guarantee("1.5")

@@ -281,6 +281,11 @@ class Carrying:
         if closed:
             entering = {name: added - closed for name, added in entering.items()}
         self._change({name: Gains(added) for name, added in entering.items()})
+        if late := self._held.withdrawn.now():
+            # What was withdrawn meanwhile has left these sets, maybe before it entered them.
+            self._change({name: Gains(removed=added & late) for name, added in entering.items()})
+            self._writers.sets.measure(entering)
+            entering = {name: added - late for name, added in entering.items()}
         self._held.unadmitted = (self._held.unadmitted | wanted).difference(*entering.values())
         self._change(self._step.networks)
 

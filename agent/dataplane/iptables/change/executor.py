@@ -162,10 +162,15 @@ class Executor:
             self._chains.settle()
         # It is not known whom rules that were never read let pass.
         staying = set(self._chains.unread if self._lenient is None else families)
-        still = shut & self.held.withdrawn.now()
+        withdrawn = self.held.withdrawn.now()
+        still = shut & withdrawn
         before, unwritten = self.closed.joined(self.held.closed, shut), self._chains.closed(writing)
         self.held.closed, changes = self.closed.changes(before, unwritten, staying=staying, still=still)
         faults = self._writers.change({name: Gains(*moved) for name, moved in changes.items()})
+        if late := self.held.withdrawn.now() - withdrawn:
+            # What was withdrawn once more meanwhile has entered these sets, maybe before it left them.
+            again = {name: Gains(opened & late) for name, (_, opened) in changes.items()}
+            faults += self._writers.change(again)
         if faults:
             self.held.closed = before
         elif shut:
