@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from agent.clock import SYSTEM
 from agent.dataplane.backend import Report
 from agent.dataplane.iptables.backend import IptablesBackend
 from agent.dataplane.iptables.options import Options
+from agent.dataplane.iptables.tables.prestart import Running
 from agent.host.check import HostState
 from agent.kernel.ipset import IpSets
 from agent.kube.events import Event, Room, Sink, Synced, Upsert, after_room, enough
@@ -56,13 +57,16 @@ class Told(NamedTuple):
     """What was seen.
 
     ``took``: of each revocation the milliseconds from its event to the kernel. ``work``: the milliseconds of
-    processor time that this process and its commands have spent meanwhile, on whatever. ``events``: those of
+    processor time that it had to wait for: all that this process has spent meanwhile, on whatever, and what
+    commands have spent while they were waited for. ``beside``: the same with all that commands have spent,
+    those that ran beside the agent included. ``events``: those of
     the tenant; ``memory``: resident MB before, and at the peak; ``rules`` and ``members``: what the kernel
     holds at the end; ``garbage``: objects that went only because the garbage collector looked for them.
     """
 
     took: list[float]
     work: list[float]
+    beside: list[float]
     events: int
     memory: tuple[float, float]
     rules: int
@@ -232,8 +236,8 @@ class _Command(subprocess.Popen[Any]):
         _COMMANDS[self.pid] = None
 
 
-def _cpu() -> float:
-    """Return the seconds of processor time that this process and its commands have spent until now.
+def _commands() -> float:
+    """Return the seconds of processor time that this process' commands have spent until now.
 
     What a command that runs has spent is the first number of its ``schedstat`` (sched-stats.rst of the
     kernel), in nanoseconds; with its end it moves to what this process' children have spent (getrusage(2)).
@@ -242,7 +246,7 @@ def _cpu() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         running = sum(map(_spent, list(_COMMANDS)))
         if before == resource.getrusage(resource.RUSAGE_CHILDREN):
-            return time.process_time() + before.ru_utime + before.ru_stime + running
+            return before.ru_utime + before.ru_stime + running
 
 
 def _spent(process: int) -> float:
@@ -268,7 +272,10 @@ class _Run:
         self._ended = threading.Event()
         self._took: list[float] = []
         self._work: list[float] = []
-        self._asked = 0.0
+        self._beside: list[float] = []
+        self._waited = 0.0
+        """Seconds of processor time of commands while they were waited for."""
+        self._asked = (0.0, 0.0)
         self._events = 0
         self._error = ""
         # Made before, so that only the decoding counts.
@@ -314,6 +321,7 @@ class _Run:
         return Told(
             self._took,
             self._work,
+            self._beside,
             self._events,
             (before, _memory()),
             sum(view.chains.values()),
@@ -331,10 +339,27 @@ class _Run:
         ) -> Report:
             report = apply(program, delta, interrupted)
             if any(address in change.removed for change in delta.members.values()):
-                self._work.append(1000 * (_cpu() - self._asked))
+                work, beside = self._spent()
+                self._work.append(1000 * (work - self._asked[0]))
+                self._beside.append(1000 * (beside - self._asked[1]))
             return report
 
         backend.apply = noting  # type: ignore[method-assign]
+        wait = Running.wait
+
+        def waiting(running: Running, seconds: float, news: Collection[int] = ()) -> bool:
+            before = _commands()
+            try:
+                return wait(running, seconds, news)
+            finally:
+                self._waited += _commands() - before
+
+        Running.wait = waiting  # type: ignore[assignment, method-assign]
+
+    def _spent(self) -> tuple[float, float]:
+        """Return the seconds of processor time until now: without what ran beside, and with it."""
+        own = time.process_time()
+        return own + self._waited, own + _commands()
 
     def _do_its_worst(self) -> None:
         begin, each = time.monotonic(), max(1, int(self._attack.rate * _TICK))
@@ -353,7 +378,7 @@ class _Run:
             until = time.monotonic() + self._seconds
             revoke, grant = (_event(peer(app)) for app in ("nobody", "peer"))
             while time.monotonic() < until:
-                began, self._asked = time.monotonic_ns(), _cpu()
+                began, self._asked = time.monotonic_ns(), self._spent()
                 self._source.sink([revoke])
                 self._took.append((int(watch.stdout.readline()) - began) / 1e6)
                 self._source.sink([grant])

@@ -15,7 +15,7 @@ from tests.lab.children import dies_with_us
 from tests.lab.cluster import ROOT
 from tests.lab.netns import Netns
 
-MEDIAN_MS, WORST_MS = 20.0, 150.0
+MEDIAN_MS, WORST_MS, WORST_OF_MEMBERS_MS = 20.0, 50.0, 100.0
 """Of processor time between a revocation's event and the kernel, as docs/guarantees.md has it."""
 MEMORY_MB = 400.0
 GARBAGE = 100
@@ -34,11 +34,12 @@ def attacked(kind: str, length: Length) -> Outcome:
             told = Told(**json.loads(netns.run(dies_with_us(command)).splitlines()[-1]))
         finally:
             netns.close()
+    most = WORST_OF_MEMBERS_MS if kind == "members" else WORST_MS
     median, worst, peak = statistics.median(told.work), max(told.work), told.memory[1]
     broken = []
     if len(told.work) < _FEWEST:
         broken.append(f"{kind}: only {len(told.work)} revocations were made in {seconds:.0f} s")
-    if length is Length.LONG and (median > MEDIAN_MS or worst > WORST_MS):
+    if length is Length.LONG and (median > MEDIAN_MS or worst > most):
         broken.append(f"{kind}: a revocation took {median:.0f} ms of processor time, {worst:.0f} at most")
     if peak > MEMORY_MB:
         broken.append(f"{kind}: {peak:.0f} MB of memory")
@@ -46,8 +47,9 @@ def attacked(kind: str, length: Length) -> Outcome:
         broken.append(f"{kind}: {told.garbage} objects were left to the garbage collector")
     note = (
         f"{told.events:,} events; {len(told.work)} revocations took {median:.1f} ms of processor time, "
-        f"{worst:.0f} at most ({statistics.median(told.took):.1f} and {max(told.took):.0f} ms on this busy "
-        f"machine); {peak:.0f} MB at the peak"
+        f"{worst:.0f} at most, {max(told.beside):.0f} with commands that ran beside "
+        f"({statistics.median(told.took):.1f} and {max(told.took):.0f} ms on this busy machine); "
+        f"{peak:.0f} MB at the peak"
     )
     return Outcome(note=note, broken=tuple(broken))
 
