@@ -206,8 +206,11 @@ class Views:
 
     def faults(self) -> tuple[Fault, ...]:
         """Return what is wrong now, policies over budget aside. For the loop's own thread."""
-        node = () if self.node_name.fault is None else (self.node_name.fault,)
         host, calls = self.host_check.faults(), self.calls
+        named = self.node_name.fault
+        # A first start that must not open what it found says the same, as what blocks it.
+        told = named is None or any(fault.what == named.what for fault in calls.faults)
+        node = () if named is None or told else (named,)
         unknown = staging.faults(self.engine.staging.unknown.copy())
         own = (*self.history.faults(), *self.flow_log.faults(), *self.cutting.faults())
         beside = (*self.frames.faults, *own, *unknown, *self.proving.faults(), *self.new_pods.faults())

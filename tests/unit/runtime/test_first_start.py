@@ -163,7 +163,8 @@ def test_a_name_that_no_pod_has_opens_nothing_that_was_closed_before(rig: Rig) -
     rig.until(lambda: len(rig.backend.named("adopt")) > 1)
     assert not rig.backend.named("sync")
     assert not rig.ready
-    (fault, *_) = rig.agent.health().faults
+    (fault,) = rig.agent.health().faults
+    assert fault.blocking
     assert "no pod names the node here" in fault.what
     assert "pods name: there" in fault.what
     assert "--node-name" in fault.remedy
