@@ -118,7 +118,7 @@ def _explain_live(
         body, answer = client.ask(where, Asked(source, destination, service))
     except client.UnreachableError as error:
         instead = " To do without: --kubeconfig FILE, or --manifests PATH." if url is None else ""
-        end(f"{error}{instead}")
+        end(f"{str(error).rstrip('.')}.{instead}")
     with answering():
         if as_json:
             click.echo(body, nl=False)

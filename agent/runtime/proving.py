@@ -182,6 +182,10 @@ class Proving:
             if found is not None:
                 return found
             if self._clock.monotonic() > until:
+                if self._calls.phase is not Phase.ENFORCING:
+                    raise UnprovedError(
+                        "the agent has not written everything once since it started: status says why"
+                    )
                 raise UnprovedError("changes are being written all the time")
             self._clock.sleep(UNSETTLED)
 

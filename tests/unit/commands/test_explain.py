@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from agent.commands import cli
 from agent.kube.model import Key
 from agent.net import Protocol
+from agent.observe import client
 from agent.settings import SETTINGS
 from tests.docs import ROOT
 
@@ -115,6 +116,15 @@ def test_without_a_directory_the_agent_is_asked() -> None:
     assert result.exit_code == 2
     assert "no agent answers at http://127.0.0.1:1" in result.output
     assert "--kubeconfig FILE, or --manifests PATH" in result.output
+
+
+def test_an_agent_that_cannot_say_is_told_in_whole_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object) -> None:
+        raise client.UnreachableError("http://127.0.0.1:1 answers 503: ask again")
+
+    monkeypatch.setattr(client, "ask", busy)
+    result = CliRunner().invoke(cli.main, ["explain", "a", "b", "80"])
+    assert "503: ask again. To do without: --kubeconfig" in " ".join(result.output.split())
 
 
 def test_one_place_is_asked() -> None:

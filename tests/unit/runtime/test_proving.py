@@ -93,6 +93,20 @@ def test_nothing_is_proved_while_the_kernel_is_ahead_of_the_program(proved: Rig)
     assert len(proved.given) == 2
 
 
+def test_before_everything_was_written_once_it_says_that_the_status_says_why(
+    make: Callable[..., Rig],
+) -> None:
+    rig = make(verify_interval="60")
+    rig.start()
+
+    def ask() -> None:
+        with pytest.raises(UnprovedError, match="status says why"):
+            rig.agent.proving.verify()
+
+    rig.beside(ask)
+    assert rig.given == []
+
+
 def test_frames_of_which_nothing_is_settled_are_left_out(proved: Rig) -> None:
     proved.agent.proving.frames = lambda: None
     proved.proofs = [RIGHT]
