@@ -40,6 +40,8 @@ _NAMES = {_INET: "inet", _BRIDGE: "bridge", NETDEV: "netdev"} | {
     FAMILIES[family]: FAMILY_NAMES[family] for family in Family
 }
 _DORMANT = 1
+_TARGET_NAME, _TARGET_INFO = 1, 3
+"""NFTA_TARGET_NAME, NFTA_TARGET_INFO"""
 _SENT_ON = ("fwd", "dup")
 _NOTED = {
     "flow_offload": "hands connections to a flowtable: no rule sees what they carry from then on",
@@ -47,7 +49,10 @@ _NOTED = {
     "tproxy": "hands packets to a program of the node, of which no policy says anything",
     "dup": "sends copies of packets elsewhere, of which no policy says anything",
 }
-_SIGNS = (*(f"{name}\0".encode() for name in ("fwd", *_NOTED)), b"TEE\0")
+_OF_IPTABLES = {"TEE": "dup", "TPROXY": "tproxy", "CT": "notrack"}
+"""Targets of iptables that do the same. CT does more, and that if the lowest bit of its flags is set
+(``linux/netfilter/xt_CT.h``)."""
+_SIGNS = tuple(f"{name}\0".encode() for name in ("fwd", *_NOTED, *_OF_IPTABLES))
 """Of these one is in each rule that is looked at closely."""
 _DEVICE = {"fwd": 1, "dup": 2}
 """The attribute in which the register is that has the interface: NFTA_FWD_SREG_DEV, NFTA_DUP_SREG_DEV."""
@@ -134,9 +139,13 @@ def _interface(number: int | None) -> str | None:
 def notes_of(rule: Rule, where: str) -> Iterator[str]:
     """Yield what is to be named of a rule, which stands ``where``."""
     for name, data in expressions(rule):
-        copies = name == "target" and text(data.get(1, b"")) == "TEE"
-        if copies or name in _NOTED:
-            yield f"{where} {_NOTED['dup' if copies else name]}"
+        found = name
+        if name == "target":
+            target, info = text(data.get(_TARGET_NAME, b"")), bytes(data.get(_TARGET_INFO, b""))
+            tracked = target == "CT" and not int.from_bytes(info[:2], sys.byteorder) & 1
+            found = "" if tracked else _OF_IPTABLES.get(target, "")
+        if found in _NOTED:
+            yield f"{where} {_NOTED[found]}"
 
 
 def differences(given: Given, found: Beside) -> Iterator[Difference]:

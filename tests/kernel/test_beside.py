@@ -118,3 +118,21 @@ def test_a_flowtable_is_named() -> None:
     rule = Rule("others", "c", 1, attribute(1, name))
     (note,) = beside.notes_of(rule, "chain c of table inet others")
     assert note.startswith("chain c of table inet others hands connections to a flowtable")
+
+
+@pytest.mark.parametrize(
+    ("rule", "note"),
+    [
+        ("-t raw -A PREROUTING -j CT --notrack", "chain PREROUTING of table ip raw has packets not tracked"),
+        ("-t raw -A PREROUTING -j CT --zone 5", ""),
+        (
+            "-t mangle -A PREROUTING -p tcp -j TPROXY --on-port 8080",
+            "chain PREROUTING of table ip mangle hands packets to a program of the node",
+        ),
+        ("-t mangle -A FORWARD -j TEE --gateway 192.0.2.1", "chain FORWARD of table ip mangle sends copies"),
+        ("-t mangle -A FORWARD -j MARK --set-mark 1", ""),
+    ],
+)
+def test_what_rules_of_iptables_do_so_is_named(rule: str, note: str) -> None:
+    subprocess.run(["iptables-nft", *rule.split()], check=True)
+    assert [one[: len(note)] for one in read().notes] == ([note] if note else [])
