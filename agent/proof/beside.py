@@ -3,7 +3,7 @@
 A chain of another table that drops takes something away, which is for its owner to know; one that accepts
 says nothing for the agent's. But a frame that is sent on where it comes in (``fwd``, ``dup``) passes no rule
 at all. Other things are named beside the statement, since they make less of it true: flowtables, packets that
-are not tracked, those handed to a program of the node, and copies of packets.
+are not tracked, those handed to a program of the node, copies of packets, and bridges that call no iptables.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from agent.dataplane.podlinks import PodLink
+from agent.kernel.links import bridges
 from agent.kernel.netlink import NetlinkSocket, attributes
 from agent.kernel.nf_tables import (
     ABSENT,
@@ -54,6 +56,11 @@ _OF_IPTABLES = {"TEE": "dup", "TPROXY": "tproxy", "CT": "notrack"}
 (``linux/netfilter/xt_CT.h``)."""
 _SIGNS = tuple(f"{name}\0".encode() for name in ("fwd", *_NOTED, *_OF_IPTABLES))
 """Of these one is in each rule that is looked at closely."""
+_BRIDGE_CALLS = {
+    family: Path("/proc/sys/net/bridge", name)
+    for family, name in {Family.V4: "bridge-nf-call-iptables", Family.V6: "bridge-nf-call-ip6tables"}.items()
+}
+"""Whether every bridge shows its packets to iptables; not there while br_netfilter is not loaded."""
 _DEVICE = {"fwd": 1, "dup": 2}
 """The attribute in which the register is that has the interface: NFTA_FWD_SREG_DEV, NFTA_DUP_SREG_DEV."""
 
@@ -80,11 +87,11 @@ NOTHING = Beside()
 
 def read() -> Beside:
     """Read it in the calling thread's network namespace. Raises OSError."""
+    notes = list(uncalled())
     try:
         with NetlinkSocket() as netlink:
             there = [table for table in tables(netlink) if not table.flags & _DORMANT]
             sending: list[Sending] = []
-            notes: list[str] = []
             for table in there:
                 # What is in the filter tables is walked, whoever wrote it.
                 if not _is_others(table):
@@ -96,7 +103,7 @@ def read() -> Beside:
                     notes += () if found else notes_of(rule, where)
     except OSError as error:
         if error.errno in ABSENT:
-            return NOTHING
+            return Beside(notes=tuple(notes))
         raise
     names = {(table.family, table.name) for table in there}
     return Beside(
@@ -104,6 +111,18 @@ def read() -> Beside:
         tuple(sending),
         tuple(dict.fromkeys(notes)),
     )
+
+
+def uncalled() -> Iterator[str]:
+    """Name the bridges whose packets meet no rule of a family (br_netfilter). Raises OSError."""
+    for family, sysctl in _BRIDGE_CALLS.items():
+        try:
+            called = sysctl.read_text().strip() != "0"
+        except OSError:
+            called = False
+        for bridge in () if called else bridges():
+            if bridge.carrying and family not in bridge.calls:
+                yield f"bridge {bridge.name} forwards IPv{family} without iptables: no rule sees its packets"
 
 
 def _is_others(table: Table) -> bool:

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from agent.dataplane.iptables import guard_table
+from agent.kernel.links import bridges
 from agent.kernel.netlink import attribute
 from agent.kernel.nf_tables import Rule
 from agent.net import Family
@@ -15,6 +16,7 @@ from agent.proof.beside import differences, read
 from agent.proof.difference import Difference, Kind
 from tests.build import network
 from tests.kernel.frame_breaks import GuardedNode
+from tests.lab.cluster import wait_until
 
 pytestmark = pytest.mark.usefixtures("netns")
 
@@ -136,3 +138,20 @@ def test_a_flowtable_is_named() -> None:
 def test_what_rules_of_iptables_do_so_is_named(rule: str, note: str) -> None:
     subprocess.run(["iptables-nft", *rule.split()], check=True)
     assert [one[: len(note)] for one in read().notes] == ([note] if note else [])
+
+
+def test_a_bridge_that_does_not_call_iptables_is_named() -> None:
+    for command in (
+        "link add b0 type bridge",
+        "link add p0 type veth peer name p1",
+        "link set p0 master b0 up",
+        "link set p1 up",
+        "link set b0 up",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+    wait_until(lambda: any(bridge.carrying for bridge in bridges()))
+    assert read().notes == ()
+    subprocess.run(["sysctl", "-qw", "net.bridge.bridge-nf-call-ip6tables=0"], check=True)
+    assert read().notes == ("bridge b0 forwards IPv6 without iptables: no rule sees its packets",)
+    subprocess.run(["ip", "link", "set", "b0", "type", "bridge", "nf_call_ip6tables", "1"], check=True)
+    assert read().notes == ()
