@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ from agent.proof.reading import read
 
 READY = b"ready\n"
 """Said when the objects may come."""
+_MOST_MEMORY = 1 << 30
+"""Bytes that a proof may take of a node, whatever tenants have written."""
 
 
 def run() -> None:
@@ -31,6 +34,9 @@ def run() -> None:
     # Should memory run out, the agent is to live.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, most))
     # It ends before there is anything to collect.
     gc.disable()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -52,5 +58,7 @@ def _answer() -> Answer:
         return Answer(msgspec.structs.replace(found, reading=seconds, processor=time.process_time()))
     except (TableError, SetError, OSError) as error:
         return Answer(error=f"the kernel cannot be read: {error}")
+    except MemoryError:
+        return Answer(error=f"it takes more than {_MOST_MEMORY >> 20} MB of memory")
     except (EOFError, msgspec.MsgspecError) as error:
         return Answer(error=str(error))

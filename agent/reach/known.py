@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 from agent.kube.model import IPBlock, Key, NamedPort, NetworkPolicy, Pod, Rule
@@ -36,7 +36,8 @@ class Part(NamedTuple):
     """Addresses that every policy takes alike.
 
     ``family`` is None for pods without an address. ``look`` is the number of that of its pods, None for
-    addresses that are no pod's. ``blocks`` has a bit for each block that it is in.
+    addresses that are no pod's. ``blocks`` has a bit for each group of blocks (of :class:`Known`) that it is
+    in.
     """
 
     family: Family | None
@@ -55,7 +56,9 @@ class Standing(NamedTuple):
 class Known:
     """A cluster, taken apart. Numbers of looks and parts are places in ``looks`` and ``parts``.
 
-    ``namespaces`` has for each namespace the cluster with that namespace's policies alone. ``examples`` has a
+    ``namespaces`` has for each namespace the cluster with that namespace's policies alone. ``groups`` are the
+    blocks, each with those that every rule names together with it, which nobody can tell apart: a rule may
+    have thousands. ``examples`` has a
     pod for each look, ``standings`` how each pod stands that is judged, or will be when it has an address;
     ``numbers`` are the places on the line of addresses (:mod:`agent.reach.addresses`) that are its own.
     ``addresses`` are those of each part; ``whole`` is the same for the parts that are no pod's, with the
@@ -64,7 +67,7 @@ class Known:
 
     cluster: Cluster
     namespaces: Mapping[str, Cluster]
-    blocks: tuple[IPBlock, ...]
+    groups: tuple[tuple[IPBlock, ...], ...]
     looks: tuple[Look, ...]
     examples: tuple[Pod, ...]
     parts: tuple[Part, ...]
@@ -97,24 +100,29 @@ class Known:
 
     @cached_property
     def of_block(self) -> Mapping[IPBlock, int]:
-        """The parts in each block."""
-        found = dict.fromkeys(self.blocks, 0)
+        """The parts in each block, or in another of its group."""
+        found = [0] * len(self.groups)
         for number, part in enumerate(self.parts):
             for index in bits(part.blocks):
-                found[self.blocks[index]] |= 1 << number
-        return found
+                found[index] |= 1 << number
+        return {block: parts for group, parts in zip(self.groups, found, strict=True) for block in group}
+
+    @property
+    def blocks(self) -> Iterator[IPBlock]:
+        """All blocks, group by group."""
+        return chain.from_iterable(self.groups)
 
 
 def know(cluster: Cluster, blocks: Iterable[IPBlock] = ()) -> Known:
-    """Take a cluster apart; ``blocks`` are told from other addresses, too, beside those of its policies.
+    """Take a cluster apart; ``blocks`` are told from all other addresses, beside those of its policies.
 
     What policies may cost a node (``cluster.limit``) is not looked at.
     """
     namespaces = _by_namespace(cluster)
     policies = [policy for name, one in namespaces.items() for policy in in_force(one, name)]
-    all_blocks = tuple(sorted({*blocks, *blocks_of(policies)}))
+    groups = _groups(policies, frozenset(blocks))
     keys, names = _named(policies)
-    edges, inside = _sweep(all_blocks)
+    edges, inside = _sweep(groups)
     looks: dict[Look, int] = {}
     parts: dict[Part, int] = {}
     examples: list[Pod] = []
@@ -149,7 +157,7 @@ def know(cluster: Cluster, blocks: Iterable[IPBlock] = ()) -> Known:
     return Known(
         cluster,
         namespaces,
-        all_blocks,
+        groups,
         tuple(looks),
         tuple(examples),
         tuple(parts),
@@ -179,6 +187,22 @@ def rules_of(policies: Iterable[NetworkPolicy]) -> Iterator[Rule]:
     for policy in policies:
         for direction in Direction:
             yield from policy.rules(direction) or ()
+
+
+def _groups(policies: Sequence[NetworkPolicy], apart: frozenset[IPBlock]) -> tuple[tuple[IPBlock, ...], ...]:
+    """Return blocks in groups; those that are to be told apart are alone.
+
+    With a bit for each block of each rule, a tenant's 100,000 blocks would take gigabytes.
+    """
+    naming: dict[IPBlock, list[int]] = {block: [] for block in apart}
+    for number, rule in enumerate(rules_of(policies)):
+        for block in {peer.block for peer in rule.peers if peer.block is not None}:
+            naming.setdefault(block, []).append(number)
+    groups: dict[tuple[IPBlock | None, tuple[int, ...]], list[IPBlock]] = {}
+    for block in sorted(naming):
+        alone = block if block in apart else None
+        groups.setdefault((alone, tuple(naming[block])), []).append(block)
+    return tuple(map(tuple, groups.values()))
 
 
 def _by_namespace(cluster: Cluster) -> dict[str, Cluster]:
@@ -229,16 +253,16 @@ def _places(cluster: Cluster) -> Iterator[tuple[Pod, tuple[int, ...]]]:
             yield pod, tuple(sorted(own))
 
 
-def _sweep(blocks: Sequence[IPBlock]) -> tuple[list[int], list[int]]:
-    """Return where what blocks hold begins and ends, and for each stretch before these which hold it.
+def _sweep(groups: Sequence[Sequence[IPBlock]]) -> tuple[list[int], list[int]]:
+    """Return where what groups of blocks hold begins and ends, and for each stretch before these which do.
 
     There is one stretch more than edges: the last is after all.
     """
     turns: dict[int, int] = {end: 0 for family in EVERY.values() for end in family}
-    for index, block in enumerate(blocks):
-        for pair in of_block(block):
+    for index, group in enumerate(groups):
+        for pair in intervals.canonical(chain.from_iterable(map(of_block, group))):
             for edge in pair:
-                # What one part of a block ends, and another begins, stays as it is.
+                # What one part of a group ends, and another begins, stays as it is.
                 turns[edge] = turns.get(edge, 0) ^ (1 << index)
     edges = sorted(turns)
     inside = [0]
