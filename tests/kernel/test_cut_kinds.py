@@ -107,15 +107,23 @@ def test_who_comes_again_from_the_same_port_is_judged_anew(guarded: Guarded, fam
         assert made.is_reset()
         made.client.close()
         kind = socket.AF_INET if family is Family.V4 else socket.AF_INET6
-        with guarded.client.netns.entered():
-            again = stack.enter_context(socket.socket(kind))
-        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(("", source))
-        again.settimeout(1)
-        with pytest.raises(TimeoutError):
-            again.connect(way)
-        again.close()
 
+        def is_denied() -> bool:
+            """A connection that was cut is refused; one that policies deny is not answered."""
+            with guarded.client.netns.entered(), socket.socket(kind) as again:
+                again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                again.bind(("", source))
+                again.settimeout(1)
+                try:
+                    again.connect(way)
+                except TimeoutError:
+                    return True
+                except ConnectionRefusedError:
+                    return False
+                raise AssertionError("connected")
+
+        # At once it may come before the segment by which the node forgets the former connection.
+        wait_until(is_denied)
         remove_service(guarded.node, before)
         add_service(guarded.node, after)
         with guarded.out.netns.entered():
