@@ -87,7 +87,7 @@ def test_what_others_write_in_a_set_gives_nobody_an_address(
 @pytest.mark.guarantee("10.4")
 @OWNING
 def test_nobody_else_changes_it_while_it_is_held(stage: Stage, guarded: OnStage) -> None:
-    """By each way in which others change the table of an agent on an older kernel, and by a flush of all."""
+    """By each way in which others change the table of an agent on an older kernel, and by a flush of all such tables."""
     stage.given()
     links = guarded.follow().links
     a, s = stage.pods["a"], stage.pods["s"]
@@ -96,7 +96,7 @@ def test_nobody_else_changes_it_while_it_is_held(stage: Stage, guarded: OnStage)
         text = breakage.replace("LINK", a.veth)
         with pytest.raises(CommandError, match="Operation not permitted"):
             stage.near.run("nft", "-f", "-", stdin=text)
-    stage.near.run("nft", "flush", "ruleset")
+    stage.near.run("nft", "flush", "ruleset", "netdev")
     assert _listed(stage) == whole
     assert guarded.follow() == Guarding(0, links)
     assert stage.arrive(s, raw(stage, a, NOBODYS[Family.V4], s)) == 0
@@ -123,7 +123,7 @@ def test_it_stays_when_nobody_holds_it_and_is_taken_over(stage: Stage, guarded: 
     assert guarded.follow() == Guarding(1, links)
     assert stage.arrive(s, send) == 0
     guarded.again()
-    stage.near.run("nft", "flush", "ruleset")
+    stage.near.run("nft", "flush", "ruleset", "netdev")
     assert stage.arrive(s, send) == TIMES
     assert guarded.follow() == Guarding(1, links)
     assert stage.arrive(s, send) == 0
