@@ -9,7 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.hostile import ATTACKS, Told
+from tests.chaos.attacks import ATTACKS
+from tests.chaos.hostile import Told
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.lab.children import dies_with_us
 from tests.lab.cluster import ROOT

@@ -5,8 +5,6 @@ The whole agent but for the API server, on a real kernel. Results of network plu
 
 from __future__ import annotations
 
-import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,181 +14,32 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from agent.clock import SYSTEM
-from agent.dataplane.backend import Backend
 from agent.dataplane.iptables.ipset.sets import KernelSets
-from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.tables.tables import Tables
-from agent.host.check import HostState
-from agent.kube.events import Event, Room, Sink, Synced, Upsert, enough
+from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, Namespace, Pod
 from agent.net import Family, Member
-from agent.runtime.backends import ModeChoice
 from agent.runtime.backlog import NEAR
-from agent.runtime.loop import Agent, World
-from agent.settings import resolve
-from agent.sources.cni.source import CniSource
-from agent.sources.source import SyncState
 from tests.kernel.semantics.stage import Stage
+from tests.kernel.semantics.withdrawing import CLOSED, Node, running
 from tests.kernel.semantics.written import labels, policy
-from tests.lab.node import Mode
 
-_SECONDS = 20.0
 _SLOW = 0.4
 """Seconds that a slow command takes: longer than the agent waits for one."""
-_LINK = "vgone"
-"""An interface of the node that does not exist: the pod's network has been taken away."""
 _OPEN = ("a -> t: tcp/80", "t -> b: tcp/80")
-_CLOSED = ("a -> t: tcp/80", "t -> a b: tcp/80")
-_CLOSED_SETS = "KUBE-CLOSED"
 LATE = Pod("x", "late", uid="uid-late", labels={"pod": "late"}, node="near", created="2026-01-01T00:00:00Z")
-
-
-class _Watch:
-    """Tells what a test has it tell."""
-
-    def __init__(self) -> None:
-        self.sink: Sink = lambda _: None
-
-    def start(self, sink: Sink, room: Room = enough) -> None:
-        del room
-        self.sink = sink
-
-    def stop(self) -> None:
-        """It has nothing to stop."""
-
-    def states(self) -> Mapping[Kind, SyncState]:
-        return {kind: SyncState(True, 0, 0.0, time.time()) for kind in Kind}
-
-    def threads(self) -> Mapping[str, bool]:
-        return {}
-
-
-class _Idle:
-    """A thread that does nothing."""
-
-    def is_alive(self) -> bool:
-        return True
-
-
-def _no_thread(_name: str, _target: Callable[[], None]) -> _Idle:
-    return _Idle()
-
-
-class Node:
-    """The agent of the stage's node ``near``; no pod has the addresses of ``t``. A test turns its loop."""
-
-    def __init__(self, stage: Stage, results: Path, *, closing: bool) -> None:
-        """``closing``: what no pod is known to have is closed."""
-        self._stage = stage
-        self._results = results
-        self._watch = _Watch()
-        networks = f"{stage.near.cidr4},{stage.near.cidr6}"
-        given = {"node_name": "near", "history_size": "0"}
-        given |= {"new_pods": "deny", "pod_networks": networks} if closing else {}
-        host = HostState((), frozenset(Family), False, False)
-        self._source = CniSource(self._watch, "near", [results], None)
-        world = World(SYSTEM, _no_thread, lambda *_: host)
-        choice = ModeChoice("legacy" if stage.mode is Mode.LEGACY else "nft", "chosen")
-        self.agent = Agent(resolve(given, {}), choice, host, self._source, self._backend, world=world)
-
-    def _backend(self, _families: tuple[Family, ...]) -> Backend:
-        return self._stage.kind.make(Options(), patience=0.1)
-
-    def start(self) -> None:
-        self.agent.start()
-        cast = [Upsert(Kind.POD, self._stage.pod(name)) for name in self._stage.pods if name != "t"]
-        named = [Upsert(Kind.NAMESPACE, Namespace(name, {"team": name})) for name in ("x", "y")]
-        self.tell(*cast, *named, *map(Synced, Kind))
-        self._until(lambda: self.agent.views.health().applied, self.agent.turn)
-        self.settle()
-
-    def tell(self, *events: Event) -> None:
-        """Have the watch tell something."""
-        self._watch.sink(events)
-
-    def nothing_differs(self) -> bool:
-        """Whether the kernel holds what it is to hold, and no address is closed that was withdrawn."""
-        backend, program = self.agent._calls.backend, self.agent.views.engine.lowered
-        found = self._stage.near.run("ipset", "list", *("-output", "save"))
-        return not backend.audit(program) and f"add {_CLOSED_SETS}" not in found
-
-    def is_busy(self) -> bool:
-        """Whether a command is waited for."""
-        return self.agent._calls.backend.busy
-
-    def settle(self) -> None:
-        """Turn the loop until all that was told is in the kernel."""
-        self._until(self.agent._reconcile.quiet, self.agent.turn)
-
-    def until_idle(self) -> None:
-        """Turn the loop until no command is waited for."""
-        self._until(lambda: not self.is_busy(), self.agent.turn)
-
-    def _until(self, what: Callable[[], bool], otherwise: Callable[[], object]) -> None:
-        limit = time.monotonic() + _SECONDS
-        while not what():
-            assert time.monotonic() < limit, "it took too long"
-            otherwise()
-
-    def has(self, pod: Pod, stage: Stage, *, told: bool = True) -> None:
-        """Have a network plugin give a pod the addresses of ``t``; wait until the source has taken it.
-
-        ``told``: it then tells of it, since it knows the pod.
-        """
-        addresses = (stage.pods["t"].v4, stage.pods["t"].v6)
-        args = {"K8S_POD_NAMESPACE": pod.namespace, "K8S_POD_NAME": pod.name, "K8S_POD_UID": pod.uid}
-        found = {
-            "kind": "cniCacheV1",
-            "containerId": f"c{pod.uid}",
-            "ifName": "eth0",
-            "cniArgs": list(args.items()),
-            "result": {"interfaces": [{"name": _LINK}], "ips": [{"address": f"{a}/32"} for a in addresses]},
-        }
-        file = self._results / f"net-c{pod.uid}-eth0"
-        self._until_taken(lambda: file.write_text(json.dumps(found)), 1, told=told)
-
-    def loses(self, pod: Pod, *, told: bool = True) -> None:
-        """Have the network of a pod be taken away, and wait as in :meth:`has`."""
-        file = self._results / f"net-c{pod.uid}-eth0"
-        self._until_taken(file.unlink, 0, told=told)
-
-    def _until_taken(self, change: Callable[[], object], results: int, *, told: bool) -> None:
-        number = self.agent.inbox.told + told
-        change()
-
-        def is_taken() -> bool:
-            return self._source.state().results == results and self.agent.inbox.told >= number
-
-        self._until(is_taken, lambda: time.sleep(0.002))
 
 
 @pytest.fixture
 def node(stage: Stage, tmp_path: Path) -> Iterator[Node]:
-    with _running(stage, tmp_path, closing=True) as made:
-        stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    with running(stage, tmp_path, closing=True) as made:
+        stage.expect("a -> b: tcp/80", denied=CLOSED)
         yield made
 
 
 @pytest.fixture
 def open_node(stage: Stage, tmp_path: Path) -> Iterator[Node]:
-    with _running(stage, tmp_path, closing=False) as made:
-        yield made
-
-
-@contextlib.contextmanager
-def _running(stage: Stage, results: Path, *, closing: bool) -> Iterator[Node]:
-    stage.given()
-    stage.prove_open(*_CLOSED)
-    assert stage.backend is not None
-    stage.backend.close()
-    stage.backend = None
-    with contextlib.ExitStack() as stack:
-        stack.callback(stage.given)
-        stack.enter_context(stage.kernel())
-        made = Node(stage, results, closing=closing)
-        stack.callback(made.agent.end)
-        made.start()
+    with running(stage, tmp_path, closing=False) as made:
         yield made
 
 
@@ -219,7 +68,7 @@ def _judged_in_between(stage: Stage, node: Node) -> list[int]:
 
     def look(events: list[Event]) -> None:
         if events and len(steps) < 4:
-            stage.expect("a -> b: tcp/80", denied=_CLOSED)
+            stage.expect("a -> b: tcp/80", denied=CLOSED)
             steps.append(len(events))
 
     node.agent._reconcile.stepped = look
@@ -237,7 +86,7 @@ def test_an_address_opens_for_no_pod_that_has_ended_before_its_turn(stage: Stage
     steps = _judged_in_between(stage, node)
     node.settle()
     assert len(steps) > 2
-    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    stage.expect("a -> b: tcp/80", denied=CLOSED)
 
 
 @pytest.mark.guarantee("1.5")
@@ -266,10 +115,10 @@ def test_an_address_opens_for_no_pod_that_has_ended_while_a_command_was_slow(
     node.agent._reconcile.stepped = look
     node.until_idle()
     assert backlog.waits_in(LATE.namespace)
-    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    stage.expect("a -> b: tcp/80", denied=CLOSED)
     node.agent._reconcile.stepped = lambda _: None
     node.settle()
-    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    stage.expect("a -> b: tcp/80", denied=CLOSED)
 
 
 @pytest.mark.guarantee("1.5")
@@ -284,7 +133,7 @@ def test_an_address_stays_closed_if_its_pod_is_told_after_its_network_has_ended(
     t = stage.pod("t").addresses
     node.tell(Upsert(Kind.POD, replace(LATE, addresses=t)))
     node.settle()
-    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    stage.expect("a -> b: tcp/80", denied=CLOSED)
     node.has(LATE, stage)
     node.settle()
     stage.expect(*_OPEN)
@@ -341,13 +190,13 @@ def test_an_address_that_is_withdrawn_just_as_it_is_to_open_stays_closed(
     def look(events: list[Event]) -> None:
         if events and not seen:
             seen.append(len(events))
-            stage.expect("a -> b: tcp/80", denied=_CLOSED)
+            stage.expect("a -> b: tcp/80", denied=CLOSED)
 
     node.agent._reconcile.stepped = look
     node.has(LATE, stage)
     node.settle()
     assert seen
-    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    stage.expect("a -> b: tcp/80", denied=CLOSED)
 
 
 @pytest.mark.guarantee("1.5")
@@ -364,7 +213,7 @@ def test_an_address_that_is_withdrawn_again_just_as_it_is_to_open_stays_shut(
         backend.withdraw(gone, lambda _: True)
         _before_a_set(monkeypatch, gone[0], lambda: backend.withdraw(gone, lambda _: bool(followed)))
         backend.upkeep()
-    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    stage.expect("a -> b: tcp/80", denied=CLOSED)
     followed.append(None)
     with stage.kernel():
         backend.upkeep()
@@ -401,7 +250,7 @@ def test_an_isolated_address_is_shut_on_another_thread_and_opens_when_the_progra
         thread = threading.Thread(target=stage.backend.withdraw, args=(gone, lambda _: bool(followed)))
         thread.start()
         thread.join()
-    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    stage.expect("a -> b: tcp/80", denied=CLOSED)
     followed.append(None)
     with stage.kernel():
         stage.backend.upkeep()
@@ -411,7 +260,7 @@ def test_an_isolated_address_is_shut_on_another_thread_and_opens_when_the_progra
         stage.backend.withdraw(gone, lambda _: bool(followed))
         stage.backend.sync(stage.engine.lowered)
         stage.backend.upkeep()
-    stage.expect("a -> b: tcp/80", denied=_CLOSED)
+    stage.expect("a -> b: tcp/80", denied=CLOSED)
     followed.append(None)
     with stage.kernel():
         stage.backend.upkeep()
@@ -435,9 +284,9 @@ def test_where_new_pods_are_open_what_was_isolated_is_closed_until_another_pod_h
     stage.expect(*_OPEN)
     node.loses(LATE)
     # The loop has not been told yet.
-    stage.expect(*(() if isolated else _OPEN), denied=_CLOSED if isolated else ())
+    stage.expect(*(() if isolated else _OPEN), denied=CLOSED if isolated else ())
     node.settle()
-    stage.expect(*(() if isolated else _OPEN), denied=_CLOSED if isolated else ())
+    stage.expect(*(() if isolated else _OPEN), denied=CLOSED if isolated else ())
     assert node.nothing_differs()
     node.has(other, stage)
     node.settle()
@@ -475,7 +324,7 @@ def test_the_next_pod_is_judged_by_its_own_policies_once_they_are_written(
         if events and not any(steps):
             steps.append(any(isinstance(e, Upsert) and e.object.key == other.key for e in events))
             if not steps[-1]:
-                stage.expect(denied=_CLOSED)
+                stage.expect(denied=CLOSED)
 
     node.agent._reconcile.stepped = look
     node.settle()
@@ -495,11 +344,11 @@ def test_an_address_stays_closed_while_a_command_is_slow_that_takes_it_from_the_
     node.loses(LATE)
     node.agent.turn()
     assert node.is_busy()
-    stage.expect(denied=_CLOSED)
+    stage.expect(denied=CLOSED)
     node.has(other, stage)
     node.agent.turn()
     assert node.is_busy()
-    stage.expect(denied=_CLOSED)
+    stage.expect(denied=CLOSED)
     slowly.unlink()
     node.settle()
     stage.expect(*_OPEN)
