@@ -87,7 +87,7 @@ def test_what_others_write_in_a_set_gives_nobody_an_address(
 @pytest.mark.guarantee("10.4")
 @OWNING
 def test_nobody_else_changes_it_while_it_is_held(stage: Stage, guarded: OnStage) -> None:
-    """By each way in which others change the table of an agent on an older kernel, and by a flush of all such tables."""
+    """By each way in which others change the table of an agent on an older kernel, and by a flush of all."""
     stage.given()
     links = guarded.follow().links
     a, s = stage.pods["a"], stage.pods["s"]
