@@ -30,3 +30,8 @@ def printable(text: str) -> str:
 def some(names: Collection[str]) -> str:
     """Return the first of some names, in their order; dots stand for the rest: ``a, b, c, d, e, ...``."""
     return ", ".join(sorted(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def and_more(number: int, shown: int) -> str:
+    """Return what follows the first of several things: `` and 3 more``, or nothing if all are shown."""
+    return f" and {number - shown} more" if number > shown else ""

@@ -12,6 +12,7 @@ from agent.net import Network, address_text
 from agent.spec.cluster import Cluster, owner
 from agent.spec.question import KINDS, Question
 from agent.spec.unjudged import never_judged
+from agent.words import and_more
 
 _DEFAULT = "default"
 _SHOWN = 3
@@ -227,7 +228,7 @@ def _behind(cluster: Cluster, service: Service) -> list[Key]:
 
 
 def _listed(pods: Sequence[Key]) -> str:
-    more = f" and {len(pods) - _SHOWN} more" if len(pods) > _SHOWN else ""
+    more = and_more(len(pods), _SHOWN)
     return ", ".join(map(str, pods[:_SHOWN])) + more
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from agent.clock import Moment
-from agent.words import count
+from agent.words import and_more, count
 
 _NAMED = 3
 """Connections and causes that are named in one line."""
@@ -70,4 +70,4 @@ def _most_first(item: tuple[str, int]) -> tuple[int, str]:
 
 def _some(names: Iterable[str], number: int) -> str:
     shown = tuple(names)[:_NAMED]
-    return ", ".join(shown) + (f" and {number - len(shown)} more" if number > len(shown) else "")
+    return ", ".join(shown) + and_more(number, len(shown))

@@ -21,6 +21,7 @@ from agent.reach.intervals import Intervals
 from agent.reach.ports import Ports
 from agent.spec.evaluator import judge_direction
 from agent.spec.verdict import Packet
+from agent.words import and_more
 
 _NETWORKS = 3
 _NAME = 120
@@ -257,7 +258,7 @@ def networks_text(places: Intervals) -> str:
     """Return addresses as networks: the first few of them, and how many more there are."""
     found = list(addresses.networks(places))
     shown = [one.removesuffix("/128" if ":" in one else "/32") for one in found[:_NETWORKS]]
-    more = f" and {len(found) - _NETWORKS} more" if len(found) > _NETWORKS else ""
+    more = and_more(len(found), _NETWORKS)
     return ", ".join(shown) + more
 
 

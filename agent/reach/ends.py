@@ -17,6 +17,7 @@ from agent.reach.intervals import Intervals
 from agent.reach.known import Part, Standing, bits
 from agent.reach.ports import Ports
 from agent.spec.workloads import workloads_of
+from agent.words import and_more
 
 INTERNET = "internet"
 _NETWORKS = 3
@@ -201,5 +202,5 @@ def block_text(block: IPBlock) -> str:
 def networks_text(given: Intervals) -> str:
     """Return addresses as networks: the first of them, and how many more there are."""
     found = list(addresses.networks(given))
-    more = f" and {len(found) - _NETWORKS} more" if len(found) > _NETWORKS else ""
+    more = and_more(len(found), _NETWORKS)
     return ", ".join(found[:_NETWORKS]) + more

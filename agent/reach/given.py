@@ -13,6 +13,7 @@ from agent.kube.validate import METADATA_NAME
 from agent.kube.workloads import Workload
 from agent.reach.ends import Owners, owners_of
 from agent.spec.cluster import Cluster, cluster_of
+from agent.words import and_more
 
 
 class Given(NamedTuple):
@@ -105,7 +106,7 @@ def rolled_out(
 def _left_out(pods: Iterable[Pod]) -> Iterable[str]:
     on_host = sorted(str(pod.key) for pod in pods if pod.host_network and not pod.finished)
     if on_host:
-        more = f" and {len(on_host) - 3} more" if len(on_host) > 3 else ""
+        more = and_more(len(on_host), 3)
         yield (f"on the host's network, so their addresses are no pod's: {', '.join(on_host[:3])}{more}")
 
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from agent.clock import Moment
 from agent.history.change import Effect, Row, Subject, What
-from agent.words import count
+from agent.words import and_more, count
 
 _NAMED = 6
 """Pods that are named of one effect; ``--json`` names all."""
@@ -157,7 +157,7 @@ def effect_lines(effect: Effect) -> Iterator[str]:
 
 
 def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    more = and_more(len(names), _NAMED)
     return ", ".join(names[:_NAMED]) + more
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from agent.observe.snapshot import StatusSnapshot
 from agent.observe.text import ago
-from agent.words import one_line
+from agent.words import and_more, one_line
 
 
 class NodeLine(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ def show(lines: Iterable[NodeLine], notes: Iterable[str], console: Console) -> N
         for fault in line.status.faults if line.status is not None else ():
             told.setdefault(fault.what, []).append(line.node)
     for what, where in told.items():
-        some = ", ".join(where[:5]) + (f" and {len(where) - 5} more" if len(where) > 5 else "")
+        some = ", ".join(where[:5]) + and_more(len(where), 5)
         console.print(f"[yellow]{escape(some)}[/]: {escape(one_line(what, 600))}", soft_wrap=True)
     for note in notes:
         console.print(f"[yellow]{escape(one_line(note, 600))}[/]", soft_wrap=True)

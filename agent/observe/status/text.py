@@ -21,7 +21,7 @@ from agent.observe.proof import in_words
 from agent.observe.snapshot import DriftStatus, PodStatus, StatusSnapshot
 from agent.observe.status.policy import PolicyView, RuleView
 from agent.observe.text import ago, duration
-from agent.words import count, one_line
+from agent.words import and_more, count, one_line
 
 _NAMED = 6
 _MODES = {
@@ -135,7 +135,7 @@ def _staged(snapshot: StatusSnapshot) -> Iterator[str]:
     for mode, word in (("audit", "audited"), ("disabled", "disabled")):
         names = [one.policy for one in snapshot.staged if one.mode == mode]
         if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            more = and_more(len(names), _NAMED)
             parts.append(f"[magenta]{len(names)} {word}[/]: {escape(', '.join(names[:_NAMED]))}{more}")
     if not parts:
         return
@@ -149,7 +149,7 @@ def _unconfirmed(snapshot: StatusSnapshot) -> Iterator[str]:
     found = snapshot.unconfirmed
     if found:
         names = ", ".join(f"{one.policy} ({one.manager or 'nobody known'})" for one in found[:_NAMED])
-        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        more = and_more(len(found), _NAMED)
         yield f"[bold]Unconfirmed[/] [yellow]{len(found)} of others[/]: {escape(names)}{more}"
 
 
@@ -201,7 +201,7 @@ def _repair(drift: DriftStatus, now: Moment) -> str:
     if last is None:
         return ""
     by = f" by {last.by}" if last.by else ""
-    more = f" and {len(last.differences) - 1} more" if len(last.differences) > 1 else ""
+    more = and_more(len(last.differences), 1)
     return escape(f" (the last {ago(last.at, now)}, changed{by}: {last.differences[0]}{more})")
 
 
@@ -318,7 +318,7 @@ def _disabled(pod: str, snapshot: StatusSnapshot) -> Iterator[str]:
         if one.mode == Mode.DISABLED and one.policy.startswith(f"{namespace}/")
     ]
     if names:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        more = and_more(len(names), _NAMED)
         yield f"  [magenta]disabled[/] in its namespace: {escape(', '.join(names[:_NAMED]))}{more}"
 
 
@@ -339,7 +339,7 @@ def _policy(policy: PolicyView) -> Iterator[str]:
     for direction, pods in (("ingress", policy.ingress), ("egress", policy.egress)):
         if pods is None:
             continue
-        names = ", ".join(pods[:_NAMED]) + (f" and {len(pods) - _NAMED} more" if len(pods) > _NAMED else "")
+        names = ", ".join(pods[:_NAMED]) + and_more(len(pods), _NAMED)
         yield f"  {isolates} for {direction}: {escape(names) or '[yellow]no pod of this node[/]'}"
     which = f"generation {policy.generation}" if policy.generation else "as it is now"
     if policy.proved_since is not None:

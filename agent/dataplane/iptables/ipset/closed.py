@@ -21,6 +21,7 @@ from agent.dataplane.iptables.rules.rule import Leaf, Rule, Rules
 from agent.fault import Fault
 from agent.kernel.ipset_shapes import SetContent
 from agent.net import Direction, Family, Member, family_of
+from agent.words import and_more
 
 Table = Mapping[str, Rules]
 Place = tuple[Direction, Family]
@@ -215,7 +216,7 @@ class Closed:
         """Yield which pods are closed; ``why``: what keeps a family's rules from being written, if known."""
         for (direction, family), pods in self.pods.items():
             if pods:
-                more = f" and {len(pods) - SHOWN} more" if len(pods) > SHOWN else ""
+                more = and_more(len(pods), SHOWN)
                 yield Fault(
                     f"closed for {direction} in IPv{int(family)} until their rules can be written: "
                     f"{', '.join(pods[:SHOWN])}{more}: {why.get(family, 'a command is still writing')}",

@@ -20,6 +20,7 @@ from agent.kernel.ipset import IpSets
 from agent.kernel.ipset_shapes import SetContent, SetShape
 from agent.net import Family, Member
 from agent.policy.program import PodId, PodProgram
+from agent.words import and_more
 
 _SHOWN = 5
 
@@ -57,7 +58,7 @@ class Untracked:
         found = sorted({str(pod.pod) for pod, own in pods.items() if members & {*own.addresses}})
         if not found:
             return []
-        shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if found[_SHOWN:] else "")
+        shown = ", ".join(found[:_SHOWN]) + and_more(len(found), _SHOWN)
         return [
             Fault(
                 f"in the last {UNTRACKED_SECONDS // 60} minutes, untracked packets from or to isolated pods "

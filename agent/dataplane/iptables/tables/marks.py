@@ -19,6 +19,7 @@ from agent.fault import Fault
 from agent.kernel import nf_tables
 from agent.kernel.netlink import NetlinkSocket
 from agent.net import Direction
+from agent.words import and_more
 
 RESERVED = 0x4000 | 0x8000
 """kube-proxy's, which may not have started yet."""
@@ -88,7 +89,7 @@ def _in_use(direction: Direction, bit: int, uses: Iterable[Use], remedy: str) ->
     users = list(dict.fromkeys(markuse.used_by(uses, bit)))
     if not users:
         return []
-    more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
+    more = and_more(len(users), _SHOWN)
     return [
         Fault(
             f"bit {bit:#x} of packets' marks is this agent's for {direction}, and is also used by "
@@ -107,7 +108,7 @@ def _overwritten(bit: int, uses: Iterable[Use]) -> list[Fault]:
     rules = list(dict.fromkeys(use.where for use in uses if use.overwritten & bit))
     if not rules:
         return []
-    more = f" and {len(rules) - _SHOWN} more" if len(rules) > _SHOWN else ""
+    more = and_more(len(rules), _SHOWN)
     return [
         Fault(
             f"connections that --cut-denied ends go on where another program's rule overwrites their whole "
