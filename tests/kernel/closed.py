@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from agent.dataplane.iptables import guard as guard_rules
@@ -9,8 +11,11 @@ from agent.fault import Fault
 from tests.build import network
 from tests.lab.cluster import AgentProcess
 from tests.lab.lab import Lab, flows
-from tests.lab.node import Node, Pod
+from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Flow
+
+Stage = tuple[Lab, Node, Pod, Pod]
+KINDS = ((Layout.BRIDGE, Mode.NFT), (Layout.ROUTED, Mode.LEGACY))
 
 POD = """
 apiVersion: v1
@@ -19,6 +24,18 @@ metadata: {{name: {pod.name}, namespace: default, uid: uid-{pod.name}}}
 spec: {{nodeName: near, containers: [{{name: c, image: i}}]}}
 status: {{phase: Running, podIPs: [{{ip: {pod.v4}}}, {{ip: "{pod.v6}"}}]}}
 """
+
+
+@contextlib.contextmanager
+def serving(layout: Layout, mode: Mode) -> Iterator[Stage]:
+    """Make a node with two pods, and a host outside, all of which serve TCP port 80."""
+    with Lab() as lab:
+        node = lab.node("near", layout, mode)
+        pods = lab.pod(node, "one"), lab.pod(node, "two")
+        lab.host("out")
+        for place in (*pods, node, lab.hosts["out"]):
+            lab.serve(place, tcp=[80])
+        yield lab, node, *pods
 
 
 def guard(node: Node, *arguments: str, code: int = 0) -> str:

@@ -30,6 +30,15 @@ spec:
 """
 
 
+def _with_web(stack: contextlib.ExitStack, guarded: Guarded, port: int) -> list[Conversation]:
+    """Open a connection of each family and protocol from each other end to the pod ``web``."""
+    others = tuple[Place, ...]((guarded.client, guarded.out))
+    return [
+        stack.enter_context(Conversation(other, guarded.web, family, protocol, port))
+        for other, family, protocol in product(others, Family, _PROTOCOLS)
+    ]
+
+
 @pytest.fixture(params=[("bridge", "legacy"), ("routed", "nft")], ids="-".join)
 def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
     with Guarded(*request.param) as found:
@@ -41,19 +50,13 @@ def test_connections_of_a_zone_of_their_own_are_dropped_and_reset_when_they_spea
     guarded: Guarded, zone: str
 ) -> None:
     """What the agent asks them is sent by the node, whose packets are of no zone."""
-    web, others = guarded.web, tuple[Place, ...]((guarded.client, guarded.out))
+    web = guarded.web
     for family in Family:
         to = ("-d", web.address(family)) if zone == "--zone-orig" else ()
         guarded.node.iptables(family, "-t", "raw", "-A", "PREROUTING", *to, "-j", "CT", zone, "5")
     guarded.start("--cut-denied")
     with contextlib.ExitStack() as stack:
-        denied, kept = (
-            [
-                stack.enter_context(Conversation(other, web, family, protocol, port))
-                for other, family, protocol in product(others, Family, _PROTOCOLS)
-            ]
-            for port in (DENIED, KEPT)
-        )
+        denied, kept = (_with_web(stack, guarded, port) for port in (DENIED, KEPT))
         guarded.say("policy", POLICY)
         wait_until(lambda: all(one.is_dead() for one in denied if one.protocol is Protocol.UDP))
         for one in denied:
@@ -140,15 +143,8 @@ def test_data_that_a_helper_expects_ends_with_its_control_connection_alone(guard
 def test_a_policy_that_flaps_leaves_each_connection_as_it_is_at_last(guarded: Guarded) -> None:
     """Allowed and denied ten times a second: nothing allowed is left dropped, nor anything denied open."""
     guarded.start("--cut-denied")
-    web, others = guarded.web, tuple[Place, ...]((guarded.client, guarded.out))
     with contextlib.ExitStack() as stack:
-        flapping, kept = (
-            [
-                stack.enter_context(Conversation(other, web, family, protocol, port))
-                for other, family, protocol in product(others, Family, _PROTOCOLS)
-            ]
-            for port in (DENIED, KEPT)
-        )
+        flapping, kept = (_with_web(stack, guarded, port) for port in (DENIED, KEPT))
         guarded.say("policy", POLICY)
         allowing = POLICY.replace("name: web}", "name: flap}", 1).replace(str(KEPT), str(DENIED))
         for _ in range(30):

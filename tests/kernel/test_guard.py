@@ -15,30 +15,35 @@ from agent.net import Family
 from agent.runtime.guard import NoNetworksError, choose_networks, keep
 from agent.settings import resolve
 from tests.build import network
-from tests.kernel.closed import agent, guard, networks, of_pods, of_the_node, put, written
+from tests.kernel.closed import (
+    KINDS,
+    Stage,
+    agent,
+    guard,
+    networks,
+    of_pods,
+    of_the_node,
+    put,
+    serving,
+    written,
+)
 from tests.lab.cluster import wait_until
-from tests.lab.lab import Lab, flows
-from tests.lab.node import Layout, Mode, Node, Pod
+from tests.lab.lab import flows
+from tests.lab.node import Mode
 from tests.lab.probe import Verdict
 
-ONE = pytest.mark.parametrize("stage", [(Layout.BRIDGE, Mode.NFT)], indirect=True, ids="-".join)
+ONE = pytest.mark.parametrize("stage", KINDS[:1], indirect=True, ids="-".join)
 """What does not depend on the kind of node."""
 
 
-@pytest.fixture(params=[(Layout.BRIDGE, Mode.NFT), (Layout.ROUTED, Mode.LEGACY)], ids="-".join)
-def stage(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Node, Pod, Pod]]:
-    layout, mode = request.param
-    with Lab() as lab:
-        node = lab.node("near", layout, mode)
-        pods = lab.pod(node, "one"), lab.pod(node, "two")
-        lab.host("out")
-        for place in (*pods, node, lab.hosts["out"]):
-            lab.serve(place, tcp=[80])
-        yield lab, node, *pods
+@pytest.fixture(params=KINDS, ids="-".join)
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    with serving(*request.param) as made:
+        yield made
 
 
 @ONE
-def test_pods_that_are_connected_go_on_finding_each_other(stage: tuple[Lab, Node, Pod, Pod]) -> None:
+def test_pods_that_are_connected_go_on_finding_each_other(stage: Stage) -> None:
     """Neighbour discovery crosses a bridge by FORWARD; without it what is established soon ends."""
     lab, node, one, two = stage
     guard(node, *networks(node))
@@ -47,9 +52,7 @@ def test_pods_that_are_connected_go_on_finding_each_other(stage: tuple[Lab, Node
     wait_until(lambda: "lladdr" in one.netns.run(["ip", "-6", "neigh", "show", two.v6]))
 
 
-def test_a_boot_with_a_guard_and_an_agent_that_comes_late(
-    stage: tuple[Lab, Node, Pod, Pod], tmp_path: Path
-) -> None:
+def test_a_boot_with_a_guard_and_an_agent_that_comes_late(stage: Stage, tmp_path: Path) -> None:
     lab, node, one, two = stage
     lab.assert_open([*of_pods(lab, one, two), *of_the_node(node, one, two)])
     closed = dict.fromkeys(of_pods(lab, one, two), Verdict.DENIED)
@@ -92,9 +95,7 @@ def test_a_boot_with_a_guard_and_an_agent_that_comes_late(
 
 
 @ONE
-def test_an_agent_that_lets_new_pods_in_removes_it_too(
-    stage: tuple[Lab, Node, Pod, Pod], tmp_path: Path
-) -> None:
+def test_an_agent_that_lets_new_pods_in_removes_it_too(stage: Stage, tmp_path: Path) -> None:
     lab, node, one, two = stage
     guard(node, *networks(node))
     written(tmp_path, one)
@@ -111,7 +112,7 @@ def test_an_agent_that_lets_new_pods_in_removes_it_too(
 
 @pytest.mark.guarantee("2.1")
 def test_what_other_programs_write_before_it_or_flush_opens_nothing(
-    stage: tuple[Lab, Node, Pod, Pod],
+    stage: Stage,
 ) -> None:
     lab, node, one, two = stage
     assert put(node) == []
@@ -140,7 +141,7 @@ def test_what_other_programs_write_before_it_or_flush_opens_nothing(
 
 @ONE
 def test_a_table_of_its_own_that_is_changed_or_refused_counts_as_none(
-    stage: tuple[Lab, Node, Pod, Pod], monkeypatch: pytest.MonkeyPatch
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab, node, one, two = stage
     assert put(node) == []
@@ -166,7 +167,7 @@ def test_a_table_of_its_own_that_is_changed_or_refused_counts_as_none(
 
 @ONE
 def test_without_its_table_a_rule_before_it_is_named_and_it_is_removed_on_request(
-    stage: tuple[Lab, Node, Pod, Pod],
+    stage: Stage,
 ) -> None:
     lab, node, one, two = stage
     guard(node, *networks(node))
@@ -188,7 +189,7 @@ def test_without_its_table_a_rule_before_it_is_named_and_it_is_removed_on_reques
 
 @ONE
 def test_a_status_that_cannot_be_written_says_neither_open_nor_closed(
-    stage: tuple[Lab, Node, Pod, Pod],
+    stage: Stage,
 ) -> None:
     node = stage[1]
     with Path("/dev/full").open("w") as full, (node.directory / "errors").open("wb") as errors:
@@ -197,7 +198,7 @@ def test_a_status_that_cannot_be_written_says_neither_open_nor_closed(
 
 
 @ONE
-def test_a_bridge_that_does_not_call_it_is_named(stage: tuple[Lab, Node, Pod, Pod]) -> None:
+def test_a_bridge_that_does_not_call_it_is_named(stage: Stage) -> None:
     lab, node, one, two = stage
     guard(node, *networks(node))
     assert not lab.check(dict.fromkeys(flows(one, two, tcp=[80]), Verdict.DENIED))
@@ -209,13 +210,13 @@ def test_a_bridge_that_does_not_call_it_is_named(stage: tuple[Lab, Node, Pod, Po
 
 
 @ONE
-def test_who_does_not_hold_it_says_nothing_of_holding(stage: tuple[Lab, Node, Pod, Pod]) -> None:
+def test_who_does_not_hold_it_says_nothing_of_holding(stage: Stage) -> None:
     assert "held" not in guard(stage[1], *networks(stage[1]))
 
 
 @ONE
 @pytest.mark.guarantee("2.3")
-def test_without_a_network_it_refuses_and_says_what_to_do(stage: tuple[Lab, Node, Pod, Pod]) -> None:
+def test_without_a_network_it_refuses_and_says_what_to_do(stage: Stage) -> None:
     lab, node, one, two = stage
     said = guard(node, code=2)
     assert "--pod-networks" in said

@@ -24,7 +24,7 @@ from agent.net import Family
 from agent.runtime import guard as guarding
 from agent.settings import resolve
 from tests.build import network
-from tests.kernel.closed import agent, guard, networks, of_pods, of_the_node, written
+from tests.kernel.closed import KINDS, Stage, agent, guard, networks, of_pods, of_the_node, serving, written
 from tests.lab.cluster import AgentProcess, http_get, wait_until
 from tests.lab.holder import Holder
 from tests.lab.lab import Lab
@@ -35,22 +35,14 @@ from tests.lab.probe import Verdict
 pytestmark = pytest.mark.usefixtures("owning")
 
 TABLE = guard_table.TABLE
-ONE = pytest.mark.parametrize("stage", [(Layout.BRIDGE, Mode.NFT)], indirect=True, ids="-".join)
+ONE = pytest.mark.parametrize("stage", KINDS[:1], indirect=True, ids="-".join)
 """What does not depend on the kind of node."""
 
-Stage = tuple[Lab, Node, Pod, Pod]
 
-
-@pytest.fixture(params=[(Layout.BRIDGE, Mode.NFT), (Layout.ROUTED, Mode.LEGACY)], ids="-".join)
+@pytest.fixture(params=KINDS, ids="-".join)
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    layout, mode = request.param
-    with Lab() as lab:
-        node = lab.node("near", layout, mode)
-        pods = lab.pod(node, "one"), lab.pod(node, "two")
-        lab.host("out")
-        for place in (*pods, node, lab.hosts["out"]):
-            lab.serve(place, tcp=[80])
-        yield lab, node, *pods
+    with serving(*request.param) as made:
+        yield made
 
 
 def held(node: Node) -> set[Family]:
