@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -75,9 +75,14 @@ def main(
     began = time.monotonic()
     results: list[Result] = []
     running: dict[str, float] = {}
-    with _progress(results, len(found), running):
-        for result in run_all(found, Length(length), workers, running):
-            results.append(result)  # noqa: PERF402 - the progress line looks at it meanwhile
+    interrupted = False
+    with _progress(results, len(found), running) as tell:
+        try:
+            for result in run_all(found, Length(length), workers, running):
+                results.append(result)
+                tell(result)
+        except KeyboardInterrupt:
+            interrupted = True
     if as_json:
         click.echo(json.dumps(table.plain(results), indent=2))
     else:
@@ -85,18 +90,25 @@ def main(
         if not console.is_terminal:
             console.width = _WIDTH
         table.show(results, console, time.monotonic() - began)
+    if interrupted:
+        click.echo(
+            f"interrupted: {len(found) - len(results)} of {len(found)} scenarios are not shown", err=True
+        )
+        sys.exit(130)
     sys.exit(0 if all(result.held for result in results) else 1)
 
 
 @contextlib.contextmanager
-def _progress(results: list[Result], of: int, running: dict[str, float]) -> Iterator[None]:
-    """Say once a second on a terminal what runs."""
+def _progress(
+    results: list[Result], of: int, running: dict[str, float]
+) -> Iterator[Callable[[Result], object]]:
+    """Say once a second on a terminal what runs; elsewhere a line for each result that is given."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda result: click.echo(f"{len(results)} of {of}: {table.line(result)}", err=True)
         return
     ended = threading.Event()
 
-    def tell() -> None:
+    def run() -> None:
         while not ended.wait(1):
             now = time.monotonic()
             names = ", ".join(f"{title} ({now - began:.0f} s)" for title, began in dict(running).items())
@@ -106,10 +118,10 @@ def _progress(results: list[Result], of: int, running: dict[str, float]) -> Iter
             sys.stderr.write(f"\r\033[K{line[: width - 1]}")
             sys.stderr.flush()
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        yield
+        yield lambda _: None
     finally:
         ended.set()
         thread.join()

@@ -38,6 +38,7 @@ def run_all(
 ) -> Iterator[Result]:
     """Run scenarios, the longest first, and give each result as it comes.
 
+    Whoever goes away before the last does not wait: what runs ends by itself, and nothing more is begun.
     ``running`` holds meanwhile the titles of those that run, and when they began (monotonic seconds).
     """
     turns = sorted(scenarios, key=lambda scenario: -scenario.seconds)
@@ -47,7 +48,7 @@ def run_all(
         for future in as_completed(futures):
             yield future.result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(scenario: Scenario, length: Length, running: dict[str, float]) -> Result:

@@ -24,9 +24,6 @@ def show(results: Sequence[Result], console: Console, seconds: float) -> None:
     ordered = sorted(results, key=lambda result: numbers(result.scenario.promise))
     for result in ordered:
         outcome = result.outcome
-        verdict = (
-            Text("held", "green") if result.held else Text("NOT SHOWN" if result.failed else "BROKEN", "red")
-        )
         table.add_row(
             result.scenario.promise,
             Text(result.scenario.name),
@@ -36,7 +33,7 @@ def show(results: Sequence[Result], console: Console, seconds: float) -> None:
             f"{outcome.took:.2f}" if outcome.in_time else "",
             f"{outcome.held_back:,}" if outcome.held_back else "",
             f"{result.seconds:.0f}",
-            verdict,
+            Text(_verdict(result), "green" if result.held else "red"),
         )
     console.print(table)
     for result in ordered:
@@ -52,6 +49,17 @@ def show(results: Sequence[Result], console: Console, seconds: float) -> None:
         f"{held} of {len(results)} scenarios held: {flows:,} new flows, {wrong:,} wrong, in {seconds:.0f} s",
         highlight=False,
     )
+
+
+def line(result: Result) -> str:
+    """Return what became of a scenario, in one line."""
+    return f"{result.scenario.title}: {_verdict(result)} after {result.seconds:.0f} s"
+
+
+def _verdict(result: Result) -> str:
+    if result.held:
+        return "held"
+    return "NOT SHOWN" if result.failed else "BROKEN"
 
 
 def plain(results: Sequence[Result]) -> list[dict[str, object]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 import pytest
 from click.testing import CliRunner
@@ -55,6 +56,26 @@ def test_people_are_told_row_by_row_and_why() -> None:
         "4.1 away: there is no etcd",
         "1 of 3 scenarios held: 1,100 new flows, 2 wrong, in 9 s",
     ]
+
+
+def test_where_nobody_watches_each_is_told_in_a_line() -> None:
+    assert [table.line(result) for result in RESULTS] == [
+        "3.10 late: held after 4 s",
+        "3.9 open: BROKEN after 3 s",
+        "4.1 away: NOT SHOWN after 2 s",
+    ]
+
+
+def test_what_was_shown_before_an_interrupt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def some(*_: object) -> Iterator[Result]:
+        yield HELD
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tests.chaos.__main__.run_all", some)
+    told = CliRunner().invoke(main, ["--only", "3"])
+    assert told.exit_code == 130
+    assert "1 of 1 scenarios held: 1,000 new flows, 0 wrong" in told.stdout
+    assert re.search(r"1 of (\d+): 3.10 late: held after 4 s\ninterrupted: \d+ of \1 scenarios", told.stderr)
 
 
 def test_programs_are_told_the_same() -> None:
