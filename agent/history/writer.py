@@ -30,6 +30,8 @@ class Thread(Protocol):
 
     def is_alive(self) -> bool: ...
 
+    def join(self, timeout: float) -> None: ...
+
 
 StartThread = Callable[[str, Callable[[], None]], Thread]
 
@@ -72,8 +74,6 @@ class Writer:
         self._wake = threading.Event()
         self._stopping = False
         self._thread: Thread | None = None
-        self._running = False
-        self._ended = threading.Event()
         self._changes: deque[Change] = deque()
         self._settled: deque[tuple[int, float]] = deque()
         self._dropped = 0
@@ -94,14 +94,15 @@ class Writer:
 
     def start(self, start_thread: StartThread) -> None:
         """Begin to write, on a thread that is started so: called with its name and what it runs."""
-        self._thread = start_thread("history", self._run)
+        self._thread = start_thread("history", self._work_until_stopped)
 
     def stop(self, seconds: float = 2.0) -> None:
         """Write what waits, for so long at most, and end."""
         self._stopping = True
         self._wake.set()
-        if self._running:
-            self._ended.wait(seconds)
+        # Also for one that has not begun yet: what waits is all that there is of this run.
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def put(self, change: Change) -> None:
         """Have a change written; where too many wait, it is only counted."""
@@ -197,13 +198,6 @@ class Writer:
             self._given_up[DEFECT] += 1
             return _entry(_lost(1, f"it cannot be told: {type(error).__name__}", self._clock.time()))
         return entry
-
-    def _run(self) -> None:
-        self._running = True
-        try:
-            self._work_until_stopped()
-        finally:
-            self._ended.set()
 
     def _work_until_stopped(self) -> None:
         while not self._stopping:

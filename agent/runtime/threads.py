@@ -16,6 +16,10 @@ class Thread(Protocol):
         """Whether it still runs."""
         ...
 
+    def join(self, timeout: float) -> None:
+        """Wait until it has ended, for so many seconds at most."""
+        ...
+
 
 StartThread = Callable[[str, Callable[[], None]], Thread]
 """Starts a thread of a name that calls a function, and ends with the process."""

@@ -54,10 +54,13 @@ class _Watch:
 
 
 class _Idle:
-    """A thread that does nothing."""
+    """A thread that does nothing, and is not waited for."""
 
     def is_alive(self) -> bool:
         return True
+
+    def join(self, timeout: float) -> None:
+        pass
 
 
 def _no_thread(_name: str, _target: Callable[[], None]) -> _Idle:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from agent.history.query import Query
 from agent.history.store import DAMAGED, NAME, DamagedError, Store, StoreError
 from agent.history.writer import Writer
 from agent.kube.model import Key, NetworkPolicy
-from agent.runtime.threads import start_thread
+from agent.runtime.threads import Thread, start_thread
 from tests.clock import FakeClock
 
 NOW = 1_767_225_600.0
@@ -204,11 +206,21 @@ def test_with_size_0_nothing_is_kept(tmp_path: Path) -> None:
         writer.rows(Query())
 
 
-def test_the_thread_writes_what_waits_before_it_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begins_after", [0.0, 0.2], ids=["at once", "late"])
+def test_the_thread_writes_what_waits_before_it_ends(tmp_path: Path, begins_after: float) -> None:
+    def start(name: str, target: Callable[[], None]) -> Thread:
+        def run() -> None:
+            time.sleep(begins_after)
+            target()
+
+        return start_thread(name, run)
+
     writer = Writer(tmp_path, BIG, YEAR, SYSTEM)
-    writer.start(start_thread)
+    now = SYSTEM.time()
+    writer.start(start)
     for number in range(100):
-        writer.put(change(number))
+        # As old as they are may be too old, by the system's clock.
+        writer.put(change(number)._replace(seen=now, kernel=now))
     writer.stop(20.0)
     assert writer.faults() == ()
     assert not (tmp_path / (NAME + "-wal")).exists()

@@ -283,10 +283,13 @@ def _no_guard() -> FrameGuard:
 
 
 class NoThread:
-    """A thread that does nothing for ever."""
+    """A thread that does nothing for ever, and is not waited for."""
 
     def is_alive(self) -> bool:
         return True
+
+    def join(self, timeout: float) -> None:
+        pass
 
 
 class Rig:

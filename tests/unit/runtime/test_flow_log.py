@@ -61,6 +61,9 @@ class Thread:
     def is_alive(self) -> bool:
         return True
 
+    def join(self, timeout: float) -> None:
+        pass
+
 
 class Rig:
     def __init__(self, *lots: list[Logged], wanted: Callable[[], bool] = lambda: True) -> None:
