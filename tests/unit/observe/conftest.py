@@ -105,7 +105,7 @@ def get(server: StatusServer) -> Get:
     def get(
         path: str, method: str = "GET", host: str = "127.0.0.1:20245"
     ) -> tuple[http.client.HTTPResponse, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         try:
             connection.request(method, path, headers={"Host": host})
             response = connection.getresponse()

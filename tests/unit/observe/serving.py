@@ -1,4 +1,4 @@
-"""An agent whose status is served."""
+"""An agent whose status is served, and who is connected with its server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import threading
 import time
 
 from agent.kube.model import Kind
+from agent.observe.connections import Connections
 from agent.observe.health import Health
+from agent.observe.server import RouteServer
 from agent.observe.snapshot import StatusSnapshot
 from agent.sources.source import SyncState
 
@@ -27,7 +29,13 @@ class Agent:
 
     def status(self) -> StatusSnapshot:
         self.asked += 1
-        self.block.wait(10)
+        self.block.wait(120)
         if self.asked > 100:
             raise RuntimeError("no snapshot today")
         return self.snapshot
+
+
+def connections_of(server: RouteServer) -> Connections:
+    """Return the open connections of a server that has its port."""
+    assert server._server is not None
+    return server._server.connections

@@ -13,6 +13,8 @@ from agent.observe.listener import STATUS_AT_ONCE
 from agent.observe.routes import TEXT, Request, Response, Route
 from agent.observe.server import RouteServer
 from agent.sources.apiserver.review import Access, ReviewError
+from tests.lab.cluster import wait_until
+from tests.unit.observe.serving import connections_of
 
 
 class Server:
@@ -110,14 +112,14 @@ def test_tokens_that_anybody_sends_push_out_nobody_who_was_let_in(server: Server
     assert len(server.asked) == asked
 
 
-def test_who_is_not_let_in_takes_no_place_from_those_who_are() -> None:
+def test_who_is_not_let_in_takes_no_place_from_those_who_are(monkeypatch: pytest.MonkeyPatch) -> None:
     asking, block = threading.Semaphore(0), threading.Event()
 
     def review(token: str) -> Access:
         if token.isalpha():
             return Access.ALLOWED
         asking.release()
-        block.wait(10)
+        block.wait(120)
         return Access.UNKNOWN
 
     route = Authorizer(review).guard(Route(lambda _: Response(200, TEXT, b"figures"), large=True))
@@ -125,20 +127,24 @@ def test_who_is_not_let_in_takes_no_place_from_those_who_are() -> None:
     server.start()
 
     def get(token: str) -> int:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as client:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as client:
             client.request("GET", "/metrics", headers={"Authorization": f"Bearer {token}"})
             return client.getresponse().status
 
     codes: list[int] = []
     try:
         assert get("prometheus") == 200
+        connections = connections_of(server)
+        monkeypatch.setattr(connections, "_seconds", 3600.0)
+        wait_until(lambda: not connections)
         others = [
             threading.Thread(target=lambda n=n: codes.append(get(str(n)))) for n in range(2 * STATUS_AT_ONCE)
         ]
         for other in others:
             other.start()
         assert asking.acquire(timeout=10)
-        threading.Event().wait(0.3)
+        # One is asked about; the rest wait for their turn, none of them for so long that it would be cut.
+        wait_until(lambda: len(connections) == len(others))
         assert get("prometheus") == 200
         block.set()
         for other in others:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.observe import connections, listener
+from agent.observe import listener
+from agent.observe.connections import SECONDS, Connections
 from agent.observe.health import Health
 from agent.observe.listener import STREAMS_AT_ONCE
 from agent.observe.routes import TEXT, Request, Response, Route, Routes
 from agent.observe.server import StatusServer
 from agent.observe.snapshot import StatusSnapshot
 from tests.lab.cluster import wait_until
-from tests.unit.observe.test_server_clients import connections_of
+from tests.unit.observe.serving import connections_of
 
 Serve = Callable[[Routes], StatusServer]
 
@@ -40,10 +41,8 @@ def serve(snapshot: StatusSnapshot) -> Iterator[Serve]:
         one.stop()
 
 
-def get(
-    server: StatusServer, path: str, seconds: float = 5, **headers: str
-) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=seconds)
+def get(server: StatusServer, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
@@ -80,10 +79,15 @@ def test_what_a_route_raises_is_answered_with_500(serve: Serve) -> None:
 
 
 class Ticks:
-    """A stream without end; remembers how many are open."""
+    """A stream without end; remembers how many are open.
 
-    def __init__(self) -> None:
+    ``seconds``: how long each piece takes, by the clock ``now``.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
         self.open = 0
+        self.now = 0.0
+        self._seconds = seconds
         self._lock = threading.Lock()
 
     def route(self, _: Request) -> Response:
@@ -95,6 +99,7 @@ class Ticks:
         try:
             for number in itertools.count():
                 time.sleep(0.02)
+                self.now += self._seconds
                 yield f"{number}\n".encode()
         finally:
             with self._lock:
@@ -102,26 +107,34 @@ class Ticks:
 
 
 def follow(server: StatusServer) -> tuple[socket.socket, bytes]:
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     connection.sendall(b"GET /ticks HTTP/1.1\r\nHost: localhost\r\n\r\n")
     received = b""
     while b"\n2\n" not in received and b"ask again" not in received:
-        received += connection.recv(4096)
+        piece = connection.recv(4096)
+        assert piece, received
+        received += piece
     return connection, received
 
 
 def test_a_stream_goes_on_past_the_deadline_of_a_request_and_ends_with_its_client(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "Connections", lambda most: connections.Connections(most, seconds=0.5))
-    ticks = Ticks()
+    ticks = Ticks(seconds=SECONDS / 2)
+    looked: list[float] = []
+
+    class Open(Connections):
+        def expire(self) -> None:
+            looked.append(ticks.now)
+            super().expire()
+
+    monkeypatch.setattr(listener, "Connections", lambda most: Open(most, now=lambda: ticks.now))
     connection, received = follow(serve({"/ticks": Route(ticks.route)}))
     head, _, body = received.partition(b"\r\n\r\n")
     assert b"Content-Length" not in head
     assert b"Connection: close" in head
     assert body.startswith(b"begin\n0\n1\n2\n")
-    began = time.monotonic()
-    while time.monotonic() - began < 1.2:
+    while not (looked and looked[-1] > 4 * SECONDS):
         assert connection.recv(4096) != b""
     assert ticks.open == 1
     connection.close()
@@ -156,17 +169,20 @@ def test_an_answer_may_come_late_where_its_route_has_the_patience(
             return silent.recv(1) == b""
 
     def answer(_: Request) -> Response:
-        cut.extend(is_cut() for _ in range(2))
+        # It is read and sent in time, however slow this machine is.
+        with monkeypatch.context() as patched:
+            patched.setattr(connections_of(asked), "_seconds", 0.2)
+            cut.extend(is_cut() for _ in range(2))
         return Response(200, TEXT, b"late\n")
 
     asked = serve({"/slow": Route(answer, large=True, patience=patience)})
-    monkeypatch.setattr(connections_of(asked), "_seconds", 0.2)
+    monkeypatch.setattr(connections_of(asked), "_seconds", 3600.0)
     if patience:
-        assert get(asked, "/slow", seconds=60)[1] == b"late\n"
+        assert get(asked, "/slow")[1] == b"late\n"
         assert cut == [True, True]
     else:
         with pytest.raises(http.client.RemoteDisconnected):
-            get(asked, "/slow", seconds=60)
+            get(asked, "/slow")
 
 
 def test_a_stream_takes_no_place_from_large_answers(serve: Serve) -> None:
@@ -174,13 +190,13 @@ def test_a_stream_takes_no_place_from_large_answers(serve: Serve) -> None:
 
     def stream() -> Iterator[bytes]:
         yield b"first\n"
-        ends.wait(10)
+        ends.wait(120)
 
     def answer(request: Request) -> Response:
         return Response(200, TEXT, b"", stream() if request.query else None)
 
     asked = serve({"/flows": Route(answer, large=True)})
-    clients = [socket.create_connection(("127.0.0.1", asked.port), 5) for _ in range(STREAMS_AT_ONCE)]
+    clients = [socket.create_connection(("127.0.0.1", asked.port), 60) for _ in range(STREAMS_AT_ONCE)]
     try:
         for client in clients:
             client.sendall(b"GET /flows?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -9,13 +9,14 @@ import time
 
 import pytest
 
+from agent.observe import connections as connections_module
 from agent.observe import snapshot as snapshot_module
 from agent.observe.bounded import HEADER_BYTES
-from agent.observe.connections import MOST, Connections
+from agent.observe.connections import MOST
 from agent.observe.listener import STATUS_AT_ONCE
 from agent.observe.server import StatusServer
 from tests.lab.cluster import wait_until
-from tests.unit.observe.serving import Agent
+from tests.unit.observe.serving import Agent, connections_of
 from tests.unit.observe.test_server import Get
 
 
@@ -89,10 +90,10 @@ def test_an_answer_that_nobody_reads_is_given_up_at_the_deadline(
     monkeypatch.setattr(connections_of(server), "_seconds", 60.0)
     monkeypatch.setattr(snapshot_module, "encode", lambda _: b"x" * (32 << 20))
     request = b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(STATUS_AT_ONCE + 1)]
+    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(STATUS_AT_ONCE)]
     for connection in silent:
         connection.sendall(request)
-    wait_until(lambda: agent.asked >= STATUS_AT_ONCE)
+    wait_until(lambda: agent.asked == STATUS_AT_ONCE)
     assert get("/readyz")[0].status == 200
     refused, body = get("/status")
     assert (refused.status, body) == (503, b"too many are being sent /status now: ask again\n")
@@ -105,20 +106,27 @@ def test_an_answer_that_nobody_reads_is_given_up_at_the_deadline(
         connection.close()
 
 
+@pytest.fixture
+def only_room(server: StatusServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody let in because others are late; a connection's thread may be slow to let go of it."""
+    monkeypatch.setattr(connections_of(server), "_seconds", 3600.0)
+    monkeypatch.setattr(connections_module, "_MAKE_ROOM", 60.0)
+
+
+@pytest.mark.usefixtures("only_room")
 def test_a_probe_is_answered_while_others_hold_all_connections(server: StatusServer, get: Get) -> None:
     held = []
     for _ in range(3 * MOST):
         held.append(connection := socket.create_connection(("127.0.0.1", server.port)))
         connection.sendall(b"GET /")
-    began = time.monotonic()
     for _ in range(5):
         assert get("/readyz")[0].status == 200
         assert len(connections_of(server)) <= MOST
-    assert time.monotonic() - began < 5
     for connection in held:
         connection.close()
 
 
+@pytest.mark.usefixtures("only_room")
 def test_a_probe_is_answered_while_others_ask_for_status_and_do_not_read_it(
     server: StatusServer, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,11 +139,6 @@ def test_a_probe_is_answered_while_others_ask_for_status_and_do_not_read_it(
         assert get("/readyz")[0].status == 200
     for connection in held:
         connection.close()
-
-
-def connections_of(server: StatusServer) -> Connections:
-    assert server._server is not None
-    return server._server.connections
 
 
 def test_a_client_that_says_nothing_or_nonsense_harms_nobody(server: StatusServer, get: Get) -> None:
