@@ -109,28 +109,17 @@ from agent.runtime.inbox import Inbox
 inbox = Inbox()
 signal.set_wakeup_fd(inbox.wakes, warn_on_full_buffer=False)
 signal.signal(signal.SIGTERM, inbox.stop)
-end = time.monotonic() + 60
-sent = []
 def put():
     while not inbox.stopped:
         inbox.put([])
-threading.Thread(target=put, daemon=True).start()
-def send():
-    if sys.argv[1] == "idle":
-        time.sleep(0.2)
-    sent.append(time.monotonic())
-    os.kill(os.getpid(), signal.SIGTERM)
-threading.Timer(0.3, send).start()
-while not inbox.stopped and time.monotonic() < end:
-    inbox.take(30.0)
-print(time.monotonic() - sent[0])
+if sys.argv[1] == "busy":
+    threading.Thread(target=put, daemon=True).start()
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+while not inbox.stopped:
+    inbox.take(3600.0)
 """
     for kind in ("busy", "idle"):
-        text = code if kind == "busy" else code.replace("inbox.put([])", "time.sleep(1)")
-        done = subprocess.run(
-            [sys.executable, "-c", text, kind], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert float(done.stdout) < 0.2
+        subprocess.run([sys.executable, "-c", code, kind], timeout=60, check=True)
 
 
 def test_a_full_pipe_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,12 +91,14 @@ def test_the_next_begins_when_the_threads_of_the_last_have_ended_and_nothing_of_
     def life() -> None:
         if threads[0].ident is None:
             threads[0].start()
-            threading.Timer(0.2, goes_on.set).start()
             raise MemoryError
         seen.append(threads[0].is_alive())
 
     def look() -> None:
         seen.append(threads[0].is_alive())
+        if len(seen) == 1:
+            # What is next is the wait for it.
+            threading.Timer(0.2, goes_on.set).start()
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(MEMORY, "collect_all", look)
