@@ -43,8 +43,9 @@ _ATTENTION = 0.2
 _PORT = 5432
 _DAEMONSET = f"{DAEMONSETS}/netpol-agent"
 _IGNORED = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
-_NOT_COPIED = {".git", *_IGNORED} - {"__pycache__"}
-"""What is not of the checkout; what Python has compiled of it is as good there."""
+_NOT_COPIED = {".git", *_IGNORED, "*.pyc.*"} - {"__pycache__"}
+"""What is not of the checkout; what Python has compiled of it is as good there, and what it is writing just
+then may be gone."""
 _NOT_KNOWN = ("KUBECONFIG", "NODE_NAME", "ARGS", "MAKEFLAGS", "MAKELEVEL")
 """What a reader's environment has not: settings of the agent, and what make was told that runs the tests."""
 

@@ -69,8 +69,9 @@ class Bench:
         self.root = directory
         for name in _COPIED:
             if (ROOT / name).is_dir():
-                # With what is compiled: files keep their times, and one that is changed has another.
-                shutil.copytree(ROOT / name, directory / name)
+                # With what is compiled: files keep their times, and one that is changed has another. What
+                # another process is writing there now has another name meanwhile, and may be gone by then.
+                shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("*.pyc.*"))
             else:
                 shutil.copy(ROOT / name, directory / name)
 
