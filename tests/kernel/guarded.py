@@ -78,6 +78,6 @@ class Guarded(Standing):
         ]
         return set(self.lab.probe(flows))
 
-    def wait_for(self, verdict: Verdict, port: int = PORT, timeout: float = 10.0) -> None:
+    def wait_for(self, verdict: Verdict, port: int = PORT, timeout: float = 30.0) -> None:
         """Wait until all new connections from the client to a port of ``web`` end so."""
         wait_until(lambda: self.verdicts(port) == {verdict}, timeout)

@@ -28,7 +28,7 @@ HEALTH_PORT = 20245
 ROOT = Path(__file__).parents[2]
 
 
-def http_get(node: Node, path: str, port: int = HEALTH_PORT, timeout: float = 10.0) -> tuple[int, str]:
+def http_get(node: Node, path: str, port: int = HEALTH_PORT, timeout: float = 30.0) -> tuple[int, str]:
     """Ask an agent's HTTP server from its own node; return the status and the body. Raises OSError."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     with node.netns.entered():
@@ -114,8 +114,11 @@ class AgentProcess:
                 self.process.wait()
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 10.0, interval: float = 0.02) -> float:
-    """Wait until a condition holds; return the seconds it took. Raises TimeoutError."""
+def wait_until(condition: Callable[[], bool], timeout: float = 30.0, interval: float = 0.02) -> float:
+    """Wait until a condition holds; return the seconds it took. Raises TimeoutError.
+
+    ``timeout``: long enough for a busy machine, where nothing is promised of how long it takes.
+    """
     begin = time.monotonic()
     while not condition():
         if time.monotonic() - begin > timeout:

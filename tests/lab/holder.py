@@ -42,11 +42,13 @@ class Holder:
         """Wait until it says that it is ready. Raises LabError when it ends before."""
 
         def ready() -> bool:
+            # One that is not needed says so and ends: whether it had ended is asked before what it said.
+            ended = self.process.poll() is not None
             try:
                 return self._told.recv(100) == b"READY=1"
             except BlockingIOError:
                 pass
-            if self.process.poll() is not None:
+            if ended:
                 raise LabError(f"the guard is not held: {self.said()}")
             return False
 

@@ -248,7 +248,7 @@ class Lab:
         if closed:
             raise LabError("not open without policy: " + "; ".join(f"{f}: {v}" for f, v in closed.items()))
 
-    def wait_for(self, expected: dict[Flow, Verdict], timeout: float = 10.0) -> float:
+    def wait_for(self, expected: dict[Flow, Verdict], timeout: float = 30.0) -> float:
         """Probe until everything is as expected; return the seconds it took.
 
         Raises AssertionError with what was not, after ``timeout`` seconds.
