@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.dataplane.iptables.tables import tables
+from agent.dataplane.iptables.tables.foreign import Listing
 from agent.dataplane.iptables.tables.tables import Tables
 from agent.kube.events import Delete, Event
 from agent.kube.model import Key, Kind, Object
@@ -26,6 +27,7 @@ S, T = labels(pod="s"), labels(pod="t")
 AB = policy("s", S, ingress=[{"from": [pods(role="client")]}])
 TO_A = policy("t", T, ingress=[{"from": [pods(pod="a")]}])
 PATIENCE = 0.05
+LONG = 600
 
 
 @pytest.fixture
@@ -45,6 +47,9 @@ def held(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         return str(wrapper)
 
     monkeypatch.setattr(Tables, "command", command)
+    # None ends for having waited, however long a busy machine takes meanwhile.
+    for limit in ("COMMAND_SECONDS", "WAIT_SECONDS"):
+        monkeypatch.setattr(tables, limit, LONG)
     yield hold
     hold.unlink(missing_ok=True)
     monkeypatch.undo()
@@ -82,14 +87,14 @@ def test_a_revocation_takes_effect_while_another_tenants_command_hangs(
     given(stage)
     stage.expect("a b -> s", "a -> t")
     held.touch()
-    began = time.monotonic()
     report = tell(stage, policy("t", T, ingress=[{"from": [pods(pod="a")], "ports": [port(80)]}]))
     assert report.waiting
     assert [fault for fault in report.standing if "x/t" in fault.what]
     changed = _CHANGES[change] or (stage.pod("b", labels={"pod": "b"}),)
     report = tell(stage, *changed)
-    # The commands would take a hundred times as long.
-    assert time.monotonic() - began < 5
+    # It was not waited for.
+    assert stage.backend is not None
+    assert stage.backend.busy
     closed = bool(_CHANGES[change])
     assert report.waiting is closed
     assert bool([fault for fault in report.standing if "x/s" in fault.what and fault.remedy]) is closed
@@ -171,13 +176,14 @@ def test_a_command_that_never_ends_is_killed_and_the_next_sync_writes(
     given(stage)
     held.touch()
     monkeypatch.setattr(tables, "COMMAND_SECONDS", 0.3)
-    assert tell(stage, policy("s", S, ingress=[{"from": [pods(pod="a")]}])).waiting
-    report = stage.finish()[-1]
+    report = tell(stage, policy("s", S, ingress=[{"from": [pods(pod="a")]}]))
+    # On a busy machine its time may be over before anybody has looked at it.
+    report = stage.finish()[-1] if report.waiting else report
     assert report.pending
     assert any("no answer in time" in fault.what for fault in report.faults)
     assert any("x/s" in fault.what for fault in report.standing)
     stage.expect("a -> t", denied=["a b -> s"])
-    monkeypatch.setattr(tables, "COMMAND_SECONDS", 15)
+    monkeypatch.setattr(tables, "COMMAND_SECONDS", LONG)
     held.unlink()
     sync(stage)
     sound(stage)
@@ -244,8 +250,16 @@ def test_where_the_command_that_shows_rules_never_ends_they_are_read_otherwise(
     def command(which: Tables, family: Family, action: str) -> str:
         return str(wrapper) if action == "save" else whole(which, family, action)
 
+    run = Tables._run
+
+    def running(which: Tables, command: list[str], text: str = "") -> Listing:
+        with pytest.MonkeyPatch.context() as little:
+            if command[0] == str(wrapper):
+                little.setattr(tables, "COMMAND_SECONDS", 0.5)
+            return run(which, command, text)
+
     monkeypatch.setattr(Tables, "command", command)
-    monkeypatch.setattr(tables, "COMMAND_SECONDS", 1)
+    monkeypatch.setattr(Tables, "_run", running)
     stage.given(policy("t", T, ingress=[{"from": [pods(pod="a")]}]))
     stage.expect("a b -> s", "a -> t", denied="b -> t")
 

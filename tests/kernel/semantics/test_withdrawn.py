@@ -6,7 +6,6 @@ The whole agent but for the API server, on a real kernel. Results of network plu
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.dataplane.iptables.ipset.sets import KernelSets
+from agent.dataplane.iptables.tables import tables
 from agent.dataplane.iptables.tables.tables import Tables
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, Namespace, Pod
@@ -23,9 +23,8 @@ from agent.runtime.backlog import NEAR
 from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.withdrawing import CLOSED, Node, running
 from tests.kernel.semantics.written import labels, policy
+from tests.lab.cluster import wait_until
 
-_SLOW = 0.4
-"""Seconds that a slow command takes: longer than the agent waits for one."""
 _OPEN = ("a -> t: tcp/80", "t -> b: tcp/80")
 LATE = Pod("x", "late", uid="uid-late", labels={"pod": "late"}, node="near", created="2026-01-01T00:00:00Z")
 
@@ -43,18 +42,43 @@ def open_node(stage: Stage, tmp_path: Path) -> Iterator[Node]:
         yield made
 
 
+class Slow:
+    """Has commands that write rules wait for as long as a test wants."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._flag = directory / "flag"
+        self._started = 0
+
+    def begin(self) -> None:
+        """Have commands wait from now on."""
+        self._flag.touch()
+
+    def end(self) -> None:
+        """Let them go on, and wait until those that have been started have ended."""
+        self._flag.unlink()
+        wait_until(lambda: len(list(self._directory.glob("ended-*"))) == self._started)
+
+    def command(self, command: list[str]) -> list[str]:
+        """Return a command, to be started once, that waits and then does what the given one does."""
+        self._started += 1
+        wait = f"while [ -e {self._flag} ]; do sleep 0.02; done"
+        ended = f"{self._directory}/ended-{self._started}"
+        return ["sh", "-c", f'{wait}; "$@"; code=$?; touch {ended}; exit $code', "sh", *command]
+
+
 @pytest.fixture
-def slowly(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a file as long as which exists commands that write rules take their time."""
-    flag = tmp_path_factory.mktemp("slowly") / "flag"
+def slow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Slow:
+    made = Slow(tmp_path_factory.mktemp("slow"))
     restoring = Tables._restoring
 
-    def late(tables: Tables, family: Family) -> list[str]:
-        wait = f'[ ! -e {flag} ] || sleep {_SLOW}; exec "$@"'
-        return ["sh", "-c", wait, "sh", *restoring(tables, family)]
+    def late(which: Tables, family: Family) -> list[str]:
+        return made.command(restoring(which, family))
 
     monkeypatch.setattr(Tables, "_restoring", late)
-    return flag
+    # None is killed for having waited, however long a busy machine takes meanwhile.
+    monkeypatch.setattr(tables, "COMMAND_SECONDS", 600)
+    return made
 
 
 def _busy() -> list[Event]:
@@ -91,12 +115,12 @@ def test_an_address_opens_for_no_pod_that_has_ended_before_its_turn(stage: Stage
 
 @pytest.mark.guarantee("1.5")
 def test_an_address_opens_for_no_pod_that_has_ended_while_a_command_was_slow(
-    stage: Stage, node: Node, slowly: Path
+    stage: Stage, node: Node, slow: Slow
 ) -> None:
     """The command writes its rules, and ends when the loop has taken that the pod has ended."""
     node.tell(Upsert(Kind.POD, LATE), Upsert(Kind.POLICY, policy("late", labels(pod="late"), ingress=[{}])))
     node.settle()
-    slowly.touch()
+    slow.begin()
     node.has(LATE, stage)
     node.agent.turn()
     assert node.is_busy()
@@ -106,8 +130,7 @@ def test_an_address_opens_for_no_pod_that_has_ended_while_a_command_was_slow(
 
     def look(_events: list[Event]) -> None:
         if not steps:
-            slowly.unlink()
-            time.sleep(1.5 * _SLOW)
+            slow.end()
         # Other news let the loop look after the command, which has ended now.
         steps.append(True)
         node.tell(*_busy()[:1])
@@ -336,11 +359,11 @@ def test_the_next_pod_is_judged_by_its_own_policies_once_they_are_written(
 
 @pytest.mark.guarantee("1.5")
 def test_an_address_stays_closed_while_a_command_is_slow_that_takes_it_from_the_rules(
-    stage: Stage, open_node: Node, slowly: Path
+    stage: Stage, open_node: Node, slow: Slow
 ) -> None:
     node = open_node
     other = _next(stage, node)
-    slowly.touch()
+    slow.begin()
     node.loses(LATE)
     node.agent.turn()
     assert node.is_busy()
@@ -349,7 +372,7 @@ def test_an_address_stays_closed_while_a_command_is_slow_that_takes_it_from_the_
     node.agent.turn()
     assert node.is_busy()
     stage.expect(denied=CLOSED)
-    slowly.unlink()
+    slow.end()
     node.settle()
     stage.expect(*_OPEN)
     assert node.nothing_differs()

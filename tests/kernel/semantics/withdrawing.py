@@ -26,7 +26,7 @@ from agent.sources.source import SyncState
 from tests.kernel.semantics.stage import Stage
 from tests.lab.node import Mode
 
-_SECONDS = 20.0
+_SECONDS = 60.0
 _LINK = "vgone"
 """An interface of the node that does not exist: the pod's network has been taken away."""
 CLOSED = ("a -> t: tcp/80", "t -> a b: tcp/80")
