@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import struct
 
 from agent.net import Family, Protocol
 from tests.lab.place import Place
 
 SECONDS = 20.0
 """How long an answer may take."""
+_UNACKNOWLEDGED = struct.Struct("=I")
+"""tcpi_unacked of struct tcp_info (linux/tcp.h)."""
 _KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
 
 
@@ -56,6 +59,7 @@ class Conversation:
             listener.connect(peer)
             self.server = listener
         self.server.settimeout(SECONDS)
+        self._reset: set[socket.socket] = set()
         # Answered twice, a datagram's flow is an established one.
         for _ in range(3):
             assert self.goes_on()
@@ -80,7 +84,10 @@ class Conversation:
 
     def is_reset(self, patience: float = SECONDS) -> bool:
         """Whether both ends are told that the connection is over, though neither of them sends anything."""
-        return all(_is_reset(end, patience) for end in (self.client, self.server))
+        ends = {self.client, self.server}
+        # An end is told once.
+        self._reset |= {end for end in ends - self._reset if _is_reset(end, patience)}
+        return self._reset == ends
 
     def _arrives(self, sender: socket.socket, receiver: socket.socket) -> bool:
         with contextlib.suppress(BlockingIOError, ConnectionError):
@@ -99,6 +106,12 @@ class Conversation:
         except OSError:
             pass
         return False
+
+
+def acknowledged(end: socket.socket) -> bool:
+    """Whether all that an end of TCP has sent is acknowledged."""
+    found = _UNACKNOWLEDGED.unpack_from(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 24)
+    return found == (0,)
 
 
 def _is_reset(end: socket.socket, patience: float) -> bool:

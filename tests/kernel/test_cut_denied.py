@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,12 @@ def _metric(guarded: Guarded) -> float:
     return next(float(x.split()[1]) for x in lines if x.startswith("netpol_agent_connections_cut_total "))
 
 
+def _told_of_web(guarded: Guarded) -> list[dict[str, Any]]:
+    """Return what the history has of connections of the pod."""
+    rows = json.loads(guarded.command("history", "--json", "--pod", "default/web").stdout)["rows"]
+    return [row for row in rows if row["subject"] == "connections"]
+
+
 def test_what_a_change_forbids_is_ended_at_both_ends_and_nothing_else(guarded: Guarded) -> None:
     guarded.start("--cut-denied")
     web, others = guarded.web, tuple[Place, ...]((guarded.client, guarded.out))
@@ -60,8 +67,9 @@ def test_what_a_change_forbids_is_ended_at_both_ends_and_nothing_else(guarded: G
         wait_until(lambda: all(one.is_dead() for one in datagrams))
         assert [one for one in kept if not one.goes_on()] == []
         wait_until(lambda: _metric(guarded) == len(denied))
-        rows = json.loads(guarded.command("history", "--json", "--pod", "default/web").stdout)["rows"]
-        told = [row for row in rows if row["subject"] == "connections"]
+        # A thread of its own writes them.
+        wait_until(lambda: bool(_told_of_web(guarded)))
+        told = _told_of_web(guarded)
         assert [row["object"] for row in told] == ["default/web"]
         assert "8 connections cut, ingress (4 TCP, 4 UDP)" in told[0]["detail"][0]
         assert told[0]["detail"][1] == "after a change of policy default/web"
@@ -116,7 +124,7 @@ def test_translated_connections_are_cut_by_the_ends_that_policies_see(layout: st
         assert [one for one in denied if one.protocol is Protocol.TCP and not one.is_reset()] == []
         wait_until(lambda: all(one.is_dead() for one in denied))
         assert [one for one in kept if not one.goes_on()] == []
-        assert _metric(guarded) == len(denied)
+        wait_until(lambda: _metric(guarded) == len(denied))
 
 
 def _leads_to(one: Conversation, port: int) -> bool:

@@ -29,10 +29,12 @@ def test_one_pods_many_do_not_keep_anothers_waiting() -> None:
         wait_until(lambda: _cuts(guarded)["waiting"] > 0)
         guarded.say("client", DENY_ALL.replace("web", "client"))
         assert other.is_reset()
-        assert _cuts(guarded)["waiting"] > 0
-        wait_until(lambda: _cuts(guarded)["connections"] == MANY + 1, 60)
+        wait_until(lambda: _cuts(guarded)["connections"] == MANY + 1, 180)
         assert kept.goes_on()
-        assert {one["pod"] for one in _cuts(guarded)["last"]} == {"default/web", "default/client"}
+        # The newest first: the other's had ended while some of the many still waited.
+        pods = [one["pod"] for one in _cuts(guarded)["last"]]
+        assert set(pods) == {"default/web", "default/client"}
+        assert pods[0] == "default/web"
 
 
 def _cuts(guarded: Guarded) -> dict[str, Any]:
