@@ -64,6 +64,11 @@ def net() -> Iterator[Net]:
                 f"route add default via 10.{number}.0.1",
                 f"route add default via fd0{number}::1",
             )
+        for number, pod in ((1, net.client), (2, net.server)):
+            net.router.wait_for_link(f"p{number}")
+            pod.wait_for_link("eth0")
+            net.router.wait_for_address(f"p{number}", f"fd0{number}::1")
+            pod.wait_for_address("eth0", f"fd0{number}::2")
         net.router.sysctl({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
         # A delayed acknowledgement must not be taken for a new connection.
         net.router.sysctl({"net.netfilter.nf_conntrack_tcp_loose": 0})
@@ -148,7 +153,7 @@ def flow(net: Net, side: Side, to: str, kind: int = socket.SOCK_DGRAM) -> socket
     """Open a flow from the client and have it answered once."""
     with net.client.entered():
         opened = socket.socket(side.family, kind)
-    opened.settimeout(3)
+    opened.settimeout(20)
     opened.connect((to, 7))
     opened.sendall(b"x")
     assert opened.recv(10) == b"x"

@@ -67,6 +67,11 @@ def net(request: pytest.FixtureRequest, lock_file: object) -> Iterator[Net]:
                 f"route add default via 10.{number}.0.1",
                 f"route add default via fd0{number}::1",
             )
+        for number, pod in ((1, net.client), (2, net.server)):
+            net.router.wait_for_link(f"p{number}")
+            pod.wait_for_link("eth0")
+            net.router.wait_for_address(f"p{number}", f"fd0{number}::1")
+            pod.wait_for_address("eth0", f"fd0{number}::2")
         net.router.sysctl({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
         for ends in (V4, V6):
             log = f"-j NFLOG --nflog-prefix some-prefix --nflog-group {GROUP}"
