@@ -19,6 +19,7 @@ SYSCTLS = {
 }
 RATE = 400
 """Packets a second."""
+TRIES = 5
 
 
 @pytest.fixture(scope="module", params=grouped("host-watch", ["nft", "legacy"]))
@@ -36,20 +37,30 @@ def test_calls_into_iptables_that_are_switched_off_are_back_in_less_than_a_secon
 ) -> None:
     name = SYSCTLS[family]
     repairs = guarded.agent.status()["kernel"]["drift"]["repairs"]
+    times = 1
+    # A busy machine may hold the agent up, but not again and again. None arrives if it was quicker.
+    while (arrived := arrived_while_off(guarded, family)) >= RATE and times < TRIES:
+        times += 1
+    assert arrived < RATE
+    assert guarded.verdicts() == {Verdict.DENIED}
+    told = "once" if times == 1 else f"{times} times"
+    assert f"[!]fault warning: another program switched off {name} {told}" in guarded.readyz()
+    assert "find what sets" in guarded.readyz()
+    assert guarded.agent.status()["kernel"]["drift"]["repairs"] == repairs + times
+    log = [line for line in guarded.agent.tail().splitlines() if "was switched off" in line]
+    assert any("warning" in line and name in line for line in log)
+
+
+def arrived_while_off(guarded: Guarded, family: Family) -> int:
+    """Switch off what has packets judged, and wait until it is on again; return how many packets passed."""
+    name = SYSCTLS[family]
     with Stream(guarded.client, guarded.web, 5000, RATE, burst=4, family=family) as stream:
         guarded.node.netns.sysctl({name: 0})
         wait_until(lambda: guarded.node.run("sysctl", "-n", name).strip() == "1")
         # Meanwhile more is sent, and denied.
         assert guarded.verdicts() == {Verdict.DENIED}
-    # None at all, if the agent was quicker than the next packet.
-    assert stream.arrived < RATE
     assert stream.sent > stream.arrived
-    assert guarded.verdicts() == {Verdict.DENIED}
-    assert f"[!]fault warning: another program switched off {name} once" in guarded.readyz()
-    assert "find what sets" in guarded.readyz()
-    assert guarded.agent.status()["kernel"]["drift"]["repairs"] == repairs + 1
-    log = [line for line in guarded.agent.tail().splitlines() if "was switched off" in line]
-    assert any("warning" in line and name in line for line in log)
+    return stream.arrived
 
 
 def test_where_it_may_not_be_switched_on_it_is_told_at_once() -> None:
@@ -59,11 +70,11 @@ def test_where_it_may_not_be_switched_on_it_is_told_at_once() -> None:
         guarded.start("--no-fix-host")
         guarded.node.netns.sysctl({name: 0})
         wait_until(
-            lambda: "[-]fault failed: bridges (cni0) forward IPv4 without iptables" in guarded.readyz(), 5
+            lambda: "[-]fault failed: bridges (cni0) forward IPv4 without iptables" in guarded.readyz(), 8
         )
         # The bridge's own attribute is enough; the kernel tells when it changes.
         guarded.node.netns.ip("link set cni0 type bridge nf_call_iptables 1")
-        wait_until(lambda: "without iptables" not in guarded.readyz(), 5)
+        wait_until(lambda: "without iptables" not in guarded.readyz(), 8)
         assert guarded.verdicts(families=[Family.V4]) == {Verdict.DENIED}
         guarded.node.netns.ip("link set cni0 type bridge nf_call_iptables 0")
-        wait_until(lambda: "without iptables" in guarded.readyz(), 5)
+        wait_until(lambda: "without iptables" in guarded.readyz(), 8)

@@ -24,9 +24,9 @@ def test_a_tunnel_is_noticed_by_the_kernels_word_when_it_comes_and_when_it_goes(
         assert not guarded.node.run("iptables-save").count(names.INPUT)
         for _ in range(2):
             add_device(guarded.node)
-            wait_until(hooked, 5)
+            wait_until(hooked)
             remove_device(guarded.node)
-            wait_until(lambda: not hooked(), 5)
+            wait_until(lambda: not hooked())
         assert "fault" not in guarded.readyz()
 
 
@@ -46,7 +46,7 @@ def test_a_way_out_that_pods_share_is_warned_about_where_there_are_tunnels() -> 
         )
         node.wait_for_link("br9")
         add_device(guarded.node)
-        wait_until(lambda: "the default route leads over br9" in guarded.readyz(), 15)
+        wait_until(lambda: "the default route leads over br9" in guarded.readyz())
         assert "readyz check passed" in guarded.readyz()
         node.ip(f"link del {DEVICE}")
-        wait_until(lambda: "the default route leads over br9" not in guarded.readyz(), 15)
+        wait_until(lambda: "the default route leads over br9" not in guarded.readyz())
