@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,11 +37,8 @@ def waiting(parent: int = 0) -> set[int]:
 
 def settled(count: int, parent: int = 0) -> set[int]:
     """Return the commands that wait, when there are so many: one just started has no name yet."""
-    end = time.monotonic() + 5
-    while len(found := waiting(parent)) != count and time.monotonic() < end:
-        time.sleep(0.002)
-    assert len(found) == count
-    return found
+    wait_until(lambda: len(waiting(parent)) == count, interval=0.002)
+    return waiting(parent)
 
 
 @pytest.fixture
@@ -92,7 +88,7 @@ def libraries(pid: int) -> bool:
 
 def test_a_command_that_waits_has_loaded_what_rules_need(tables: Tables) -> None:
     primed(tables)
-    wait_until(lambda: all(map(libraries, waiting())), timeout=5)
+    wait_until(lambda: all(map(libraries, waiting())))
     assert tables.restore({family: [":A - [0:0]", "-A A -j DROP"] for family in BOTH}) == {}
     assert chain(tables, "A") == [("-j DROP",)] * 2
     assert chain(tables, "SAMPLE") == [(SAMPLE,)] * 2
@@ -118,7 +114,7 @@ def test_a_command_that_ended_while_it_waited_is_replaced(tables: Tables) -> Non
     tables.restore({family: [":A - [0:0]"] for family in BOTH})
     for pid in settled(2):
         os.kill(pid, signal.SIGKILL)
-    time.sleep(0.05)
+    settled(0)
     assert tables.restore({family: ["-A A -j DROP"] for family in BOTH}) == {}
     assert chain(tables, "A") == [("-j DROP",)] * 2
 
@@ -157,7 +153,4 @@ def test_they_end_with_their_process_however_that_ends() -> None:
         assert process.stdout.readline() == "up\n"
         left = settled(2, process.pid)
         process.kill()
-    end = time.monotonic() + 5
-    while any(Path(f"/proc/{pid}").exists() for pid in left) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in left)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
