@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import sys
@@ -71,7 +72,12 @@ class _Boot:
         probe.expect(Expected.ALLOWED, lambda lane: _of(lane) in self._allowed)
 
     def left(self) -> tuple[str, ...]:
-        """Say what is left of the guard."""
+        """Say what is left of the guard when the agent has had time to remove it."""
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: not self._left(), 20)
+        return self._left()
+
+    def _left(self) -> tuple[str, ...]:
         node = self.stage.node
         left = [family for family in Family if "KUBE-NETPOL-GUARD" in node.iptables(family, "-S")]
         if "netpol-agent" in node.run("nft", "list", "tables"):

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.attacks import ATTACKS
-from tests.chaos.hostile import Told
+from tests.chaos.hostile import FEWEST, Told
 from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.lab.children import dies_with_us
 from tests.lab.cluster import ROOT
@@ -22,7 +22,6 @@ MEMORY_MB = 400.0
 GARBAGE = 100
 """Objects that refer to themselves in a circle: more would be a leak."""
 _SECONDS = {Length.LONG: 15.0, Length.SHORT: 2.0}
-_FEWEST = 3
 
 
 def attacked(kind: str, length: Length) -> Outcome:
@@ -38,7 +37,7 @@ def attacked(kind: str, length: Length) -> Outcome:
     most = WORST_OF_MEMBERS_MS if kind == "members" else WORST_MS
     median, worst, peak = statistics.median(told.work), max(told.work), told.memory[1]
     broken = []
-    if len(told.work) < _FEWEST:
+    if len(told.work) < FEWEST:
         broken.append(f"{kind}: only {len(told.work)} revocations were made in {seconds:.0f} s")
     if length is Length.LONG and (median > MEDIAN_MS or worst > most):
         broken.append(f"{kind}: a revocation took {median:.0f} ms of processor time, {worst:.0f} at most")

@@ -117,14 +117,17 @@ class AgentProcess:
 def wait_until(condition: Callable[[], bool], timeout: float = 30.0, interval: float = 0.02) -> float:
     """Wait until a condition holds; return the seconds it took. Raises TimeoutError.
 
-    ``timeout``: long enough for a busy machine, where nothing is promised of how long it takes.
+    ``timeout``: long enough for a busy machine, where nothing is promised of how long it takes. The last look
+    begins when it is over: on such a machine that of one look may be most of it.
     """
     begin = time.monotonic()
-    while not condition():
-        if time.monotonic() - begin > timeout:
+    while True:
+        over = time.monotonic() - begin > timeout
+        if condition():
+            return time.monotonic() - begin
+        if over:
             raise TimeoutError(f"not within {timeout} s")
         time.sleep(interval)
-    return time.monotonic() - begin
 
 
 class Cluster:
