@@ -93,11 +93,11 @@ class Stream:
         """
         self._take()
         # The one after those that are counted may have been sent just now.
-        first = self._count() + 1
+        first = self.count() + 1
         until = time.monotonic() + _PATIENCE_SECONDS
-        while self._count() < first + _ENOUGH:
+        while self.count() < first + _ENOUGH:
             if time.monotonic() > until:
-                raise TimeoutError(f"{self._count() - first} of {_ENOUGH} packets were sent")
+                raise TimeoutError(f"{self.count() - first} of {_ENOUGH} packets were sent")
             select.select([self._arriving], [], [], 0.01)
             self._take()
             if self._latest >= first:
@@ -106,8 +106,8 @@ class Stream:
         self._take()
         return self._latest >= first
 
-    def _count(self) -> int:
-        """Return how many packets have been sent, or one less."""
+    def count(self) -> int:
+        """Return how many packets have been sent until now, or one less."""
         (count,) = _COUNT.unpack_from(self._counter)
         return int(count)
 

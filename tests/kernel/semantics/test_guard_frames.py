@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 import struct
 import threading
@@ -24,6 +23,7 @@ from tests.kernel.semantics.poisons import succeeds
 from tests.kernel.semantics.stage import TIMES, Stage, serial
 from tests.kernel.semantics.written import isolated, labels, pods, policy, port
 from tests.lab import packets
+from tests.lab.cluster import wait_until
 from tests.lab.node import Layout
 
 DOCUMENT = Path(__file__).parents[3] / "docs/frames.md"
@@ -193,28 +193,29 @@ def test_a_restart_leaves_no_gap(stage: Stage, guarded: OnStage) -> None:
     tag = b"<tag-%08d>" % serial()
     with packets.sniff(s, tag) as found, _sending(send, tag) as sent:
         for _ in range(RESTARTS):
+            before = len(sent)
             guarded.again()
             assert guarded.follow().commits == 1
+            wait_until(lambda before=before: len(sent) > before, interval=0.0)  # type: ignore[misc]
         stage.lab.settle()
         assert found.count() == 0
-        assert next(sent) > RESTARTS
 
 
 @contextlib.contextmanager
-def _sending(send: Callable[[bytes], None], tag: bytes) -> Iterator[Iterator[int]]:
-    """Send packets from a thread of its own for as long as the block takes; count them."""
+def _sending(send: Callable[[bytes], None], tag: bytes) -> Iterator[list[None]]:
+    """Send packets from a thread of its own for as long as the block takes; give as many as were sent."""
     over = threading.Event()
-    count = itertools.count()
+    sent: list[None] = []
 
     def run() -> None:
         while not over.is_set():
             send(tag)
-            next(count)
+            sent.append(None)
 
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield count
+        yield sent
     finally:
         over.set()
         thread.join()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 from agent.kube.events import Delete
 from agent.kube.model import Key, Kind, Object
 from agent.net import Family
+from tests.kernel.conversation import acknowledged
 from tests.kernel.semantics.attached import NOBODYS, connects, raw, with_address
 from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.test_nodes import by_output, node_object
@@ -22,8 +22,6 @@ from tests.kernel.semantics.written import isolated, labels, pods, policy
 
 ALL_NODES = ("10.244.0.0/16", "fd00:10:244::/48")
 """The networks of all nodes' pods, as a person may give them to every node alike."""
-_UNACKNOWLEDGED = struct.Struct("=I")
-"""tcpi_unacked of struct tcp_info (linux/tcp.h)."""
 T = Delete(Kind.POD, Key("x", "t"))
 
 
@@ -88,7 +86,7 @@ def test_an_address_is_withdrawn_on_another_thread_ahead_of_the_delta_that_says_
             thread = threading.Thread(target=stage.backend.withdraw, args=(gone, lambda _: bool(followed)))
             thread.start()
             thread.join()
-        assert not _answers(running)
+        assert _is_silent(running)
         assert _answers(other)
     for _ in range(2):
         stage.expect("a -> b s", denied=["a f -> t", "t -> a b"])
@@ -227,7 +225,7 @@ def test_what_runs_goes_on_when_closing_begins_and_ends_with_its_pod(stage: Stag
         closing(stage)
         assert _answers(running)
         stage.then(T)
-        assert not _answers(running)
+        assert _is_silent(running)
         assert _answers(other)
     assert not connects(stage, t, a.address(family))
 
@@ -236,20 +234,23 @@ def _connected(stage: Stage, source: str, destination: str, family: Family) -> s
     kind = socket.AF_INET if family is Family.V4 else socket.AF_INET6
     with stage.pods[source].netns.entered():
         sock = socket.socket(kind, socket.SOCK_STREAM)
-    sock.settimeout(1.0)
+    sock.settimeout(20.0)
     sock.connect((stage.pods[destination].address(family), 80))
     return sock
 
 
-def _answers(sock: socket.socket) -> bool:
-    """Whether what is sent is acknowledged within a second."""
+def _answers(sock: socket.socket, patience: float = 20.0) -> bool:
+    """Whether what is sent is acknowledged."""
     sock.send(b"x")
-    end = time.monotonic() + 1.0
-    while time.monotonic() < end:
-        if not _UNACKNOWLEDGED.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 24)[0]:
-            return True
+    end = time.monotonic() + patience
+    while not (found := acknowledged(sock)) and time.monotonic() < end:
         time.sleep(0.02)
-    return False
+    return found
+
+
+def _is_silent(sock: socket.socket) -> bool:
+    """Whether nothing that is sent is acknowledged within a second."""
+    return not _answers(sock, 1.0)
 
 
 @pytest.mark.iptables

@@ -13,9 +13,11 @@ from agent.kube import model
 from agent.kube.events import Event
 from agent.kube.model import Object
 from agent.net import Family, Protocol
+from tests.kernel.conversation import acknowledged
 from tests.kernel.semantics.stage import TIMES, Stage, gone
 from tests.kernel.semantics.written import isolated, namespaces, pods, policy
 from tests.lab import packets
+from tests.lab.cluster import wait_until
 from tests.lab.node import Pod
 from tests.lab.place import Place
 from tests.lab.probe import Flow, Verdict
@@ -54,15 +56,16 @@ def _connected(place: Place, old: Pod, address: str, port: int) -> Iterator[sock
         server = stack.enter_context(listener.accept()[0])
         client.send(b"before")
         assert server.recv(100) == b"before"
-        time.sleep(0.3)  # for the acknowledgement, or the next pod would be sent the same again too early
+        # Else the next pod would be sent the same again too early.
+        wait_until(lambda: acknowledged(client))
         yield client
 
 
 def _keep_sending(client: socket.socket) -> Callable[[bytes], None]:
-    """Return a sender that an ICMP error about an earlier packet does not stop."""
+    """Return a sender that ICMP errors about earlier packets do not stop."""
 
     def send(data: bytes) -> None:
-        for _ in range(2):
+        for _ in range(100):
             with contextlib.suppress(OSError):
                 client.send(data)
                 return
