@@ -45,7 +45,7 @@ class Reader:
         inventory = Inventory(self.stage.engine.extract, self.stage.engine.all_pods, lambda: links)
         self.digest = Digest(inventory, 1000.0, time.time)
 
-    def packets(self, least: int, seconds: float = 5.0) -> list[Flow]:
+    def packets(self, least: int, seconds: float = 20.0) -> list[Flow]:
         """Return what is told, after so many packets have come, or some seconds."""
         found, came, end = list[Flow](), 0, time.monotonic() + seconds
         while came < least and time.monotonic() < end:
@@ -96,9 +96,8 @@ def test_a_denied_connection_is_told_at_the_pod_that_denies_it(stage: Stage) -> 
         (Direction.EGRESS, "x/t", "x/t", "y/c", "UDP"),
     }
     assert {len(report.source.address.split(":")) > 1 for report in told} == {False, True}
-    by_port, by_peer, egress = found.values()
-    if by_port.source.pod != "x/a":
-        by_port, by_peer = by_peer, by_port
+    by_port, by_peer = (found[Direction.INGRESS, "x/s", one, "x/s", "TCP"] for one in ("x/a", "x/b"))
+    egress = found[Direction.EGRESS, "x/t", "x/t", "y/c", "UDP"]
     assert by_port.policies == ("x/isolate-s-ingress", "x/web")
     assert by_port.nearest is not None
     assert (by_port.nearest.policy, by_port.nearest.rule, by_port.nearest.peer) == ("x/web", 0, True)
