@@ -124,7 +124,7 @@ class Prober:
         assert self._responder.stdin
         assert self._responder.stdout
         self._responder.stdin.close()
-        self._responder.wait(10)
+        self._responder.wait(60)
         self._responder.stdout.close()
         self._netns.close()
 

@@ -57,6 +57,7 @@ def add_device(node: Node, outer: Family = Family.V4, *, port: int = PORT, more:
         f"addr add {end.address(Family.V4)}/32 dev {DEVICE}",
         f"addr add {end.address(Family.V6)}/128 dev {DEVICE} nodad",
     )
+    node.netns.wait_for_address(DEVICE, end.address(Family.V6))
 
 
 def remove_device(node: Node) -> None:
