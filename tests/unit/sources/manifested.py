@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,6 +63,15 @@ def write(path: Path, content: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(content)
     temporary.replace(path)
+
+
+def age(path: Path, seconds: float) -> None:
+    """Have a file look as if it had been written so long ago; below 0: however late one looks, just now."""
+    at = time.time() - seconds
+    os.utime(path, (at, at))
+
+
+JUST_NOW = -3600.0
 
 
 def kinds(events: Sequence[Event]) -> list[type]:

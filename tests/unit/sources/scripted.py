@@ -6,10 +6,12 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import pytest
 
 from agent.kube.events import Event
 from agent.kube.model import Kind
@@ -38,7 +40,29 @@ class Script:
         (script.pop(0) if len(script) > 1 else script[0])(handler, query)
 
 
+class ScriptedServer(ThreadingHTTPServer):
+    """Serves a script; ``ended`` is set when the test has."""
+
+    daemon_threads = True
+    # Who connects while this process has no turn is not to wait for a packet that is sent again.
+    request_queue_size = 128
+
+    def __init__(self, script: Script) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                script.answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.ended = threading.Event()
+
+
 def write_config(path: Path, url: str, user: Json, *, insecure: bool = False) -> None:
+    """Write a kubeconfig, at once and whole: an agent may read it at any moment."""
     cluster = {"server": url, "insecure-skip-tls-verify": insecure}
     config = {
         "current-context": "c",
@@ -46,7 +70,9 @@ def write_config(path: Path, url: str, user: Json, *, insecure: bool = False) ->
         "clusters": [{"name": "c", "cluster": cluster}],
         "users": [{"name": "u", "user": user}],
     }
-    path.write_text(json.dumps(config))
+    part = path.with_name(f".{path.name}")
+    part.write_text(json.dumps(config))
+    part.replace(path)
 
 
 class Running:
@@ -77,6 +103,19 @@ def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() - began < seconds, "did not happen"
         time.sleep(0.002)
+
+
+def every_fault(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list of each fault that reflectors will have, as their state says it: however short it is."""
+    found: list[str] = []
+    plain = Reflector._failed
+
+    def failed(reflector: Reflector, fault: str) -> None:
+        plain(reflector, fault)
+        found.append(reflector.state().fault)
+
+    monkeypatch.setattr(Reflector, "_failed", failed)
+    return found
 
 
 def pod(name: str, version: int) -> Json:
@@ -114,17 +153,25 @@ def begin_stream(handler: BaseHTTPRequestHandler) -> None:
     handler.end_headers()
 
 
-def stream(*parts: bytes, pause: float = 0.05, hold: float = 3.0) -> Answer:
-    """Send chunks with a pause between them, then hold the stream open for some seconds, and end it."""
+def chunk(part: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(part), part)
+
+
+def stream(*parts: bytes, pause: float = 0.05, hold: float | None = None) -> Answer:
+    """Send chunks with a pause between them, then hold the stream open for some seconds, and end it.
+
+    None holds it for as long as the test takes.
+    """
 
     def answer(handler: BaseHTTPRequestHandler, _: dict[str, str]) -> None:
+        assert isinstance(handler.server, ScriptedServer)
         begin_stream(handler)
         for part in parts:
-            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            handler.wfile.write(chunk(part))
             handler.wfile.flush()
             time.sleep(pause)
-        time.sleep(hold)
-        handler.wfile.write(b"0\r\n\r\n")
+        handler.server.ended.wait(hold)
+        handler.wfile.write(chunk(b""))
 
     return answer
 

@@ -237,7 +237,7 @@ def test_another_cluster_changes_nothing_until_a_person_confirms(
     verify(server.identity(tmp_path), server)
     server.uid = OTHER
     script.lists = [page(30, pod("a", 1), pod("b", 2))]
-    script.watches = [refuse(410), stream()]
+    script.watches = [refuse(410), stream(hold=3.0)]
     found = running(identity=server.identity(tmp_path), seen=tmp_path / "Pod")
     wait(lambda: "another cluster answers" in found.reflector.state().fault)
     assert found.events == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,19 @@ import pytest
 from agent.kube.events import UNKNOWN, Delete, Invalid, Origin, Synced, Upsert
 from agent.kube.model import Key, Kind, Namespace, NetworkPolicy, Selector
 from tests.lab.reading import read_manifests
-from tests.unit.sources.manifested import MISSPELT, POLICY, WIDER, A, B, Heard, kinds, text, write
+from tests.unit.sources.manifested import (
+    JUST_NOW,
+    MISSPELT,
+    POLICY,
+    WIDER,
+    A,
+    B,
+    Heard,
+    age,
+    kinds,
+    text,
+    write,
+)
 
 
 def test_objects_are_told_then_synced_then_only_changes(directory: Path) -> None:
@@ -189,9 +200,9 @@ def test_a_file_just_emptied_is_looked_at_again_first(directory: Path) -> None:
     heard = Heard(directory)
     heard.look()
     (directory / "a.yaml").write_text("")
+    age(directory / "a.yaml", JUST_NOW)
     assert heard.look() == []
-    old = time.time() - 5
-    os.utime(directory / "a.yaml", (old, old))
+    age(directory / "a.yaml", 5)
     assert heard.look() == [Delete(POLICY, A)]
 
 

@@ -20,6 +20,7 @@ from tests.unit.sources.scripted import (
     Running,
     Script,
     bookmark,
+    every_fault,
     line,
     page,
     pod,
@@ -253,21 +254,16 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", BAD_LINES)
 def test_a_line_of_a_watch_that_cannot_be_read_leads_to_listing_again_never_past_it(
-    script: Script, running: Callable[..., Running], name: str
+    script: Script, running: Callable[..., Running], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, words = BAD_LINES[name]
+    faults = every_fault(monkeypatch)
     before, after = line("ADDED", pod("c", 5)), line("DELETED", pod("a", 7))
     script.lists = [page(3, A, B), page(9, A, pod("c", 5))]
     script.watches = [stream(before + bad + after, hold=0.0), stream(bookmark(12))]
     found = running()
-    faults: list[str] = []
-
-    def again() -> bool:
-        faults.append(found.reflector.state().fault)
-        return len(script.asked) == 4
-
-    wait(again)
-    assert any(words in fault for fault in faults), set(faults)
+    wait(lambda: len(script.asked) == 4)
+    assert any(words in fault for fault in faults), faults
     assert "watch" not in script.asked[2]
     wait(lambda: found.reflector.state().fault == "")
     names = [event.object.name if isinstance(event, Upsert) else event for event in found.events]

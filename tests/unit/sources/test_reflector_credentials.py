@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,15 @@ from tests.unit.sources.scripted import (
 def test_a_token_that_expired_is_read_again(
     script: Script, running: Callable[[], Running], kubeconfig: Path, url: str
 ) -> None:
-    script.lists = [refuse(401), page(1)]
+    def expired(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        write_config(kubeconfig, url, {"token": "new"})
+        refuse(401)(handler, query)
+
+    script.lists = [expired, page(1)]
     script.watches = [stream()]
     write_config(kubeconfig, url, {"token": "old"})
     running()
-    wait(lambda: len(script.asked) == 1)
-    write_config(kubeconfig, url, {"token": "new"})
-    wait(lambda: len(script.asked) == 3)
+    wait(lambda: len(script.bearers) == 3)
     assert script.bearers == ["Bearer old", "Bearer new", "Bearer new"]
 
 

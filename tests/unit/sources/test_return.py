@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind
 from agent.sources.apiserver import backoff
+from agent.sources.apiserver.contact import Contact
 from agent.sources.apiserver.source import ApiSource
 from agent.sources.source import SyncState
 from tests.unit.sources.scripted import (
@@ -37,15 +39,21 @@ UID = "11111111-aaaa"
 
 
 class Server:
-    """A small API server of one pod, which can be away, or refuse all that it is asked."""
+    """A small API server of one pod, which can be away, or refuse all that it is asked.
+
+    Its port is its own while it is away, too: nobody else gets it, and who connects is refused.
+    """
 
     def __init__(self) -> None:
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
         self.pods: list[Json] = [pod("a", 1)]
         self.version = 5
         self.refuses: Answer | None = None
         self.expired = False
-        self.asked: list[tuple[float, str]] = []
-        self.port = 0
+        self.asked: list[str] = []
+        self.port: int = self._port.getsockname()[1]
         self.open: list[BaseHTTPRequestHandler] = []
         self._server: ThreadingHTTPServer | None = None
 
@@ -62,7 +70,6 @@ class Server:
                 pass
 
         self._server = _Server(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
@@ -72,13 +79,20 @@ class Server:
         self._server.server_close()
         self.end_watches()
 
+    def close(self) -> None:
+        """Go away for good."""
+        self.stop()
+        self._port.close()
+
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        query = {k: v[0] for k, v in parse_qs(urlsplit(handler.path).query).items()}
+        self.asked.append(handler.path)
+        (self.refuses or self.serve)(handler, query)
+
+    def serve(self, handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        """Answer a request that is not refused."""
         url = urlsplit(handler.path)
-        query = {k: v[0] for k, v in parse_qs(url.query).items()}
-        self.asked.append((time.monotonic(), handler.path))
-        if self.refuses is not None:
-            self.refuses(handler, query)
-        elif "watch" in query:
+        if "watch" in query:
             self._watch(handler, query)
         else:
             items = self.pods if url.path.endswith("/pods") else []
@@ -107,6 +121,7 @@ class Server:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of a client that went away."""
@@ -118,7 +133,7 @@ def server() -> Iterator[Server]:
     made.start()
     yield made
     made.refuses = None
-    made.stop()
+    made.close()
 
 
 def pause(failures: backoff.Backoff, longest: float | None = None) -> float:
@@ -127,8 +142,14 @@ def pause(failures: backoff.Backoff, longest: float | None = None) -> float:
     return 0.05 if failures._failures == 1 else min(60.0, longest or 60.0)
 
 
+LONG = 30.0
+"""Seconds of a pause that no test waits for."""
+
+
 class Heard:
     def __init__(self, kubeconfig: Path) -> None:
+        self.pauses: dict[str, float] = {}
+        """For how long each thread that pauses does."""
         self.events: list[Event] = []
         self.source = ApiSource(str(kubeconfig))
         self.source.start(self.events.extend)
@@ -142,12 +163,30 @@ class Heard:
     def none_current(self) -> bool:
         return all(state.fault and not state.current for state in self.states())
 
+    def all_say(self, words: str) -> bool:
+        return self.none_current() and all(words in state.fault for state in self.states())
+
+    def at_rest(self) -> bool:
+        """Whether nobody but the probe will ask before the server is back."""
+        return sum(seconds >= LONG for seconds in self.pauses.copy().values()) == len(self.states())
+
 
 @pytest.fixture
 def heard(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
     write_config(tmp_path / "config", f"http://127.0.0.1:{server.port}", {"token": "one"})
     found = Heard(tmp_path / "config")
     wait(found.current)
+    plain = Contact.pause
+
+    def noted(contact: Contact, seconds: float, returns: int) -> bool:
+        name = threading.current_thread().name
+        found.pauses[name] = seconds
+        try:
+            return plain(contact, seconds, returns)
+        finally:
+            del found.pauses[name]
+
+    monkeypatch.setattr(Contact, "pause", noted)
     # Whatever waits for its own pause alone waits longer than a test does.
     monkeypatch.setattr(backoff.Backoff, "next", pause)
     yield found
@@ -173,7 +212,7 @@ def test_a_server_that_was_away_is_listed_and_watched_at_once(server: Server, he
     wait(heard.current)
     assert pods(heard) == ["a", "b"]
     # One asked while it was away, and all when it was back: none asked in vain.
-    lists = [path for _, path in server.asked[asked:] if "watch" not in path and "fieldSelector" not in path]
+    lists = [path for path in server.asked[asked:] if "watch" not in path and "fieldSelector" not in path]
     assert sorted({urlsplit(path).path for path in lists}) == sorted(LISTS)
 
 
@@ -187,8 +226,7 @@ def test_a_server_that_refused_everything_is_asked_again_at_once(
 ) -> None:
     server.refuses = refusal
     server.end_watches()
-    wait(heard.none_current)
-    time.sleep(1.0)
+    wait(lambda: heard.none_current() and heard.at_rest())
     server.expired, server.version = True, 9
     server.pods.append(pod("b", 8))
     server.refuses = None
@@ -201,59 +239,53 @@ def test_it_is_not_asked_more_often_than_about_each_second_while_it_is_away(
 ) -> None:
     server.refuses = refuse(503)
     server.end_watches()
-    wait(lambda: all("503" in state.fault for state in heard.states()))
-    # Whoever had failed before the probe had has tried once more by now.
-    time.sleep(1.0)
+    wait(lambda: heard.all_say("503") and heard.at_rest())
     began = time.monotonic()
     asked = len(server.asked)
     time.sleep(3.0)
     many = len(server.asked) - asked
     assert many <= 2 + (time.monotonic() - began) / 0.5
-    assert all("fieldSelector" in path for _, path in server.asked[asked:])
+    assert all("fieldSelector" in path for path in server.asked[asked:])
 
 
 def test_the_probe_obeys_retry_after(server: Server, heard: Heard) -> None:
     server.refuses = refuse(429, Retry_After="30")
-    server.end_watches()
-    wait(lambda: all("429" in state.fault for state in heard.states()))
-    time.sleep(0.5)
     asked = len(server.asked)
-    time.sleep(1.5)
-    assert len(server.asked) == asked
+    server.end_watches()
+    wait(lambda: heard.all_say("429"))
+    time.sleep(2.0)
+    # Nor does any kind, after its one request.
+    assert sum("fieldSelector" in path for path in server.asked[asked:]) == 1
+    kinds = [urlsplit(path).path for path in server.asked[asked:] if "fieldSelector" not in path]
+    assert len(set(kinds)) == len(kinds)
 
 
 def test_one_kind_that_fails_alone_waits_for_its_own_pause(server: Server, heard: Heard) -> None:
     """A list that a server cannot give is not asked for each time that it answers something small."""
 
     def only_pods(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
-        if "/pods" in handler.path:
-            refuse(500)(handler, query)
-            return
-        server.refuses = None
-        server.answer(handler)
-        server.refuses = only_pods
+        (refuse(500) if "/pods" in handler.path else server.serve)(handler, query)
+
+    def others_are_well() -> bool:
+        others = [state for kind, state in heard.source.states().items() if kind is not Kind.POD]
+        return all(state.current and not state.fault for state in others)
 
     server.refuses = only_pods
     server.end_watches()
-    wait(lambda: heard.source.states()[Kind.POD].fault)
+    wait(lambda: "500" in heard.source.states()[Kind.POD].fault and others_are_well())
     time.sleep(2.0)
-    assert len([path for _, path in server.asked if "/pods" in path and "watch" in path]) == 2
-    others = [state for kind, state in heard.source.states().items() if kind is not Kind.POD]
-    assert all(state.current and not state.fault for state in others)
+    assert len([path for path in server.asked if "/pods" in path and "watch" in path]) == 2
+    assert others_are_well()
 
 
 def test_a_token_that_is_renewed_is_taken_up_at_once(server: Server, heard: Heard, tmp_path: Path) -> None:
     def expired(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
-        if handler.headers.get("Authorization") != "Bearer two":
-            refuse(401)(handler, query)
-            return
-        server.refuses = None
-        server.answer(handler)
+        known = handler.headers.get("Authorization") == "Bearer two"
+        (server.serve if known else refuse(401))(handler, query)
 
     server.refuses = expired
     server.end_watches()
-    wait(lambda: all("not authorized" in state.fault for state in heard.states()))
-    time.sleep(1.0)
+    wait(lambda: heard.all_say("not authorized") and heard.at_rest())
     write_config(tmp_path / "config", f"http://127.0.0.1:{server.port}", {"token": "two"})
     wait(heard.current)
 
@@ -272,8 +304,7 @@ def test_a_server_that_takes_connections_and_does_not_answer_is_noticed(
         stuck.wait(5)
 
     server.refuses = hold
-    wait(heard.none_current)
-    assert all("fell silent" in state.fault for state in heard.states())
+    wait(lambda: heard.all_say("fell silent"))
     server.refuses = None
     stuck.set()
     wait(heard.current)
@@ -304,9 +335,7 @@ def test_a_silent_watch_is_dropped_also_where_another_kind_had_the_server_probed
         time.sleep(0.5)
         server.refuses = hold
         server.open.remove(next(one for one in server.open if "/pods" in one.path))
-        wait(heard.none_current)
-        others = [state for kind, state in heard.source.states().items() if kind is not Kind.POD]
-        assert all("fell silent" in state.fault for state in others)
+        wait(lambda: heard.all_say("fell silent"))
         server.refuses = None
         stuck.set()
         wait(heard.current)
@@ -317,10 +346,9 @@ def test_a_silent_watch_is_dropped_also_where_another_kind_had_the_server_probed
 
 def test_a_stop_is_prompt_whatever_waits(server: Server, heard: Heard) -> None:
     server.stop()
-    wait(heard.none_current)
-    began = time.monotonic()
+    wait(lambda: heard.none_current() and heard.at_rest())
     heard.source.stop()
-    assert time.monotonic() - began < 2.0
+    wait(lambda: not any(heard.source.threads().values()))
     server.start()
 
 
