@@ -12,6 +12,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 
 from agent.kube.model import Namespace, NetworkPolicy, Object, Pod, Rule
@@ -62,6 +63,7 @@ def browser() -> Iterator[webdriver.Chrome]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options, webdriver.ChromeService(str(driver)))
+    made.set_script_timeout(120)
     yield made
     made.quit()
 
@@ -81,6 +83,8 @@ def play(browser: webdriver.Chrome) -> Iterator[Play]:
     stages: list[Stage] = []
 
     def play(objects: list[Object] | None = None, **more: Any) -> Stage:
+        # What an earlier test's page had to say later is not this one's.
+        complaints(browser)
         stages.append(Stage(shop() if objects is None else objects, **more))
         look(browser, WIDE, dark=False)
         return stages[-1]
@@ -106,15 +110,22 @@ def complaints(browser: webdriver.Chrome) -> list[str]:
 
 
 def wait(browser: webdriver.Chrome, condition: Callable[[], object]) -> None:
-    WebDriverWait(browser, 10).until(lambda _: condition())
+    WebDriverWait(browser, 30).until(lambda _: condition())
 
 
 def main_text(browser: webdriver.Chrome) -> str:
     return str(browser.find_element(By.TAG_NAME, "main").text)
 
 
+def follow(browser: webdriver.Chrome, link: WebElement) -> None:
+    """Click what leads to another page, and wait until the browser has left this one."""
+    before = browser.find_element(By.TAG_NAME, "html")
+    link.click()
+    wait(browser, lambda: staleness_of(before)(browser))
+
+
 def click(browser: webdriver.Chrome, text: str) -> None:
-    browser.find_element(By.LINK_TEXT, text).click()
+    follow(browser, browser.find_element(By.LINK_TEXT, text))
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -186,7 +197,7 @@ def test_denied_connections_arrive_live(browser: webdriver.Chrome, play: Play) -
     assert [cell.text for cell in first.find_elements(By.TAG_NAME, "td")][1:5] == [
         cell.text.replace("shop/web", "shop/api") for cell in second.find_elements(By.TAG_NAME, "td")
     ][1:5]
-    first.find_element(By.LINK_TEXT, "explain").click()
+    follow(browser, first.find_element(By.LINK_TEXT, "explain"))
     assert "shop/api to shop/db, 5432/tcp: allowed" in main_text(browser)
     browser.back()
     wait(browser, lambda: len(rows(browser)) == 2)
@@ -207,7 +218,7 @@ def test_that_nothing_comes_is_told(browser: webdriver.Chrome, play: Play) -> No
     wait(browser, lambda: "too many follow already" in browser.find_element(By.ID, "live").text)
     for one in followers:
         one.close()
-    assert any("503" in one for one in complaints(browser))
+    wait(browser, lambda: any("503" in one for one in complaints(browser)))
 
 
 def rows(browser: webdriver.Chrome) -> list[WebElement]:
@@ -247,7 +258,7 @@ def test_who_reaches_whom(browser: webdriver.Chrome, play: Play) -> None:
         ["allowed", "itself", "allowed"],
         ["allowed", "allowed", "itself"],
     ]
-    browser.find_elements(By.CSS_SELECTOR, "a.tag.bad")[0].click()
+    follow(browser, browser.find_elements(By.CSS_SELECTOR, "a.tag.bad")[0])
     assert "shop/web to shop/db, 5432: denied" in main_text(browser)
 
 
@@ -319,7 +330,7 @@ def test_by_keyboard_alone(browser: webdriver.Chrome, play: Play) -> None:
     keys.send_keys(Keys.TAB).perform()
     assert browser.switch_to.active_element.text == "Skip to the content"
     keys.send_keys(Keys.ENTER).perform()
-    assert browser.execute_script("return document.activeElement.id") == "main"
+    wait(browser, lambda: browser.execute_script("return document.activeElement.id") == "main")
     keys.send_keys(Keys.TAB).send_keys("db").send_keys(Keys.ENTER).perform()
     wait(browser, lambda: "q=db" in browser.current_url)
     assert "1 pods" in main_text(browser)
@@ -333,4 +344,4 @@ def test_nothing_comes_from_elsewhere_and_no_other_script_runs(browser: webdrive
     script = "const s = document.createElement('script'); s.textContent = 'window.hacked = 1';"
     browser.execute_script(f"{script} document.body.append(s)")
     assert browser.execute_script("return window.hacked") is None
-    assert any("Content Security Policy" in one for one in complaints(browser))
+    wait(browser, lambda: any("Content Security Policy" in one for one in complaints(browser)))
