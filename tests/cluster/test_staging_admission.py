@@ -10,6 +10,7 @@ import yaml
 
 from agent.kube.mode import MODE_ANNOTATION
 from tests.docs import ROOT
+from tests.lab.access import permitted
 from tests.lab.client import ApiError, Client, Json
 from tests.lab.cluster import Cluster, wait_until
 
@@ -57,6 +58,8 @@ def tenant(cluster: Cluster) -> Iterator[tuple[str, Client]]:
                 "subjects": [subject],
             },
         )
+        # What the server grants lags behind what is written.
+        wait_until(lambda: permitted(admin, WHO, "networkpolicies", "create", namespace=space), 20.0)
         token = admin.post(f"{account}/{WHO}/token", {"spec": {}})["status"]["token"]
         client = Client(cluster.api.netns, cluster.api.url, cluster.api.certificate, token)
         admin.post(f"{ADMISSION}/validatingadmissionpolicies", policy)

@@ -33,6 +33,11 @@ class Heard:
             # Threads live in the namespace of the thread that starts them.
             self.source.start(self.batches.append)
 
+    def stop(self, seconds: float = 10.0) -> None:
+        """End its threads, for none of which that is long to wait; every pause and silence may be longer."""
+        self.source.stop()
+        wait(lambda: not any(self.source.threads().values()), seconds)
+
     @property
     def events(self) -> list[Event]:
         return [event for batch in list(self.batches) for event in batch]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.deploy.stage import DEPLOY, DeployedCluster, PodAgent, reach_api_server
+from tests.lab.access import permitted
 from tests.lab.client import Json
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.container import of_host
@@ -74,7 +75,7 @@ def spare(deployed: DeployedCluster) -> Iterator[Spare]:
         pod["containers"][0]["env"].append({"name": "NETPOL_AGENT_ALLOW_NODES", "value": "true"})
         # What the server grants lags behind what is written.
         resource, verb = granted[-1]["resources"][-1], granted[-1]["verbs"][-1]
-        wait_until(lambda: permitted(deployed, name, resource, verb))
+        wait_until(lambda: permitted(client, name, resource, verb), 30)
         started.append(PodAgent(node, pod, kubelet))
         return started[-1]
 
@@ -82,16 +83,6 @@ def spare(deployed: DeployedCluster) -> Iterator[Spare]:
     for agent in started:
         agent.stop()
     deployed.lab.remove_node(node)
-
-
-def permitted(cluster: DeployedCluster, account: str, resource: str, verb: str) -> bool:
-    group = "networking.k8s.io" if resource == "networkpolicies" else ""
-    asked = {
-        "user": f"system:serviceaccount:kube-system:{account}",
-        "resourceAttributes": {"group": group, "resource": resource, "verb": verb},
-    }
-    answer = cluster.client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", {"spec": asked})
-    return bool(answer["status"]["allowed"])
 
 
 def without(resource: str, verb: str) -> list[Json]:

@@ -192,6 +192,8 @@ def _copy(response: http.client.HTTPResponse, request: BaseHTTPRequestHandler, *
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+    # Who connects while this process has no turn is not to wait for a packet that is sent again.
+    request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of a client that went away."""
