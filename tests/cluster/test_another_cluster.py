@@ -60,6 +60,7 @@ def test_another_cluster_changes_nothing_until_a_person_confirms_it(
     behind.gate.lead_to(cluster.api)
     agent.wait_ready()
     behind.expect(open=False)
+    wait_until(lambda: "another cluster" not in behind.ready())
     behind.gate.lead_to(other)
     behind.until_ready_says("another cluster answers at")
     assert command(behind, "confirm-cluster") == (

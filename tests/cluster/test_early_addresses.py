@@ -133,7 +133,8 @@ def test_a_pod_is_isolated_before_its_status_says_its_address(scene: Scene) -> N
     (shown,) = (p for p in scene.place.agent.status()["pods"] if p["pod"].endswith("/new"))
     assert set(shown["addresses"]) == {started.pod.v4, started.pod.v6}
     assert shown["early"] is True
-    assert "[+]early-addresses ok: 1 results in " in http_get(scene.place.node, "/readyz")[1]
+    # That another test's pods went is told by the folder.
+    wait_until(lambda: "[+]early-addresses ok: 1 results in " in http_get(scene.place.node, "/readyz")[1])
     scene.report("new", started)
     scene.place.cluster.settle()
     scene.expect(started)

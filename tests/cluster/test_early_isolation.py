@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -85,7 +86,8 @@ def is_list_of_all_pods(path: str) -> bool:
 def assert_waiting_for_pods(node: Node) -> None:
     status, text = http_get(node, "/readyz")
     assert status == 503
-    assert "[-]cache/Pod failed: not synced yet" in text
+    # On a slow machine the list's answer is given up, and it is asked for again.
+    assert re.search(r"^\[-\]cache/Pod failed: (not synced yet|.* fell silent)", text, re.MULTILINE), text
     assert "[-]kernel failed" in text
     assert http_get(node, "/healthz")[0] == 200
 

@@ -137,7 +137,8 @@ def test_settings_log_every_pod_into_a_file_and_as_events(cluster: Cluster, tmp_
             with granted(cluster):
                 wait_until(lambda: bool(events()), 60)
                 (event, *_) = events()
-            assert REFUSED not in http_get(node, "/readyz")[1]
+                # The server has it before the agent has its answer.
+                wait_until(lambda: REFUSED not in http_get(node, "/readyz")[1], 20)
             assert event["message"] in {
                 f"ingress TCP 80 from {client.name} ({client.address(family)}) was denied: isolated by "
                 f"{namespace}/in, without any ingress rule"

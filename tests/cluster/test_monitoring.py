@@ -68,6 +68,8 @@ def test_each_query_of_the_dashboard_has_data_and_each_rule_can_be_evaluated(
             wait_until(complete, 60.0, 1.0)
         except TimeoutError:
             pytest.fail(f"no data: {missing}; denied packets: {denied()}")
+        # It is unknown until the rule is evaluated for the first time.
+        wait_until(lambda: "unknown" not in {r["health"] for r in prometheus.rules()}, 30.0)
         assert {r["health"] for r in prometheus.rules()} == {"ok"}, prometheus.rules()
         firing = {r["name"] for r in prometheus.rules() if r["state"] == "firing"}
         assert firing == set()

@@ -49,6 +49,8 @@ def test_what_replay_says_is_what_the_change_then_does(scene: Scene, tmp_path: P
         f"allow {namespace}/server to {namespace}/friend on tcp/80 as out",
     )
     change.write_text(to_yaml(map(read_line, lines)))
+    # A connection that was reset is tracked for ten seconds.
+    scene.are_open([kept, other_port, cut, out])
     said = replay(scene.near, str(change), "--json")
     assert said.exit_code == 1, said.stderr
     assert moved(said, "cut") == {
@@ -66,6 +68,7 @@ def test_what_replay_says_is_what_the_change_then_does(scene: Scene, tmp_path: P
     assert f"ingress of {server.name} by {namespace}/in: 4 kinds" in told
 
     # The other node has seen the friend's connections, and not those within this one.
+    scene.are_open([kept, other_port, cut, out])
     far = replay(scene.far, str(change), "--json")
     assert moved(far, "cut") == {(friend.name, server.name, "tcp/81")}
 

@@ -36,17 +36,18 @@ def test_a_policy_shows_which_rules_packets_use_and_which_match_nobody(scene: Sc
     )
     scene.expect(allowed=[Way(client, server)])
     name = f"{namespace}/web"
-    wait_until(lambda: bool(policy(scene, name)["rules"][0]["packets"]))
+    wait_until(lambda: bool(policy(scene, name)["rules"][0]["packets"]), 30)
     found = policy(scene, name)
     used, unused, misspelt = found["rules"]
     assert (found["ingress"], found["egress"], found["problems"]) == ([server.name], None, [])
     assert used["text"] == "from pods[app=client] port 80/TCP"
     assert (unused["packets"], unused["nobody"]) == (0, False)
     assert (misspelt["nobody"], misspelt["packets"] or 0) == (True, 0)
+    # The history is written by a thread of its own.
+    wait_until(lambda: f"policy {name} added by " in status(scene, "--policy", name), 30)
     shown = status(scene, "--policy", name)
     assert f"isolates for ingress: {server.name}" in shown
     assert "ingress[1] from pods[app=client] port 81/TCP  (unused since it was written)" in shown
-    assert f"policy {name} added by " in shown
     pod = status(scene, "--pod", server.name)
     assert f"ingress: isolated by {name}" in pod
     assert "egress: open" in pod

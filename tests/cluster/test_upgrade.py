@@ -75,10 +75,16 @@ class Pair:
             self.start(node, code)
         self.cluster.wait_ready()
         self.cluster.settle()
-        # Which links are pods' is found out when the first rules are there.
-        links = [f"{n.name} {int(f)} KUBE-NETPOL-LINKS-INGRESS" for n in self.nodes for f in Family]
-        wait_until(lambda: self.held().keys() >= set(links), PATIENCE, 0.2)
-        return self.held()
+        # Which links are pods' is found out when first rules are there, and again when all pods are known.
+        links = {f"{n.name} {int(f)} KUBE-NETPOL-LINKS-INGRESS" for n in self.nodes for f in Family}
+        looks: list[Mapping[str, object]] = [self.held()]
+
+        def stays_so() -> bool:
+            looks.append(self.held())
+            return looks[-1].keys() >= links and looks[-1] == looks[-2]
+
+        wait_until(stays_so, PATIENCE, 1.0)
+        return looks[-1]
 
     def held(self) -> Mapping[str, object]:
         return {f"{node.name} {name}": what for node in self.nodes for name, what in held(node).items()}
