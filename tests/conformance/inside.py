@@ -51,8 +51,13 @@ def probe(seconds: float, targets: list[tuple[str, int]]) -> list[str]:
             else:
                 verdicts[index] = "rejected"
         deadline = time.monotonic() + seconds
-        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
+        while selector.get_map():
+            # Also when it had no turn for so long: what has been answered meanwhile was in time.
+            left = deadline - time.monotonic()
+            answered = selector.select(max(0.0, left))
+            if not answered and left <= 0:
+                break
+            for key, _ in answered:
                 assert isinstance(key.fileobj, socket.socket)
                 selector.unregister(key.fileobj)
                 number = key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -156,7 +156,8 @@ def test_the_network_connects_pods_of_two_nodes_and_the_nodes(lab: Lab) -> None:
             with place.entered():
                 servers.append(subprocess.Popen([sys.executable, str(INSIDE), "serve", "80"]))
         probe = [sys.executable, str(INSIDE), "probe", "2", targets]
-        wait_until(lambda: all(set(json.loads(pod.run(probe))) == {"allowed"} for _, pod in pods.values()))
+        everything = {"allowed"}
+        wait_until(lambda: all(set(json.loads(pod.run(probe))) == everything for _, pod in pods.values()), 60)
     finally:
         for server in servers:
             server.kill()
