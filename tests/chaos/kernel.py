@@ -28,14 +28,17 @@ def settled(agent: AgentProcess, timeout: float = 60.0) -> Held:
     """Return what the kernel of an agent's node holds once nothing is left to do. Raises TimeoutError.
 
     That is when isolated pods, of which there has to be one, are also judged by their links, which is written
-    last, and when nothing has changed for a second.
+    last, one family after the other, and when nothing has changed for a second.
     """
     last = held(agent.node)
 
     def same() -> bool:
         nonlocal last
         before, last = last, held(agent.node)
-        linked = any(names.LINKS_PREFIX in what for what in last)
+        linked = all(
+            any(what.startswith(f"IPv{int(family)} {names.LINKS_PREFIX}") for what in last)
+            for family in Family
+        )
         return before == last and linked and not agent.status()["kernel"]["retry_pending"]
 
     wait_until(same, timeout, interval=1.0)
