@@ -142,7 +142,7 @@ def test_who_is_not_let_in_takes_no_place_from_those_who_are(monkeypatch: pytest
         ]
         for other in others:
             other.start()
-        assert asking.acquire(timeout=10)
+        assert asking.acquire(timeout=30)
         # One is asked about; the rest wait for their turn, none of them for so long that it would be cut.
         wait_until(lambda: len(connections) == len(others))
         assert get("prometheus") == 200

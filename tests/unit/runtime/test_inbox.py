@@ -50,7 +50,7 @@ class Putter:
             self.put += 1
 
     def until_it_waits(self) -> None:
-        assert self._waits.acquire(timeout=5.0)
+        assert self._waits.acquire(timeout=30.0)
 
 
 def test_who_is_ahead_waits_until_the_loop_has_taken_and_nothing_is_lost(
@@ -61,12 +61,12 @@ def test_who_is_ahead_waits_until_the_loop_has_taken_and_nothing_is_lost(
     putter = Putter(inbox, 7, monkeypatch)
     putter.until_it_waits()
     assert putter.put == 3
-    taken = len(inbox.take(5.0).events)
+    taken = len(inbox.take(30.0).events)
     putter.until_it_waits()
     assert putter.put == 6
     while taken < 70:
-        taken += len(inbox.take(5.0).events)
-    putter.thread.join(5.0)
+        taken += len(inbox.take(30.0).events)
+    putter.thread.join(30.0)
     assert (taken, putter.put) == (70, 7)
     assert inbox.empty
 
@@ -80,7 +80,7 @@ def test_nobody_waits_for_a_loop_that_ended(
     putter = Putter(inbox, 9, monkeypatch)
     putter.until_it_waits()
     end(inbox)
-    putter.thread.join(5.0)
+    putter.thread.join(30.0)
     assert not putter.thread.is_alive()
 
 
@@ -96,9 +96,9 @@ def test_who_waits_for_an_answer_when_the_loop_ends_is_told() -> None:
 
     asker = threading.Thread(target=ask)
     asker.start()
-    assert len(inbox.take(5.0).calls) == 1
+    assert len(inbox.take(30.0).calls) == 1
     inbox.close()
-    asker.join(5.0)
+    asker.join(30.0)
     assert told == [True]
 
 
@@ -131,7 +131,7 @@ def test_a_full_pipe_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     inbox.stop()
     assert len(inbox.take(0.0).events) == 70_000
     before = clock.now
-    inbox.take(5.0)
+    inbox.take(30.0)
     assert clock.now == before
 
 
@@ -147,6 +147,6 @@ def test_events_keep_their_order_and_none_is_lost_between_threads() -> None:
         putter.start()
     found: list[Sequence[Event]] = []
     while sum(map(len, found)) < 300:
-        found.append(inbox.take(5.0).events)
+        found.append(inbox.take(30.0).events)
     assert sum(map(len, found)) == 300
     assert inbox.empty

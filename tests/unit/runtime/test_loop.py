@@ -80,6 +80,6 @@ def test_by_the_systems_clock_on_a_thread_of_its_own_it_enforces_until_it_is_sto
     assert agent.status().applied
     assert readyz(agent.health()).ok
     agent.inbox.stop()
-    thread.join(5.0)
+    thread.join(30.0)
     assert not thread.is_alive()
     assert backend.closed

@@ -22,6 +22,7 @@ from agent.observe.flows.flow import as_json
 from agent.observe.flows.hub import ANY, Flows, Wanted
 from agent.observe.flows.routes import flow_routes
 from agent.observe.server import StatusServer
+from tests.lab.cluster import wait_until
 from tests.unit.observe.flows.test_hub import UNLOGGED, flow
 
 
@@ -92,10 +93,9 @@ def test_who_leaves_follows_no_longer(serving: Serving) -> None:
     lines = follow(serving.url, ANY, 0)
     thread = threading.Thread(target=lambda: next(lines, None))
     thread.start()
-    while not serving.flows._followers:
-        pass
+    wait_until(lambda: bool(serving.flows._followers))
     serving.flows.put(flow(1))
-    thread.join(10)
+    thread.join(30)
     lines.close()
     for number in range(100):
         serving.flows.put(flow(number))
