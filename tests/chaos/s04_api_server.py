@@ -179,11 +179,12 @@ FAILING: Mapping[str, tuple[Fault, float]] = {
 }
 """What the API server does, and for how many seconds."""
 WRONG: Mapping[str, tuple[Fault, float]] = {
-    "410 to each watch": (_instead(lambda path: _GONE if _is_watch(path) else None), 5),
-    "410 to everything": (_instead(lambda _: _GONE), 5),
+    "410 to each watch": (_instead(lambda path: _GONE if _is_watch(path) else None), 12),
+    "410 to everything": (_instead(lambda _: _GONE), 12),
     "lists end half way": (_breaking_off, 6),
     "connections cut again and again": (_cut_again_and_again, 1),
     "200 and no list": (_instead(lambda path: None if _is_watch(path) else Reply(200, b"{}")), 5),
+    "200 to everything": (_instead(lambda _: Reply(200, b"{}")), 8),
     "an empty cluster": (_instead(_empty_cluster), 8),
     "an older resourceVersion": (_instead(_older), 8),
 }
@@ -258,6 +259,6 @@ SCENARIOS = (
         also=("4.3", "4.4"),
         name="the API server answers wrongly",
         run=functools.partial(faults, WRONG),
-        seconds=95,
+        seconds=125,
     ),
 )

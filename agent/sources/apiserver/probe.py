@@ -93,6 +93,8 @@ class Probe:
             self._contact.lost(fault)
             return pause
         except ExpiredError:
+            # Not of a version, since it names none: the server, or what answers in its place, refuses all.
+            self._contact.lost("the API server failed to list namespaces: HTTP 410; retrying")
             return pause
         except Exception as error:
             _log.exception("the probe failed")

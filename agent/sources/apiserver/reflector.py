@@ -20,6 +20,7 @@ from agent.sources.apiserver.backoff import LIMITED_SECONDS, LONGEST_SECONDS, Ba
 from agent.sources.apiserver.connect import Getting
 from agent.sources.apiserver.contact import Clock, Contact
 from agent.sources.apiserver.ends import AnotherCluster, Due, Pause, Silent
+from agent.sources.apiserver.expiry import Expiry
 from agent.sources.apiserver.faults import PATHS, RequestFailedError, failure, refusal, resource
 from agent.sources.apiserver.identity import ClusterIdentity, OtherClusterError
 from agent.sources.apiserver.kubeconfig import ConfigurationError
@@ -112,8 +113,7 @@ class Reflector:
             clock=clock,
         )
         self._resource_version = ""
-        self._expired = 0
-        """How many lists in a row came to nothing since they, or the watch after one, were too old."""
+        self._expiry = Expiry(self._backoff)
         self._current = False
         self._fault = ""
         self._garbled = False
@@ -167,14 +167,12 @@ class Reflector:
 
     def _step(self) -> Pause:
         """List where nothing is known, then watch, until either ends; return how long to wait then."""
-        verb = "watch" if self._resource_version else "list"
-        listing = verb == "list"
-        if not listing:
-            self._expired = 0
-        began = time.monotonic()
+        listing = self._expiry.begin(watches=bool(self._resource_version))
+        verb, began = "list" if listing else "watch", time.monotonic()
         try:
             if listing:
-                self._resource_version = self._lister.tell(self._expired)
+                self._resource_version = ""
+                self._resource_version = self._lister.tell(self._expiry.lists)
                 if self._lister.synced:
                     self.listed.set()
             if self._stopping.is_set():
@@ -182,27 +180,16 @@ class Reflector:
             verb, began = "watch", time.monotonic()
             self._watch()
         except ExpiredError:
-            _log.info("listing again", kind=self.kind.value, reason="resource version expired")
-            self._current = False
-            self._told.counts.expired += 1
-            if not listing:
-                # The server has answered: what it did before says nothing of now.
-                self._backoff.reset()
-            # What one server has at hand may be too old for a second page, or for another's watch.
-            self._expired = self._expired + 1 if verb == "list" else int(listing)
+            return self._too_old(verb, began, listing=listing)
+        except (Due, AnotherCluster):
             self._resource_version = ""
-            return Pause(self._backoff.next())
-        except Due:
-            self._resource_version = ""
-            return Pause()
-        except AnotherCluster:
             return Pause()
         except DoubtedError:
             due = self._absence.due
             return Pause(max(0.0, (due or 0.0) - self._clock()))
         except Silent:
             # An API server that was started anew sends no bookmarks of what has not changed since.
-            _log.debug("watching again", kind=self.kind.value, reason="nothing came")
+            self._expiry.goes_on()
         except RequestFailedError as error:
             return self._refused(verb, error)
         except OtherClusterError as error:
@@ -210,10 +197,10 @@ class Reflector:
             return Pause(_CONFIRMED_SECONDS)
         except UnprovenError as error:
             self._failed(failure(error, self._connection.address))
-            self._garbled = verb == "watch"
-            self._resource_version = ""
+            self._garbled, self._resource_version = verb == "watch", ""
             if isinstance(error, EndedEarlyError):
-                self._expired = MANY_EXPIRED
+                self._expiry.lists = MANY_EXPIRED
+            self._contact.trouble()
             return Pause(self._backoff.next())
         except (ConfigurationError, urllib3.exceptions.HTTPError, OSError) as error:
             self._failed(failure(error, self._connection.address))
@@ -232,6 +219,19 @@ class Reflector:
             return Pause()
         return Pause(self._backoff.next())
 
+    def _too_old(self, verb: str, began: float, *, listing: bool) -> Pause:
+        self._current = False
+        if not self._expiry.waits:
+            _log.info("listing again", kind=self.kind.value, reason="resource version expired")
+            self._told.counts.expired += 1
+        if verb == "list":
+            self._contact.trouble()
+            return Pause(self._expiry.refused_list(answered=self.heard > began))
+        pause = self._expiry.refused_watch(listed=listing)
+        if not self._expiry.waits:
+            self._resource_version = ""
+        return Pause(pause)
+
     def _refused(self, verb: str, error: RequestFailedError) -> Pause:
         self._failed(refusal(self.kind, verb, error))
         if error.code == 401:
@@ -243,10 +243,9 @@ class Reflector:
         return Pause(self._backoff.next(LIMITED_SECONDS if error.code == 429 else None), error.retry_after)
 
     def _count_refusal(self) -> None:
-        """List anew after some refused watches.
+        """List anew after some refused watches: the refusal may be of the version that is asked for.
 
-        A cluster restored from a backup is behind the version asked for, and says so with a timeout. What
-        else a server or a proxy does not take, a 400 say, may be of the version, too.
+        A cluster restored from a backup is behind it, and says so with a timeout; a proxy may with a 400.
         """
         self._refusals += 1
         if self._refusals >= _REFUSALS:
@@ -261,7 +260,6 @@ class Reflector:
         epoch = self._identity.verify(self._clock())
         if epoch != self._epoch:
             self._epoch = epoch
-            self._resource_version = ""
             self._told.start_over(0)
             self._absence.trust()
             raise AnotherCluster
@@ -358,6 +356,7 @@ class Reflector:
             raise problem
         if status is None:
             self._refusals = 0
+            self._expiry.goes_on()
             self._answered()
             self._in_step()
             return

@@ -234,6 +234,20 @@ def test_a_server_that_refused_everything_is_asked_again_at_once(
     assert pods(heard) == ["a", "b"]
 
 
+def test_a_server_that_answered_everything_with_no_list_is_asked_again_at_once(
+    server: Server, heard: Heard
+) -> None:
+    server.refuses = refuse(200)
+    server.end_watches()
+    wait(heard.none_current)
+    time.sleep(1.0)
+    server.expired, server.version = True, 9
+    server.pods.append(pod("b", 8))
+    server.refuses = None
+    # What could not be read is a fault for longer: until a watch has told something.
+    wait(lambda: pods(heard) == ["a", "b"])
+
+
 def test_it_is_not_asked_more_often_than_about_each_second_while_it_is_away(
     server: Server, heard: Heard
 ) -> None:
@@ -276,6 +290,48 @@ def test_one_kind_that_fails_alone_waits_for_its_own_pause(server: Server, heard
     time.sleep(2.0)
     assert len([path for path in server.asked if "/pods" in path and "watch" in path]) == 2
     assert others_are_well()
+
+
+def test_a_server_that_has_taken_every_version_for_too_old_is_asked_again_each_second(
+    server: Server, heard: Heard
+) -> None:
+    server.refuses = refuse(410)
+    server.end_watches()
+    wait(lambda: not any(state.current for state in heard.states()))
+    time.sleep(3.0)
+    asked = len(server.asked)
+    assert asked < 40
+    server.expired, server.version = True, 9
+    server.pods.append(pod("b", 8))
+    server.refuses = None
+    wait(heard.current, 3.0)
+    assert pods(heard) == ["a", "b"]
+
+
+def test_a_watch_that_is_refused_after_its_list_is_tried_each_second_and_the_list_is_not(
+    server: Server, heard: Heard
+) -> None:
+    """A list costs the server much, and a watch that it refuses little."""
+    listed: list[str] = []
+
+    def no_watch(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        if "watch" in query:
+            refuse(410)(handler, query)
+            return
+        if "fieldSelector" not in query:
+            listed.append(handler.path)
+        server.refuses = None
+        server.answer(handler)
+        server.refuses = no_watch
+
+    server.refuses = no_watch
+    server.end_watches()
+    wait(lambda: not any(state.current for state in heard.states()))
+    time.sleep(3.0)
+    # When the watch was refused, and not again while the pause after that lasts.
+    assert len(listed) == len(LISTS)
+    server.refuses = None
+    wait(heard.current, 3.0)
 
 
 def test_a_token_that_is_renewed_is_taken_up_at_once(server: Server, heard: Heard, tmp_path: Path) -> None:
