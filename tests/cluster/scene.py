@@ -49,7 +49,7 @@ class Stage(abc.ABC):
     """
 
     families: Sequence[Family] = tuple(Family)
-    patience = 10.0
+    patience = 30.0
     """Seconds after which what is expected must be so, unless a test says otherwise."""
 
     near: Any

@@ -15,7 +15,7 @@ from agent.kube.events import Delete, Event, Invalid, Synced, Upsert
 from agent.kube.manifest import read_text
 from agent.kube.model import Key, Kind, NamedPort, Namespace, NetworkPolicy, Node, Pod
 from agent.net import Protocol
-from agent.sources.apiserver import backoff, reflector
+from agent.sources.apiserver import reflector
 from agent.sources.apiserver.source import ApiSource
 from tests.cluster.told import ADDRESS, AGENT_ADDRESS, PODS, Heard, _name, create_many, drop, wait
 from tests.lab.access import permitted
@@ -24,6 +24,7 @@ from tests.lab.client import ApiError, Client, Raw
 from tests.lab.gate import Gate
 from tests.lab.netns import Netns
 from tests.unit.kube import admission
+from tests.unit.sources.scripted import pause_long
 
 pytestmark = pytest.mark.xdist_group("api-source")
 
@@ -246,8 +247,7 @@ def test_watches_that_have_nothing_to_tell_are_begun_anew_and_no_event_waits_for
 ) -> None:
     monkeypatch.setattr(reflector, "SILENCE_SECONDS", 0.5)
     monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.2)
-    for name in ("FIRST_SECONDS", "LONGEST_SECONDS"):
-        monkeypatch.setattr(backoff, name, 300.0)
+    pause_long(monkeypatch)
     watches: list[str] = []
     faults: list[str] = []
 

@@ -97,7 +97,7 @@ class Scene(NamedTuple):
         self.lab.prober.stop(started.pod)
         self.place.runtime.stop(started, uid)
 
-    def expect(self, started: Started, timeout: float = 10.0) -> float:
+    def expect(self, started: Started, timeout: float = 30.0) -> float:
         """Wait until a server is isolated in both directions; return the seconds it took."""
         expected = dict.fromkeys(flows(self.friend, started.pod, tcp=[80]), ALLOWED)
         expected |= dict.fromkeys(flows(self.stranger, started.pod, tcp=[80]), DENIED)

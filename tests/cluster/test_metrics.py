@@ -109,7 +109,7 @@ class Guarded(NamedTuple):
 
     def get(self, token: str = "") -> tuple[int, str]:
         """Ask the metrics port from the API server's place."""
-        connection = http.client.HTTPConnection(self.node.v4, PORT, timeout=10)
+        connection = http.client.HTTPConnection(self.node.v4, PORT, timeout=30)
         with self.cluster.api.netns.entered():
             connection.connect()
         with contextlib.closing(connection):

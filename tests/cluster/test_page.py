@@ -18,7 +18,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 def page(
     node: Node, path: str, accept: str = BROWSER, host: str = ""
 ) -> tuple[int, str, http.client.HTTPMessage]:
-    connection = http.client.HTTPConnection("127.0.0.1", HEALTH_PORT, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", HEALTH_PORT, timeout=30)
     with node.netns.entered():
         connection.connect()
     with contextlib.closing(connection):

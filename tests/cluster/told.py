@@ -74,12 +74,15 @@ def _name(event: Event) -> tuple[Kind, str]:
     return event.kind, "" if isinstance(event, Synced) else event.key.name
 
 
-def wait(condition: Callable[[], object], seconds: float = 20.0) -> float:
+def wait(condition: Callable[[], object], seconds: float = 30.0) -> float:
+    """Wait until a condition holds; return the seconds it took. The last look is when the time is over."""
     began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "did not happen"
+    while True:
+        over = time.monotonic() - began > seconds
+        if condition():
+            return time.monotonic() - began
+        assert not over, "did not happen"
         time.sleep(0.002)
-    return time.monotonic() - began
 
 
 def create_many(server: ApiServer, pods: int) -> None:

@@ -90,7 +90,7 @@ class Prometheus:
         return False
 
     def _get(self, path: str) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
         with self._node.netns.entered():
             connection.connect()
         with contextlib.closing(connection):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.kube.events import UNKNOWN, Event, Origin, Upsert
@@ -76,11 +76,3 @@ JUST_NOW = -3600.0
 
 def kinds(events: Sequence[Event]) -> list[type]:
     return [type(e) for e in events]
-
-
-def wait(condition: Callable[[], bool], seconds: float = 10.0) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "did not happen"
-        time.sleep(0.002)
-    return time.monotonic() - began

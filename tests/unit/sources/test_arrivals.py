@@ -14,7 +14,8 @@ from agent.kube.model import Kind
 from agent.sources.manifests import directory as reading
 from agent.sources.manifests.arrivals import Arrivals
 from agent.sources.manifests.source import ManifestSource
-from tests.unit.sources.manifested import WIDER, Heard, text, wait
+from tests.unit.sources.manifested import WIDER, Heard, text
+from tests.unit.sources.scripted import wait
 
 UNENDED = text("a").rstrip()
 

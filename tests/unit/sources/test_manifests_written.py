@@ -26,9 +26,9 @@ from tests.unit.sources.manifested import (
     age,
     kinds,
     text,
-    wait,
     write,
 )
+from tests.unit.sources.scripted import wait
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from agent.kube.events import Delete, Synced, Upsert
 from agent.kube.model import Key, Kind, Pod
-from agent.sources.apiserver import backoff, reflector
+from agent.sources.apiserver import reflector
 from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.reflector import Reflector
 from agent.sources.apiserver.seen import Seen
@@ -30,6 +30,7 @@ from tests.unit.sources.scripted import (
     every_fault,
     line,
     page,
+    pause_long,
     pod,
     refuse,
     stream,
@@ -231,7 +232,7 @@ def test_a_watch_that_has_nothing_to_tell_is_begun_anew_at_once_and_is_no_fault(
     """However often: an API server may have no bookmarks to send, and an event must not wait for a pause."""
     monkeypatch.setattr(reflector, "SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.05)
-    monkeypatch.setattr(backoff, "FIRST_SECONDS", 30.0)
+    pause_long(monkeypatch)
     faults = every_fault(monkeypatch)
     script.lists = [page(1)]
     script.watches = [stream()] * 4 + [stream(line("ADDED", pod("a", 2)), pause=1.0)]
@@ -245,7 +246,7 @@ def test_watches_that_are_ended_with_nothing_told_are_begun_anew_at_once_if_they
 ) -> None:
     """A proxy may end what was silent for a minute, each time; an event must not wait for a pause."""
     monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.1)
-    monkeypatch.setattr(backoff, "FIRST_SECONDS", 30.0)
+    pause_long(monkeypatch)
     script.lists = [page(1)]
     script.watches = [stream(hold=0.2)] * 4 + [stream(line("ADDED", pod("a", 2)))]
     found = running()

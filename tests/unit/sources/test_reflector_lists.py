@@ -10,12 +10,13 @@ import pytest
 
 from agent.kube.events import Delete, Synced, Upsert
 from agent.kube.model import Key, Kind
-from agent.sources.apiserver import backoff, reflector
+from agent.sources.apiserver import reflector
 from tests.unit.sources.scripted import (
     GONE,
     Running,
     Script,
     page,
+    pause_long,
     pod,
     refuse,
     stream,
@@ -94,7 +95,7 @@ def test_a_list_that_took_long_and_failed_is_not_asked_for_again_at_once(
         refuse(500)(handler, query)
 
     monkeypatch.setattr(reflector, "_HEALTHY_SECONDS", 0.1)
-    monkeypatch.setattr(backoff, "FIRST_SECONDS", 30.0)
+    pause_long(monkeypatch)
     script.lists = [page(1, pod("a", 1), more="next"), late, page(1)]
     script.watches = [stream()]
     found = running()

@@ -15,7 +15,7 @@ import pytest
 
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind
-from agent.sources.apiserver import backoff
+from agent.sources.apiserver import backoff, reflector
 from agent.sources.apiserver.contact import Contact
 from agent.sources.apiserver.source import ApiSource
 from agent.sources.source import SyncState
@@ -136,14 +136,14 @@ def server() -> Iterator[Server]:
     made.close()
 
 
+LONG = 600.0
+"""Seconds of a pause that no test waits for."""
+
+
 def pause(failures: backoff.Backoff, longest: float | None = None) -> float:
     """Be patient once, and then no more: what has failed twice waits longer than any test."""
     failures._failures += 1
-    return 0.05 if failures._failures == 1 else min(60.0, longest or 60.0)
-
-
-LONG = 30.0
-"""Seconds of a pause that no test waits for."""
+    return 0.05 if failures._failures == 1 else min(LONG, longest or LONG)
 
 
 class Heard:
@@ -189,6 +189,7 @@ def heard(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(Contact, "pause", noted)
     # Whatever waits for its own pause alone waits longer than a test does.
     monkeypatch.setattr(backoff.Backoff, "next", pause)
+    monkeypatch.setattr(reflector, "LONGEST_SECONDS", LONG)
     yield found
     found.source.stop()
 
