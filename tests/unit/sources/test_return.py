@@ -3,128 +3,21 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 
-from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind
 from agent.sources.apiserver import backoff, reflector
 from agent.sources.apiserver.contact import Contact
-from agent.sources.apiserver.source import ApiSource
-from agent.sources.source import SyncState
-from tests.unit.sources.scripted import (
-    Answer,
-    Json,
-    begin_stream,
-    pod,
-    refuse,
-    send,
-    wait,
-    write_config,
-)
-
-LISTS = {
-    "/api/v1/pods": "PodList",
-    "/api/v1/namespaces": "NamespaceList",
-    "/apis/networking.k8s.io/v1/networkpolicies": "NetworkPolicyList",
-}
-UID = "11111111-aaaa"
-
-
-class Server:
-    """A small API server of one pod, which can be away, or refuse all that it is asked.
-
-    Its port is its own while it is away, too: nobody else gets it, and who connects is refused.
-    """
-
-    def __init__(self) -> None:
-        self._port = socket.socket()
-        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._port.bind(("127.0.0.1", 0))
-        self.pods: list[Json] = [pod("a", 1)]
-        self.version = 5
-        self.refuses: Answer | None = None
-        self.expired = False
-        self.asked: list[str] = []
-        self.port: int = self._port.getsockname()[1]
-        self.open: list[BaseHTTPRequestHandler] = []
-        self._server: ThreadingHTTPServer | None = None
-
-    def start(self) -> None:
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                server.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = _Server(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def stop(self) -> None:
-        """Go away: every connection ends, and new ones are refused."""
-        assert self._server is not None
-        self._server.shutdown()
-        self._server.server_close()
-        self.end_watches()
-
-    def close(self) -> None:
-        """Go away for good."""
-        self.stop()
-        self._port.close()
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        query = {k: v[0] for k, v in parse_qs(urlsplit(handler.path).query).items()}
-        self.asked.append(handler.path)
-        (self.refuses or self.serve)(handler, query)
-
-    def serve(self, handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
-        """Answer a request that is not refused."""
-        url = urlsplit(handler.path)
-        if "watch" in query:
-            self._watch(handler, query)
-        else:
-            items = self.pods if url.path.endswith("/pods") else []
-            if "fieldSelector" in query:
-                items = [{"metadata": {"name": "kube-system", "uid": UID, "resourceVersion": "1"}}]
-            group = "networking.k8s.io/v1" if "networking" in url.path else "v1"
-            meta = {"resourceVersion": str(self.version)}
-            body = {"kind": LISTS[url.path], "apiVersion": group, "metadata": meta, "items": items}
-            send(handler, 200, body)
-
-    def _watch(self, handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
-        if self.expired and int(query["resourceVersion"]) < self.version:
-            refuse(410)(handler, query)
-            return
-        begin_stream(handler)
-        self.open.append(handler)
-        while handler in self.open:
-            time.sleep(0.005)
-        handler.close_connection = True
-
-    def end_watches(self) -> None:
-        """Break the connections of all watches."""
-        self.open.clear()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a client that went away."""
+from tests.unit.sources.returning import LISTS, LONG, Heard, Server, pause, pods
+from tests.unit.sources.scripted import Answer, pod, refuse, send, wait, write_config
 
 
 @pytest.fixture
@@ -134,41 +27,6 @@ def server() -> Iterator[Server]:
     yield made
     made.refuses = None
     made.close()
-
-
-LONG = 600.0
-"""Seconds of a pause that no test waits for."""
-
-
-def pause(failures: backoff.Backoff, longest: float | None = None) -> float:
-    """Be patient once, and then no more: what has failed twice waits longer than any test."""
-    failures._failures += 1
-    return 0.05 if failures._failures == 1 else min(LONG, longest or LONG)
-
-
-class Heard:
-    def __init__(self, kubeconfig: Path) -> None:
-        self.pauses: dict[str, float] = {}
-        """For how long each thread that pauses does."""
-        self.events: list[Event] = []
-        self.source = ApiSource(str(kubeconfig))
-        self.source.start(self.events.extend)
-
-    def states(self) -> list[SyncState]:
-        return list(self.source.states().values())
-
-    def current(self) -> bool:
-        return all(state.synced and state.current and not state.fault for state in self.states())
-
-    def none_current(self) -> bool:
-        return all(state.fault and not state.current for state in self.states())
-
-    def all_say(self, words: str) -> bool:
-        return self.none_current() and all(words in state.fault for state in self.states())
-
-    def at_rest(self) -> bool:
-        """Whether nobody but the probe will ask before the server is back."""
-        return sum(seconds >= LONG for seconds in self.pauses.copy().values()) == len(self.states())
 
 
 @pytest.fixture
@@ -192,10 +50,6 @@ def heard(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(reflector, "LONGEST_SECONDS", LONG)
     yield found
     found.source.stop()
-
-
-def pods(heard: Heard) -> list[str]:
-    return [e.object.name for e in heard.events if isinstance(e, Upsert) and e.kind is Kind.POD]
 
 
 def test_a_server_that_was_away_is_listed_and_watched_at_once(server: Server, heard: Heard) -> None:
@@ -240,8 +94,7 @@ def test_a_server_that_answered_everything_with_no_list_is_asked_again_at_once(
 ) -> None:
     server.refuses = refuse(200)
     server.end_watches()
-    wait(heard.none_current)
-    time.sleep(1.0)
+    wait(lambda: heard.none_current() and heard.at_rest())
     server.expired, server.version = True, 9
     server.pods.append(pod("b", 8))
     server.refuses = None
@@ -297,15 +150,16 @@ def test_a_server_that_has_taken_every_version_for_too_old_is_asked_again_each_s
     server: Server, heard: Heard
 ) -> None:
     server.refuses = refuse(410)
+    began = time.monotonic()
     server.end_watches()
     wait(lambda: not any(state.current for state in heard.states()))
     time.sleep(3.0)
     asked = len(server.asked)
-    assert asked < 40
+    assert asked < 10 + 10 * (time.monotonic() - began)
     server.expired, server.version = True, 9
     server.pods.append(pod("b", 8))
     server.refuses = None
-    wait(heard.current, 3.0)
+    wait(heard.current)
     assert pods(heard) == ["a", "b"]
 
 
@@ -314,25 +168,26 @@ def test_a_watch_that_is_refused_after_its_list_is_tried_each_second_and_the_lis
 ) -> None:
     """A list costs the server much, and a watch that it refuses little."""
     listed: list[str] = []
+    watched: Counter[str] = Counter()
 
     def no_watch(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        path = urlsplit(handler.path).path
         if "watch" in query:
+            watched[path] += 1
             refuse(410)(handler, query)
             return
         if "fieldSelector" not in query:
-            listed.append(handler.path)
-        server.refuses = None
-        server.answer(handler)
-        server.refuses = no_watch
+            listed.append(path)
+        server.serve(handler, query)
 
     server.refuses = no_watch
     server.end_watches()
-    wait(lambda: not any(state.current for state in heard.states()))
-    time.sleep(3.0)
+    # Before the list and after it, and then each second.
+    wait(lambda: len(watched) == len(LISTS) and min(watched.values()) >= 4)
     # When the watch was refused, and not again while the pause after that lasts.
-    assert len(listed) == len(LISTS)
+    assert sorted(listed) == sorted(LISTS)
     server.refuses = None
-    wait(heard.current, 3.0)
+    wait(heard.current)
 
 
 def test_a_token_that_is_renewed_is_taken_up_at_once(server: Server, heard: Heard, tmp_path: Path) -> None:
