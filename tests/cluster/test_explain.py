@@ -61,6 +61,7 @@ def test_each_node_says_its_half_and_what_its_kernel_counts(scene: Scene) -> Non
     stranger = scene.pod(scene.near, namespace, "stranger", {"app": "stranger"})
     ways = [Way(friend, server), Way(stranger, server)]
     scene.are_open(ways)
+    scene.cluster.settle()
     open_one = ask(scene.near, stranger, server, "80")
     assert (open_one["outcome"], {k["holds"] for k in kernel(open_one, "ingress")}) == ("allowed", {"yes"})
 

@@ -134,7 +134,7 @@ def test_a_name_that_no_node_has_is_named_at_once(
     deployed: DeployedCluster, emptied: dict[str, Node]
 ) -> None:
     script = start_script(deployed, "tainted", "taintde")
-    output, errors = script.communicate(timeout=30)
+    output, errors = script.communicate(timeout=120)
     assert (script.returncode, output) == (1, "")
     assert 'nodes "taintde" not found' in errors
     assert deployed.client.get(JOBS)["items"] == []
@@ -144,7 +144,7 @@ def test_a_name_that_no_node_has_is_named_at_once(
 @pytest.mark.xdist_group("deploy")
 def test_it_is_refused_while_the_daemonset_is_there(deployed: DeployedCluster) -> None:
     script = start_script(deployed)
-    output, errors = script.communicate(timeout=30)
+    output, errors = script.communicate(timeout=120)
     assert (script.returncode, output) == (1, "")
     assert "kubectl -n kube-system delete daemonset netpol-agent" in errors
     assert deployed.client.get(JOBS)["items"] == []

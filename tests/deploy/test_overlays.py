@@ -142,7 +142,7 @@ def test_a_node_of_kube_routers_is_taken_over_before_its_agent_starts(
         finally:
             agent.stop()
     # It stays in the pod, and is done at once when the pod is started again.
-    code, said = run_to_the_end(old, pod, migrate, kubelet, 20)
+    code, said = run_to_the_end(old, pod, migrate, kubelet)
     assert code == 0, said
 
 
