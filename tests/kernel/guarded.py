@@ -58,7 +58,7 @@ class Guarded(Standing):
         output = self.node.directory / "output"
         with output.open("wb") as file:
             process = self.node.fork("agent", *arguments, output=file)
-        return subprocess.CompletedProcess(process.args, process.wait(60), output.read_text())
+        return subprocess.CompletedProcess(process.args, process.wait(180), output.read_text())
 
     def readyz(self) -> str:
         return http_get(self.node, "/readyz")[1]

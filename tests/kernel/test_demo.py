@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.docs import ROOT
+from tests.lab.cluster import wait_until
 
-SECONDS = 120
+SECONDS = 600
+"""How long it may take on a busy machine."""
 
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -82,7 +83,4 @@ def test_interrupted_it_leaves_nothing_behind(number: signal.Signals) -> None:
         output, _ = demo.communicate(timeout=SECONDS)
         assert demo.returncode == 130, output
         assert "nothing is left behind" in output
-        deadline = time.monotonic() + 5
-        while left_behind(directory) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert left_behind(directory) == []
+        wait_until(lambda: left_behind(directory) == [])
