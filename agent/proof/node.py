@@ -29,21 +29,20 @@ def differences(proof: Proof, pod: Key | None) -> Iterator[Difference]:
     """Give what differs of what this node's pods, or one of them, and the node send each other."""
     yield from _missing(proof)
     walkers, every = proof.walkers, area.whole(proof.atoms.every)
-    marks = tuple(mark for mark in proof.marks.first if mark != proof.marks.used)
     protocols = _protocols(proof)
     for target in proof.targets:
         if target.pod is None or pod not in (None, target.pod):
             continue
         near, port = proof.near(target)
         if target.direction is Direction.INGRESS:
-            ways = [Way(go=near, mark=mark, local=True) for mark in marks]
+            ways = [Way(go=near, mark=mark, local=True) for mark in proof.marks.first]
             yield from _shut(proof, walkers, target, ways, names.OUTPUT, every)
             continue
         for protocol in protocols:
             tunnels = proof.to_tunnels
             if protocol in proof.given.tunnel_protocols.get(proof.family, ()):
                 tunnels = area.merged(tunnels, {OTHER: proof.atoms.every})
-            ways = [Way(near, port_in=port, mark=mark, protocol=protocol) for mark in marks]
+            ways = [Way(near, port_in=port, mark=mark, protocol=protocol) for mark in proof.marks.first]
             ways += [Way(near, port_in=port, state=one, protocol=protocol) for one in proof.states]
             yield from _shut(proof, walkers, target, ways, names.INPUT, area.without(every, tunnels))
             # Whatever address it has, and whatever address it writes.

@@ -7,7 +7,7 @@ the agent would not write may concern any packet, such as one for each segment t
 from __future__ import annotations
 
 from agent.dataplane.iptables.rules import names
-from agent.proof.lines import Line, mark_of
+from agent.proof.lines import Condition, Line, mark_of
 
 _DROPPED = frozenset(
     (
@@ -19,6 +19,7 @@ _DROPPED = frozenset(
         frozenset((("-p", "tcp", ""), ("--tcp-flags", "RST", "RST"))),
     )
 )
+_OTHERS = Condition("--src-type", "LOCAL", negated=True)
 
 
 def is_ours(rule: Line, chain: str) -> bool:
@@ -40,11 +41,15 @@ def _asked(rule: Line) -> frozenset[tuple[str, str, str]]:
 
 
 def _is_of_cut(rule: Line) -> bool:
-    """Whether a rule asks for a bit in a connection's mark, which only one that was cut has."""
-    if [c.option for c in rule.conditions] != ["--connmark"] or rule.conditions[0].negated:
+    """Whether a rule asks for a bit in a connection's mark, which only one that was cut has.
+
+    It may leave alone what the node sends in its own name.
+    """
+    asked = [condition for condition in rule.conditions if condition != _OTHERS]
+    if [c.option for c in asked] != ["--connmark"] or asked[0].negated:
         return False
     try:
-        value, mask = mark_of(rule.conditions[0])
+        value, mask = mark_of(asked[0])
     except ValueError:
         return False
     return bool(value & mask)

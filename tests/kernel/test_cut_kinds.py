@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 
 import pytest
@@ -15,6 +16,7 @@ from tests.kernel.exchange import Association, Echo
 from tests.kernel.guarded import DENY_ALL, Guarded
 from tests.kernel.test_cut_denied import DENIED, KEPT, POLICY
 from tests.lab.cluster import wait_until
+from tests.lab.netns import Netns
 from tests.lab.place import Place
 from tests.lab.service import Service, add_service, install_kube_proxy, remove_service
 
@@ -71,6 +73,73 @@ def test_connections_of_the_node_itself_go_on_whatever_its_pods_policies_say(gua
         guarded.say("policy", POLICY + "  policyTypes: [Ingress, Egress]\n")
         assert cut.is_reset()
         assert [one for one in kept if not one.goes_on()] == []
+
+
+@dataclass(frozen=True)
+class Loopback:
+    """The node, as its own programs reach each other."""
+
+    netns: Netns
+    name: str = "loopback"
+
+    def address(self, family: Family) -> str:
+        return "127.0.0.1" if family is Family.V4 else "::1"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [("CONNMARK", "--set-xmark", "0x10000/0x10000"), ("MARK", "--set-xmark", "0x30000/0x30000")],
+    ids=["of-connections", "of-packets"],
+)
+def test_the_node_sends_in_its_own_name_whatever_marks_another_program_gives(
+    guarded: Guarded, setting: tuple[str, ...]
+) -> None:
+    """Where no bit is free, or a person has chosen one that is not."""
+    marks = ("--mark-egress", "0x10000", "--mark-ingress", "0x20000")
+    guarded.start("--cut-denied", *marks)
+    node, web, out = guarded.node, guarded.web, guarded.out
+    loopback = Loopback(node.netns)
+    ways = tuple[tuple[Place, Place], ...](
+        ((loopback, loopback), (node, web), (web, node), (node, out), (out, node))
+    )
+
+    def conversations(port: int) -> list[Conversation]:
+        return [
+            stack.enter_context(Conversation(*ends, family, protocol, port))
+            for ends, family, protocol in product(ways, Family, (Protocol.TCP, Protocol.UDP))
+        ]
+
+    with contextlib.ExitStack() as stack:
+        kept = conversations(DENIED)
+        in_its_name = [(family, guarded.client.address(family)) for family in Family]
+        # As IPVS does, and a proxy that keeps who asks.
+        assert [_arrives(guarded, *one) for one in in_its_name] == [True, True]
+        for family in Family:
+            node.iptables(family, "-t", "mangle", "-A", "OUTPUT", "-j", *setting)
+        assert [_arrives(guarded, *one) for one in in_its_name] == [False, False]
+        kept += conversations(KEPT)
+        assert [one for one in kept if not one.goes_on()] == []
+        assert guarded.command("verify").returncode == 0
+
+
+def _arrives(guarded: Guarded, family: Family, source: str) -> bool:
+    """Whether what a program of the node sends in another's name to a pod arrives there."""
+    kind = socket.AF_INET if family is Family.V4 else socket.AF_INET6
+    level, transparent = (socket.SOL_IP, 19) if family is Family.V4 else (socket.IPPROTO_IPV6, 75)
+    with contextlib.ExitStack() as stack:
+        with guarded.web.netns.entered():
+            there = stack.enter_context(socket.socket(kind, socket.SOCK_DGRAM))
+        with guarded.node.netns.entered():
+            here = stack.enter_context(socket.socket(kind, socket.SOCK_DGRAM))
+        there.bind((guarded.web.address(family), 0))
+        there.settimeout(1)
+        here.setsockopt(level, transparent, 1)
+        here.bind((source, 0))
+        try:
+            here.sendto(b"x", there.getsockname())
+            return there.recv(10) == b"x"
+        except (TimeoutError, PermissionError):
+            return False
 
 
 def test_of_two_pods_here_the_policy_of_either_end_cuts_what_it_denies(guarded: Guarded) -> None:

@@ -68,4 +68,11 @@ CUTS: tuple[Mutation, ...] = (
         "False",
         (Selection.CUTTING,),
     ),
+    Mutation(
+        "the node's own packets end where another program gives them the agent's bits",
+        "agent.dataplane.iptables.rules.cut:output",
+        "'-m addrtype ! --src-type LOCAL'",
+        "''",
+        (Selection.CUT_KINDS,),
+    ),
 )

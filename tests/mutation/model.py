@@ -165,6 +165,8 @@ class Selection(enum.StrEnum):
     """Readings of counters, added up."""
     CUTTING = "tests/unit/runtime/test_cutting.py"
     """Which connections are ended after a change."""
+    CUT_KINDS = "tests/kernel/test_cut_kinds.py"
+    """Each kind of connection, cut and left alone."""
     LATENCY = "tests/unit/runtime/test_latency.py"
     """How long changes take."""
     LINES = "tests/unit/convert/test_lines.py"

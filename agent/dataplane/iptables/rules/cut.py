@@ -19,9 +19,16 @@ def forward(options: Options) -> tuple[Rule, ...]:
 
 
 def output(options: Options) -> tuple[Rule, ...]:
-    """Return what OUTPUT begins with: for what the agent asks, and for packets of others, as IPVS sends."""
+    """Return what OUTPUT begins with: for what the agent asks, and for packets of others, as IPVS sends.
+
+    No end of a connection that is cut is the node itself, so what the node sends in its own name is left
+    alone, whatever marks other programs have given it.
+    """
     marks = options.cut_marks
-    return () if marks is None else (goto(names.CUT_ASK, _asks(marks)), goto(names.CUT_OUT, _cut(marks)))
+    if marks is None:
+        return ()
+    others = "-m addrtype ! --src-type LOCAL"
+    return goto(names.CUT_ASK, _asks(marks), others), goto(names.CUT_OUT, _cut(marks), others)
 
 
 def chains(options: Options) -> Chains:
