@@ -3,7 +3,7 @@
 An established connection passes the firewall without being judged, so what one pod was allowed would go on
 for the next that gets its address. Messages are those of ``linux/netfilter/nfnetlink_conntrack.h``. The table
 is dumped and searched here; where it is long and the addresses few, the kernel picks the entries
-(CTA_FILTER, since Linux 5.8), which takes it four walks for each address.
+(CTA_FILTER, since Linux 5.8), which takes it a walk for each address and each side that it may be on.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 from agent.fault import Fault
-from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute, attributes
+from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute, attributes, picked
 
 SUBSYSTEM = 1
 """NFNLSUBSYSTEM"""
 _CT_GET, _CT_DELETE = 1, 2
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
+NAMING = frozenset({_TUPLE_ORIG, _ZONE, _ID})
+"""The attributes that name an entry."""
 _STATUS, _MARK, _TIMESTAMP, _TIMESTAMP_START = 3, 8, 20, 1
 _SEEN_REPLY = 1 << 1
 """IPS_SEEN_REPLY"""
@@ -32,15 +35,36 @@ _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _PROTO_NUMBER, _PROTO_SOURCE, _PROTO_DESTINATION = 1, 2, 3
 _IP_V4_SRC, _IP_V4_DST, _IP_V6_SRC, _IP_V6_DST = 1, 2, 3, 4
 
-_FILTERED_ADDRESSES = 2
-_FILTERED_ENTRIES = 20_000
-"""A filtered search is four walks of the table, each 10 ms and 0.2 µs an entry; a dump 10 ms and 2.4 µs."""
+_WALK_MS, _PICK_MS, _READ_MS = 10.0, 0.0002, 0.0024
+"""A walk of the table; what an entry adds where the kernel does not pick it, and where it is read here."""
 
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 _TUPLE = struct.Struct("=HHH")
 _V4_TUPLE = struct.Struct("=12x4s4x4s")
 _V6_TUPLE = struct.Struct("=12x16s4x16s")
+_HEADS = struct.Struct("=HHHH")
+
+
+class _Layout(NamedTuple):
+    """How the kernel lays out a tuple with ports: what its two parts begin with, and what is in them."""
+
+    ip: tuple[int, ...]
+    transport: tuple[int, ...]
+    at: int
+    fields: struct.Struct
+
+    @classmethod
+    def of(cls, size: int, source: int) -> _Layout:
+        """``size``: that of an address, in bytes. ``source``: the attribute of the first one."""
+        at = 2 * (size + 4) + 4
+        fields = struct.Struct(f"!8x{size}s4x{size}s8xB7xH6xH")
+        heads = (at, _TUPLE_IP | NESTED, size + 4, source), (28, _TUPLE_PROTO | NESTED, 5, _PROTO_NUMBER)
+        return cls(*heads, at, fields)
+
+
+_WITH_PORTS = {48: _Layout.of(4, _IP_V4_SRC), 72: _Layout.of(16, _IP_V6_SRC)}
+"""By the size of a tuple."""
 
 
 class ConntrackError(Exception):
@@ -70,6 +94,13 @@ def tuple_of(data: memoryview | bytes) -> Tuple | None:
 
     Never raises.
     """
+    layout = _WITH_PORTS.get(len(data))
+    if (
+        layout is not None
+        and _HEADS.unpack_from(data) == layout.ip
+        and _HEADS.unpack_from(data, layout.at) == layout.transport
+    ):
+        return Tuple(*layout.fields.unpack_from(data))
     fields = {kind: dict(attributes(payload)) for kind, payload in attributes(data)}
     ip, transport = fields.get(_TUPLE_IP, {}), fields.get(_TUPLE_PROTO, {})
     source, destination = (
@@ -98,6 +129,39 @@ class Tracked(NamedTuple):
     replied: bool
     since: float | None = None
     mark: int = 0
+
+
+class Side(NamedTuple):
+    """Where in an entry an address may be. ``at``: its place in :func:`ends_of`."""
+
+    at: int
+    of_tuple: int
+    flags: int
+    flag: int
+    v4: int
+    v6: int
+
+    def picking(self, address: bytes) -> bytes:
+        """Return the attributes by which the kernel picks the entries that have an address there."""
+        ip = attribute(_TUPLE_IP | NESTED, attribute(self.v4 if len(address) == 4 else self.v6, address))
+        flags = attribute(self.flags, struct.pack("=I", self.flag))
+        return attribute(self.of_tuple | NESTED, ip) + attribute(_FILTER | NESTED, flags)
+
+
+_SOURCE, _DESTINATION = (
+    (_FILTER_SOURCE, _IP_V4_SRC, _IP_V6_SRC),
+    (_FILTER_DESTINATION, _IP_V4_DST, _IP_V6_DST),
+)
+OPENING = Side(0, _TUPLE_ORIG, _FILTER_ORIG_FLAGS, *_SOURCE)
+"""Who has opened a connection."""
+ANSWERING = Side(2, _TUPLE_REPLY, _FILTER_REPLY_FLAGS, *_SOURCE)
+"""What answers: behind a translation."""
+_EVERY_SIDE = (
+    OPENING,
+    Side(1, _TUPLE_ORIG, _FILTER_ORIG_FLAGS, *_DESTINATION),
+    ANSWERING,
+    Side(3, _TUPLE_REPLY, _FILTER_REPLY_FLAGS, *_DESTINATION),
+)
 
 
 class Entry(NamedTuple):
@@ -144,25 +208,23 @@ def tracked(addresses: Container[bytes]) -> Iterator[Tracked]:
     ConntrackError.
     """
     try:
-        with NetlinkSocket() as netlink:
-            for body in netlink.dump(question(socket.AF_UNSPEC, b"")):
-                ends = ends_of(body)
-                if ends[0] in addresses or ends[2] in addresses:
-                    yield from _tracked(body)
+        for body in every():
+            ends = ends_of(body)
+            if ends[OPENING.at] in addresses or ends[ANSWERING.at] in addresses:
+                yield from _tracked(body)
     except OSError as error:
         raise failure(error) from error
 
 
 def _between(source: bytes, destination: bytes, protocol: int, port: int) -> Iterator[Tracked]:
-    request = next(_filters(source)) if len(source) == 4 else b""
-    with NetlinkSocket() as netlink:
-        for body in netlink.dump(question(_family(source), request)):
-            if ends_of(body)[0] != source:
-                continue
-            for found in _tracked(body):
-                reply = found.reply
-                if (reply.source, reply.protocol, reply.source_port) == (destination, protocol, port):
-                    yield found
+    request = OPENING.picking(source) if len(source) == 4 else b""
+    for body in every(request, _family(source)):
+        if ends_of(body)[OPENING.at] != source:
+            continue
+        for found in _tracked(body):
+            reply = found.reply
+            if (reply.source, reply.protocol, reply.source_port) == (destination, protocol, port):
+                yield found
 
 
 def _tracked(body: memoryview) -> Iterator[Tracked]:
@@ -189,15 +251,56 @@ def forget_entries(entries: Iterable[Entry]) -> int:
 
 
 def _forget(wanted: frozenset[bytes]) -> int:
-    entries = _count()
-    if entries == 0:
+    if _count() == 0:
         return 0
-    found: set[Entry] | None = None
-    if len(wanted) <= _FILTERED_ADDRESSES and (entries or 0) > _FILTERED_ENTRIES:
-        found = _find_filtered(wanted)
-    if found is None:
-        found = _find(wanted)
+    found = {entry_of(body) for body in search(wanted, _EVERY_SIDE) if not wanted.isdisjoint(ends_of(body))}
     return _delete(found) if found else 0
+
+
+def every(request: bytes = b"", family: int = socket.AF_UNSPEC) -> Iterator[memoryview]:
+    """Give all entries, of a family alone if it is given. As :func:`search`."""
+    with NetlinkSocket() as netlink:
+        yield from netlink.dump(_question(family, request))
+
+
+def search(addresses: Collection[bytes], sides: Sequence[Side], request: bytes = b"") -> Iterator[memoryview]:
+    """Give the entries that have one of the packed addresses on one of the sides.
+
+    Some are given more than once, and others may be given too: where many are looked for, or the kernel does
+    not know how to pick, all of a family are. Whether it knows is seen from what it gives, so :data:`OPENING`
+    and :data:`ANSWERING` must be among the sides: no connection has one address on both, but one that an
+    address has with itself. ``request``: attributes by which the kernel picks besides. An entry is valid
+    until the next. Acts in the calling thread's network namespace. Raises OSError.
+    """
+    by_family: dict[int, list[bytes]] = {}
+    for address in addresses:
+        by_family.setdefault(_family(address), []).append(address)
+    if not _are_few(len(addresses) * len(sides)):
+        yield from every(request, next(iter(by_family)) if len(by_family) == 1 else socket.AF_UNSPEC)
+        return
+    for family, some in by_family.items():
+        # Kernels are in use that know how in IPv4, and in IPv6 pick all but those that are asked for.
+        if not (yield from _picked(some, sides, request)):
+            yield from every(request, family)
+
+
+def _are_few(walks: int) -> bool:
+    """Whether so many walks in which the kernel picks take less time than one in which it gives all."""
+    entries = _count()
+    return entries is not None and walks * (_WALK_MS + _PICK_MS * entries) < _WALK_MS + _READ_MS * entries
+
+
+def _picked(
+    addresses: Collection[bytes], sides: Sequence[Side], request: bytes
+) -> Generator[memoryview, None, bool]:
+    """Give the entries that the kernel picks; return False where it gives what it was not asked for."""
+    with NetlinkSocket() as netlink:
+        for address, side in product(addresses, sides):
+            for body in netlink.dump(_question(_family(address), request + side.picking(address))):
+                if ends_of(body)[side.at] != address:
+                    return False
+                yield body
+    return True
 
 
 def _count() -> int | None:
@@ -206,36 +309,6 @@ def _count() -> int | None:
         return int(_COUNT.read_text())
     except OSError:
         return None
-
-
-def _find(wanted: frozenset[bytes]) -> set[Entry]:
-    families = {_family(address) for address in wanted}
-    with NetlinkSocket() as netlink:
-        dump = netlink.dump(question(families.pop() if len(families) == 1 else socket.AF_UNSPEC, b""))
-        return {entry_of(body) for body in dump if not wanted.isdisjoint(ends_of(body))}
-
-
-def _find_filtered(wanted: frozenset[bytes]) -> set[Entry] | None:
-    """Return the entries the kernel picks; None when it does not know how and gives all."""
-    found: set[Entry] = set()
-    with NetlinkSocket() as netlink:
-        for address in wanted:
-            for request in _filters(address):
-                for body in netlink.dump(question(_family(address), request)):
-                    if address not in ends_of(body):
-                        return None
-                    found.add(entry_of(body))
-    return found
-
-
-def _filters(address: bytes) -> Iterator[bytes]:
-    source, destination = (_IP_V4_SRC, _IP_V4_DST) if len(address) == 4 else (_IP_V6_SRC, _IP_V6_DST)
-    for direction, flags in ((_TUPLE_ORIG, _FILTER_ORIG_FLAGS), (_TUPLE_REPLY, _FILTER_REPLY_FLAGS)):
-        for side, flag in ((source, _FILTER_SOURCE), (destination, _FILTER_DESTINATION)):
-            ip = attribute(_TUPLE_IP | NESTED, attribute(side, address))
-            yield attribute(direction | NESTED, ip) + attribute(
-                _FILTER | NESTED, attribute(flags, struct.pack("=I", flag))
-            )
 
 
 def _delete(entries: set[Entry]) -> int:
@@ -249,7 +322,7 @@ def _delete(entries: set[Entry]) -> int:
     return len(ordered) - len(failed)
 
 
-def question(family: int, request: bytes) -> Message:
+def _question(family: int, request: bytes) -> Message:
     """Return what asks for a family's entries; ``request``: attributes by which the kernel picks them."""
     return Message(SUBSYSTEM << 8 | _CT_GET, family, request)
 
@@ -269,12 +342,16 @@ def ends_of(body: memoryview) -> tuple[bytes, ...]:
 
 def entry_of(body: memoryview) -> Entry:
     """Return what names an entry that a dump gave."""
-    fields = {kind: payload for kind, payload in attributes(body) if kind in (_TUPLE_ORIG, _ZONE, _ID)}
+    return entry_with(picked(body, NAMING), _family(ends_of(body)[0]))
+
+
+def entry_with(fields: Mapping[int, memoryview], family: int) -> Entry:
+    """Return what names an entry of a family; ``fields``: its attributes, :data:`NAMING` among them."""
     key = attribute(_TUPLE_ORIG | NESTED, bytes(fields[_TUPLE_ORIG]))
     for kind in (_ZONE, _ID):
         if kind in fields:
             key += attribute(kind, bytes(fields[kind]))
-    return Entry(_family(ends_of(body)[0]), key)
+    return Entry(family, key)
 
 
 def failure(error: OSError) -> ConntrackError:

@@ -15,12 +15,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from agent.kernel.conntrack import (
+    ANSWERING,
+    NAMING,
+    OPENING,
     SUBSYSTEM,
     Entry,
     Tuple,
-    entry_of,
+    entry_with,
+    every,
     failure,
-    question,
+    search,
     tuple_of,
 )
 from agent.kernel.netlink import Message, NetlinkSocket, attribute, attributes, picked
@@ -31,13 +35,14 @@ SILENT_SECONDS = 3600
 _CT_NEW = 0
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _MARK = 1, 2, 3, 4, 7, 8
 _TUPLE_MASTER, _MARK_MASK = 14, 21
-_WANTED = frozenset({_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _MARK, _TUPLE_MASTER})
+_WANTED = NAMING | {_TUPLE_REPLY, _STATUS, _PROTOINFO, _MARK, _TUPLE_MASTER}
 _INFO_TCP, _TCP_STATE = 1, 1
 _TCP = 6
 _OVER = frozenset({7, 8})
 """TCP_CONNTRACK_TIME_WAIT and TCP_CONNTRACK_CLOSE"""
 _SEEN_REPLY, _FIXED_TIMEOUT = 1 << 1, 1 << 10
 """IPS_SEEN_REPLY and IPS_FIXED_TIMEOUT"""
+_ENDS = OPENING, ANSWERING
 _NUMBER = struct.Struct("!I")
 _TUPLE = struct.Struct("=HHH")
 _V4 = struct.Struct("!12x4s16xB"), struct.Struct("!12x4s24xH")
@@ -78,35 +83,42 @@ Wanted = Callable[[bytes, bytes, int, int], bool]
 """Asked of a source, what answers it, an IANA protocol number, and the port that answers (0: it has none)."""
 
 
-def connections(bit: int, wanted: Wanted) -> Iterator[Connection]:
+def connections(bit: int, ends: Collection[bytes], wanted: Wanted) -> Iterator[Connection]:
     """Give the connections that are wanted and do not carry the bit, each once.
 
-    ``bit`` is that of the mark. ``wanted`` is asked of the two ends of a connection as the firewall sees
-    them, behind a translation. The table is read as it is asked for, some 3 µs for each that is not wanted.
-    Acts in the calling thread's network namespace. Raises ConntrackError.
+    ``bit`` is that of the mark. ``ends``: packed addresses, of which each that is wanted has at least one.
+    ``wanted`` is asked of the two ends of a connection as the firewall sees them, behind a translation, and
+    of connections of other ends, too. Of few ends the kernel picks the connections; else the table is read as
+    it is asked for, some 3 µs for each that is not wanted. Acts in the calling thread's network namespace.
+    Raises ConntrackError.
     """
+    found = _read(search(ends, _ENDS, _mark(0, bit)), bit, wanted)
     # A kernel that does not pick gives all.
-    return (one for one in _read(_mark(0, bit), bit, wanted) if not one.marked)
+    return (one for one in found if not one.marked)
 
 
 def carrying(bit: int, wanted: Wanted) -> Iterator[Connection]:
-    """Give the connections that are wanted and carry the bit. As :func:`connections`."""
-    return (one for one in _read(_mark(bit, bit), bit, wanted) if one.marked)
+    """Give the connections that are wanted and carry the bit, whatever their ends. As :func:`connections`."""
+    return (one for one in _read(every(_mark(bit, bit)), bit, wanted) if one.marked)
 
 
 def opened(ways: Collection[Tuple]) -> Iterator[Connection]:
     """Give the connections that were opened so, whatever marks they carry. As :func:`connections`."""
     sources = {way.source for way in ways}
-    found = _read(b"", 0, lambda source, *_: source in sources)
+    found = _read(search(sources, _ENDS), 0, lambda source, *_: source in sources)
     return (one for one in found if one.opened in ways)
 
 
-def _read(request: bytes, bit: int, wanted: Wanted) -> Iterator[Connection]:
+def _read(entries: Iterator[memoryview], bit: int, wanted: Wanted) -> Iterator[Connection]:
+    given: set[Entry] = set()
     try:
-        with NetlinkSocket() as netlink:
-            for body in netlink.dump(question(socket.AF_UNSPEC, request)):
-                if wanted(*_sort(body)) and (found := _connection(body, bit)) is not None:
-                    yield found
+        for body in entries:
+            if not wanted(*_sort(body)):
+                continue
+            found = _connection(body, bit)
+            if found is not None and found.entry not in given:
+                given.add(found.entry)
+                yield found
     except OSError as error:
         raise failure(error) from error
 
@@ -128,7 +140,7 @@ def _connection(body: memoryview, bit: int) -> Connection | None:
     if opened is None or reply is None:
         return None
     return Connection(
-        entry_of(body),
+        entry_with(fields, socket.AF_INET if len(opened.source) == 4 else socket.AF_INET6),
         opened,
         reply,
         bool(int.from_bytes(fields.get(_MARK, b""), "big") & bit),
@@ -139,9 +151,11 @@ def _connection(body: memoryview, bit: int) -> Connection | None:
 
 
 def _tcp_state(info: memoryview | None) -> int:
-    tcp = dict(attributes(info)).get(_INFO_TCP) if info is not None else None
-    state = dict(attributes(tcp)).get(_TCP_STATE) if tcp is not None else None
-    return state[0] if state else 0
+    for kind, tcp in attributes(info or b""):
+        for inner, state in attributes(tcp) if kind == _INFO_TCP else ():
+            if inner == _TCP_STATE:
+                return state[0]
+    return 0
 
 
 def mark(found: Sequence[Connection], bit: int) -> list[Connection]:

@@ -180,7 +180,7 @@ def test_every_side_of_a_connection_names_it(
     net: Net, side: Side, kind: int, filtered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if filtered:
-        monkeypatch.setattr(conntrack, "_FILTERED_ENTRIES", 0)
+        monkeypatch.setattr(conntrack, "_READ_MS", 1e9)
     cases = [
         (side.server, side.client),  # original source
         (side.server, side.server),  # original destination
@@ -203,7 +203,7 @@ def test_every_side_of_a_connection_names_it(
 @pytest.mark.parametrize("filtered", [False, True], ids=["dumped", "filtered"])
 def test_no_other_connection_goes(net: Net, filtered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if filtered:
-        monkeypatch.setattr(conntrack, "_FILTERED_ENTRIES", 0)
+        monkeypatch.setattr(conntrack, "_READ_MS", 1e9)
     flows = [flow(net, side, to) for side in (V4, V6) for to in (side.server, side.other) for _ in range(3)]
     assert forget_in(net.router, V4.server) == 3
     assert len(tracked(net, V4)) == 3
@@ -281,8 +281,13 @@ def test_a_forgotten_connection_is_judged_again(net: Net) -> None:
             opened.recv(10)
 
 
-def entry(source: bytes, destination: bytes, port: int, zone: bytes = b"") -> Message:
-    """Return a request that makes an answered UDP connection (IPCTNL_MSG_CT_NEW)."""
+def entry(
+    source: bytes, destination: bytes, port: int, more: bytes = b"", *, answering: bytes | None = None
+) -> Message:
+    """Return a request that makes an answered UDP connection (IPCTNL_MSG_CT_NEW).
+
+    ``answering``: what answers, where that is not the destination. ``more``: further attributes.
+    """
 
     def tuple_(kind: int, source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
         first = 1 if len(source) == 4 else 3
@@ -290,8 +295,10 @@ def entry(source: bytes, destination: bytes, port: int, zone: bytes = b"") -> Me
         numbers = b"".join(attribute(2 + n, struct.pack("!H", number)) for n, number in enumerate(ports))
         return attribute(kind | NESTED, ip + attribute(2 | NESTED, attribute(1, b"\x11") + numbers))
 
-    body = tuple_(1, source, destination, (port, 53)) + tuple_(2, destination, source, (53, port))
-    body += attribute(7, struct.pack("!I", 600)) + attribute(3, struct.pack("!I", 0xE)) + zone
+    body = tuple_(1, source, destination, (port, 53)) + tuple_(
+        2, answering or destination, source, (53, port)
+    )
+    body += attribute(7, struct.pack("!I", 600)) + attribute(3, struct.pack("!I", 0xE)) + more
     return Message(1 << 8, socket.AF_INET if len(source) == 4 else socket.AF_INET6, body, 0x400)
 
 
@@ -331,7 +338,7 @@ def test_an_empty_table_and_no_addresses() -> None:
 def test_a_kernel_that_does_not_filter_is_searched_here(
     netns: Netns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conntrack, "_FILTERED_ENTRIES", 0)
+    monkeypatch.setattr(conntrack, "_READ_MS", 1e9)
     # A kernel before 5.8 passes over the attribute, as any does over one that is beyond its last.
     monkeypatch.setattr(conntrack, "_FILTER", 100)
     with NetlinkSocket() as netlink:

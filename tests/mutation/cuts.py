@@ -69,6 +69,20 @@ CUTS: tuple[Mutation, ...] = (
         (Selection.CUTTING,),
     ),
     Mutation(
+        "what the kernel gives unasked is taken for what it was asked for",
+        "agent.kernel.conntrack:_picked",
+        "ends_of(body)[side.at] != address",
+        "False",
+        (Selection.MARKED,),
+    ),
+    Mutation(
+        "connections that a pod answers are not looked for",
+        "agent.kernel.marked:connections",
+        "_ENDS",
+        "_ENDS[:1]",
+        (Selection.MARKED,),
+    ),
+    Mutation(
         "the node's own packets end where another program gives them the agent's bits",
         "agent.dataplane.iptables.rules.cut:output",
         "'-m addrtype ! --src-type LOCAL'",

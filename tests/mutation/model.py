@@ -167,6 +167,8 @@ class Selection(enum.StrEnum):
     """Which connections are ended after a change."""
     CUT_KINDS = "tests/kernel/test_cut_kinds.py"
     """Each kind of connection, cut and left alone."""
+    MARKED = "tests/kernel/test_marked.py"
+    """How connections are found by their ends and their marks."""
     LATENCY = "tests/unit/runtime/test_latency.py"
     """How long changes take."""
     LINES = "tests/unit/convert/test_lines.py"

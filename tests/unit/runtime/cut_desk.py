@@ -56,12 +56,16 @@ class FakeKernel:
     open: bool = False
     """Whether there are sockets by which ends were asked."""
 
-    def connections(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
+    def connections(self, bit: int, ends: Collection[bytes], wanted: Wanted) -> Iterable[Connection]:
         assert bit == self.marks.connection
         self.searches += 1
         if self.failing:
             raise ConntrackError("it cannot be read", "mend it")
-        return [one for one in self.held if wanted(*sort_of(one)) and not one.marked]
+        return [
+            one
+            for one in self.held
+            if not one.marked and not set(ends).isdisjoint(one.ends) and wanted(*sort_of(one))
+        ]
 
     def carrying(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
         assert bit == self.marks.connection
