@@ -169,6 +169,7 @@ def _json(body: bytes, snapshot: StatusSnapshot, pod: str | None, policies: list
     answer: dict[str, Any] = {"pod": pod, "isolated": isolated, "policies": list(map(msgspec.Raw, policies))}
     if snapshot.cuts is not None:
         answer["cut"] = snapshot.cuts.of_pod(pod)
+        answer["cut_by_others"] = snapshot.cuts.of_peer(pod)
     return msgspec.json.encode(answer) + b"\n"
 
 

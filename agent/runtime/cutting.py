@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -29,7 +29,7 @@ from agent.policy.lower.verdicts import Verdicts
 from agent.policy.program import PodId
 from agent.runtime.calls import Calls, Phase
 from agent.runtime.cut_look import MOST, Judged, Kernel, Look, Waiting
-from agent.runtime.cuts import SHOWN, Cut, Tally, protocol_of, sort_of, text_of, unasked
+from agent.runtime.cuts import SHOWN, Cut, Ended, Tally, seen_from, sort_of, unasked
 from agent.runtime.inbox import Inbox
 from agent.runtime.threads import StartThread, do_beside
 
@@ -67,15 +67,6 @@ def add_causes(causes: dict[str, None], others: Iterable[str]) -> None:
     """Add some: they may have to wait for long, and are names that tenants choose."""
     room = max(0, SHOWN - len(causes))
     causes |= dict.fromkeys([one for one in others if one not in causes][:room])
-
-
-@dataclass
-class _Ended:
-    """What was ended of one pod, and is not told yet."""
-
-    causes: dict[str, None] = field(default_factory=dict)
-    protocols: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
 
 
 class Cutting:
@@ -121,7 +112,7 @@ class Cutting:
         self._waiting = Waiting()
         self._meanwhile: set[Entry] = set()
         """Connections that were ended since the look began."""
-        self._ended: dict[PodId, _Ended] = defaultdict(_Ended)
+        self._ended: dict[PodId, Ended] = defaultdict(Ended)
         self._cut = True
         """Whether there may be cut connections in the kernel, of an earlier agent too."""
         self._again = False
@@ -336,10 +327,9 @@ class Cutting:
             self.tally.reset += len(asked) if error is None else 0
         for one in ended:
             if not one.over:
-                told = self._ended[cut[one]]
-                told.protocols[protocol_of(one)] += 1
-                if len(told.examples) < SHOWN:
-                    told.examples.append(text_of(one))
+                of_pod = cut[one]
+                _, peer = seen_from(of_pod, one)
+                self._ended[of_pod].add(one, self._engine.owner(peer))
 
     def _free(self, verdicts: Verdicts) -> None:
         """Have connections that are allowed again judged as new ones."""
@@ -348,18 +338,11 @@ class Cutting:
         if allowed:
             self._kernel.forget(marked.entries(allowed))
 
-    def _tell(self, pod_id: PodId, ended: _Ended) -> None:
+    def _tell(self, pod_id: PodId, ended: Ended) -> None:
         if not ended.protocols:
             return
         pod = self._engine.lowered.pods.get(pod_id)
-        cut = Cut(
-            self._clock.time(),
-            pod_id,
-            ended.protocols,
-            tuple(ended.examples),
-            tuple(map(str, pod.policies)) if pod is not None else (),
-            tuple(ended.causes),
-        )
+        cut = ended.told(self._clock.time(), pod_id, pod.policies if pod is not None else ())
         self.tally.add(cut)
         _log.info(
             "connections cut",

@@ -80,6 +80,8 @@ def test_what_a_change_forbids_is_ended_at_both_ends_and_nothing_else(guarded: G
         assert "8 connections cut, ingress (4 TCP, 4 UDP): " in lines
         (pod,) = json.loads(guarded.command("status", "--pod", "default/web", "--json").stdout)["cut"]
         assert (pod["connections"], pod["after"]) == (8, ["policy default/web"])
+        lines = guarded.command("status", "--pod", "default/client").stdout
+        assert "4 connections cut by policies of default/web for ingress: " in lines
         asked = guarded.command("explain", "default/client", "default/web", f"{DENIED}/udp").stdout
         assert asked.count("was cut (--cut-denied): its packets are dropped") == 2
         page = guarded.node.run("curl", "-sH", "Accept: text/html", "http://127.0.0.1:20245/")

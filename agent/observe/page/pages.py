@@ -134,6 +134,7 @@ def pod(sources: Sources, request: Request) -> Response:
         rows=_rows(sources, Query(pod=key, limit=_FEW)) if key else (),
         denied=_denied(sources, _FEW, pod=name),
         cut=cuts.of_pod(name) if (cuts := sources.status().cuts) else (),
+        cut_by_others=cuts.of_peer(name) if cuts else (),
     )
 
 

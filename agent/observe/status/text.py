@@ -171,9 +171,11 @@ def _cuts(snapshot: StatusSnapshot) -> Iterator[str]:
 
 
 def _cut(pod: str, snapshot: StatusSnapshot) -> Iterator[str]:
-    """Name the connections of a pod that were ended lately."""
-    for one in snapshot.cuts.of_pod(pod)[:_FLOWS] if snapshot.cuts is not None else ():
-        yield escape(f"  {ago(one.at, snapshot.at)}: {one}")
+    """Name the connections of a pod that were ended lately, by its own policies and by those of others."""
+    if snapshot.cuts is not None:
+        own, others = snapshot.cuts.of_pod(pod), snapshot.cuts.of_peer(pod)
+        told = *((one.at, str(one)) for one in own[:_FLOWS]), *((one.at, str(one)) for one in others[:_FLOWS])
+        yield from (escape(f"  {ago(at, snapshot.at)}: {text}") for at, text in told)
 
 
 def _kernel(snapshot: StatusSnapshot) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pytest
 from agent.clock import moment
 from agent.fault import Fault
 from agent.kube.model import Namespace, NetworkPolicy, Pod, Rule
-from agent.observe.cuts import CutsStatus, CutStatus
+from agent.observe.cuts import CutPeer, CutsStatus, CutStatus
 from agent.observe.page.accept import wants_html
 from agent.observe.page.pages import A_PAGE, part_of
 from agent.observe.routes import Request
@@ -87,6 +87,7 @@ def hostile() -> Iterator[Stage]:
         (HOSTILE,),
         (f"shop/{HOSTILE}",),
         (f"policy shop/{HOSTILE}",),
+        (CutPeer("shop/peer", 1, HOSTILE),),
     )
     stage.cuts = CutsStatus(2, {"TCP": 2}, 2, 0, (cut,))
     stage.flows.put(flow(1, f"shop/{HOSTILE}", why=HOSTILE))
@@ -113,6 +114,7 @@ def test_what_was_cut_is_told_with_its_pod_and_no_other(hostile: Stage) -> None:
     assert told in get(hostile, "/")[1]
     assert told in get(hostile, f"/pod?name={urllib.parse.quote(f'shop/{HOSTILE}')}")[1]
     assert told not in get(hostile, "/pod?name=shop/other")[1]
+    assert "1 connection cut by policies of shop/" in get(hostile, "/pod?name=shop/peer")[1]
 
 
 def get(stage: Stage, path: str) -> tuple[int, str]:

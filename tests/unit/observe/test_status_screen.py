@@ -15,7 +15,7 @@ from agent.dataplane.backend import KernelView
 from agent.dataplane.logged import Decided
 from agent.history.change import Row, Subject, What
 from agent.net import Direction
-from agent.observe.cuts import CutsStatus, CutStatus
+from agent.observe.cuts import CutPeer, CutsStatus, CutStatus
 from agent.observe.flows.flow import End, Flow, Unlogged, as_text
 from agent.observe.health import Health, as_dict, readyz
 from agent.observe.history.text import time_text
@@ -114,6 +114,27 @@ def test_connections_that_were_cut_are_told_of_the_node_and_of_the_pod(
     assert [line for line in file.getvalue().splitlines() if " cut, " in line] == [
         "  5 s ago: 5 connections cut, ingress (4 TCP, 1 UDP): TCP 10.0.0.9:40000 to 10.0.0.5:5432, "
         "UDP 10.0.0.9:5353 to 10.0.0.5:53 and 3 more, after a change of policy shop/db"
+    ]
+
+
+def test_connections_that_the_other_ends_policies_cut_are_told_of_the_pod_too(
+    snapshot: StatusSnapshot, file: io.StringIO
+) -> None:
+    """A person asks about the client as often as about the server, on whichever node it is."""
+    peers = (
+        CutPeer("shop/web-0", 2, "TCP 10.0.0.9:40000 to 10.0.0.5:5432"),
+        CutPeer("shop/cart-0", 1, "TCP b"),
+    )
+    cut = CutStatus(
+        *(moment(NOW - 5), "shop/db-0", "ingress", 40, {"TCP": 40}, ("TCP c",), ("shop/db",)),
+        ("policy shop/db",),
+        peers,
+    )
+    some = msgspec.structs.replace(snapshot, cuts=CutsStatus(40, {"TCP": 40}, 40, 0, (cut,)))
+    show_pod("shop/web-0", some, (), Around(), console(file))
+    assert [line for line in file.getvalue().splitlines() if " cut " in line] == [
+        "  5 s ago: 2 connections cut by policies of shop/db-0 for ingress: TCP 10.0.0.9:40000 to "
+        "10.0.0.5:5432 and 1 more, after a change of policy shop/db"
     ]
 
 

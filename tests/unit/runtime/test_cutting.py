@@ -330,3 +330,28 @@ def test_an_agent_that_ends_tells_what_it_has_ended_so_far() -> None:
     desk.task.stop()
     assert (held, desk.kernel.open) == (True, False)
     assert [told.connections for told in desk.told] == [cutting.BATCH]
+
+
+def test_pods_at_the_other_ends_are_told_with_their_own_connections() -> None:
+    desk = Desk()
+    desk.kernel.held = [connection(packed("192.0.2.1"), WEB, number=n) for n in range(10)]
+    desk.kernel.held += [connection(CLIENT, WEB, number=n) for n in range(2)]
+    desk.kernel.held += [connection(CLIENT, WEB, 81)]
+    desk.change(ONLY_81)
+    desk.work()
+    status = desk.task.status()
+    assert status is not None
+    (cut,) = status.last
+    assert cut.connections == 12
+    (peer,) = cut.peers
+    assert (peer.pod, peer.connections, peer.example) == (
+        "default/client",
+        2,
+        "TCP 10.0.0.2:40000 to 10.0.0.1:80",
+    )
+    (of_client,) = status.of_peer("default/client")
+    assert str(of_client) == (
+        "2 connections cut by policies of default/web for ingress: TCP 10.0.0.2:40000 to 10.0.0.1:80 and 1 "
+        "more, after a change of policy default/web"
+    )
+    assert status.of_peer("default/web") == ()
