@@ -35,7 +35,7 @@ _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _PROTO_NUMBER, _PROTO_SOURCE, _PROTO_DESTINATION = 1, 2, 3
 _IP_V4_SRC, _IP_V4_DST, _IP_V6_SRC, _IP_V6_DST = 1, 2, 3, 4
 
-_WALK_MS, _PICK_MS, _READ_MS = 10.0, 0.0002, 0.0024
+_WALK_MS, _PICK_MS, _READ_MS = 12.0, 0.00025, 0.0045
 """A walk of the table; what an entry adds where the kernel does not pick it, and where it is read here."""
 
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")

@@ -97,23 +97,24 @@ class Waiting:
         """Whether there is room for none of a pod any more."""
         return self._size >= self._room and len(self._by_pod.get(pod, ())) >= self._most - 1
 
-    def put(self, pod: PodId, one: Judged) -> bool:
-        """Take one more, if it is not there already; False where one had to be left out."""
+    def put(self, pod: PodId, one: Judged) -> tuple[PodId, Judged] | None:
+        """Take one more, if it is not there already; return what had to be left out, which may be another."""
         if self.has(one):
-            return True
-        full = self._size >= self._room
-        if full:
+            return None
+        left = None
+        if self._size >= self._room:
             if self.is_full_for(pod):
-                return False
+                return pod, one
             largest = max(self._by_pod, key=lambda pod: len(self._by_pod[pod]))
-            self._known.discard(self._by_pod[largest].pop().connection.entry)
+            left = largest, self._by_pod[largest].pop()
+            self._known.discard(left[1].connection.entry)
             self._size -= 1
         self._by_pod.setdefault(pod, deque()).append(one)
         self._known.add(one.connection.entry)
         self._size += 1
         if self._size >= self._room:
             self._most = max(map(len, self._by_pod.values()))
-        return not full
+        return left
 
     def take(self, number: int) -> list[Judged]:
         """Take out so many, of each pod one after the other."""
@@ -136,9 +137,19 @@ class Waiting:
         self._size = 0
 
 
+class Errand(NamedTuple):
+    """A look, and what makes it and hands its result on."""
+
+    look: Look
+    work: Callable[[], None]
+
+
 @dataclass
 class Look:
-    """One look at the kernel's table, by the verdicts of a moment: no more than a hint afterwards."""
+    """One look at the kernel's table, by the verdicts of a moment: no more than a hint afterwards.
+
+    It may take long where many are denied, so what changes meanwhile is looked at in the middle of it.
+    """
 
     kernel: Kernel
     verdicts: Verdicts
@@ -147,6 +158,8 @@ class Look:
     waiting: Waiting = field(default_factory=Waiting)
     more: bool = False
     """Whether there was no room for all that are denied."""
+    errands: deque[Errand] = field(default_factory=deque)
+    """Looks for others, made in the middle of this one; put here by the thread that began it."""
     freed: list[Connection] = field(default_factory=list)
     cut: bool = False
     """Whether there is any connection that was cut."""
@@ -159,6 +172,8 @@ class Look:
         self.own = self.kernel.own()
 
         def wanted(source: bytes, destination: bytes, protocol: int, port: int) -> bool:
+            if self.errands:
+                self._run_errands()
             if source not in ends and destination not in ends:
                 return False
             pod = self._denies((source, destination, protocol, port))
@@ -171,7 +186,7 @@ class Look:
         found = self.kernel.connections(self.bit, ends, wanted)
         for one in self._judged(one for one in found if not one.marked):
             pod = self._denied(one)
-            if pod is not None and not self.waiting.put(pod, one):
+            if pod is not None and self.waiting.put(pod, one) is not None:
                 self.more = True
 
     def search_freed(self) -> None:
@@ -179,10 +194,16 @@ class Look:
         self.own = self.kernel.own()
 
         def wanted(*sort: *tuple[bytes, bytes, int, int]) -> bool:
+            if self.errands:
+                self._run_errands()
             self.cut = True
             return len(self.freed) < MOST and self._denies(sort) is None
 
         self.freed += self.kernel.carrying(self.bit, wanted)
+
+    def _run_errands(self) -> None:
+        while self.errands:
+            self.errands.popleft().work()
 
     def _judged(self, found: Iterable[Connection]) -> Iterator[Judged]:
         """Give each connection with what it is judged by; those of others at the end."""

@@ -28,7 +28,7 @@ from agent.policy.lower.lowered import Delta
 from agent.policy.lower.verdicts import Verdicts
 from agent.policy.program import PodId
 from agent.runtime.calls import Calls, Phase
-from agent.runtime.cut_look import MOST, Judged, Kernel, Look, Waiting
+from agent.runtime.cut_look import MOST, Errand, Judged, Kernel, Look, Waiting
 from agent.runtime.cuts import SHOWN, Cut, Ended, Tally, seen_from, sort_of, unasked
 from agent.runtime.inbox import Inbox
 from agent.runtime.threads import StartThread, do_beside
@@ -74,7 +74,8 @@ class Cutting:
 
     Only what may be denied by a change is looked at: connections of pods whose policies changed, and of
     addresses that left a set. When the agent begins to enforce, and when nodes change, those of all pods.
-    Looks go on while connections are being ended, so that no change waits for what an earlier one has denied.
+    Looks go on while connections are being ended, and what changes is looked at in the middle of a look that
+    takes long, so that no change waits for what an earlier one has denied.
     What may be allowed again is looked for when nothing else is.
     """
 
@@ -107,7 +108,10 @@ class Cutting:
         """What there was no room for: looked at when all else is ended."""
         self._since = 0.0
         self._not_before = AT_ONCE
-        self._looking = False
+        self._look: Look | None = None
+        """The look that goes on."""
+        self._inner = False
+        """Whether another one is made in the middle of it."""
         self._marks = CutMarks(0, 0)
         self._waiting = Waiting()
         self._meanwhile: set[Entry] = set()
@@ -171,11 +175,17 @@ class Cutting:
         return None if marks == self._marks else marks
 
     def _next_look(self) -> float:
-        if self._looking:
+        if self._scope and not self._inner:
+            return self._soon()
+        if self._look is not None or self._waiting:
             return NEVER
-        if self._scope or (self._more and not self._waiting):
-            return max(self._not_before, self._since + PATIENCE if self._calls.backend.busy else AT_ONCE)
-        return max(self._not_before, self._again_at) if self._again and not self._waiting else NEVER
+        if self._more:
+            return self._soon()
+        return max(self._not_before, self._again_at) if self._again else NEVER
+
+    def _soon(self) -> float:
+        """Return when to look at what changed: when the kernel has it, and not all the time."""
+        return max(self._not_before, self._since + PATIENCE if self._calls.backend.busy else AT_ONCE)
 
     def run(self, now: float) -> None:
         """Look, and end some of the connections that were found."""
@@ -199,22 +209,40 @@ class Cutting:
         if marks is None:
             self._not_before = now + RETRY
             return
-        self._marks, self._looking = marks, True
+        self._marks = marks
         verdicts = Verdicts(self._engine.lowered)
         look = Look(self._kernel, verdicts, marks.connection)
-        scope, self._scope = self._scope, _Scope()
-        if not self._waiting:
-            scope.add(self._more)
-            self._more = _Scope()
-        if scope:
-            self._meanwhile.clear()
+        if scope := self._taken():
             ends = frozenset(verdicts.addresses() if scope.everything else scope.ends)
-            take = functools.partial(self._take, look, scope)
-            work = functools.partial(self._look, functools.partial(look.search, ends), take)
+            search, take = functools.partial(look.search, ends), functools.partial(self._take, look, scope)
+            self._start(look, search, take)
         else:
             self._again = False
-            work = functools.partial(self._look, look.search_freed, functools.partial(self._take_freed, look))
-        do_beside(self._start_thread, "cut", work)
+            self._start(look, look.search_freed, functools.partial(self._take_freed, look))
+
+    def _taken(self) -> _Scope:
+        """Take out what to look at next: nothing where only what may be allowed again is left."""
+        if self._more and self._look is None and not self._waiting:
+            # What changed comes in the middle of it. Behind that, it might wait for ever.
+            scope, self._more = self._more, _Scope()
+        else:
+            scope, self._scope = self._scope, _Scope()
+        return scope
+
+    def _start(
+        self, look: Look, search: Callable[[], None], take: Callable[[Fault | None, float], None]
+    ) -> None:
+        work = functools.partial(self._search, search, take)
+        if self._look is None:
+            self._meanwhile.clear()
+            self._begin_beside(Errand(look, work))
+        else:
+            self._inner = True
+            self._look.errands.append(Errand(look, work))
+
+    def _begin_beside(self, errand: Errand) -> None:
+        self._look = errand.look
+        do_beside(self._start_thread, "cut", errand.work)
 
     def stop(self) -> None:
         """Give back what is held, and tell what was ended; the next agent ends what is left."""
@@ -238,7 +266,7 @@ class Cutting:
 
     # --- The look, on its own thread, and what it has found ---------------------------------------------
 
-    def _look(self, search: Callable[[], None], take: Callable[[Fault | None, float], None]) -> None:
+    def _search(self, search: Callable[[], None], take: Callable[[Fault | None, float], None]) -> None:
         began, error = self._clock.monotonic(), None
         try:
             search()
@@ -251,20 +279,23 @@ class Cutting:
         self._inbox.call(lambda: take(error, seconds))
 
     def _take(self, look: Look, scope: _Scope, error: Fault | None, seconds: float) -> None:
-        self._looked(error, seconds)
+        self._looked(look, error, seconds)
         if error is not None:
             self._want(scope)
             return
-        more = look.more
         for pod, one in look.waiting.items():
             if one.connection.entry not in self._meanwhile and not self._waiting.has(one):
-                more = not self._waiting.put(pod, one) or more
                 add_causes(self._ended[pod].causes, scope.causes)
-        if more:
+                if (left := self._waiting.put(pod, one)) is not None:
+                    # It may be of an earlier look.
+                    of_pod, out = left
+                    end, _ = seen_from(of_pod, out.connection)
+                    self._more.add(_Scope({end}, causes=dict(self._ended[of_pod].causes)))
+        if look.more:
             self._more.add(scope)
 
     def _take_freed(self, look: Look, error: Fault | None, seconds: float) -> None:
-        self._looked(error, seconds)
+        self._looked(look, error, seconds)
         self._again_at = self._clock.monotonic() + REST * seconds
         if error is not None:
             self._again = True
@@ -272,11 +303,18 @@ class Cutting:
         self._cut = look.cut
         self._freed = look.freed
 
-    def _looked(self, error: Fault | None, seconds: float) -> None:
-        self._looking = False
+    def _looked(self, look: Look, error: Fault | None, seconds: float) -> None:
         self.fault = error and error._replace(blocking=False)
         rest = RETRY if error else min(REST * seconds, MOST_REST)
         self._not_before = self._clock.monotonic() + rest
+        if look is not self._look:
+            self._inner = False
+            return
+        self._look = None
+        if look.errands:
+            # It ended before it came to this.
+            self._inner = False
+            self._begin_beside(look.errands.popleft())
 
     # --- Ending connections, a few at a time ------------------------------------------------------------
 
@@ -317,7 +355,7 @@ class Cutting:
         if not cut:
             return
         self._cut = True
-        if self._looking:
+        if self._look is not None:
             self._meanwhile.update(one.entry for one in cut)
         ended = self._kernel.mark(list(cut), self._marks.connection)
         asked = [one for one in ended if one.opened.protocol == Protocol.TCP and one.replied and not one.over]

@@ -69,6 +69,27 @@ CUTS: tuple[Mutation, ...] = (
         (Selection.CUTTING,),
     ),
     Mutation(
+        "what changes waits for the look that goes on",
+        "agent.runtime.cutting:Cutting._next_look",
+        "self._scope and not self._inner",
+        "self._scope and self._look is None",
+        (Selection.CUT_TURNS,),
+    ),
+    Mutation(
+        "what a look did not come to is forgotten",
+        "agent.runtime.cutting:Cutting._looked",
+        "self._begin_beside(look.errands.popleft())",
+        "pass",
+        (Selection.CUT_TURNS,),
+    ),
+    Mutation(
+        "what others were put in place of goes on",
+        "agent.runtime.cutting:Cutting._take",
+        "seen_from(of_pod, out.connection)",
+        "(b'', b'')",
+        (Selection.CUT_TURNS,),
+    ),
+    Mutation(
         "what the kernel gives unasked is taken for what it was asked for",
         "agent.kernel.conntrack:_picked",
         "ends_of(body)[side.at] != address",

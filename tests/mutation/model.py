@@ -165,6 +165,8 @@ class Selection(enum.StrEnum):
     """Readings of counters, added up."""
     CUTTING = "tests/unit/runtime/test_cutting.py"
     """Which connections are ended after a change."""
+    CUT_TURNS = "tests/unit/runtime/test_cut_turns.py"
+    """In which order they are looked for."""
     CUT_KINDS = "tests/kernel/test_cut_kinds.py"
     """Each kind of connection, cut and left alone."""
     MARKED = "tests/kernel/test_marked.py"

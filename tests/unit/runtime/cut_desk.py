@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import NEVER
@@ -48,6 +48,12 @@ class FakeKernel:
     held: list[Connection] = field(default_factory=list)
     asked: list[tuple[Tuple, Tuple]] = field(default_factory=list)
     searches: int = 0
+    looked_for: list[frozenset[bytes]] = field(default_factory=list)
+    """The ends that were looked for, one look after the other."""
+    meanwhile: Callable[[], None] = lambda: None
+    """What happens in the middle of a look."""
+    at_last: Callable[[], None] = lambda: None
+    """What happens when all was looked at."""
     failing: bool = False
     refusing: OSError | None = None
     """Why no end of TCP can be asked."""
@@ -56,16 +62,18 @@ class FakeKernel:
     open: bool = False
     """Whether there are sockets by which ends were asked."""
 
-    def connections(self, bit: int, ends: Collection[bytes], wanted: Wanted) -> Iterable[Connection]:
+    def connections(self, bit: int, ends: Collection[bytes], wanted: Wanted) -> Iterator[Connection]:
         assert bit == self.marks.connection
         self.searches += 1
+        self.looked_for.append(frozenset(ends))
         if self.failing:
             raise ConntrackError("it cannot be read", "mend it")
-        return [
-            one
-            for one in self.held
-            if not one.marked and not set(ends).isdisjoint(one.ends) and wanted(*sort_of(one))
-        ]
+        for number, one in enumerate(self.held):
+            if number == len(self.held) // 2:
+                self.meanwhile()
+            if not one.marked and not set(ends).isdisjoint(one.ends) and wanted(*sort_of(one)):
+                yield one
+        self.at_last()
 
     def carrying(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
         assert bit == self.marks.connection
