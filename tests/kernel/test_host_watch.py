@@ -70,11 +70,11 @@ def test_where_it_may_not_be_switched_on_it_is_told_at_once() -> None:
         guarded.start("--no-fix-host")
         guarded.node.netns.sysctl({name: 0})
         wait_until(
-            lambda: "[-]fault failed: bridges (cni0) forward IPv4 without iptables" in guarded.readyz(), 8
+            lambda: "[-]fault failed: bridges (cni0) forward IPv4 without iptables" in guarded.readyz(), 5
         )
         # The bridge's own attribute is enough; the kernel tells when it changes.
         guarded.node.netns.ip("link set cni0 type bridge nf_call_iptables 1")
-        wait_until(lambda: "without iptables" not in guarded.readyz(), 8)
+        wait_until(lambda: "without iptables" not in guarded.readyz(), 5)
         assert guarded.verdicts(families=[Family.V4]) == {Verdict.DENIED}
         guarded.node.netns.ip("link set cni0 type bridge nf_call_iptables 0")
-        wait_until(lambda: "without iptables" in guarded.readyz(), 8)
+        wait_until(lambda: "without iptables" in guarded.readyz(), 5)
