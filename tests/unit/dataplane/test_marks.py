@@ -73,6 +73,13 @@ def test_bits_that_a_person_set_stay_and_are_told_where_they_are_in_use() -> Non
     assert "--mark-egress" in fault.remedy
 
 
+def test_where_connections_are_cut_it_is_said_what_a_bit_in_use_refuses() -> None:
+    egress, ingress = choose(Options(cut=True), [used(0x30000)], {}).faults
+    refused = (" are refused (--cut-denied)" in fault.what for fault in (egress, ingress))
+    assert sorted(refused) == [False, True]
+    assert not any("--cut-denied" in fault.what for fault in choose(FIXED, [used(0x30000)], {}).faults)
+
+
 def test_who_overwrites_marks_of_connections_is_told_where_connections_are_cut() -> None:
     uses = [Use("rule 1", 0x9, 0, FULL), Use("rule 2", 0x80, 0, 0x80)]
     assert choose(Options(), uses, {}).faults == ()

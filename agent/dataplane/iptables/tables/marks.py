@@ -28,6 +28,9 @@ ORDER = tuple(1 << number for number in (16, 17, 29, 28, 27, 26, 25, 24, 30, 31,
 """In this order bits are looked at, and then those below. Programs mostly take them from the ends."""
 _ALL = (*ORDER, *(1 << number for number in range(13, -1, -1)))
 _SHOWN = 3
+_REFUSED = (
+    ", and connections of others through this node that have it in their own mark are refused (--cut-denied)"
+)
 
 _SETTING = {Direction.INGRESS: "--mark-ingress", Direction.EGRESS: "--mark-egress"}
 
@@ -52,9 +55,8 @@ def choose(options: Options, uses: Sequence[Use], held: Bits) -> Choice:
     faults: list[Fault] = []
     for direction in Direction:
         if direction in bits:
-            faults += _in_use(
-                direction, bits[direction], uses, f"give {_SETTING[direction]} another bit, or auto"
-            )
+            remedy = f"give {_SETTING[direction]} another bit, or auto"
+            faults += _in_use(direction, bits[direction], uses, remedy, options)
     for direction in sorted(options.chosen_marks):
         others = [d for d in Direction if d != direction and d not in bits]
         taken = markuse.union([*bits.values(), *(held.get(d, 0) | options.mark(d) for d in others)])
@@ -66,6 +68,7 @@ def choose(options: Options, uses: Sequence[Use], held: Bits) -> Choice:
                 found,
                 uses,
                 "none of the 32 bits is free on this node: have one of the programs use another bit",
+                options,
             )
         bits[direction] = found
     if options.cut:
@@ -85,15 +88,18 @@ def _free(
     return None
 
 
-def _in_use(direction: Direction, bit: int, uses: Iterable[Use], remedy: str) -> list[Fault]:
+def _in_use(
+    direction: Direction, bit: int, uses: Iterable[Use], remedy: str, options: Options
+) -> list[Fault]:
     users = list(dict.fromkeys(markuse.used_by(uses, bit)))
     if not users:
         return []
     more = and_more(len(users), _SHOWN)
+    refused = _REFUSED if options.cut and direction is Direction.EGRESS else ""
     return [
         Fault(
             f"bit {bit:#x} of packets' marks is this agent's for {direction}, and is also used by "
-            f"{'; '.join(users[:_SHOWN])}{more}: packets that are judged lose this bit",
+            f"{'; '.join(users[:_SHOWN])}{more}: packets that are judged lose this bit{refused}",
             remedy,
             blocking=False,
         )
