@@ -25,8 +25,9 @@ from agent.policy.program import PolicyId, PolicyProgram
 
 _DIRECTIONS = tuple(Direction)
 
-_MANY_MEMBERS = 20_000
-"""The sets of a policy with more are filled in several steps: 10,000 members take some 10 ms."""
+_MANY_MEMBERS = 4_000
+"""The sets of a policy with more are filled in several steps: 10,000 members take some 10 ms, and as long to
+match their pods."""
 _MANY_NETWORKS = 2_000
 """A policy with more is lowered in a step of its own: 10,000 networks take some 15 ms."""
 _MEMBERS_AT_ONCE, _FORGOTTEN_AT_ONCE = 10, 30

@@ -13,7 +13,7 @@ from agent.policy.lower.policy import Lowered, lower_policy
 from agent.policy.lower.sets import Sets
 
 FEWEST = 1_000
-"""A set counts as so many members at least: pods are held against its selectors, too."""
+"""To begin a set counts as so many members: its selectors are looked up, too."""
 
 
 @dataclass
@@ -25,11 +25,13 @@ class _Begun:
     lowered: dict[Direction, Lowered]
     todo: dict[SetId, Definition]
     held: list[SetId]
+    whole: bool = True
+    """Whether the last of these is filled."""
 
     @property
     def left(self) -> int:
         """How many parts are left."""
-        return len(self.directions) + len(self.todo)
+        return len(self.directions) + len(self.todo) + (not self.whole)
 
 
 class Preparing:
@@ -46,7 +48,7 @@ class Preparing:
     def go_on(
         self, key: Key, policy: NetworkPolicy, families: tuple[Family, ...], most: int
     ) -> tuple[int, int]:
-        """Lower a policy in one direction, or fill sets of it of about so many members; 0: neither.
+        """Lower a policy in one direction, or fill sets of it with about so many members; 0: neither.
 
         Return how many parts are left, of all. In the step that a policy comes in, and in one that lowers it,
         nothing else is to be done: so one part more is left then.
@@ -61,11 +63,18 @@ class Preparing:
             return begun.left + 1, begun.left + 1
         if not most:
             return max(1, begun.left), max(1, begun.left + len(begun.held))
-        filled = 0
-        while begun.todo and filled < most:
-            set_id, definition = begun.todo.popitem()
-            filled += max(FEWEST, self._sets.acquire(set_id, definition))
-            begun.held.append(set_id)
+        done = 0
+        while done < most and (begun.todo or not begun.whole):
+            if begun.whole:
+                set_id, definition = begun.todo.popitem()
+                self._sets.begin(set_id, definition)
+                begun.held.append(set_id)
+                begun.whole = False
+                done += FEWEST
+            else:
+                some = self._sets.fill(begun.held[-1], most - done)
+                begun.whole = not some
+                done += some
         return begun.left, begun.left + len(begun.held)
 
     def lowered(

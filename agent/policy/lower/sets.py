@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
@@ -39,6 +40,15 @@ class Hidden(NamedTuple):
         return {found for m in were if (found := member_address(m)) is not None and found in addresses}
 
 
+@dataclass
+class _Filling:
+    """What a set has not been given yet: terms to be matched, groups that these match, or addresses."""
+
+    unmatched: list[ActiveSelector] = field(default_factory=list)
+    groups: list[tuple[ActiveSelector, list[Identity]]] = field(default_factory=list)
+    addresses: list[bytes] = field(default_factory=list)
+
+
 class Sets:
     """Keeps the members of every set in use true, and remembers what they were before the step.
 
@@ -58,6 +68,8 @@ class Sets:
         """Sets of all pods that have a named port; those of a term hang on the term."""
         self._fed: dict[ActiveSelector, tuple[list[LiveSet], list[LiveSet]]] = {}
         """The sets that ask for pods of a term, by family: of IPv4 and of IPv6."""
+        self._filling: dict[LiveSet, _Filling] = {}
+        """The sets that are being filled some members at a time."""
         self._changed: dict[LiveSet, dict[Member, bool]] = {}
         """Members touched in this step, and whether they were in before it."""
         self._leaving: dict[SetId, None] = {}
@@ -123,21 +135,89 @@ class Sets:
                 else:
                     live.members.remove(member)
 
-    def acquire(self, set_id: SetId, definition: Definition) -> int:
-        """Count one more policy that asks for a set; return how many members were filled in, if it is new."""
+    def acquire(self, set_id: SetId, definition: Definition) -> None:
+        """Count one more policy that asks for a set, and have it filled."""
+        self.begin(set_id, definition)
+        self.fill(set_id, None)
+
+    def begin(self, set_id: SetId, definition: Definition) -> None:
+        """Count one more policy that asks for a set; one of pods that is new has still to be filled."""
         live = self._live.get(set_id)
         if live is not None:
             live.references += 1
-            return 0
+            return
         predicates = definition.predicates if isinstance(definition, PeerPods) else ()
-        live = LiveSet(set_id, definition, [self._selectors.activate(predicate) for predicate in predicates])
+        live = LiveSet(set_id, definition, [self._selectors.begin(predicate) for predicate in predicates])
         self._live[set_id] = live
         live.references = 1
         if isinstance(definition, Networks):
             live.members.update(definition.members)
+            return
+        # From now on it is told of all that comes and goes.
+        for term in live.terms:
+            self._fed.setdefault(term, ([], []))[_place(set_id.family)].append(live)
+        if live.terms:
+            self._filling[live] = _Filling(list(live.terms))
+        elif live.ports is not None:
+            self.named.add_set(live)
+            self._filling[live] = _Filling(addresses=self._holding(live))
+
+    def fill(self, set_id: SetId, most: int | None) -> int:
+        """Fill a set some more: hold about so many groups against its terms, or put so many members in.
+
+        ``most``: None: all. Return how many these were; 0: the set is whole.
+        """
+        live = self._live[set_id]
+        filling = self._filling.get(live)
+        if filling is None:
+            return 0
+        done = 0
+        while most is None or done < most:
+            left = None if most is None else most - done
+            if filling.unmatched:
+                matched = self._selectors.go_on(filling.unmatched[-1], left)
+                if not matched:
+                    term = filling.unmatched.pop()
+                    filling.groups.append((term, list(term.groups)))
+                done += matched
+            elif filling.groups:
+                term, groups = filling.groups[-1]
+                done += self._put(live, term, _taken(groups, left))
+                if not groups:
+                    filling.groups.pop()
+            elif filling.addresses:
+                some = filling.addresses[-left:] if left is not None else filling.addresses
+                filling.addresses = filling.addresses[: -len(some)]
+                owners = self._ownership.owners
+                owned = ((record, a) for a in some if (record := owners.get(a)) is not None)
+                live.members.update(m for r, a in owned for m in _members(live, r, a))
+                done += len(some)
+            else:
+                del self._filling[live]
+                break
+        return done
+
+    def _put(self, live: LiveSet, term: ActiveSelector, groups: Iterable[Identity]) -> int:
+        """Put the pods of groups into a set, as far as its term matches them still; return how many."""
+        owners, size = self._ownership.owners, live.id.family.bits // 8
+        records = [record for group in groups if group in term.groups for record in group.pods]
+        owned = (
+            (record, address)
+            for record in records
+            for address in record.pod.addresses
+            if len(address) == size and owners.get(address) is record
+        )
+        if live.ports is None:
+            live.members.update(address for _, address in owned)
         else:
-            self._fill(live)
-        return len(live.members)
+            live.members.update(m for r, a in owned for m in _members(live, r, a))
+        return len(records)
+
+    def _holding(self, live: LiveSet) -> list[bytes]:
+        """Return the addresses of the pods that have ports of a set; of records there may be newer ones."""
+        size = live.id.family.bits // 8
+        found = (a for record in self.named.holders(live) for a in record.pod.addresses if len(a) == size)
+        return list(dict.fromkeys(found))
 
     def release(self, set_id: SetId) -> None:
         """Count one policy less that asks for a set, in whose program it is no more.
@@ -173,6 +253,7 @@ class Sets:
         set_id = live.id
         del self._live[set_id]
         self._changed.pop(live, None)
+        self._filling.pop(live, None)
         at = _place(set_id.family)
         for term in live.terms:
             fed = self._fed[term]
@@ -243,34 +324,6 @@ class Sets:
         self.touched += len(found)
         return found
 
-    def _fill(self, live: LiveSet) -> None:
-        family = live.id.family
-        size = family.bits // 8
-        records: Iterable[PodRecord]
-        if live.terms:
-            for term in live.terms:
-                fed = self._fed.get(term)
-                if fed is None:
-                    fed = self._fed[term] = ([], [])
-                fed[_place(family)].append(live)
-            records = chain.from_iterable(g.pods for term in live.terms for g in term.groups)
-        elif live.ports is not None:
-            self.named.add_set(live)
-            records = self.named.holders(live)
-        else:
-            records = ()
-        owners = self._ownership.owners
-        owned = (
-            (record, address)
-            for record in records
-            for address in record.pod.addresses
-            if len(address) == size and owners.get(address) is record
-        )
-        if live.ports is None:
-            live.members.update(address for _, address in owned)
-        else:
-            live.members.update(m for r, a in owned for m in _members(live, r, a))
-
     def _owned_in(self, group: Identity) -> Iterable[tuple[PodRecord, bytes]]:
         owners = self._ownership.owners
         return (
@@ -291,8 +344,20 @@ class Sets:
             "live sets": len(self._live),
             "terms that feed sets": len(self._fed),
             "sets that leave": len(self._leaving),
+            "sets being filled": len(self._filling),
             **self.named.sizes(),
         }
+
+
+def _taken(groups: list[Identity], most: int | None) -> list[Identity]:
+    """Take from the end groups of about so many pods; None: all."""
+    taken: list[Identity] = []
+    pods = 0
+    while groups and (most is None or pods < most):
+        group = groups.pop()
+        taken.append(group)
+        pods += len(group.pods)
+    return taken
 
 
 def _place(family: Family) -> int:

@@ -44,17 +44,26 @@ class Link(NamedTuple):
 _Terms = tuple[ActiveSelector, ...]
 
 
+class _Matching(NamedTuple):
+    """The groups that a term has still to be held against, and what those that it matches share."""
+
+    groups: list[Identity]
+    shared: dict[_Terms, _Terms]
+
+
 class ActiveSelectors:
     """Keeps ``ActiveSelector.groups`` and ``Identity.terms`` true.
 
     Handles: a predicate becoming active or not, a group coming and going, a namespace added, changed or
     deleted, in any order. A namespaceSelector matches known namespaces only; a predicate of a fixed
-    namespace needs none.
+    namespace needs none. Of a term that is being matched some groups at a time, all that changes meanwhile
+    is known at once.
     """
 
     def __init__(self, groups: Identities) -> None:
         self._identities = groups
         self._selectors: dict[Predicate, ActiveSelector] = {}
+        self._matching: dict[ActiveSelector, _Matching] = {}
         self._fixed: dict[str, SelectorIndex[ActiveSelector]] = {}
         self._scopes: dict[Selector, _Scope] = {}
         self._scope_index: SelectorIndex[_Scope] = SelectorIndex()
@@ -64,7 +73,13 @@ class ActiveSelectors:
         """How often a new group, or namespace, was held against a term."""
 
     def activate(self, predicate: Predicate) -> ActiveSelector:
-        """Return the term of a predicate, matched against every group when it is new."""
+        """Return the term of a predicate, matched against every group."""
+        term = self.begin(predicate)
+        self.go_on(term, None)
+        return term
+
+    def begin(self, predicate: Predicate) -> ActiveSelector:
+        """Return the term of a predicate; a new one has still to be matched by :meth:`go_on`."""
         term = self._selectors.get(predicate)
         if term is not None:
             return term
@@ -74,21 +89,51 @@ class ActiveSelectors:
             index = self._fixed.get(namespace)
             if index is None:
                 index = self._fixed[namespace] = SelectorIndex()
-            matching = self._identities.matching_in(namespace, predicate.pods)
+            groups = self._identities.candidates_in(namespace, predicate.pods)
         else:
             scope = self._scopes.get(predicate.namespaces) or self._add_scope(predicate.namespaces)
             index = scope.terms
-            matching = self._identities.matching_among(scope.namespaces, predicate.pods)
+            groups = self._identities.candidates_among(scope.namespaces, predicate.pods)
         index.add(predicate.pods, term)
-        term.groups = dict.fromkeys(matching)
-        _change_terms(matching, lambda terms: (*terms, term))
+        if groups:
+            self._matching[term] = _Matching(groups, {})
         return term
+
+    def go_on(self, term: ActiveSelector, most: int | None) -> int:
+        """Hold a term against so many groups more, of those that it is to be held against; None: all.
+
+        Return how many these were; 0: there are none left.
+        """
+        matching = self._matching.get(term)
+        if matching is None:
+            return 0
+        groups, shared = matching
+        some = groups[-most:] if most is not None else groups
+        if len(some) == len(groups):
+            del self._matching[term]
+        else:
+            del groups[-len(some) :]
+        predicate, known = term.predicate, self._identities.has
+        if predicate.namespaces is None:
+            there = {predicate.namespace or ""}
+        else:
+            there = self._scopes[predicate.namespaces].namespaces
+        matches, linked = predicate.pods.matches, term.groups
+        found = [
+            group
+            for group in some
+            if group.namespace in there and matches(group.labels) and group not in linked and known(group)
+        ]
+        _change_terms(found, lambda terms: (*terms, term), shared)
+        linked.update(dict.fromkeys(found))
+        return len(some)
 
     def deactivate(self, term: ActiveSelector) -> None:
         """Forget a term that feeds no set any more."""
         predicate = term.predicate
         del self._selectors[predicate]
-        _change_terms(term.groups, lambda terms: tuple(one for one in terms if one is not term))
+        self._matching.pop(term, None)
+        _change_terms(term.groups, lambda terms: tuple(one for one in terms if one is not term), {})
         term.groups = {}
         if predicate.namespaces is None:
             namespace = predicate.namespace or ""
@@ -184,6 +229,7 @@ class ActiveSelectors:
     def sizes(self) -> dict[str, int]:
         return {
             "terms": len(self._selectors),
+            "groups to be matched": sum(len(matching.groups) for matching in self._matching.values()),
             "terms of a namespace": sum(map(len, self._fixed.values())) + len(self._fixed),
             "namespace selectors": len(self._scopes) + len(self._scope_index),
             "namespaces": len(self._namespaces) + len(self._namespace_labels),
@@ -202,7 +248,7 @@ def _relink(links: Iterable[Link]) -> None:
         if matched:
             term.groups[group] = None
             gained.setdefault(group, []).append(term)
-        else:
+        elif group in term.groups:
             del term.groups[group]
             lost.setdefault(group, set()).add(term)
     shared: dict[_Terms, _Terms] = {}
@@ -212,13 +258,15 @@ def _relink(links: Iterable[Link]) -> None:
         group.terms = shared.setdefault(terms, terms)
 
 
-def _change_terms(groups: Iterable[Identity], change: Callable[[_Terms], _Terms]) -> None:
+def _change_terms(
+    groups: Iterable[Identity], change: Callable[[_Terms], _Terms], by_value: dict[_Terms, _Terms]
+) -> None:
     """Change the terms of groups, those that several groups share once.
 
-    A set of terms of its own for each of 10,000 groups takes 2 kB, and up to 40 ms to grow.
+    A set of terms of its own for each of 10,000 groups takes 2 kB, and up to 40 ms to grow. ``by_value``:
+    what the same change has made of terms before.
     """
     by_place: dict[int, tuple[_Terms, _Terms]] = {}
-    by_value: dict[_Terms, _Terms] = {}
     for group in groups:
         before = group.terms
         found = by_place.get(id(before))

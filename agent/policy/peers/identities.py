@@ -62,24 +62,24 @@ class Identities:
     def in_namespace(self, namespace: str) -> Iterator[Identity]:
         return iter(self._by_namespace.get(namespace))
 
-    def matching_in(self, namespace: str, selector: Selector) -> list[Identity]:
-        """Return the groups of a namespace that a selector matches."""
-        found = self._narrowed(selector, len(self._by_namespace.get(namespace)))
-        things = self._labelled_in(namespace, selector) if found is None else found.things
-        return [g for g in things if g.namespace == namespace and selector.matches(g.labels)]
+    def has(self, group: Identity) -> bool:
+        """Whether a group has not gone meanwhile."""
+        return group in self._by_namespace.get(group.namespace)
 
-    def matching_among(self, namespaces: set[str], selector: Selector) -> list[Identity]:
-        """Return the groups of several namespaces that a selector matches."""
+    def candidates_in(self, namespace: str, selector: Selector) -> list[Identity]:
+        """Return the groups of a namespace, and maybe of others, that a selector may match."""
+        found = self._narrowed(selector, len(self._by_namespace.get(namespace)))
+        return list(self._labelled_in(namespace, selector) if found is None else found.things)
+
+    def candidates_among(self, namespaces: set[str], selector: Selector) -> list[Identity]:
+        """Return the groups of several namespaces, and maybe of others, that a selector may match."""
         # The sum costs as much as there are namespaces: only when that is less than what it may save.
         found = self._labels.candidates(selector)
         if found is not None and found.number > len(namespaces):
             found = self._narrowed(selector, sum(len(self._by_namespace.get(n)) for n in namespaces))
-        things = (
-            found.things
-            if found is not None
-            else chain.from_iterable(self._labelled_in(n, selector) for n in namespaces)
-        )
-        return [g for g in things if g.namespace in namespaces and selector.matches(g.labels)]
+        if found is not None:
+            return list(found.things)
+        return list(chain.from_iterable(self._labelled_in(name, selector) for name in namespaces))
 
     def _labelled_in(self, namespace: str, selector: Selector) -> Iterable[Identity]:
         return self._labels.within(selector, self._by_namespace.get(namespace))

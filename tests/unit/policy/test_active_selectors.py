@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable, Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kube.model import Operator, Requirement, Selector
-from agent.policy.graph import Identity
+from agent.policy.graph import ActiveSelector, Identity
 from agent.policy.peers.active_selectors import ActiveSelectors
 from agent.policy.peers.identities import Identities
 from agent.policy.program import Predicate
@@ -44,46 +47,80 @@ def matches(predicate: Predicate, group: Identity, namespaces: dict[str, dict[st
     return labels is not None and predicate.namespaces.matches(labels)
 
 
-@given(st.lists(MOVES, max_size=30))
-def test_each_knows_of_the_other_whatever_came_and_went(moves: list[tuple[str, object]]) -> None:
+def follow(moves: Iterable[tuple[str, object]], *, at_once: bool) -> None:
+    """Check after each move. Terms are matched ``at_once``, or with some groups whenever a move says so."""
     identities = Identities()
     selectors = ActiveSelectors(identities)
-    active: dict[Predicate, object] = {}
+    active: dict[Predicate, ActiveSelector] = {}
     groups: dict[tuple[str, int], Identity] = {}
     namespaces: dict[str, dict[str, str]] = {}
     for what, about in moves:
         if what == "selector":
             assert isinstance(about, Predicate)
-            term = selectors.activate(about)
+            term = selectors.activate(about) if at_once else selectors.begin(about)
             if active.pop(about, None) is term:
                 selectors.deactivate(term)
                 assert not term.groups
             else:
                 active[about] = term
-            continue
-        assert isinstance(about, tuple)
-        name, value = about
-        if what == "namespace":
-            selectors.set_namespace(name, value)
-            namespaces.pop(name, None)
-            if value is not None:
-                namespaces[name] = value
-        elif (group := groups.pop((name, value), None)) is not None:
-            selectors.remove_group(group)
-            identities.discard(group)
-            assert not group.terms
+        elif isinstance(about, int):
+            for term in active.values():
+                selectors.go_on(term, about)
         else:
-            group, _ = identities.join(name, LABELS[value])
-            selectors.add_group(group)
-            groups[name, value] = group
+            assert isinstance(about, tuple)
+            name, value = about
+            if what == "namespace":
+                selectors.set_namespace(name, value)
+                namespaces.pop(name, None)
+                if value is not None:
+                    namespaces[name] = value
+            elif (group := groups.pop((name, value), None)) is not None:
+                selectors.remove_group(group)
+                identities.discard(group)
+                assert not group.terms
+            else:
+                group, _ = identities.join(name, LABELS[value])
+                selectors.add_group(group)
+                groups[name, value] = group
         for one in groups.values():
             wanted = {predicate for predicate in active if matches(predicate, one, namespaces)}
-            assert {term.predicate for term in one.terms} == wanted
-            assert len(one.terms) == len(wanted)
-            for predicate in active:
-                term = selectors.activate(predicate)
-                assert (one in term.groups) is (predicate in wanted)
+            linked = {term.predicate for term in one.terms}
+            assert len(one.terms) == len(linked)
+            assert linked == wanted if at_once else linked <= wanted
+            assert linked == {predicate for predicate, term in active.items() if one in term.groups}
+    for predicate, term in active.items():
+        assert selectors.activate(predicate) is term
+        assert set(term.groups) == {g for g in groups.values() if matches(predicate, g, namespaces)}
     assert selectors.sizes()["terms"] == len(active)
+    assert selectors.sizes()["groups to be matched"] == 0
+
+
+@given(st.lists(MOVES, max_size=30))
+def test_each_knows_of_the_other_whatever_came_and_went(moves: list[tuple[str, object]]) -> None:
+    follow(moves, at_once=True)
+
+
+def some_moves(seed: int) -> Iterator[tuple[str, object]]:
+    """Yield moves of few selectors and many groups."""
+    chosen = random.Random(seed)
+    predicates = chosen.sample(PREDICATES, 4)
+    for namespace in NAMESPACES:
+        yield "namespace", (namespace, chosen.choice(LABELS))
+        yield from (("group", (namespace, number)) for number in range(len(LABELS)))
+    for _ in range(40):
+        yield chosen.choice(
+            (
+                ("selector", chosen.choice(predicates)),
+                ("match", 1),
+                ("group", (chosen.choice(NAMESPACES), chosen.randrange(len(LABELS)))),
+                ("namespace", (chosen.choice(NAMESPACES), chosen.choice((None, *LABELS)))),
+            )
+        )
+
+
+def test_each_knows_of_the_other_while_some_groups_are_not_matched_yet() -> None:
+    for seed in range(300):
+        follow(some_moves(seed), at_once=False)
 
 
 def test_groups_that_the_same_selectors_match_share_what_says_so() -> None:
