@@ -122,10 +122,38 @@ POLICY = (
     ),
     Mutation(
         "of many peers only the first counts",
-        "agent.policy.lower.sets:Sets._fill",
+        "agent.policy.lower.sets:Sets._put",
         "_members(live, r, a)",
         "[*_members(live, r, a)][:1]",
         (Selection.COMPILER,),
+    ),
+    Mutation(
+        "a pod that has come to look otherwise is put into a set all the same",
+        "agent.policy.lower.sets:Sets._put",
+        "group in term.groups",
+        "True",
+        (Selection.FILLING,),
+    ),
+    Mutation(
+        "an address is put into a set for a pod that has lost it",
+        "agent.policy.lower.sets:Sets._put",
+        "owners.get(address) is record",
+        "address in owners",
+        (Selection.FILLING,),
+    ),
+    Mutation(
+        "a namespace that a selector no longer matches is matched",
+        "agent.policy.peers.active_selectors:ActiveSelectors.go_on",
+        "group.namespace in there",
+        "True",
+        (Selection.FILLING, Selection.MATCHING),
+    ),
+    Mutation(
+        "pods that have gone are matched",
+        "agent.policy.peers.active_selectors:ActiveSelectors.go_on",
+        "known(group)",
+        "True",
+        (Selection.MATCHING,),
     ),
     # --- Budgets and turns ----------------------------------------------------------------------------------
     Mutation(
@@ -201,7 +229,7 @@ POLICY = (
     ),
     Mutation(
         "a second user of a set is not counted",
-        "agent.policy.lower.sets:Sets.acquire",
+        "agent.policy.lower.sets:Sets.begin",
         "live.references += 1",
         "",
         (Selection.MOVES,),
