@@ -121,15 +121,15 @@ POLICY = (
         (Selection.SIZE,),
     ),
     Mutation(
-        "of many peers only the first counts",
+        "of the named ports of a pod only the first counts",
         "agent.policy.lower.sets:Sets._put",
         "_members(live, r, a)",
         "[*_members(live, r, a)][:1]",
-        (Selection.COMPILER,),
+        (Selection.FILLING,),
     ),
     Mutation(
         "a pod that has come to look otherwise is put into a set all the same",
-        "agent.policy.lower.sets:Sets._put",
+        "agent.policy.lower.sets:Sets.fill",
         "group in term.groups",
         "True",
         (Selection.FILLING,),

@@ -182,28 +182,28 @@ class Sets:
                 done += matched
             elif filling.groups:
                 term, groups = filling.groups[-1]
-                done += self._put(live, term, _taken(groups, left))
+                some = _taken(groups, left)
+                done += self._put(live, (r for group in some if group in term.groups for r in group.pods))
                 if not groups:
                     filling.groups.pop()
             elif filling.addresses:
-                some = filling.addresses[-left:] if left is not None else filling.addresses
-                filling.addresses = filling.addresses[: -len(some)]
+                taken = filling.addresses[-left:] if left is not None else filling.addresses
+                filling.addresses = filling.addresses[: -len(taken)]
                 owners = self._ownership.owners
-                owned = ((record, a) for a in some if (record := owners.get(a)) is not None)
-                live.members.update(m for r, a in owned for m in _members(live, r, a))
-                done += len(some)
+                self._put(live, (record for a in taken if (record := owners.get(a)) is not None))
+                done += len(taken)
             else:
                 del self._filling[live]
                 break
         return done
 
-    def _put(self, live: LiveSet, term: ActiveSelector, groups: Iterable[Identity]) -> int:
-        """Put the pods of groups into a set, as far as its term matches them still; return how many."""
+    def _put(self, live: LiveSet, records: Iterable[PodRecord]) -> int:
+        """Put what pods' addresses make into a set; return how many pods these were."""
         owners, size = self._ownership.owners, live.id.family.bits // 8
-        records = [record for group in groups if group in term.groups for record in group.pods]
+        pods = list(records)
         owned = (
             (record, address)
-            for record in records
+            for record in pods
             for address in record.pod.addresses
             if len(address) == size and owners.get(address) is record
         )
@@ -211,7 +211,7 @@ class Sets:
             live.members.update(address for _, address in owned)
         else:
             live.members.update(m for r, a in owned for m in _members(live, r, a))
-        return len(records)
+        return len(pods)
 
     def _holding(self, live: LiveSet) -> list[bytes]:
         """Return the addresses of the pods that have ports of a set; of records there may be newer ones."""

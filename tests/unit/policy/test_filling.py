@@ -21,10 +21,11 @@ from agent.kube.model import (
     Rule,
     Selector,
 )
-from agent.net import Protocol
+from agent.net import AddressPort, Protocol
 from agent.policy import enforcement
 from agent.policy.engine import Engine
 from agent.policy.lower import preparing, sets
+from agent.policy.lower.lowered import SetKind
 from tests.build import labelled, packed
 from tests.kernel.kernel_state import HERE
 
@@ -37,7 +38,7 @@ PEERS = (
     Peer(pod_selector=labelled(k1="yes"), namespace_selector=Selector()),
     Peer(pod_selector=LACKING),
 )
-HTTP = (Port(Protocol.TCP, "http"),)
+NAMED = Port(Protocol.TCP, "http"), Port(Protocol.UDP, "dns")
 LARGE = Upsert(
     Kind.POLICY,
     NetworkPolicy(
@@ -45,9 +46,10 @@ LARGE = Upsert(
         "large",
         labelled(app="web"),
         ingress=(Rule(PEERS[:2]), Rule(PEERS[2:])),
-        egress=(Rule(PEERS, HTTP), Rule((), HTTP)),
+        egress=(Rule(PEERS, NAMED), Rule((), NAMED)),
     ),
 )
+PORTS = NamedPort("http", Protocol.TCP, 80), NamedPort("dns", Protocol.UDP, 53)
 WEB = Upsert(
     Kind.POD, Pod("blue", "web", "web", {"app": "web"}, HERE, (packed("10.9.0.1"), packed("fd00::9")))
 )
@@ -78,7 +80,7 @@ class Cluster:
         # An address may pass from one pod to another.
         at = number if chosen.random() < 0.8 else chosen.randrange(PODS)
         addresses = packed(f"10.0.0.{at}"), packed(f"fd00::1:{at}")
-        ports = (NamedPort("http", Protocol.TCP, 80),) if chosen.random() < 0.5 else ()
+        ports = PORTS[: chosen.randrange(3)]
         name = f"p{number}"
         return Upsert(
             Kind.POD, Pod(NAMESPACES[number % 3], name, name, labels, "there", addresses, ports=ports)
@@ -124,6 +126,22 @@ def test_they_hold_what_they_would_if_they_were_filled_at_once(seeds: range) -> 
         assert len(engine.lowered.sets) == len(at_once.lowered.sets) > 4
         assert engine.lowered.sets == at_once.lowered.sets, seed
         assert engine.lowered.policies == at_once.lowered.policies
+
+
+def test_a_pod_has_a_member_for_each_of_its_ports_that_a_rule_names() -> None:
+    address = packed("10.0.0.1")
+    named = Pod("blue", "named", "named", {}, "there", (address,), ports=PORTS)
+    for events in ([Upsert(Kind.POD, named), LARGE], [LARGE, Upsert(Kind.POD, named)]):
+        engine = Engine(HERE)
+        engine.apply([Upsert(Kind.NAMESPACE, Namespace("blue", {"team": "x"})), WEB], 0.0)
+        for event in events:
+            engine.apply([event], 0.0)
+        members = [
+            found for set_id, found in engine.lowered.sets.items() if set_id.kind is SetKind.ADDRESS_PORTS
+        ]
+        wanted = {AddressPort(address, protocol, number) for _, protocol, number in PORTS}
+        assert any(members)
+        assert all(found in (set(), wanted) for found in members)
 
 
 def test_one_that_is_let_go_half_way_leaves_nothing() -> None:
