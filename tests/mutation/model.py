@@ -25,6 +25,8 @@ class Selection(enum.StrEnum):
     """Sets that are filled a member at a time, while everything changes."""
     MATCHING = "tests/unit/policy/test_active_selectors.py"
     """The same of selectors that are matched a pod at a time."""
+    PARTS = "tests/unit/dataplane/test_parts.py"
+    """The kernel's sets, made a member at a time, while pods come and go."""
     FOLDED = "tests/unit/dataplane/test_render.py::test_named_ports_of_peers_are_each_a_rule_of_the_policy"
     CHAINS = "tests/property/test_rendered.py::test_chains_judge_every_packet_as_the_specification_does"
     """Chains and sets against the evaluator, on random clusters."""

@@ -37,6 +37,13 @@ STEPS = (
         (Selection.ATOMICITY,),
     ),
     Mutation(
+        "a set that is made in parts is given who has left it meanwhile",
+        "agent.dataplane.iptables.change.carrying:Carrying._fill",
+        "members.intersection(left[:MANY_MEMBERS])",
+        "set(left[:MANY_MEMBERS])",
+        (Selection.PARTS,),
+    ),
+    Mutation(
         "removals before additions",
         "agent.dataplane.iptables.change.carrying:Carrying._change_members",
         "self._change(now)",

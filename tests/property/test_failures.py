@@ -26,7 +26,7 @@ from tests.property.choices import Seeded
 from tests.property.histories import Batch
 from tests.property.kernel_model import Kernel
 from tests.property.modelled import make_backend
-from tests.property.test_steps import HISTORIES, few_in_a_chain, packets, patch, verdict
+from tests.property.test_steps import HISTORIES, few_at_once, packets, patch, verdict
 from tests.property.words import FEW, HERE
 
 __all__ = ["patch"]
@@ -60,7 +60,7 @@ class Scene(NamedTuple):
 
 def synced(patch: pytest.MonkeyPatch, allow_nodes: bool, seed: int) -> Scene:
     random = Random(seed)
-    few_in_a_chain(patch, random)
+    few_at_once(patch, random)
     patch.setattr(chain_writer, "PART", random.choice((3, 1000)))
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()

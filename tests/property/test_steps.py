@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
+from agent.dataplane.iptables.change import carrying
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import lists
 from agent.dataplane.iptables.tables import chain_writer
@@ -84,11 +85,12 @@ def as_in_a_cluster(history: list[Batch]) -> list[Batch]:
     return [Batch(batch.seconds, tuple(map(narrowed, batch.events))) for batch in history]
 
 
-def few_in_a_chain(patch: pytest.MonkeyPatch, random: Random) -> None:
-    """Have pods share lists of policies, or not: a random cluster has few."""
+def few_at_once(patch: pytest.MonkeyPatch, random: Random) -> None:
+    """Have pods share lists of policies, and sets be made in parts, or not: a random cluster has few."""
     few = random.choice((1, 32))
     patch.setattr(lists, "FEW", few)
     patch.setattr(lists, "_MOST", 2 * few)
+    patch.setattr(carrying, "MANY_MEMBERS", random.choice((1, 4_000)))
 
 
 HISTORIES = strategies.histories.map(as_in_a_cluster)
@@ -166,7 +168,7 @@ def test_a_packet_has_its_old_or_its_new_verdict_at_every_moment_of_a_change(
     seed: int,
 ) -> None:
     random = Random(seed)
-    few_in_a_chain(patch, random)
+    few_at_once(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes, deny_new=deny_new, pod_networks=POD_NETWORKS)
     kernel = Kernel()
     backend = make_backend(kernel, Options(accept=accept))
@@ -198,7 +200,7 @@ def test_a_restart_moves_the_kernel_on_without_a_wrong_verdict(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, deny_new: bool, seed: int
 ) -> None:
     random = Random(seed)
-    few_in_a_chain(patch, random)
+    few_at_once(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes, deny_new=deny_new, pod_networks=POD_NETWORKS)
     kernel = Kernel()
     found = packets(random)
@@ -234,7 +236,7 @@ def test_whatever_fails_on_the_way_the_next_look_at_the_kernel_makes_good(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, seed: int
 ) -> None:
     random = Random(seed)
-    few_in_a_chain(patch, random)
+    few_at_once(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel)
@@ -274,7 +276,7 @@ def test_what_is_taken_away_is_gone_though_no_rule_can_be_written(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
 ) -> None:
     random = Random(seed)
-    few_in_a_chain(patch, random)
+    few_at_once(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel)
@@ -304,7 +306,7 @@ def test_what_is_taken_away_waits_for_no_command(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
 ) -> None:
     random = Random(seed)
-    few_in_a_chain(patch, random)
+    few_at_once(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel, patience=1.0)
@@ -348,7 +350,7 @@ def test_who_leaves_a_set_waits_for_no_command_that_may_end_soon(
     patch: pytest.MonkeyPatch, history: list[Batch], allow_nodes: bool, often: float, seed: int
 ) -> None:
     random = Random(seed)
-    few_in_a_chain(patch, random)
+    few_at_once(patch, random)
     engine = Engine(HERE, allow_nodes=allow_nodes)
     kernel = Kernel()
     backend = make_backend(kernel, patience=1.0)
