@@ -27,6 +27,7 @@ from agent.runtime.loop import Agent
 from agent.runtime.policy_look import make_look
 from agent.runtime.routes import asked_routes, verify_route
 from agent.runtime.scrape import PATH, metrics_route, metrics_server
+from agent.runtime.threads import take_short_turns
 from agent.settings import Settings
 from agent.sources.cni.asking import Ask
 from agent.sources.cni.source import CniSource
@@ -65,6 +66,7 @@ def run(settings: Settings) -> int:
 
 def _run_locked(settings: Settings) -> None:
     """Make an agent and run it, served, until a signal. Raises MemoryError where it cannot go on."""
+    take_short_turns()
     agent = make_agent(settings)
     names = (settings.node_name, socket.gethostname())
     route = metrics_route(agent.figures)
