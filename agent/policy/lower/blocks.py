@@ -8,6 +8,7 @@ around it, would be as many as an address has bits.
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from hashlib import sha256
@@ -84,19 +85,13 @@ def block_members(blocks: Collection[IPBlock], family: Family) -> frozenset[Netw
 
 def _are_apart(networks: Iterable[Network], bits: int) -> bool:
     """Whether no network touches another or overlaps it, nor is a /0."""
-    numbers: list[int] = []
-    for address, prefix in networks:
-        # A first address with the number of bits behind it that are free sorts as both do.
-        free = bits - prefix
-        numbers.append((int.from_bytes(address) >> free << free) << 8 | free)
-    numbers.sort()
-    end = -1
-    for number in numbers:
-        first, free = number >> 8, number & 0xFF
-        if first <= end or free == bits:
-            return False
-        end = first + (1 << free)
-    return True
+    # A first address with the number of bits behind it that are free sorts as both do.
+    pairs = [(int.from_bytes(address), bits - prefix) for address, prefix in networks]
+    numbers = sorted([(number >> free << free) << 8 | free for number, free in pairs])
+    if numbers and numbers[0] & 0xFF == bits:
+        return False
+    ends = [(number >> 8) + (1 << (number & 0xFF)) for number in numbers]
+    return not any(map(operator.ge, ends, [number >> 8 for number in numbers[1:]]))
 
 
 def _single(block: IPBlock, ranges: Ranges, family: Family) -> dict[Network, bool]:

@@ -173,9 +173,9 @@ def _lots(peers: Peers) -> tuple[tuple[Predicate, ...], ...]:
 
 def _networks(peers: Peers, family: Family) -> int:
     """Return how many networks the blocks name; a /0 is two."""
-    return sum(
-        1 + (cidr.prefix == 0) + len(excepts) for cidr, excepts in peers.blocks if cidr.family is family
-    )
+    # There may be thousands, of which to ask each for its family takes as long as all else.
+    size = family.bits // 8
+    return sum([1 + (not cidr[1]) + len(excepts) for cidr, excepts in peers.blocks if len(cidr[0]) == size])
 
 
 def _ways(ports: Ports | None) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from agent.dataplane.iptables.options import Options
@@ -52,11 +53,7 @@ def entries_of(
     direction: Direction, policies: Iterable[Key], options: Options
 ) -> tuple[list[Entry], dict[str, Rules]]:
     """Return what a pod's chain asks for these policies, and the lists that this needs."""
-    found = (PolicyId(direction, policy) for policy in policies)
-    entries = [
-        Entry(names.policy_chain(each), each, names.about(f"allowed by {direction} policy", each.policy))
-        for each in found
-    ]
+    entries = [_entry(direction, policy) for policy in policies]
     chains: dict[str, Rules] = {}
     if len(entries) <= FEW:
         return entries, chains
@@ -64,10 +61,25 @@ def entries_of(
         above = []
         for part in _parts(entries):
             name = names.list_chain(direction, [entry.chain for entry in part])
-            chains[name] = tuple(rules_of(part, direction, options))
+            chains[name] = _list(tuple(part), direction, options)
             above.append(Entry(name))
         entries = above
     return entries, chains
+
+
+# A pod may have thousands of policies, of which one comes or goes. The entries of all others are as they
+# were, and all lists but one of each size.
+
+
+@lru_cache(maxsize=4096)
+def _entry(direction: Direction, policy: Key) -> Entry:
+    which = PolicyId(direction, policy)
+    return Entry(names.policy_chain(which), which, names.about(f"allowed by {direction} policy", policy))
+
+
+@lru_cache(maxsize=128)
+def _list(part: tuple[Entry, ...], direction: Direction, options: Options) -> Rules:
+    return tuple(rules_of(part, direction, options))
 
 
 def _parts(entries: list[Entry]) -> Iterable[list[Entry]]:
