@@ -36,6 +36,7 @@ from agent.policy.lower.lowered import Delta, LoweredProgram, SetKind
 from agent.runtime.backends import ModeChoice
 from agent.runtime.heap import MEMORY
 from agent.runtime.loop import Agent, World
+from agent.runtime.threads import take_short_turns
 from agent.setting_values import LogFormat, LogLevel
 from agent.settings import resolve
 from agent.sources.source import SyncState
@@ -227,7 +228,8 @@ class _Run:
         ) -> Report:
             report = apply(program, delta, interrupted)
             if any(address in change.removed for change in delta.members.values()):
-                work, beside = self._spent()
+                own = time.process_time()
+                work, beside = self._spent(_commands(), own)
                 self._work.append(1000 * (work - self._asked[0]))
                 self._beside.append(1000 * (beside - self._asked[1]))
             return report
@@ -244,10 +246,9 @@ class _Run:
 
         Running.wait = waiting  # type: ignore[assignment, method-assign]
 
-    def _spent(self) -> tuple[float, float]:
+    def _spent(self, commands: float, own: float) -> tuple[float, float]:
         """Return the seconds of processor time until now: without what ran beside, and with it."""
-        own = time.process_time()
-        return own + self._waited, own + _commands()
+        return own + self._waited, own + commands
 
     def _do_its_worst(self) -> None:
         begin, each = time.monotonic(), max(1, int(self._attack.rate * _TICK))
@@ -269,7 +270,9 @@ class _Run:
             revoke, grant = (_event(peer(app)) for app in ("nobody", "peer"))
             while time.monotonic() < until or left > 0:
                 left -= 1
-                began, self._asked = time.monotonic_ns(), self._spent()
+                # Others run while files are read: this process is looked at last.
+                self._asked = self._spent(_commands(), time.process_time())
+                began = time.monotonic_ns()
                 self._source.sink([revoke])
                 self._took.append((int(watch.stdout.readline()) - began) / 1e6)
                 self._source.sink([grant])
@@ -300,6 +303,7 @@ def watch(name: str) -> None:
 def main() -> None:
     kind, argument = sys.argv[1:]
     log.configure(LogFormat.JSON, LogLevel.ERROR)
+    take_short_turns()
     if kind == "watch":
         watch(argument)
     else:
