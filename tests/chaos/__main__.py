@@ -22,7 +22,7 @@ from tests.chaos.catalogue import chosen, files_of, scenarios
 from tests.chaos.run import Result, run_all, run_one
 from tests.chaos.scenario import Length
 
-WORKERS = 3
+WORKERS = 4
 """Also on two cores: most of the time a scenario waits, and its probe and agents use a third of one."""
 _WIDTH = 120
 """Letters in a line of the table where nobody says how many there are."""

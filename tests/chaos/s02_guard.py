@@ -173,7 +173,7 @@ SCENARIOS = (
             promise="2.1",
             name=f"a boot with a guard, {layout.value}, {mode.value}",
             run=functools.partial(boot, layout=layout, mode=mode),
-            seconds=20,
+            seconds=50,
             short=layout is Layout.BRIDGE,
             also=("2.2",),
         )

@@ -205,8 +205,8 @@ def _chains(stage: Stage, mode: Mode) -> bool:
 
 
 SCENARIOS = (
-    Scenario(promise="3.3", name="ended in order", run=ended_orderly, seconds=22),
-    Scenario(promise="3.3", name="out of memory", run=out_of_memory, seconds=8),
+    Scenario(promise="3.3", name="ended in order", run=ended_orderly, seconds=50),
+    Scenario(promise="3.3", name="out of memory", run=out_of_memory, seconds=40),
     Scenario(promise="3.4", name="stopped and continued", run=stopped, seconds=30),
     Scenario(promise="3.5", name="a spoiled state directory", run=spoiled_state, seconds=35),
     *(
@@ -214,7 +214,7 @@ SCENARIOS = (
             promise="3.6",
             name=f"other settings, {layout.value}",
             run=functools.partial(other_settings, layout=layout),
-            seconds=20,
+            seconds=65,
         )
         for layout in Layout
     ),

@@ -100,7 +100,7 @@ SCENARIOS = (
             also=("3.2",),
             name=f"killed while objects change, {layout.value}, {mode.value}",
             run=functools.partial(killed, layout, mode, share),
-            seconds=60,
+            seconds=140,
             short=(layout, mode) == (Layout.BRIDGE, Mode.NFT),
         )
         for share, (layout, mode) in enumerate((layout, mode) for layout in Layout for mode in Mode)
@@ -110,6 +110,6 @@ SCENARIOS = (
         also=("3.2",),
         name="killed while objects change, an API server",
         run=killed_on_a_cluster,
-        seconds=70,
+        seconds=60,
     ),
 )

@@ -291,7 +291,7 @@ SCENARIOS = (
             also=("6.5",),
             name=f"dockerd, {mode.value}",
             run=functools.partial(docker, mode),
-            seconds=20,
+            seconds=60,
         )
         for mode in Mode
     ),

@@ -31,6 +31,8 @@ _ONLY_PROVED = (
 _LOOK = 0.3
 """Seconds that a look at the whole of the kernel takes."""
 _BETWEEN = 0.6
+_PROVED = 10
+"""After so many ways to break a kernel it is proved that it is mended."""
 _LEAST = 2
 """Proofs that a scenario has to see to have shown anything."""
 
@@ -43,13 +45,14 @@ def broken(mode: Mode, length: Length) -> Outcome:
         with netns.entered():
             node = ProvedNode(mode)
             missed = []
-            for one in BREAKS:
+            for number, one in enumerate(BREAKS, start=1):
                 one.make(node)
                 if not any(one.said in difference.said for difference in node.prove().differences):
                     missed.append(f"{one.name} was not found")
                 node.mend()
-                if node.prove().differences:
-                    missed.append(f"what was mended after {one.name} is not proved")
+                # A proof takes a second of processor time here.
+                if not number % _PROVED and node.prove().differences:
+                    missed.append(f"what was mended, {one.name} at last, is not proved")
     finally:
         netns.close()
     return Outcome(note=f"{len(BREAKS)} ways to break a kernel", broken=tuple(missed))
@@ -104,6 +107,8 @@ def mending(length: Length) -> Outcome:
     with Stage() as stage:
         agent = stage.start("--verify-interval", "2", "--drift-interval", "3600")
         whole = kernel.settled(agent)
+        # Some seconds after the start there is one look at all else, which would find it, too.
+        wait_until(lambda: agent.status()["kernel"]["drift"]["last_check"] is not None)
         wait_until(lambda: agent.status()["kernel"]["proof"]["at"], timeout=60)
         with Probe(stage.lanes) as probe:
             for breakage in breakages:
@@ -136,9 +141,9 @@ def _figure(stage: Stage, name: str) -> float:
 
 
 SCENARIOS = (
-    Scenario("7.2", "what is broken in nft tables is found", functools.partial(broken, "nft"), 20),
-    Scenario("7.2", "what is broken in legacy tables is found", functools.partial(broken, "legacy"), 20),
-    Scenario("7.2", "what is broken in the table of frames is found", broken_frames, 10),
+    Scenario("7.2", "what is broken in nft tables is found", functools.partial(broken, "nft"), 100),
+    Scenario("7.2", "what is broken in legacy tables is found", functools.partial(broken, "legacy"), 100),
+    Scenario("7.2", "what is broken in the table of frames is found", broken_frames, 40),
     Scenario("7.3", "what only a proof finds is put back", mending, 40),
     Scenario(
         "7.4",
