@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from hashlib import sha256
+from types import MappingProxyType
 from typing import NamedTuple
 
 from agent.net import Direction, Family, NetworkMember, Protocol
@@ -34,12 +35,20 @@ class Lowered(NamedTuple):
     sets: dict[SetId, Definition]
 
 
+KnownNetworks = Mapping[tuple[int, Family], frozenset[NetworkMember]]
+"""What :func:`block_members` says of rules, by their numbers and a family."""
+
+
 def lower_policy(
-    program: PolicyProgram, direction: Direction, families: tuple[Family, ...] = BOTH
+    program: PolicyProgram,
+    direction: Direction,
+    families: tuple[Family, ...] = BOTH,
+    known: KnownNetworks = MappingProxyType({}),
 ) -> Lowered:
     """Return a policy's program in the form of sets, which allows the same.
 
-    In a family that is not among ``families`` it has no rules. Raises ValueError when a rule does not allow:
+    In a family that is not among ``families`` it has no rules. ``known``: of rules of thousands of networks,
+    which take long; of others it is found out. Raises ValueError when a rule does not allow:
     there is no lowered form for that.
     """
     if any(rule.action is not Verdict.ALLOW for rule in program.rules):
@@ -47,7 +56,7 @@ def lower_policy(
     sets: dict[SetId, Definition] = {}
     lowered: dict[Family, tuple[LoweredRule, ...]] = dict.fromkeys(BOTH, ())
     for family in families:
-        context = _Context(direction, family, sets)
+        context = _Context(direction, family, sets, known)
         found = (_rule(context, rule) for rule in program.rules)
         lowered[family] = tuple(rule for rule in found if rule is not None)
     return Lowered(LoweredPolicy(lowered[Family.V4], lowered[Family.V6]), sets)
@@ -58,6 +67,7 @@ class _Context(NamedTuple):
     family: Family
     sets: dict[SetId, Definition]
     """Where definitions are gathered."""
+    known: KnownNetworks
 
     def set(self, kind: SetKind, meaning: str, definition: Definition) -> SetId:
         set_id = SetId(kind, self.direction, self.family, meaning)
@@ -107,7 +117,9 @@ def _peer_sets(context: _Context, rule: Rule) -> tuple[tuple[SetId, ...] | None,
         return None, ()
     lots = _lots(rule.peers)
     found = [context.set(SetKind.ADDRESSES, _predicates_text(lot), PeerPods(lot)) for lot in lots]
-    members = block_members(rule.blocks, context.family)
+    members = context.known.get((rule.number, context.family))
+    if members is None:
+        members = block_members(rule.blocks, context.family)
     few = tuple(sorted(members)) if len(members) <= FEW_NETWORKS else ()
     if few and len(rule.blocks) > 1 and any(member.nomatch for member in few):
         # Of several blocks a network may lie in an except of another, in which only a set finds the longest.

@@ -60,7 +60,7 @@ def test_its_sets_are_told_together_when_all_are_filled() -> None:
         assert first.isolated
         assert engine.lowered.sets == {}
         steps, last = finish(engine)
-        assert steps > (3 if event is LARGE else 0)
+        assert steps > 3
         assert len(last.sets_added) == sets
         at_once = Engine(HERE)
         at_once.apply([*CLUSTER, event], 0.0)
