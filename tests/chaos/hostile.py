@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -246,6 +246,17 @@ class _Run:
 
         Running.wait = waiting  # type: ignore[assignment, method-assign]
 
+    def _revoke(self, event: Event) -> None:
+        """Tell of a revocation, and note what was spent until the agent has it."""
+        put = self._agent.inbox.put
+
+        def noting(events: Sequence[Event]) -> None:
+            # Others run while files are read: this process is looked at last.
+            self._asked = self._spent(_commands(), time.process_time())
+            put(events)
+
+        after_room(self._agent.inbox.room, noting)([event])
+
     def _spent(self, commands: float, own: float) -> tuple[float, float]:
         """Return the seconds of processor time until now: without what ran beside, and with it."""
         return own + self._waited, own + commands
@@ -270,10 +281,8 @@ class _Run:
             revoke, grant = (_event(peer(app)) for app in ("nobody", "peer"))
             while time.monotonic() < until or left > 0:
                 left -= 1
-                # Others run while files are read: this process is looked at last.
-                self._asked = self._spent(_commands(), time.process_time())
                 began = time.monotonic_ns()
-                self._source.sink([revoke])
+                self._revoke(revoke)
                 self._took.append((int(watch.stdout.readline()) - began) / 1e6)
                 self._source.sink([grant])
                 watch.stdout.readline()

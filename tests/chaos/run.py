@@ -36,19 +36,23 @@ class Result:
 def run_all(
     scenarios: Sequence[Scenario], length: Length, workers: int, running: dict[str, float]
 ) -> Iterator[Result]:
-    """Run scenarios, the longest first, and give each result as it comes.
+    """Run scenarios, the longest first and those that run alone at last; give each result as it comes.
 
     Whoever goes away before the last does not wait: what runs ends by itself, and nothing more is begun.
     ``running`` holds meanwhile the titles of those that run, and when they began (monotonic seconds).
     """
     turns = sorted(scenarios, key=lambda scenario: -scenario.seconds)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        futures: list[Future[Result]] = [pool.submit(_run, found, length, running) for found in turns]
-        for future in as_completed(futures):
-            yield future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    for at_once, some in (
+        (workers, [found for found in turns if not found.alone]),
+        (1, [found for found in turns if found.alone]),
+    ):
+        pool = ThreadPoolExecutor(at_once)
+        try:
+            futures: list[Future[Result]] = [pool.submit(_run, found, length, running) for found in some]
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(scenario: Scenario, length: Length, running: dict[str, float]) -> Result:

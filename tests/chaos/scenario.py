@@ -63,6 +63,7 @@ class Scenario:
     ``run`` makes its own lab and removes it. It raises AssertionError where the promise is broken in a way
     that no packet shows, and any other error where nothing could be shown. It is called from the main thread
     of a process. ``short``: ``make test`` runs its short form, too. ``also``: other promises that it shows.
+    ``alone``: nothing else is to run beside it, since it measures processor time.
     """
 
     promise: str
@@ -71,6 +72,7 @@ class Scenario:
     seconds: float
     short: bool = False
     also: tuple[str, ...] = ()
+    alone: bool = False
 
     @property
     def title(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
+import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -109,6 +111,27 @@ def test_a_scenario_that_cannot_be_run_is_not_shown() -> None:
     assert not result.held
     assert "failed" in result.failed
     assert running == {}
+
+
+def test_those_that_measure_run_alone_and_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    beside: dict[str, list[str]] = {}
+    running: dict[str, float] = {}
+    both = threading.Barrier(2)
+
+    def run(found: Scenario, _: Length, running: dict[str, float]) -> Result:
+        running[found.title] = 0.0
+        beside[found.name] = [title for title in running if title != found.title]
+        if not found.alone:
+            both.wait(30)
+        del running[found.title]
+        return Result(found, Outcome(), 0.0)
+
+    monkeypatch.setattr("tests.chaos.run._run", run)
+    alone = [dataclasses.replace(scenario("9.1", name), alone=True) for name in ("a", "b")]
+    others = [scenario("3.1", name) for name in ("c", "d")]
+    results = list(run_all([*alone, *others], Length.SHORT, 2, running))
+    assert {result.scenario.name for result in results[:2]} == {"c", "d"}
+    assert beside["a"] == beside["b"] == []
 
 
 def test_what_is_asked_for_is_chosen() -> None:
