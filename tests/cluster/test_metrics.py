@@ -68,7 +68,7 @@ def test_packets_and_changes_are_counted(scene: Scene) -> None:
         return value(scene.near, f"{told}_packets_total", direction="ingress", namespace=namespace)
 
     # A scrape within a second of another shows the same.
-    wait_until(lambda: counted("denied") >= 2 and counted("allowed") >= 2, 10.0, 0.3)
+    wait_until(lambda: counted("denied") >= 2 and counted("allowed") >= 2, 60.0, 0.3)
     assert value(scene.near, "denied_bytes_total", direction="ingress", namespace=namespace) >= 80
     assert value(scene.near, "isolated_pods", direction="ingress", family="4") >= 1
     assert value(scene.near, "change_latency_seconds_count", change="policy") == changes + 1
@@ -81,7 +81,7 @@ def test_packets_and_changes_are_counted(scene: Scene) -> None:
         namespace, "only-friends", pods(app="server"), ingress=[rule({"podSelector": pods(app="nobody")})]
     )
     scene.expect(denied=[Way(stranger, server), Way(friend, server)])
-    wait_until(lambda: counted("denied") > before, 10.0, 0.3)
+    wait_until(lambda: counted("denied") > before, 60.0, 0.3)
     far = value(scene.far, "denied_packets_total", direction="ingress", namespace=namespace)
     assert far == 0, "the other node enforces nothing of it"
 
