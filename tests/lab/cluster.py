@@ -202,7 +202,7 @@ class Cluster:
         for agent in self.agents.values():
             agent.wait_ready()
 
-    def settle(self, timeout: float = 30.0) -> None:
+    def settle(self, timeout: float = 120.0) -> None:
         """Wait until every agent has seen all that was written through ``client``, and has applied it."""
         for agent in self.agents.values():
             wait_until(lambda a=agent: self._has_settled(a), timeout)  # type: ignore[misc]
