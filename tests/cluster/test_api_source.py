@@ -297,7 +297,8 @@ def test_an_expired_resource_version_is_listed_anew_and_only_differences_told(
 def test_stopping_while_the_server_is_away_is_prompt(server: ApiServer, client: Client) -> None:
     del client
     heard = Heard(server)
-    wait(heard.synced)
+    # A request that is on its way when the path is lost is waited for: the watches are to be open.
+    wait(lambda: heard.synced() and all(state.current for state in heard.source.states().values()))
     drop(server, on=True)
     try:
         heard.stop()
