@@ -100,6 +100,23 @@ class Cluster:
         return self._random.random() < 0.5
 
 
+def begun(seed: int, steps: int) -> tuple[Cluster, Engine]:
+    """Return a cluster that went on changing, and an engine that was told the policy so many steps ago."""
+    cluster, engine = Cluster(seed), Engine(HERE)
+    engine.apply(cluster.objects.values(), 0.0)
+    engine.apply([LARGE], 0.0, 1)
+    for _ in range(steps):
+        engine.apply([cluster.change()] if cluster.busy() else [], 0.0, 1)
+    return cluster, engine
+
+
+def finish(engine: Engine) -> None:
+    for _ in range(1_000):
+        if not engine.waiting:
+            break
+        engine.apply([], 0.0, 1)
+
+
 @pytest.fixture(autouse=True)
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enforcement, "_MANY_MEMBERS", 0)
@@ -111,16 +128,8 @@ def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("seeds", [range(start, start + 50) for start in range(0, 200, 50)], ids=str)
 def test_they_hold_what_they_would_if_they_were_filled_at_once(seeds: range) -> None:
     for seed in seeds:
-        cluster = Cluster(seed)
-        engine = Engine(HERE)
-        engine.apply(cluster.objects.values(), 0.0)
-        engine.apply([LARGE], 0.0, 1)
-        for _ in range(30):
-            engine.apply([cluster.change()] if cluster.busy() else [], 0.0, 1)
-        for _ in range(1_000):
-            if not engine.waiting:
-                break
-            engine.apply([], 0.0, 1)
+        cluster, engine = begun(seed, 30)
+        finish(engine)
         at_once = Engine(HERE)
         at_once.apply([*cluster.objects.values(), LARGE], 0.0)
         assert len(engine.lowered.sets) == len(at_once.lowered.sets) > 4
@@ -146,17 +155,9 @@ def test_a_pod_has_a_member_for_each_of_its_ports_that_a_rule_names() -> None:
 
 def test_one_that_is_let_go_half_way_leaves_nothing() -> None:
     for seed in range(50):
-        cluster = Cluster(seed)
-        engine = Engine(HERE)
-        engine.apply(cluster.objects.values(), 0.0)
-        engine.apply([LARGE], 0.0, 1)
-        for _ in range(seed):
-            engine.apply([cluster.change()] if cluster.busy() else [], 0.0, 1)
+        cluster, engine = begun(seed, seed)
         engine.apply([Delete(Kind.POLICY, LARGE.object.key)], 0.0, 1)
-        for _ in range(1_000):
-            if not engine.waiting:
-                break
-            engine.apply([], 0.0, 1)
+        finish(engine)
         assert engine.lowered.sets == {}
         gone = [Delete(kind, key) for kind, key in cluster.objects]
         engine.apply(gone, 0.0)
