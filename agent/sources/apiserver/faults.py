@@ -86,6 +86,11 @@ def refusal(kind: Kind, verb: str, error: RequestFailedError) -> str:
     return f"the API server failed to {verb} {what}: HTTP {error.code}: {said}; retrying"
 
 
+def expired(kind: Kind, verb: str) -> str:
+    """Name a request that names no version and was answered with 410: one that is too old."""
+    return f"the API server failed to {verb} {resource(kind)}: HTTP 410; retrying"
+
+
 def failure(error: Exception, address: str = "") -> str:
     """Name a failure to get an answer that can be used. ``address`` is the server's, as configured."""
     server = f"the API server at {address}" if address else "the API server"

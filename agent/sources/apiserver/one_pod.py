@@ -11,7 +11,7 @@ from agent.kube.model import Key, Kind, Pod
 from agent.kube.wire import read_stored
 from agent.sources.apiserver.answers import ExpiredError, raise_for
 from agent.sources.apiserver.connect import Connection
-from agent.sources.apiserver.faults import RequestFailedError, failure
+from agent.sources.apiserver.faults import RequestFailedError, expired, failure
 from agent.sources.apiserver.kubeconfig import ConfigurationError
 from agent.sources.apiserver.proof import UnprovenError
 from agent.words import one_line
@@ -47,7 +47,7 @@ class OnePod:
                 self._connection.reset()
             raise AskError(_refusal(error)) from None
         except ExpiredError:
-            raise AskError("the API server failed to get pods: HTTP 410; retrying") from None
+            raise AskError(expired(Kind.POD, "get")) from None
         except (urllib3.exceptions.HTTPError, OSError, ConfigurationError, UnprovenError) as error:
             raise AskError(failure(error, self._connection.address)) from None
         read = read_stored(Kind.POD, body)

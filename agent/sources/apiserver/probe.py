@@ -13,7 +13,7 @@ from agent.kube.model import Kind
 from agent.sources.apiserver.answers import ExpiredError
 from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.contact import Contact
-from agent.sources.apiserver.faults import RequestFailedError, failure, refusal
+from agent.sources.apiserver.faults import RequestFailedError, expired, failure, refusal
 from agent.sources.apiserver.identity import ClusterIdentity, OtherClusterError
 from agent.sources.apiserver.kubeconfig import ConfigurationError
 from agent.sources.apiserver.proof import UnprovenError
@@ -94,7 +94,7 @@ class Probe:
             return pause
         except ExpiredError:
             # Not of a version, since it names none: the server, or what answers in its place, refuses all.
-            self._contact.lost("the API server failed to list namespaces: HTTP 410; retrying")
+            self._contact.lost(expired(Kind.NAMESPACE, "list"))
             return pause
         except Exception as error:
             _log.exception("the probe failed")
