@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,15 @@ from agent.kube.events import Delete, Event, Synced, Upsert
 from agent.kube.model import Key, Kind
 from agent.sources.apiserver.source import ApiSource
 from tests.lab.apiserver import PORT, ApiServer
+from tests.lab.cluster import wait_until
 
 ADDRESS = "10.255.0.1"
 # The agent comes by an address of its own, so that its packets alone can be dropped.
 AGENT_ADDRESS = "10.255.0.2"
 PODS = 1200
+
+wait = functools.partial(wait_until, interval=0.002)
+"""What is told comes within milliseconds."""
 
 
 class Heard:
@@ -72,17 +76,6 @@ def _name(event: Event) -> tuple[Kind, str]:
     if isinstance(event, Upsert):
         return event.kind, event.object.name
     return event.kind, "" if isinstance(event, Synced) else event.key.name
-
-
-def wait(condition: Callable[[], object], seconds: float = 30.0) -> float:
-    """Wait until a condition holds; return the seconds it took. The last look is when the time is over."""
-    began = time.monotonic()
-    while True:
-        over = time.monotonic() - began > seconds
-        if condition():
-            return time.monotonic() - began
-        assert not over, "did not happen"
-        time.sleep(0.002)
 
 
 def create_many(server: ApiServer, pods: int) -> None:

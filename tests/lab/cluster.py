@@ -114,7 +114,7 @@ class AgentProcess:
                 self.process.wait()
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 30.0, interval: float = 0.02) -> float:
+def wait_until(condition: Callable[[], object], timeout: float = 30.0, interval: float = 0.02) -> float:
     """Wait until a condition holds; return the seconds it took. Raises TimeoutError.
 
     ``timeout``: long enough for a busy machine, where nothing is promised of how long it takes. The last look

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
@@ -19,6 +20,7 @@ from agent.sources.apiserver import backoff
 from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.reflector import Reflector
 from agent.sources.apiserver.seen import Seen
+from tests.lab.cluster import wait_until
 
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, str]], None]
 Json = dict[str, Any]
@@ -102,15 +104,8 @@ class Running:
         assert not self.thread.is_alive()
 
 
-def wait(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until a condition holds; the last look begins when the time is over."""
-    began = time.monotonic()
-    while True:
-        over = time.monotonic() - began > seconds
-        if condition():
-            return
-        assert not over, "did not happen"
-        time.sleep(0.002)
+wait = functools.partial(wait_until, interval=0.002)
+"""What a scripted server is asked comes within milliseconds."""
 
 
 def every_fault(monkeypatch: pytest.MonkeyPatch) -> list[str]:
