@@ -24,6 +24,7 @@ from tests.bench.sender import SLOTS
 from tests.lab.children import dies_with_us
 from tests.lab.netns import SO_RCVBUFFORCE
 from tests.lab.place import LabError, Place
+from tests.patience import PATIENCE
 
 PORT = 9999
 PERIOD_NS = 400_000
@@ -49,7 +50,7 @@ class Beam:
         """Where packets went the new way and then the old way again before the new way held: how long each
         lasted, in milliseconds."""
 
-    def wait(self, passes: bool, since_ns: int = 0, timeout: float = 10.0) -> int:
+    def wait(self, passes: bool, since_ns: int = 0, timeout: float = PATIENCE) -> int:
         """Wait until packets sent after a time of the monotonic clock all pass, or none does.
 
         Return when the first of them was sent, in nanoseconds; ``since_ns`` 0: from now on. Raises LabError.
@@ -135,7 +136,7 @@ def beam(source: Place, destination: Place, address: str, family: Family = Famil
         stack.callback(sender.kill)
         what = f"{source.name} to {destination.name}"
         made = Beam(shared, sink, what)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while made._sent() == 0:
             if sender.poll() is not None or time.monotonic() > deadline:
                 raise LabError(f"{what}: no packets are sent")

@@ -14,6 +14,7 @@ from tests.bench.changes import friends_admitted
 from tests.bench.result import Result, summary
 from tests.lab.cluster import wait_until
 from tests.lab.place import LabError
+from tests.patience import PATIENCE
 
 _EVENTS, _EVENTS_QUICK = 4000, 200
 _RATE = 200.0
@@ -71,7 +72,7 @@ def _cpu_per_event(arena: Arena, usage: Usage, kind: str, count: int, idle: floa
 
 def _until_idle(usage: Usage, idle: float) -> None:
     """Wait until the agent works no more than when idle: asking it would itself cost."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while cpu_share(usage, _QUIET_SECONDS) > 2 * idle + 0.05:
         if time.monotonic() > deadline:
             raise LabError("a minute after the last event the agent still works")
@@ -123,7 +124,7 @@ def _lags(arena: Arena, wanted: float, seconds: float) -> tuple[list[float], flo
                 passes = not passes
                 begin = time.monotonic_ns()
                 etcd.put([objects[passes]])
-                lags.append((packets.wait(passes, since_ns=begin, timeout=60) - begin) / 1e6)
+                lags.append((packets.wait(passes, since_ns=begin, timeout=PATIENCE) - begin) / 1e6)
                 time.sleep(random.uniform(*_MARK_PAUSE))
             written = finished(loader)
         etcd.put([objects[False]])
@@ -186,7 +187,7 @@ def finished(loader: subprocess.Popen[str], timeout: float = 600.0) -> Written:
     return Written(int(count), float(seconds))
 
 
-def caught_up(arena: Arena, timeout: float = 60.0) -> None:
+def caught_up(arena: Arena, timeout: float = PATIENCE) -> None:
     """Wait until the agent has taken in what is in etcd now: a label of the client's is the last of it."""
     name = arena.client_pod.name
     namespace, pod = name.split("/")

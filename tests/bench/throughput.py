@@ -46,6 +46,7 @@ from tests.lab.backends import BACKENDS
 from tests.lab.lab import Lab
 from tests.lab.netns import CommandError
 from tests.lab.node import Layout, Node, Pod
+from tests.patience import PATIENCE
 from tests.property.kernel_model import Kernel
 
 SECTION = "packets"
@@ -280,7 +281,7 @@ def _ratios(
 
 def _wait_until_served(client: Pod, server: Pod) -> None:
     """Wait until the servers answer, and measure each load once to warm up."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while True:
         try:
             connections(client, server)

@@ -8,6 +8,7 @@ from agent.net import Family
 from tests.lab.backends import IPTABLES, Held, differences
 from tests.lab.cluster import AgentProcess, wait_until
 from tests.lab.node import Mode, Node
+from tests.patience import PATIENCE
 
 _CACHED = {f"set {names.cache(mode, family).entries}" for mode in MODES for family in Family}
 
@@ -24,7 +25,7 @@ def held(node: Node, mode: Mode | None = None) -> Held:
     return {what: content for what, content in found.items() if what not in _CACHED}
 
 
-def settled(agent: AgentProcess, timeout: float = 60.0) -> Held:
+def settled(agent: AgentProcess, timeout: float = PATIENCE) -> Held:
     """Return what the kernel of an agent's node holds once nothing is left to do. Raises TimeoutError.
 
     That is when isolated pods, of which there has to be one, are also judged by their links, which is written
@@ -45,7 +46,7 @@ def settled(agent: AgentProcess, timeout: float = 60.0) -> Held:
     return last
 
 
-def wait_for(node: Node, expected: Held, timeout: float = 30.0) -> None:
+def wait_for(node: Node, expected: Held, timeout: float = PATIENCE) -> None:
     """Wait until a kernel holds what is expected. Raises AssertionError with the differences."""
     try:
         wait_until(lambda: held(node) == expected, timeout, interval=0.2)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.lab.place import LabError
+from tests.patience import PATIENCE
 
 _UNIFIED = Path("/sys/fs/cgroup")
 _SEPARATE = _UNIFIED / "memory"
@@ -44,7 +45,7 @@ def limited(pid: int) -> Iterator[None]:
         yield
     finally:
         # What has been in it is gone a moment after it has ended.
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE
         while group.exists():
             with contextlib.suppress(OSError):
                 group.rmdir()

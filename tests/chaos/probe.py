@@ -24,9 +24,9 @@ from tests.lab.cluster import ROOT
 from tests.lab.netns import SO_RCVBUFFORCE
 from tests.lab.node import Pod
 from tests.lab.place import LabError, Place
+from tests.patience import PATIENCE
 
 RATE = 1000
-_PATIENCE_SECONDS = 60.0
 _SEVERAL = 25
 """Packets of a lane of which none arrives where they are denied."""
 _ON_ITS_WAY_SECONDS = 0.05
@@ -154,7 +154,7 @@ class Probe:
         number = self.lanes.index(lane)
         first = self._sent() + 1
         enough = first + _SEVERAL * len(self.lanes)
-        until = time.monotonic() + _PATIENCE_SECONDS
+        until = time.monotonic() + PATIENCE
         while self._sent() < enough:
             if time.monotonic() > until or self._process.poll() is not None:
                 raise TimeoutError(f"{self._sent() - first} of {enough - first} packets were sent")
@@ -174,7 +174,7 @@ class Probe:
     def _judged(self) -> Report:
         assert self._process.stdin
         self._process.stdin.close()
-        if self._process.wait(_PATIENCE_SECONDS) != 0:
+        if self._process.wait(PATIENCE) != 0:
             raise LabError("the probe has failed")
         for (place, _, port), found in self._receivers.items():
             if dropped := _dropped(found):

@@ -22,6 +22,7 @@ from tests.lab.cluster import ROOT, wait_until
 from tests.lab.firewalls import Firewalld
 from tests.lab.holder import Holder
 from tests.lab.node import Layout, Mode, Node
+from tests.patience import PATIENCE
 
 _KILLED_AT = ("start:begin:1", "sync:begin:1", "sync:made:1", "sync:rules:1", "sync:ruled:1")
 """Steps before the rules of both families are written, in the order of a start."""
@@ -37,7 +38,7 @@ def guard(node: Node, *arguments: str) -> None:
     log = node.directory / "guard.log"
     with log.open("ab") as output:
         done = node.popen([*command, *arguments], output=output, environment={"PYTHONPATH": str(ROOT)})
-    assert done.wait(60) == 0, log.read_text()
+    assert done.wait(PATIENCE) == 0, log.read_text()
 
 
 class _Boot:
@@ -62,7 +63,7 @@ class _Boot:
             if step == _WRITTEN:
                 probe.expect(Expected.EITHER, lambda lane: _of(lane) in self._allowed)
             self.stage.start(*networks(self.stage.node), ready=False, module=killed_at(step))
-            assert self.stage.agent.process.wait(60) == -signal.SIGKILL, self.stage.agent.tail()
+            assert self.stage.agent.process.wait(PATIENCE) == -signal.SIGKILL, self.stage.agent.tail()
 
     def opened(self, probe: Probe) -> None:
         """Start an agent that is not killed, and see that it opens what is allowed."""
@@ -130,7 +131,7 @@ def held(length: Length, layout: Layout, mode: Mode) -> Outcome:
             booted.killed(probe, killed)
             booted.opened(probe)
             time.sleep(quiet)
-            ended = holder.process.wait(20)
+            ended = holder.process.wait(PATIENCE)
         broken = booted.left() if ended == 0 else (*booted.left(), f"the holder ended with {ended}")
     note = f"{tried} times others flushed or deleted, {len(killed)} agents killed, and one that was not"
     return Outcome.of(probe.report, note=note, broken=broken)

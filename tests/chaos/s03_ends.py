@@ -18,6 +18,7 @@ from tests.chaos.scenario import Length, Outcome, Scenario
 from tests.chaos.stage import PORT, SPECS, Stage, policy_manifest
 from tests.lab.cluster import wait_until
 from tests.lab.node import Layout, Mode
+from tests.patience import PATIENCE
 
 _STOPPED_SECONDS = 20.0
 _MANY = 20_000
@@ -45,7 +46,7 @@ def out_of_memory(length: Length) -> Outcome:
         with Probe(stage.lanes) as probe:
             with limited(stage.agent.process.pid):
                 stage.say("many", [_pod(number) for number in range(_MANY)])
-                number = stage.agent.process.wait(60)
+                number = stage.agent.process.wait(PATIENCE)
                 assert number == -signal.SIGKILL, f"the agent has ended by itself: {number}"
             stage.unsay("many")
             stage.start()

@@ -26,7 +26,6 @@ _CONFIRM = 10
 """Seconds (``--confirm-empty``) after which a second list confirms what a list alone does not prove."""
 _AROUND = 0.1
 """Seconds in which a packet is on its way."""
-_PATIENCE = 60.0
 _NODE = "n1"
 _WATCH = "watch"
 _STATUS = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
@@ -215,7 +214,7 @@ def faults(table: Mapping[str, tuple[Fault, float]], length: Length) -> Outcome:
 
         def until(expected: Expected) -> None:
             allowed = expected is Expected.ALLOWED
-            wait_until(lambda: all(probe.passes(lane) is allowed for lane in lanes), _PATIENCE)
+            wait_until(lambda: all(probe.passes(lane) is allowed for lane in lanes))
             time.sleep(_AROUND)
             probe.expect(expected, _to_web)
 
@@ -239,7 +238,7 @@ def faults(table: Mapping[str, tuple[Fault, float]], length: Length) -> Outcome:
                 broken.append(f"{name}: a policy held {took:.1f} s after the server's return")
             if name not in DOUBTED:
                 slowest = max(slowest, (name, took), key=lambda found: found[1])
-            wait_until(lambda: " warning" not in api.readyz()[1], _PATIENCE)
+            wait_until(lambda: " warning" not in api.readyz()[1])
             change(SPECS["web"])
             until(Expected.ALLOWED)
     note = f"{len(table)} ways; after {slowest[0]!r} a policy held {slowest[1]:.1f} s after the return"

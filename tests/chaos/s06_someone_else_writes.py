@@ -25,6 +25,7 @@ from tests.lab.beside import Beside
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.firewalls import Dockerd, Firewalld
 from tests.lab.node import Layout, Mode, Node
+from tests.patience import PATIENCE
 
 _AT_ONCE, _ASKED, _COMPARED = 1.0, 2.0, 3.0
 """Seconds within which is put back what the kernel tells of, what it shows when it is asked each second, and
@@ -36,7 +37,6 @@ _HEARD = 0.1
 """Seconds within which a busy test is told of a write."""
 _LONG = 3600.0
 _BETWEEN = 0.6
-_PATIENCE = 30.0
 
 
 def _put_back(stage: Stage, whole: Held, began: float) -> float:
@@ -48,10 +48,10 @@ def _put_back(stage: Stage, whole: Held, began: float) -> float:
         return not any(map(hooks.misplaced, tables)) and kernel.held(stage.node) == whole
 
     try:
-        wait_until(there, _PATIENCE, interval=0.02)
+        wait_until(there, PATIENCE, interval=0.02)
     except TimeoutError:
         found = differences(kernel.held(stage.node), whole)
-        raise AssertionError(f"not put back after {_PATIENCE:.0f} s: {found[:5]}") from None
+        raise AssertionError(f"not put back after {PATIENCE:.0f} s: {found[:5]}") from None
     return time.monotonic() - began
 
 
@@ -92,7 +92,7 @@ def broken(
 
         # The kernel has the last one before the agent knows that its command has ended.
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: told() >= len(chosen), _PATIENCE)
+            wait_until(lambda: told() >= len(chosen), PATIENCE)
         if told() < len(chosen):
             wrong.append(f"only {told()} repairs are told of {len(chosen)}")
     note = f"{len(chosen)} ways, the slowest put back after {slowest:.2f} s; {probe.report.rate:.0f} flows/s"
@@ -198,7 +198,7 @@ def beside_kube_router(length: Length) -> Outcome:
             stage.say("web", [policy_manifest("web", SPECS["web"])])
             for family, text in before.items():
                 node.run(f"{_save(family)}-{node.mode}-restore", stdin=text)
-            wait_until(lambda: http_get(node, "/readyz")[0] == 200, _PATIENCE)
+            wait_until(lambda: http_get(node, "/readyz")[0] == 200, PATIENCE)
             kernel.wait_for(node, first)
             for expected in (Expected.ALLOWED, Expected.DENIED):
                 probe.expect(expected, lambda lane, e=expected: lane.expected is e)  # type: ignore[misc]

@@ -22,6 +22,7 @@ from tests.kernel.proved import ProvedNode
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.netns import Netns
 from tests.lab.node import Layout
+from tests.patience import PATIENCE
 
 _ONLY_PROVED = (
     "the sets of isolated addresses flushed",
@@ -35,7 +36,6 @@ _PROVED = 10
 """After so many ways to break a kernel it is proved that it is mended."""
 _LEAST = 2
 """Proofs that a scenario has to see to have shown anything."""
-_PATIENCE = 120.0
 
 
 def broken(mode: Mode, length: Length) -> Outcome:
@@ -77,13 +77,13 @@ def changing(layout: Layout, mode: Mode, length: Length, *options: str) -> Outco
     random = Random(layout.value)
     with Stage(layout, mode) as stage:
         agent = stage.start("--verify-interval", "1", *options)
-        wait_until(lambda: agent.status()["kernel"]["proof"]["at"], timeout=60)
+        wait_until(lambda: agent.status()["kernel"]["proof"]["at"])
         moments: set[str] = set()
         with Probe(stage.lanes) as probe, of_manifests(stage) as churn:
             began = time.monotonic()
             # Proofs have a low priority: on a machine that others load they take their time.
             while (passed := time.monotonic() - began) < seconds or (
-                length is Length.LONG and len(moments) < _LEAST and passed < _PATIENCE
+                length is Length.LONG and len(moments) < _LEAST and passed < PATIENCE
             ):
                 extra = stage.lab.pod(stage.node, "extra")
                 stage.say("extra", [pod_manifest(extra)])
@@ -98,7 +98,7 @@ def changing(layout: Layout, mode: Mode, length: Length, *options: str) -> Outco
         if failures:
             told.append(f"{count(int(failures), 'proof')} found something where nothing is wrong")
         if length is Length.LONG and len(moments) < _LEAST:
-            raise RuntimeError(f"only {len(moments)} proofs came to an end in {_PATIENCE:.0f} s")
+            raise RuntimeError(f"only {len(moments)} proofs came to an end in {PATIENCE:.0f} s")
         note = f"{count(len(moments), 'proof')} during {count(churn.changes, 'change')}"
         return Outcome.of(probe.report, note=note, broken=tuple(told))
 
@@ -113,18 +113,18 @@ def mending(length: Length) -> Outcome:
         whole = kernel.settled(agent)
         # Some seconds after the start there is one look at all else, which would find it, too.
         wait_until(lambda: agent.status()["kernel"]["drift"]["last_check"] is not None)
-        wait_until(lambda: agent.status()["kernel"]["proof"]["at"], timeout=60)
+        wait_until(lambda: agent.status()["kernel"]["proof"]["at"])
         with Probe(stage.lanes) as probe:
             for breakage in breakages:
                 began = time.monotonic()
-                if json.loads(http_get(stage.node, "/verify", timeout=60)[1])["differences"]:
+                if json.loads(http_get(stage.node, "/verify", timeout=PATIENCE)[1])["differences"]:
                     raise RuntimeError("something differs before anything was broken")
                 two_proofs = 2 * (time.monotonic() - began)
                 allowed = length.within(_figure(stage, "proof_interval_seconds") + two_proofs)
                 probe.allow(allowed)
                 began = time.monotonic()
                 breakage.do(stage.node)
-                kernel.wait_for(stage.node, whole, timeout=60 + allowed)
+                kernel.wait_for(stage.node, whole, timeout=PATIENCE + allowed)
                 took = time.monotonic() - began
                 slowest = max(slowest, took)
                 if took > allowed + _LOOK:

@@ -23,6 +23,7 @@ from tests.lab.cluster import http_get
 from tests.lab.lab import Host
 from tests.lab.node import Layout, Mode, Pod
 from tests.lab.place import Place
+from tests.patience import PATIENCE
 
 KEPT, DENIED = 6000, 6001
 LIMIT = 3.0
@@ -233,7 +234,7 @@ def _beat(seconds: float, *talks: Talk) -> None:
 
 def _wait_enforcing(scene: Scene, *talks: Talk) -> float:
     """Go on until the agent enforces; return when that was."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while not (scene.stage.agent.process.poll() is None and _enforces(scene)):
         assert time.monotonic() < until, scene.stage.agent.tail()
         _beat(_BEAT, *talks)

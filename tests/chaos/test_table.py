@@ -19,6 +19,7 @@ from tests.chaos.catalogue import chosen, numbers, scenarios
 from tests.chaos.judge import Report, Tally
 from tests.chaos.run import Result, run_all, run_one
 from tests.chaos.scenario import Length, Outcome, Scenario
+from tests.patience import PATIENCE
 
 
 def scenario(promise: str, name: str, outcome: Outcome | None = None) -> Scenario:
@@ -122,7 +123,7 @@ def test_those_that_measure_run_alone_and_at_last(monkeypatch: pytest.MonkeyPatc
         running[found.title] = 0.0
         beside[found.name] = [title for title in running if title != found.title]
         if not found.alone:
-            both.wait(30)
+            both.wait(PATIENCE)
         del running[found.title]
         return Result(found, Outcome(), 0.0)
 

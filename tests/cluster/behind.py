@@ -12,6 +12,7 @@ from tests.lab.gate import Gate, pass_on
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Verdict
+from tests.patience import PATIENCE
 
 CONFIRM_SECONDS = 4
 
@@ -38,7 +39,7 @@ class Behind(NamedTuple):
         self.cluster.agents[self.node.name] = agent
         return agent
 
-    def expect(self, *, open: bool, timeout: float = 20.0) -> None:
+    def expect(self, *, open: bool, timeout: float = PATIENCE) -> None:
         """Wait until the pod is so, and see that it still is a little later."""
         verdict = Verdict.ALLOWED if open else Verdict.DENIED
         expected = dict.fromkeys(flows(self.client, self.server, tcp=[80]), verdict)
@@ -50,7 +51,7 @@ class Behind(NamedTuple):
         """Return what /readyz says."""
         return http_get(self.node, "/readyz")[1]
 
-    def until_ready_says(self, words: str, timeout: float = 20.0) -> None:
+    def until_ready_says(self, words: str, timeout: float = PATIENCE) -> None:
         try:
             wait_until(lambda: words in self.ready(), timeout)
         except TimeoutError:

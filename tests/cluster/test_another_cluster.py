@@ -10,6 +10,7 @@ from tests.cluster.behind import Behind, closed_behind
 from tests.lab.apiserver import ApiServer
 from tests.lab.cluster import Cluster, http_get, wait_until
 from tests.lab.node import Layout, Mode
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("cluster-apart")
 
@@ -29,7 +30,7 @@ def command(behind: Behind, name: str) -> tuple[int, str]:
     """Run one of the agent's commands on the node; return its exit code and what it printed."""
     log = behind.node.directory / f"{name}.log"
     with log.open("wb") as output:
-        code = behind.node.fork("agent", name, output=output).wait(60)
+        code = behind.node.fork("agent", name, output=output).wait(PATIENCE)
     return code, log.read_text()
 
 

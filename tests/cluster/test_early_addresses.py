@@ -21,6 +21,7 @@ from tests.lab.gate import Gate
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Verdict
+from tests.patience import PATIENCE
 
 ALLOWED, DENIED = Verdict.ALLOWED, Verdict.DENIED
 
@@ -97,7 +98,7 @@ class Scene(NamedTuple):
         self.lab.prober.stop(started.pod)
         self.place.runtime.stop(started, uid)
 
-    def expect(self, started: Started, timeout: float = 30.0) -> float:
+    def expect(self, started: Started, timeout: float = PATIENCE) -> float:
         """Wait until a server is isolated in both directions; return the seconds it took."""
         expected = dict.fromkeys(flows(self.friend, started.pod, tcp=[80]), ALLOWED)
         expected |= dict.fromkeys(flows(self.stranger, started.pod, tcp=[80]), DENIED)

@@ -17,6 +17,7 @@ from tests.lab.gate import Gate
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Verdict
+from tests.patience import PATIENCE
 
 
 class Start(NamedTuple):
@@ -51,7 +52,7 @@ class Start(NamedTuple):
         with Gate(self.cluster.api, is_list_of_all_pods) as gate:
             agent = AgentProcess(self.node, "--kubeconfig", str(gate.kubeconfig("agent")), forked=True)
             self.cluster.agents[self.node.name] = agent
-            assert gate.waiting.wait(30), agent.tail()
+            assert gate.waiting.wait(PATIENCE), agent.tail()
             yield gate, agent
 
 

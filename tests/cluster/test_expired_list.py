@@ -15,6 +15,7 @@ from tests.lab.apiserver import ApiServer
 from tests.lab.etcd import Etcd
 from tests.lab.gate import Gate
 from tests.lab.netns import Netns
+from tests.patience import PATIENCE
 
 NO_SNAPSHOTS = "--feature-gates=ListFromCacheSnapshot=false"
 """Pages come from the store, as they do from API servers before 1.34, and not from the server's memory."""
@@ -40,7 +41,7 @@ def test_a_list_whose_second_page_is_gone_is_read_anew_and_told_whole(tmp_path: 
         with Gate(server, is_second_page) as gate:
             heard = Heard(server, config=gate.kubeconfig("agent"), anything=True)
             try:
-                assert gate.waiting.wait(20)
+                assert gate.waiting.wait(PATIENCE)
                 server.client.create_pod("many", "late", node="n", addresses=())
                 with netns.entered(), Etcd() as etcd:
                     etcd.compact(server.client.written["Pod"])

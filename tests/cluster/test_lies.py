@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.cluster.behind import CONFIRM_SECONDS, Behind, closed_behind
+from tests.cluster.behind import Behind, closed_behind
 from tests.cluster.scene import pods
 from tests.lab.cluster import Cluster, http_get, wait_until
 from tests.lab.gate import Gate, Reply, pass_on
@@ -128,7 +128,7 @@ def test_all_policies_gone_from_a_list_stay_until_a_second_list_says_so(behind: 
     # And now it says the same.
     lie(behind.gate, Reply(200, policies()))
     behind.until_ready_says("that were there; what is in force stays until a second list")
-    behind.expect(open=True, timeout=CONFIRM_SECONDS + 20)
+    behind.expect(open=True)
     # Its resourceVersion was invented: the real ones are behind, and are confirmed too.
     behind.in_step()
     behind.expect(open=False)
@@ -160,7 +160,7 @@ def test_an_older_state_opens_nothing_until_a_second_list_is_as_old(behind: Behi
     lie(behind.gate, Reply(200, policies(metadata={"resourceVersion": "3"}, items=[allows_all])))
     behind.until_ready_says("is older than what was told before")
     behind.expect(open=False)
-    behind.expect(open=True, timeout=CONFIRM_SECONDS + 20)
+    behind.expect(open=True)
     behind.in_step()
     behind.expect(open=False)
 

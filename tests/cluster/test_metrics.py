@@ -17,6 +17,7 @@ from tests.cluster.scene import Scene, Way, pods, rule
 from tests.lab.client import Client
 from tests.lab.cluster import ROOT, AgentProcess, Cluster, http_get, wait_until
 from tests.lab.node import Layout, Mode, Node
+from tests.patience import PATIENCE
 
 COMPONENT = ROOT / "deploy/components/metrics-auth"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -109,7 +110,7 @@ class Guarded(NamedTuple):
 
     def get(self, token: str = "") -> tuple[int, str]:
         """Ask the metrics port from the API server's place."""
-        connection = http.client.HTTPConnection(self.node.v4, PORT, timeout=30)
+        connection = http.client.HTTPConnection(self.node.v4, PORT, timeout=PATIENCE)
         with self.cluster.api.netns.entered():
             connection.connect()
         with contextlib.closing(connection):

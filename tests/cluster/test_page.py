@@ -11,6 +11,7 @@ from agent.kube.logging import DENIED_ANNOTATION
 from tests.cluster.scene import Scene, Way, pods, port, rule
 from tests.lab.cluster import HEALTH_PORT, http_get, wait_until
 from tests.lab.node import Node
+from tests.patience import PATIENCE
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
@@ -18,7 +19,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 def page(
     node: Node, path: str, accept: str = BROWSER, host: str = ""
 ) -> tuple[int, str, http.client.HTTPMessage]:
-    connection = http.client.HTTPConnection("127.0.0.1", HEALTH_PORT, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", HEALTH_PORT, timeout=PATIENCE)
     with node.netns.entered():
         connection.connect()
     with contextlib.closing(connection):

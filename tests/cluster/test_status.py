@@ -72,7 +72,7 @@ def test_a_policy_is_proved_at_each_generation_anew(pair: Pair, scene: Scene) ->
         return json.loads(found[1]) if found[0] == 200 else {"generation": 0}
 
     def prove() -> Any:
-        found = http_get(pair.near, "/verify", timeout=120.0)
+        found = http_get(pair.near, "/verify")
         assert json.loads(found[1])["differences"] == []
         return known()
 

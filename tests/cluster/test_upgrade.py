@@ -26,10 +26,10 @@ from tests.lab.former import former
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Verdict
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("upgrade")
 
-PATIENCE = 30.0
 FROM_CLIENTS = rule(
     {"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["client", "caged"]}]}},
     ports=[port(80), *(port(number, "UDP") for number in UDP_PORTS)],

@@ -16,6 +16,7 @@ from tests.lab.cluster import AgentProcess, http_get
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Node, Pod
 from tests.lab.probe import Verdict
+from tests.patience import PATIENCE
 
 RATE = 200
 """Packets of a stream a second, each of them a new connection."""
@@ -67,7 +68,7 @@ class Traffic:
         if stopped.arrived:
             self.wrong.append(f"{stopped.arrived} of {stopped.sent} denied packets arrived")
 
-    def until(self, holds: Callable[[], bool], timeout: float = 60.0) -> None:
+    def until(self, holds: Callable[[], bool], timeout: float = PATIENCE) -> None:
         """Try every connection until a condition holds, once at least. Raises TimeoutError."""
         end = time.monotonic() + timeout
         while True:

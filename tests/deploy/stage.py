@@ -18,6 +18,7 @@ from tests.lab.cluster import ROOT, AgentProcess, Cluster
 from tests.lab.kube_build import kubectl, kubectl_is_built
 from tests.lab.netns import Netns
 from tests.lab.node import Node
+from tests.patience import PATIENCE
 
 DEPLOY = ROOT / "deploy"
 SERVICE = "10.96.0.1"
@@ -88,7 +89,7 @@ class PodAgent(AgentProcess):
 
 
 def run_to_the_end(
-    node: Node, pod: Json, only: Json, kubelet: container.Kubelet, timeout: float = 60.0
+    node: Node, pod: Json, only: Json, kubelet: container.Kubelet, timeout: float = PATIENCE
 ) -> tuple[int, str]:
     """Run a container that ends by itself; return its exit code and what it printed."""
     log = node.directory / "container.log"

@@ -29,6 +29,7 @@ from tests.lab.client import Json
 from tests.lab.kube_build import kubectl
 from tests.lab.node import Layout, Mode, Node
 from tests.lab.service import install_kube_proxy
+from tests.patience import PATIENCE
 
 SCRIPT = DEPLOY / "cleanup/on-every-node"
 NO_NODES = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
@@ -134,7 +135,7 @@ def test_a_name_that_no_node_has_is_named_at_once(
     deployed: DeployedCluster, emptied: dict[str, Node]
 ) -> None:
     script = start_script(deployed, "tainted", "taintde")
-    output, errors = script.communicate(timeout=120)
+    output, errors = script.communicate(timeout=PATIENCE)
     assert (script.returncode, output) == (1, "")
     assert 'nodes "taintde" not found' in errors
     assert deployed.client.get(JOBS)["items"] == []
@@ -144,7 +145,7 @@ def test_a_name_that_no_node_has_is_named_at_once(
 @pytest.mark.xdist_group("deploy")
 def test_it_is_refused_while_the_daemonset_is_there(deployed: DeployedCluster) -> None:
     script = start_script(deployed)
-    output, errors = script.communicate(timeout=120)
+    output, errors = script.communicate(timeout=PATIENCE)
     assert (script.returncode, output) == (1, "")
     assert "kubectl -n kube-system delete daemonset netpol-agent" in errors
     assert deployed.client.get(JOBS)["items"] == []

@@ -8,7 +8,6 @@ from tests.lab.cluster import http_get, wait_until
 from tests.lab.lab import flows
 from tests.lab.probe import Flow, Verdict
 
-_SECONDS = 20.0
 _POLICY = "monitoring/prometheus-out"
 
 
@@ -29,7 +28,7 @@ def audited(stage: Stage) -> None:
         said = http_get(stage.worker, "/flows?verdict=would-deny")[1]
         return "default/visitor" in said and _POLICY in said and '"port":9090' not in said
 
-    wait_until(told, _SECONDS, 0.1)
+    wait_until(told, interval=0.1)
 
 
 def enforced(stage: Stage) -> None:
@@ -51,7 +50,7 @@ def expect(stage: Stage, *, metrics: Verdict, visitor: Verdict) -> None:
     for name, port, verdict in (("api", 9090, metrics), ("visitor", 80, visitor)):
         ways = flows(stage.pods["prometheus"], stage.pods[name], tcp=[port], families=[Family.V4])
         expected |= dict.fromkeys(ways, verdict)
-    stage.lab.wait_for(expected, _SECONDS)
+    stage.lab.wait_for(expected)
 
 
 CHECKS = {"kubectl annotate --local": audited, "kubectl apply -f prometheus": enforced}

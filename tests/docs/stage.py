@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,8 +36,8 @@ from tests.lab.lab import flows
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.service import install_kube_proxy
 
-SECONDS = 180.0
-"""How long a block of commands may take. All of pip's downloads are in one."""
+SECONDS = 600.0
+"""How long a block of commands may take where others work, too. All of pip's downloads are in one."""
 
 _ATTENTION = 0.2
 """Seconds from one look at what controllers have to do to the next."""
@@ -136,11 +138,14 @@ class Stage(DeployedCluster):
         stage's own. On the machine's own network it has no privilege over the network.
         Raises AssertionError when it fails or takes too long.
         """
-        log = self.lab.directory / "output"
-        with log.open("wb") as output:
+        # Of its own: what a script leaves behind may go on writing.
+        with tempfile.NamedTemporaryFile(prefix="output-", dir=self.lab.directory, delete=False) as output:
+            log = Path(output.name)
             command = [*self._sandbox(own_network=on is None), "sh", "-euc", script]
             if on is None:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
             else:
                 process = on.popen(command, output=output)
         deadline = time.monotonic() + SECONDS
@@ -151,9 +156,11 @@ class Stage(DeployedCluster):
             except subprocess.TimeoutExpired:
                 self.tend()
             if time.monotonic() > deadline:
-                process.kill()
+                # With all that it has started: it would disturb what comes next.
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                raise AssertionError(f"{script}\ntakes more than {SECONDS} s:\n{log.read_text()}")
+                printed = log.read_text(errors="replace")
+                raise AssertionError(f"{script}\ntakes more than {SECONDS:.0f} s:\n{printed}")
         self.tend()
         printed = log.read_text(errors="replace")
         assert process.returncode == 0 or allowed_to_fail, (

@@ -13,6 +13,7 @@ import pytest
 from agent.net import Family
 from tests.conftest import Measured
 from tests.docs import ROOT, documents, pull_request
+from tests.docs import stage as docs_stage
 from tests.docs.commands import NOT_RUN, Block, Command, blocks
 from tests.docs.stage import Stage
 from tests.lab.kube_build import kube_apiserver, kubectl
@@ -35,6 +36,8 @@ REWRITTEN = (
     # The tests of a document that is about tests are there, and may be asked for so. None runs, so nothing is
     # to be told of an assertion, nor are workers needed.
     (r"(\S*pytest .*)", r"\1 --collect-only -q --assert=plain -n 0"),
+    # Its figures are of a table that it takes minutes to fill and to empty where others work, too.
+    (r"(python -m tests\.bench\.cutting)", r"\1 --most 2000"),
     # What a pattern does not find: its exit code is 1.
     (r"(iptables-save \| grep -E 'KUBE-ROUTER-.*)", r"! \1"),
     # That it would cut something is an answer, too.
@@ -140,6 +143,24 @@ def test_the_documents_commands_run(stage: Stage, document: Path, measured: Meas
             measured(f"from kubectl apply -k to a rolled out agent: {time.monotonic() - begin:.1f} s")
     if name in ENDINGS:
         ENDINGS[name](stage)
+
+
+@pytest.mark.xdist_group("documents")
+@pytest.mark.parametrize("on_a_node", [True, False], ids=["node", "machine"])
+def test_what_takes_too_long_is_ended_with_all_that_it_began(
+    stage: Stage, on_a_node: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went on would write into what the next commands print."""
+    monkeypatch.setattr(docs_stage, "SECONDS", 1.0)
+    name = stage.files / "tmp" / "still"
+    with pytest.raises(AssertionError, match=r"takes more than 1 s:\nhello"):
+        stage.run(
+            "echo hello; (while :; do date +%N >/tmp/still; sleep 0.01; done) & wait",
+            on=stage.worker if on_a_node else None,
+        )
+    before = name.read_text()
+    time.sleep(0.2)
+    assert name.read_text() == before
 
 
 def test_nothing_is_left_out_that_no_document_has() -> None:

@@ -58,7 +58,7 @@ def _masked(node: ProvedNode) -> None:
 def _planted(node: ProvedNode) -> None:
     entries = names.cache(node.mode, Family.V4)
     # Until it has been emptied after a change, it is closed.
-    wait_until(lambda: _listed_in(entries.lookup) == {entries.entries}, timeout=20)
+    wait_until(lambda: _listed_in(entries.lookup) == {entries.entries})
     node.ipset("add", entries.entries, "10.0.0.4,tcp:22,10.0.0.1")
 
 

@@ -13,6 +13,7 @@ from tests.lab.cluster import AgentProcess
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Flow
+from tests.patience import PATIENCE
 
 Stage = tuple[Lab, Node, Pod, Pod]
 KINDS = ((Layout.BRIDGE, Mode.NFT), (Layout.ROUTED, Mode.LEGACY))
@@ -44,7 +45,7 @@ def guard(node: Node, *arguments: str, code: int = 0) -> str:
     log = node.directory / "guard.log"
     with log.open("wb") as output:
         done = node.fork("agent", *command, output=output)
-        assert done.wait(60) == code, log.read_text()
+        assert done.wait(PATIENCE) == code, log.read_text()
     return log.read_text()
 
 

@@ -9,9 +9,10 @@ import struct
 
 from agent.net import Family, Protocol
 from tests.lab.place import Place
+from tests.patience import PATIENCE
 
-SECONDS = 20.0
-"""How long an answer may take."""
+_ARRIVES_SECONDS = 20.0
+"""How long what is sent may take. What does not arrive is waited for as long."""
 _UNACKNOWLEDGED = struct.Struct("=I")
 """tcpi_unacked of struct tcp_info (linux/tcp.h)."""
 _KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
@@ -44,21 +45,21 @@ class Conversation:
             self.client = socket.socket(kind, _KINDS[protocol])
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((server.address(family), port))
-        self.client.settimeout(SECONDS)
+        self.client.settimeout(PATIENCE)
         if protocol is Protocol.TCP:
             listener.listen()
-            listener.settimeout(SECONDS)
+            listener.settimeout(PATIENCE)
             self.client.connect(through or (server.address(family), port))
             self.server, _ = listener.accept()
             listener.close()
         else:
             self.client.connect(through or (server.address(family), port))
             self.client.send(b"?")
-            listener.settimeout(SECONDS)
+            listener.settimeout(PATIENCE)
             _, peer = listener.recvfrom(100)
             listener.connect(peer)
             self.server = listener
-        self.server.settimeout(SECONDS)
+        self.server.settimeout(PATIENCE)
         self._reset: set[socket.socket] = set()
         # Answered twice, a datagram's flow is an established one.
         for _ in range(3):
@@ -82,7 +83,7 @@ class Conversation:
         """Whether nothing arrives either way: of datagrams, none of many."""
         return not self._arrives(self.client, self.server) and not self._arrives(self.server, self.client)
 
-    def is_reset(self, patience: float = SECONDS) -> bool:
+    def is_reset(self, patience: float = PATIENCE) -> bool:
         """Whether both ends are told that the connection is over, though neither of them sends anything."""
         ends = {self.client, self.server}
         # An end is told once.
@@ -97,7 +98,9 @@ class Conversation:
         try:
             if self.protocol is Protocol.TCP:
                 sender.send(b"x")
-                return bool(select.select([receiver], [], [], SECONDS)[0]) and receiver.recv(1) == b"x"
+                return (
+                    bool(select.select([receiver], [], [], _ARRIVES_SECONDS)[0]) and receiver.recv(1) == b"x"
+                )
             for _ in range(20):
                 with contextlib.suppress(ConnectionError):
                     sender.send(self._message)

@@ -12,6 +12,7 @@ from tests.lab.lab import Host
 from tests.lab.node import Layout, Mode, Pod
 from tests.lab.probe import Flow, Verdict
 from tests.lab.standing import Standing
+from tests.patience import PATIENCE
 
 PORT = 80
 OTHER_PORT = 81
@@ -58,7 +59,7 @@ class Guarded(Standing):
         output = self.node.directory / "output"
         with output.open("wb") as file:
             process = self.node.fork("agent", *arguments, output=file)
-        return subprocess.CompletedProcess(process.args, process.wait(180), output.read_text())
+        return subprocess.CompletedProcess(process.args, process.wait(PATIENCE), output.read_text())
 
     def readyz(self) -> str:
         return http_get(self.node, "/readyz")[1]
@@ -78,6 +79,6 @@ class Guarded(Standing):
         ]
         return set(self.lab.probe(flows))
 
-    def wait_for(self, verdict: Verdict, port: int = PORT, timeout: float = 30.0) -> None:
+    def wait_for(self, verdict: Verdict, port: int = PORT, timeout: float = PATIENCE) -> None:
         """Wait until all new connections from the client to a port of ``web`` end so."""
         wait_until(lambda: self.verdicts(port) == {verdict}, timeout)

@@ -202,7 +202,7 @@ def our_sets() -> dict[str, set[Member]]:
 
 def await_opened() -> None:
     """Wait until the verdict cache is open again after changes; its thread must have little patience."""
-    wait_until(lambda: all(thread.name != "flusher" for thread in threading.enumerate()), timeout=20)
+    wait_until(lambda: all(thread.name != "flusher" for thread in threading.enumerate()))
 
 
 def assert_hooked(mode: Mode) -> None:

@@ -33,6 +33,7 @@ from tests.lab.forking import Forked
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Pod
 from tests.lab.probe import Flow, Verdict
+from tests.patience import PATIENCE
 
 # In this order kube-router judges: a mark that came with a packet would meet the destination's chain first.
 PODS = ("reopened", "web", "client", "stale", "novel", "stranger", "caged")
@@ -171,7 +172,7 @@ class OldNode:
 
     def ended(self, process: Forked) -> Ended:
         """Wait for the end of what was started last."""
-        return Ended(process.wait(120), self._output.read_text(), self.log())
+        return Ended(process.wait(PATIENCE), self._output.read_text(), self.log())
 
     def log(self) -> str:
         """Return the log of what was started last, as far as it has come."""

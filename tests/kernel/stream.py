@@ -22,6 +22,7 @@ from pathlib import Path
 from agent.net import Family
 from tests.lab.netns import SO_RCVBUFFORCE
 from tests.lab.place import Place
+from tests.patience import PATIENCE
 
 FIRST_PORT, LAST_PORT = 1024, 65535
 _PACKET = struct.Struct("!HHHHQ")
@@ -34,7 +35,6 @@ _ENOUGH = 1000
 """Packets of which none arrives where they are denied."""
 _ON_ITS_WAY_SECONDS = 0.05
 """How long a packet needs at most once it has been sent."""
-_PATIENCE_SECONDS = 60.0
 _SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 
 
@@ -94,7 +94,7 @@ class Stream:
         self._take()
         # The one after those that are counted may have been sent just now.
         first = self.count() + 1
-        until = time.monotonic() + _PATIENCE_SECONDS
+        until = time.monotonic() + PATIENCE
         while self.count() < first + _ENOUGH:
             if time.monotonic() > until:
                 raise TimeoutError(f"{self.count() - first} of {_ENOUGH} packets were sent")

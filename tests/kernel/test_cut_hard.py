@@ -12,11 +12,12 @@ from itertools import product
 import pytest
 
 from agent.net import Family, Protocol
-from tests.kernel.conversation import SECONDS, Conversation, acknowledged
+from tests.kernel.conversation import Conversation, acknowledged
 from tests.kernel.guarded import DENY_ALL, Guarded
 from tests.kernel.test_cut_denied import DENIED, KEPT, POLICY
 from tests.lab.cluster import wait_until
 from tests.lab.place import Place
+from tests.patience import PATIENCE
 
 _PROTOCOLS = (Protocol.TCP, Protocol.UDP)
 _FTP, _DATA = 21, 51_210
@@ -79,7 +80,7 @@ def test_a_half_closed_connection_is_reset_at_both_ends(guarded: Guarded) -> Non
         ]
         for one in made:
             for end in (one.client, one.server):
-                end.settimeout(SECONDS)
+                end.settimeout(PATIENCE)
                 # Else the next segment may be a repeated one.
                 wait_until(lambda end=end: acknowledged(end))  # type: ignore[misc]
             one.client.shutdown(socket.SHUT_WR)
@@ -214,7 +215,7 @@ def _marks(guarded: Guarded) -> list[int]:
 
 def _say(sender: socket.socket, receiver: socket.socket, text: str) -> None:
     sender.sendall(text.encode())
-    receiver.settimeout(SECONDS)
+    receiver.settimeout(PATIENCE)
     found = b""
     while not found.endswith(b"\n"):
         found += receiver.recv(200)
@@ -222,7 +223,7 @@ def _say(sender: socket.socket, receiver: socket.socket, text: str) -> None:
 
 def _ends(end: socket.socket) -> bool:
     """Whether an end is told that the connection is over."""
-    end.settimeout(SECONDS)
+    end.settimeout(PATIENCE)
     try:
         while end.recv(100):
             pass

@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 
 from agent.net import Family, Protocol
-from tests.kernel.conversation import SECONDS, Conversation
+from tests.kernel.conversation import Conversation
 from tests.kernel.exchange import Association, Echo
 from tests.kernel.guarded import DENY_ALL, Guarded
 from tests.kernel.test_cut_denied import DENIED, KEPT, POLICY
@@ -19,6 +19,7 @@ from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns
 from tests.lab.place import Place
 from tests.lab.service import Service, add_service, install_kube_proxy, remove_service
+from tests.patience import PATIENCE
 
 WITH_SCTP = POLICY.replace("protocol: UDP}", f"protocol: UDP}}, {{port: {KEPT}, protocol: SCTP}}")
 _FRAGMENTED = 4000
@@ -204,5 +205,5 @@ def test_who_comes_again_from_the_same_port_is_judged_anew(guarded: Guarded, fam
             last = stack.enter_context(socket.socket(kind))
         last.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         last.bind(("", source))
-        last.settimeout(SECONDS)
+        last.settimeout(PATIENCE)
         last.connect(way)

@@ -16,6 +16,7 @@ from agent import __version__
 from tests.lab.cluster import wait_until
 from tests.lab.lab import Lab
 from tests.lab.node import Layout, Mode, Node
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("forking")
 
@@ -30,7 +31,7 @@ def ended(node: Node, module: str, *arguments: str) -> tuple[int, str, str]:
     """Run a module to its end; return its exit code, what it printed, and its errors."""
     output, errors = (node.directory / name for name in ("output", "errors"))
     with output.open("wb") as out, errors.open("wb") as err:
-        code = node.fork(module, *arguments, output=out, errors=err).wait(60)
+        code = node.fork(module, *arguments, output=out, errors=err).wait(PATIENCE)
     return code, output.read_text(), errors.read_text()
 
 
@@ -71,5 +72,5 @@ def test_it_has_what_the_node_has_and_nothing_of_the_server(node: Node) -> None:
         assert process.poll() is None
     finally:
         process.kill()
-    assert process.wait(20) == process.poll() == process.returncode == -signal.SIGKILL
+    assert process.wait(PATIENCE) == process.poll() == process.returncode == -signal.SIGKILL
     process.kill()  # nobody is there any more

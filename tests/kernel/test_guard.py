@@ -31,6 +31,7 @@ from tests.lab.cluster import wait_until
 from tests.lab.lab import flows
 from tests.lab.node import Mode
 from tests.lab.probe import Verdict
+from tests.patience import PATIENCE
 
 ONE = pytest.mark.parametrize("stage", KINDS[:1], indirect=True, ids="-".join)
 """What does not depend on the kind of node."""
@@ -193,7 +194,7 @@ def test_a_status_that_cannot_be_written_says_neither_open_nor_closed(
 ) -> None:
     node = stage[1]
     with Path("/dev/full").open("w") as full, (node.directory / "errors").open("wb") as errors:
-        assert node.fork("agent", "guard", "--status", output=full, errors=errors).wait(60) == 2
+        assert node.fork("agent", "guard", "--status", output=full, errors=errors).wait(PATIENCE) == 2
     assert "cannot be written" in (node.directory / "errors").read_text()
 
 

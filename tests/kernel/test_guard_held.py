@@ -31,6 +31,7 @@ from tests.lab.lab import Lab
 from tests.lab.netns import CommandError
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Verdict
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("owning")
 
@@ -103,7 +104,7 @@ def test_nobody_else_removes_it_and_it_ends_when_an_agent_has_taken_over(
         running = agent(node, tmp_path, "--new-pods", "deny", *networks(node))
         try:
             running.wait_ready()
-            assert holder.process.wait(20) == 0
+            assert holder.process.wait(PATIENCE) == 0
             assert "released" in holder.said()
             await_no_tables(node)
             lab.wait_for(dict.fromkeys(of_the_node(node, one), Verdict.ALLOWED), 20)
@@ -115,7 +116,7 @@ def test_nobody_else_removes_it_and_it_ends_when_an_agent_has_taken_over(
             assert lab.check(dict.fromkeys(unknown, Verdict.DENIED)) == {}
             # A guard that is not needed is ready, too, for what waits for it.
             with Holder(node) as again:
-                assert again.process.wait(20) == 0
+                assert again.process.wait(PATIENCE) == 0
                 assert "not needed" in again.said()
         finally:
             running.stop()
@@ -127,7 +128,7 @@ def test_when_its_holder_ends_it_stays_and_can_be_held_again(stage: Stage, numbe
     lab, node, one, two = stage
     with Holder(node) as holder:
         holder.process.send_signal(number)
-        assert holder.process.wait(20) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert holder.process.wait(PATIENCE) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
     assert held(node) == set()
     assert closed(lab, node, one, two)
     with Holder(node):
@@ -158,7 +159,7 @@ def test_it_is_let_go_of_on_request(stage: Stage, command: tuple[str, ...]) -> N
     lab, node, one, two = stage
     with Holder(node) as holder:
         assert run(node, *command) == 0
-        assert holder.process.wait(20) == 0
+        assert holder.process.wait(PATIENCE) == 0
     assert "netpol-agent" not in tables(node)
     lab.assert_open(of_pods(lab, one, two))
 
@@ -178,7 +179,7 @@ def test_a_holder_that_does_not_answer_is_named_and_pods_stay_closed(stage: Stag
             assert held(node) == {*Family}
             holder.process.send_signal(signal.SIGCONT)
             running.wait_ready()
-            assert holder.process.wait(20) == 0
+            assert holder.process.wait(PATIENCE) == 0
             lab.wait_for(dict.fromkeys(of_pods(lab, one, two), Verdict.ALLOWED), 20)
         finally:
             running.stop()
@@ -244,7 +245,7 @@ def test_what_asks_asks_for_one_family_and_only_for_what_stood_before(stage: Sta
         assert holder.process.poll() is None
         node.run("nft", "delete", "table", "ip", ASKING)
         node.run("nft", "add", "table", "ip", ASKING)
-        assert holder.process.wait(20) == 0
+        assert holder.process.wait(PATIENCE) == 0
 
 
 @ONE
@@ -284,7 +285,7 @@ def test_an_agent_that_starts_while_it_starts_takes_over_all_the_same(stage: Sta
         running = _begun(node, tmp_path)
         try:
             running.wait_ready()
-            assert holder.process.wait(20) in (0, 1)
+            assert holder.process.wait(PATIENCE) in (0, 1)
             lab.wait_for(dict.fromkeys(of_pods(lab, one, two), Verdict.ALLOWED), 20)
             await_no_tables(node)
         finally:
@@ -310,7 +311,7 @@ def _goes_on(node: Node, running: AgentProcess) -> bool:
 def run(node: Node, *command: str) -> int:
     """Run a command of the agent; return its exit code."""
     with (node.directory / "command.log").open("wb") as output:
-        return node.fork("agent", *command, output=output).wait(60)
+        return node.fork("agent", *command, output=output).wait(PATIENCE)
 
 
 Kernel = Callable[[pytest.MonkeyPatch], None]

@@ -17,6 +17,7 @@ from agent.observe.connections import MOST
 from tests.kernel.guarded import ALLOW_PORT, DENY_ALL, PORT, Guarded
 from tests.lab.cluster import HEALTH_PORT, http_get, wait_until
 from tests.lab.probe import Verdict
+from tests.patience import PATIENCE
 from tests.workers import grouped
 
 CLIENTS = 1300
@@ -40,7 +41,7 @@ def crowded(guarded: Guarded, seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        clients.communicate(timeout=60)
+        clients.communicate(timeout=PATIENCE)
 
 
 def start(guarded: Guarded, soft: int, hard: int) -> None:
@@ -81,12 +82,12 @@ def test_policy_is_written_and_probes_are_answered_while_many_hold_connections(
         for text, verdict in ((ALLOW_PORT, Verdict.ALLOWED), (DENY_ALL, Verdict.DENIED)) * 3:
             guarded.say("policy", text)
             guarded.wait_for(verdict, PORT)
-            assert http_get(guarded.node, "/readyz", timeout=10)[0] == 200
+            assert http_get(guarded.node, "/readyz", timeout=PATIENCE)[0] == 200
             # What a command of the agent has open comes and goes.
             assert descriptors(guarded) <= quiet + MOST + 24
     # On a busy machine the agent may have said that a command takes long.
     assert not re.search("Traceback|[Tt]oo many open files|internal error", guarded.agent.tail())
-    wait_until(lambda: descriptors(guarded) <= quiet + 2, timeout=20)
+    wait_until(lambda: descriptors(guarded) <= quiet + 2)
 
 
 def test_the_limit_of_descriptors_is_raised_to_what_is_permitted(guarded: Guarded) -> None:

@@ -13,6 +13,7 @@ from agent.kernel.links import Bridge, LinkChanges, bridges
 from agent.net import Family
 from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns
+from tests.patience import PATIENCE
 
 CALLS = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
 
@@ -81,7 +82,7 @@ def test_bridges_are_told_from_other_links(netns: Netns) -> None:
     netns.ip("link add docker0 type bridge", "link set docker0 up", "link add x0 type veth peer name x1")
     expected = [Bridge("cni0", True), Bridge("docker0", False)]
     # The carrier follows the ports some moments later.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while (found := sorted(bridges())) != expected and time.monotonic() < deadline:
         time.sleep(0.01)
     assert found == expected

@@ -22,6 +22,7 @@ from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.place import LabError, Place
 from tests.lab.probe import Flow, Verdict
 from tests.lab.service import Service, install_kube_proxy
+from tests.patience import PATIENCE
 
 ALLOWED, DENIED, REJECTED = Verdict.ALLOWED, Verdict.DENIED, Verdict.REJECTED
 ROOT = Path(__file__).parents[2]
@@ -294,7 +295,7 @@ def test_nothing_is_left_behind(end: str) -> None:
         assert process.stdout
         *processes, directory = process.stdout.readline().split()
         process.send_signal(getattr(signal, end))
-        process.wait(60)
+        process.wait(PATIENCE)
     wait_until(lambda: not any(map(running, processes)))
     if end == "SIGKILL":
         Lab().close()  # the next one removes the files of those that were killed

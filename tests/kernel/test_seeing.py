@@ -18,12 +18,11 @@ from tests.bench.flood import flooding
 from tests.kernel.guarded import ALLOW_PORT, DENY_ALL, Guarded
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.probe import Verdict
+from tests.patience import PATIENCE
 
 GROUP = 57
 NOT_WRITTEN = "the history cannot be written"
 NOT_LOGGED = "connections are not logged"
-PATIENCE = 40.0
-"""Seconds in which the agent tries again, on a busy machine."""
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 def decide(guarded: Guarded, verdict: Verdict) -> None:
     """Have the policy deny or allow, and see that packets are treated so and the agent is ready."""
     guarded.say("policy", ALLOW_PORT if verdict is Verdict.ALLOWED else DENY_ALL)
-    guarded.wait_for(verdict, timeout=PATIENCE)
+    guarded.wait_for(verdict)
     assert http_get(guarded.node, "/readyz")[0] == 200
 
 

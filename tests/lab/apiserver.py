@@ -21,6 +21,7 @@ from tests.lab.client import ApiError, Client
 from tests.lab.kube_build import kube_apiserver
 from tests.lab.netns import Netns
 from tests.lab.place import LabError
+from tests.patience import PATIENCE
 
 PORT = 6443
 ACCOUNT = "/api/v1/namespaces/kube-system/serviceaccounts/netpol-agent"
@@ -98,7 +99,7 @@ class ApiServer:
         process.wait()
         self._processes = [(n, p) for n, p in self._processes if p is not process]
 
-    def start(self, timeout: float = 60) -> None:
+    def start(self, timeout: float = PATIENCE) -> None:
         """Start kube-apiserver after :meth:`stop`, and wait until it has read what there is."""
         self._start_apiserver(kube_apiserver())
         self._until("kube-apiserver", self._ready, timeout)

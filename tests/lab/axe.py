@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.lab.kube_build import cache_directory
 from tests.lab.place import LabError
+from tests.patience import PATIENCE
 
 VERSION = "4.14.1"
 SHA512 = (
@@ -52,7 +53,7 @@ def _fetch(cached: Path) -> None:
             cwd=directory,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
         packed = Path(directory) / f"axe-core-{VERSION}.tgz"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.netns import Netns
+from tests.patience import PATIENCE
 
 Json = dict[str, Any]
 
@@ -77,7 +78,7 @@ class Client:
             where = urllib.parse.urlsplit(self._url)
             context = ssl.create_default_context(cafile=str(self._certificate))
             connection = http.client.HTTPSConnection(
-                where.hostname or "", where.port, context=context, timeout=30
+                where.hostname or "", where.port, context=context, timeout=PATIENCE
             )
             with self._netns.entered():
                 connection.connect()

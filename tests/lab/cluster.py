@@ -23,12 +23,13 @@ from tests.lab.lab import UNDERLAY4, Lab
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.place import LabError
 from tests.lab.service import install_kube_proxy
+from tests.patience import PATIENCE
 
 HEALTH_PORT = 20245
 ROOT = Path(__file__).parents[2]
 
 
-def http_get(node: Node, path: str, port: int = HEALTH_PORT, timeout: float = 30.0) -> tuple[int, str]:
+def http_get(node: Node, path: str, port: int = HEALTH_PORT, timeout: float = PATIENCE) -> tuple[int, str]:
     """Ask an agent's HTTP server from its own node; return the status and the body. Raises OSError."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     with node.netns.entered():
@@ -75,7 +76,7 @@ class AgentProcess:
                 else node.popen([sys.executable, "-m", *command], output=log, environment=python_of(code))
             )
 
-    def wait_ready(self, timeout: float = 60.0) -> None:
+    def wait_ready(self, timeout: float = PATIENCE) -> None:
         """Wait until /readyz says 200. Raises LabError, with the log's end, when it does not."""
         last = "it does not answer"
 
@@ -108,13 +109,13 @@ class AgentProcess:
         if self.process.poll() is None:
             self.process.send_signal(number)
             try:
-                self.process.wait(20)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 30.0, interval: float = 0.02) -> float:
+def wait_until(condition: Callable[[], object], timeout: float = PATIENCE, interval: float = 0.02) -> float:
     """Wait until a condition holds; return the seconds it took. Raises TimeoutError.
 
     ``timeout``: long enough for a busy machine, where nothing is promised of how long it takes. The last look
@@ -202,7 +203,7 @@ class Cluster:
         for agent in self.agents.values():
             agent.wait_ready()
 
-    def settle(self, timeout: float = 120.0) -> None:
+    def settle(self, timeout: float = PATIENCE) -> None:
         """Wait until every agent has seen all that was written through ``client``, and has applied it."""
         for agent in self.agents.values():
             wait_until(lambda a=agent: self._has_settled(a), timeout)  # type: ignore[misc]

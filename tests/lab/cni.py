@@ -26,6 +26,7 @@ from tests.lab.kube_build import cri
 from tests.lab.netns import Netns
 from tests.lab.node import Layout, Node, Pod, mac_of
 from tests.lab.place import LabError
+from tests.patience import PATIENCE
 
 PLUGINS = Path("/usr/lib/cni")
 NETWORK = "lab"
@@ -116,7 +117,7 @@ class ContainerRuntime:
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
         self._process.stdout.close()
 
     def offer_nri(self, timeout: float = 2.0) -> Path:

@@ -22,6 +22,7 @@ from tests.lab.client import Json
 from tests.lab.forking import Process
 from tests.lab.node import Node
 from tests.lab.place import LabError
+from tests.patience import PATIENCE
 
 ACCOUNT_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -80,7 +81,7 @@ def main_process(started: Process) -> int:
     return int(children[0]) if children else 0
 
 
-def stop(started: Process, number: int = signal.SIGTERM, timeout: float = 20.0) -> int:
+def stop(started: Process, number: int = signal.SIGTERM, timeout: float = PATIENCE) -> int:
     """Send the container's first process a signal, then kill after a time; return its exit code."""
     if started.poll() is None:
         if pid := main_process(started):

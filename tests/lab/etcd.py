@@ -15,6 +15,8 @@ from types import TracebackType
 
 import msgspec
 
+from tests.patience import PATIENCE
+
 PORT = 2379
 PUTS = 128
 """How much one transaction may hold (etcd's --max-txn-ops)."""
@@ -26,7 +28,7 @@ class Etcd:
     """A connection to the etcd of the namespace in which it is made; a context manager."""
 
     def __init__(self) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
+        self._connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=PATIENCE)
         self._connection.connect()
 
     def __enter__(self) -> Etcd:

@@ -16,7 +16,6 @@ from tests.lab.node import Node
 from tests.lab.place import LabError
 from tests.lab.unpacked import ended, overlaid, unpacked
 
-_SECONDS = 60.0
 _CONFIGURATION = """\
 DefaultZone=trusted
 CleanupOnExit=yes
@@ -65,7 +64,7 @@ class _Daemon(ABC):
             return is_up()
 
         try:
-            wait_until(there, _SECONDS, interval=0.1)
+            wait_until(there, interval=0.1)
         except TimeoutError as error:
             raise LabError(f"{self._log.stem} is not up ({error}):\n{_tail(self._log)}") from None
 

@@ -11,8 +11,7 @@ from tests.lab.cluster import python_of, wait_until
 from tests.lab.forking import Process
 from tests.lab.node import Node
 from tests.lab.place import LabError
-
-_SECONDS = 30.0
+from tests.patience import PATIENCE
 
 
 class Holder:
@@ -52,7 +51,7 @@ class Holder:
                 raise LabError(f"the guard is not held: {self.said()}")
             return False
 
-        wait_until(ready, _SECONDS)
+        wait_until(ready)
 
     def said(self) -> str:
         """Return its log."""
@@ -74,4 +73,4 @@ class Holder:
         self._told.close()
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(PATIENCE)

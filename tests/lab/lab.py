@@ -17,6 +17,7 @@ from tests.lab.netns import Netns, own_link_local
 from tests.lab.node import UPLINK, Layout, Mode, Node, Pod
 from tests.lab.place import LabError, Place
 from tests.lab.probe import GRACE, Flow, Prober, Verdict
+from tests.patience import PATIENCE
 
 UNDERLAY4, UNDERLAY6 = "172.18.0.1", "fd00:172:18::1"
 
@@ -248,7 +249,7 @@ class Lab:
         if closed:
             raise LabError("not open without policy: " + "; ".join(f"{f}: {v}" for f, v in closed.items()))
 
-    def wait_for(self, expected: dict[Flow, Verdict], timeout: float = 30.0) -> float:
+    def wait_for(self, expected: dict[Flow, Verdict], timeout: float = PATIENCE) -> float:
         """Probe until everything is as expected; return the seconds it took.
 
         Raises AssertionError with what was not, after ``timeout`` seconds.

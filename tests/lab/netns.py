@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from agent.kernel.netlink import ROUTE, Message, NetlinkSocket, attribute
+from tests.patience import PATIENCE
 
 CLONE_NEWNET = 0x40000000
 
@@ -30,7 +31,6 @@ SO_RCVBUFFORCE = 33
 
 _RTM_GETROUTE, _RTA_DST, _RTA_OIF, _RTN_LOCAL = 26, 1, 4, 2
 _RTMSG_REST, _RTMSG_TYPE = 8, 3
-_LINK_SECONDS = 60.0
 """What follows the family's four bytes in an rtmsg (rtnetlink(7)): its size, and where the type is in it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -169,7 +169,7 @@ class Netns:
         with self.entered():
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with sock:
-            deadline = time.monotonic() + _LINK_SECONDS
+            deadline = time.monotonic() + PATIENCE
             while not struct.unpack_from("H", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)[0] & IFF_RUNNING:
                 if time.monotonic() > deadline:
                     raise OSError(errno.ETIMEDOUT, f"{name} of {self.label} does not come up")
@@ -188,7 +188,7 @@ class Netns:
             asked = attribute(_RTA_DST, socket.inet_pton(socket.AF_INET6, address))
             asked += attribute(_RTA_OIF, struct.pack("=I", socket.if_nametoindex(name)))
             message = Message(_RTM_GETROUTE, socket.AF_INET6, bytes(_RTMSG_REST) + asked)
-            deadline = time.monotonic() + _LINK_SECONDS
+            deadline = time.monotonic() + PATIENCE
             while True:
                 with contextlib.suppress(OSError):  # no route at all
                     if netlink.get(message)[_RTMSG_TYPE] == _RTN_LOCAL:

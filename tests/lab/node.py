@@ -25,6 +25,7 @@ from tests.lab.children import dies_with_us
 from tests.lab.forking import Forked
 from tests.lab.netns import CommandError, Netns, own_link_local
 from tests.lab.place import LabError
+from tests.patience import PATIENCE
 
 VETH_MAC = "ee:ee:ee:ee:ee:ee"
 VETH_LINK_LOCAL = "fe80::ecee:eeff:feee:eeee"
@@ -303,7 +304,7 @@ class Node:
     def agent_ended(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the agent's on the node; return how it ended."""
         with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-            code = self.fork("agent", *arguments, output=output, errors=errors).wait(60)
+            code = self.fork("agent", *arguments, output=output, errors=errors).wait(PATIENCE)
             for file in (output, errors):
                 file.seek(0)
             return subprocess.CompletedProcess(arguments, code, output.read(), errors.read())

@@ -34,6 +34,7 @@ from agent.net import Family, Protocol
 from tests.lab import sctp
 from tests.lab.netns import SO_RCVBUFFORCE, Netns
 from tests.lab.place import LabError, Place
+from tests.patience import PATIENCE
 
 GRACE = 0.02
 """Seconds without any answer after which the kernel is flushed to decide."""
@@ -124,7 +125,7 @@ class Prober:
         assert self._responder.stdin
         assert self._responder.stdout
         self._responder.stdin.close()
-        self._responder.wait(60)
+        self._responder.wait(PATIENCE)
         self._responder.stdout.close()
         self._netns.close()
 

@@ -17,6 +17,7 @@ from tests.lab.client import Json
 from tests.lab.cluster import HEALTH_PORT, wait_until
 from tests.lab.node import Node
 from tests.lab.place import LabError
+from tests.patience import PATIENCE
 
 PORT = 9090
 
@@ -90,7 +91,7 @@ class Prometheus:
         return False
 
     def _get(self, path: str) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=PATIENCE)
         with self._node.netns.entered():
             connection.connect()
         with contextlib.closing(connection):

@@ -37,6 +37,7 @@ from agent.policy.engine import Engine
 from agent.sources.source import SyncState
 from tests.build import labelled, pod, upsert
 from tests.clock import FakeClock
+from tests.patience import PATIENCE
 
 HERE = "here"
 HOSTILE = '"><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
@@ -143,7 +144,7 @@ class Stage:
 
     def follow(self) -> socket.socket:
         """Follow denied connections, as a client that never ends."""
-        connection = socket.create_connection(("127.0.0.1", self.server.port), timeout=5)
+        connection = socket.create_connection(("127.0.0.1", self.server.port), timeout=PATIENCE)
         connection.sendall(b"GET /flows?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(20).startswith(b"HTTP/1.1 200")
         return connection

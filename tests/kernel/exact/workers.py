@@ -16,6 +16,7 @@ import structlog
 from tests.kernel.exact.arena import Arena
 from tests.kernel.exact.contest import Tally, contest
 from tests.lab.node import Layout
+from tests.patience import PATIENCE
 
 _STRETCH = 50
 
@@ -79,7 +80,7 @@ def run(jobs: list[Job], show: Callable[[str], None]) -> tuple[list[Tally], list
             total = sum(tallies, Tally())
             show(f"{now - begin:7.0f} s  {total.text(now - begin)}")
     for worker in workers:
-        worker.join(30)
+        worker.join(PATIENCE)
     return tallies, wrong
 
 

@@ -33,6 +33,7 @@ from tests.kernel.kernel_state import (
     policy,
 )
 from tests.lab.netns import Netns
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("netns", "lock_file")
 
@@ -219,7 +220,7 @@ def test_a_set_grows_past_its_size_while_rules_refer_to_it_and_never_lacks_a_mem
         second = backend.apply(engine.lowered, engine.apply(more[60_000:], 2.0))
     finally:
         end.set()
-        watcher.join(10)
+        watcher.join(PATIENCE)
     assert (first.faults, second.faults) == ((), ())
     assert missing == []
     assert looks[0] > 5

@@ -204,7 +204,7 @@ def test_a_table_that_sees_no_packets_is_told_and_the_other_family_enforced(guar
     wait_until(lambda: guarded.verdicts(families=[Family.V4]) == {Verdict.DENIED}, 30)
     wait_until(lambda: "[-]fault failed: IPv6: no packets come to the table filter" in guarded.readyz())
     guarded.node.run("nft", "add table ip6 filter")
-    guarded.wait_for(Verdict.DENIED, timeout=40)
+    guarded.wait_for(Verdict.DENIED)
     guarded.agent.wait_ready()
 
 

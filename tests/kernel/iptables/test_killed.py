@@ -23,6 +23,7 @@ from tests.lab.cluster import wait_until
 from tests.lab.forking import Forked
 from tests.lab.lab import Lab
 from tests.lab.node import Node, Pod
+from tests.patience import PATIENCE
 from tests.workers import grouped
 
 PORT = 5000
@@ -60,7 +61,7 @@ class Scene:
 def kill(agent: Forked) -> None:
     """Kill an agent, and wait for the end of the commands that it started: they may write rules yet."""
     agent.kill()
-    agent.wait(20)
+    agent.wait(PATIENCE)
 
     def ended() -> bool:
         try:
@@ -69,7 +70,7 @@ def kill(agent: Forked) -> None:
             return True
         return False
 
-    wait_until(ended, timeout=20)
+    wait_until(ended)
 
 
 @pytest.fixture(scope="module", params=grouped("killed", MODES))

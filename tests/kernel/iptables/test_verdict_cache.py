@@ -24,6 +24,7 @@ from tests.kernel.kernel_state import (
 )
 from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns
+from tests.patience import PATIENCE
 
 CACHE = names.cache("nft", Family.V4)
 MEMBER = "10.0.0.1,tcp:80,10.0.0.2"
@@ -51,7 +52,7 @@ class Cache:
         return self.is_open() and self.has_member()
 
     def await_open(self) -> None:
-        wait_until(self.is_open, timeout=20)
+        wait_until(self.is_open)
 
 
 @pytest.fixture
@@ -95,11 +96,11 @@ def test_it_is_emptied_and_then_opened_when_old_packets_have_been_judged(held: C
 
     def wait() -> None:
         asked.set()
-        assert judged.wait(20)
+        assert judged.wait(PATIENCE)
 
     opening = flusher(wait)
     change(opening)
-    assert asked.wait(20)
+    assert asked.wait(PATIENCE)
     assert not held.is_open()
     judged.set()
     held.await_open()
@@ -115,7 +116,7 @@ def test_nothing_is_opened_while_something_is_changed(held: Cache) -> None:
     time.sleep(0.05)
     assert not held.is_open()
     opening.release()
-    assert rounds.acquire(timeout=20)
+    assert rounds.acquire(timeout=PATIENCE)
     held.await_open()
     opening.close()
 
@@ -146,7 +147,7 @@ def test_its_thread_ends_when_nothing_is_asked_for_and_begins_again(
     for _ in range(3):
         held.add()
         change(opening)
-        wait_until(lambda: not held.has_member(), timeout=20)
+        wait_until(lambda: not held.has_member())
         await_opened()
     assert held.is_open()
 
@@ -218,9 +219,9 @@ def test_what_fails_on_the_thread_is_asked_for_again(held: Cache) -> None:
 
     opening = flusher(ipsets=made)
     change(opening)
-    wait_until(lambda: bool(opening.trouble), timeout=20)
+    wait_until(lambda: bool(opening.trouble))
     assert not held.is_open()
-    wait_until(lambda: not any(t.name == "flusher" for t in threading.enumerate()), timeout=20)
+    wait_until(lambda: not any(t.name == "flusher" for t in threading.enumerate()))
     opening.resume()
     held.await_open()
     opening.close()

@@ -41,6 +41,7 @@ from tests.kernel.kernel_state import (
 from tests.lab.backends import IPTABLES
 from tests.lab.cluster import wait_until
 from tests.lab.netns import Netns
+from tests.patience import PATIENCE
 
 
 @dataclass
@@ -100,7 +101,7 @@ def test_what_was_on_its_way_is_not_in_it_when_it_opens(
     revocation: Revocation, by_label: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = threading.Event()
-    monkeypatch.setattr(membarrier, "grace_period", lambda: slow.wait(20))
+    monkeypatch.setattr(membarrier, "grace_period", lambda: slow.wait(PATIENCE))
     assert revocation.apply(revocation.revoke(by_label=by_label)).faults == ()
     revocation.cache.add()
     assert not revocation.cache.is_open()
@@ -151,7 +152,7 @@ def finish(backend: IptablesBackend, program: LoweredProgram) -> None:
             backend.resume(program)
         return not backend.busy
 
-    wait_until(finished, timeout=20)
+    wait_until(finished)
 
 
 def test_it_stays_closed_for_as_long_as_a_command_runs_that_nobody_waits_for(

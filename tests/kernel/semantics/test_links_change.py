@@ -18,6 +18,7 @@ from tests.kernel.semantics.attached import NOBODYS, given, raw, with_address
 from tests.kernel.semantics.stage import Stage, gone, serial
 from tests.kernel.semantics.written import isolated, labels, policy
 from tests.lab.node import Layout
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.both_modes
 
@@ -78,7 +79,7 @@ def test_what_changes_behind_a_link_is_heard_of(stage: Stage, finder: LinkFinder
 
     def others(wanted: bool) -> None:
         linked.changed(Delta())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while True:
             for call in inbox.take(0.1).calls:
                 call()

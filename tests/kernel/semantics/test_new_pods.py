@@ -19,6 +19,7 @@ from tests.kernel.semantics.stage import Stage
 from tests.kernel.semantics.test_nodes import by_output, node_object
 from tests.kernel.semantics.wired import wired
 from tests.kernel.semantics.written import isolated, labels, pods, policy
+from tests.patience import PATIENCE
 
 ALL_NODES = ("10.244.0.0/16", "fd00:10:244::/48")
 """The networks of all nodes' pods, as a person may give them to every node alike."""
@@ -234,12 +235,12 @@ def _connected(stage: Stage, source: str, destination: str, family: Family) -> s
     kind = socket.AF_INET if family is Family.V4 else socket.AF_INET6
     with stage.pods[source].netns.entered():
         sock = socket.socket(kind, socket.SOCK_STREAM)
-    sock.settimeout(20.0)
+    sock.settimeout(PATIENCE)
     sock.connect((stage.pods[destination].address(family), 80))
     return sock
 
 
-def _answers(sock: socket.socket, patience: float = 20.0) -> bool:
+def _answers(sock: socket.socket, patience: float = PATIENCE) -> bool:
     """Whether what is sent is acknowledged."""
     sock.send(b"x")
     end = time.monotonic() + patience

@@ -25,8 +25,8 @@ from agent.sources.cni.source import CniSource
 from agent.sources.source import SyncState
 from tests.kernel.semantics.stage import Stage
 from tests.lab.node import Mode
+from tests.patience import PATIENCE
 
-_SECONDS = 60.0
 _LINK = "vgone"
 """An interface of the node that does not exist: the pod's network has been taken away."""
 CLOSED = ("a -> t: tcp/80", "t -> a b: tcp/80")
@@ -118,7 +118,7 @@ class Node:
         self._until(lambda: not self.is_busy(), self.agent.turn)
 
     def _until(self, what: Callable[[], bool], otherwise: Callable[[], object]) -> None:
-        limit = time.monotonic() + _SECONDS
+        limit = time.monotonic() + PATIENCE
         while not what():
             assert time.monotonic() < limit, "it took too long"
             otherwise()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.dataplane.turns import FOR_EVER, Patience, beside, whole
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_work_yields_while_something_goes_on_beside_it() -> None:
     may_end = threading.Event()
 
     def wait() -> None:
-        may_end.wait(20)
+        may_end.wait(PATIENCE)
 
     work = beside("x", wait, Patience(0.0))
     waits = next(work)
@@ -48,10 +49,10 @@ def test_what_is_done_beside_is_waited_for_until_something_comes(news: tuple[int
 
     def wait() -> None:
         begun.set()
-        may_end.wait(20)
+        may_end.wait(PATIENCE)
 
     def come() -> None:
-        begun.wait(20)
+        begun.wait(PATIENCE)
         os.write(news[1], b".")
 
     coming = threading.Thread(target=come)
@@ -72,12 +73,12 @@ def test_work_that_is_given_up_lets_go_of_what_it_waits_by() -> None:
     work.close()
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "given up")
     may_end.set()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def assert_waited(event: threading.Event) -> None:
-    assert event.wait(20)
+    assert event.wait(PATIENCE)
 
 
 def test_where_the_system_has_no_more_threads_it_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:

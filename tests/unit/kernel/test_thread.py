@@ -8,12 +8,13 @@ import threading
 import pytest
 
 from agent.kernel.thread import require_room, start
+from tests.patience import PATIENCE
 
 
 def test_a_thread_is_started_where_there_is_room() -> None:
     done = threading.Event()
     start(threading.Thread(target=done.set, daemon=True))
-    assert done.wait(20)
+    assert done.wait(PATIENCE)
 
 
 def test_without_memory_none_is_started_that_would_be_waited_for_without_end(

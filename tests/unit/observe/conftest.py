@@ -17,6 +17,7 @@ from agent.observe.snapshot import Facts, StatusSnapshot, take
 from agent.policy.lower.lowered import LoweredPolicy, LoweredProgram, LoweredRule, SetId, SetKind
 from agent.policy.program import PodId, PodProgram, PolicyId, PortRange, network_policies
 from agent.sources.source import SyncState
+from tests.patience import PATIENCE
 from tests.unit.observe.serving import Agent
 from tests.unit.observe.test_server import Get
 
@@ -105,7 +106,7 @@ def get(server: StatusServer) -> Get:
     def get(
         path: str, method: str = "GET", host: str = "127.0.0.1:20245"
     ) -> tuple[http.client.HTTPResponse, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         try:
             connection.request(method, path, headers={"Host": host})
             response = connection.getresponse()

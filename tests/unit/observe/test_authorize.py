@@ -14,6 +14,7 @@ from agent.observe.routes import TEXT, Request, Response, Route
 from agent.observe.server import RouteServer
 from agent.sources.apiserver.review import Access, ReviewError
 from tests.lab.cluster import wait_until
+from tests.patience import PATIENCE
 from tests.unit.observe.serving import connections_of
 
 
@@ -127,7 +128,9 @@ def test_who_is_not_let_in_takes_no_place_from_those_who_are(monkeypatch: pytest
     server.start()
 
     def get(token: str) -> int:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as client:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        ) as client:
             client.request("GET", "/metrics", headers={"Authorization": f"Bearer {token}"})
             return client.getresponse().status
 
@@ -142,7 +145,7 @@ def test_who_is_not_let_in_takes_no_place_from_those_who_are(monkeypatch: pytest
         ]
         for other in others:
             other.start()
-        assert asking.acquire(timeout=30)
+        assert asking.acquire(timeout=PATIENCE)
         # One is asked about; the rest wait for their turn, none of them for so long that it would be cut.
         wait_until(lambda: len(connections) == len(others))
         assert get("prometheus") == 200

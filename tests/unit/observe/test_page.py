@@ -18,6 +18,7 @@ from agent.observe.page.pages import A_PAGE, part_of
 from agent.observe.routes import Request
 from tests.build import packed
 from tests.page.stage import HOSTILE, Stage, flow
+from tests.patience import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_was_cut_is_told_with_its_pod_and_no_other(hostile: Stage) -> None:
 
 
 def get(stage: Stage, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", stage.server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", stage.server.port, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.request("GET", path, headers={"Accept": "text/html"})
         answer = connection.getresponse()

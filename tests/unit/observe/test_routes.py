@@ -19,6 +19,7 @@ from agent.observe.routes import TEXT, Request, Response, Route, Routes
 from agent.observe.server import StatusServer
 from agent.observe.snapshot import StatusSnapshot
 from tests.lab.cluster import wait_until
+from tests.patience import PATIENCE
 from tests.unit.observe.serving import connections_of
 
 Serve = Callable[[Routes], StatusServer]
@@ -42,7 +43,7 @@ def serve(snapshot: StatusSnapshot) -> Iterator[Serve]:
 
 
 def get(server: StatusServer, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     try:
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
@@ -107,7 +108,7 @@ class Ticks:
 
 
 def follow(server: StatusServer) -> tuple[socket.socket, bytes]:
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
     connection.sendall(b"GET /ticks HTTP/1.1\r\nHost: localhost\r\n\r\n")
     received = b""
     while b"\n2\n" not in received and b"ask again" not in received:

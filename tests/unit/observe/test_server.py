@@ -16,6 +16,7 @@ from agent.observe import server as server_module
 from agent.observe.server import StatusServer
 from agent.observe.snapshot import decode
 from tests.lab.cluster import wait_until
+from tests.patience import PATIENCE
 from tests.unit.observe.serving import Agent, connections_of
 
 Get = Callable[..., tuple[http.client.HTTPResponse, bytes]]
@@ -92,7 +93,7 @@ def test_a_slow_status_holds_up_no_probe(
 
 
 def test_a_connection_serves_many_requests(server: StatusServer) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.connect()
     first = connection.sock
     for path, status in (("/healthz", 200), ("/nowhere", 404), ("/status", 200)):
@@ -153,7 +154,7 @@ def test_over_ipv6_where_there_is_any(agent: Agent) -> None:
     server = StatusServer("::1", 0, agent.health, agent.status)
     server.start()
     try:
-        with socket.create_connection(("::1", server.port), timeout=30) as connection:
+        with socket.create_connection(("::1", server.port), timeout=PATIENCE) as connection:
             connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
     finally:
@@ -184,7 +185,7 @@ def test_a_port_that_is_taken_is_a_fault_until_it_is_free(
         assert not fault.blocking
         server.stop()
         wait_until(lambda: not second.faults())
-        with socket.create_connection(("127.0.0.1", second.port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", second.port), timeout=PATIENCE) as connection:
             connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
     finally:

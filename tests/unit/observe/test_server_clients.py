@@ -16,11 +16,12 @@ from agent.observe.connections import MOST
 from agent.observe.listener import STATUS_AT_ONCE
 from agent.observe.server import StatusServer
 from tests.lab.cluster import wait_until
+from tests.patience import PATIENCE
 from tests.unit.observe.serving import Agent, connections_of
 from tests.unit.observe.test_server import Get
 
 
-def ask(server: StatusServer, text: bytes, seconds: float = 10.0) -> bytes:
+def ask(server: StatusServer, text: bytes, seconds: float = PATIENCE) -> bytes:
     """Send bytes, and return all that comes back until the server closes the connection."""
     answer = b""
     with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:

@@ -20,6 +20,7 @@ from agent.observe.routes import TEXT, Request, Response, Route
 from agent.observe.server import RouteServer
 from agent.observe.tls import Certificate
 from tests.lab.cluster import wait_until
+from tests.patience import PATIENCE
 
 
 def write_pair(directory: Path, name: str) -> None:
@@ -75,7 +76,7 @@ def get(server: RouteServer) -> tuple[str, int, bytes]:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=10, context=context)
+    connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=PATIENCE, context=context)
     with contextlib.closing(connection):
         connection.connect()
         given = connection.sock.getpeercert(binary_form=True)
@@ -106,7 +107,7 @@ def test_one_that_cannot_be_used_leaves_the_last_in_use(server: RouteServer, tmp
 
 
 def test_plain_http_gets_nothing_and_costs_the_others_nothing(server: RouteServer) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.request("GET", "/metrics")
         with pytest.raises((OSError, http.client.HTTPException)):

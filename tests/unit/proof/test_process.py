@@ -10,6 +10,7 @@ import pytest
 
 from agent.proof.difference import Answer
 from agent.proof.process import READY
+from tests.patience import PATIENCE
 
 TOO_LARGE = 1 << 31
 """Bytes: they are not sent, but room for them is asked for."""
@@ -22,7 +23,7 @@ TOO_LARGE = 1 << 31
 )
 def test_what_cannot_be_taken_is_said(told: bytes, why: str) -> None:
     command = [sys.executable, "-m", "agent.proof"]
-    said = subprocess.run(command, input=told, stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    said = subprocess.run(command, input=told, stdout=subprocess.PIPE, check=True, timeout=PATIENCE).stdout
     assert said.startswith(READY)
     answer = msgspec.json.decode(said.removeprefix(READY), type=Answer)
     assert answer.result is None

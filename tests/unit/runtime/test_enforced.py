@@ -12,6 +12,7 @@ from agent.policy.engine import Engine
 from agent.runtime.enforced import Enforced
 from agent.runtime.inbox import Inbox
 from agent.sources.nri.messages import Sandbox
+from tests.patience import PATIENCE
 from tests.unit.runtime.events import deny
 from tests.unit.runtime.events import pod as another
 from tests.unit.runtime.rig import FAILED, Rig
@@ -61,7 +62,7 @@ def test_a_pod_is_waited_for_until_it_is_enforced_with_its_addresses() -> None:
     assert waiting.waiting == 1
     waiting.enforced_pods = {WEB}
     waiting.waits.settle()
-    waiting.thread.join(20.0)
+    waiting.thread.join(PATIENCE)
     assert (waiting.told, waiting.waiting) == ([True], 0)
 
 

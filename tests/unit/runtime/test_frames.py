@@ -18,6 +18,7 @@ from agent.proof.difference import Difference, Kind, Result
 from agent.runtime.frames import ASK_EVERY, RETRY, Kernel
 from agent.runtime.linked_pods import _Found
 from agent.settings import resolve
+from tests.patience import PATIENCE
 from tests.unit.runtime.events import pod
 from tests.unit.runtime.rig import Rig
 
@@ -211,7 +212,7 @@ def test_what_is_being_written_at_the_end_is_waited_for(guarded: Guarded) -> Non
         del links
         guarded.writing = True
         begun.set()
-        goes_on.wait(20)
+        goes_on.wait(PATIENCE)
         guarded.writing = False
         return Guarding(1, frozenset())
 
@@ -227,10 +228,10 @@ def test_what_is_being_written_at_the_end_is_waited_for(guarded: Guarded) -> Non
         patched.setattr(guarded.agent.frames, "_start_thread", start)
         guarded.found(1)
         guarded.rest(ASK_EVERY)
-        assert begun.wait(20)
+        assert begun.wait(PATIENCE)
         threading.Timer(0.1, goes_on.set).start()
         guarded.agent.end()
-    threads[0].join(20)
+    threads[0].join(PATIENCE)
     assert guarded.closed
     assert True not in guarded.closed
 

@@ -15,6 +15,7 @@ from agent.kube.model import Kind
 from agent.runtime import inbox as inbox_module
 from agent.runtime.inbox import Inbox
 from tests.clock import FakeClock
+from tests.patience import PATIENCE
 from tests.unit.runtime.events import pod
 
 EVENTS: list[Event] = [Synced(Kind.POD)] * 10
@@ -50,7 +51,7 @@ class Putter:
             self.put += 1
 
     def until_it_waits(self) -> None:
-        assert self._waits.acquire(timeout=30.0)
+        assert self._waits.acquire(timeout=PATIENCE)
 
 
 def test_who_is_ahead_waits_until_the_loop_has_taken_and_nothing_is_lost(
@@ -66,7 +67,7 @@ def test_who_is_ahead_waits_until_the_loop_has_taken_and_nothing_is_lost(
     assert putter.put == 6
     while taken < 70:
         taken += len(inbox.take(30.0).events)
-    putter.thread.join(30.0)
+    putter.thread.join(PATIENCE)
     assert (taken, putter.put) == (70, 7)
     assert inbox.empty
 
@@ -80,7 +81,7 @@ def test_nobody_waits_for_a_loop_that_ended(
     putter = Putter(inbox, 9, monkeypatch)
     putter.until_it_waits()
     end(inbox)
-    putter.thread.join(30.0)
+    putter.thread.join(PATIENCE)
     assert not putter.thread.is_alive()
 
 
@@ -98,7 +99,7 @@ def test_who_waits_for_an_answer_when_the_loop_ends_is_told() -> None:
     asker.start()
     assert len(inbox.take(30.0).calls) == 1
     inbox.close()
-    asker.join(30.0)
+    asker.join(PATIENCE)
     assert told == [True]
 
 
@@ -119,7 +120,7 @@ while not inbox.stopped:
     inbox.take(3600.0)
 """
     for kind in ("busy", "idle"):
-        subprocess.run([sys.executable, "-c", code, kind], timeout=60, check=True)
+        subprocess.run([sys.executable, "-c", code, kind], timeout=PATIENCE, check=True)
 
 
 def test_a_full_pipe_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

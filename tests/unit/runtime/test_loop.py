@@ -14,6 +14,7 @@ from agent.observe.health import readyz
 from agent.runtime.backends import ModeChoice
 from agent.runtime.loop import Agent, World
 from agent.settings import resolve
+from tests.patience import PATIENCE
 from tests.unit.runtime.events import deny, pod
 from tests.unit.runtime.rig import FakeBackend, FakeSource, NoThread, Rig
 
@@ -80,6 +81,6 @@ def test_by_the_systems_clock_on_a_thread_of_its_own_it_enforces_until_it_is_sto
     assert agent.status().applied
     assert readyz(agent.health()).ok
     agent.inbox.stop()
-    thread.join(30.0)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert backend.closed

@@ -20,6 +20,7 @@ from agent.policy.lower.lowered import Delta, LoweredProgram
 from agent.runtime import inbox
 from agent.runtime.backlog import FAR
 from agent.runtime.calls import LONGEST_RETRY
+from tests.patience import PATIENCE
 from tests.unit.runtime.events import deny, far, pod
 from tests.unit.runtime.rig import DONE, FAILED, GOES_ON, TROUBLE, Rig
 
@@ -299,7 +300,7 @@ def test_who_waits_for_room_waits_for_no_more_than_one_step(
     while not any(stage.revoked()):
         rig.turn()
         if rig.agent.inbox.unmade < inbox.WAITING:
-            reading.join(20)
+            reading.join(PATIENCE)
     assert waiting[-1] >= FAR
 
 

@@ -21,6 +21,7 @@ from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.reflector import Reflector
 from agent.sources.apiserver.seen import Seen
 from tests.lab.cluster import wait_until
+from tests.patience import PATIENCE
 
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, str]], None]
 Json = dict[str, Any]
@@ -100,7 +101,7 @@ class Running:
 
     def stop(self) -> None:
         self.reflector.stop()
-        self.thread.join(5)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
 
 

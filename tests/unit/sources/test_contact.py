@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.sources.apiserver.contact import Contact
+from tests.patience import PATIENCE
 
 AWAY = "connection refused"
 
@@ -24,7 +25,7 @@ class Waiting:
         self.thread.start()
 
     def ends(self) -> bool:
-        self.thread.join(10)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
         return self.woken[0]
 

@@ -14,6 +14,7 @@ import pytest
 from agent.kube.events import Delete, Event, Synced, Upsert
 from agent.sources.apiserver.identity import ClusterIdentity, Records
 from agent.sources.apiserver.seen import Seen
+from tests.patience import PATIENCE
 from tests.unit.sources.scripted import (
     Running,
     Script,
@@ -58,7 +59,7 @@ class Later:
         begin_stream(handler)
         for part in (at_once, then):
             if part is then:
-                self.go.wait(10)
+                self.go.wait(PATIENCE)
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
             handler.wfile.flush()
         self.go.clear()

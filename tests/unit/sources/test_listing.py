@@ -12,6 +12,7 @@ from agent.kube.model import Kind
 from agent.kube.wire import Status
 from agent.sources.apiserver.faults import RequestFailedError
 from agent.sources.apiserver.listing import pages
+from tests.patience import PATIENCE
 
 
 def body(name: str, token: str = "", *, metadata_first: bool = True, annotation: str = "") -> bytes:
@@ -58,7 +59,7 @@ def test_the_next_page_is_on_its_way_before_one_is_looked_at() -> None:
     server = Server(first=body("a", "t1"), t1=body("b"))
     found = pages(Kind.POD, server.get, {})
     next(found)
-    assert server.told.wait(5)
+    assert server.told.wait(PATIENCE)
     assert server.threads[1] is not threading.current_thread()
     assert server.threads[1].daemon
 

@@ -16,6 +16,7 @@ from agent.kube.model import NetworkPolicy
 from agent.sources.manifests import source as source_of_manifests
 from agent.sources.manifests import writing
 from agent.sources.manifests.source import ManifestSource
+from tests.patience import PATIENCE
 from tests.unit.sources.manifested import (
     JUST_NOW,
     POLICY,
@@ -66,7 +67,7 @@ def running(
     source = ManifestSource(directory, state)
     source.start(events.extend)
     wait(lambda: bool(watches))
-    assert watches[0].wait(20.0)
+    assert watches[0].wait(PATIENCE)
     yield source, events
     source.stop()
     wait(lambda: not any(source.threads().values()))
@@ -187,7 +188,7 @@ def test_a_writer_that_comes_while_a_file_is_read_waits_and_the_process_lives(di
         writer.start()
         assert not opened.wait(0.2)
         assert file.read() == text("a")
-    assert opened.wait(20.0)
+    assert opened.wait(PATIENCE)
     writer.join()
 
 

@@ -18,6 +18,7 @@ from agent.sources.apiserver import reflector
 from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.reflector import Reflector
 from agent.sources.apiserver.seen import Seen
+from tests.patience import PATIENCE
 from tests.unit.sources.scripted import (
     GONE,
     Answer,
@@ -286,7 +287,7 @@ def test_a_sink_that_fails_does_not_end_the_watch(script: Script, kubeconfig: Pa
     thread.start()
     wait(lambda: found.state().synced)
     found.stop()
-    thread.join(5)
+    thread.join(PATIENCE)
     assert [type(e) for call in calls for e in call] == [Upsert, Upsert, Synced]
 
 

@@ -16,6 +16,7 @@ import pytest
 from agent.kube.model import Kind
 from agent.sources.apiserver import backoff, reflector
 from agent.sources.apiserver.contact import Contact
+from tests.patience import PATIENCE
 from tests.unit.sources.returning import LISTS, LONG, Heard, Server, pause, pods
 from tests.unit.sources.scripted import Answer, pod, refuse, send, wait, write_config
 
@@ -213,7 +214,7 @@ def test_a_server_that_takes_connections_and_does_not_answer_is_noticed(
     stuck = threading.Event()
 
     def hold(*_: object) -> None:
-        stuck.wait(5)
+        stuck.wait(PATIENCE)
 
     server.refuses = hold
     wait(lambda: heard.all_say("fell silent"))
@@ -238,7 +239,7 @@ def test_a_silent_watch_is_dropped_also_where_another_kind_had_the_server_probed
         if "watch" in query:
             refuse(500)(handler, query)
         else:
-            stuck.wait(10)
+            stuck.wait(PATIENCE)
 
     write_config(tmp_path / "config", f"http://127.0.0.1:{server.port}", {"token": "one"})
     heard = Heard(tmp_path / "config")

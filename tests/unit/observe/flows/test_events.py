@@ -14,6 +14,7 @@ from agent.observe.flows import events
 from agent.observe.flows.events import AGAIN, REMEMBERED, WAITING, EventSink, event_of
 from agent.observe.flows.flow import End
 from tests.clock import FakeClock
+from tests.patience import PATIENCE
 from tests.unit.observe.flows.test_hub import UNLOGGED, flow
 
 
@@ -107,8 +108,8 @@ def test_its_thread_tells_what_comes_and_ends(monkeypatch: pytest.MonkeyPatch) -
     thread = threading.Thread(target=server.sink.run)
     thread.start()
     server.sink.put(flow())
-    assert server.came.wait(30)
+    assert server.came.wait(PATIENCE)
     server.sink.stop()
-    thread.join(30)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert len(server.got) == 1

@@ -11,6 +11,7 @@ from agent.dataplane.logged import Decided
 from agent.net import Direction
 from agent.observe.flows.flow import End, Flow, Report, Unlogged
 from agent.observe.flows.hub import WAITING, Flows, Wanted
+from tests.patience import PATIENCE
 
 NOW = datetime.datetime(2026, 1, 1, 12, 0, tzinfo=datetime.UTC)
 
@@ -96,6 +97,6 @@ def test_a_follower_that_waits_is_woken(ended: bool) -> None:
             flows.close()
         else:
             flows.put(flow(1))
-        thread.join(30)
+        thread.join(PATIENCE)
     assert found == [[] if ended else [flow(1)]]
     assert follower.closed

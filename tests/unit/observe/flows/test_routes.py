@@ -23,6 +23,7 @@ from agent.observe.flows.hub import ANY, Flows, Wanted
 from agent.observe.flows.routes import flow_routes
 from agent.observe.server import StatusServer
 from tests.lab.cluster import wait_until
+from tests.patience import PATIENCE
 from tests.unit.observe.flows.test_hub import UNLOGGED, flow
 
 
@@ -37,7 +38,7 @@ class Serving:
         raise AssertionError("nobody asks for this")
 
     def get(self, query: str) -> list[bytes]:
-        with urllib.request.urlopen(f"{self.url}/flows{query}", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.url}/flows{query}", timeout=PATIENCE) as answer:  # noqa: S310
             return list(answer.read().splitlines())
 
 
@@ -83,7 +84,7 @@ def test_a_browser_is_sent_events(serving: Serving) -> None:
     url = f"{serving.url}/flows?follow=1&limit=1"
     request = urllib.request.Request(url, headers={"Accept": "text/event-stream"})  # noqa: S310
     serving.flows.put(flow(1))
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310
         assert answer.headers["Content-Type"] == "text/event-stream"
         lines = [answer.readline() for _ in range(4)]
     assert lines == [b":\n", b"\n", b"data: " + as_json(flow(1)) + b"\n", b"\n"]
@@ -95,7 +96,7 @@ def test_who_leaves_follows_no_longer(serving: Serving) -> None:
     thread.start()
     wait_until(lambda: bool(serving.flows._followers))
     serving.flows.put(flow(1))
-    thread.join(30)
+    thread.join(PATIENCE)
     lines.close()
     for number in range(100):
         serving.flows.put(flow(number))

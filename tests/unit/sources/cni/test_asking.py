@@ -10,9 +10,9 @@ import pytest
 from agent.kube.model import Key, Pod
 from agent.sources.cni import asking
 from agent.sources.cni.asking import BURST, MOST, Asking
+from tests.patience import PATIENCE
 
 WEB = Key("shop", "web")
-SECONDS = 20.0
 
 
 class Stage:
@@ -44,7 +44,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 def test_a_pod_is_asked_for_once_and_the_thread_comes_with_the_first(stage: Stage) -> None:
     assert stage.asking.threads() == {}
     stage.asking.want(WEB)
-    assert stage.answers.get(timeout=SECONDS) == (WEB, Pod(*WEB))
+    assert stage.answers.get(timeout=PATIENCE) == (WEB, Pod(*WEB))
     assert stage.asking.threads() == {"cni-asks": True}
     assert stage.asked.qsize() == 1
 
@@ -52,13 +52,13 @@ def test_a_pod_is_asked_for_once_and_the_thread_comes_with_the_first(stage: Stag
 def test_where_there_is_no_answer_it_is_asked_again_and_told(stage: Stage) -> None:
     stage.failures = 2
     stage.asking.want(WEB)
-    assert stage.answers.get(timeout=SECONDS) == (WEB, Pod(*WEB))
-    assert [stage.asked.get(timeout=SECONDS) for _ in range(3)] == [WEB] * 3
+    assert stage.answers.get(timeout=PATIENCE) == (WEB, Pod(*WEB))
+    assert [stage.asked.get(timeout=PATIENCE) for _ in range(3)] == [WEB] * 3
     assert stage.asking.fault == ""
     stage.failures = 1_000_000
     stage.asking.want(WEB)
     for _ in range(3):
-        stage.asked.get(timeout=SECONDS)
+        stage.asked.get(timeout=PATIENCE)
     assert stage.asking.fault == "no answer"
     stage.failures = 0
 
@@ -70,7 +70,7 @@ def test_pods_that_the_watch_has_not_told_are_asked_for_again(
     stage.untold = (WEB,)
     stage.asking.want(WEB)
     for _ in range(3):
-        stage.answers.get(timeout=SECONDS)
+        stage.answers.get(timeout=PATIENCE)
     stage.untold = ()
 
 
@@ -79,7 +79,7 @@ def test_only_so_many_are_asked_for_at_once(stage: Stage, monkeypatch: pytest.Mo
     for number in range(int(BURST) + 5):
         stage.asking.want(Key("shop", f"web-{number}"))
     for _ in range(int(BURST)):
-        stage.answers.get(timeout=SECONDS)
+        stage.answers.get(timeout=PATIENCE)
     assert stage.answers.empty()
 
 

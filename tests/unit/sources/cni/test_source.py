@@ -17,6 +17,7 @@ from agent.runtime.inbox import Inbox
 from agent.sources.cni.source import CniSource
 from agent.sources.nri.messages import Sandbox
 from agent.sources.source import SyncState
+from tests.patience import PATIENCE
 
 V4 = bytes((10, 1, 0, 2))
 WEB = Key("shop", "web")
@@ -73,7 +74,7 @@ def behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cn
     inner.stop()
     inbox.close()
     source.stop()
-    inner.thread.join(20.0)
+    inner.thread.join(PATIENCE)
 
 
 @pytest.mark.guarantee("1.4")
@@ -84,7 +85,7 @@ def test_a_runtime_does_not_wait_for_a_loop_that_is_behind(behind: tuple[CniSour
         target=lambda: told.append(source.began(Sandbox("c1", WEB, "u1", (V4,)))), daemon=True
     )
     runtime.start()
-    runtime.join(20.0)
+    runtime.join(PATIENCE)
     assert [found and found.addresses for found in told] == [(V4,)]
     events: list[Event] = inbox.take(0.0).events
     assert len(events) <= 22
@@ -109,7 +110,7 @@ def test_what_a_plugin_gave_just_now_does_not_wait_for_a_loop_that_is_behind(
 
 
 def _until(what: Callable[[], bool]) -> None:
-    limit, asleep = time.monotonic() + 20.0, threading.Event()
+    limit, asleep = time.monotonic() + PATIENCE, threading.Event()
     while not what():
         assert time.monotonic() < limit
         asleep.wait(0.005)
