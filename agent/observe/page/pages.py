@@ -6,20 +6,19 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from agent.dataplane.trace import CountedRule
-from agent.history import diff
 from agent.history.change import Row
 from agent.history.query import PARTS, Query, key_of
 from agent.history.query import parse as parse_query
 from agent.history.store import StoreError
 from agent.kube.model import Key
-from agent.net import Direction, Family, address_text
+from agent.net import address_text
 from agent.observe import health
 from agent.observe.explain.live import Asked
 from agent.observe.explain.route import asked_by
 from agent.observe.explain.text import connection_line, headline
 from agent.observe.flows.flow import Flow
 from agent.observe.page.grid import grid_of
+from agent.observe.page.halves import Half, halves_of
 from agent.observe.page.render import page
 from agent.observe.page.sources import Sources
 from agent.observe.routes import Request, Response
@@ -31,7 +30,6 @@ A_PAGE = 50
 """Rows of a long table that are shown at once."""
 _FEW = 8
 _MANY = 200
-_COMMENT = re.compile(r'-m comment --comment "[^"]*" ?')
 
 
 class Part(NamedTuple):
@@ -151,34 +149,6 @@ def policies(sources: Sources, request: Request) -> Response:
     return _page(sources, "policies.html", "/policies", part=part_of(rows, names, request))
 
 
-class KernelLine(NamedTuple):
-    """A rule of the kernel, and what it has counted; ``number`` -1: it leads on, or lets a packet return."""
-
-    family: int
-    number: int
-    rule: CountedRule
-    text: str
-    last_hit: float | None
-
-
-class PolicyRule(NamedTuple):
-    """A rule of a policy's spec: what it says, and what the kernel's rules that stand for it have counted."""
-
-    number: int
-    text: str
-    packets: int
-    last_hit: float | None
-    lines: tuple[KernelLine, ...]
-
-
-class Half(NamedTuple):
-    """One direction of a policy: its rules, and lines of the kernel that are of none of them."""
-
-    direction: str
-    rules: tuple[PolicyRule, ...]
-    others: tuple[KernelLine, ...]
-
-
 def policy(sources: Sources, request: Request) -> Response:
     """Show one policy, each of its rules in order, with what it has counted."""
     name = request.one("name")
@@ -188,11 +158,7 @@ def policy(sources: Sources, request: Request) -> Response:
     trouble = ""
     if found is not None and key is not None:
         try:
-            halves = [
-                _half(sources, key, direction, rules)
-                for direction in Direction
-                if (rules := diff.rule_texts(found, direction)) is not None
-            ]
+            halves = halves_of(sources, key, found)
         except OSError as error:
             trouble = f"the kernel cannot be read: {error}"
     status = sources.status()
@@ -216,29 +182,6 @@ def policy(sources: Sources, request: Request) -> Response:
         denied=_denied(sources, _FEW, policy=name),
         now=sources.clock.time(),
     )
-
-
-def _half(sources: Sources, key: Key, direction: Direction, rules: Sequence[str]) -> Half:
-    tracer, now = sources.tracer(), sources.clock.time()
-    lines = [
-        KernelLine(
-            int(family),
-            number,
-            rule,
-            _COMMENT.sub("", rule.text),
-            sources.hits.saw((int(family), rule.chain, rule.text), rule.packets, now),
-        )
-        for family in Family
-        for number, rule in tracer.rules_of(direction, key, family)
-    ]
-    told = []
-    for number, text in enumerate(rules):
-        mine = tuple(line for line in lines if line.number == number)
-        hits = [line.last_hit for line in mine if line.last_hit is not None]
-        told.append(
-            PolicyRule(number, text, sum(line.rule.packets for line in mine), max(hits, default=None), mine)
-        )
-    return Half(direction.value, tuple(told), tuple(line for line in lines if line.number < 0))
 
 
 def denied(sources: Sources, request: Request) -> Response:
