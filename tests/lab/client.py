@@ -171,10 +171,12 @@ class Client:
 
     def _json(self, method: str, path: str, body: object = None, content: str = "application/json") -> Json:
         answer: Json = json.loads(self.text(method, path, body, content))
-        version = answer.get("metadata", {}).get("resourceVersion")
-        if method != "GET" and version:
+        # A list has a version of its own, which none of its objects need have.
+        for item in answer.get("items", [answer]) if method != "GET" else ():
+            version = item.get("metadata", {}).get("resourceVersion")
             kind = answer["kind"].removesuffix("List")
-            self.written[kind] = max(self.written.get(kind, 0), int(version))
+            if version:
+                self.written[kind] = max(self.written.get(kind, 0), int(version))
         return answer
 
     # Namespaces

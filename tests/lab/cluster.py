@@ -204,16 +204,24 @@ class Cluster:
             agent.wait_ready()
 
     def settle(self, timeout: float = PATIENCE) -> None:
-        """Wait until every agent has seen all that was written through ``client``, and has applied it."""
-        for agent in self.agents.values():
-            wait_until(lambda a=agent: self._has_settled(a), timeout)  # type: ignore[misc]
+        """Wait until every agent has seen all that was written through ``client``, and has applied it.
 
-    def _has_settled(self, agent: AgentProcess) -> bool:
-        sources = {s["kind"]: s["resource_version"] for s in agent.status()["sources"]}
-        if any(int(sources[k] or 0) < v for k, v in self.client.written.items() if k in sources):
-            return False
+        Raises LabError with what an agent has not seen.
+        """
+        for agent in self.agents.values():
+            try:
+                wait_until(lambda a=agent: not self._missing(a), timeout)  # type: ignore[misc]
+            except TimeoutError as error:
+                text = f"the agent on {agent.node.name} has not settled ({error}): {self._missing(agent)}"
+                raise LabError(text) from None
+
+    def _missing(self, agent: AgentProcess) -> str:
+        sources = {s["kind"]: int(s["resource_version"] or 0) for s in agent.status()["sources"]}
+        for kind, version in self.client.written.items():
+            if sources.get(kind, version) < version:
+                return f"{kind} {version} was written, {sources[kind]} was the last that it has been told"
         # This answer comes after every event that had been told before the question.
-        return not agent.status()["kernel"]["retry_pending"]
+        return "it is to try again" if agent.status()["kernel"]["retry_pending"] else ""
 
     def workspace(self) -> Workspace:
         """Return a place for one test's objects, whose names no other test uses."""
