@@ -1,12 +1,15 @@
-"""Flags that take no value: what is said when one is given."""
+"""The commands as a group: what it says of a flag with a value, and of help that cannot be written."""
 
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
+from agent.commands.options import answering
 from agent.setting_values import BOOLEANS
 
 _ALL = "--"
@@ -15,8 +18,21 @@ _ALL = "--"
 class Commands(click.Group):
     """The commands of the program. One whose flag is given a value ends with what to give in its place.
 
-    click would say no more than that ``yes`` is an unexpected argument.
+    click would say no more than that ``yes`` is an unexpected argument. What click writes itself, help and
+    the version, is an answer like all others.
     """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run as click does. Where what is said cannot be written, end with exit code 2."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if any(
+                frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)
+            ):
+                with answering():
+                    raise
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

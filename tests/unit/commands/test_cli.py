@@ -317,6 +317,24 @@ def test_an_answer_that_cannot_be_written_is_none(command: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "completion"),
+    [("--help", ""), ("--version", ""), ("lint -h", ""), ("run --help", ""), ("", "bash")],
+)
+def test_help_that_cannot_be_written_is_an_answer_that_cannot(words: str, completion: str) -> None:
+    said = {"_NETPOL_AGENT_COMPLETE": f"{completion}_source"} if completion else {}
+    main = "from agent.commands.cli import main; main(prog_name='netpol-agent')"
+    line = [sys.executable, "-c", main, *words.split()]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            line, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **said}
+        )
+    assert ended.returncode == 2
+    assert (
+        ended.stderr == "Error: the answer cannot be written: No space left on device; write it elsewhere\n"
+    )
+
+
 @pytest.mark.parametrize("code", [1, 2])
 def test_a_command_says_by_its_code_whether_it_did_something_before_its_answer_was_lost(code: int) -> None:
     with pytest.raises(SystemExit) as ended, answering(code):
