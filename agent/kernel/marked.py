@@ -40,8 +40,10 @@ _INFO_TCP, _TCP_STATE = 1, 1
 _TCP = 6
 _OVER = frozenset({7, 8})
 """TCP_CONNTRACK_TIME_WAIT and TCP_CONNTRACK_CLOSE"""
-_SEEN_REPLY, _FIXED_TIMEOUT = 1 << 1, 1 << 10
-"""IPS_SEEN_REPLY and IPS_FIXED_TIMEOUT"""
+_SEEN_REPLY, _ASSURED, _FIXED_TIMEOUT = 1 << 1, 1 << 2, 1 << 10
+"""IPS_SEEN_REPLY, IPS_ASSURED and IPS_FIXED_TIMEOUT"""
+_SEEN_SINCE = 0, _SEEN_REPLY, _SEEN_REPLY | _ASSURED
+"""What of a connection's status may have come up since it was read."""
 _ENDS = OPENING, ANSWERING
 _NUMBER = struct.Struct("!I")
 _TUPLE = struct.Struct("=HHH")
@@ -159,30 +161,38 @@ def _tcp_state(info: memoryview | None) -> int:
 
 
 def mark(found: Sequence[Connection], bit: int) -> list[Connection]:
-    """Set the bit in the marks of connections; return those that there are still.
+    """Set the bit in the marks of connections; return those that there are still, as they are by now.
 
     A TCP connection then stays in the table for an hour, whatever comes of it: its ends may be silent for
     long, and without its entry a packet of theirs would be a new connection. Others stay while packets of
     theirs come. Raises ConntrackError.
     """
-    messages = [Message(SUBSYSTEM << 8 | _CT_NEW, one.entry.family, _marking(one, bit)) for one in found]
+    done: list[Connection] = []
+    left = list(found)
     try:
         with NetlinkSocket() as netlink:
-            failed = dict(netlink.request(messages))
+            for seen in _SEEN_SINCE:
+                left = [one._replace(status=one.status | seen) for one in left]
+                failed = dict(netlink.request([_marking(one, bit) for one in left]))
+                for code in failed.values():
+                    if code not in (errno.ENOENT, errno.EBUSY):
+                        raise OSError(code, os.strerror(code))
+                done += [one for index, one in enumerate(left) if index not in failed]
+                # The kernel takes no status that lacks what it has seen, as of one that was being opened.
+                left = [one for index, one in enumerate(left) if failed.get(index) == errno.EBUSY]
+                if not left:
+                    return done
     except OSError as error:
         raise failure(error) from error
-    for code in failed.values():
-        if code != errno.ENOENT:
-            raise failure(OSError(code, os.strerror(code)))
-    return [one for index, one in enumerate(found) if index not in failed]
+    raise failure(OSError(errno.EBUSY, os.strerror(errno.EBUSY)))
 
 
-def _marking(found: Connection, bit: int) -> bytes:
+def _marking(found: Connection, bit: int) -> Message:
     attributes = found.entry.key + _mark(bit, bit)
     if found.opened.protocol == _TCP and not found.over and not found.status & _FIXED_TIMEOUT:
         attributes += attribute(_TIMEOUT, _NUMBER.pack(SILENT_SECONDS))
         attributes += attribute(_STATUS, _NUMBER.pack(found.status | _FIXED_TIMEOUT))
-    return attributes
+    return Message(SUBSYSTEM << 8 | _CT_NEW, found.entry.family, attributes)
 
 
 def _mark(bit: int, mask: int) -> bytes:

@@ -363,9 +363,10 @@ class Cutting:
             error = self._resets.ask(((one.opened, one.reply) for one in asked), self._marks.packet)
             self._unasked = None if error is None else unasked(error)
             self.tally.reset += len(asked) if error is None else 0
+        pods = {one.entry: pod for one, pod in cut.items()}
         for one in ended:
+            of_pod = pods[one.entry]
             if not one.over:
-                of_pod = cut[one]
                 _, peer = seen_from(of_pod, one)
                 self._ended[of_pod].add(one, self._engine.owner(peer))
 

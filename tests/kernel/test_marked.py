@@ -14,6 +14,7 @@ from agent.net import address_text
 from tests.build import packed
 from tests.kernel.test_conntrack import count, entry
 from tests.lab.netns import Netns
+from tests.lab.tracked import ASSURED, CONFIRMED, ESTABLISHED, SEEN_REPLY, SYN_RECEIVED, stream
 
 BIT = 0x10000
 FOUR = tuple(packed(f"10.0.0.{n}") for n in range(6))
@@ -117,6 +118,21 @@ def test_what_carries_the_bit_is_not_found_again() -> None:
     assert {one.entry for one in carrying} == {one.entry for one in chosen}
     opened = list(marked.opened([one.opened for one in first]))
     assert {one.opened for one in opened} == {one.opened for one in first}
+
+
+@pytest.mark.parametrize("seen", [SEEN_REPLY, SEEN_REPLY | ASSURED], ids=["replied", "assured"])
+def test_what_was_being_opened_when_it_was_found_is_marked_as_all_others(netns: Netns, seen: int) -> None:
+    """The kernel takes no status that lacks what it has seen since."""
+    opening = [stream((FOUR[1], FOUR[2]), (port, 80), SYN_RECEIVED, CONFIRMED) for port in (1, 2, 3)]
+    made(*opening)
+    first = of({FOUR[2]})
+    assert [one.replied for one in first] == [False] * 3
+    made(stream((FOUR[1], FOUR[2]), (2, 80), ESTABLISHED, CONFIRMED | seen))
+    marks = marked.mark(first, BIT)
+    assert {(one.opened.source_port, one.replied) for one in marks} == {(1, False), (2, True), (3, False)}
+    assert found({FOUR[2]}) == []
+    kept = netns.run(["conntrack", "-L"]).splitlines()
+    assert [3590 < int(line.split()[2]) <= marked.SILENT_SECONDS for line in kept] == [True] * 3
 
 
 def test_a_long_table(netns: Netns) -> None:

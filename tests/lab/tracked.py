@@ -12,8 +12,9 @@ from tests.lab.netns import Netns
 _CT_NEW = 1 << 8
 """NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_NEW"""
 _CREATE = 0x400
-_ESTABLISHED = 3
-_SEEN_REPLY, _ASSURED, _CONFIRMED = 2, 4, 8
+SYN_RECEIVED, ESTABLISHED = 2, 3
+"""TCP_CONNTRACK_SYN_RECV and TCP_CONNTRACK_ESTABLISHED"""
+SEEN_REPLY, ASSURED, CONFIRMED = 2, 4, 8
 _DAYS = 5 * 86_400
 _PORTS = 60_000
 
@@ -26,14 +27,26 @@ def track(netns: Netns, source: str, destination: str, port: int, number: int) -
 
 
 def _messages(source: str, destination: str, port: int, number: int) -> Iterator[Message]:
-    status = struct.pack("!I", _SEEN_REPLY | _ASSURED | _CONFIRMED)
-    state = attribute(1 | NESTED, attribute(1, bytes([_ESTABLISHED])))
-    known = attribute(3, status) + attribute(7, struct.pack("!I", _DAYS)) + attribute(4 | NESTED, state)
     ends = socket.inet_aton(source), socket.inet_aton(destination)
     for one in range(number):
-        ports = 1024 + one % _PORTS, port + one // _PORTS
-        tuples = _tuple(1, ends, ports) + _tuple(2, ends[::-1], ports[::-1])
-        yield Message(_CT_NEW, socket.AF_INET, tuples + known, _CREATE)
+        yield stream(ends, (1024 + one % _PORTS, port + one // _PORTS))
+
+
+def stream(
+    ends: tuple[bytes, bytes],
+    ports: tuple[int, int],
+    state: int = ESTABLISHED,
+    status: int = SEEN_REPLY | ASSURED | CONFIRMED,
+    more: bytes = b"",
+) -> Message:
+    """Return a request that tracks a TCP connection of IPv4, or has a tracked one be in another state.
+
+    ``status``: of ``enum ip_conntrack_status``; ``more``: further attributes.
+    """
+    tuples = _tuple(1, ends, ports) + _tuple(2, ends[::-1], ports[::-1])
+    known = attribute(3, struct.pack("!I", status)) + attribute(7, struct.pack("!I", _DAYS))
+    known += attribute(4 | NESTED, attribute(1 | NESTED, attribute(1, bytes([state]))))
+    return Message(_CT_NEW, socket.AF_INET, tuples + known + more, _CREATE)
 
 
 def _tuple(kind: int, ends: tuple[bytes, ...], ports: tuple[int, ...]) -> bytes:

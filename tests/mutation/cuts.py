@@ -90,6 +90,13 @@ CUTS: tuple[Mutation, ...] = (
         (Selection.CUT_TURNS,),
     ),
     Mutation(
+        "a connection that was being opened is not ended",
+        "agent.kernel.marked:mark",
+        "one.status | seen",
+        "one.status",
+        (Selection.MARKED,),
+    ),
+    Mutation(
         "what the kernel gives unasked is taken for what it was asked for",
         "agent.kernel.conntrack:_picked",
         "ends_of(body)[side.at] != address",
