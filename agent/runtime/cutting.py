@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from agent import log
 from agent.clock import AT_ONCE, NEVER, Clock
@@ -28,8 +27,9 @@ from agent.policy.lower.lowered import Delta
 from agent.policy.lower.verdicts import Verdicts
 from agent.policy.program import PodId
 from agent.runtime.calls import Calls, Phase
-from agent.runtime.cut_look import MOST, Errand, Judged, Kernel, Look, Waiting
-from agent.runtime.cuts import SHOWN, Cut, Ended, Tally, seen_from, sort_of, unasked
+from agent.runtime.cut_look import Errand, Judged, Kernel, Look, Waiting
+from agent.runtime.cut_scope import Scope, add_causes
+from agent.runtime.cuts import Cut, Ended, Tally, seen_from, sort_of, unasked
 from agent.runtime.inbox import Inbox
 from agent.runtime.threads import StartThread, do_beside
 
@@ -42,31 +42,6 @@ REST, MOST_REST = 4, 0.3
 PATIENCE = 0.5
 """Seconds after which a look is made though a write to the kernel goes on: what is denied is closed then."""
 RETRY = 1.0
-
-
-@dataclass
-class _Scope:
-    """Whose connections are to be looked at, and why."""
-
-    ends: set[bytes] = field(default_factory=set)
-    everything: bool = False
-    causes: dict[str, None] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.ends) or self.everything
-
-    def add(self, other: _Scope) -> None:
-        self.ends |= other.ends
-        self.everything = self.everything or other.everything
-        add_causes(self.causes, other.causes)
-        if len(self.ends) > MOST:
-            self.ends, self.everything = set(), True
-
-
-def add_causes(causes: dict[str, None], others: Iterable[str]) -> None:
-    """Add some: they may have to wait for long, and are names that tenants choose."""
-    room = max(0, SHOWN - len(causes))
-    causes |= dict.fromkeys([one for one in others if one not in causes][:room])
 
 
 class Cutting:
@@ -103,8 +78,8 @@ class Cutting:
         self._start_thread = start_thread
         self._kernel = kernel or Kernel()
         self._resets = self._kernel.resets()
-        self._scope = _Scope()
-        self._more = _Scope()
+        self._scope = Scope()
+        self._more = Scope()
         """What there was no room for: looked at when all else is ended."""
         self._since = 0.0
         self._not_before = AT_ONCE
@@ -134,14 +109,14 @@ class Cutting:
         self._again = self._cut
         self._want(self._concerned(delta))
 
-    def _want(self, scope: _Scope) -> None:
+    def _want(self, scope: Scope) -> None:
         if scope and not self._scope:
             self._since = self._clock.monotonic()
         self._scope.add(scope)
 
-    def _concerned(self, delta: Delta) -> _Scope:
+    def _concerned(self, delta: Delta) -> Scope:
         """Return whose connections a change may deny."""
-        found = _Scope(everything=delta.node_networks)
+        found = Scope(everything=delta.node_networks)
         pods = set(delta.pods)
         for policy in delta.policies:
             pods |= self._engine.selected_by(policy.policy)
@@ -192,12 +167,12 @@ class Cutting:
         if not self._enforcing:
             # Whatever changed while there was no agent: the kernel holds the new state now.
             self._enforcing = self._again = True
-            self._want(_Scope(everything=True, causes={"the agent's start": None}))
+            self._want(Scope(everything=True, causes={"the agent's start": None}))
         if (marks := self._other_marks()) is not None:
             if any(self._marks):
                 # What was ended carries the bit of before, by which no rule knows it any more.
                 self._cut = self._again = True
-                self._want(_Scope(everything=True, causes={"the bits of packets' marks": None}))
+                self._want(Scope(everything=True, causes={"the bits of packets' marks": None}))
             self._marks = marks
         if self._next_look() <= now:
             self._begin(now)
@@ -220,13 +195,13 @@ class Cutting:
             self._again = False
             self._start(look, look.search_freed, functools.partial(self._take_freed, look))
 
-    def _taken(self) -> _Scope:
+    def _taken(self) -> Scope:
         """Take out what to look at next: nothing where only what may be allowed again is left."""
         if self._more and self._look is None and not self._waiting:
             # What changed comes in the middle of it. Behind that, it might wait for ever.
-            scope, self._more = self._more, _Scope()
+            scope, self._more = self._more, Scope()
         else:
-            scope, self._scope = self._scope, _Scope()
+            scope, self._scope = self._scope, Scope()
         return scope
 
     def _start(
@@ -278,7 +253,7 @@ class Cutting:
         seconds = self._clock.monotonic() - began
         self._inbox.call(lambda: take(error, seconds))
 
-    def _take(self, look: Look, scope: _Scope, error: Fault | None, seconds: float) -> None:
+    def _take(self, look: Look, scope: Scope, error: Fault | None, seconds: float) -> None:
         self._looked(look, error, seconds)
         if error is not None:
             self._want(scope)
@@ -290,7 +265,7 @@ class Cutting:
                     # It may be of an earlier look.
                     of_pod, out = left
                     end, _ = seen_from(of_pod, out.connection)
-                    self._more.add(_Scope({end}, causes=dict(self._ended[of_pod].causes)))
+                    self._more.add(Scope({end}, causes=dict(self._ended[of_pod].causes)))
         if look.more:
             self._more.add(scope)
 
@@ -327,7 +302,7 @@ class Cutting:
         except ConntrackError as error:
             self.fault = error.fault()._replace(blocking=False)
             some += (one for _, one in self._waiting.items())
-            scope = _Scope({end for one in some for end in one.connection.ends})
+            scope = Scope({end for one in some for end in one.connection.ends})
             for ended in self._ended.values():
                 add_causes(scope.causes, ended.causes)
             self._want(scope)
@@ -348,7 +323,7 @@ class Cutting:
                 continue
             if self._engine.waits_in(pod.pod.namespace):
                 # Policies that are not compiled yet may allow it.
-                self._want(_Scope(set(one.ends), causes=dict(self._ended[pod].causes)))
+                self._want(Scope(set(one.ends), causes=dict(self._ended[pod].causes)))
                 self._not_before = max(self._not_before, self._clock.monotonic() + PATIENCE)
             else:
                 cut[one] = pod

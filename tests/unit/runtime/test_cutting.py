@@ -9,6 +9,7 @@ from agent.kube.model import Port, Rule
 from agent.net import Protocol
 from agent.runtime import cut_look, cutting
 from agent.runtime.cut_look import Waiting
+from agent.runtime.cut_scope import Scope
 from agent.runtime.cuts import LAST
 from agent.runtime.cutting import Cutting
 from tests.build import labelled, packed
@@ -224,10 +225,10 @@ def test_what_waits_for_long_takes_no_more_room() -> None:
     for number in range(50):
         desk.change(policy(f"p-{number}", selector=labelled(app="web"), ingress=[]))
         desk.work(2)
-    scope = cutting._Scope()
+    scope = Scope()
     for number in range(3):
         found = {packed(f"10.{number}.{n >> 8}.{n & 255}") for n in range(8_000)}
-        scope.add(cutting._Scope(found, causes={f"{number}-{n}": None for n in range(50)}))
+        scope.add(Scope(found, causes={f"{number}-{n}": None for n in range(50)}))
     assert (scope.ends, scope.everything, len(scope.causes)) == (set(), True, 5)
     assert len(desk.task._scope.causes) <= 5
 
