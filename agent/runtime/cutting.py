@@ -81,6 +81,8 @@ class Cutting:
         self._scope = Scope()
         self._more = Scope()
         """What there was no room for: looked at when all else is ended."""
+        self._early = Scope()
+        """What was looked at before the kernel had the change, so that more may have been let in since."""
         self._since = 0.0
         self._not_before = AT_ONCE
         self._look: Look | None = None
@@ -142,6 +144,8 @@ class Cutting:
             return NEVER
         if not self._enforcing or self._waiting or self._freed or self._other_marks() is not None:
             return AT_ONCE
+        if self._early and self._is_written():
+            return AT_ONCE
         return self._next_look()
 
     def _other_marks(self) -> CutMarks | None:
@@ -157,6 +161,10 @@ class Cutting:
         if self._more:
             return self._soon()
         return max(self._not_before, self._again_at) if self._again else NEVER
+
+    def _is_written(self) -> bool:
+        """Whether the kernel has all that changed."""
+        return not (self._calls.backend.busy or self._calls.retry.pending)
 
     def _soon(self) -> float:
         """Return when to look at what changed: when the kernel has it, and not all the time."""
@@ -174,6 +182,9 @@ class Cutting:
                 self._cut = self._again = True
                 self._want(Scope(everything=True, causes={"the bits of packets' marks": None}))
             self._marks = marks
+        if self._early and self._is_written():
+            self._want(self._early)
+            self._early = Scope()
         if self._next_look() <= now:
             self._begin(now)
         if self._waiting or self._freed:
@@ -188,6 +199,8 @@ class Cutting:
         verdicts = Verdicts(self._engine.lowered)
         look = Look(self._kernel, verdicts, marks.connection)
         if scope := self._taken():
+            if not self._is_written():
+                self._early.add(scope)
             ends = frozenset(verdicts.addresses() if scope.everything else scope.ends)
             search, take = functools.partial(look.search, ends), functools.partial(self._take, look, scope)
             self._start(look, search, take)

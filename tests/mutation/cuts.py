@@ -90,6 +90,13 @@ CUTS: tuple[Mutation, ...] = (
         (Selection.CUT_TURNS,),
     ),
     Mutation(
+        "what was let in before the kernel had the change goes on",
+        "agent.runtime.cutting:Cutting._begin",
+        "self._early.add(scope)",
+        "pass",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
         "a connection that was being opened is not ended",
         "agent.kernel.marked:mark",
         "one.status | seen",

@@ -356,3 +356,27 @@ def test_pods_at_the_other_ends_are_told_with_their_own_connections() -> None:
         "more, after a change of policy default/web"
     )
     assert status.of_peer("default/web") == ()
+
+
+@pytest.mark.parametrize("why", ["it failed", "it takes long"])
+def test_what_is_let_in_until_the_kernel_has_the_change_is_ended_then(why: str) -> None:
+    desk = Desk()
+    first, later = connection(CLIENT, WEB), connection(CLIENT, WEB, number=1)
+    desk.kernel.held = [first]
+    if why == "it failed":
+        desk.calls.retry.failed(desk.clock.now)
+    else:
+        desk.backend.goes_on = True
+    desk.change(ONLY_81)
+    desk.work()
+    assert len(desk.kernel.cut) == 1
+    desk.kernel.held.append(later)
+    desk.work()
+    assert len(desk.kernel.cut) == 1
+    desk.calls.retry.begun()
+    desk.backend.goes_on = False
+    desk.work()
+    assert len(desk.kernel.cut) == 2
+    searches = desk.kernel.searches
+    desk.work()
+    assert desk.kernel.searches == searches
