@@ -157,7 +157,7 @@ class Look:
     own: frozenset[bytes] = frozenset()
     waiting: Waiting = field(default_factory=Waiting)
     more: bool = False
-    """Whether there was no room for all that are denied."""
+    """Whether there was no room for all that were found."""
     errands: deque[Errand] = field(default_factory=deque)
     """Looks for others, made in the middle of this one; put here by the thread that began it."""
     freed: list[Connection] = field(default_factory=list)
@@ -197,7 +197,11 @@ class Look:
             if self.errands:
                 self._run_errands()
             self.cut = True
-            return len(self.freed) < MOST and self._denies(sort) is None
+            if self._denies(sort) is not None:
+                return False
+            full = len(self.freed) >= MOST
+            self.more = self.more or full
+            return not full
 
         self.freed += self.kernel.carrying(self.bit, wanted)
 

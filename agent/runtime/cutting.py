@@ -290,6 +290,7 @@ class Cutting:
             return
         self._cut = look.cut
         self._freed = look.freed
+        self._again = self._again or look.more
 
     def _looked(self, look: Look, error: Fault | None, seconds: float) -> None:
         self.fault = error and error._replace(blocking=False)

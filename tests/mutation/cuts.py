@@ -97,6 +97,13 @@ CUTS: tuple[Mutation, ...] = (
         (Selection.CUTTING,),
     ),
     Mutation(
+        "what there was no room for stays cut",
+        "agent.runtime.cutting:Cutting._take_freed",
+        "self._again or look.more",
+        "self._again",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
         "a connection that was being opened is not ended",
         "agent.kernel.marked:mark",
         "one.status | seen",

@@ -75,9 +75,9 @@ class FakeKernel:
                 yield one
         self.at_last()
 
-    def carrying(self, bit: int, wanted: Wanted) -> Iterable[Connection]:
+    def carrying(self, bit: int, wanted: Wanted) -> Iterator[Connection]:
         assert bit == self.marks.connection
-        return [one for one in self.held if one.marked and wanted(*sort_of(one))]
+        yield from (one for one in self.held if one.marked and wanted(*sort_of(one)))
 
     def opened(self, ways: Collection[Tuple]) -> Iterable[Connection]:
         return [one for one in self.held if one.opened in ways]

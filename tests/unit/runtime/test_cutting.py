@@ -358,6 +358,18 @@ def test_pods_at_the_other_ends_are_told_with_their_own_connections() -> None:
     assert status.of_peer("default/web") == ()
 
 
+def test_what_there_is_no_room_for_is_allowed_again_by_a_later_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut_look, "MOST", 50)
+    desk = Desk()
+    desk.kernel.held = [connection(CLIENT, WEB, number=n) for n in range(120)]
+    desk.change(ONLY_81)
+    desk.work()
+    assert len(desk.kernel.cut) == 120
+    desk.change(gone(ONLY_81))
+    desk.work()
+    assert desk.kernel.held == []
+
+
 @pytest.mark.parametrize("why", ["it failed", "it takes long"])
 def test_what_is_let_in_until_the_kernel_has_the_change_is_ended_then(why: str) -> None:
     desk = Desk()
