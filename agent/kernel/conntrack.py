@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -263,14 +263,20 @@ def every(request: bytes = b"", family: int = socket.AF_UNSPEC) -> Iterator[memo
         yield from netlink.dump(_question(family, request))
 
 
-def search(addresses: Collection[bytes], sides: Sequence[Side], request: bytes = b"") -> Iterator[memoryview]:
+def search(
+    addresses: Collection[bytes],
+    sides: Sequence[Side],
+    request: bytes = b"",
+    between: Callable[[], object] = lambda: None,
+) -> Iterator[memoryview]:
     """Give the entries that have one of the packed addresses on one of the sides.
 
     Some are given more than once, and others may be given too: where many are looked for, or the kernel does
     not know how to pick, all of a family are. Whether it knows is seen from what it gives, so :data:`OPENING`
     and :data:`ANSWERING` must be among the sides: no connection has one address on both, but one that an
-    address has with itself. ``request``: attributes by which the kernel picks besides. An entry is valid
-    until the next. Acts in the calling thread's network namespace. Raises OSError.
+    address has with itself. ``request``: attributes by which the kernel picks besides. ``between`` is called
+    before each walk of the table in which it picks. An entry is valid until the next. Acts in the calling
+    thread's network namespace. Raises OSError.
     """
     by_family: dict[int, list[bytes]] = {}
     for address in addresses:
@@ -280,7 +286,7 @@ def search(addresses: Collection[bytes], sides: Sequence[Side], request: bytes =
         return
     for family, some in by_family.items():
         # Kernels are in use that know how in IPv4, and in IPv6 pick all but those that are asked for.
-        if not (yield from _picked(some, sides, request)):
+        if not (yield from _picked(some, sides, request, between)):
             yield from every(request, family)
 
 
@@ -291,11 +297,12 @@ def _are_few(walks: int) -> bool:
 
 
 def _picked(
-    addresses: Collection[bytes], sides: Sequence[Side], request: bytes
+    addresses: Collection[bytes], sides: Sequence[Side], request: bytes, between: Callable[[], object]
 ) -> Generator[memoryview, None, bool]:
     """Give the entries that the kernel picks; return False where it gives what it was not asked for."""
     with NetlinkSocket() as netlink:
         for address, side in product(addresses, sides):
+            between()
             for body in netlink.dump(_question(_family(address), request + side.picking(address))):
                 if ends_of(body)[side.at] != address:
                     return False

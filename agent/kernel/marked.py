@@ -85,16 +85,19 @@ Wanted = Callable[[bytes, bytes, int, int], bool]
 """Asked of a source, what answers it, an IANA protocol number, and the port that answers (0: it has none)."""
 
 
-def connections(bit: int, ends: Collection[bytes], wanted: Wanted) -> Iterator[Connection]:
+def connections(
+    bit: int, ends: Collection[bytes], wanted: Wanted, between: Callable[[], object] = lambda: None
+) -> Iterator[Connection]:
     """Give the connections that are wanted and do not carry the bit, each once.
 
     ``bit`` is that of the mark. ``ends``: packed addresses, of which each that is wanted has at least one.
     ``wanted`` is asked of the two ends of a connection as the firewall sees them, behind a translation, and
     of connections of other ends, too. Of few ends the kernel picks the connections; else the table is read as
-    it is asked for, some 3 µs for each that is not wanted. Acts in the calling thread's network namespace.
-    Raises ConntrackError.
+    it is asked for, some 3 µs for each that is not wanted. ``between`` is called before each walk of the
+    table in which the kernel picks: it may find nothing that ``wanted`` is asked of. Acts in the calling
+    thread's network namespace. Raises ConntrackError.
     """
-    found = _read(search(ends, _ENDS, _mark(0, bit)), bit, wanted)
+    found = _read(search(ends, _ENDS, _mark(0, bit), between), bit, wanted)
     # A kernel that does not pick gives all.
     return (one for one in found if not one.marked)
 

@@ -36,7 +36,9 @@ class Kernel(NamedTuple):
 
     settle: Callable[[], object] = membarrier.packets_judged
     own: Callable[[], frozenset[bytes]] = lambda: _own()
-    connections: Callable[[int, Collection[bytes], marked.Wanted], Iterable[Connection]] = marked.connections
+    connections: Callable[
+        [int, Collection[bytes], marked.Wanted, Callable[[], object]], Iterable[Connection]
+    ] = marked.connections
     carrying: Callable[[int, marked.Wanted], Iterable[Connection]] = marked.carrying
     opened: Callable[[Collection[conntrack.Tuple]], Iterable[Connection]] = marked.opened
     mark: Callable[[Sequence[Connection], int], list[Connection]] = marked.mark
@@ -183,7 +185,7 @@ class Look:
             self.more = self.more or full
             return not full
 
-        found = self.kernel.connections(self.bit, ends, wanted)
+        found = self.kernel.connections(self.bit, ends, wanted, self._run_errands)
         for one in self._judged(one for one in found if not one.marked):
             pod = self._denied(one)
             if pod is not None and self.waiting.put(pod, one) is not None:

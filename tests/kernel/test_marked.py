@@ -135,6 +135,13 @@ def test_what_was_being_opened_when_it_was_found_is_marked_as_all_others(netns: 
     assert [3590 < int(line.split()[2]) <= marked.SILENT_SECONDS for line in kept] == [True] * 3
 
 
+def test_what_is_to_be_done_between_walks_is(way: str) -> None:
+    made(entry(FOUR[1], FOUR[2], 1))
+    done: list[str] = []
+    list(marked.connections(BIT, {FOUR[3], FOUR[4]}, lambda *_: False, lambda: done.append("")))
+    assert len(done) == {"picked": 4, "searched": 0}.get(way, 1)
+
+
 def test_a_long_table(netns: Netns) -> None:
     made(*(entry((0x0A010000 + n % 500).to_bytes(4), (0x0A020000 + n).to_bytes(4), 1) for n in range(30_000)))
     assert len(found({packed("10.1.0.7")})) == 60

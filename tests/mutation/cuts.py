@@ -90,6 +90,13 @@ CUTS: tuple[Mutation, ...] = (
         (Selection.CUT_TURNS,),
     ),
     Mutation(
+        "what changes waits for walks that find nothing",
+        "agent.runtime.cut_look:Look.search",
+        "self.kernel.connections(self.bit, ends, wanted, self._run_errands)",
+        "self.kernel.connections(self.bit, ends, wanted, lambda: None)",
+        (Selection.CUT_TURNS,),
+    ),
+    Mutation(
         "what was let in before the kernel had the change goes on",
         "agent.runtime.cutting:Cutting._begin",
         "self._early.add(scope)",

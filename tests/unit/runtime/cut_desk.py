@@ -50,6 +50,8 @@ class FakeKernel:
     searches: int = 0
     looked_for: list[frozenset[bytes]] = field(default_factory=list)
     """The ends that were looked for, one look after the other."""
+    before_walking: Callable[[], None] = lambda: None
+    """What happens before the kernel picks."""
     meanwhile: Callable[[], None] = lambda: None
     """What happens in the middle of a look."""
     at_last: Callable[[], None] = lambda: None
@@ -62,12 +64,16 @@ class FakeKernel:
     open: bool = False
     """Whether there are sockets by which ends were asked."""
 
-    def connections(self, bit: int, ends: Collection[bytes], wanted: Wanted) -> Iterator[Connection]:
+    def connections(
+        self, bit: int, ends: Collection[bytes], wanted: Wanted, between: Callable[[], object]
+    ) -> Iterator[Connection]:
         assert bit == self.marks.connection
         self.searches += 1
         self.looked_for.append(frozenset(ends))
         if self.failing:
             raise ConntrackError("it cannot be read", "mend it")
+        self.before_walking()
+        between()
         for number, one in enumerate(self.held):
             if number == len(self.held) // 2:
                 self.meanwhile()

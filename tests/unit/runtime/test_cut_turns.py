@@ -153,3 +153,20 @@ def test_what_others_are_put_in_place_of_is_found_by_a_later_look(monkeypatch: p
     desk.work(5000)
     assert len(desk.kernel.cut) == 240
     assert {told.causes for told in desk.told} == {("policy default/web",), ("policy default/client",)}
+
+
+def test_a_change_is_looked_at_between_walks_in_which_an_earlier_look_finds_nothing() -> None:
+    desk = flooded(0)
+
+    def change() -> None:
+        desk.kernel.before_walking = lambda: None
+        desk.change(DENY_CLIENT)
+        desk.task.run(desk.clock.now)
+
+    desk.kernel.before_walking = change
+    threads = desk.threads
+    desk.change(DENY_WEB)
+    desk.work(2)
+    assert desk.kernel.looked_for[-2:] == [{WEB}, {CLIENT}]
+    assert desk.threads == threads + 1
+    assert is_cut(desk)
