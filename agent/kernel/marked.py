@@ -33,9 +33,9 @@ SILENT_SECONDS = 3600
 """How long a TCP connection that was marked for good stays in the table, however much of it still comes."""
 
 _CT_NEW = 0
-_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _MARK = 1, 2, 3, 4, 7, 8
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _HELP, _TIMEOUT, _MARK = 1, 2, 3, 4, 5, 7, 8
 _TUPLE_MASTER, _MARK_MASK = 14, 21
-_WANTED = NAMING | {_TUPLE_REPLY, _STATUS, _PROTOINFO, _MARK, _TUPLE_MASTER}
+_WANTED = NAMING | {_TUPLE_REPLY, _STATUS, _PROTOINFO, _HELP, _MARK, _TUPLE_MASTER}
 _INFO_TCP, _TCP_STATE = 1, 1
 _TCP = 6
 _OVER = frozenset({7, 8})
@@ -59,7 +59,7 @@ class Connection(NamedTuple):
 
     ``marked``: it carries the bit that was asked for. ``over``: a TCP connection that both ends have closed.
     ``status``: of ``enum ip_conntrack_status``. ``master``: how the connection was opened that it belongs to,
-    where a helper of connection tracking has expected it.
+    where a helper of connection tracking has expected it. ``helped``: such a helper listens to it.
     """
 
     entry: Entry
@@ -69,6 +69,7 @@ class Connection(NamedTuple):
     over: bool
     status: int
     master: Tuple | None = None
+    helped: bool = False
 
     @property
     def ends(self) -> tuple[bytes, bytes]:
@@ -152,6 +153,7 @@ def _connection(body: memoryview, bit: int) -> Connection | None:
         opened.protocol == _TCP and _tcp_state(fields.get(_PROTOINFO)) in _OVER,
         int.from_bytes(fields.get(_STATUS, b""), "big"),
         tuple_of(fields[_TUPLE_MASTER]) if _TUPLE_MASTER in fields else None,
+        _HELP in fields,
     )
 
 

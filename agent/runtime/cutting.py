@@ -355,6 +355,9 @@ class Cutting:
         pods = {one.entry: pod for one, pod in cut.items()}
         for one in ended:
             of_pod = pods[one.entry]
+            if one.helped:
+                # It may have let others in since the look; from now on they are born with the mark.
+                self._want(Scope(set(one.ends), causes=dict(self._ended[of_pod].causes)))
             if not one.over:
                 _, peer = seen_from(of_pod, one)
                 self._ended[of_pod].add(one, self._engine.owner(peer))

@@ -9,7 +9,7 @@ import pytest
 
 from agent.kernel import conntrack, marked
 from agent.kernel.marked import Connection
-from agent.kernel.netlink import Message, NetlinkSocket, attribute, attributes
+from agent.kernel.netlink import NESTED, Message, NetlinkSocket, attribute, attributes
 from agent.net import address_text
 from tests.build import packed
 from tests.kernel.test_conntrack import count, entry
@@ -133,6 +133,12 @@ def test_what_was_being_opened_when_it_was_found_is_marked_as_all_others(netns: 
     assert found({FOUR[2]}) == []
     kept = netns.run(["conntrack", "-L"]).splitlines()
     assert [3590 < int(line.split()[2]) <= marked.SILENT_SECONDS for line in kept] == [True] * 3
+
+
+def test_what_a_helper_listens_to_is_known() -> None:
+    ftp = attribute(5 | NESTED, attribute(1, b"ftp\0"))
+    made(stream((FOUR[1], FOUR[2]), (1, 21), more=ftp), stream((FOUR[1], FOUR[2]), (2, 80)))
+    assert {one.opened.port: one.helped for one in of({FOUR[2]})} == {21: True, 80: False}
 
 
 def test_what_is_to_be_done_between_walks_is(way: str) -> None:

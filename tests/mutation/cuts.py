@@ -111,6 +111,13 @@ CUTS: tuple[Mutation, ...] = (
         (Selection.CUTTING,),
     ),
     Mutation(
+        "what a helper lets in at the last moment goes on",
+        "agent.runtime.cutting:Cutting._end",
+        "one.helped",
+        "False",
+        (Selection.CUTTING,),
+    ),
+    Mutation(
         "a connection that was being opened is not ended",
         "agent.kernel.marked:mark",
         "one.status | seen",

@@ -392,3 +392,21 @@ def test_what_is_let_in_until_the_kernel_has_the_change_is_ended_then(why: str) 
     searches = desk.kernel.searches
     desk.work()
     assert desk.kernel.searches == searches
+
+
+def test_what_a_helper_lets_in_between_the_look_and_the_end_is_ended_too() -> None:
+    """What it expects later has the mark from its control connection."""
+    desk = Desk()
+    control = connection(CLIENT, WEB, 21)._replace(helped=True)
+    data = connection(CLIENT, WEB, 50_000)._replace(master=control.opened)
+
+    def expected() -> None:
+        desk.kernel.at_last = lambda: None
+        desk.kernel.held.append(data)
+
+    desk.kernel.held = [control]
+    desk.kernel.at_last = expected
+    desk.change(ONLY_81)
+    desk.work()
+    assert {one.opened.port for one in desk.kernel.cut} == {21, 50_000}
+    assert {told.causes for told in desk.told} == {("policy default/web",)}
