@@ -10,12 +10,16 @@ from agent.settings import resolve
 from tests.unit.runtime.rig import Rig
 
 
+@pytest.fixture(autouse=True)
+def _garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave it to Python to look for garbage: an agent is not alone here, and may not be ended."""
+    for name in ("collect", "disable", "freeze", "unfreeze"):
+        monkeypatch.setattr(f"gc.{name}", lambda: 0)
+
+
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
+def make() -> Iterator[Callable[..., Rig]]:
     """Make rigs; ``fresh``: on a node whose kernel holds nothing of the agent's."""
-    # Of tests' own objects a collection has to see.
-    monkeypatch.setattr("gc.freeze", lambda: None)
-    monkeypatch.setattr("gc.collect", lambda: 0)
     made: list[Rig] = []
 
     def rig(*, fresh: bool = False, **settings: str) -> Rig:

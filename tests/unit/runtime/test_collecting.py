@@ -60,6 +60,11 @@ class _Stage:
         return told
 
 
+@pytest.fixture(autouse=True)
+def _garbage() -> None:
+    """It is looked for here."""
+
+
 @pytest.fixture
 def stage() -> _Stage:
     return _Stage()

@@ -88,9 +88,7 @@ class Guarded(Rig):
 
 
 @pytest.fixture
-def guarded(monkeypatch: pytest.MonkeyPatch) -> Guarded:
-    monkeypatch.setattr("gc.freeze", lambda: None)
-    monkeypatch.setattr("gc.collect", lambda: 0)
+def guarded() -> Guarded:
     rig = Guarded()
     rig.synced()
     rig.source.sink([pod(1), pod(2)])
@@ -253,9 +251,7 @@ def test_a_defect_is_told_and_ends_nothing(guarded: Guarded, monkeypatch: pytest
     assert guarded.ready
 
 
-def test_without_it_what_an_earlier_run_left_is_removed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gc.freeze", lambda: None)
-    monkeypatch.setattr("gc.collect", lambda: 0)
+def test_without_it_what_an_earlier_run_left_is_removed_once() -> None:
     rig = Guarded(wanted=False)
     rig.synced()
     rig.rest(30.0)

@@ -59,10 +59,7 @@ def test_who_asks_when_it_ends_is_told_at_once(rig: Rig) -> None:
         rig.agent.status()
 
 
-def test_by_the_systems_clock_on_a_thread_of_its_own_it_enforces_until_it_is_stopped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("gc.freeze", lambda: None)
+def test_by_the_systems_clock_on_a_thread_of_its_own_it_enforces_until_it_is_stopped() -> None:
     source, backend = FakeSource(SYSTEM), FakeBackend(SYSTEM)
     host = HostState((), frozenset(Family), False, False)
     agent = Agent(
