@@ -144,6 +144,8 @@ class Sets:
         """Count one more policy that asks for a set; one of pods that is new has still to be filled."""
         live = self._live.get(set_id)
         if live is not None:
+            if not live.references:
+                del self._leaving[set_id]
             live.references += 1
             return
         predicates = definition.predicates if isinstance(definition, PeerPods) else ()
@@ -239,10 +241,8 @@ class Sets:
         while self._leaving and (most is None or forgotten < most):
             set_id, _ = self._leaving.popitem()
             live = self._live[set_id]
-            # A policy may ask for it again.
-            if not live.references:
-                forgotten += len(live.members)
-                self._remove(live)
+            forgotten += len(live.members)
+            self._remove(live)
 
     @property
     def unforgotten(self) -> int:

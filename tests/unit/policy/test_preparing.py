@@ -7,6 +7,7 @@ from agent.kube.model import IPBlock, Key, Kind, Peer, Pod, Rule
 from agent.net import Network
 from agent.policy.engine import Engine
 from agent.policy.lower.lowered import Delta
+from agent.policy.lower.sets import MANY
 from tests.build import labelled, packed
 from tests.kernel.kernel_state import HERE, gone, namespace, policy
 
@@ -124,3 +125,20 @@ def test_sets_are_forgotten_though_others_are_filled_all_the_time() -> None:
     assert max(leaving) < 2 * PEERS
     finish(engine)
     assert engine.sizes()["sets that leave"] == 0
+
+
+def test_a_set_that_is_asked_for_again_is_forgotten_once_though_it_has_few_members_by_then() -> None:
+    engine = Engine(HERE)
+    first, *others = (Rule((Peer(pod_selector=labelled(**{f"peer-{n}": "yes"})),)) for n in range(PEERS))
+    small = policy("small", selector=labelled(app="web"), ingress=[first])
+    large = policy("large", selector=labelled(app="web"), ingress=others)
+    engine.apply([*CLUSTER, small, large], 0.0)
+    engine.apply([gone(small)], 0.0, 0)
+    engine.apply([gone(large)], 0.0, 0)
+    assert engine.sizes()["sets that leave"] == PEERS
+    engine.apply([small], 0.0, SLICE)
+    assert 1 < engine.sizes()["sets that leave"] < PEERS
+    few = MANY // 2
+    engine.apply([*(gone(_remote(number)) for number in range(few, PODS)), gone(small)], 0.0, 0)
+    finish(engine)
+    assert engine.sizes()["live sets"] == 0
