@@ -44,6 +44,27 @@ STEPS = (
         (Selection.PARTS,),
     ),
     Mutation(
+        "a set that rules may look at is given a part of its members",
+        "agent.dataplane.iptables.change.carrying:Carrying._takes_parts",
+        "name not in self._held.sets.shapes",
+        "True",
+        (Selection.PARTS,),
+    ),
+    Mutation(
+        "a set that nobody gives the rest is given a part of its members",
+        "agent.dataplane.iptables.change.carrying:Carrying._takes_parts",
+        "name not in self._later",
+        "True",
+        (Selection.PARTS,),
+    ),
+    Mutation(
+        "networks that exclude come last where a set is made in parts",
+        "agent.dataplane.iptables.change.carrying:_ordered",
+        "sorted(members, key=_excludes, reverse=True)",
+        "sorted(members, key=_excludes)",
+        (Selection.PARTS,),
+    ),
+    Mutation(
         "removals before additions",
         "agent.dataplane.iptables.change.carrying:Carrying._change_members",
         "self._change(now)",

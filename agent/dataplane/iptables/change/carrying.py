@@ -17,7 +17,7 @@ from agent.dataplane.turns import PAUSE, Work
 from agent.fault import Fault
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_shapes import SetContent, SetShape
-from agent.net import Member, member_address
+from agent.net import Member, NetworkMember, member_address
 
 MANY_SETS = 500
 """How many sets are made at once: 10 ms."""
@@ -148,19 +148,28 @@ class Carrying:
             shape, members = fresh[name]
             if names.is_isolated_set(name):
                 wanted = members | self._still_closed(name)
+            elif len(members) > MANY_MEMBERS and self._takes_parts(name):
+                left = self._partial[name] = _ordered(shape, members)
+                wanted = self._without_unforgotten(left[:MANY_MEMBERS])
+                del left[:MANY_MEMBERS]
             else:
                 wanted = self._without_unforgotten(members)
             if name in self._reused:
                 failed[name] = sets.reuse(name, wanted)
                 continue
-            if len(wanted) > MANY_MEMBERS and not names.is_isolated_set(name):
-                left = list(wanted)
-                wanted, self._partial[name] = set(left[:MANY_MEMBERS]), left[MANY_MEMBERS:]
             made[name] = SetContent(shape, wanted)
         failed |= sets.create_all(made)
         for found in failed.values():
             self.faults += found
         return {name for name, found in failed.items() if found}
+
+    def _takes_parts(self, name: str) -> bool:
+        """Whether a set may be made with a part of its members.
+
+        Not one that was there: rules may look at it still, for want of a write. Nor one that is made while a
+        command runs, though it may have got many members meanwhile: nobody gives it the rest.
+        """
+        return name not in self._held.sets.shapes and name not in self._later
 
     def _fill(self, name: str) -> Work[set[str]]:
         """Give a new set the members that it was not made with; return it where they cannot be had.
@@ -346,6 +355,17 @@ def _some(todo: list[str], fresh: Mapping[str, tuple[SetShape, set[Member]]]) ->
         taken.append(todo.pop())
         members += len(fresh[taken[-1]][1])
     return taken
+
+
+def _ordered(shape: SetShape, members: Iterable[Member]) -> list[Member]:
+    """Return members in an order in which no part of them matches what all of them do not."""
+    if shape.type != "hash:net":
+        return list(members)
+    return sorted(members, key=_excludes, reverse=True)
+
+
+def _excludes(member: Member) -> bool:
+    return isinstance(member, NetworkMember) and member.nomatch
 
 
 def lines(changes: Changes) -> int:
