@@ -143,8 +143,7 @@ class IptablesBackend:
     def _synced(
         self, program: LoweredProgram, owners: Mapping[bytes, Key], found: Reading | None, lookups: list[str]
     ) -> Work[Report]:
-        started = time.perf_counter()
-        writes = self._writes()
+        started, writes = time.perf_counter(), self._writes()
         self._outdated = self._executor.synced = False
         told: tuple[Difference, ...] = ()
         try:
@@ -212,8 +211,7 @@ class IptablesBackend:
     def apply(
         self, program: LoweredProgram, delta: Delta, interrupted: Callable[[], bool] = lambda: False
     ) -> Report:
-        started = time.perf_counter()
-        writes = self._writes()
+        started, writes = time.perf_counter(), self._writes()
         if not self._compared:
             # The first sync makes it with all else; only connections are nothing that it could see.
             self._held.tracked.unforgotten |= delta.released
@@ -321,14 +319,15 @@ class IptablesBackend:
         return self._begin(self._tidied(program, interrupted), interrupted)
 
     def _tidied(self, program: LoweredProgram, interrupted: Callable[[], bool]) -> Work[Report]:
-        started = time.perf_counter()
-        writes = self._writes()
+        started, writes = time.perf_counter(), self._writes()
         faults, left = list[Fault](), list[Fault]()
         for part in self._tidying.parts(program, faults, left, certain=not self._failed):
             yield from part()
             if not faults:
                 # A change of nodes that went first, while this was paused, leaves it to do.
                 faults += yield from self._settle(program)
+            # A command may have taken so long that pods were closed meanwhile.
+            faults += self._executor.close_unwritten()
             if faults:
                 break
             if self._writes() > writes and interrupted():

@@ -22,13 +22,13 @@ from agent.dataplane.turns import Patience, Waits, Work
 from agent.fault import Fault
 from agent.kernel.ipset_errors import error_of
 from agent.kube.events import Delete, Event, Upsert
-from agent.kube.model import IPBlock, Kind, Peer, Rule
+from agent.kube.model import IPBlock, Key, Kind, Peer, Rule
 from agent.kube.model import Node as KubeNode
 from agent.net import Direction, Family, Network
 from agent.policy.engine import Engine
 from agent.spec.verdict import Packet
 from tests.build import packed
-from tests.kernel.kernel_state import HERE, gone, pod_event, policy
+from tests.kernel.kernel_state import HERE, gone, pod_event, pods_of, policy
 from tests.property.kernel_model import Kernel
 from tests.property.modelled import ModelTables, Uses, access, make_backend
 
@@ -257,3 +257,30 @@ def test_nobody_is_closed_for_rules_of_a_pod_that_is_not_isolated_any_more() -> 
     node.kernel.slow = lambda: False
     assert node.finish().standing == ()
     assert node.passes(ONE, WEB)
+
+
+def test_a_policy_without_rules_that_came_while_all_was_put_off_is_no_garbage() -> None:
+    node = Node(pod_event("web", 1), lets_in(ONE))
+    other = policy("q", ingress=(Rule((Peer(block=IPBlock(Network(TWO, 32))),)),))
+    node.kernel.slow = lambda: True
+    node.change(lets_in(THREE))
+    node.change(other)
+    node.change(gone(other))
+    node.change(policy("q", ingress=()))
+    node.kernel.slow = lambda: False
+    assert node.finish().faults == ()
+    assert node.backend.tidy(node.engine.lowered).faults == ()
+    assert not node.backend.untidy()
+    assert node.backend.enforces(node.engine.lowered, Key("default", "web"), (WEB,))
+
+
+def test_nobody_stays_closed_when_rules_were_slow_to_look_at_sets_under_their_usual_names_again() -> None:
+    allowed = policy("p", ingress=[Rule((pods_of(app="in"),))], egress=[Rule((pods_of(app="out"),))])
+    node = Node(pod_event("web", 1), pod_event("one", 2, app="in"), pod_event("two", 3), allowed)
+    # What one direction loses and the other gains is switched to at once, and back when it is quiet.
+    assert node.change(pod_event("one", 2), pod_event("two", 3, app="out")) == ()
+    node.kernel.slow = lambda: True
+    assert node.backend.tidy(node.engine.lowered).standing
+    node.kernel.slow = lambda: False
+    assert node.finish().standing == ()
+    assert not any(node.kernel.sets[name][1] for name in node.kernel.sets if names.is_closed_set(name))

@@ -75,7 +75,8 @@ def both(first: Step, second: Step, stays: Callable[[Family, str], bool]) -> Ste
         otherwise=_one_after_the_other(first.otherwise, second.otherwise),
         known=_known_after(first.known, second.known),
         networks=_one_after_the_other(first.networks, second.networks),
-        spent=spent - {c for after in second.chains.values() for c, rules in after.items() if rules},
+        spent=spent
+        - {c for after in second.chains.values() for c, rules in after.items() if rules is not None},
     )
     for changes in (found.live, found.unseen):
         for name in changes.keys() & found.fresh.keys():
