@@ -85,6 +85,14 @@ def blocks() -> Iterator[Written]:
         yield policy(f"b-{number % 8}", ingress([{"ipBlock": {"cidr": cidr}} for cidr in cidrs]))
 
 
+def excepts() -> Iterator[Written]:
+    """The same of blocks of which each excepts an address."""
+    for number in itertools.count():
+        ends = [f"{11 + number % 200}.{n >> 8}.{n & 255}" for n in range(5_950)]
+        peers = [{"ipBlock": {"cidr": f"{a}.0/24", "except": [f"{a}.{number % 256}/32"]}} for a in ends]
+        yield policy(f"e-{number % 8}", ingress(peers))
+
+
 class Attack(NamedTuple):
     """``pods``: the tenant's before it begins; ``rate``: objects a second."""
 
@@ -99,6 +107,7 @@ ATTACKS = {
     "events": Attack(2_000, 5000, events),
     "looks": Attack(2_000, 1000, looks),
     "blocks": Attack(0, 0.5, blocks),
+    "excepts": Attack(0, 0.5, excepts),
 }
 
 PEER = 1

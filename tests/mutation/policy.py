@@ -15,7 +15,7 @@ POLICY = (
     ),
     Mutation(
         "the wrong family",
-        "agent.policy.lower.policy:lower_policy",
+        "agent.policy.lower.policy:lower_in_parts",
         "lowered[Family.V4], lowered[Family.V6],",
         "lowered[Family.V6], lowered[Family.V4],",
         (Selection.COMPILER,),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Set
 from hashlib import sha256
-from types import MappingProxyType
+from itertools import product
 from typing import NamedTuple
 
 from agent.net import Direction, Family, NetworkMember, Protocol
 from agent.policy.lower.blocks import (
+    Parts,
     block_covers,
-    block_members,
     block_ranges,
+    members_in_parts,
     members_text,
     ranges_text,
+    whole,
 )
 from agent.policy.lower.cost import FEW_NETWORKS as FEW_NETWORKS
 from agent.policy.lower.cost import MANY_PEERS
@@ -35,31 +37,77 @@ class Lowered(NamedTuple):
     sets: dict[SetId, Definition]
 
 
-KnownNetworks = Mapping[tuple[int, Family], frozenset[NetworkMember]]
-"""What :func:`block_members` says of rules, by their numbers and a family."""
+MANY_NETWORKS = 1_000
+"""The networks of a rule of more are found out in parts of their own."""
 
 
 def lower_policy(
-    program: PolicyProgram,
-    direction: Direction,
-    families: tuple[Family, ...] = BOTH,
-    known: KnownNetworks = MappingProxyType({}),
+    program: PolicyProgram, direction: Direction, families: tuple[Family, ...] = BOTH
 ) -> Lowered:
     """Return a policy's program in the form of sets, which allows the same.
 
-    In a family that is not among ``families`` it has no rules. ``known``: of rules of thousands of networks,
-    which take long; of others it is found out. Raises ValueError when a rule does not allow:
+    In a family that is not among ``families`` it has no rules. Raises ValueError when a rule does not allow:
     there is no lowered form for that.
     """
+    return whole(lower_in_parts(program, direction, families))
+
+
+def lower_in_parts(
+    program: PolicyProgram, direction: Direction, families: tuple[Family, ...]
+) -> Parts[Lowered]:
+    """Return what :func:`lower_policy` does. A policy of few networks is one part."""
     if any(rule.action is not Verdict.ALLOW for rule in program.rules):
         raise ValueError("only rules that allow can be lowered")
+    blocks = yield from _all_blocks(program.rules, direction, families)
     sets: dict[SetId, Definition] = {}
     lowered: dict[Family, tuple[LoweredRule, ...]] = dict.fromkeys(BOTH, ())
     for family in families:
-        context = _Context(direction, family, sets, known)
+        context = _Context(direction, family, sets, blocks)
         found = (_rule(context, rule) for rule in program.rules)
         lowered[family] = tuple(rule for rule in found if rule is not None)
     return Lowered(LoweredPolicy(lowered[Family.V4], lowered[Family.V6]), sets)
+
+
+class _Blocks(NamedTuple):
+    """What the blocks of a rule are in a family: networks, and where named ports are looked for."""
+
+    members: frozenset[NetworkMember] = frozenset()
+    area: Area | None = None
+
+
+_NO_BLOCKS = _Blocks()
+
+_AllBlocks = dict[tuple[int, Family], _Blocks]
+"""By the numbers of rules."""
+
+
+def _all_blocks(
+    rules: Iterable[Rule], direction: Direction, families: tuple[Family, ...]
+) -> Parts[_AllBlocks]:
+    found: _AllBlocks = {}
+    done = 0
+    for rule, family in product(rules, families):
+        size = family.bits // 8
+        number = sum([1 + len(excepts) for cidr, excepts in rule.blocks if len(cidr[0]) == size])
+        if not number:
+            continue
+        members, area = frozenset[NetworkMember](), None
+        folds = direction is Direction.EGRESS and rule.names
+        # Where only ports of pods can match, the networks would be kept for nothing.
+        if not folds or rule.ports != ():
+            parts = members_in_parts(rule.blocks, family)
+            members = (yield from parts) if number > MANY_NETWORKS else whole(parts)
+        if folds:
+            if number > MANY_NETWORKS:
+                yield
+            ranges = block_ranges(rule.blocks, family)
+            area = Area(ranges, block_covers(rule.blocks, family)) if ranges else None
+        found[rule.number, family] = _Blocks(members, area)
+        done += number
+        if done > MANY_NETWORKS:
+            done = 0
+            yield
+    return found
 
 
 class _Context(NamedTuple):
@@ -67,12 +115,15 @@ class _Context(NamedTuple):
     family: Family
     sets: dict[SetId, Definition]
     """Where definitions are gathered."""
-    known: KnownNetworks
+    blocks: _AllBlocks
 
     def set(self, kind: SetKind, meaning: str, definition: Definition) -> SetId:
         set_id = SetId(kind, self.direction, self.family, meaning)
         self.sets[set_id] = definition
         return set_id
+
+    def blocks_of(self, rule: Rule) -> _Blocks:
+        return self.blocks.get((rule.number, self.family), _NO_BLOCKS)
 
 
 def _rule(context: _Context, rule: Rule) -> LoweredRule | None:
@@ -117,9 +168,7 @@ def _peer_sets(context: _Context, rule: Rule) -> tuple[tuple[SetId, ...] | None,
         return None, ()
     lots = _lots(rule.peers)
     found = [context.set(SetKind.ADDRESSES, _predicates_text(lot), PeerPods(lot)) for lot in lots]
-    members = context.known.get((rule.number, context.family))
-    if members is None:
-        members = block_members(rule.blocks, context.family)
+    members = context.blocks_of(rule).members
     few = tuple(sorted(members)) if len(members) <= FEW_NETWORKS else ()
     if few and len(rule.blocks) > 1 and any(member.nomatch for member in few):
         # Of several blocks a network may lie in an except of another, in which only a set finds the longest.
@@ -148,10 +197,9 @@ def _folded_sets(context: _Context, rule: Rule) -> list[SetId]:
         context.set(SetKind.ADDRESS_PORTS, f"{ports} {_predicates_text(lot)}", PeerPods(lot, names))
         for lot in _lots(rule.peers)
     ]
-    ranges = block_ranges(rule.blocks, context.family)
-    if ranges:
-        area = Area(ranges, block_covers(rule.blocks, context.family))
-        meaning = f"{ports} addresses[{ranges_text(ranges, context.family)}]"
+    area = context.blocks_of(rule).area
+    if area is not None:
+        meaning = f"{ports} addresses[{ranges_text(area.ranges, context.family)}]"
         found.append(context.set(SetKind.ADDRESS_PORTS, meaning, PortPods(names, area=area)))
     return found
 

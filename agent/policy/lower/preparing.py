@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agent.kube.model import Key, NetworkPolicy
-from agent.net import Direction, Family, NetworkMember
+from agent.net import Direction, Family
 from agent.policy.compile import compile_policy
-from agent.policy.lower.blocks import block_members
+from agent.policy.lower.blocks import Parts
 from agent.policy.lower.live import Definition
 from agent.policy.lower.lowered import SetId
-from agent.policy.lower.policy import Lowered, lower_policy
+from agent.policy.lower.policy import Lowered, lower_in_parts
 from agent.policy.lower.sets import Sets
-from agent.policy.program import PolicyProgram
 
-MANY_BLOCKS = 1_000
-"""What networks a rule of more blocks has is found out in a step of its own: 10,000 take some 8 ms."""
 FEWEST = 1_000
 """To begin a set counts as so many members: its selectors are looked up, too."""
 
@@ -31,10 +28,8 @@ class _Begun:
     held: list[SetId] = field(default_factory=list)
     whole: bool = True
     """Whether the last of these is filled."""
-    program: PolicyProgram | None = None
-    """The policy in the last of the directions, while it is lowered in these."""
-    networks: dict[tuple[int, Family], frozenset[NetworkMember]] = field(default_factory=dict)
-    """Those of its rules that are known already."""
+    lowering: Parts[Lowered | None] | None = None
+    """The rest of it in the last of the directions."""
 
     @property
     def left(self) -> int:
@@ -110,18 +105,23 @@ def _begin(policy: NetworkPolicy, families: tuple[Family, ...]) -> _Begun:
 
 
 def _lower(begun: _Begun) -> None:
-    """Lower a policy in one direction, or, of a rule of many networks, say which these are in a family."""
+    """Lower a part of a policy in one direction."""
     direction = begun.directions[-1]
-    if begun.program is None:
-        begun.program = compile_policy(begun.policy, direction)
-    for rule in begun.program.rules if begun.program is not None else ():
-        for family in begun.families if len(rule.blocks) > MANY_BLOCKS else ():
-            if (rule.number, family) not in begun.networks:
-                begun.networks[rule.number, family] = block_members(rule.blocks, family)
-                return
-    if begun.program is not None:
-        found = lower_policy(begun.program, direction, begun.families, begun.networks)
-        begun.lowered[direction] = found
-        begun.todo |= found.sets
-    begun.directions.pop()
-    begun.program, begun.networks = None, {}
+    if begun.lowering is None:
+        begun.lowering = _in_parts(begun.policy, direction, begun.families)
+    try:
+        next(begun.lowering)
+    except StopIteration as end:
+        begun.directions.pop()
+        begun.lowering = None
+        found: Lowered | None = end.value
+        if found is not None:
+            begun.lowered[direction] = found
+            begun.todo |= found.sets
+
+
+def _in_parts(
+    policy: NetworkPolicy, direction: Direction, families: tuple[Family, ...]
+) -> Parts[Lowered | None]:
+    program = compile_policy(policy, direction)
+    return None if program is None else (yield from lower_in_parts(program, direction, families))

@@ -16,12 +16,14 @@ from agent.kube.model import (
     Selector,
 )
 from agent.net import AddressPort, Direction, Family, Network, NetworkMember, Protocol
+from agent.policy.compile import compile_policy
 from agent.policy.engine import Engine
 from agent.policy.graph import Identity
-from agent.policy.lower.blocks import block_covers, block_members, block_ranges, members_text
+from agent.policy.lower.blocks import Parts, block_covers, block_members, block_ranges, members_text
 from agent.policy.lower.cost import MANY_PEERS
 from agent.policy.lower.live import LiveSet
 from agent.policy.lower.lowered import SetKind
+from agent.policy.lower.policy import BOTH, lower_in_parts, lower_policy
 from tests.build import block, labelled, lowered, network, pod, port, upsert
 
 
@@ -83,6 +85,36 @@ def test_many_excepts_of_a_whole_family_leave_out_its_half() -> None:
 def test_ranges_are_made_of_what_the_blocks_leave() -> None:
     found = block_ranges([IPBlock(network("::/0"), excepts(30_000))], Family.V6)
     assert len(found) == 30_001
+
+
+BLOCKS = tuple(
+    IPBlock(Network((n << 16).to_bytes(4), 16), (Network((n << 16 | 9).to_bytes(4), 32),))
+    for n in range(5_950)
+)
+SPREAD = tuple(Rule(tuple(Peer(block=one) for one in BLOCKS[n : n + 500])) for n in range(0, 5_950, 500))
+
+
+@pytest.mark.parametrize(
+    ("rules", "fewest"),
+    [
+        ((Rule((Peer(block=IPBlock(network("::/0"), excepts(11_900))),)),), 2),
+        ((Rule(tuple(Peer(block=one) for one in BLOCKS)),), 5),
+        ((Rule(tuple(Peer(block=one) for one in BLOCKS), (Port(Protocol.TCP, "http"),)),), 1),
+        ((Rule(tuple(Peer(block=one) for one in BLOCKS), (*names(1), Port(Protocol.TCP, 80))),), 6),
+        (SPREAD, 5),
+    ],
+    ids=["excepts of a block", "excepts of blocks", "for named ports alone", "for named ports", "many rules"],
+)
+def test_many_networks_are_lowered_in_parts_as_they_are_at_once(rules: tuple[Rule, ...], fewest: int) -> None:
+    program = compile_policy(NetworkPolicy("shop", "big", egress=rules), Direction.EGRESS)
+    assert program is not None
+    found = []
+
+    def lowering() -> Parts[None]:
+        found.append((yield from lower_in_parts(program, Direction.EGRESS, BOTH)))
+
+    assert len(list(lowering())) >= fewest
+    assert found == [lower_policy(program, Direction.EGRESS)]
 
 
 def test_many_peers_of_a_rule_share_one_set_in_each_family() -> None:
