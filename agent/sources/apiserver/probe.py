@@ -39,8 +39,9 @@ class Probe:
     """Probes one server for all that ask it, on the thread that calls ``run``.
 
     The probe is the question of which cluster answers (:class:`ClusterIdentity`), on a new connection. It is
-    put when a request has failed, then about each second until it is answered; and when all open watches have
-    been silent for 10 s. Watches that have been silent for so long are dropped where it is not answered.
+    put when a request has failed, then about each second until it is answered, and no sooner however many
+    fail; and when all open watches have been silent for 10 s. Watches that have been silent for so long are
+    dropped where it is not answered.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Probe:
                 answered = self._clock()
 
     def _look(self, *, silent: bool) -> float:
-        """Probe once; return the seconds to wait before the next, which matter where it was not answered."""
+        """Probe once; return the seconds to wait before the next that a failed request asks for."""
         pause = random.uniform(*_AGAIN_SECONDS)  # noqa: S311 - spreads load
         try:
             self._identity.verify(self._clock(), CONNECT_SECONDS)
@@ -102,7 +103,7 @@ class Probe:
             return pause
         self._forbidden = 0
         self._contact.served()
-        return 0.0
+        return pause
 
     def _drop(self, fault: str, *, silent: bool) -> None:
         """Drop the watches that have been silent for long, as ``silent`` says of all of them."""

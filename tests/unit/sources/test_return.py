@@ -147,6 +147,28 @@ def test_one_kind_that_fails_alone_waits_for_its_own_pause(server: Server, heard
     assert others_are_well()
 
 
+def test_the_server_is_probed_about_each_second_however_often_one_kind_fails(
+    server: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each probe is a connection of its own."""
+    monkeypatch.setattr(reflector, "LIMITED_SECONDS", 0.02)
+
+    def limited(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        (refuse(429) if "/pods" in handler.path else server.serve)(handler, query)
+
+    server.refuses = limited
+    began, asked = time.monotonic(), len(server.asked)
+    server.end_watches()
+    time.sleep(2.0)
+    paths = server.asked[asked:]
+    assert sum("/pods" in path for path in paths) > 10
+    # Each kind whose watch was ended asks once, too.
+    most = 2 + len(LISTS) + (time.monotonic() - began) / 0.5
+    assert sum("fieldSelector" in path for path in paths) <= most
+    server.refuses = None
+    wait(heard.current)
+
+
 def test_a_server_that_has_taken_every_version_for_too_old_is_asked_again_each_second(
     server: Server, heard: Heard
 ) -> None:
