@@ -45,10 +45,7 @@ class Expiry:
         return listing
 
     def goes_on(self) -> None:
-        """Take note that a watch has told something, or was open for long: its list was not too old.
-
-        However soon it ends, it got on: what was told is never told again.
-        """
+        """Take note that a list has been good for long: a watch from it still tells something, or is open."""
         self._backoff.reset()
         self._due = inf
 
@@ -57,15 +54,19 @@ class Expiry:
         self.lists += 1
         return self._backoff.next(None if answered else LIMITED_SECONDS)
 
-    def refused_watch(self, *, listed: bool) -> float:
-        """Return the seconds to wait after a watch was refused; ``listed``: it was the first after a list."""
+    def refused_watch(self, *, listed: bool, lately: bool) -> float:
+        """Return the seconds to wait after a watch was refused.
+
+        ``listed``: it was the first after a list. ``lately``: that list was made only just now, whatever was
+        told since: a server may tell a little after each list.
+        """
         if not self.waits:
-            if not listed:
+            if not lately:
                 # The server has answered: what it did before says nothing of now.
                 self._backoff.reset()
             self.lists = int(listed)
             pause = self._backoff.next()
-            if not listed or pause <= LIMITED_SECONDS:
+            if not lately or pause <= LIMITED_SECONDS:
                 return pause
             self._due = self._clock() + pause
         return min(max(0.0, self._due - self._clock()), LIMITED_SECONDS * self._uniform(0.5, 1.0))

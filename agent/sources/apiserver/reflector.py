@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import ssl
 import threading
 import time
@@ -28,7 +27,7 @@ from agent.sources.apiserver.lister import MANY_EXPIRED, DoubtedError, Lister
 from agent.sources.apiserver.listing import version_reached
 from agent.sources.apiserver.proof import EndedEarlyError, UnprovenError, number, prove_lines
 from agent.sources.apiserver.seen import Seen
-from agent.sources.apiserver.stream import NoLineError, allow_silence, batches
+from agent.sources.apiserver.stream import NoLineError, allow_silence, batches, watch_query
 from agent.sources.apiserver.told import Told
 from agent.sources.source import SyncState
 
@@ -39,7 +38,6 @@ SILENCE_SECONDS = 90.0
 _ANSWER_SECONDS = 30.0
 _WATCH_ANSWER_SECONDS = 15.0
 """A watch is answered when it begins; only a server that is overloaded lets it wait."""
-_WATCH_SECONDS = (300, 600)
 _HEALTHY_SECONDS = 10.0
 _CONFIRMED_SECONDS = 2.0
 """How often it is asked whether a person has confirmed another cluster."""
@@ -120,6 +118,7 @@ class Reflector:
         """The fault is that a watch could not be read: one that can, or has nothing to tell, ends it."""
         self._dropped = ""
         self._refusals = 0
+        self._listed_at = 0.0
         self._last_contact = 0.0
 
     def state(self) -> SyncState:
@@ -173,6 +172,7 @@ class Reflector:
             if listing:
                 self._resource_version = ""
                 self._resource_version = self._lister.tell(self._expiry.lists)
+                self._listed_at = time.monotonic()
                 if self._lister.synced:
                     self.listed.set()
             if self._stopping.is_set():
@@ -211,13 +211,16 @@ class Reflector:
             # A fault of ours must not end the watch: the node would go stale in silence.
             _log.exception("watch failed", kind=self.kind.value)
             self._failed(failure(error))
-        # However it ended and little as it told: a proxy may end each watch that is silent for a minute.
+            return Pause(self._backoff.next())
         # A list that took long and failed is what a server in trouble should not be asked for at once.
-        lasted = time.monotonic() - began > _HEALTHY_SECONDS
-        if verb == "watch" and lasted and self.heard > began:
+        if verb == "list" or self.heard <= began:
+            return Pause(self._backoff.next())
+        # However it ended and little as it told: a proxy may end each watch that is silent for a minute.
+        if time.monotonic() - began > _HEALTHY_SECONDS:
             self._backoff.reset()
             return Pause()
-        return Pause(self._backoff.next())
+        # Or each that was open for some seconds, or has told something: the next event is not to wait.
+        return Pause(self._backoff.next(LIMITED_SECONDS))
 
     def _too_old(self, verb: str, began: float, *, listing: bool) -> Pause:
         self._current = False
@@ -227,7 +230,7 @@ class Reflector:
         if verb == "list":
             self._contact.trouble()
             return Pause(self._expiry.refused_list(answered=self.heard > began))
-        pause = self._expiry.refused_watch(listed=listing)
+        pause = self._expiry.refused_watch(listed=listing, lately=not self._is_settled())
         if not self._expiry.waits:
             self._resource_version = ""
         return Pause(pause)
@@ -252,6 +255,10 @@ class Reflector:
             self._refusals = 0
             self._resource_version = ""
             self._told.doubt()
+
+    def _is_settled(self) -> bool:
+        """Whether the last list is so old that another one is due at once where it is needed."""
+        return time.monotonic() - self._listed_at > _HEALTHY_SECONDS
 
     def _verify(self) -> None:
         """Make sure that the same cluster answers still; see :meth:`ClusterIdentity.verify`."""
@@ -293,16 +300,8 @@ class Reflector:
 
     def _watch(self) -> None:
         """Watch from the last resourceVersion until the server ends it."""
-        response = self._connection.get(
-            PATHS[self.kind],
-            {
-                "watch": "true",
-                "allowWatchBookmarks": "true",
-                "resourceVersion": self._resource_version,
-                "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311 - spreads load
-            },
-            _WATCH_ANSWER_SECONDS,
-        )
+        query = watch_query(self._resource_version)
+        response = self._connection.get(PATHS[self.kind], query, _WATCH_ANSWER_SECONDS)
         self._response = response
         try:
             raise_for(response)
@@ -356,7 +355,8 @@ class Reflector:
             raise problem
         if status is None:
             self._refusals = 0
-            self._expiry.goes_on()
+            if self._is_settled():
+                self._expiry.goes_on()
             self._answered()
             self._in_step()
             return

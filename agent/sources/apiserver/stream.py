@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import select
 import socket
 import ssl
@@ -18,8 +19,21 @@ _LONGEST_LINE = 1 << 26
 """Of one event: an object in etcd has 1.5 MB at most, unless set otherwise."""
 
 
+_WATCH_SECONDS = (300, 600)
+
+
 class NoLineError(Exception):
     """Something comes on a stream, but for long no whole line: to a reader it is silent."""
+
+
+def watch_query(version: str) -> dict[str, str]:
+    """Return what asks for a watch from a version on, for some minutes."""
+    return {
+        "watch": "true",
+        "allowWatchBookmarks": "true",
+        "resourceVersion": version,
+        "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311 - spreads load
+    }
 
 
 def batches(response: urllib3.BaseHTTPResponse, silence: float) -> Iterator[list[bytes]]:

@@ -35,6 +35,9 @@ def heard(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     write_config(tmp_path / "config", f"http://127.0.0.1:{server.port}", {"token": "one"})
     found = Heard(tmp_path / "config")
     wait(found.current)
+    for each in found.source._reflectors:
+        # It was listed long ago.
+        each._listed_at -= LONG
     plain = Contact.pause
 
     def noted(contact: Contact, seconds: float, returns: int) -> bool:

@@ -1,0 +1,56 @@
+"""Watches that end soon after they began, each time: when they are begun anew, and when all is listed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.sources.scripted import (
+    GONE,
+    Answer,
+    Running,
+    Script,
+    bookmark,
+    line,
+    page,
+    pause_long,
+    pod,
+    stream,
+    wait,
+)
+
+LOST = line("ERROR", {"kind": "Status", "code": 500, "message": "lost"})
+
+
+@pytest.mark.parametrize(
+    "end", [GONE, LOST, b"garbage\n", b'{"type":'], ids=["410", "500", "garbage", "half a line"]
+)
+def test_watches_that_tell_something_and_fail_do_not_have_all_listed_again_and_again(
+    script: Script, running: Callable[..., Running], end: bytes
+) -> None:
+    script.lists = [page(2, pod("a", 1))]
+    script.watches = [stream(bookmark(2), end, pause=0.1, hold=0.0)]
+    running()
+    time.sleep(3.0)
+    asked = Counter("watch" in query for query in script.asked)
+    # After 0.2 s, 0.4 s, 0.8 s and 1.6 s at most, each cut by up to a half.
+    assert 3 <= asked[False] <= 5
+
+
+@pytest.mark.parametrize("told", [[], [bookmark(2)]], ids=["nothing", "something"])
+def test_a_server_that_ends_each_watch_soon_is_asked_about_each_second(
+    script: Script, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, told: list[bytes]
+) -> None:
+    """Neither more often, nor so late that an event waits."""
+    early: Answer = stream(*told, hold=0.0)
+    script.lists = [page(1)]
+    script.watches = [*[early] * 5, stream(line("ADDED", pod("a", 5)))]
+    pause_long(monkeypatch)
+    began = time.monotonic()
+    found = running()
+    wait(lambda: len(found.events) == 2)
+    assert time.monotonic() - began >= 2.5
+    assert len(script.asked) == 7
