@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.behind import Behind, behind_a_gate
 from tests.cluster.scene import pods
-from tests.cluster.test_lies import GONE
+from tests.cluster.test_lies import GONE, POLICIES
 from tests.conftest import Measured
 from tests.lab.cluster import Cluster, http_get, wait_until
 from tests.lab.gate import Reply, pass_on
@@ -102,6 +102,31 @@ def test_a_server_that_has_forgotten_how_far_it_told(behind: Behind, measured: M
     holds_soon(behind, measured, "5 s away and 410")
     assert len(first) == 3
     behind.gate.instead = pass_on
+
+
+@pytest.mark.guarantee("4.3")
+def test_a_server_that_failed_to_list_one_kind(behind: Behind, measured: Measured) -> None:
+    """So often that the kind waits at least 10 s before its next list."""
+    failed = Reply(500, b"{}", {"Content-Type": "application/json"})
+    lists: list[float] = []
+
+    def instead(path: str) -> Reply | None:
+        asked = urlsplit(path)
+        if asked.path != POLICIES:
+            return None
+        if "watch" in asked.query:
+            return GONE
+        if "limit=500" in asked.query:
+            lists.append(time.monotonic())
+        return failed
+
+    behind.gate.instead = instead
+    behind.gate.cut()
+    behind.until_ready_says("failed to list networkpolicies: HTTP 500")
+    wait_until(lambda: len(lists) > 1 and lists[-1] - lists[-2] >= 10, 120)
+    time.sleep(1)
+    behind.gate.instead = pass_on
+    holds_soon(behind, measured, f"{len(lists)} failed lists of one kind")
 
 
 def test_a_token_that_had_expired(behind: Behind, measured: Measured) -> None:

@@ -18,7 +18,11 @@ class AnotherCluster(Exception):  # noqa: N818 - not an error: a person has conf
 
 
 class Pause(NamedTuple):
-    """How long to wait: ``least`` whatever happens, then ``seconds``, unless the server comes back."""
+    """How long to wait: ``least`` whatever happens, then ``seconds``, unless the server comes back.
+
+    ``recovers``: nor longer than until the server gives something small of the kind again.
+    """
 
     seconds: float = 0.0
     least: float = 0.0
+    recovers: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 import threading
 import time
@@ -26,6 +27,7 @@ from agent.sources.apiserver.kubeconfig import ConfigurationError
 from agent.sources.apiserver.lister import MANY_EXPIRED, DoubtedError, Lister
 from agent.sources.apiserver.listing import version_reached
 from agent.sources.apiserver.proof import EndedEarlyError, UnprovenError, number, prove_lines
+from agent.sources.apiserver.refusals import SOON_SECONDS, Recovery, Refusals, is_passing
 from agent.sources.apiserver.seen import Seen
 from agent.sources.apiserver.stream import NoLineError, allow_silence, batches, watch_query
 from agent.sources.apiserver.told import Told
@@ -36,12 +38,12 @@ _log = log.get(__name__)
 SILENCE_SECONDS = 90.0
 """How long one watch may be silent: API servers send a bookmark about each minute, if not always."""
 _ANSWER_SECONDS = 30.0
+_SMALL_ANSWER_SECONDS = 2.0
 _WATCH_ANSWER_SECONDS = 15.0
 """A watch is answered when it begins; only a server that is overloaded lets it wait."""
 _HEALTHY_SECONDS = 10.0
 _CONFIRMED_SECONDS = 2.0
 """How often it is asked whether a person has confirmed another cluster."""
-_REFUSALS = 3
 _SAYS_WHY = (401, 403, 429)
 """Refusals that another version would meet as well: of the credentials, of a right, of too many requests."""
 _TOO_LARGE = 504
@@ -117,7 +119,9 @@ class Reflector:
         self._garbled = False
         """The fault is that a watch could not be read: one that can, or has nothing to tell, ends it."""
         self._dropped = ""
-        self._refusals = 0
+        self._refusals = Refusals()
+        small = functools.partial(version_reached, connection, kind, _SMALL_ANSWER_SECONDS)
+        self._recovery = Recovery(small, self._contact)
         self._listed_at = 0.0
         self._last_contact = 0.0
 
@@ -161,7 +165,8 @@ class Reflector:
             self._stopping.wait(pause.least)
             # While the server is away the probe asks, for all kinds, and so more often than each of them may.
             seconds = LONGEST_SECONDS if self._contact.away else pause.seconds
-            if seconds and self._contact.pause(seconds, returns):
+            wait = self._recovery.pause if pause.recovers else self._contact.pause
+            if seconds and wait(seconds, returns):
                 self._backoff.reset()
 
     def _step(self) -> Pause:
@@ -239,22 +244,17 @@ class Reflector:
         self._failed(refusal(self.kind, verb, error))
         if error.code == 401:
             self._connection.reset()
-        if verb == "watch" and error.code not in _SAYS_WHY:
-            self._count_refusal()
-        if error.code not in (403, 404):
-            self._contact.trouble()
-        return Pause(self._backoff.next(LIMITED_SECONDS if error.code == 429 else None), error.retry_after)
-
-    def _count_refusal(self) -> None:
-        """List anew after some refused watches: the refusal may be of the version that is asked for.
-
-        A cluster restored from a backup is behind it, and says so with a timeout; a proxy may with a 400.
-        """
-        self._refusals += 1
-        if self._refusals >= _REFUSALS:
-            self._refusals = 0
+        passing = is_passing(error.code)
+        longest = LIMITED_SECONDS if error.code == 429 else None
+        if self._resource_version and passing:
+            # A watch costs little.
+            longest = max(SOON_SECONDS)
+        if verb == "watch" and error.code not in _SAYS_WHY and self._refusals.another():
             self._resource_version = ""
             self._told.doubt()
+        if error.code not in (403, 404):
+            self._contact.trouble()
+        return Pause(self._backoff.next(longest), error.retry_after, recovers=verb == "list" and passing)
 
     def _is_settled(self) -> bool:
         """Whether the last list is so old that another one is due at once where it is needed."""
@@ -354,7 +354,7 @@ class Reflector:
         if problem is not None:
             raise problem
         if status is None:
-            self._refusals = 0
+            self._refusals.end()
             if self._is_settled():
                 self._expiry.goes_on()
             self._answered()

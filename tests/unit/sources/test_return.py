@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from agent.kube.model import Kind
-from agent.sources.apiserver import backoff, reflector
+from agent.sources.apiserver import backoff, reflector, refusals
 from agent.sources.apiserver.contact import Contact
 from tests.patience import PATIENCE
 from tests.unit.sources.returning import LISTS, LONG, Heard, Server, pause, pods
@@ -148,6 +148,47 @@ def test_one_kind_that_fails_alone_waits_for_its_own_pause(server: Server, heard
     time.sleep(2.0)
     assert len([path for path in server.asked if "/pods" in path and "watch" in path]) == 2
     assert others_are_well()
+
+
+def fail_for_pods(server: Server, *, small: bool) -> None:
+    """Have lists of pods fail, and requests for one pod too where ``small``; all else is answered."""
+
+    def answer(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
+        fails = "/pods" in handler.path and (small or query.get("limit") != "1")
+        (refuse(410 if "watch" in query else 500) if fails else server.serve)(handler, query)
+
+    server.refuses = answer
+    server.end_watches()
+
+
+def test_lists_of_one_kind_that_failed_alone_are_asked_for_when_they_can_be_given_again(
+    server: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "SOON_SECONDS", (0.05, 0.1))
+    asked = len(server.asked)
+    fail_for_pods(server, small=True)
+    wait(lambda: sum(path.endswith("/pods?limit=1") for path in server.asked) >= 3)
+    # The list itself, which is dear, was not asked for again.
+    assert sum("/pods?limit=500" in path for path in server.asked[asked:]) == 1
+    server.version = 9
+    server.pods.append(pod("b", 8))
+    server.refuses = None
+    wait(heard.current)
+    assert pods(heard) == ["a", "b"]
+
+
+def test_a_list_that_fails_where_one_object_is_given_waits_for_its_own_pause(
+    server: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails is the list as it is: it takes too long, or one of its objects cannot be read."""
+    monkeypatch.setattr(refusals, "SOON_SECONDS", (0.05, 0.1))
+    asked = len(server.asked)
+    fail_for_pods(server, small=False)
+    wait(lambda: any(path.endswith("/pods?limit=1") for path in server.asked))
+    time.sleep(1.0)
+    assert "500" in heard.source.states()[Kind.POD].fault
+    lists = [path for path in server.asked[asked:] if "/pods?limit=" in path]
+    assert ["limit=500" in path for path in lists] == [True, False]
 
 
 def test_the_server_is_probed_about_each_second_however_often_one_kind_fails(
