@@ -81,8 +81,10 @@ class Cutting:
         self._scope = Scope()
         self._more = Scope()
         """What there was no room for: looked at when all else is ended."""
-        self._early = Scope()
-        """What was looked at before the kernel had the change, so that more may have been let in since."""
+        self._unwritten = Scope()
+        """What has changed since the kernel had all that had."""
+        self._early = False
+        """Whether some of it was looked at all the same, so that more may have been let in since."""
         self._since = 0.0
         self._not_before = AT_ONCE
         self._look: Look | None = None
@@ -109,7 +111,9 @@ class Cutting:
         if not self.wanted or not self._enforcing or not delta:
             return
         self._again = self._cut
-        self._want(self._concerned(delta))
+        scope = self._concerned(delta)
+        self._unwritten.add(scope)
+        self._want(scope)
 
     def _want(self, scope: Scope) -> None:
         if scope and not self._scope:
@@ -182,9 +186,10 @@ class Cutting:
                 self._cut = self._again = True
                 self._want(Scope(everything=True, causes={"the bits of packets' marks": None}))
             self._marks = marks
-        if self._early and self._is_written():
-            self._want(self._early)
-            self._early = Scope()
+        if self._is_written():
+            if self._early:
+                self._want(self._unwritten)
+            self._unwritten, self._early = Scope(), False
         if self._next_look() <= now:
             self._begin(now)
         if self._waiting or self._freed:
@@ -199,8 +204,7 @@ class Cutting:
         verdicts = Verdicts(self._engine.lowered)
         look = Look(self._kernel, verdicts, marks.connection)
         if scope := self._taken():
-            if not self._is_written():
-                self._early.add(scope)
+            self._early = self._early or not self._is_written()
             ends = frozenset(verdicts.addresses() if scope.everything else scope.ends)
             search, take = functools.partial(look.search, ends), functools.partial(self._take, look, scope)
             self._start(look, search, take)

@@ -99,8 +99,8 @@ CUTS: tuple[Mutation, ...] = (
     Mutation(
         "what was let in before the kernel had the change goes on",
         "agent.runtime.cutting:Cutting._begin",
-        "self._early.add(scope)",
-        "pass",
+        "self._early or not self._is_written()",
+        "self._early",
         (Selection.CUTTING,),
     ),
     Mutation(

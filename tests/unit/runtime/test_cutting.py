@@ -394,6 +394,19 @@ def test_what_is_let_in_until_the_kernel_has_the_change_is_ended_then(why: str) 
     assert desk.kernel.searches == searches
 
 
+def test_what_was_written_is_not_looked_at_again_because_something_else_is_not() -> None:
+    """Else one that changes policies all the time would have everything looked at all the time."""
+    desk = Desk()
+    desk.change(ONLY_81)
+    desk.work()
+    desk.backend.goes_on = True
+    desk.change(policy("client", selector=labelled(app="client"), ingress=[]))
+    desk.work()
+    desk.backend.goes_on = False
+    desk.work()
+    assert desk.kernel.looked_for[-3:] == [{WEB}, {CLIENT}, {CLIENT}]
+
+
 def test_what_a_helper_lets_in_between_the_look_and_the_end_is_ended_too() -> None:
     """What it expects later has the mark from its control connection."""
     desk = Desk()
