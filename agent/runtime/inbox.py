@@ -58,7 +58,7 @@ class Inbox:
         self._outside = 0
         """How many wait for room."""
         self.unmade = 0
-        """How many events were taken and wait for their turn: whoever takes says so."""
+        """How many events were taken and wait for their turn; see :meth:`leave`."""
         self.told = 0
         """How many events have been put."""
         self.taken = 0
@@ -174,8 +174,14 @@ class Inbox:
             batch = Batch(self._events, self._calls, self._arrivals)
             self._events, self._calls, self._arrivals = [], [], []
             self.taken += len(batch.events)
-            self._room.notify_all()
+            self.unmade += len(batch.events)
         return batch
+
+    def leave(self, unmade: int) -> None:
+        """Say how many of all events that were taken still wait for their turn; until then, each does."""
+        with self._lock:
+            self.unmade = unmade
+            self._room.notify_all()
 
     @property
     def empty(self) -> bool:

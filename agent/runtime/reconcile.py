@@ -91,10 +91,10 @@ class Reconcile:
         if self._calls.phase.begun:
             self._backlog.put(events, arrivals, now)
             self._enforce(now)
-            self._inbox.unmade = len(self._backlog)
         else:
             self._engine.apply(events, now, SLICE_AT_START)
             self.withdrawing.made(events)
+        self._inbox.leave(len(self._backlog))
         self._tell_budgets()
 
     def due(self) -> float:

@@ -63,10 +63,16 @@ def test_who_is_ahead_waits_until_the_loop_has_taken_and_nothing_is_lost(
     putter.until_it_waits()
     assert putter.put == 3
     taken = len(inbox.take(30.0).events)
+    # What is taken is not made yet.
+    inbox.leave(inbox_module.WAITING)
+    putter.until_it_waits()
+    assert putter.put == 3
+    inbox.leave(0)
     putter.until_it_waits()
     assert putter.put == 6
     while taken < 70:
         taken += len(inbox.take(30.0).events)
+        inbox.leave(0)
     putter.thread.join(PATIENCE)
     assert (taken, putter.put) == (70, 7)
     assert inbox.empty

@@ -68,6 +68,7 @@ def behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cn
     asleep = threading.Event()
     while len(inbox.take(0.0).events) < 20:
         asleep.wait(0.05)
+    inbox.leave(0)
     while not inner.waits.is_set() or len(inbox._events) < 20:
         asleep.wait(0.005)
     yield source, inbox
