@@ -203,6 +203,6 @@ OBJECTS = (
         "agent.policy.lower.sets:_members",
         "(name, protocol) in ports",
         "name in {n for n, _ in ports}",
-        (Selection.COMPILER,),
+        (Selection.ENGINE,),
     ),
 )

@@ -111,7 +111,7 @@ POLICY = (
         "agent.policy.addresses.node_networks:NodeNetworks.set_node",
         "if name == self._own:\n    return",
         "",
-        (Selection.TRUTH,),
+        (Selection.ENGINE,),
     ),
     Mutation(
         "a pod leaves a set that several peers share with the first of them",

@@ -116,6 +116,13 @@ def test_without_a_set_that_rules_are_switched_to_they_look_at_the_one_they_had(
     }
 
 
+def test_without_a_set_of_named_ports_no_port_is_one_of_them() -> None:
+    ports = "KUBE-NETPOL-ports"
+    others = f"-m set ! --match-set {ports} dst,dst -j RETURN"
+    found = narrowed(Family.V4, {INNER: rules(others, ONE)}, {}, {ports})
+    assert found == {INNER: ("-j RETURN", ONE)}
+
+
 def test_who_is_closed_stays_so_without_a_set_of_isolated_addresses() -> None:
     isolated = names.isolated_set(Direction.INGRESS, Family.V4)
     shut = f"-m set --match-set {names.closed_set(Direction.INGRESS, Family.V4)} dst -g {names.DENY}"

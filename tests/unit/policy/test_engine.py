@@ -163,6 +163,24 @@ def test_an_invalid_namespace_that_asks_for_isolation_isolates_until_it_is_told_
     assert engine.lowered == LoweredProgram()
 
 
+@pytest.mark.parametrize("peers", [(), (Peer(Selector()),)])
+def test_a_port_name_is_that_of_one_protocol(engine: Engine, peers: tuple[Peer, ...]) -> None:
+    asked = (Port(Protocol.TCP, "web"), Port(Protocol.UDP, "dns"))
+    ports = {
+        "10.0.0.1": (port("web", 80, Protocol.UDP),),
+        "10.0.0.2": (port("dns", 53),),
+        "10.0.0.3": (port("web", 80), port("web", 81, Protocol.UDP)),
+        "10.0.0.4": (port("dns", 53, Protocol.UDP),),
+    }
+    servers = (pod(f"p{address[-1]}", address, ports=of) for address, of in ports.items())
+    engine.apply(upsert(NetworkPolicy("shop", "p", egress=(Rule(peers, asked),)), *servers), 0)
+    _, members = only_set(engine, SetKind.ADDRESS_PORTS)
+    assert members == {
+        AddressPort(packed("10.0.0.3"), Protocol.TCP, 80),
+        AddressPort(packed("10.0.0.4"), Protocol.UDP, 53),
+    }
+
+
 def test_an_ingress_port_name_resolves_on_every_local_pod(engine: Engine) -> None:
     named = NetworkPolicy("shop", "p", ingress=(Rule((), (Port(Protocol.TCP, "http"),)),))
     engine.apply(
