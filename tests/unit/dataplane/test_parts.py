@@ -79,6 +79,24 @@ def test_who_leaves_or_enters_between_two_parts(monkeypatch: pytest.MonkeyPatch,
     assert agent.backend.audit(agent.engine.lowered) == []
 
 
+@pytest.mark.parametrize("parts", range(8))
+def test_who_leaves_a_set_that_goes_between_two_parts_and_comes_again(
+    monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    monkeypatch.setattr(carrying, "MANY_MEMBERS", 1)
+    agent = Busy(OTHER)
+    agent.change(POLICY)
+    agent.resume(parts)
+    agent.change(gone(POLICY))
+    agent.change(POLICY, *(gone(pod_event(f"p{n}", n)) for n in (1, 3, 5)))
+    gone_by_now = {packed(f"10.0.0.{n}") for n in (1, 3, 5)}
+    for _ in range(100):
+        assert not agent.members() & gone_by_now
+        agent.resume(1)
+    assert not agent.backend.busy
+    assert agent.members() == {packed(f"10.0.0.{n}") for n in (2, 4, 6)}
+
+
 def test_a_set_that_is_made_beside_a_command_is_whole_though_it_gets_many_members(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,6 +6,7 @@ The order in which one step is made stands in :meth:`.carrying.Carrying.run`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import filterfalse
 
 from agent.dataplane.iptables.change.carrying import Carrying, lines
 from agent.dataplane.iptables.change.enforced import enforces
@@ -13,6 +14,7 @@ from agent.dataplane.iptables.change.pending import both, isolations, losses, to
 from agent.dataplane.iptables.change.step import Gains, Step, taken_over
 from agent.dataplane.iptables.change.writers import Writers
 from agent.dataplane.iptables.ipset.closed import Closed
+from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.rule import Changes, merged
 from agent.dataplane.iptables.tables.chain_writer import PART
 from agent.dataplane.turns import Work
@@ -81,7 +83,7 @@ class Executor:
             if each is not None:
                 yield_to(each, step)
         # What is taken away now is no more in the step: those before it have to know of it first.
-        faults = self.narrow(step)
+        faults = self.narrow(step) + self._empty(step)
         if self.pending is None:
             self.pending = taken_over(step)
         else:
@@ -124,6 +126,25 @@ class Executor:
                 step.isolated[name].added.clear()
             for name in changes.keys() & step.otherwise.keys():
                 step.otherwise[name] = Gains()
+        return faults
+
+    def _empty(self, step: Step) -> list[Fault]:
+        """Take all out of sets that come again: whoever had left them meanwhile was not taken out.
+
+        Rules that look at them may be there still, and may be the same as those that come. What a set of
+        networks holds its name says; and one that is switched to loses who is to go by :meth:`narrow`.
+        """
+        shapes = self.held.sets.shapes
+        again = [
+            name
+            for name in filterfalse(names.is_isolated_set, step.fresh.keys() & shapes.keys())
+            if shapes[name].type != "hash:net" and names.counterpart(name) not in step.otherwise
+        ]
+        if not again:
+            return []
+        with self._writers.cache.closed() as lookups:
+            faults = self._writers.sets.change({}, [*lookups, *again])
+        self._writers.sets.measure(again)
         return faults
 
     @property

@@ -8,6 +8,7 @@ the one after allows. Some that both allow may be denied until the step is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import filterfalse
 
 from agent.dataplane.iptables.change.step import Gains, Step
 from agent.dataplane.iptables.rules import names
@@ -43,6 +44,14 @@ def yield_to(step: Step, later: Step) -> None:
                 changes[name].added -= lost
         if name in step.fresh:
             step.fresh[name][1].difference_update(lost)
+    for name in filterfalse(names.is_isolated_set, later.fresh):
+        # It went meanwhile, and nobody told of those who left it until it came again.
+        members = later.fresh[name][1]
+        for changes in (step.live, step.unseen):
+            if name in changes:
+                changes[name].added &= members
+        if name in step.fresh:
+            step.fresh[name][1].intersection_update(members)
     for name, closed in isolations(later).items():
         if name in step.isolated:
             step.isolated[name].removed -= closed
