@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 from collections.abc import Callable, Mapping
 from typing import cast
 
 import pytest
 
 from agent.dataplane.backend import Report
+from agent.dataplane.iptables.change.pending import both
+from agent.dataplane.iptables.change.step import Step
 from agent.dataplane.iptables.ipset.sets import addresses_shape
 from agent.dataplane.iptables.options import Options
 from agent.dataplane.iptables.rules import names
-from agent.dataplane.iptables.tables import foreign_rules
+from agent.dataplane.iptables.rules.rule import jump
+from agent.dataplane.iptables.tables import chain_writer, foreign_rules
 from agent.dataplane.iptables.tables.markuse import Use
 from agent.dataplane.iptables.tables.readback import TablesReading
 from agent.dataplane.iptables.tables.tables import Table, TableError
@@ -284,3 +288,45 @@ def test_nobody_stays_closed_when_rules_were_slow_to_look_at_sets_under_their_us
     node.kernel.slow = lambda: False
     assert node.finish().standing == ()
     assert not any(node.kernel.sets[name][1] for name in node.kernel.sets if names.is_closed_set(name))
+
+
+def test_who_left_a_set_that_is_made_again_while_its_rules_are_put_off_is_out_at_once() -> None:
+    allowed = policy("p", ingress=[Rule((pods_of(app="in"),))])
+    peer = pod_event("peer", 3, node="there", app="in")
+    node = Node(pod_event("web", 1), peer, allowed, policy("q", ingress=()))
+    assert node.passes(TWO, WEB)
+    node.kernel.slow = lambda: True
+    node.change(gone(allowed))
+    assert not node.passes(TWO, WEB)
+    # Rules that look at the set are there still, and are what they are to be.
+    node.change(allowed, pod_event("peer", 3, node="there"))
+    assert not node.passes(TWO, WEB)
+    node.kernel.slow = lambda: False
+    assert node.finish().faults == ()
+    assert not node.passes(TWO, WEB)
+
+
+@pytest.mark.parametrize("turns", [1, 3, 6])
+def test_what_an_earlier_version_lets_in_is_closed_though_its_chain_was_empty_on_the_way(
+    monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    monkeypatch.setattr(chain_writer, "PART", 1)
+    node = Node(pod_event("web", 1), policy("q", ingress=()))
+    node.kernel.slow = lambda: True
+    # Its chains are written in parts, of which the first makes them without rules.
+    node.change(lets_in(ONE, TWO))
+    node.change(policy("p", ingress=()))
+    passed: list[bool] = []
+    node.kernel.seen = lambda: passed.append(node.passes(ONE, WEB))
+    left = itertools.chain(itertools.repeat(False, turns), itertools.repeat(True, 3))
+    node.kernel.slow = lambda: next(left, False)
+    assert node.finish().faults == ()
+    assert passed
+    assert not any(passed)
+
+
+def test_a_chain_that_came_and_went_in_one_family_is_garbage_there_alone() -> None:
+    rules = (jump("RETURN"),)
+    first = Step({family: {"KUBE-NETPOL-AUDIT": rules} for family in Family})
+    second = Step({Family.V4: {}, Family.V6: {"KUBE-NETPOL-AUDIT": None}})
+    assert both(first, second, lambda *_: False).spent == {(Family.V6, "KUBE-NETPOL-AUDIT")}

@@ -71,7 +71,7 @@ def both(first: Step, second: Step, stays: Callable[[Family, str], bool]) -> Ste
             if rules is not None and chains[family][chain] is None and not stays(family, chain):
                 # The tree still leads to it, until it is given another shape.
                 chains[family][chain] = ()
-                spent.add(chain)
+                spent.add((family, chain))
     found = Step(
         chains,
         fresh={**{n: made for n, made in first.fresh.items() if n not in second.dropped}, **second.fresh},
@@ -85,7 +85,7 @@ def both(first: Step, second: Step, stays: Callable[[Family, str], bool]) -> Ste
         known=_known_after(first.known, second.known),
         networks=_one_after_the_other(first.networks, second.networks),
         spent=spent
-        - {c for after in second.chains.values() for c, rules in after.items() if rules is not None},
+        - {(f, c) for f, after in second.chains.items() for c, rules in after.items() if rules is not None},
     )
     for changes in (found.live, found.unseen):
         for name in changes.keys() & found.fresh.keys():

@@ -9,7 +9,7 @@ from agent.dataplane.iptables.held import Revision
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.rule import Changes
 from agent.kernel.ipset_shapes import SetShape
-from agent.net import Member, NetworkMember, member_address
+from agent.net import Family, Member, NetworkMember, member_address
 
 
 @dataclass
@@ -34,8 +34,8 @@ class Step:
     last. ``networks``: changes of the sets of pods' networks, after all else.
     ``released``: addresses whose connections must be forgotten before they are added to any set again;
     ``vacant``: those of them for which this can wait. ``dropped``: sets that nothing needs after the step.
-    ``spent``: chains that nothing needs after the step. ``reshapes``: its chains say the same as before in
-    another shape, so that no verdict changes.
+    ``spent``: chains of families that nothing needs after the step. ``reshapes``: its chains say the same as
+    before in another shape, so that no verdict changes.
 
     ``revision``: what it changes in the record of what the kernel holds, as soon as it is taken over.
 
@@ -55,7 +55,7 @@ class Step:
     vacant: set[bytes] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
     otherwise: dict[str, Gains] = field(default_factory=dict)
-    spent: set[str] = field(default_factory=set)
+    spent: set[tuple[Family, str]] = field(default_factory=set)
     reshapes: bool = False
     revision: Revision = field(default_factory=Revision)
 

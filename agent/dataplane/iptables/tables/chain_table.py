@@ -101,12 +101,15 @@ class ChainTable:
                     self.wanted[family][chain] = rules
 
     def record(self, family: Family, written: Mapping[str, Rules]) -> None:
-        """Note that chains have been written; one that is to change once more stays wanted."""
+        """Note that chains have been written; one that is to change once more stays wanted.
+
+        So does one that is to have no rules: a large write begins with all chains as such.
+        """
         self.held[family].update(written)
         wanted = self.wanted[family]
         for chain, rules in written.items():
             self._unsure[family].pop(chain, None)
-            if wanted.get(chain) == rules:
+            if rules and wanted.get(chain) == rules:
                 del wanted[chain]
 
     def settle(self) -> None:
@@ -170,10 +173,11 @@ class ChainTable:
             for chain, rules in chains.items()
         )
 
-    def discard(self, spent: Set[str]) -> None:
-        """Make chains garbage."""
-        for family in self.families:
-            self.garbage[family] |= spent & self.held[family].keys()
+    def discard(self, spent: Iterable[tuple[Family, str]]) -> None:
+        """Make chains garbage, each in a family."""
+        for family, chain in spent:
+            if chain in self.held[family]:
+                self.garbage[family].add(chain)
 
     def without(self, changes: Changes, unmade: Set[str]) -> Changes:
         """Return changes that refer to none of these sets, under whose names somebody else's may be.
