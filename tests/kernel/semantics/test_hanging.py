@@ -136,6 +136,22 @@ def test_peers_leave_and_come_beside_a_command_that_is_waited_for_and_nobody_is_
     os.close(writes)
 
 
+def test_a_pod_that_is_no_peer_any_more_when_its_policy_comes_again_is_not_let_in(
+    stage: Stage, held: Path
+) -> None:
+    given(stage, policy("other", S, ingress=[{"from": [pods(pod="nobody")]}]))
+    stage.expect("a b -> s")
+    held.touch()
+    tell(stage, Delete(Kind.POLICY, Key("x", "s")))
+    stage.expect(denied="a b -> s")
+    # The rules in the kernel are what they are to be, and look at a set of before.
+    tell(stage, AB, stage.pod("b", labels={"pod": "b"}))
+    stage.expect(denied="b -> s")
+    held.unlink()
+    sound(stage)
+    stage.expect("a -> s", denied="b -> s")
+
+
 def test_a_pod_that_is_newly_isolated_is_closed_while_a_command_hangs(stage: Stage, held: Path) -> None:
     given(stage)
     stage.expect("a -> b")
