@@ -17,8 +17,6 @@ class Selection(enum.StrEnum):
     """Random clusters written as manifests and read again."""
     HISTORY = "tests/property/test_compiler.py::test_any_history_ends_where_its_objects_say"
     """Every step of a random history, and its end against a fresh start."""
-    TRUTH = "tests/property/test_compiler.py::test_a_program_judges_packets_as_the_objects_do"
-    """The program after a random history against the plain truth."""
     BLOCKS = "tests/property/test_compiler.py::test_block_lists_hold_exactly_what_their_blocks_do"
     """The algebra of blocks, at every edge."""
     FILLING = "tests/unit/policy/test_filling.py"
