@@ -189,8 +189,8 @@ class Reconcile:
         enforcing, backend = self._calls.phase is Phase.ENFORCING, self._calls.backend
         far, near, most = (FAR, NEAR, SLICE) if enforcing else (None, None, SLICE_AT_START)
         waited = self._engine.waiting
-        compiling, made = 0, False
-        compile_next = self._compile_next and waited and not backend.busy
+        compiling, made, made_near = 0, False, False
+        compile_next = self._compile_next and waited > 0
         while self._backlog.far:
             # What waits has a step of its own, so that events are changes of the simplest kind.
             batch, made = self._backlog.take_far(far), True
@@ -199,7 +199,8 @@ class Reconcile:
             if self.has_news():
                 break
         while self._backlog.near and not compile_next and not self._rules_wait():
-            batch, made = self._backlog.take_near(near), True
+            batch = self._backlog.take_near(near)
+            made = made_near = True
             # Compiling comes after all events: a revocation among them waits for none of it.
             compiling = 0 if self._engine.waiting or self._backlog else most
             self._make(batch, now, compiling)
@@ -208,12 +209,15 @@ class Reconcile:
         if compiling:
             return
         rules_wait = self._rules_wait()
-        if self._engine.waiting and not rules_wait and (made or not backend.busy):
+        if self._engine.waiting and not rules_wait and (made or compile_next or not backend.busy):
             self._compile_next = made and not compile_next and self.has_news()
             if not self._compile_next:
                 self._make(_NONE, now, most)
                 # Sets of thousands of members, which a collection would look at one by one.
                 gc.freeze()
+        elif made_near:
+            # When the command has ended that this began: events go on and on, each with a command of its own.
+            self._compile_next = self._engine.waiting > 0
         elif not made:
             # Time passes: an address may have been closed for long enough.
             self._make(_NONE, now, 0 if self._engine.waiting or rules_wait else most)

@@ -19,7 +19,7 @@ from agent.kube.model import (
 from agent.observe.health import State, readyz
 from agent.policy.lower.lowered import LoweredProgram
 from tests.build import pod, upsert
-from tests.unit.runtime.rig import Rig
+from tests.unit.runtime.rig import DONE, GOES_ON, Rig
 
 PODS = [pod("p", f"10.0.{n}.1", namespace=f"ns-{n}") for n in range(10)]
 CHEAP = [NetworkPolicy(f"ns-{n}", "deny", ingress=()) for n in range(10)]
@@ -99,6 +99,25 @@ def test_another_namespaces_change_does_not_wait_for_a_heap_of_policies(make: Ca
     assert {edited.key, Key("ns-6", "deny")} <= first
     assert len(first & enforced) <= 1
     assert len(rig.backend.deltas) >= len(DEAR)
+
+
+def test_events_that_begin_one_command_after_another_do_not_hold_up_what_is_to_be_compiled(
+    make: Callable[..., Rig],
+) -> None:
+    rig = make()
+    rig.start()
+    rig.source.sink(upsert(*CHEAP, *PODS))
+    rig.source.synced()
+    rig.until(lambda: rig.ready)
+    rig.source.sink(upsert(*DEAR))
+    for number in range(3 * len(DEAR)):
+        # A pod starts in another namespace while the command runs that the one before has begun.
+        rig.backend.soon = rig.clock.now + 0.1
+        rig.backend.applies, rig.backend.resumes = [GOES_ON], [DONE]
+        rig.source.sink(upsert(pod(f"new-{number}", f"10.1.0.{number}", namespace="ns-9")))
+        rig.turn()
+    compiled = {policy_id.policy for delta in rig.backend.deltas for policy_id in delta.policies}
+    assert {policy.key for policy in DEAR} <= compiled
 
 
 def test_a_policy_over_budget_is_told_with_its_need_and_the_remedy_and_fails_nothing(
