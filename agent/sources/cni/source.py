@@ -16,7 +16,7 @@ from typing import NamedTuple
 from agent import log
 from agent.kernel.thread import start
 from agent.kube.events import Room, Sink, enough
-from agent.kube.model import Key, Kind, Pod
+from agent.kube.model import Key, Kind
 from agent.sources.cni.asking import Ask, Asking
 from agent.sources.cni.early import TOLD, Counts, Early, Withdraw, nothing_to_withdraw
 from agent.sources.cni.folder import Folders, Seen
@@ -89,12 +89,8 @@ class CniSource:
         early = self._early = Early(self._node, sink, self._want, _is_link, self.withdraw)
         self._room = room
         if self._ask is not None:
-
-            def answered(key: Key, pod: Pod | None) -> None:
-                room()
-                early.answered(key, pod)
-
-            self._asking = Asking(self._ask, answered, early.untold)
+            # Answers do not wait for room: they are few, and a runtime may wait for the pod.
+            self._asking = Asking(self._ask, early.answered, early.untold)
         self._thread = threading.Thread(target=lambda: self._run(early), name="cni", daemon=True)
         start(self._thread)
         self._inner.start(early.take, room)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.kube.events import Event, Room, Sink, Upsert, after_room, enough
+from agent.kube.events import Event, Room, Sink, Synced, Upsert, after_room, enough
 from agent.kube.model import Key, Kind, Pod
 from agent.runtime import inbox as inbox_module
 from agent.runtime.inbox import Inbox
@@ -22,6 +22,8 @@ from tests.patience import PATIENCE
 V4 = bytes((10, 1, 0, 2))
 WEB = Key("shop", "web")
 NEW = Upsert(Kind.POD, Pod("shop", "web", "u1", node="here"))
+UNTOLD = Pod("shop", "untold", "u2", node="here")
+"""A pod of which only an answer by name tells."""
 
 
 class Inner:
@@ -39,7 +41,7 @@ class Inner:
             room()
 
         self._sink = after_room(wait, sink)
-        sink([NEW])
+        sink([NEW, Synced(Kind.POD)])
         self.thread.start()
 
     def _run(self) -> None:
@@ -63,14 +65,9 @@ def behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cn
     monkeypatch.setattr(inbox_module, "WAITING", 20)
     monkeypatch.setattr(inbox_module, "_LOOK_SECONDS", 0.02)
     inbox, inner = Inbox(), Inner()
-    source = CniSource(inner, "here", [tmp_path], None)
+    source = CniSource(inner, "here", [tmp_path], {UNTOLD.key: UNTOLD}.get)
     source.start(inbox.put, inbox.room)
-    asleep = threading.Event()
-    while len(inbox.take(0.0).events) < 20:
-        asleep.wait(0.05)
-    inbox.leave(0)
-    while not inner.waits.is_set() or len(inbox._events) < 20:
-        asleep.wait(0.005)
+    _until(lambda: inner.waits.is_set() and len(inbox._events) >= 20)
     yield source, inbox
     inner.stop()
     inbox.close()
@@ -91,6 +88,18 @@ def test_a_runtime_does_not_wait_for_a_loop_that_is_behind(behind: tuple[CniSour
     events: list[Event] = inbox.take(0.0).events
     assert len(events) <= 22
     assert any(isinstance(e, Upsert) and isinstance(e.object, Pod) and e.object.addresses for e in events)
+
+
+@pytest.mark.guarantee("1.4")
+def test_what_is_answered_about_a_new_pod_does_not_wait_for_a_loop_that_is_behind(
+    behind: tuple[CniSource, Inbox],
+) -> None:
+    source, inbox = behind
+    before = inbox.told
+    source.began(Sandbox("c2", UNTOLD.key, UNTOLD.uid, (V4,)))
+    _until(lambda: inbox.told == before + 1)
+    told = [e.object for e in inbox.take(0.0).events if isinstance(e, Upsert)]
+    assert [o.addresses for o in told if isinstance(o, Pod) and o.key == UNTOLD.key] == [(V4,)]
 
 
 @pytest.mark.guarantee("1.5")
