@@ -4,7 +4,8 @@
 ``memory,PHASE:WRITE:N,...`` MemoryError is raised at each of the steps, once. Phases:
 ``start`` (until the first sync begins), ``sync``, ``apply``, ``tidy``; writes: ``begin`` (of the phase),
 ``rules`` (each restore), ``ruled`` (after it), ``made``, ``changed``, ``swapped`` and ``destroyed`` (sets),
-``read``, before a table is read, ``asking`` and ``asked``, before and after a guard's holder is asked.
+``read``, before a table is read, ``asking`` and ``asked``, before and after a guard's holder is asked. Those
+of the loop count.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +43,9 @@ _phase = "start"
 
 
 def _step(write: str) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        # The verdict cache is opened beside the loop, at any time: which write was the Nth would be chance.
+        return
     name = f"{_phase}:{write}"
     _counts[name] += 1
     if f"{name}:{_counts[name]}" not in sys.argv[1].split(","):
