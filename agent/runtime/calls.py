@@ -19,6 +19,8 @@ _log = log.get(__name__)
 
 FIRST_RETRY = 0.25
 LONGEST_RETRY = 30.0
+LONGEST_BUSY = 30.0
+"""Seconds of work without a pause, after which everything is looked at all the same."""
 QUIET = 0.05
 """Seconds without a write after which it is quiet."""
 
@@ -80,6 +82,8 @@ class Calls:
         self.backend = backend
         self.phase = phase
         self.written: Callable[[], None] = lambda: None
+        self.sync: Callable[[], None] = lambda: None
+        """Reads the kernel and moves it to the whole program, with what was put off."""
         self.ended: Callable[[Report], None] = lambda _: None
         self.retry = Retry()
         self.refused = False
@@ -99,6 +103,7 @@ class Calls:
         """When it is quiet, if nothing is written until then."""
         self._program = program
         self._clock = clock
+        self._busy_since = NEVER
 
     @property
     def idle(self) -> bool:
@@ -131,13 +136,19 @@ class Calls:
     def go_on(self, interrupted: Callable[[], bool], then: Mapping[Call, Callable[[Report], None]]) -> None:
         """Go on with the backend's work, where it waits for something; ``then`` says who takes the report.
 
-        What was put off until then is begun at once, before anything else has to be put off, too.
+        What was put off until then is begun at once, before anything else has to be put off, too. Where that
+        goes on and on, no task has its turn: then what failed is tried again with what was put off.
         """
+        now = self._clock.monotonic()
+        self._busy_since = min(self._busy_since, now) if self.backend.busy else NEVER
         while self.backend.busy:
             report = self._call(self.backend.resume, interrupted)
             self._finish(report, then[report.of])
             if report.waiting:
                 break
+            if self.backend.busy and (self.retry.at <= now or now - self._busy_since > LONGEST_BUSY):
+                self._busy_since = now
+                self.sync()
 
     def note(self, report: Report) -> None:
         """Take in what any other call did; what failed is tried again after a pause that grows."""

@@ -59,6 +59,7 @@ class Reconcile:
         self._source = source
         self._engine = engine
         self._calls = calls
+        calls.sync = self.sync
         self._linked_pods = linked_pods
         self._inbox = inbox
         self._recorder = recorder

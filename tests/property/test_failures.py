@@ -86,7 +86,9 @@ def test_the_record_says_what_the_kernel_holds_whatever_failed(
         kernel.killed = lambda: random.random() < often
         backend.apply(engine.lowered, delta, interrupted)
         while backend.busy and random.random() < 0.7:
-            backend.resume(engine.lowered, interrupted)
+            report = backend.resume(engine.lowered, interrupted)
+            if backend.busy and not report.waiting and random.random() < 0.5:
+                backend.sync(engine.lowered)
         if not backend.busy:
             record_is_true(backend, kernel)
             random.choice((backend.sync, backend.tidy))(engine.lowered)
@@ -127,7 +129,9 @@ def test_what_is_taken_away_is_gone_whatever_becomes_of_commands(
         backend.apply(engine.lowered, delta, interrupted)
         look()
         while backend.busy and random.random() < 0.7:
-            backend.resume(engine.lowered, interrupted)
+            report = backend.resume(engine.lowered, interrupted)
+            if backend.busy and not report.waiting and random.random() < 0.5:
+                backend.sync(engine.lowered)
             look()
         if not backend.busy and random.random() < 0.5:
             random.choice((backend.sync, backend.tidy))(engine.lowered)

@@ -19,7 +19,7 @@ from agent.net import Direction
 from agent.policy.lower.lowered import Delta, LoweredProgram
 from agent.runtime import inbox
 from agent.runtime.backlog import FAR
-from agent.runtime.calls import LONGEST_RETRY
+from agent.runtime.calls import LONGEST_BUSY, LONGEST_RETRY
 from tests.patience import PATIENCE
 from tests.unit.runtime.events import deny, far, pod
 from tests.unit.runtime.rig import DONE, FAILED, GOES_ON, TROUBLE, Rig
@@ -208,6 +208,27 @@ def test_what_was_put_off_is_begun_as_soon_as_that_has_ended_which_it_waited_for
     rig.turn()
     assert len(rig.backend.named("resume")) == before + 2
     assert not rig.backend.goes_on
+
+
+@pytest.mark.parametrize(("first", "seconds"), [(FAILED, 2.0), (DONE, LONGEST_BUSY + 2.0)])
+def test_changes_that_are_put_off_without_end_do_not_hold_up_what_failed_nor_a_look_at_everything(
+    rig: Rig, first: Report, seconds: float
+) -> None:
+    rig.synced()
+    rig.backend.applies = [first, GOES_ON]
+    rig.source.sink([deny("failed")])
+    rig.source.sink([pod(1)])
+    rig.turn()
+    rig.source.sink([pod(2)])
+    rig.turn()
+    syncs, until = len(rig.backend.named("sync")), rig.clock.now + seconds
+    while rig.clock.now < until:
+        # Each command takes longer than events wait for it, and another pod starts meanwhile.
+        rig.clock.now += 0.2
+        rig.backend.goes_on = True
+        rig.backend.put_off, rig.backend.resumes = 1, [DONE, GOES_ON]
+        rig.turn()
+    assert len(rig.backend.named("sync")) > syncs
 
 
 class _TenantAndVictim:
