@@ -87,6 +87,7 @@ def both(first: Step, second: Step, stays: Callable[[Family, str], bool]) -> Ste
         spent=spent
         - {(f, c) for f, after in second.chains.items() for c, rules in after.items() if rules is not None},
     )
+    _spare(found, second)
     for changes in (found.live, found.unseen):
         for name in changes.keys() & found.fresh.keys():
             # It is made with whom it is to hold; the program's own set would be changed under it.
@@ -97,6 +98,30 @@ def both(first: Step, second: Step, stays: Callable[[Family, str], bool]) -> Ste
         for name in changes.keys() & found.dropped:
             del changes[name]
     return found
+
+
+def _spare(found: Step, second: Step) -> None:
+    """Have a step of two take out nobody whom the second lets in, nor isolate whom that opens.
+
+    What the first takes away may stand elsewhere than what the second gives: with sets that rules are to let
+    go of, which may come again, or be known by their other name.
+    """
+    for name, entering in second.unseen.items():
+        if name in found.live:
+            found.live[name].removed -= entering.added
+    for name, gains in found.otherwise.items():
+        for each in (name, names.counterpart(name)):
+            if names.is_isolated_set(name):
+                if each in second.isolated:
+                    gains.added -= second.isolated[each].removed
+                if each in second.fresh:
+                    gains.added &= second.fresh[each][1]
+                continue
+            for changes in (second.live, second.unseen):
+                if each in changes:
+                    gains.removed -= changes[each].added
+            if each in second.fresh:
+                gains.removed -= second.fresh[each][1]
 
 
 def independent(step: Step, current: Step) -> bool:
