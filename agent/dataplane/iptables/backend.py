@@ -122,7 +122,7 @@ class IptablesBackend:
         self.members = MemberLook(held, access, self._ipsets.members, lambda: not self._failed)
         self._tidying = Tidying(held, self._executor, self._rules, self._sets)
         self._refused = self._outdated = self._failed = False
-        """Whether something failed since the last sync that went through."""
+        """Whether something failed since the last sync that went through had read the kernel."""
         self._compared = False
         """Whether the kernel has been compared with a whole program: a delta is of what that made."""
 
@@ -164,6 +164,8 @@ class IptablesBackend:
             self._foreign.take(tables)
             faults = self._rules.unread_faults() + self._sets.change({}, lookups)
             content = self._sets.load()
+            # What fails from now on, of another call, too, is nothing that this one has seen.
+            certain, self._failed = not self._failed, False
             self._own.make(content)
             self._held.lagging = frozenset()
             faults += self._connections.forget(frozenset())
@@ -183,13 +185,12 @@ class IptablesBackend:
             if (put_off := self._executor.take_pending()) is not None:
                 step.released |= put_off.released
                 step.vacant = step.vacant - put_off.released | put_off.vacant
-            faults += yield from self._executor.carry_out(step, certain=not self._failed, lenient=True)
-            certain = not self._failed
+            faults += yield from self._executor.carry_out(step, certain=certain, lenient=True)
             faults += yield from remark(program, chosen, self._executor, self._marks, certain=certain)
             faults += yield from self._placement.put_back()
             faults += self._foreign.unseeing()
             if not faults and self._trust.ready:
-                faults += yield from self._trust.settle(certain=not self._failed)
+                faults += yield from self._trust.settle(certain=certain)
             self._rules.prime()
             if not faults:
                 self._other_mode.remove()
@@ -199,8 +200,8 @@ class IptablesBackend:
         except SetError as error:
             faults = [error.fault()]
         faults += self._executor.close_unwritten()
-        self._failed = False
-        return self._report(started, writes, [*dict.fromkeys(faults)])._replace(of=Call.SYNC, found=told)
+        report = self._report(started, writes, [*dict.fromkeys(faults)])
+        return report._replace(pending=report.pending or self._failed, of=Call.SYNC, found=told)
 
     def _read(self) -> Work[TablesReading]:
         """Read the rules: on a thread of its own, since it may take long, unless all is waited for."""
