@@ -178,3 +178,21 @@ def test_a_reading_goes_by_itself_though_a_set_was_gone() -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_sets_are_taken_in_while_another_thread_writes_some() -> None:
+    table = SetTable()
+
+    class Read(dict[str, SetContent]):
+        """What was read, during which addresses are withdrawn."""
+
+        def __contains__(self, name: object) -> bool:
+            with table.written([f"{name}, and more"]):
+                return super().__contains__(name)
+
+    with table.written(["here", "gone"]):
+        pass
+    table.take(Read(here=SetContent(SHAPE, set())))
+    assert table.version("gone") == 0
+    assert table.version("here")
+    assert table.version("here, and more")

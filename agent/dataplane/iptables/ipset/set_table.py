@@ -50,7 +50,10 @@ class SetTable:
         """Take what was read for what is in the kernel."""
         self.shapes = {name: content.shape for name, content in found.items()}
         self.sizes = {name: len(content.members) for name, content in found.items()}
-        self.versions = {name: number for name, number in self.versions.items() if name in found}
+        # Addresses are withdrawn on another thread, which gives sets numbers meanwhile.
+        for name in self.versions.copy():
+            if name not in found:
+                self.versions.pop(name, None)
         self.garbage.clear()
         self.doubtful.clear()
 
