@@ -1,14 +1,22 @@
-"""What fails while a sync goes on happened after that had read the kernel: it is due to be tried again."""
+"""What fails while steps are made: what was to be taken away is gone, or tried again soon."""
 
 from __future__ import annotations
 
+import errno
 import math
 
+import pytest
+
 from agent.dataplane.iptables.rules import names
-from agent.net import Family
-from tests.build import packed
-from tests.kernel.kernel_state import gone, pod_event
+from agent.kernel.ipset_errors import SetError
+from agent.kube.model import Rule
+from agent.net import Family, Member
+from tests.build import labelled, packed
+from tests.kernel.kernel_state import gone, pod_event, pods_of, policy
+from tests.property.modelled import ModelIpSets
 from tests.unit.dataplane.test_parts import POLICY, Busy
+
+OTHERS = policy("others", selector=labelled(app="web"), ingress=[Rule((pods_of(app="web"),))])
 
 
 def test_who_could_not_be_taken_out_while_a_sync_goes_on_is_so_by_the_next() -> None:
@@ -29,4 +37,22 @@ def test_who_could_not_be_taken_out_while_a_sync_goes_on_is_so_by_the_next() -> 
         report = backend.resume(engine.lowered)
     assert report.pending or left not in agent.members()
     assert not backend.sync(engine.lowered).pending
+    assert left not in agent.members()
+
+
+def test_who_leaves_a_set_does_so_though_another_set_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, left = Busy(POLICY, OTHERS), packed("10.0.0.1")
+    agent.change(gone(OTHERS))
+    agent.resume(100)
+    assert left in agent.members()
+    agent.faulty = True
+
+    def unread(_: ModelIpSets, name: str) -> set[Member]:
+        raise SetError(name, "out of memory", code=errno.ENOMEM)
+
+    # The set of the policy that comes again is there still, but nobody knows what it holds.
+    monkeypatch.setattr(ModelIpSets, "members", unread)
+    agent.change(OTHERS, pod_event("p1", 1, node="there", peer="no"))
+    agent.resume(100)
+    assert not agent.backend.busy
     assert left not in agent.members()

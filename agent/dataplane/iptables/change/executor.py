@@ -19,6 +19,7 @@ from agent.dataplane.iptables.rules.rule import Changes, merged
 from agent.dataplane.iptables.tables.chain_writer import PART
 from agent.dataplane.turns import Work
 from agent.fault import Fault
+from agent.kernel.ipset_errors import SetError
 from agent.kube.model import Key
 from agent.policy.lower.lowered import LoweredProgram
 
@@ -64,9 +65,12 @@ class Executor:
             faults = yield from carrying.run()
             self.synced = self.synced or lenient
             return faults
-        except BaseException:
+        except BaseException as error:
             # It is not known how far it came.
             self.held.sets.doubtful |= {*touched(step), *step.fresh}
+            if isinstance(error, SetError):
+                # What it takes away depends on nothing that could not be read.
+                self.narrow(step)
             raise
         finally:
             self.carrying.remove(step)
