@@ -27,6 +27,11 @@ class Backoff:
         self._uniform = uniform
         self._failures = 0
 
+    @property
+    def failures(self) -> int:
+        """How many there were in a row."""
+        return self._failures
+
     def reset(self) -> None:
         """Take the next failure for the first: it went well."""
         self._failures = 0

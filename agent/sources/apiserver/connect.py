@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -35,6 +36,11 @@ _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, KEEPALIVE_SECONDS * 1000),
 ]
+
+
+def is_of_configuration(error: Exception) -> bool:
+    """Whether what failed may be mended by reading the configuration anew: a file, the CA, a certificate."""
+    return isinstance(error, ConfigurationError | urllib3.exceptions.SSLError | ssl.SSLError)
 
 
 class Getting(Protocol):
@@ -155,7 +161,11 @@ class Connection:
         except Exception as error:
             raise ConfigurationError(f"no credential: {error}; check the token or exec plugin") from error
         if bearer and bearer["value"]:
-            headers["Authorization"] = bearer["value"].strip()
+            headers["Authorization"] = token = bearer["value"].strip()
+            if not (token.isascii() and token.isprintable()):
+                raise ConfigurationError(
+                    "no credential: the token is more than one ASCII line; write it anew"
+                )
         return headers
 
 

@@ -11,13 +11,14 @@ import urllib3
 from agent import log
 from agent.kube.model import Kind
 from agent.sources.apiserver.answers import ExpiredError
-from agent.sources.apiserver.connect import Connection
+from agent.sources.apiserver.connect import Connection, is_of_configuration
 from agent.sources.apiserver.contact import Contact
 from agent.sources.apiserver.faults import RequestFailedError, expired, failure, refusal
 from agent.sources.apiserver.identity import ClusterIdentity, OtherClusterError
 from agent.sources.apiserver.kubeconfig import ConfigurationError
 from agent.sources.apiserver.proof import UnprovenError
 from agent.sources.apiserver.reflector import Reflector
+from agent.sources.apiserver.refusals import FORBIDDEN, FORBIDDEN_SECONDS
 
 _log = log.get(__name__)
 
@@ -29,10 +30,6 @@ READ_SECONDS = 5.0
 _QUIET_SECONDS = 10.0
 _LOOK_SECONDS = 2.0
 _AGAIN_SECONDS = (0.5, 1.0)
-_FORBIDDEN_SECONDS = 5.0
-_FORBIDDEN = 30
-"""A server that has just started forbids all until it has read who may what. After so many times in a row
-it is a right that is missing, and it is asked less often."""
 
 
 class Probe:
@@ -85,10 +82,10 @@ class Probe:
                 self._connection.reset()
             self._contact.lost(refusal(Kind.NAMESPACE, "list", error))
             self._forbidden = self._forbidden + 1 if error.code in (403, 404) else 0
-            return max(error.retry_after, _FORBIDDEN_SECONDS if self._forbidden > _FORBIDDEN else pause)
+            return max(error.retry_after, FORBIDDEN_SECONDS if self._forbidden > FORBIDDEN else pause)
         except (ConfigurationError, UnprovenError, urllib3.exceptions.HTTPError, OSError) as error:
             fault = failure(error, self._connection.address)
-            if not isinstance(error, urllib3.exceptions.HTTPError):
+            if is_of_configuration(error):
                 self._connection.reset()
             self._drop(fault, silent=silent)
             self._contact.lost(fault)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from agent.kube.model import Kind
 from agent.sources.apiserver.absence import CONFIRM_EMPTY_SECONDS, Absence
 from agent.sources.apiserver.answers import ExpiredError, raise_for
 from agent.sources.apiserver.backoff import LIMITED_SECONDS, LONGEST_SECONDS, Backoff
-from agent.sources.apiserver.connect import Getting
+from agent.sources.apiserver.connect import Getting, is_of_configuration
 from agent.sources.apiserver.contact import Clock, Contact
 from agent.sources.apiserver.ends import AnotherCluster, Due, Pause, Silent
 from agent.sources.apiserver.expiry import Expiry
@@ -27,7 +26,7 @@ from agent.sources.apiserver.kubeconfig import ConfigurationError
 from agent.sources.apiserver.lister import MANY_EXPIRED, DoubtedError, Lister
 from agent.sources.apiserver.listing import version_reached
 from agent.sources.apiserver.proof import EndedEarlyError, UnprovenError, number, prove_lines
-from agent.sources.apiserver.refusals import SOON_SECONDS, Recovery, Refusals, is_passing
+from agent.sources.apiserver.refusals import SOON_SECONDS, Recovery, Refusals, longest_pause
 from agent.sources.apiserver.seen import Seen
 from agent.sources.apiserver.stream import NoLineError, allow_silence, batches, watch_query
 from agent.sources.apiserver.told import Told
@@ -206,10 +205,10 @@ class Reflector:
             if isinstance(error, EndedEarlyError):
                 self._expiry.lists = MANY_EXPIRED
             self._contact.trouble()
-            return Pause(self._backoff.next())
+            return Pause(self._backoff.next(), recovers=verb == "list")
         except (ConfigurationError, urllib3.exceptions.HTTPError, OSError) as error:
             self._failed(failure(error, self._connection.address))
-            if isinstance(error, ConfigurationError | urllib3.exceptions.SSLError | ssl.SSLError):
+            if is_of_configuration(error):
                 self._connection.reset()
             self._contact.trouble()
         except Exception as error:
@@ -218,8 +217,10 @@ class Reflector:
             self._failed(failure(error))
             return Pause(self._backoff.next())
         # A list that took long and failed is what a server in trouble should not be asked for at once.
-        if verb == "list" or self.heard <= began:
-            return Pause(self._backoff.next())
+        if verb == "list":
+            return Pause(self._backoff.next(), recovers=True)
+        if self.heard <= began:
+            return Pause(self._backoff.next(max(SOON_SECONDS)))
         # However it ended and little as it told: a proxy may end each watch that is silent for a minute.
         if time.monotonic() - began > _HEALTHY_SECONDS:
             self._backoff.reset()
@@ -244,17 +245,13 @@ class Reflector:
         self._failed(refusal(self.kind, verb, error))
         if error.code == 401:
             self._connection.reset()
-        passing = is_passing(error.code)
-        longest = LIMITED_SECONDS if error.code == 429 else None
-        if self._resource_version and passing:
-            # A watch costs little.
-            longest = max(SOON_SECONDS)
+        longest = longest_pause(verb, error.code, self._backoff.failures)
         if verb == "watch" and error.code not in _SAYS_WHY and self._refusals.another():
             self._resource_version = ""
             self._told.doubt()
         if error.code not in (403, 404):
             self._contact.trouble()
-        return Pause(self._backoff.next(longest), error.retry_after, recovers=verb == "list" and passing)
+        return Pause(self._backoff.next(longest), error.retry_after, recovers=longest is None)
 
     def _is_settled(self) -> bool:
         """Whether the last list is so old that another one is due at once where it is needed."""

@@ -6,14 +6,8 @@ import random
 import time
 from collections.abc import Callable
 
-import urllib3
-
-from agent.sources.apiserver.answers import ExpiredError
-from agent.sources.apiserver.backoff import Uniform
+from agent.sources.apiserver.backoff import LIMITED_SECONDS, Uniform
 from agent.sources.apiserver.contact import Clock, Contact
-from agent.sources.apiserver.faults import RequestFailedError
-from agent.sources.apiserver.kubeconfig import ConfigurationError
-from agent.sources.apiserver.proof import UnprovenError
 
 SOON_SECONDS = 1.0, 2.5
 """How often something small is asked, which costs the server little: between so many seconds, and so many."""
@@ -21,9 +15,22 @@ FIRST_LIST, LAST_LIST = 3, 24
 """After so many refused watches a list is asked for, then after twice as many, and after so many at most."""
 
 
-def is_passing(code: int) -> bool:
-    """Whether an HTTP code says that the server failed, and not that it refuses whoever asks."""
-    return code >= 500
+FORBIDDEN = 30
+FORBIDDEN_SECONDS = 5.0
+"""A server that has just started forbids all until it has read who may what. After so many times in a row
+it is a right that is missing, and it is asked less often."""
+
+
+def longest_pause(verb: str, code: int, failures: int) -> float | None:
+    """Return the longest pause after a refusal by an HTTP code; None: as long as failures make it.
+
+    To give a list is dear to a server that failed. To refuse one is not, nor is a watch.
+    """
+    if code == 429:
+        return LIMITED_SECONDS
+    if verb == "list" and code >= 500:
+        return None
+    return FORBIDDEN_SECONDS if code in (403, 404) and failures >= FORBIDDEN else max(SOON_SECONDS)
 
 
 class Refusals:
@@ -51,7 +58,7 @@ class Refusals:
 
 
 class Recovery:
-    """Waits where a list was refused, and sees soon that the server can give it again.
+    """Waits where a list failed, and sees soon that the server can give it again.
 
     A list is dear to a server in trouble, so that it is asked for after ever longer pauses. Meanwhile ``ask``
     asks for one object of the kind, and raises what a request may. Only where that is refused, too, does it
@@ -89,13 +96,7 @@ class Recovery:
     def _is_refused(self) -> bool:
         try:
             self._ask()
-        except (
-            RequestFailedError,
-            ExpiredError,
-            UnprovenError,
-            ConfigurationError,
-            urllib3.exceptions.HTTPError,
-            OSError,
-        ):
+        except Exception:
+            # Whatever it is: the list meets it, too, and names it.
             return True
         return False

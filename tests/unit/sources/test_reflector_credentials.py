@@ -39,6 +39,14 @@ def test_a_token_that_expired_is_read_again(
     assert script.bearers == ["Bearer old", "Bearer new", "Bearer new"]
 
 
+@pytest.mark.parametrize("token", ["two\nlines", "ключ"])
+def test_a_token_that_no_header_can_carry_is_named(url: str, kubeconfig: Path, token: str) -> None:
+    """It is one that is not written whole, or of another file; the next one is read soon."""
+    write_config(kubeconfig, url, {"token": token})
+    with pytest.raises(ConfigurationError, match="no credential: the token is more than one ASCII line"):
+        Connection(str(kubeconfig)).get("/", {}, 1.0)
+
+
 def test_an_exec_plugin_gives_the_token(
     script: Script, running: Callable[[], Running], kubeconfig: Path, url: str
 ) -> None:

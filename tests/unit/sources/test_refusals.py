@@ -4,10 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from agent.sources.apiserver.answers import ExpiredError
 from agent.sources.apiserver.contact import Contact
-from agent.sources.apiserver.refusals import FIRST_LIST, LAST_LIST, Recovery, Refusals
+from agent.sources.apiserver.refusals import (
+    FIRST_LIST,
+    FORBIDDEN,
+    LAST_LIST,
+    Recovery,
+    Refusals,
+    longest_pause,
+)
 from tests.clock import FakeClock
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "longest"),
+    [
+        ("list", 500, None),
+        ("list", 504, None),
+        ("watch", 500, 2.5),
+        ("list", 403, 2.5),
+        ("list", 400, 2.5),
+        ("watch", 401, 2.5),
+        ("list", 429, 1.0),
+    ],
+)
+def test_only_a_list_that_a_server_failed_to_give_waits_ever_longer(
+    verb: str, code: int, longest: float | None
+) -> None:
+    assert longest_pause(verb, code, FORBIDDEN - 1) == longest
+    assert longest_pause(verb, code, FORBIDDEN) == (5.0 if code == 403 else longest)
 
 
 class Waiting(Contact):
@@ -63,6 +91,17 @@ def test_a_pause_that_is_short_or_of_what_is_small_too_asks_nothing_more() -> No
     desk.contact.lost("it is away")
     assert desk.pause() == (False, 30.0)
     assert desk.asked == 1
+
+
+def test_whatever_is_wrong_with_what_is_small_does_not_end_the_wait() -> None:
+    """Nor the thread that waits, which keeps its kind in step."""
+
+    def refused(_: float) -> bool:
+        raise ValueError
+
+    desk = Desk()
+    desk.refused = refused
+    assert desk.pause() == (False, 30.0)
 
 
 def test_a_pause_is_no_longer_than_it_was_to_be() -> None:

@@ -18,7 +18,7 @@ from agent.sources.apiserver import backoff, reflector, refusals
 from agent.sources.apiserver.contact import Contact
 from tests.patience import PATIENCE
 from tests.unit.sources.returning import LISTS, LONG, Heard, Server, pause, pods
-from tests.unit.sources.scripted import Answer, pod, refuse, send, wait, write_config
+from tests.unit.sources.scripted import Answer, chunk, pod, refuse, send, wait, write_config
 
 
 @pytest.fixture
@@ -91,6 +91,38 @@ def test_a_server_that_refused_everything_is_asked_again_at_once(
     server.refuses = None
     wait(heard.current)
     assert pods(heard) == ["a", "b"]
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_server_that_forbids_all_and_has_ended_each_watch_as_it_should_is_asked_again_soon(
+    server: Server, heard: Heard, code: int
+) -> None:
+    server.refuses = refuse(code)
+    for each in server.open:
+        each.wfile.write(chunk(b""))
+    server.end_watches()  # and nobody has the server probed
+    wait(lambda: heard.none_current() and len(heard.pauses) == len(LISTS))
+    assert max(heard.pauses.values()) <= max(refusals.SOON_SECONDS)
+    server.refuses = None
+    wait(heard.current)
+
+
+def test_a_configuration_that_is_exchanged_after_tls_failed_is_taken_up_at_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where the CA of a cluster is renewed: the one who asks meanwhile has to read it, too.
+    config, address = tmp_path / "config", f"127.0.0.1:{server.port}"
+    monkeypatch.setattr(backoff.Backoff, "next", pause)
+    monkeypatch.setattr(reflector, "LONGEST_SECONDS", LONG)
+    write_config(config, f"https://{address}", {"token": "one"})
+    heard = Heard(config)
+    try:
+        wait(lambda: heard.all_say("TLS"))
+        time.sleep(1.0)  # until each kind waits for the probe
+        write_config(config, f"http://{address}", {"token": "one"})
+        wait(heard.current)
+    finally:
+        heard.source.stop()
 
 
 def test_a_server_that_answered_everything_with_no_list_is_asked_again_at_once(
@@ -195,7 +227,7 @@ def test_the_server_is_probed_about_each_second_however_often_one_kind_fails(
     server: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each probe is a connection of its own."""
-    monkeypatch.setattr(reflector, "LIMITED_SECONDS", 0.02)
+    monkeypatch.setattr(refusals, "LIMITED_SECONDS", 0.02)
 
     def limited(handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
         (refuse(429) if "/pods" in handler.path else server.serve)(handler, query)

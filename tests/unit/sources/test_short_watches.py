@@ -55,3 +55,16 @@ def test_a_server_that_ends_each_watch_soon_is_asked_about_each_second(
     wait(lambda: len(found.events) == 2)
     assert time.monotonic() - began >= 2.5
     assert len(script.asked) == 7
+
+
+def test_a_watch_that_gets_no_answer_is_begun_anew_soon(
+    script: Script, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs little, as one that is refused does."""
+    script.lists = [page(1)]
+    cut: Answer = lambda handler, _: setattr(handler, "close_connection", True)  # noqa: E731
+    script.watches = [cut, cut, stream(line("ADDED", pod("a", 5)))]
+    pause_long(monkeypatch)
+    found = running()
+    wait(lambda: len(found.events) == 2)
+    assert len(script.asked) == 4
