@@ -92,7 +92,7 @@ class Reflector:
         self._told = Told(kind, sink, seen)
         self._clock = clock
         self._contact = contact or Contact()
-        self._backoff = Backoff()
+        self._backoff, self._soon = Backoff(), Backoff()  # before a list, and before what costs little
         self._identity = identity
         self._epoch = identity.epoch if identity is not None else 0
         self._absence = Absence(confirm_empty, remembered=seen.some and not anything)
@@ -167,6 +167,7 @@ class Reflector:
             wait = self._recovery.pause if pause.recovers else self._contact.pause
             if seconds and wait(seconds, returns):
                 self._backoff.reset()
+                self._soon.reset()
 
     def _step(self) -> Pause:
         """List where nothing is known, then watch, until either ends; return how long to wait then."""
@@ -220,13 +221,14 @@ class Reflector:
         if verb == "list":
             return Pause(self._backoff.next(), recovers=True)
         if self.heard <= began:
-            return Pause(self._backoff.next(max(SOON_SECONDS)))
+            return Pause(self._soon.next(max(SOON_SECONDS)))
         # However it ended and little as it told: a proxy may end each watch that is silent for a minute.
         if time.monotonic() - began > _HEALTHY_SECONDS:
             self._backoff.reset()
+            self._soon.reset()
             return Pause()
         # Or each that was open for some seconds, or has told something: the next event is not to wait.
-        return Pause(self._backoff.next(LIMITED_SECONDS))
+        return Pause(self._soon.next(LIMITED_SECONDS))
 
     def _too_old(self, verb: str, began: float, *, listing: bool) -> Pause:
         self._current = False
@@ -245,13 +247,15 @@ class Reflector:
         self._failed(refusal(self.kind, verb, error))
         if error.code == 401:
             self._connection.reset()
-        longest = longest_pause(verb, error.code, self._backoff.failures)
+        told = verb == "watch" and not self._resource_version  # so that all is listed
+        longest = None if told else longest_pause(verb, error.code, self._soon.failures)
         if verb == "watch" and error.code not in _SAYS_WHY and self._refusals.another():
             self._resource_version = ""
             self._told.doubt()
         if error.code not in (403, 404):
             self._contact.trouble()
-        return Pause(self._backoff.next(longest), error.retry_after, recovers=longest is None)
+        pause = self._backoff.next() if longest is None else self._soon.next(longest)
+        return Pause(pause, error.retry_after, recovers=longest is None and not told)
 
     def _is_settled(self) -> bool:
         """Whether the last list is so old that another one is due at once where it is needed."""

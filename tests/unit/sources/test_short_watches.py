@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.sources.apiserver import refusals
 from tests.unit.sources.scripted import (
     GONE,
     Answer,
@@ -18,6 +19,7 @@ from tests.unit.sources.scripted import (
     page,
     pause_long,
     pod,
+    refuse,
     stream,
     wait,
 )
@@ -39,6 +41,33 @@ def test_watches_that_tell_something_and_fail_do_not_have_all_listed_again_and_a
     asked = Counter("watch" in query for query in script.asked)
     # After 0.2 s, 0.4 s, 0.8 s and 1.6 s at most, each cut by up to a half.
     assert 2 <= asked[False] <= 3 + time.monotonic() - began
+
+
+def test_the_list_that_follows_an_error_that_a_watch_tells_of_waits_ever_longer(
+    script: Script, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike one that follows a watch that is refused: a list was good, and is dear."""
+    script.lists = [page(2, pod("a", 1))]
+    script.watches = [stream(bookmark(2), LOST, pause=0.0, hold=0.0)]
+    pause_long(monkeypatch)
+    running()
+    wait(lambda: len(script.asked) == 2)
+    time.sleep(max(refusals.SOON_SECONDS) + 0.5)
+    assert len(script.asked) == 2
+
+
+def test_refused_watches_do_not_have_a_list_wait(
+    script: Script, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come about each second, so that a list would wait for half a minute when it is wanted."""
+    monkeypatch.setattr(refusals, "SOON_SECONDS", (0.01, 0.02))
+    script.lists = [page(1)]
+    # A list follows three of them, and then six.
+    script.watches = [*[refuse(400)] * 9, refuse(410)]
+    began = time.monotonic()
+    running()
+    wait(lambda: sum("watch" not in query for query in script.asked) == 4)
+    assert time.monotonic() - began < 10.0
 
 
 @pytest.mark.parametrize("told", [[], [bookmark(2)]], ids=["nothing", "something"])
