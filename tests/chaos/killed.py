@@ -4,8 +4,8 @@
 ``memory,PHASE:WRITE:N,...`` MemoryError is raised at each of the steps, once. Phases:
 ``start`` (until the first sync begins), ``sync``, ``apply``, ``tidy``; writes: ``begin`` (of the phase),
 ``rules`` (each restore), ``ruled`` (after it), ``made``, ``changed``, ``swapped`` and ``destroyed`` (sets),
-``read``, before a table is read, ``asking`` and ``asked``, before and after a guard's holder is asked. Those
-of the loop count.
+``read``, before a table is read, ``asking`` and ``asked``, before and after a guard's holder is asked. Writes
+beside the loop are not counted.
 """
 
 from __future__ import annotations
@@ -43,9 +43,6 @@ _phase = "start"
 
 
 def _step(write: str) -> None:
-    if threading.current_thread() is not threading.main_thread():
-        # The verdict cache is opened beside the loop, at any time: which write was the Nth would be chance.
-        return
     name = f"{_phase}:{write}"
     _counts[name] += 1
     if f"{name}:{_counts[name]}" not in sys.argv[1].split(","):
@@ -69,7 +66,9 @@ def _beginning(phase: str, method: Callable[..., Any]) -> Callable[..., Any]:
 def _before(write: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def wrapped(*arguments: Any, **named: Any) -> Any:
-        _step(write)
+        # The verdict cache is opened beside the loop, at any time: which write was the Nth would be chance.
+        if threading.current_thread() is threading.main_thread():
+            _step(write)
         return method(*arguments, **named)
 
     return wrapped
