@@ -8,6 +8,8 @@ import math
 import pytest
 
 from agent.dataplane.iptables.rules import names
+from agent.dataplane.iptables.tables import chain_writer
+from agent.dataplane.turns import whole
 from agent.kernel.ipset_errors import SetError
 from agent.kube.model import Rule
 from agent.net import Family, Member
@@ -56,3 +58,22 @@ def test_who_leaves_a_set_does_so_though_another_set_cannot_be_read(monkeypatch:
     agent.resume(100)
     assert not agent.backend.busy
     assert left not in agent.members()
+
+
+def test_a_chain_that_a_killed_command_made_is_written_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chain_writer, "PART", 1)
+    agent, family = Busy(POLICY), Family.V4
+    kernel, rules = agent.kernel, agent.backend._rules
+    sample = rules.chains.held[family][names.SAMPLE]
+    made, other = (names.POD_PREFIX + 16 * letter for letter in "ab")
+    lines = [f":{made} - [0:0]", f"-A {made} {sample[0]}"]
+    kernel.tables[family] = {**kernel.tables[family], made: tuple(sample)}
+    rules.chains.doubt(family, lines)
+    seen = []
+    kernel.seen = lambda: seen.append(kernel.tables[family][made])
+    # Packets may meet it, which a chain that is new and has not all of its rules yet is not to be.
+    assert not whole(rules.write({family: {made: 2 * sample, other: 2 * sample}}))
+    assert seen[-1] == 2 * sample
+    assert {*seen} <= {tuple(sample), 2 * sample}

@@ -128,6 +128,10 @@ class ChainTable:
         """Whether a chain is known to have these rules."""
         return self.held[family].get(chain) == rules and chain not in self._unsure[family]
 
+    def may_hold(self, family: Family, chain: str) -> bool:
+        """Whether a chain is there, or may be by a killed command, which may have led packets to it, too."""
+        return chain in self.held[family] or chain in self._unsure[family]
+
     def unwritten(self, family: Family) -> set[str]:
         """Return the chains that may not be as they are to be."""
         wanted = {c for c, rules in self.wanted[family].items() if not self.holds(family, c, rules)}

@@ -111,7 +111,7 @@ class ChainWriter:
             return
         todo = {}
         for family, chains in wanted.items():
-            new = {c: r for c, r in chains.items() if c not in self.chains.held[family]}
+            new = {c: r for c, r in chains.items() if not self.chains.may_hold(family, c)}
             if sum(map(len, new.values())) > PART:
                 todo[family] = script.parts(new, PART)
         while todo:
