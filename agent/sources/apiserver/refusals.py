@@ -76,20 +76,24 @@ class Recovery:
         self._contact = contact
         self._clock = clock
         self._uniform = uniform
-        self._early = False
-        """The last pause was ended before its time: if its list fails, too, the next one is not."""
+        self._early = 0
+        """So many pauses in a row were ended before their time, each for a list that failed, too: the next
+        one is ended after twice as many answers."""
 
     def pause(self, seconds: float, returns: int) -> bool:
         """Wait as :meth:`Contact.pause` does, or until the kind is answered again."""
         end = self._clock() + seconds
         least, most = SOON_SECONDS
-        asks, self._early = not self._early, False
-        asks = asks and seconds > most and not self._contact.away and self._is_refused()
+        early, self._early = self._early, 0
+        answered = 0
+        asks = seconds > most and not self._contact.away and self._is_refused()
         while asks and end - self._clock() > most and not (self._contact.away or self._contact.stopped):
             if self._contact.pause(self._uniform(least, most), returns):
                 return True
-            if not self._contact.stopped and not self._is_refused():
-                self._early = True
+            if not self._contact.stopped:
+                answered = 0 if self._is_refused() else answered + 1
+            if answered == 2**early:
+                self._early = early + 1
                 return False
         return self._contact.pause(end - self._clock() if asks else seconds, returns)
 

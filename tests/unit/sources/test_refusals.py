@@ -112,8 +112,19 @@ def test_a_pause_is_no_longer_than_it_was_to_be() -> None:
     assert (came_back, seconds) == (True, 5.0)
 
 
-def test_a_list_that_fails_after_a_pause_that_was_cut_short_has_the_next_one_whole() -> None:
-    """Where every other request fails, the list would be asked for all the time."""
+def test_a_list_that_fails_after_pauses_that_were_cut_short_waits_for_ever_more_answers() -> None:
+    """Else one that a server cannot give would be asked for all the time."""
+    desk = Desk()
+
+    def pause() -> float:
+        count = desk.asked
+        desk.refused = lambda _: desk.asked == count + 1
+        return desk.pause()[1]
+
+    assert [pause() for _ in range(6)] == [2.5, 5.0, 10.0, 20.0, 30.0, 2.5]
+
+
+def test_where_every_other_request_fails_a_pause_is_cut_short_once() -> None:
     desk = Desk()
     desk.refused = lambda _: desk.asked % 2 == 1
     assert [desk.pause()[1] for _ in range(4)] == [2.5, 30.0, 2.5, 30.0]
