@@ -60,10 +60,10 @@ def test_who_leaves_a_set_does_so_though_another_set_cannot_be_read(monkeypatch:
     assert left not in agent.members()
 
 
+@pytest.mark.parametrize("how", ["in parts", "by halves, since the whole is refused"])
 def test_a_chain_that_a_killed_command_made_is_written_whole(
-    monkeypatch: pytest.MonkeyPatch,
+    how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain_writer, "PART", 1)
     agent, family = Busy(POLICY), Family.V4
     kernel, rules = agent.kernel, agent.backend._rules
     sample = rules.chains.held[family][names.SAMPLE]
@@ -73,6 +73,11 @@ def test_a_chain_that_a_killed_command_made_is_written_whole(
     rules.chains.doubt(family, lines)
     seen = []
     kernel.seen = lambda: seen.append(kernel.tables[family][made])
+    if how == "in parts":
+        monkeypatch.setattr(chain_writer, "PART", 1)
+    else:
+        refused = iter([True])
+        kernel.unwritten = lambda: next(refused, False)
     # Packets may meet it, which a chain that is new and has not all of its rules yet is not to be.
     assert not whole(rules.write({family: {made: 2 * sample, other: 2 * sample}}))
     assert seen[-1] == 2 * sample

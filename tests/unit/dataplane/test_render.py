@@ -204,6 +204,15 @@ def test_what_a_block_excepts_is_written_with_its_policy_or_not_at_all() -> None
     assert sorted(map(sorted, groups)) == sorted([sorted(chains), sorted(alone)])
 
 
+def test_what_leads_to_trees_is_written_after_them() -> None:
+    """Without a set of isolated addresses it leads everybody there, and who is in no tree passes."""
+    judge, tree = names.judge(Direction.INGRESS), names.tree_chain(Direction.INGRESS, Family.V4, "")
+    chains: Chains = {names.FORWARD: (), judge: (), tree: (), names.policy_chain(POLICY): ()}
+    first, last = _by_policy(chains, {})[:2], _by_policy(chains, {})[2:]
+    assert sorted(last) == sorted([[names.FORWARD], [judge]])
+    assert [tree] in first
+
+
 def test_a_pod_without_an_address_of_a_family_has_no_chain_there() -> None:
     pod = PodId(Direction.EGRESS, Key("ns", "a"))
     program = PodProgram((b"\x0a\0\0\1",), network_policies((Key("ns", "p"),)))

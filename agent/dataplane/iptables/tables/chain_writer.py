@@ -125,7 +125,7 @@ class ChainWriter:
             yield PAUSE
 
     def _write_by_halves(self, family: Family, chains: Mapping[str, Rules]) -> Work[list[Fault]]:
-        missing = [chain for chain in chains if chain not in self.chains.held[family]]
+        missing = [chain for chain in chains if not self.chains.may_hold(family, chain)]
         error = yield from self._one(family, [f":{chain} - [0:0]" for chain in missing])
         if error is not None:
             return [_table_fault(family, error)]
@@ -153,7 +153,7 @@ class ChainWriter:
         """Close a chain that would let packets through when it is empty."""
         forward = wanted.get(names.FORWARD, self.chains.held[family].get(names.FORWARD, ()))
         rules = top.stand_in(chain, forward)
-        if rules and not self.chains.held[family][chain]:
+        if rules and not self.chains.held[family].get(chain):
             lines = script.lines(self.chains.held[family], {chain: rules})
             if (yield from self._one(family, lines)) is None:
                 self.chains.held[family][chain] = rules
@@ -290,7 +290,11 @@ class ChainWriter:
 
 
 def _by_policy(chains: Mapping[str, Rules | None], held: Mapping[str, Rules]) -> list[list[str]]:
-    """Return the chains in groups: a policy's own chain with all of its rules, each other one alone."""
+    """Return the chains in groups: a policy's own chain with all of its rules, each other one alone.
+
+    Last those that lead to the trees of pods: where they lead everybody to them now, for want of a set of
+    isolated addresses, who is not in a tree yet would pass.
+    """
     policy_of: dict[str, str] = {}
     for known in (held, chains):
         pending = [(chain, chain) for chain in known if chain.startswith(names.POLICY_PREFIX)]
@@ -300,7 +304,7 @@ def _by_policy(chains: Mapping[str, Rules | None], held: Mapping[str, Rules]) ->
             policy_of.update(dict.fromkeys(found, policy))
             pending += [(policy, target) for target in found]
     groups: dict[str, list[str]] = {}
-    for chain in chains:
+    for chain in sorted(chains, key=lambda chain: chain.startswith(names.TOP_PREFIX)):
         groups.setdefault(policy_of.get(chain, chain), []).append(chain)
     return list(groups.values())
 
