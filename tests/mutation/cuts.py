@@ -24,7 +24,7 @@ CUTS: tuple[Mutation, ...] = (
         "agent.runtime.cut_look:Waiting.is_full_for",
         "len(self._by_pod.get(pod, ())) >= self._most - 1",
         "True",
-        (Selection.CUTTING,),
+        (Selection.CUT_AGAIN,),
     ),
     Mutation(
         "a connection that is found twice is told twice",
@@ -59,7 +59,7 @@ CUTS: tuple[Mutation, ...] = (
         "agent.runtime.cutting:Cutting._take",
         "self._more.add(scope)",
         "pass",
-        (Selection.CUTTING,),
+        (Selection.CUT_AGAIN,),
     ),
     Mutation(
         "the node's own connections are cut",
@@ -101,21 +101,21 @@ CUTS: tuple[Mutation, ...] = (
         "agent.runtime.cutting:Cutting._begin",
         "self._early or not self._is_written()",
         "self._early",
-        (Selection.CUTTING,),
+        (Selection.CUT_AGAIN,),
     ),
     Mutation(
         "what there was no room for stays cut",
         "agent.runtime.cutting:Cutting._take_freed",
         "self._again or look.more",
         "self._again",
-        (Selection.CUTTING,),
+        (Selection.CUT_AGAIN,),
     ),
     Mutation(
         "what a helper lets in at the last moment goes on",
         "agent.runtime.cutting:Cutting._end",
         "one.helped",
         "False",
-        (Selection.CUTTING,),
+        (Selection.CUT_AGAIN,),
     ),
     Mutation(
         "a connection that was being opened is not ended",

@@ -169,6 +169,7 @@ class Selection(enum.StrEnum):
     """The metrics port with TLS."""
     TRAFFIC = "tests/unit/dataplane/test_traffic.py"
     """Readings of counters, added up."""
+    CUT_AGAIN = "tests/unit/runtime/test_cut_again.py"
     CUTTING = "tests/unit/runtime/test_cutting.py"
     """Which connections are ended after a change."""
     CUT_TURNS = "tests/unit/runtime/test_cut_turns.py"

@@ -13,8 +13,6 @@ SOON_SECONDS = 1.0, 2.5
 """How often something small is asked, which costs the server little: between so many seconds, and so many."""
 FIRST_LIST, LAST_LIST = 3, 24
 """After so many refused watches a list is asked for, then after twice as many, and after so many at most."""
-
-
 FORBIDDEN = 30
 FORBIDDEN_SECONDS = 5.0
 """A server that has just started forbids all until it has read who may what. After so many times in a row

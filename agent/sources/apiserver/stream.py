@@ -17,8 +17,6 @@ from agent.sources.apiserver.proof import UnprovenError
 _READ_BYTES = 1 << 16
 _LONGEST_LINE = 1 << 26
 """Of one event: an object in etcd has 1.5 MB at most, unless set otherwise."""
-
-
 _WATCH_SECONDS = (300, 600)
 
 

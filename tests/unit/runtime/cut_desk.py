@@ -10,7 +10,7 @@ from agent.dataplane.backend import CutMarks
 from agent.kernel.conntrack import ConntrackError, Entry, Tuple
 from agent.kernel.marked import Connection, Wanted
 from agent.kube.events import Event, Upsert
-from agent.kube.model import Kind, Pod
+from agent.kube.model import Kind, Pod, Port, Rule
 from agent.net import Protocol
 from agent.policy.engine import Engine
 from agent.runtime.calls import Calls, Phase
@@ -18,14 +18,16 @@ from agent.runtime.cut_look import Kernel
 from agent.runtime.cuts import Cut, sort_of
 from agent.runtime.cutting import Cutting
 from agent.runtime.inbox import Inbox
-from tests.build import packed
+from tests.build import labelled, packed
 from tests.clock import FakeClock
-from tests.kernel.kernel_state import HERE, namespace
+from tests.kernel.kernel_state import HERE, namespace, pods_of, policy
 from tests.unit.runtime.rig import FakeBackend, NoThread
 
 WEB, CLIENT, NODE = (packed(f"10.0.0.{n}") for n in (1, 2, 254))
 MARKS = CutMarks(0x10000, 0x30000)
 REPLIED = 1 << 1
+ONLY_81 = policy("web", selector=labelled(app="web"), ingress=[Rule(ports=(Port(Protocol.TCP, 81),))])
+FROM_CLIENT = policy("web", selector=labelled(app="web"), ingress=[Rule((pods_of(app="client"),))])
 
 
 def pod(name: str, address: bytes, **labels: str) -> Upsert:
