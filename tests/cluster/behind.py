@@ -60,11 +60,17 @@ class Behind(NamedTuple):
     def in_step(self) -> None:
         """Tell no lies any more, and wait until the agent has been told the truth."""
         self.gate.instead = pass_on
-        # With pauses that have not grown by what failed before.
+        # With pauses that have not grown by what failed before: it has noticed that the server was away.
+        noticed = self._noticed()
         self.gate.away()
-        self.until_ready_says("cannot connect")
+        wait_until(lambda: self._noticed() > noticed)
         self.gate.back()
-        wait_until(lambda: "warning" not in self.ready() and "failed" not in self.ready(), 40)
+        wait_until(lambda: "warning" not in self.ready() and "failed" not in self.ready())
+
+    def _noticed(self) -> int:
+        """Return how often the agent has told that the API server is away."""
+        log = self.cluster.agents[self.node.name].log
+        return log.read_text(errors="replace").count("API server away")
 
     def said(self) -> str:
         """Return what /readyz says, "" while nobody answers."""

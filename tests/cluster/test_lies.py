@@ -111,7 +111,7 @@ def test_a_line_that_cannot_be_read_is_never_passed(behind: Behind, name: str) -
         news = [urlsplit(path) for path in behind.gate.asked[asked:]]
         return sum(path.path == POLICIES and "watch" not in parse_qs(path.query) for path in news)
 
-    wait_until(lambda: lists() > 0, 20)
+    wait_until(lambda: lists() > 0)
     behind.until_ready_says("cache/NetworkPolicy warning")
     behind.expect(open=False)
     behind.in_step()

@@ -121,8 +121,7 @@ class Reflector:
         self._refusals = Refusals()
         small = functools.partial(version_reached, connection, kind, _SMALL_ANSWER_SECONDS)
         self._recovery = Recovery(small, self._contact)
-        self._listed_at = 0.0
-        self._last_contact = 0.0
+        self._listed_at = self._last_contact = 0.0
 
     def state(self) -> SyncState:
         doubted = self._absence.doubt(resource(self.kind))
@@ -178,6 +177,7 @@ class Reflector:
                 self._resource_version = ""
                 self._resource_version = self._lister.tell(self._expiry.lists)
                 self._listed_at = time.monotonic()
+                self._recovery.listed()
                 if self._lister.synced:
                     self.listed.set()
             if self._stopping.is_set():

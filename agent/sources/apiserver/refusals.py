@@ -78,6 +78,10 @@ class Recovery:
         """So many pauses in a row were ended before their time, each for a list that failed, too: the next
         one is ended after twice as many answers."""
 
+    def listed(self) -> None:
+        """Note that the list was given: what comes next is another failure."""
+        self._early = 0
+
     def pause(self, seconds: float, returns: int) -> bool:
         """Wait as :meth:`Contact.pause` does, or until the kind is answered again."""
         end = self._clock() + seconds

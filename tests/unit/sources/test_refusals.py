@@ -122,6 +122,9 @@ def test_a_list_that_fails_after_pauses_that_were_cut_short_waits_for_ever_more_
         return desk.pause()[1]
 
     assert [pause() for _ in range(6)] == [2.5, 5.0, 10.0, 20.0, 30.0, 2.5]
+    # One that was given is no such list: the next outage is another one.
+    desk.recovery.listed()
+    assert [pause() for _ in range(2)] == [2.5, 5.0]
 
 
 def test_where_every_other_request_fails_a_pause_is_cut_short_once() -> None:
