@@ -17,6 +17,7 @@ from agent.kube.model import Key, Kind, Pod
 from agent.sources.apiserver import reflector
 from agent.sources.apiserver.connect import Connection
 from agent.sources.apiserver.reflector import Reflector
+from agent.sources.apiserver.refusals import Recovery
 from agent.sources.apiserver.seen import Seen
 from tests.patience import PATIENCE
 from tests.unit.sources.scripted import (
@@ -270,6 +271,17 @@ def test_retry_after_is_obeyed(script: Script, running: Callable[[], Running]) -
     running()
     wait(lambda: len(script.asked) == 3)
     assert asked[1] - asked[0] >= 1.0
+
+
+def test_a_list_that_was_given_ends_what_was_learnt_from_those_that_failed(
+    script: Script, running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Recovery] = []
+    monkeypatch.setattr(Recovery, "listed", lambda recovery: given.append(recovery))
+    script.lists = [page(1)]
+    script.watches = [stream()]
+    running()
+    wait(lambda: len(given) == 1)
 
 
 def test_a_sink_that_fails_does_not_end_the_watch(script: Script, kubeconfig: Path) -> None:
