@@ -60,8 +60,8 @@ STEPS = (
     Mutation(
         "networks that exclude come last where a set is made in parts",
         "agent.dataplane.iptables.change.carrying:_ordered",
-        "sorted(members, key=_excludes, reverse=True)",
-        "sorted(members, key=_excludes)",
+        "sorted(members, key=excludes, reverse=True)",
+        "sorted(members, key=excludes)",
         (Selection.PARTS,),
     ),
     Mutation(
@@ -89,7 +89,7 @@ STEPS = (
     Mutation(
         "the verdict cache stays open when a peer is none any more",
         "agent.dataplane.iptables.change.step:denies",
-        "bool(gains.removed) or any((isinstance(m, NetworkMember) and m.nomatch for m in gains.added))",
+        "bool(gains.removed) or any(map(excludes, gains.added))",
         "False",
         (Selection.CACHE,),
     ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from agent.dataplane.iptables.change import carrying
+from agent.dataplane.iptables.change.step import excludes
 from agent.kube.events import Event, Upsert
 from agent.kube.model import Kind, Peer, Pod, Rule
-from agent.net import NetworkMember
 from agent.policy.engine import Engine
 from agent.spec.verdict import Packet
 from tests.build import block, labelled, packed
@@ -152,10 +152,6 @@ def test_a_part_of_networks_has_none_that_all_of_them_exclude(
     # Another policy looks at the set before anything is tried again.
     agent.change(policy("more", selector=labelled(app="web"), ingress=[Rule((BLOCK,))]))
     agent.resume(100)
-    (found,) = [found for _, found in agent.kernel.sets.values() if any(map(_excludes, found))]
+    (found,) = [found for _, found in agent.kernel.sets.values() if any(map(excludes, found))]
     assert len(found) == parts + 1
     assert not agent.passes(PACKETS)
-
-
-def _excludes(member: object) -> bool:
-    return isinstance(member, NetworkMember) and member.nomatch

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 
-from agent.dataplane.iptables.change.step import Gains, Step, denies, take_losses
+from agent.dataplane.iptables.change.step import Gains, Step, denies, excludes, take_losses
 from agent.dataplane.iptables.change.writers import Writers
 from agent.dataplane.iptables.rules import names
 from agent.dataplane.iptables.rules.rule import Changes, Rules
@@ -17,7 +17,7 @@ from agent.dataplane.turns import PAUSE, Work
 from agent.fault import Fault
 from agent.kernel.ipset_errors import SetError
 from agent.kernel.ipset_shapes import SetContent, SetShape
-from agent.net import Member, NetworkMember, member_address
+from agent.net import Member, member_address
 
 MANY_SETS = 500
 """How many sets are made at once: 10 ms."""
@@ -361,11 +361,7 @@ def _ordered(shape: SetShape, members: Iterable[Member]) -> list[Member]:
     """Return members in an order in which no part of them matches what all of them do not."""
     if shape.type != "hash:net":
         return list(members)
-    return sorted(members, key=_excludes, reverse=True)
-
-
-def _excludes(member: Member) -> bool:
-    return isinstance(member, NetworkMember) and member.nomatch
+    return sorted(members, key=excludes, reverse=True)
 
 
 def lines(changes: Changes) -> int:

@@ -73,11 +73,16 @@ def taken_over(step: Step) -> Step:
     return replace(step, revision=Revision())
 
 
+def excludes(member: Member) -> bool:
+    """Whether a member takes out of its set what others of it hold."""
+    return isinstance(member, NetworkMember) and member.nomatch
+
+
 def denies(name: str, gains: Gains) -> bool:
     """Whether a packet that was allowed may be denied by a change of a set."""
     if names.is_isolated_set(name) or names.is_closed_set(name) or names.is_pod_networks_set(name):
         return bool(gains.added)
-    return bool(gains.removed) or any(isinstance(m, NetworkMember) and m.nomatch for m in gains.added)
+    return bool(gains.removed) or any(map(excludes, gains.added))
 
 
 def take_losses(live: Mapping[str, Gains], released: set[bytes]) -> dict[str, Gains]:
