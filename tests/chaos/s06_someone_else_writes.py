@@ -48,7 +48,7 @@ def _put_back(stage: Stage, whole: Held, began: float) -> float:
         return not any(map(hooks.misplaced, tables)) and kernel.held(stage.node) == whole
 
     try:
-        wait_until(there, PATIENCE, interval=0.02)
+        wait_until(there)
     except TimeoutError:
         found = differences(kernel.held(stage.node), whole)
         raise AssertionError(f"not put back after {PATIENCE:.0f} s: {found[:5]}") from None
@@ -92,7 +92,7 @@ def broken(
 
         # The kernel has the last one before the agent knows that its command has ended.
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: told() >= len(chosen), PATIENCE)
+            wait_until(lambda: told() >= len(chosen))
         if told() < len(chosen):
             wrong.append(f"only {told()} repairs are told of {len(chosen)}")
     note = f"{len(chosen)} ways, the slowest put back after {slowest:.2f} s; {probe.report.rate:.0f} flows/s"
@@ -198,7 +198,7 @@ def beside_kube_router(length: Length) -> Outcome:
             stage.say("web", [policy_manifest("web", SPECS["web"])])
             for family, text in before.items():
                 node.run(f"{_save(family)}-{node.mode}-restore", stdin=text)
-            wait_until(lambda: http_get(node, "/readyz")[0] == 200, PATIENCE)
+            wait_until(lambda: http_get(node, "/readyz")[0] == 200)
             kernel.wait_for(node, first)
             for expected in (Expected.ALLOWED, Expected.DENIED):
                 probe.expect(expected, lambda lane, e=expected: lane.expected is e)  # type: ignore[misc]

@@ -26,7 +26,6 @@ from tests.lab.former import former
 from tests.lab.lab import Lab, flows
 from tests.lab.node import Layout, Mode, Node, Pod
 from tests.lab.probe import Verdict
-from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("upgrade")
 
@@ -83,7 +82,7 @@ class Pair:
             looks.append(self.held())
             return looks[-1].keys() >= links and looks[-1] == looks[-2]
 
-        wait_until(stays_so, PATIENCE, 1.0)
+        wait_until(stays_so, interval=1.0)
         return looks[-1]
 
     def held(self) -> Mapping[str, object]:
@@ -92,7 +91,7 @@ class Pair:
     def comes_to(self, state: Mapping[str, object]) -> None:
         """Wait until the kernels hold this, and nothing else of the agent's."""
         try:
-            wait_until(lambda: not differences(self.held(), state), PATIENCE, 0.2)
+            wait_until(lambda: not differences(self.held(), state), interval=0.2)
         except TimeoutError:
             pytest.fail("\n".join(differences(self.held(), state)))
 
@@ -132,9 +131,9 @@ def test_nodes_of_a_cluster(pair: Pair, cluster: Cluster, before: Path, measured
                     traffic.replace(agents, pair.start, code)
                     cluster.settle()
                 workspace.policy(namespace, f"turn-{turn}", pods(app="spare"), ingress=[])
-                lab.wait_for(dict.fromkeys(changing, Verdict.DENIED), PATIENCE)
+                lab.wait_for(dict.fromkeys(changing, Verdict.DENIED))
                 workspace.delete_policy(namespace, f"turn-{turn}")
-                lab.wait_for(dict.fromkeys(changing, Verdict.ALLOWED), PATIENCE)
+                lab.wait_for(dict.fromkeys(changing, Verdict.ALLOWED))
                 pair.comes_to(states[code])
                 so_far = {f"{namespace}/turn-{number}" for number in range(turn + 1)}
                 for agent in agents.values():

@@ -18,7 +18,6 @@ from tests.bench.flood import flooding
 from tests.kernel.guarded import ALLOW_PORT, DENY_ALL, Guarded
 from tests.lab.cluster import http_get, wait_until
 from tests.lab.probe import Verdict
-from tests.patience import PATIENCE
 
 GROUP = 57
 NOT_WRITTEN = "the history cannot be written"
@@ -55,14 +54,14 @@ def dropped(guarded: Guarded) -> int:
 
 
 def says(guarded: Guarded, words: str, *, so: bool = True) -> None:
-    wait_until(lambda: (words in guarded.readyz()) is so, PATIENCE, 0.2)
+    wait_until(lambda: (words in guarded.readyz()) is so, interval=0.2)
 
 
 def test_whatever_becomes_of_the_historys_disk_policy_is_enforced_and_rows_come_again(small: Path) -> None:
     with Guarded("routed", "nft") as guarded:
         guarded.start("--state-dir", str(small))
         decide(guarded, Verdict.DENIED)
-        wait_until(lambda: rows(guarded) == ["added"], PATIENCE, 0.2)
+        wait_until(lambda: rows(guarded) == ["added"], interval=0.2)
 
         filler = small / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -70,10 +69,10 @@ def test_whatever_becomes_of_the_historys_disk_policy_is_enforced_and_rows_come_
                 file.write(bytes(4096))
         for verdict in (Verdict.ALLOWED, Verdict.DENIED):
             decide(guarded, verdict)
-        wait_until(lambda: NOT_WRITTEN in guarded.readyz() or len(rows(guarded)) == 3, PATIENCE, 0.2)
+        wait_until(lambda: NOT_WRITTEN in guarded.readyz() or len(rows(guarded)) == 3, interval=0.2)
         filler.unlink()
         says(guarded, NOT_WRITTEN, so=False)
-        wait_until(lambda: rows(guarded) == ["added", "changed", "changed"], PATIENCE, 0.2)
+        wait_until(lambda: rows(guarded) == ["added", "changed", "changed"], interval=0.2)
 
 
 def test_a_group_that_another_program_reads_is_a_warning_until_it_lets_go() -> None:
@@ -91,25 +90,25 @@ def test_a_group_that_another_program_reads_is_a_warning_until_it_lets_go() -> N
             assert guarded.verdicts() == {Verdict.DENIED}
             return "isolated by default/web" in http_get(guarded.node, "/flows")[1]
 
-        wait_until(told, PATIENCE, 0.2)
+        wait_until(told, interval=0.2)
 
 
 def test_what_came_while_it_could_not_read_is_counted_and_told() -> None:
     with Guarded("routed", "nft") as guarded:
         guarded.start("--log-denied", "all", "--log-group", str(GROUP), "--log-window", "1")
         decide(guarded, Verdict.DENIED)
-        wait_until(lambda: "default/web" in http_get(guarded.node, "/flows")[1], PATIENCE, 0.2)
+        wait_until(lambda: "default/web" in http_get(guarded.node, "/flows")[1], interval=0.2)
         with flooding(guarded.client, guarded.web):
             guarded.agent.process.send_signal(signal.SIGSTOP)
             try:
                 before = dropped(guarded)
                 # The kernel logs a thousand at once and a thousand a second; the buffer holds fewer.
-                wait_until(lambda: dropped(guarded) > before + 100, PATIENCE)
+                wait_until(lambda: dropped(guarded) > before + 100)
             finally:
                 guarded.agent.process.send_signal(signal.SIGCONT)
             # A gap in the kernel's numbers shows with the next packet.
             words = "they came faster than they were read"
-            wait_until(lambda: words in http_get(guarded.node, "/flows")[1], PATIENCE, 0.2)
+            wait_until(lambda: words in http_get(guarded.node, "/flows")[1], interval=0.2)
         lost = [line for line in http_get(guarded.node, "/metrics")[1].splitlines() if '"not_read"' in line]
         assert [float(line.rpartition(" ")[2]) > 0 for line in lost] == [True]
         decide(guarded, Verdict.ALLOWED)
