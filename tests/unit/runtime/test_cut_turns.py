@@ -32,15 +32,15 @@ def is_cut(desk: Desk, one: Connection = OF_CLIENT) -> bool:
     return one.entry in {cut.entry for cut in desk.kernel.cut}
 
 
-def in_the_middle(desk: Desk, *events: Event) -> None:
-    """Have a change come in the middle of the next look, and the loop have a turn."""
+def in_the_middle(desk: Desk, *events: Event, moment: str = "meanwhile") -> None:
+    """Have a change come at a moment of the next look, as the kernel calls it, and the loop have a turn."""
 
     def change() -> None:
-        desk.kernel.meanwhile = lambda: None
+        setattr(desk.kernel, moment, lambda: None)
         desk.change(*events)
         desk.task.run(desk.clock.now)
 
-    desk.kernel.meanwhile = change
+    setattr(desk.kernel, moment, change)
 
 
 def test_a_change_is_looked_at_in_the_middle_of_a_long_look() -> None:
@@ -88,13 +88,7 @@ def test_no_more_than_one_look_is_made_in_the_middle_of_another() -> None:
 
 def test_a_look_that_ends_before_it_comes_to_another_leaves_it_to_a_thread_of_its_own() -> None:
     desk = flooded(3)
-
-    def change() -> None:
-        desk.kernel.at_last = lambda: None
-        desk.change(DENY_CLIENT)
-        desk.task.run(desk.clock.now)
-
-    desk.kernel.at_last = change
+    in_the_middle(desk, DENY_CLIENT, moment="at_last")
     threads = desk.threads
     desk.change(DENY_WEB)
     desk.work()
@@ -157,13 +151,7 @@ def test_what_others_are_put_in_place_of_is_found_by_a_later_look(monkeypatch: p
 
 def test_a_change_is_looked_at_between_walks_in_which_an_earlier_look_finds_nothing() -> None:
     desk = flooded(0)
-
-    def change() -> None:
-        desk.kernel.before_walking = lambda: None
-        desk.change(DENY_CLIENT)
-        desk.task.run(desk.clock.now)
-
-    desk.kernel.before_walking = change
+    in_the_middle(desk, DENY_CLIENT, moment="before_walking")
     threads = desk.threads
     desk.change(DENY_WEB)
     desk.work(2)
